@@ -1,0 +1,1 @@
+"""What runs a detector: the contract, its executors and the post-processing. Needs neither torch nor onnx."""

@@ -1,0 +1,67 @@
+"""Runs a deployable ONNX with ONNX Runtime, on any CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from engines.contract import DetectorContract
+from engines.errors import ModelFileError
+from engines.plugins.reference import RawDetections
+
+CONTRACT_KEY = "retina_edge.contract"
+OUTPUTS = ("num_detections", "boxes", "scores", "labels")
+
+
+class OnnxExecutor:
+    """An ``Executor`` on ONNX Runtime.
+
+    Args:
+        path: a deployable ONNX, as ``retina-edge export`` writes it.
+        threads: of ONNX Runtime; 0 lets it take every core.
+
+    Raises:
+        ModelFileError: the file is missing, no ONNX model, or not a deployable one of ours.
+    """
+
+    def __init__(self, path: Path | str, *, threads: int = 0) -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise ModelFileError(f"{path}: expected an ONNX file, found none; make it with retina-edge export")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises many kinds, of its own and plain ones
+            reason = str(error).splitlines()[0][:200]
+            raise ModelFileError(f"{path}: expected a deployable ONNX model; ONNX Runtime says: {reason}") from error
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if CONTRACT_KEY not in metadata:
+            raise ModelFileError(
+                f"{path}: expected the contract in the metadata under {CONTRACT_KEY!r}, found none; "
+                "only models written by retina-edge export can be run"
+            )
+        self.contract = DetectorContract.from_json(metadata[CONTRACT_KEY])
+        self._check_signature(path)
+        batch = self._session.get_inputs()[0].shape[0]
+        self.batch: int | None = batch if isinstance(batch, int) else None
+
+    def _check_signature(self, path: Path) -> None:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        shape = [*self.contract.input_size, 3]
+        found = [(item.name, item.type, item.shape[1:]) for item in inputs]
+        if found != [("images", "tensor(uint8)", shape)] or tuple(item.name for item in outputs) != OUTPUTS:
+            raise ModelFileError(
+                f"{path}: expected the input images uint8 [N, {', '.join(map(str, shape))}] and the outputs "
+                f"{', '.join(OUTPUTS)}, found {found} and {[item.name for item in outputs]}; export the model again"
+            )
+
+    def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
+        return RawDetections(*self._session.run(OUTPUTS, {"images": images}))
+
+    def close(self) -> None:
+        del self._session

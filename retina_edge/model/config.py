@@ -1,0 +1,101 @@
+"""What a RetinaNet is made of; stored in the checkpoint, so that loading needs no options."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engines.errors import ModelFileError
+
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "mobilenet_v3_large")
+# torchvision's GroupNorm heads have 32 groups.
+GROUPS = 32
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a RetinaNet (Lin et al., arXiv 1708.02002), in torchvision's terms.
+
+    Attributes:
+        num_classes: classes of the class head.
+        backbone: one of ``BACKBONES``.
+        backbone_levels: stages that feed the pyramid: 3 is C3 at stride 8. The backbone ends after the last.
+        extra_levels: coarser levels are made from the last pyramid level (``p``) or the last stage (``c``).
+        fpn_channels: width of pyramid and heads, a multiple of 32.
+        head_depth: 3×3 convolutions before the last of each head, 1 to 4.
+        head_norm: ``none`` or ``group``.
+        backbone_norm: ``batch``, or ``frozen`` statistics and scale.
+        norm_eps: epsilon of the backbone's normalisation.
+        box_loss: ``l1``, ``smooth_l1``, ``giou``, ``diou`` or ``ciou``.
+        anchor_sizes: a tuple for each level, input pixels, finest level first.
+        aspect_ratios: height / width, the same on every level.
+    """
+
+    num_classes: int
+    backbone: str = "resnet50"
+    backbone_levels: tuple[int, ...] = (3, 4, 5)
+    extra_levels: str = "p"
+    fpn_channels: int = 256
+    head_depth: int = 4
+    head_norm: str = "none"
+    backbone_norm: str = "batch"
+    norm_eps: float = 1e-5
+    box_loss: str = "l1"
+    anchor_sizes: tuple[tuple[float, ...], ...] = dataclasses.field(
+        default_factory=lambda: octave_sizes((32, 64, 128, 256, 512))
+    )
+    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+
+    def __post_init__(self) -> None:
+        _one_of("backbone", self.backbone, BACKBONES)
+        _one_of("backbone_levels", self.backbone_levels, ((3,), (3, 4), (3, 4, 5)))
+        _one_of("extra_levels", self.extra_levels, ("p", "c"))
+        _one_of("head_depth", self.head_depth, (1, 2, 3, 4))
+        _one_of("head_norm", self.head_norm, ("none", "group"))
+        _one_of("backbone_norm", self.backbone_norm, ("batch", "frozen"))
+        _one_of("box_loss", self.box_loss, ("l1", "smooth_l1", "giou", "diou", "ciou"))
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes: expected at least 1, got {self.num_classes}")
+        if self.fpn_channels < GROUPS or self.fpn_channels % GROUPS:
+            raise ValueError(f"fpn_channels: expected a multiple of {GROUPS}, got {self.fpn_channels}")
+        if len(self.anchor_sizes) != self.num_levels:
+            raise ValueError(
+                f"anchor_sizes: expected sizes for {self.num_levels} levels (the {len(self.backbone_levels)} "
+                f"backbone levels and 2 coarser), got {len(self.anchor_sizes)}"
+            )
+
+    @property
+    def num_levels(self) -> int:
+        """Levels of the pyramid: those of the backbone and two coarser."""
+        return len(self.backbone_levels) + 2
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelConfig:
+        """Reads what ``to_json`` wrote.
+
+        Raises:
+            ModelFileError: not that.
+        """
+        try:
+            values = json.loads(text)
+            values["anchor_sizes"] = tuple(tuple(sizes) for sizes in values["anchor_sizes"])
+            values["aspect_ratios"] = tuple(values["aspect_ratios"])
+            values["backbone_levels"] = tuple(values["backbone_levels"])
+            return cls(**values)
+        except (TypeError, KeyError, ValueError) as error:
+            raise ModelFileError(f"model configuration: {error}; the checkpoint is damaged or newer") from error
+
+
+def octave_sizes(bases: Sequence[float]) -> tuple[tuple[float, ...], ...]:
+    """Three anchor sizes a level, 1, 2^(1/3) and 2^(2/3) of its base, rounded down as torchvision does."""
+    return tuple(tuple(float(int(base * 2 ** (step / 3))) for step in range(3)) for base in bases)
+
+
+def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, allowed))}, got {value}")

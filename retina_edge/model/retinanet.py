@@ -1,0 +1,115 @@
+"""RetinaNet of a fixed input size: raw heads out, one pair of tensors for each pyramid level.
+
+Module names are torchvision's, so its RetinaNet checkpoints load as they are.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v3_large, resnet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from engines.contract import DetectorContract, PyramidLevel
+from retina_edge.model.config import GROUPS, ModelConfig
+
+# Stage i of each backbone family: the module after which its features are taken, and their channels.
+_RESNET_STAGES = {3: ("layer2", 2), 4: ("layer3", 4), 5: ("layer4", 8)}
+_MOBILENET_STAGES = {3: ("6", 40), 4: ("12", 112), 5: ("16", 960)}
+
+
+class RetinaNet(nn.Module):
+    """RetinaNet (Lin et al., arXiv 1708.02002) from torchvision's backbone, FPN and head.
+
+    Args:
+        config: the architecture.
+        pretrained_backbone: start from torchvision's ImageNet weights, which it downloads.
+    """
+
+    def __init__(self, config: ModelConfig, *, pretrained_backbone: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = _backbone_with_fpn(config, pretrained_backbone)
+        norm = partial(nn.GroupNorm, GROUPS) if config.head_norm == "group" else None
+        num_anchors = len(config.anchor_sizes[0]) * len(config.aspect_ratios)
+        self.head = RetinaNetHead(config.fpn_channels, num_anchors, config.num_classes, norm_layer=norm)
+        self.head.regression_head._loss_type = config.box_loss
+        for branch in (self.head.classification_head, self.head.regression_head):
+            branch.conv = branch.conv[: config.head_depth]
+        self.anchor_generator = AnchorGenerator(
+            config.anchor_sizes, (config.aspect_ratios,) * len(config.anchor_sizes)
+        )
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The raw heads.
+
+        Args:
+            images: float [N, 3, H, W], normalised (see ``export.preprocess``), H and W multiples of 32.
+
+        Returns:
+            Class logits [N, A * C, h, w] and box deltas [N, A * 4, h, w] of each level, finest first.
+        """
+        features = list(self.backbone(images).values())
+        classes, boxes = self.head.classification_head, self.head.regression_head
+        return (
+            [classes.cls_logits(classes.conv(level)) for level in features],
+            [boxes.bbox_reg(boxes.conv(level)) for level in features],
+        )
+
+    def pyramid(self, input_size: tuple[int, int]) -> tuple[PyramidLevel, ...]:
+        """The levels for an input of (height, width), with torchvision's strides, found by running the model."""
+        training = self.training
+        self.eval()
+        with torch.inference_mode():
+            reference = next(self.parameters())
+            logits, _ = self(torch.zeros(1, 3, *input_size, device=reference.device, dtype=reference.dtype))
+        self.train(training)
+        levels = []
+        for level, sizes in zip(logits, self.config.anchor_sizes, strict=True):
+            height, width = level.shape[-2:]
+            stride = (input_size[0] // height, input_size[1] // width)
+            levels.append(PyramidLevel((height, width), stride, sizes, self.config.aspect_ratios))
+        return tuple(levels)
+
+
+def check_contract(config: ModelConfig, contract: DetectorContract) -> None:
+    """Raises ValueError unless model and contract agree on classes and anchors."""
+    ours = (config.num_classes, config.anchor_sizes, config.aspect_ratios)
+    theirs = (
+        contract.num_classes,
+        tuple(level.anchor_sizes for level in contract.levels),
+        contract.levels[0].aspect_ratios,
+    )
+    if ours != theirs:
+        raise ValueError(f"model and contract differ in classes or anchors: expected {theirs}, got {ours}")
+
+
+def _backbone_with_fpn(config: ModelConfig, pretrained: bool) -> BackboneWithFPN:
+    norm = FrozenBatchNorm2d if config.backbone_norm == "frozen" else nn.BatchNorm2d
+    norm = partial(norm, eps=config.norm_eps)
+    weights = "DEFAULT" if pretrained else None
+    if config.backbone == "mobilenet_v3_large":
+        body = mobilenet_v3_large(weights=weights, norm_layer=norm).features
+        stages = _MOBILENET_STAGES
+    else:
+        body = getattr(resnet, config.backbone)(weights=weights, norm_layer=norm)
+        last = body.layer1[-1]
+        width = (last.conv3 if hasattr(last, "conv3") else last.conv2).out_channels
+        stages = {level: (name, factor * width) for level, (name, factor) in _RESNET_STAGES.items()}
+    names, channels = zip(*(stages[level] for level in config.backbone_levels), strict=True)
+    extra = LastLevelP6P7(config.fpn_channels if config.extra_levels == "p" else channels[-1], config.fpn_channels)
+    # By itself it takes the pyramid's last level whenever the two channel counts happen to be equal.
+    extra.use_P5 = config.extra_levels == "p"
+    return BackboneWithFPN(
+        body,
+        return_layers={name: str(index) for index, name in enumerate(names)},
+        in_channels_list=list(channels),
+        out_channels=config.fpn_channels,
+        extra_blocks=extra,
+    )

@@ -1,0 +1,86 @@
+"""Runs a checkpoint with torch, on the CPU or a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.contract import DetectorContract
+from engines.errors import MissingDependencyError
+from engines.plugins.parameters import pack_parameters
+from engines.plugins.reference import RawDetections, postprocess
+
+try:
+    import torch
+
+    from export.preprocess import Preprocess
+    from retina_edge.model import RetinaNet
+    from retina_edge.model.checkpoint import load_checkpoint
+except ImportError as error:
+    raise MissingDependencyError(
+        f"a checkpoint needs torch and torchvision ({error}): pip install 'retina-edge[train]'"
+    ) from error
+
+
+class TorchExecutor:
+    """An ``Executor`` on torch; decode and NMS are the NumPy specification.
+
+    Args:
+        model: the network, moved to the device and run as it is; training mode is put back after each call.
+        contract: what it promises.
+        device: where to run.
+    """
+
+    batch: int | None = None
+
+    def __init__(self, model: RetinaNet, contract: DetectorContract, *, device: torch.device) -> None:
+        self.contract = contract
+        self._model = model.to(device)
+        self._device = device
+        self._preprocess = Preprocess(contract).to(device)
+        self._parameters = pack_parameters(contract)
+
+    @classmethod
+    def load(cls, path: Path | str, *, device: str = "auto") -> TorchExecutor:
+        """Opens a checkpoint; ``device`` is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+        Raises:
+            ModelFileError: missing, corrupt or foreign.
+        """
+        checkpoint = load_checkpoint(path)
+        return cls(checkpoint.build_model(), checkpoint.contract, device=select_device(device))
+
+    def heads(self, images: npt.NDArray[np.uint8]) -> tuple[list[npt.NDArray[np.float32]], ...]:
+        """Raw class logits and box deltas of each level, float32, for ``images`` as ``infer`` takes them."""
+        training = self._model.training
+        self._model.eval()
+        with torch.inference_mode():
+            outputs = self._model(self._preprocess(torch.from_numpy(images).to(self._device)))
+        self._model.train(training)
+        return tuple([level.float().cpu().numpy() for level in head] for head in outputs)
+
+    def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
+        cls_logits, box_deltas = self.heads(images)
+        return postprocess(
+            cls_logits,
+            box_deltas,
+            self._parameters,
+            num_classes=self.contract.num_classes,
+            top_k=self.contract.top_k,
+            max_detections=self.contract.max_detections,
+        )
+
+    def close(self) -> None:
+        del self._model
+
+
+def select_device(name: str) -> torch.device:
+    """``auto`` takes the GPU where torch sees one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name}: torch {torch.__version__} sees no CUDA device; use cpu or auto")
+    return device
