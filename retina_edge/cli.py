@@ -1,0 +1,62 @@
+"""What the verbs of the command line share: how errors end, and argument types used more than once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from engines.contract import check_input_size
+from engines.errors import ContractError, RetinaEdgeError
+
+# Which extra of pyproject.toml brings an optional package.
+EXTRAS = {
+    "torch": "train",
+    "torchvision": "train",
+    "faster_coco_eval": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+}
+INTERRUPTED = 130  # what a shell reports for a process ended by SIGINT: 128 + 2
+
+
+def run(body: Callable[[], int]) -> int:
+    """Runs a verb's body and gives the exit code.
+
+    Errors a user can mend (``RetinaEdgeError``, ``OSError``, a missing extra) become one line on stderr and
+    exit code 1, Ctrl-C becomes 130. Anything else is a bug and keeps its traceback.
+    """
+    try:
+        return body()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (RetinaEdgeError, OSError) as error:
+        return _fail(error)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        return _fail(
+            f"this needs {package}, which is not installed: pip install 'retina-edge[{EXTRAS[package]}]'"
+        )
+
+
+def input_size(text: str) -> tuple[int, int]:
+    """An argparse type: ``HxW`` to (height, width) in pixels, multiples of 32."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(
+            f"expected HEIGHTxWIDTH in pixels, for instance 416x736, got {text!r}"
+        )
+    size = (int(sides[0]), int(sides[1]))
+    try:
+        check_input_size(size)
+    except ContractError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return size
+
+
+def _fail(error: object) -> int:
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    return 1
