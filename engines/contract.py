@@ -109,7 +109,10 @@ class DetectorContract:
             f"{len(self.category_ids)} ids",
         )
         _require(
-            len(set(self.category_ids)) == len(self.category_ids), "category_ids", "no id twice", self.category_ids
+            len(set(self.category_ids)) == len(self.category_ids),
+            "category_ids",
+            "no id twice",
+            self.category_ids,
         )
         _require(len(self.levels) > 0, "levels", "at least one pyramid level", self.levels)
         for index, level in enumerate(self.levels):

@@ -44,7 +44,8 @@ class Letterbox:
         """Boxes float32 [N, 4] xyxy from input pixels to frame pixels, clipped to the frame."""
         height, width = self.frame_size
         limits = np.array([width, height, width, height], np.float32)
-        return np.clip(boxes / self.scale_xyxy(), np.float32(0), limits)
+        clipped: npt.NDArray[np.float32] = np.clip(boxes / self.scale_xyxy(), np.float32(0), limits)
+        return clipped
 
     def to_input(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Boxes float32 [N, 4] xyxy from frame pixels to input pixels."""

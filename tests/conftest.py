@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import cv2
+import numpy as np
 import numpy.typing as npt
 import pytest
 
@@ -19,6 +19,7 @@ def treecrowns() -> Path:
 
 
 @pytest.fixture(scope="session")
-def frames(treecrowns: Path) -> list[npt.NDArray[Any]]:
+def frames(treecrowns: Path) -> list[npt.NDArray[np.uint8]]:
     """Four real frames, BGR uint8 [400, 400, 3]."""
-    return [cv2.imread(str(path)) for path in sorted((treecrowns / "images").glob("*.jpg"))[:4]]
+    paths = sorted((treecrowns / "images").glob("*.jpg"))[:4]
+    return [np.asarray(cv2.imread(str(path)), np.uint8) for path in paths]

@@ -69,7 +69,11 @@ def unpack_parameters(values: npt.NDArray[np.float32], num_levels: int) -> Param
         raise ValueError(f"expected 8 + 4 L A + 2 L values for L = {num_levels} levels, got {len(values)}")
     end = HEADER + 4 * num_levels * num_anchors
     return Parameters(
-        *values[:5],
+        logit_threshold=values[0],
+        iou_threshold=values[1],
+        delta_clip=values[2],
+        input_width=values[3],
+        input_height=values[4],
         cell_anchors=values[HEADER:end].reshape(num_levels, num_anchors, 4),
         strides=values[end:].reshape(num_levels, 2),
     )

@@ -131,7 +131,9 @@ def _decode_boxes(deltas: Floats, anchors: Floats, parameters: Parameters) -> Fl
     new_center = deltas[:, :2] * size + center
     half = np.float32(0.5) * (np.exp(np.minimum(deltas[:, 2:], parameters.delta_clip)) * size)
     limits = np.array([parameters.input_width, parameters.input_height] * 2, np.float32)
-    return np.clip(np.concatenate([new_center - half, new_center + half], axis=1), np.float32(0), limits)
+    boxes = np.concatenate([new_center - half, new_center + half], axis=1)
+    clipped: Floats = np.clip(boxes, np.float32(0), limits)
+    return clipped
 
 
 def nms(candidates: Candidates, iou_threshold: np.float32, max_detections: int) -> npt.NDArray[np.int64]:

@@ -77,6 +77,10 @@ class Checkpoint:
                 torch.save(content, file)
                 file.flush()
                 os.fsync(file.fileno())
+                # mkstemp makes files for their owner alone; a model is an ordinary file.
+                umask = os.umask(0)
+                os.umask(umask)
+                os.fchmod(file.fileno(), 0o666 & ~umask)
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -106,7 +110,9 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         contract = DetectorContract.from_json(content["contract"])
         config = ModelConfig.from_json(content["config"])
         check_contract(config, contract)
-        weights = {name: value.float() if value.is_floating_point() else value for name, value in content["weights"].items()}
+        weights = {
+            name: value.float() if value.is_floating_point() else value for name, value in content["weights"].items()
+        }
         return Checkpoint(contract, config, weights, content.get("training"))
     except (KeyError, AttributeError, ValueError) as error:
         raise ModelFileError(f"{path}: damaged checkpoint: {error}") from error

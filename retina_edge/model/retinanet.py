@@ -42,9 +42,7 @@ class RetinaNet(nn.Module):
         self.head.regression_head._loss_type = config.box_loss
         for branch in (self.head.classification_head, self.head.regression_head):
             branch.conv = branch.conv[: config.head_depth]
-        self.anchor_generator = AnchorGenerator(
-            config.anchor_sizes, (config.aspect_ratios,) * len(config.anchor_sizes)
-        )
+        self.anchor_generator = AnchorGenerator(config.anchor_sizes, (config.aspect_ratios,) * len(config.anchor_sizes))
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The raw heads.

@@ -1,0 +1,130 @@
+"""Augmentations that keep boxes on their objects, from ``torchvision.transforms.v2``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from engines.contract import check_input_size
+
+Target = dict[str, Any]
+ORIENTATIONS = ("none", "horizontal", "dihedral")
+
+
+@dataclass(frozen=True)
+class AugmentOptions:
+    """What training does to an image.
+
+    Attributes:
+        size: (height, width) of the crops the network sees, pixels, multiples of 32.
+        input_size: (height, width) of the contract; objects are as large as there times ``scale``.
+        scale: smallest and largest factor of the scale jitter.
+        orientation: ``none``, ``horizontal`` flips, or ``dihedral``: all eight turns and flips, for images from
+            above, where no direction is up.
+        photometric: change brightness, contrast, saturation and hue.
+        min_visible: share of a box's area that must be left in the crop for it to count.
+    """
+
+    size: tuple[int, int]
+    input_size: tuple[int, int]
+    scale: tuple[float, float] = (0.7, 1.4)
+    orientation: str = "horizontal"
+    photometric: bool = True
+    min_visible: float = 0.4
+
+    def __post_init__(self) -> None:
+        check_input_size(self.size)
+        if self.orientation not in ORIENTATIONS:
+            raise ValueError(f"orientation: expected one of {', '.join(ORIENTATIONS)}, got {self.orientation}")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale: expected 0 < smallest <= largest, got {self.scale}")
+
+
+def training_transform(options: AugmentOptions) -> nn.Module:
+    """Maps (image, target) to a crop of ``options.size``.
+
+    The image is a ``tv_tensors.Image`` uint8 [3, h, w]; the target holds ``boxes``, ``tv_tensors.BoundingBoxes``
+    [N, 4] xyxy in pixels, and ``labels`` int64 [N]. Randomness is torch's global generator's.
+    """
+    steps: list[nn.Module] = [
+        # Not antialiased, because the letterbox is not either.
+        v2.ScaleJitter(options.input_size, scale_range=options.scale, antialias=False),
+        CropKeepingBoxes(options.size, options.min_visible),
+    ]
+    if options.orientation != "none":
+        steps.append(v2.RandomHorizontalFlip())
+    if options.orientation == "dihedral":
+        steps += [v2.RandomVerticalFlip(), RandomTranspose()]
+    if options.photometric:
+        steps.append(v2.RandomPhotometricDistort())
+    transform: nn.Module = v2.Compose(steps)
+    return transform
+
+
+class CropKeepingBoxes(nn.Module):
+    """A random crop around a random object: its window holds the centre of one box, if there is any.
+
+    Where the image is smaller than the crop, it is padded with zeros at the right and the bottom, as the
+    letterbox does. Boxes of which less than ``min_visible`` of the area is left are dropped: a network that
+    learns slivers finds slivers.
+    """
+
+    def __init__(self, size: tuple[int, int], min_visible: float) -> None:
+        super().__init__()
+        self.size = size
+        self.min_visible = min_visible
+
+    def forward(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        boxes: Tensor = target["boxes"].as_subclass(Tensor).float()
+        window = []
+        center = _random_center(boxes)
+        for axis, length in enumerate(self.size):
+            spare = max(0, image.shape[-2 + axis] - length)
+            low, high = 0, spare
+            if center is not None:
+                low = max(0, min(spare, int(center[1 - axis]) - length + 1))
+                high = min(spare, max(0, int(center[1 - axis])))
+            window.append(int(torch.randint(low, high + 1, ())))
+        top, left = window
+        height, width = self.size
+        visible = min(height, image.shape[-2] - top), min(width, image.shape[-1] - left)
+        image = F.crop(image, top, left, *visible)
+        image = F.pad(image, [0, 0, width - visible[1], height - visible[0]])
+        moved = boxes - boxes.new_tensor([left, top, left, top])
+        limits = boxes.new_tensor([width, height, width, height])
+        clipped = torch.minimum(moved.clamp(min=0), limits)
+        keep = _area(clipped) >= self.min_visible * _area(boxes)
+        cropped = tv_tensors.BoundingBoxes(clipped[keep], format="XYXY", canvas_size=self.size)
+        return image, {**target, "boxes": cropped, "labels": target["labels"][keep]}
+
+
+class RandomTranspose(nn.Module):
+    """Swaps rows and columns half the time; with both flips it makes all eight orientations.
+
+    Only where the crop is square, because the network's input keeps its size.
+    """
+
+    def forward(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        if image.shape[-1] != image.shape[-2] or torch.rand(()) < 0.5:
+            return image, target
+        boxes = target["boxes"].as_subclass(Tensor)[:, [1, 0, 3, 2]]
+        turned = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=image.shape[-2:])
+        return image.transpose(-1, -2).contiguous(), {**target, "boxes": turned}
+
+
+def _random_center(boxes: Tensor) -> Tensor | None:
+    """The centre (x, y) of one of the boxes, xyxy [N, 4], or None where there are none."""
+    if len(boxes) == 0:
+        return None
+    box = boxes[int(torch.randint(len(boxes), ()))]
+    return (box[:2] + box[2:]) / 2
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

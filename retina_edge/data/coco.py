@@ -1,0 +1,220 @@
+"""COCO JSON, read once and checked whole: what is wrong is said before an hour of training, not after it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from engines.errors import DataError
+
+# Annotation tools round differently: a box may pass the image's edge by this much and is clipped to it, pixels.
+EDGE_TOLERANCE = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImage:
+    """One image and its boxes.
+
+    Attributes:
+        id: the image's id in the file.
+        path: the image file.
+        size: (height, width), pixels.
+        boxes: float32 [N, 4], xyxy, image pixels, clipped to the image, crowds left out.
+        labels: int64 [N], index into the data set's ``class_names``.
+    """
+
+    id: int
+    path: Path
+    size: tuple[int, int]
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+    def read(self) -> npt.NDArray[np.uint8]:
+        """The image, BGR uint8 [height, width, 3].
+
+        Raises:
+            DataError: it cannot be decoded, or is not of the size that the annotations say.
+        """
+        image = cv2.imread(str(self.path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise DataError(f"{self.path}: expected an image, OpenCV cannot decode it; replace it or drop its record")
+        if image.shape[:2] != self.size:
+            raise DataError(
+                f"{self.path}: the annotations say {self.size[1]}x{self.size[0]} pixels (width x height), the image "
+                f"has {image.shape[1]}x{image.shape[0]}; its boxes would be off: correct the record or the image"
+            )
+        return image.astype(np.uint8, copy=False)
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """A checked data set.
+
+    Attributes:
+        annotations: the file it came from.
+        class_names: category names in the order of the file; their index is the label.
+        category_ids: the file's id of each.
+        images: all images, those without a box too.
+        skipped: invalid boxes left out.
+    """
+
+    annotations: Path
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    images: tuple[LabelledImage, ...]
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def load_coco(annotations: Path | str, images: Path | str, *, skip_invalid: bool = False) -> CocoDataset:
+    """Reads and checks a COCO detection file.
+
+    Args:
+        annotations: the JSON file.
+        images: the folder that its ``file_name`` entries are relative to.
+        skip_invalid: leave out boxes that have no area or lie outside their image, instead of refusing them.
+
+    Raises:
+        DataError: names the file, the record and the mend: unreadable JSON, missing keys, duplicate ids, unknown
+            image or category, missing image files, boxes that are not four finite numbers, have no area or lie
+            outside their image, no annotations at all.
+    """
+    path, folder = Path(annotations), Path(images)
+    content = _read_json(path)
+    categories = _by_id(path, "categories", content["categories"], ("name",))
+    records = _by_id(path, "images", content["images"], ("file_name", "width", "height"))
+    _check_images(path, folder, records)
+    if not categories:
+        raise DataError(f"{path}: expected at least one category, found none")
+    names = [str(category["name"]) for category in categories.values()]
+    if len(set(names)) != len(names):
+        raise DataError(f"{path}: categories: expected each name once, got {names}; give them different names")
+    if not content["annotations"]:
+        raise DataError(f"{path}: expected annotations, found none at all; there is nothing to learn or to measure")
+    labels = {category_id: label for label, category_id in enumerate(categories)}
+    boxes: dict[int, list[list[float]]] = defaultdict(list)
+    classes: dict[int, list[int]] = defaultdict(list)
+    skipped = 0
+    for annotation_id, annotation in _by_id(
+        path, "annotations", content["annotations"], ("image_id", "category_id", "bbox")
+    ).items():
+        where = f"{path}: annotation id {annotation_id}"
+        image_id, category_id = annotation["image_id"], annotation["category_id"]
+        if image_id not in records:
+            raise DataError(f"{where}: image_id {image_id!r} is no image of the file; correct or remove the record")
+        if category_id not in labels:
+            known = ", ".join(map(str, list(labels)[:10]))
+            raise DataError(f"{where}: category_id {category_id!r} is unknown (known: {known}); correct the record")
+        record = records[image_id]
+        numbers = _four_numbers(where, annotation["bbox"])
+        box, problem = _clip(numbers, record["width"], record["height"])
+        if problem:
+            if not skip_invalid:
+                raise DataError(
+                    f"{where}, image {record['file_name']} ({record['width']}x{record['height']}): bbox {numbers} "
+                    f"(x, y, width, height) {problem}; correct the record, or leave such boxes out with --skip-invalid"
+                )
+            skipped += 1
+        elif not annotation.get("iscrowd", 0):
+            boxes[image_id].append(box)
+            classes[image_id].append(labels[category_id])
+    labelled = tuple(
+        LabelledImage(
+            id=image_id,
+            path=folder / record["file_name"],
+            size=(record["height"], record["width"]),
+            boxes=np.array(boxes[image_id], np.float32).reshape(-1, 4),
+            labels=np.array(classes[image_id], np.int64),
+        )
+        for image_id, record in records.items()
+    )
+    return CocoDataset(path, tuple(names), tuple(categories), labelled, skipped)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"{path}: expected a COCO JSON file, found no file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: expected COCO JSON, cannot be parsed: {error}") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DataError(
+                f"{path}: expected a COCO detection file, an object with the lists images, annotations and "
+                f"categories; {key} is missing or no list"
+            )
+    return dict(content)
+
+
+def _by_id(path: Path, kind: str, records: Iterable[Any], needed: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """The records of one list under their ids, each checked for its keys."""
+    result: dict[int, dict[str, Any]] = {}
+    for index, record in enumerate(records):
+        where = f"{path}: {kind}[{index}]"
+        missing = [key for key in ("id", *needed) if not isinstance(record, dict) or key not in record]
+        if missing:
+            raise DataError(f"{where}: expected an object with id, {', '.join(needed)}; missing: {', '.join(missing)}")
+        if not isinstance(record["id"], int):
+            raise DataError(f"{where}: id: expected an integer, got {record['id']!r}")
+        if record["id"] in result:
+            raise DataError(f"{where}: id {record['id']} stands twice in {kind}; give every record an id of its own")
+        result[record["id"]] = record
+    return result
+
+
+def _check_images(path: Path, folder: Path, records: dict[int, dict[str, Any]]) -> None:
+    if not records:
+        raise DataError(f"{path}: expected images, found none")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected the folder of the images of {path}, found none; see --images")
+    absent = []
+    for image_id, record in records.items():
+        sides = (record["width"], record["height"])
+        if not all(isinstance(side, int) and side > 0 for side in sides):
+            raise DataError(f"{path}: image id {image_id}: width and height: expected pixels, got {sides}")
+        if not isinstance(record["file_name"], str):
+            raise DataError(f"{path}: image id {image_id}: file_name: expected text, got {record['file_name']!r}")
+        if not (folder / record["file_name"]).is_file():
+            absent.append(f"{record['file_name']} (image id {image_id})")
+    if absent:
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        raise DataError(
+            f"{path}: {len(absent)} of {len(records)} image files are missing in {folder}: {', '.join(absent[:3])}"
+            f"{more}; point to their folder, or remove their records"
+        )
+
+
+def _four_numbers(where: str, bbox: Any) -> list[float]:
+    numbers = isinstance(bbox, list) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in bbox
+    )
+    if not numbers or len(bbox) != 4:
+        raise DataError(f"{where}: bbox: expected four finite numbers (x, y, width, height), got {bbox!r}")
+    return [float(value) for value in bbox]
+
+
+def _clip(bbox: Sequence[float], image_width: int, image_height: int) -> tuple[list[float], str]:
+    """The box as xyxy inside the image, and what is wrong with it, if anything."""
+    x, y, width, height = bbox
+    if width <= 0 or height <= 0:
+        return [], "has no area"
+    x2, y2 = x + width, y + height
+    beyond = max(-x, -y, x2 - image_width, y2 - image_height)
+    if beyond > EDGE_TOLERANCE:
+        return [], f"reaches {beyond:g} pixels outside the image"
+    box = [max(x, 0.0), max(y, 0.0), min(x2, float(image_width)), min(y2, float(image_height))]
+    if box[2] <= box[0] or box[3] <= box[1]:
+        return [], "lies outside the image"
+    return box, ""

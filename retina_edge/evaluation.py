@@ -1,0 +1,124 @@
+"""COCO average precision of any detector, by the same code for a checkpoint, an ONNX model and an engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from engines.errors import DataError, MissingDependencyError
+from retina_edge.data.coco import CocoDataset
+from retina_edge.detector import Detector
+
+# In the order in which COCOeval numbers its summary.
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """COCO metrics of one detector on one data set.
+
+    Attributes:
+        metrics: ``METRICS`` by name, 0 to 1; NaN where the data set has no object of that kind.
+        per_class: AP by class name, NaN for classes without objects.
+        images: images measured.
+        detections: boxes found in them.
+    """
+
+    metrics: dict[str, float]
+    per_class: dict[str, float]
+    images: int
+    detections: int
+
+    def to_json(self) -> str:
+        """A JSON object; what is not a number becomes null."""
+        values = asdict(self)
+        for group in ("metrics", "per_class"):
+            values[group] = {name: None if np.isnan(value) else value for name, value in values[group].items()}
+        return json.dumps(values, indent=2)
+
+
+def evaluate(
+    detector: Detector,
+    dataset: CocoDataset,
+    *,
+    batch: int = 1,
+    on_image: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Runs the detector over a data set and computes COCO metrics (IoU 0.50:0.95, at most 100 boxes an image).
+
+    Classes are matched by name, so label order and category ids may differ between model and data set.
+
+    Args:
+        detector: any detector.
+        dataset: a checked data set.
+        batch: images run together.
+        on_image: called after each image, for a progress bar.
+
+    Raises:
+        DataError: no class of the data set is one of the detector's.
+        MissingDependencyError: faster-coco-eval is not installed.
+    """
+    categories = match_categories(detector.contract.class_names, dataset)
+    results: list[dict[str, Any]] = []
+    for start in range(0, len(dataset), batch):
+        images = dataset.images[start : start + batch]
+        for image, found in zip(images, detector([image.read() for image in images]), strict=True):
+            for row, label in zip(found.to_coco(image.id), found.labels.tolist(), strict=True):
+                if label in categories:
+                    results.append({**row, "category_id": categories[label]})
+            on_image()
+    return measure(dataset, results)
+
+
+def match_categories(class_names: Sequence[str], dataset: CocoDataset) -> dict[int, int]:
+    """The data set's category id for each label of a detector whose class name it has.
+
+    Raises:
+        DataError: there is none.
+    """
+    ids = dict(zip(dataset.class_names, dataset.category_ids, strict=True))
+    matched = {label: ids[name] for label, name in enumerate(class_names) if name in ids}
+    if not matched:
+        raise DataError(
+            f"{dataset.annotations}: no category is a class of the model: expected some of "
+            f"{', '.join(class_names[:10])}, got {', '.join(dataset.class_names[:10])}; rename the categories"
+        )
+    return matched
+
+
+def measure(dataset: CocoDataset, results: list[dict[str, Any]]) -> Evaluation:
+    """COCO metrics of results in COCO's own form (``image_id``, ``category_id``, ``bbox``, ``score``)."""
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError as error:
+        raise MissingDependencyError("evaluation needs faster-coco-eval: pip install 'retina-edge[train]'") from error
+    truth = COCO(_ground_truth(dataset))
+    run = COCOeval_faster(truth, truth.loadRes(results), iouType="bbox")
+    run.params.catIds = list(dataset.category_ids)
+    run.params.imgIds = [image.id for image in dataset.images]
+    run.evaluate()
+    run.accumulate()
+    run.summarize()
+    # COCOeval marks "no such object in the data set" with -1.
+    stats = [float(value) if value >= 0 else float("nan") for value in run.stats[: len(METRICS)]]
+    precision = run.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class; all sizes, 100 boxes an image
+    per_class = {}
+    for index, name in enumerate(dataset.class_names):
+        values = precision[:, :, index]
+        values = values[values > -1]
+        per_class[name] = float(values.mean()) if values.size else float("nan")
+    return Evaluation(dict(zip(METRICS, stats, strict=True)), per_class, len(dataset), len(results))
+
+
+def _ground_truth(dataset: CocoDataset) -> dict[str, Any]:
+    """The annotation file as COCOeval wants it: area and iscrowd are optional in the wild, not there."""
+    content = json.loads(dataset.annotations.read_text(encoding="utf-8"))
+    annotations = []
+    for annotation in content["annotations"]:
+        width, height = annotation["bbox"][2:]
+        annotations.append({"iscrowd": 0, "area": width * height, **annotation})
+    return {**content, "annotations": annotations}

@@ -1,0 +1,202 @@
+"""``retina-edge train``: labelled images to a checkpoint. Runs under torchrun as it is."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from engines.errors import DataError, TrainingError
+from retina_edge import cli
+from retina_edge.data.augment import ORIENTATIONS, AugmentOptions
+from retina_edge.data.coco import load_coco
+from retina_edge.model.checkpoint import load_checkpoint
+from retina_edge.model.config import BACKBONES, ModelConfig, octave_sizes
+from retina_edge.torch_executor import select_device
+from retina_edge.training.initialise import initialise_from, new_model
+from retina_edge.training.options import OPTIMIZERS, SCHEDULES, TrainOptions
+from retina_edge.training.processes import process_group
+from retina_edge.training.progress import TrainingProgress
+from retina_edge.training.trainer import Trainer
+
+DEFAULT_ANCHORS = (32.0, 64.0, 128.0, 256.0, 512.0)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the verb; defaults are the paper's where it has one."""
+    parser = argparse.ArgumentParser(prog="retina-edge train", description=__doc__)
+    add = parser.add_argument
+    add("train", type=Path, metavar="TRAIN.json", help="COCO annotations to learn from")
+    add("--images", type=Path, required=True, metavar="DIR", help="their images")
+    add("--val", type=Path, required=True, metavar="VAL.json", help="COCO annotations to measure on")
+    add("--val-images", type=Path, metavar="DIR", help="their images (default: --images)")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="MODEL.pt",
+        help="best checkpoint; MODEL.last.pt beside it",
+    )
+    add("--skip-invalid", action="store_true", help="leave out boxes without area or outside their image")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="go on from MODEL.last.pt")
+    start.add_argument("--init", type=Path, metavar="PATH", help="fine-tune from another checkpoint")
+
+    model = parser.add_argument_group("model")
+    add = model.add_argument
+    add("--backbone", choices=BACKBONES, default="resnet50")
+    add("--pretrained-backbone", action="store_true", help="ImageNet weights, downloaded by torchvision")
+    add(
+        "--backbone-levels",
+        type=int,
+        choices=(3, 4, 5),
+        default=5,
+        metavar="3|4|5",
+        help="last stage used, C3 to C5",
+    )
+    add("--backbone-norm", choices=("batch", "frozen"), default="batch")
+    add("--fpn-channels", type=int, default=256, help="width of pyramid and heads, a multiple of 32")
+    add("--head-depth", type=int, default=4, help="3x3 convolutions in each head, 1 to 4")
+    add("--head-norm", choices=("none", "group"), default="none")
+    add("--box-loss", choices=("l1", "smooth_l1", "giou", "diou", "ciou"), default="l1")
+    add("--input", type=cli.input_size, default=(800, 800), metavar="HxW", help="input size, multiples of 32")
+    add(
+        "--anchors",
+        type=float,
+        nargs="+",
+        metavar="PX",
+        help="smallest anchor size of each level (default 32 64 ...)",
+    )
+    add("--aspect-ratios", type=float, nargs="+", default=(0.5, 1.0, 2.0), metavar="R", help="height / width")
+
+    data = parser.add_argument_group("augmentation")
+    add = data.add_argument
+    add("--crop", type=cli.input_size, metavar="HxW", help="size of training crops (default: --input)")
+    add("--scale", type=float, nargs=2, default=(0.7, 1.4), metavar=("MIN", "MAX"), help="scale jitter")
+    add(
+        "--orientation",
+        choices=ORIENTATIONS,
+        default="horizontal",
+        help="flips; dihedral for images from above",
+    )
+    add("--no-photometric", action="store_true", help="leave colours alone")
+
+    run = parser.add_argument_group("run")
+    add = run.add_argument
+    defaults = TrainOptions()
+    add("--epochs", type=int, default=defaults.epochs)
+    add("--epoch-samples", type=int, default=0, help="samples an epoch (default: each image once)")
+    add("--batch", type=int, default=defaults.batch, help="in each process")
+    add("--optimizer", choices=OPTIMIZERS, default=defaults.optimizer)
+    add("--lr", type=float, default=defaults.learning_rate)
+    add("--weight-decay", type=float, default=defaults.weight_decay)
+    add("--warmup", type=int, default=defaults.warmup_steps, metavar="STEPS")
+    add("--schedule", choices=SCHEDULES, default=defaults.schedule)
+    add("--amp", choices=("auto", "bf16", "fp16", "off"), default=defaults.amp)
+    add("--ema", type=float, default=defaults.ema, metavar="DECAY", help="average the weights; 0 for none")
+    add("--clip-norm", type=float, default=defaults.clip_norm, help="bound of the gradient's norm; 0 for none")
+    add("--workers", type=int, default=defaults.workers, help="processes that load images")
+    add("--seed", type=int, default=defaults.seed)
+    add("--eval-every", type=int, default=defaults.eval_every, metavar="EPOCHS")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--half-weights", action="store_true", help="store the best weights in float16")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        options = TrainOptions(
+            epochs=args.epochs,
+            epoch_samples=args.epoch_samples,
+            batch=args.batch,
+            optimizer=args.optimizer,
+            learning_rate=args.lr,
+            weight_decay=args.weight_decay,
+            warmup_steps=args.warmup,
+            schedule=args.schedule,
+            amp=args.amp,
+            ema=args.ema,
+            clip_norm=args.clip_norm,
+            workers=args.workers,
+            seed=args.seed,
+            eval_every=args.eval_every,
+        )
+        augment = AugmentOptions(
+            size=args.crop or args.input,
+            input_size=args.input,
+            scale=tuple(args.scale),
+            orientation=args.orientation,
+            photometric=not args.no_photometric,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    return cli.run(lambda: _train(parser, args, options, augment))
+
+
+def _train(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, options: TrainOptions, augment: AugmentOptions
+) -> int:
+    train_data = load_coco(args.train, args.images, skip_invalid=args.skip_invalid)
+    val_data = load_coco(args.val, args.val_images or args.images, skip_invalid=args.skip_invalid)
+    if train_data.class_names != val_data.class_names:
+        raise DataError(
+            f"{args.val}: expected the categories of {args.train}, {train_data.class_names}, got {val_data.class_names}"
+        )
+    levels = tuple(range(3, args.backbone_levels + 1))
+    try:
+        config = ModelConfig(
+            num_classes=len(train_data.class_names),
+            backbone=args.backbone,
+            backbone_levels=levels,
+            fpn_channels=args.fpn_channels,
+            head_depth=args.head_depth,
+            head_norm=args.head_norm,
+            backbone_norm=args.backbone_norm,
+            box_loss=args.box_loss,
+            anchor_sizes=octave_sizes(args.anchors or DEFAULT_ANCHORS[: len(levels) + 2]),
+            aspect_ratios=tuple(args.aspect_ratios),
+        )
+        device = select_device(args.device)
+    except ValueError as error:
+        parser.error(str(error))
+    with process_group(device) as group:
+        console = Console(stderr=True, quiet=not group.is_main)
+        model, contract = new_model(
+            config, train_data, args.input, seed=args.seed, pretrained_backbone=args.pretrained_backbone
+        )
+        if args.init:
+            for line in initialise_from(model, contract, load_checkpoint(args.init)):
+                console.print(f"{args.init.name}: {line}")
+        with TrainingProgress(console, options) as progress:
+            trainer = Trainer(
+                model,
+                contract,
+                train_data,
+                val_data,
+                augment=augment,
+                options=options,
+                output=args.output,
+                group=group,
+                half=args.half_weights,
+                on_step=progress.on_step,
+                on_epoch=progress.on_epoch,
+            )
+            if args.resume:
+                last = trainer.last_path
+                if not last.is_file():
+                    raise TrainingError(f"{last}: nothing to resume, the file does not exist; start without --resume")
+                trainer.resume(load_checkpoint(last))
+                console.print(f"resuming {last.name} after step {trainer.step} of {trainer.total_steps}")
+            trainer.run()
+        if group.is_main:
+            console.print(f"best AP {trainer.best_ap:.4f} in {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Training a RetinaNet, on one CPU or on many GPUs."""

@@ -1,0 +1,75 @@
+"""The loss, from torchvision's matcher and head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
+
+from retina_edge.data.augment import Target
+from retina_edge.model import RetinaNet
+
+# arXiv 1708.02002, section 4: anchors overlapping an object by 0.5 are its own, under 0.4 background, between
+# neither. Focal loss has alpha 0.25 and gamma 2, the defaults of torchvision's sigmoid_focal_loss.
+FOREGROUND_IOU = 0.5
+BACKGROUND_IOU = 0.4
+
+
+class RetinaNetCriterion:
+    """Focal loss and box loss of raw heads.
+
+    Args:
+        model: whose head and anchors are meant; its weights are not touched.
+    """
+
+    def __init__(self, model: RetinaNet) -> None:
+        self._head = model.head
+        self._anchor_generator = model.anchor_generator
+        self._matcher = Matcher(FOREGROUND_IOU, BACKGROUND_IOU, allow_low_quality_matches=True)
+
+    def __call__(
+        self,
+        heads: tuple[Sequence[Tensor], Sequence[Tensor]],
+        targets: Sequence[Target],
+        input_size: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """The losses ``classification`` and ``bbox_regression``, scalars.
+
+        Args:
+            heads: what ``RetinaNet`` returns: class logits [N, A * C, h, w] and box deltas [N, A * 4, h, w].
+            targets: for each image ``boxes`` float [M, 4] xyxy in input pixels and ``labels`` int64 [M].
+            input_size: (height, width) of the images the heads were computed from.
+        """
+        logits, deltas = ([level.float() for level in head] for head in heads)
+        batch = len(targets)
+        # The anchor generator reads no more of the images than their size.
+        blank = logits[0].new_empty((batch, 3, *input_size))
+        anchors = self._anchor_generator(ImageList(blank, [input_size] * batch), logits)
+        outputs = {
+            "cls_logits": _flatten(logits, self._head.classification_head.num_classes),
+            "bbox_regression": _flatten(deltas, 4),
+        }
+        matches = [self._match(target["boxes"], anchors[n]) for n, target in enumerate(targets)]
+        losses: dict[str, Tensor] = self._head.compute_loss(targets, outputs, anchors, matches)
+        return losses
+
+    def _match(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """Index of each anchor's box, or Matcher's marks for background and between; int64 [anchors]."""
+        if len(boxes) == 0:
+            return torch.full((len(anchors),), Matcher.BELOW_LOW_THRESHOLD, dtype=torch.int64, device=anchors.device)
+        matched: Tensor = self._matcher(box_iou(boxes, anchors))
+        return matched
+
+
+def _flatten(levels: Sequence[Tensor], last: int) -> Tensor:
+    """Raw heads [N, A * last, h, w] as torchvision's loss wants them: [N, all anchors, last]."""
+    return torch.cat([_split_channels(level, last).permute(0, 3, 4, 1, 2).flatten(1, 3) for level in levels], 1)
+
+
+def _split_channels(level: Tensor, last: int) -> Tensor:
+    """[N, A * last, h, w] to [N, A, last, h, w]."""
+    return level.view(level.shape[0], -1, last, *level.shape[2:])
