@@ -1,8 +1,9 @@
 """RetinaNet from PyTorch to real-time detection.
 
-    from retina_edge import Detector
-    detector = Detector.load("model.onnx")
-    detections = detector(frame)
+Example:
+    >>> from retina_edge import Detector
+    >>> detector = Detector.load("model.onnx")
+    >>> detections = detector(frame)
 """
 
 from engines.contract import DetectorContract

@@ -1,6 +1,6 @@
 """The console script ``retina-edge VERB ...``.
 
-Each verb is a module ``retina_edge.VERB`` with ``main(argv) -> int``, also run as ``python -m retina_edge.VERB``.
+Each verb is a module with ``main(argv) -> int``, also run as ``python -m retina_edge.VERB``.
 """
 
 from __future__ import annotations
@@ -40,13 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     # The verb's own arguments are kept from this parser, so that their --help and --version stay theirs.
-    position = next(
-        (i for i, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments)
-    )
+    position = next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
     verb = parser.parse_args(arguments[: position + 1]).verb
-    return cli.run(
-        lambda: int(importlib.import_module(f"retina_edge.{verb}").main(arguments[position + 1 :]))
-    )
+    return cli.run(lambda: int(importlib.import_module(f"retina_edge.{verb}").main(arguments[position + 1 :])))
 
 
 if __name__ == "__main__":

@@ -37,24 +37,27 @@ def run(body: Callable[[], int]) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        return _fail(
-            f"this needs {package}, which is not installed: pip install 'retina-edge[{EXTRAS[package]}]'"
-        )
+        return _fail(f"this needs {package}, which is not installed: pip install 'retina-edge[{EXTRAS[package]}]'")
 
 
 def input_size(text: str) -> tuple[int, int]:
     """An argparse type: ``HxW`` to (height, width) in pixels, multiples of 32."""
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(
-            f"expected HEIGHTxWIDTH in pixels, for instance 416x736, got {text!r}"
-        )
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH in pixels, for instance 416x736, got {text!r}")
     size = (int(sides[0]), int(sides[1]))
     try:
         check_input_size(size)
     except ContractError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return size
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _fail(error: object) -> int:

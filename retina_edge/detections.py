@@ -54,9 +54,7 @@ class Detections:
 
     def __getitem__(self, rows: npt.NDArray[Any] | slice) -> Detections:
         """The rows chosen by a slice, a mask or indices."""
-        return Detections(
-            self.boxes[rows], self.scores[rows], self.labels[rows], self.class_names, self.category_ids
-        )
+        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows], self.class_names, self.category_ids)
 
     def above(self, score: float) -> Detections:
         """Those that score more than ``score``. The same as detecting with that higher threshold, because a box

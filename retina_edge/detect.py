@@ -1,0 +1,105 @@
+"""``retina-edge detect``: a model on pictures, videos, a camera or a stream."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from engines.errors import SourceError
+from retina_edge import cli
+from retina_edge.detector import Detector
+from retina_edge.streams.pipeline import Pipeline
+from retina_edge.streams.report import RunProgress, print_summary
+from retina_edge.streams.sinks import JsonlSink, Sink, WindowSink, check_save, saving_sink
+from retina_edge.streams.sources import ImageSource, Source, open_sources
+
+DEFAULT_SCORE = 0.4
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0; 1 after an error or when a source or picture could not be read; 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="retina-edge detect", description="Run a model on frames.")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model.onnx or model.pt")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="a picture, a folder or glob of pictures, a video, a camera's number, a URL",
+    )
+    parser.add_argument("--save", type=Path, metavar="OUT.mp4|DIR", help="annotated video, or folder for all")
+    parser.add_argument("--json", type=Path, metavar="OUT.jsonl", help="detections, one JSON object a frame")
+    parser.add_argument("--show", action="store_true", help="a window; q or Escape ends the run")
+    parser.add_argument("--score", type=float, help=f"least score (default {DEFAULT_SCORE}, or the model's own)")
+    parser.add_argument("--max-frames", type=cli.positive, metavar="N", help="end each source after N frames")
+    parser.add_argument("--batch", type=cli.positive, metavar="N", help="frames an inference (default 1)")
+    args = parser.parse_args(argv)
+    return cli.run(lambda: _detect(args))
+
+
+def _detect(args: argparse.Namespace) -> int:
+    sources = open_sources(args.sources)
+    if args.save is not None:
+        check_save(args.save, sources)
+    console = Console()
+    progress = RunProgress(console)
+    window = WindowSink() if args.show else None
+    failed: list[str] = []
+    with Detector.load(args.model) as detector:
+
+        def on_progress(frames: int) -> None:
+            progress.advance(frames)
+            if window is not None and not window.show():
+                pipeline.stop()
+
+        default_score = max(DEFAULT_SCORE, detector.contract.score_threshold)
+        pipeline = Pipeline(
+            detector,
+            score=default_score if args.score is None else args.score,
+            batch=args.batch,
+            max_frames=args.max_frames,
+            on_progress=on_progress,
+        )
+        try:
+            with ExitStack() as stack:
+                sinks: list[Sink] = [stack.enter_context(JsonlSink(args.json))] if args.json is not None else []
+                if window is not None:
+                    sinks.append(stack.enter_context(window))
+                stack.enter_context(progress)
+                for source in sources:
+                    try:
+                        _run(pipeline, source, sinks, save=args.save, progress=progress)
+                    except SourceError as error:
+                        # One dead camera or damaged file does not end the others.
+                        if len(sources) == 1:
+                            raise
+                        failed.append(str(error))
+                    if pipeline.stopped:
+                        break
+                    if window is not None and isinstance(source, ImageSource):
+                        window.show(wait=True)
+        finally:
+            summary = pipeline.summary()
+            summary = dataclasses.replace(summary, errors=(*summary.errors, *failed))
+            outputs = [str(path) for path in (args.save, args.json) if path is not None and path.exists()]
+            if summary.frames or summary.errors:
+                print_summary(console, summary, outputs)
+    return 1 if summary.errors else 0
+
+
+def _run(pipeline: Pipeline, source: Source, sinks: list[Sink], *, save: Path | None, progress: RunProgress) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(source)
+        frames = source.info.frames
+        progress.start(source.name, min(frames, pipeline.max_frames or frames) if frames else pipeline.max_frames)
+        if save is not None:
+            sinks = [*sinks, stack.enter_context(saving_sink(save, source))]
+        pipeline.run(source, sinks)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,235 @@
+"""Reads, detects and writes at the same time, so that the detector never waits for a codec.
+
+A reader thread decodes and letterboxes, the caller's thread runs the executor, a writer thread draws and
+encodes. Bounded queues lie between them. Each producer ends with None, and each consumer takes everything up to
+it, whatever happened: no thread can be left waiting on a full or an empty queue.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.errors import RetinaEdgeError
+from engines.letterbox import Letterbox
+from retina_edge.detections import Detections
+from retina_edge.detector import Detector
+from retina_edge.streams.draw import annotate
+from retina_edge.streams.sinks import Result, Sink
+from retina_edge.streams.sources import Frame, Source
+
+STAGES = ("read", "preprocess", "infer", "draw+write")
+# Batches in flight between two stages: enough to even out slow frames, few enough for large ones.
+QUEUE_SIZE = 4
+DRAIN_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What one or several runs did.
+
+    Attributes:
+        frames: written to every sink.
+        detections: in them, above the score asked for.
+        seconds: from the first read to the last write.
+        stage_ms: milliseconds a frame of each of ``STAGES``. They overlap, so their sum is not the time a frame.
+        errors: pictures that could not be read, one line each.
+        warnings: what is odd in a source, one line each.
+    """
+
+    frames: int
+    detections: int
+    seconds: float
+    stage_ms: dict[str, float]
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def fps(self) -> float:
+        """Frames a second over the whole run."""
+        return self.frames / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Frames on their way to the executor: ``images`` uint8 [N, height, width, 3] as it takes them."""
+
+    frames: list[Frame]
+    images: npt.NDArray[np.uint8]
+    letterboxes: list[Letterbox]
+
+
+_Results = list[tuple[Frame, Detections]]
+
+
+class Pipeline:
+    """Runs a detector on sources and hands every frame, in order and none dropped, to the sinks.
+
+    Args:
+        detector: stays open; whoever made it closes it.
+        score: detections score more than this; None keeps all. Under the contract's threshold there are none.
+        batch: frames an inference; None takes the executor's own, or 1.
+        max_frames: of each source.
+        on_progress: called in the caller's thread with the number of frames just detected.
+
+    Raises:
+        RetinaEdgeError: a score or a batch size that the model cannot give.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        *,
+        score: float | None = None,
+        batch: int | None = None,
+        max_frames: int | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        threshold, fixed = detector.contract.score_threshold, detector.executor.batch
+        if score is not None and not threshold <= score < 1:
+            raise RetinaEdgeError(
+                f"score: expected {threshold:g} <= score < 1, got {score:g}; the model drops what scores less than "
+                f"its threshold {threshold:g}, so export it with a lower one"
+            )
+        if batch is not None and (batch < 1 or fixed not in (None, batch)):
+            raise RetinaEdgeError(
+                f"batch: expected {fixed or 'at least 1'}, got {batch}; the model's batch is set at its export"
+            )
+        self._detector = detector
+        self._score = score
+        self._batch = batch or fixed or 1
+        self.max_frames = max_frames
+        self._on_progress = on_progress
+        self._halt = threading.Event()
+        self._seconds = 0.0
+        self._stage_seconds = dict.fromkeys(STAGES, 0.0)
+        self._frames = 0
+        self._detections = 0
+        self._errors: list[str] = []
+        self._warnings: list[str] = []
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Ends the run in progress as if its source ended now: what was read is still detected and written."""
+        self.stopped = True
+        self._halt.set()
+
+    def summary(self) -> Summary:
+        """What all runs so far did, a broken one included."""
+        return Summary(
+            frames=self._frames,
+            detections=self._detections,
+            seconds=self._seconds,
+            stage_ms={stage: 1000 * s / max(1, self._frames) for stage, s in self._stage_seconds.items()},
+            errors=tuple(self._errors),
+            warnings=tuple(self._warnings),
+        )
+
+    def run(self, source: Source, sinks: Sequence[Sink]) -> None:
+        """Takes an open source to its end.
+
+        When a stage fails, or on Ctrl-C, the stages before it stop, those after it finish what they have, all
+        threads end, and the first error is raised. (A second Ctrl-C does not wait for a camera that hangs.)
+
+        Args:
+            source: inside its ``with`` block.
+            sinks: inside theirs; written to from another thread.
+        """
+        todo: queue.Queue[_Batch | None] = queue.Queue(QUEUE_SIZE)
+        done: queue.Queue[_Results | None] = queue.Queue(QUEUE_SIZE)
+        failures: list[BaseException] = []
+        broken = threading.Event()
+        self._halt.clear()
+        reader = threading.Thread(target=self._read, args=(source, todo, failures), name="reader", daemon=True)
+        writer = threading.Thread(target=self._write, args=(sinks, done, failures, broken), name="writer", daemon=True)
+        start = perf_counter()
+        try:
+            reader.start()
+            writer.start()
+            while (batch := todo.get()) is not None and not broken.is_set():
+                done.put(self._infer(batch))
+                if self._on_progress is not None:
+                    self._on_progress(len(batch.frames))
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            self._halt.set()
+            while reader.is_alive():
+                _discard(todo)
+            if writer.is_alive():
+                done.put(None)
+                writer.join()
+            self._seconds += perf_counter() - start
+            self._errors += source.errors
+            self._warnings += source.warnings
+        if failures:
+            raise failures[0]
+
+    def _read(self, source: Source, todo: queue.Queue[_Batch | None], failures: list[BaseException]) -> None:
+        try:
+            frames = itertools.islice(source, self.max_frames)
+            while not self._halt.is_set() and (chunk := self._next_frames(frames)):
+                start = perf_counter()
+                images, letterboxes = self._detector.preprocess([frame.image for frame in chunk])
+                self._stage_seconds["preprocess"] += perf_counter() - start
+                todo.put(_Batch(chunk, images, letterboxes))
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            todo.put(None)
+
+    def _next_frames(self, frames: Iterator[Frame]) -> list[Frame]:
+        """Up to a batch of frames; empty at the end."""
+        start = perf_counter()
+        chunk = list(itertools.islice(frames, self._batch))
+        self._stage_seconds["read"] += perf_counter() - start
+        return chunk
+
+    def _infer(self, batch: _Batch) -> _Results:
+        start = perf_counter()
+        raw = self._detector.executor.infer(batch.images)
+        found = self._detector.to_detections(raw, batch.letterboxes)
+        if self._score is not None:
+            found = [detections.above(self._score) for detections in found]
+        self._stage_seconds["infer"] += perf_counter() - start
+        return list(zip(batch.frames, found, strict=True))
+
+    def _write(
+        self,
+        sinks: Sequence[Sink],
+        done: queue.Queue[_Results | None],
+        failures: list[BaseException],
+        broken: threading.Event,
+    ) -> None:
+        draws = any(sink.draws for sink in sinks)
+        try:
+            while (results := done.get()) is not None:
+                start = perf_counter()
+                for frame, detections in results:
+                    picture = annotate(frame.image, detections) if draws else frame.image
+                    for sink in sinks:
+                        sink.write(Result(frame, detections, picture))
+                    self._frames += 1
+                    self._detections += len(detections)
+                self._stage_seconds["draw+write"] += perf_counter() - start
+        except BaseException as error:
+            failures.append(error)
+            broken.set()
+            self._halt.set()
+            while done.get() is not None:
+                pass
+
+
+def _discard(items: queue.Queue[_Batch | None]) -> None:
+    """Makes room for a producer that may be waiting to put."""
+    try:
+        items.get(timeout=DRAIN_SECONDS)
+    except queue.Empty:
+        return
