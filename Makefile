@@ -1,0 +1,51 @@
+# make demo: the main job on real imagery, with the base install.   make test: the whole test suite.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Stamps: an installation runs again only when what it installs has changed.
+BASE := $(VENV)/.base-installed
+ALL := $(VENV)/.all-installed
+EXTRAS := train,export,tensorrt-rtx,test,dev
+
+.PHONY: help demo setup test check gpu clean
+
+help:
+	@echo "make demo    detect tree crowns on a flight over a forest; writes out/"
+	@echo "make setup   install everything that needs no GPU into $(VENV)"
+	@echo "make test    run the tests"
+	@echo "make check   formatting, lint and types"
+	@echo "make gpu     run the tests that need an NVIDIA GPU"
+	@echo "make clean   remove what was built, $(VENV) included"
+
+demo: $(BASE)
+	$(BIN)/python -m retina_edge.demo
+
+setup: $(ALL)
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+gpu: setup
+	$(BIN)/python -m pytest -m gpu
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(BASE): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+# It contains the base, so a demo afterwards installs nothing.
+$(ALL): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	touch $(BASE) $@

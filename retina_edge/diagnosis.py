@@ -1,0 +1,238 @@
+"""What is installed and what works here, and how to get the rest; ``retina-edge doctor`` shows it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from types import ModuleType
+
+from retina_edge import __version__
+from retina_edge.demo import FOREST, MODEL, SCORE, WINDOW
+from retina_edge.detector import Detector
+from retina_edge.streams.image_file import read_image
+
+OK, MISSING, BROKEN = "ok", "missing", "broken"
+NVIDIA_SMI = ["nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader"]
+NVIDIA_SMI_SECONDS = 20
+RUNS = 3
+_LINES_OF_OPENCV = {"GUI": "GUI", "FFMPEG": "FFMPEG", "GStreamer": "GStreamer"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        name: what it is.
+        state: ``ok``, ``missing`` or ``broken``.
+        found: version, model or reason.
+        purpose: what it is for.
+        mend: the command that installs it, or what else to do; empty when ok.
+    """
+
+    name: str
+    state: str
+    found: str
+    purpose: str
+    mend: str = ""
+
+
+@dataclass(frozen=True)
+class Package:
+    """An importable package and what it is for.
+
+    Attributes:
+        name: as pip knows it.
+        module: what to import.
+        purpose: what it is for.
+        mend: the command that installs it.
+        attribute: proof that it is the real thing; type stubs and left-over folders import as well.
+        details: more to say of the imported module.
+    """
+
+    name: str
+    module: str
+    purpose: str
+    mend: str
+    attribute: str
+    details: Callable[[ModuleType], str] = lambda _module: ""
+
+
+def check_packages() -> list[Check]:
+    """One check for each package that some part of retina_edge uses."""
+    python = Check("python", OK, platform.python_version(), "everything")
+    own = Check("retina-edge", OK, __version__, "everything")
+    return [python, own, *(_check_package(package) for package in _packages())]
+
+
+def check_devices() -> list[Check]:
+    """The processor, NVIDIA GPUs, and the Jetson module if it is one."""
+    jetson = _jetson()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    checks = [Check("CPU", OK, f"{_cpu_model()}, {cores} of {os.cpu_count()} cores usable", "detection anywhere")]
+    gpus = _nvidia_smi() or _torch_gpus()
+    checks += [Check("NVIDIA GPU", OK, gpu, "TensorRT engines, training") for gpu in gpus]
+    if jetson:
+        checks.append(Check("Jetson", OK, jetson, "TensorRT engines"))
+    elif not gpus:
+        checks.append(
+            Check(
+                "NVIDIA GPU",
+                MISSING,
+                "none seen by nvidia-smi or torch",
+                "TensorRT engines, training",
+                "detection runs on the CPU; for a GPU that is there, install NVIDIA's driver",
+            )
+        )
+    return checks
+
+
+def check_detection() -> Check:
+    """Runs the shipped model on a piece of the shipped picture."""
+    purpose = "detection with ONNX Runtime"
+    try:
+        ground = read_image(FOREST)
+        frame = ground[: WINDOW[0], : WINDOW[1]]
+        with Detector.load(MODEL) as detector:
+            found = detector(frame).above(SCORE)
+            start = perf_counter()
+            for _ in range(RUNS):
+                detector(frame)
+            milliseconds = 1000 * (perf_counter() - start) / RUNS
+    except Exception as error:  # whatever keeps it from running is the finding
+        return Check("shipped model", BROKEN, _one_line(error), purpose, "pip install --force-reinstall retina-edge")
+    return Check(
+        "shipped model", OK, f"{len(found)} {detector.contract.class_names[0]}s, {milliseconds:.0f} ms", purpose
+    )
+
+
+def _packages() -> list[Package]:
+    base = "pip install retina-edge"
+    train = "pip install 'retina-edge[train]'"
+    export = "pip install 'retina-edge[export]'"
+    engines = "sudo apt-get install nvidia-jetpack" if _jetson() else "pip install 'retina-edge[tensorrt]'"
+    runner = "pip install 'retina-edge[tensorrt]'"
+    return [
+        Package("numpy", "numpy", "everything", base, "ndarray"),
+        Package("opencv-python", "cv2", "pictures, videos, cameras, windows", base, "imread", _opencv_details),
+        Package(
+            "onnxruntime",
+            "onnxruntime",
+            "runs model.onnx",
+            base,
+            "InferenceSession",
+            lambda module: ", ".join(
+                name.removesuffix("ExecutionProvider") for name in module.get_available_providers()
+            ),
+        ),
+        Package("torch", "torch", "train, export, runs model.pt", train, "nn", _torch_details),
+        Package("torchvision", "torchvision", "train, export, runs model.pt", train, "models"),
+        Package("faster-coco-eval", "faster_coco_eval", "evaluate, AP while training", train, "COCO"),
+        Package("onnx", "onnx", "export", export, "ModelProto"),
+        Package("onnxscript", "onnxscript", "export", export, "script"),
+        Package("tensorboard", "tensorboard", "training curves", "pip install tensorboard", "__version__"),
+        Package("supervision", "supervision", "Detections.to_supervision", "pip install supervision", "Detections"),
+        Package("tensorrt", "tensorrt", "builds and runs engines", engines, "Builder"),
+        Package(
+            "tensorrt-rtx",
+            "tensorrt_rtx",
+            "builds engines without a GPU (Linux x86_64)",
+            "pip install 'retina-edge[tensorrt-rtx]'",
+            "Builder",
+        ),
+        Package("pycuda", "pycuda.driver", "runs engines", runner, "Stream"),
+        Package("cuda-bindings", "cuda.bindings.driver", "CUDA graphs", runner, "cuGraphLaunch"),
+    ]
+
+
+def _check_package(package: Package) -> Check:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = importlib.import_module(package.module)
+            genuine = hasattr(module, package.attribute)
+    except ModuleNotFoundError:
+        return Check(package.name, MISSING, "", package.purpose, package.mend)
+    except Exception as error:  # a broken installation may raise anything, such as OSError for a library
+        return Check(package.name, BROKEN, _one_line(error), package.purpose, package.mend)
+    if not genuine:
+        return Check(package.name, MISSING, "type stubs or left-over files only", package.purpose, package.mend)
+    found = _version(package, module)
+    details = package.details(module)
+    return Check(package.name, OK, f"{found} ({details})" if details else found, package.purpose)
+
+
+def _version(package: Package, module: ModuleType) -> str:
+    version = getattr(module, "__version__", None)
+    if isinstance(version, str):
+        return version
+    try:
+        return importlib.metadata.version(package.name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown version"
+
+
+def _opencv_details(module: ModuleType) -> str:
+    """Of its build: which windows, and which decoders."""
+    information = module.getBuildInformation()
+    found = []
+    for title, name in _LINES_OF_OPENCV.items():
+        match = re.search(rf"^\s*{title}:\s*(\S+)", information, re.MULTILINE)
+        found.append(f"{name} {match.group(1) if match else 'NO'}")
+    return ", ".join(found)
+
+
+def _torch_details(module: ModuleType) -> str:
+    built = f"CUDA {module.version.cuda}" if module.version.cuda else "CPU build"
+    return f"{built}, {module.cuda.device_count()} CUDA devices seen"
+
+
+def _cpu_model() -> str:
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return match.group(1) if match else platform.processor() or platform.machine()
+
+
+def _nvidia_smi() -> list[str]:
+    """A line a GPU; none where the tool is missing or sees none."""
+    try:
+        run = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in run.stdout.splitlines() if line.strip()]
+
+
+def _torch_gpus() -> list[str]:
+    try:
+        import torch
+    except ImportError:
+        return []
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def _jetson() -> str:
+    """The module and its L4T release; empty elsewhere."""
+    found = []
+    for path in (Path("/proc/device-tree/model"), Path("/etc/nv_tegra_release")):
+        try:
+            text = path.read_text(errors="replace").strip("\0\n ")
+        except OSError:
+            continue
+        if "nv_tegra" in path.name or "NVIDIA" in text:
+            found.append(text.splitlines()[0])
+    return ", ".join(found)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,0 +1,55 @@
+"""``retina-edge doctor``: what is installed, which runtimes and devices work, and how to mend the rest."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from retina_edge import cli
+from retina_edge.diagnosis import BROKEN, MISSING, OK, Check, check_detection, check_devices, check_packages
+
+STYLES = {OK: "green", MISSING: "yellow", BROKEN: "red"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0 when detection can run, 1 when it cannot."""
+    parser = argparse.ArgumentParser(prog="retina-edge doctor", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    args = parser.parse_args(argv)
+    return cli.run(lambda: _doctor(as_json=args.json))
+
+
+def _doctor(*, as_json: bool) -> int:
+    groups = {
+        "installed": check_packages(),
+        "devices": check_devices(),
+        "detection": [check_detection()],
+    }
+    works = groups["detection"][0].state == OK
+    if as_json:
+        report = {name: [dataclasses.asdict(check) for check in checks] for name, checks in groups.items()}
+        print(json.dumps({**report, "detection_works": works}, indent=2))
+    else:
+        _print(Console(), groups, works=works)
+    return 0 if works else 1
+
+
+def _print(console: Console, groups: dict[str, list[Check]], *, works: bool) -> None:
+    for name, checks in groups.items():
+        table = Table("", "state", "found", "for", title=name, title_justify="left")
+        for check in checks:
+            table.add_row(check.name, Text(check.state, STYLES[check.state]), Text(check.found), check.purpose)
+        console.print(table)
+    for check in (check for checks in groups.values() for check in checks if check.mend):
+        console.print(Text(f"{check.name} ({check.purpose}): {check.mend}"), soft_wrap=True)
+    console.print("[green]detection works" if works else "[red]detection does not work")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
