@@ -13,6 +13,7 @@ class Preprocess(nn.Module):
 
     scale: Tensor
     offset: Tensor
+    channels: Tensor
 
     def __init__(self, contract: DetectorContract) -> None:
         super().__init__()
@@ -21,11 +22,13 @@ class Preprocess(nn.Module):
         # Not in the state dict: they are the contract's, and a checkpoint holds nothing twice.
         self.register_buffer("scale", (1 / (255 * std)).float().view(3, 1, 1), persistent=False)
         self.register_buffer("offset", (mean / std).float().view(3, 1, 1), persistent=False)
+        self.register_buffer("channels", torch.tensor([2, 1, 0]), persistent=False)
         self.flip = contract.color_order == "RGB"
 
     def forward(self, images: Tensor) -> Tensor:
         """``images``: uint8 [N, H, W, 3], BGR, letterboxed."""
-        x = images.permute(0, 3, 1, 2)
+        # First of all to float: the one thing TensorRT can do with uint8.
+        x = images.to(self.scale.dtype).permute(0, 3, 1, 2)
         if self.flip:
-            x = x[:, [2, 1, 0]]
-        return x.to(self.scale.dtype) * self.scale - self.offset
+            x = x.index_select(1, self.channels)
+        return x * self.scale - self.offset

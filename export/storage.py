@@ -1,0 +1,67 @@
+"""How a model gets into a file: whole or not at all, and with its weights in half the size."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+
+from export.errors import ExportError
+
+HALF_SUFFIX = ".half"
+
+
+def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose convolution weights are stored in float16, each followed by a Cast to float.
+
+    Computing stays in float32: ONNX Runtime folds the Casts when it loads the file. Biases and normalisation
+    stay as they are; they are a hundredth of the size, and a variance would not survive the narrow range.
+
+    Raises:
+        ExportError: a weight is beyond float16.
+    """
+    model = _copy(model)
+    graph = model.graph
+    used = {node.input[1] for node in graph.node if node.op_type == "Conv"}
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.name not in used or tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
+        limit = np.finfo(np.float16).max
+        if not np.abs(values).max() <= limit:
+            raise ExportError(
+                f"weight {name}: expected at most {limit:.0f} to fit float16, got {np.abs(values).max()}; "
+                "export without half weights"
+            )
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), name + HALF_SUFFIX))
+        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader finds the old one or the new one, whole, whatever interrupts it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not tempfile: its files are for their owner only, a model is for everyone the folder is for.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy

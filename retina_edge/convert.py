@@ -1,0 +1,87 @@
+"""``retina-edge convert``: a RetinaNet checkpoint of torchvision becomes one of ours."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from engines.errors import DataError
+from retina_edge import cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the verb and gives its exit code."""
+    arguments = _parser().parse_args(argv)
+    return cli.run(lambda: _convert(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="retina-edge convert", description="Take over a RetinaNet checkpoint of torchvision."
+    )
+    parser.add_argument(
+        "checkpoint",
+        help="file with a state dict or as torchvision's reference training writes it, or coco_v1 or coco_v2: "
+        "the weights on COCO that torchvision publishes for the two architectures, downloaded",
+    )
+    parser.add_argument("--arch", choices=["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"], required=True)
+    parser.add_argument("--input", type=cli.input_size, required=True, metavar="HxW", help="of the network, pixels")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.pt")
+    parser.add_argument(
+        "--class-names",
+        type=Path,
+        metavar="FILE",
+        help="a name a line, label 0 first (torchvision's background); by default COCO's for 91 classes",
+    )
+    parser.add_argument(
+        "--norm-eps",
+        type=float,
+        metavar="EPS",
+        help="epsilon of the backbone's normalisation; by default 1e-5, and 0 for the published coco_v1",
+    )
+    return parser
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from retina_edge.model import torchvision_checkpoint as torchvision
+
+    if arguments.checkpoint in torchvision.PUBLISHED:
+        weights, eps = torchvision.load_published(arguments.checkpoint, arguments.arch)
+    else:
+        weights, eps = torchvision.load_file(arguments.checkpoint)
+    checkpoint = torchvision.convert(
+        weights,
+        arguments.arch,
+        input_size=arguments.input,
+        class_names=_read_names(arguments.class_names),
+        norm_eps=eps if arguments.norm_eps is None else arguments.norm_eps,
+    )
+    checkpoint.save(arguments.output)
+    config, contract = checkpoint.config, checkpoint.contract
+    Console().print(
+        f"[bold]{arguments.output}[/bold]  {contract.architecture}, {contract.num_classes} classes, "
+        f"input {contract.input_size[0]}x{contract.input_size[1]}, {config.backbone_norm} normalisation with "
+        f"epsilon {config.norm_eps:g}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _read_names(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    names = path.read_text(encoding="utf-8").split("\n")
+    while names and not names[-1].strip():
+        names.pop()
+    for line, name in enumerate(names, 1):
+        if not name.strip():
+            raise DataError(f"{path}, line {line}: expected a class name, found an empty line")
+    return [name.strip() for name in names]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,189 @@
+"""RetinaNet checkpoints of torchvision, taken over as they are: same weights, same anchors, same thresholds."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import urllib.error
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.models.detection.retinanet import (
+    RetinaNet_ResNet50_FPN_V2_Weights,
+    RetinaNet_ResNet50_FPN_Weights,
+)
+
+from engines.contract import DetectorContract
+from engines.errors import ModelFileError
+from retina_edge.model.checkpoint import Checkpoint
+from retina_edge.model.config import ModelConfig
+from retina_edge.model.retinanet import RetinaNet
+
+# What each of torchvision's builders makes, in the terms of ModelConfig; the rest are its defaults.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "retinanet_resnet50_fpn": {"extra_levels": "p", "head_norm": "none", "box_loss": "l1"},
+    "retinanet_resnet50_fpn_v2": {"extra_levels": "c", "head_norm": "group", "box_loss": "giou"},
+}
+# Published weights by our name: torchvision calls both COCO_V1, each of its own architecture.
+PUBLISHED = {
+    "coco_v1": ("retinanet_resnet50_fpn", RetinaNet_ResNet50_FPN_Weights.COCO_V1),
+    "coco_v2": ("retinanet_resnet50_fpn_v2", RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1),
+}
+# Those of coco_v1 were trained before torchvision gave its frozen normalisation an epsilon.
+PUBLISHED_EPS = {"coco_v1": 0.0, "coco_v2": 1e-5}
+DEFAULT_EPS = 1e-5
+LOGITS = "head.classification_head.cls_logits.weight"
+NAMED_KEYS = 3
+
+
+def load_published(name: str, architecture: str) -> tuple[dict[str, Tensor], float]:
+    """Weights by name through torchvision's own download, and the epsilon of their normalisation.
+
+    Raises:
+        ModelFileError: the name is of another architecture, or the download fails.
+    """
+    expected, weights = PUBLISHED[name]
+    if architecture != expected:
+        raise ModelFileError(f"{name}: these weights are of {expected}, got --arch {architecture}")
+    try:
+        return dict(weights.get_state_dict(progress=True, check_hash=True)), PUBLISHED_EPS[name]
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise ModelFileError(
+            f"{name}: torchvision could not download {weights.url} ({error}); download it elsewhere and give "
+            "the file instead of the name"
+        ) from error
+
+
+def load_file(path: Path | str) -> tuple[dict[str, Tensor], float]:
+    """Weights from a file, and the epsilon of their normalisation.
+
+    Takes a state dict, or what torchvision's reference training writes: a dict with the state dict under
+    ``model``. The published files are known by the hash in their names.
+
+    Raises:
+        ModelFileError: missing, not readable without running code, or neither of the two.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(
+            f"{path}: expected a checkpoint of torchvision or one of {', '.join(PUBLISHED)}, found no such file"
+        )
+    try:
+        # The reference training keeps its command line in the file: plain values in a Namespace.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        reason = str(error).splitlines()[0][:120]
+        raise ModelFileError(f"{path}: expected a checkpoint of torchvision, torch cannot read it: {reason}") from error
+    state = content.get("model", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelFileError(
+            f"{path}: expected a state dict, or a dict with one under 'model' as torchvision's reference "
+            f"training writes it; got {type(content).__name__} with {_first(content)}"
+        )
+    return dict(state), _known_eps(path)
+
+
+def convert(
+    weights: Mapping[str, Tensor],
+    architecture: str,
+    *,
+    input_size: tuple[int, int],
+    class_names: Sequence[str] | None = None,
+    norm_eps: float = DEFAULT_EPS,
+) -> Checkpoint:
+    """A checkpoint of ours from torchvision's weights.
+
+    Args:
+        weights: state dict of a torchvision RetinaNet, of any age.
+        architecture: one of ``ARCHITECTURES``.
+        input_size: (height, width) of the network's input, pixels, multiples of 32.
+        class_names: name of each label, label 0 first; by default COCO's for 91 classes, else ``class_0`` on.
+        norm_eps: epsilon of the backbone's normalisation.
+
+    Raises:
+        ModelFileError: the weights are of another architecture, or the names of another number of classes.
+    """
+    if LOGITS not in weights:
+        raise ModelFileError(f"expected weights of {architecture} with {LOGITS}, got {_first(weights)}")
+    frozen = not any(key.endswith("num_batches_tracked") for key in weights)
+    config = ModelConfig(num_classes=1, **ARCHITECTURES[architecture])
+    anchors = len(config.anchor_sizes[0]) * len(config.aspect_ratios)
+    num_classes, rest = divmod(len(weights[LOGITS]), anchors)
+    if rest:
+        raise ModelFileError(
+            f"{LOGITS}: expected rows for {anchors} anchors of each class, as {architecture} has them, "
+            f"got {len(weights[LOGITS])}"
+        )
+    config = ModelConfig(
+        num_classes=num_classes,
+        backbone_norm="frozen" if frozen else "batch",
+        norm_eps=norm_eps,
+        **ARCHITECTURES[architecture],
+    )
+    model = RetinaNet(config).eval()
+    _load(model, weights, architecture)
+    names = _class_names(num_classes, class_names)
+    contract = DetectorContract(
+        architecture=architecture,
+        input_size=input_size,
+        class_names=names,
+        # torchvision trains on the data set's own ids, so its labels are the ids.
+        category_ids=tuple(range(num_classes)),
+        levels=model.pyramid(input_size),
+        produced_by={"torch": torch.__version__, "torchvision": torchvision.__version__},
+    )
+    return Checkpoint(contract, config, dict(model.state_dict()))
+
+
+def _load(model: RetinaNet, weights: Mapping[str, Tensor], architecture: str) -> None:
+    """Loads through torchvision's modules, which rename the keys of its older versions."""
+    own = model.state_dict()
+    other_shape = [
+        f"{key} {list(value.shape)} instead of {list(own[key].shape)}"
+        for key, value in weights.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    keys = {key.partition(" ")[0] for key in other_shape}
+    fitting = {key: value for key, value in weights.items() if key not in keys}
+    missing, unexpected = model.load_state_dict(fitting, strict=False)
+    missing = [key for key in missing if key not in keys]
+    if missing or unexpected or other_shape:
+        raise ModelFileError(
+            f"expected weights of {architecture}; missing: {_some(missing)}; unexpected: {_some(unexpected)}; "
+            f"of another shape: {_some(other_shape)}"
+        )
+
+
+def _class_names(num_classes: int, names: Sequence[str] | None) -> tuple[str, ...]:
+    if names is None:
+        coco = RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+        return tuple(coco) if len(coco) == num_classes else tuple(f"class_{i}" for i in range(num_classes))
+    if len(names) != num_classes:
+        raise ModelFileError(
+            f"class names: expected {num_classes}, one for each label of the checkpoint (torchvision's label 0 "
+            f"is the background), got {len(names)}"
+        )
+    return tuple(names)
+
+
+def _known_eps(path: Path) -> float:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for name, (_, weights) in PUBLISHED.items():
+        prefix = Path(weights.url).stem.rpartition("-")[2]
+        if digest.startswith(prefix):
+            return PUBLISHED_EPS[name]
+    return DEFAULT_EPS
+
+
+def _some(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
+    return (", ".join(keys[:NAMED_KEYS]) or "none") + more
+
+
+def _first(content: object) -> str:
+    return f"keys {_some([str(key) for key in content])}" if isinstance(content, Mapping) else "no keys"
