@@ -19,6 +19,20 @@ from engines.errors import ContractError
 
 SCHEMA = 1
 PRECISIONS = ("fp32", "fp16", "int8")
+# What each field holds in JSON, and what each item of a list; True is no number here, although Python says so.
+_NUMBER = (int, float)
+_FIELDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("architecture", "color_order", "letterbox", "precision"), (str,)),
+    **dict.fromkeys(("score_threshold", "iou_threshold"), _NUMBER),
+    **dict.fromkeys(("top_k", "max_detections"), (int,)),
+    "produced_by": (dict,),
+}
+_LISTS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("input_size", "category_ids", "feature_size", "stride"), (int,)),
+    **dict.fromkeys(("mean", "std", "anchor_sizes", "aspect_ratios"), _NUMBER),
+    "class_names": (str,),
+    "levels": (dict,),
+}
 # A backbone halves its input five times; the letterbox pads to such a size anyway, so nothing is lost.
 INPUT_MULTIPLE = 32
 
@@ -117,7 +131,12 @@ class DetectorContract:
         _require(len(self.levels) > 0, "levels", "at least one pyramid level", self.levels)
         for index, level in enumerate(self.levels):
             sizes = (*level.feature_size, *level.stride)
-            _require(min(sizes) > 0, f"levels[{index}]", "positive feature_size and stride", sizes)
+            _require(
+                len(level.feature_size) == len(level.stride) == 2 and min(sizes) > 0,
+                f"levels[{index}]",
+                "feature_size (height, width) and stride (y, x), all positive",
+                sizes,
+            )
             anchors = (*level.anchor_sizes, *level.aspect_ratios)
             _require(
                 level.num_anchors > 0 and min(anchors) > 0,
@@ -177,15 +196,20 @@ class DetectorContract:
         if set(values) != known:
             missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
             raise ContractError(f"contract: fields missing {missing}, unknown {unknown}; export the model again")
+        _check_types(values)
+        for level in values["levels"]:
+            _check_types(level)
         try:
             values["levels"] = tuple(PyramidLevel(**_tuples(level)) for level in values["levels"])
             return cls(**_tuples(values))
-        except (TypeError, AttributeError) as error:
-            raise ContractError(f"contract: a field has a wrong type ({error}); export the model again") from error
+        except TypeError as error:  # a level lacks a field or has another
+            raise ContractError(f"contract: levels: {error}; export the model again") from error
 
 
 def check_input_size(input_size: tuple[int, int]) -> None:
     """Raises ContractError unless (height, width) are positive multiples of 32; names the nearest that are."""
+    if len(input_size) != 2:
+        raise ContractError(f"input size: expected height and width, got {input_size}")
     if all(isinstance(side, int) and side > 0 and side % INPUT_MULTIPLE == 0 for side in input_size):
         return
     nearest = "x".join(str(max(1, round(side / INPUT_MULTIPLE)) * INPUT_MULTIPLE) for side in input_size)
@@ -193,6 +217,19 @@ def check_input_size(input_size: tuple[int, int]) -> None:
         f"input size: expected height and width in multiples of {INPUT_MULTIPLE}, "
         f"got {'x'.join(map(str, input_size))}; frames of any size are letterboxed into it, so take {nearest}"
     )
+
+
+def _check_types(values: dict[str, Any]) -> None:
+    """Raises ContractError for a field, or an item of a list, that is not of its type."""
+    for name, value in values.items():
+        if name in _LISTS:
+            fits = isinstance(value, list) and all(type(item) in _LISTS[name] for item in value)
+        else:
+            fits = name not in _FIELDS or type(value) in _FIELDS[name]
+        if not fits:
+            kinds = " or ".join(kind.__name__ for kind in _LISTS.get(name) or _FIELDS[name])
+            expected = f"a list of {kinds}" if name in _LISTS else kinds
+            raise ContractError(f"contract: {name}: expected {expected}, got {value!r}; export the model again")
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,10 @@ WHITE = 200
 
 
 def contract(
-    *, input_size: tuple[int, int] = (64, 96), score_threshold: float = 0.05, classes: tuple[str, ...] = ("patch", "other")
+    *,
+    input_size: tuple[int, int] = (64, 96),
+    score_threshold: float = 0.05,
+    classes: tuple[str, ...] = ("patch", "other"),
 ) -> DetectorContract:
     """A small contract; category ids start at 7."""
     return DetectorContract(
