@@ -37,7 +37,7 @@ class OnnxExecutor:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises many kinds, of its own and plain ones
-            reason = str(error).splitlines()[0][:200]
+            reason = f"{type(error).__name__} {str(error).partition(chr(10))[0][:200]}"
             raise ModelFileError(f"{path}: expected a deployable ONNX model; ONNX Runtime says: {reason}") from error
         metadata = self._session.get_modelmeta().custom_metadata_map
         if CONTRACT_KEY not in metadata:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -23,3 +25,16 @@ def frames(treecrowns: Path) -> list[npt.NDArray[np.uint8]]:
     """Four real frames, BGR uint8 [400, 400, 3]."""
     paths = sorted((treecrowns / "images").glob("*.jpg"))[:4]
     return [np.asarray(cv2.imread(str(path)), np.uint8) for path in paths]
+
+
+@pytest.fixture(scope="session")
+def tiny_coco(treecrowns: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A COCO file with the four validation tiles that have most boxes; its images are in ``treecrowns/images``."""
+    content = json.loads((treecrowns / "val.json").read_text())
+    counts = Counter(annotation["image_id"] for annotation in content["annotations"])
+    ids = {image_id for image_id, _ in counts.most_common(4)}
+    content["images"] = [image for image in content["images"] if image["id"] in ids]
+    content["annotations"] = [item for item in content["annotations"] if item["image_id"] in ids]
+    path = tmp_path_factory.mktemp("coco") / "tiny.json"
+    path.write_text(json.dumps(content))
+    return path

@@ -62,7 +62,8 @@ def training_transform(options: AugmentOptions) -> nn.Module:
     if options.orientation == "dihedral":
         steps += [v2.RandomVerticalFlip(), RandomTranspose()]
     if options.photometric:
-        steps.append(v2.RandomPhotometricDistort())
+        # Not v2.RandomPhotometricDistort: it swaps colour channels, and a purple forest teaches nothing.
+        steps.append(v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03))
     transform: nn.Module = v2.Compose(steps)
     return transform
 
@@ -99,7 +100,8 @@ class CropKeepingBoxes(nn.Module):
         moved = boxes - boxes.new_tensor([left, top, left, top])
         limits = boxes.new_tensor([width, height, width, height])
         clipped = torch.minimum(moved.clamp(min=0), limits)
-        keep = _area(clipped) >= self.min_visible * _area(boxes)
+        area = _area(clipped)
+        keep = (area > 0) & (area >= self.min_visible * _area(boxes))
         cropped = tv_tensors.BoundingBoxes(clipped[keep], format="XYXY", canvas_size=self.size)
         return image, {**target, "boxes": cropped, "labels": target["labels"][keep]}
 

@@ -99,7 +99,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        reason = str(error).splitlines()[0][:120]
+        reason = f"{type(error).__name__} {str(error).partition(chr(10))[0][:120]}"
         raise ModelFileError(f"{path}: expected a checkpoint of retina_edge, torch cannot read it: {reason}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelFileError(

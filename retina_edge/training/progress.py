@@ -32,7 +32,9 @@ class TrainingProgress:
         parts.append(f"{losses['images_per_second']:.1f} images/s")
         if result:
             parts += [f"{name} {result.metrics[name]:.4f}" for name in ("AP", "AP50", "AP75")]
-        self._console.print(f"epoch {epoch + 1}/{self._options.epochs}  {'  '.join(parts)}", highlight=False)
+        self._console.print(
+            f"epoch {epoch + 1}/{self._options.epochs}  {'  '.join(parts)}", highlight=False, soft_wrap=True
+        )
 
     def __enter__(self) -> TrainingProgress:
         self._progress.start()

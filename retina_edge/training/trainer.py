@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -110,15 +111,15 @@ class Trainer:
         """
         result = None
         log = TrainingLog(self.output, self.step) if self.group.is_main else None
-        with stop_on_signal() as stop:
+        with contextlib.closing(log) if log else contextlib.nullcontext(), stop_on_signal() as stop:
             while self.step < self.total_steps:
                 epoch, batch = divmod(self.step, self.sampler.batches)
                 losses = self.train_one_epoch(epoch, batch, stop)
                 if self.group.is_main:
                     result = self._finish_epoch(epoch, losses, log)
                 self.group.wait()
-        if log:
-            log.close()
+                if any(self.group.any_of(stop.asked)):
+                    raise KeyboardInterrupt
         return result
 
     def train_one_epoch(self, epoch: int, first_batch: int, stop: StopRequest) -> dict[str, float]:
@@ -129,6 +130,7 @@ class Trainer:
         started = time.perf_counter()
         for batch, (images, targets) in enumerate(self.loader, first_batch):
             losses = self.train_step(images, targets)
+            self.on_step(epoch, batch + 1, self.sampler.batches, losses)
             finite = all(math.isfinite(value) for value in losses.values())
             not_finite, stopping = self.group.any_of(not finite, stop.asked)
             if not_finite:
@@ -139,8 +141,8 @@ class Trainer:
                 )
             self.step += 1
             sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
-            self.on_step(epoch, batch + 1, self.sampler.batches, losses)
-            if stopping:
+            # After the last batch the epoch is finished in order, its evaluation included.
+            if stopping and batch + 1 < self.sampler.batches:
                 if self.group.is_main:
                     self.save_last()
                 raise KeyboardInterrupt

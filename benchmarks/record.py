@@ -1,0 +1,72 @@
+"""How a measurement is taken and kept: interleaved runs, medians, and beside them machine and versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("numpy", "opencv-python", "onnxruntime", "torch", "torchvision", "retina-edge")
+
+
+def interleaved(candidates: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2) -> dict[str, float]:
+    """Median milliseconds of each candidate, run in turn so that a drifting machine touches all alike.
+
+    Args:
+        candidates: functions without arguments.
+        rounds: counted runs of each.
+        warmup: runs of each before them.
+    """
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(warmup + rounds):
+        for name, candidate in candidates.items():
+            start = perf_counter()
+            candidate()
+            if number >= warmup:
+                times[name].append(1000 * (perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def save(name: str, command: str, figures: Any) -> Path:
+    """Writes ``benchmarks/results/NAME.json``: the command, the machine, the versions, the figures."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    content = {"command": command, "machine": machine(), "versions": _versions(), "figures": figures}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and system."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,62 @@
+"""``retina-edge evaluate``: COCO average precision of any model on labelled images."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from retina_edge import cli
+from retina_edge.data.coco import load_coco
+from retina_edge.detector import Detector
+from retina_edge.evaluation import Evaluation, evaluate
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the verb."""
+    parser = argparse.ArgumentParser(prog="retina-edge evaluate", description=__doc__)
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="a .pt or .onnx of retina_edge")
+    add("annotations", type=Path, metavar="ANNOTATIONS.json", help="COCO annotations")
+    add("--images", type=Path, required=True, metavar="DIR", help="their images")
+    add("--json", type=Path, metavar="RESULT.json", help="write the metrics there")
+    add("--batch", type=int, default=1, help="images run together")
+    add("--device", default="auto", help="for a .pt: auto, cpu or cuda")
+    add("--skip-invalid", action="store_true", help="leave out boxes without area or outside their image")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    return cli.run(lambda: _evaluate(args))
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    dataset = load_coco(args.annotations, args.images, skip_invalid=args.skip_invalid)
+    console = Console()
+    with Detector.load(args.model, device=args.device) as detector, Progress(console=console, transient=True) as bar:
+        task = bar.add_task(args.model.name, total=len(dataset))
+        result = evaluate(detector, dataset, batch=args.batch, on_image=lambda: bar.advance(task))
+    _print(console, args.model, result)
+    if args.json:
+        args.json.write_text(result.to_json() + "\n", encoding="utf-8")
+    return 0
+
+
+def _print(console: Console, model: Path, result: Evaluation) -> None:
+    table = Table(title=f"{model.name}: {result.images} images, {result.detections} detections")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in result.metrics.items():
+        table.add_row(name, f"{value:.4f}")
+    for name, value in result.per_class.items():
+        table.add_row(f"AP {name}", f"{value:.4f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,45 @@
+"""Small models for tests: quick to run, and lively enough that boxes come out."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from engines.contract import DetectorContract
+from retina_edge.model import ModelConfig, RetinaNet
+from retina_edge.model.config import octave_sizes
+
+TINY = ModelConfig(
+    num_classes=1,
+    backbone="resnet18",
+    backbone_levels=(3,),
+    fpn_channels=32,
+    head_depth=1,
+    head_norm="group",
+    anchor_sizes=octave_sizes((32, 64, 128)),
+)
+
+
+def lively(model: RetinaNet, seed: int = 0) -> RetinaNet:
+    """Random weights and statistics so scaled that scores spread over 0 to 1, instead of the prior's 0.01."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.8, 1.2, generator=generator)  # type: ignore[union-attr]
+    with torch.no_grad():
+        model.head.classification_head.cls_logits.bias.normal_(-2, 1, generator=generator)
+        model.head.regression_head.bbox_reg.bias.normal_(0, 0.2, generator=generator)
+    return model.eval()
+
+
+def contract_of(model: RetinaNet, input_size: tuple[int, int] = (128, 160)) -> DetectorContract:
+    """A contract with classes named c0, c1, ... and COCO-like gaps in the category ids."""
+    count = model.config.num_classes
+    return DetectorContract(
+        architecture="tiny",
+        input_size=input_size,
+        class_names=tuple(f"c{n}" for n in range(count)) if count > 1 else ("tree",),
+        category_ids=tuple(2 * n + 1 for n in range(count)),
+        levels=model.pyramid(input_size),
+    )

@@ -1,0 +1,142 @@
+"""COCO metrics: against pycocotools, which we did not write and do not use."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from engines.contract import DetectorContract, PyramidLevel
+from engines.errors import DataError
+from engines.letterbox import Letterbox
+from engines.plugins.reference import RawDetections
+from retina_edge import Detector, cli
+from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.evaluate import main
+from retina_edge.evaluation import METRICS, evaluate, measure
+from retina_edge.model import RetinaNet
+from retina_edge.model.checkpoint import Checkpoint
+from tests.models import TINY, contract_of, lively
+
+# Both compute in double precision; only the order of summation differs.
+SAME = 1e-9
+
+
+@pytest.fixture
+def dataset(treecrowns: Path) -> CocoDataset:
+    return load_coco(treecrowns / "val.json", treecrowns / "images")
+
+
+def noisy_results(dataset: CocoDataset, seed: int) -> list[dict[str, Any]]:
+    """The true boxes moved, some left out, and wrong ones among them."""
+    generator = np.random.default_rng(seed)
+    results = []
+    for image in dataset.images:
+        moved = image.boxes + generator.normal(0, 4, image.boxes.shape)
+        wrong = generator.uniform(0, 400, (8, 4))
+        wrong[:, 2:] = wrong[:, :2] + generator.uniform(5, 120, (8, 2))
+        for box in np.concatenate([moved[generator.random(len(moved)) > 0.2], wrong]):
+            x1, y1, x2, y2 = box.tolist()
+            results.append(
+                {
+                    "image_id": image.id,
+                    "category_id": 1,
+                    "bbox": [x1, y1, max(1.0, x2 - x1), max(1.0, y2 - y1)],
+                    "score": round(float(generator.random()), 2),  # ties
+                }
+            )
+    return results
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_metrics_are_those_of_pycocotools(dataset: CocoDataset, seed: int) -> None:
+    results = noisy_results(dataset, seed)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(dataset.annotations))
+        reference = COCOeval(truth, truth.loadRes([dict(row) for row in results]), "bbox")
+        reference.evaluate()
+        reference.accumulate()
+        reference.summarize()
+    ours = measure(dataset, results)
+    assert 0.05 < ours.metrics["AP"] < 0.9
+    for name, expected in zip(METRICS, reference.stats, strict=True):
+        assert ours.metrics[name] == pytest.approx(expected, abs=SAME)
+    assert ours.per_class == {"tree": pytest.approx(ours.metrics["AP"], abs=SAME)}
+
+
+def test_perfect_and_empty_results(dataset: CocoDataset) -> None:
+    perfect = [
+        {"image_id": image.id, "category_id": 1, "bbox": [*box[:2], box[2] - box[0], box[3] - box[1]], "score": 1.0}
+        for image in dataset.images
+        for box in image.boxes.tolist()
+    ]
+    assert measure(dataset, perfect).metrics["AP"] == pytest.approx(1.0)
+    nothing = measure(dataset, [])
+    assert nothing.metrics["AP"] == 0
+    assert nothing.detections == 0
+
+
+class Oracle:
+    """An executor that knows the answers, to check labels, batches and box frames on the way to the metrics."""
+
+    batch: int | None = None
+
+    def __init__(self, answers: list[npt.NDArray[np.float32]], names: tuple[str, ...], label: int) -> None:
+        level = PyramidLevel((12, 12), (32, 32), (32.0,), (1.0,))
+        ids = tuple(range(100, 100 + len(names)))
+        self.contract = DetectorContract("oracle", (384, 384), names, ids, (level,))
+        self.answers, self.label = answers, label
+
+    def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
+        size = len(images)
+        answers, self.answers = self.answers[:size], self.answers[size:]
+        boxes = np.zeros((size, 300, 4), np.float32)
+        counts = np.array([len(answer) for answer in answers], np.int32)
+        for row, answer in zip(boxes, answers, strict=True):
+            row[: len(answer)] = answer
+        return RawDetections(
+            counts, boxes, np.ones((size, 300), np.float32), np.full((size, 300), self.label, np.int32)
+        )
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_classes_are_matched_by_name(dataset: CocoDataset, batch: int) -> None:
+    # The network's input is smaller than the tiles, which are not all of one size.
+    answers = [Letterbox.fit(image.size, (384, 384)).to_input(image.boxes) for image in dataset.images]
+    seen: list[None] = []
+    result = evaluate(
+        Detector(Oracle(answers, ("bush", "tree"), 1)), dataset, batch=batch, on_image=lambda: seen.append(None)
+    )
+    assert result.metrics["AP"] == pytest.approx(1.0)
+    assert result.images == len(seen) == 16
+    ignored = evaluate(Detector(Oracle(answers, ("bush", "tree"), 0)), dataset)
+    assert ignored.metrics["AP"] == 0
+    with pytest.raises(DataError, match="no category is a class of the model: expected some of bush, got tree"):
+        evaluate(Detector(Oracle(answers, ("bush",), 0)), dataset)
+
+
+def test_verb_writes_json(tmp_path: Path, treecrowns: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = lively(RetinaNet(TINY))
+    Checkpoint(contract_of(model), TINY, model.state_dict()).save(tmp_path / "model.pt")
+    images = ["--images", str(treecrowns / "images")]
+    result = tmp_path / "result.json"
+    assert main([str(tmp_path / "model.pt"), str(treecrowns / "val.json"), *images, "--json", str(result)]) == 0
+    values = json.loads(result.read_text())
+    assert set(values["metrics"]) == set(METRICS)
+    assert values["images"] == 16
+    assert values["metrics"]["APl"] is not None
+    assert "AP50" in capsys.readouterr().out
+    assert main([str(tmp_path / "none.pt"), str(treecrowns / "val.json"), *images]) == 1
+    assert "found no file" in capsys.readouterr().err
+    assert cli.INTERRUPTED == 130

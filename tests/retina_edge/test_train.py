@@ -1,0 +1,116 @@
+"""The verb ``train`` as users run it: in a process of its own, under torchrun, interrupted from outside."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from retina_edge.model.checkpoint import load_checkpoint
+from retina_edge.train import main
+
+SMALL = (
+    "--backbone resnet18 --backbone-levels 3 --backbone-norm frozen --fpn-channels 32 --head-depth 1 "
+    "--head-norm group --anchors 32 64 128 --input 96x128 --lr 0.002 --warmup 2 --amp off --seed 3"
+).split()
+# Two processes average gradients where one sums over a batch: the same numbers, added in another order. Weights are
+# about 0.01 to 1; SGD moves them by 1e-4 or more in these steps.
+SAME_WEIGHTS = 2e-6
+
+
+def arguments(tiny_coco: Path, treecrowns: Path, output: Path, *more: str) -> list[str]:
+    images = str(treecrowns / "images")
+    return [str(tiny_coco), "--images", images, "--val", str(tiny_coco), "-o", str(output), *SMALL, *more]
+
+
+def test_two_processes_compute_what_one_does(tiny_coco: Path, treecrowns: Path, tmp_path: Path) -> None:
+    run = "--epochs 2 --epoch-samples 8 --workers 0 --ema 0.9".split()
+    one = arguments(tiny_coco, treecrowns, tmp_path / "one.pt", *run, "--batch", "2")
+    assert main(one) == 0
+    two = arguments(tiny_coco, treecrowns, tmp_path / "two.pt", *run, "--batch", "1")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*torchrun, "-m", "retina_edge.train", *two], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("epoch 2/2") == 1  # one process speaks
+    states = [load_checkpoint(tmp_path / name).training for name in ("one.last.pt", "two.last.pt")]
+    assert states[0] is not None
+    assert states[1] is not None
+    assert states[0]["step"] == states[1]["step"] == 8
+    for name, value in states[0]["model"].items():
+        torch.testing.assert_close(states[1]["model"][name], value, atol=SAME_WEIGHTS, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_from_outside_saves_and_exits_130(
+    tiny_coco: Path, treecrowns: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    output = tmp_path / "model.pt"
+    command = [sys.executable, "-m", "retina_edge.train"]
+    run = "--epochs 500 --epoch-samples 4 --batch 2 --workers 1".split()
+    process = subprocess.Popen(
+        [*command, *arguments(tiny_coco, treecrowns, output, *run)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "model.last.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        # As a terminal does: the loader's workers get the signal too.
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    state = load_checkpoint(tmp_path / "model.last.pt").training
+    assert state is not None
+    assert state["step"] >= 2
+    rows = list(csv.DictReader((tmp_path / "model.csv").read_text().splitlines()))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, len(rows) + 1))
+
+
+def test_verb_end_to_end(tiny_coco: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = arguments(tiny_coco, treecrowns, tmp_path / "a.pt", *"--epochs 1 --batch 2 --workers 0".split())
+    assert main([*first, "--half-weights"]) == 0
+    said = capsys.readouterr().err
+    assert "epoch 1/1" in said
+    assert "AP50" in said
+    assert (tmp_path / "a.tensorboard").is_dir()
+    again = arguments(tiny_coco, treecrowns, tmp_path / "b.pt", *"--epochs 1 --batch 2 --workers 0".split())
+    assert main([*again, "--init", str(tmp_path / "a.pt"), "--head-depth", "2"]) == 0
+    assert "keep their fresh values" in capsys.readouterr().err
+    assert main([*first, "--resume", "--half-weights"]) == 0  # nothing left to do
+    assert "resuming a.last.pt after step 2 of 2" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / "a.pt").training is None
+
+
+def test_errors_are_one_line(
+    tiny_coco: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = arguments(tiny_coco, treecrowns, tmp_path / "c.pt", "--workers", "0")
+    assert main([*good, "--resume"]) == 1
+    assert "nothing to resume" in capsys.readouterr().err
+    assert main([*good, "--init", str(tmp_path / "none.pt")]) == 1
+    assert "found no file" in capsys.readouterr().err
+    assert main([str(tmp_path / "none.json"), *good[1:]]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    for wrong, said in (
+        (["--fpn-channels", "33"], "multiple of 32"),
+        (["--anchors", "32"], "expected sizes for 3 levels"),
+        (["--input", "100x100"], "multiples of 32"),
+        (["--epochs", "0"], "epochs: expected at least 1"),
+        (["--device", "cuda"] if not torch.cuda.is_available() else ["--amp", "x"], ""),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main([*good, *wrong])
+        assert stopped.value.code == 2
+        assert said in capsys.readouterr().err
