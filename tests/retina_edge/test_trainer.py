@@ -215,7 +215,7 @@ def test_options_are_checked() -> None:
         ({"workers": -1}, "workers"),
     ):
         with pytest.raises(ValueError, match=said):
-            TrainOptions(**changes)  # type: ignore[arg-type]
+            TrainOptions(**changes)
 
 
 def test_amp_on_a_cpu() -> None:

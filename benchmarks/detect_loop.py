@@ -1,0 +1,122 @@
+"""What everything around the network costs: the whole detect loop on a video against the bare session.
+
+    python -m benchmarks.detect_loop [MODEL.onnx ...]
+
+The loop decodes a video file, detects, draws, encodes an annotated video and writes JSON lines. The bare session
+is ONNX Runtime on one letterboxed frame, again and again, with nothing around it. Both run in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from rich.console import Console
+from rich.table import Table
+from torchvision.models.detection import retinanet_resnet50_fpn
+
+from benchmarks.record import save
+from export.deployable import export_onnx
+from retina_edge import Detector
+from retina_edge.demo import FOREST, FPS, MODEL, Flight
+from retina_edge.model.torchvision_checkpoint import convert
+from retina_edge.streams.image_file import read_image
+from retina_edge.streams.pipeline import Pipeline
+from retina_edge.streams.sinks import JsonlSink, VideoSink
+from retina_edge.streams.sources import VideoSource
+
+FRAMES = 60
+SCORE = 0.4
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="runs of the loop and of the session (default: 5)")
+    rounds = parser.parse_args(argv).rounds
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        video = _record_video(folder / "flight.mp4")
+        models = {"treecrowns (R18, 416x736)": MODEL, "R50 (320x320)": _export_r50(folder / "r50.onnx")}
+        figures = [{"model": title, **_measure(path, video, folder, rounds)} for title, path in models.items()]
+    table = Table("model", "bare session, frames/s", "detect loop, frames/s", "share")
+    for row in figures:
+        table.add_row(row["model"], f"{row['bare_fps']:.2f}", f"{row['loop_fps']:.2f}", f"{row['share']:.3f}")
+    Console().print(table)
+    Console().print(f"written to {save('detect_loop', 'python -m benchmarks.detect_loop', figures).name}")
+    return 0
+
+
+def _record_video(path: Path) -> Path:
+    from retina_edge.detections import Detections
+    from retina_edge.streams.sinks import Result
+
+    flight = Flight(read_image(FOREST), frames=FRAMES)
+    with VideoSink(path, fps=FPS) as sink:
+        for frame in flight:
+            sink.write(Result(frame, Detections.empty((), ()), frame.image))
+    return path
+
+
+def _export_r50(path: Path) -> Path:
+    torch.manual_seed(0)
+    weights = retinanet_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
+    checkpoint = convert(weights, "retinanet_resnet50_fpn", input_size=(320, 320))
+    export_onnx(checkpoint.build_model(), checkpoint.contract, path, batch=1, images=[read_image(FOREST)])
+    return path
+
+
+def _measure(model: Path, video: Path, folder: Path, rounds: int) -> dict[str, Any]:
+    with Detector.load(model) as detector, VideoSource(video) as source:
+        images, _ = detector.preprocess([next(iter(source)).image])
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    _bare(session, images, 5)
+    bare, loop = [], []
+    for _ in range(rounds):
+        bare.append(_bare(session, images, FRAMES))
+        loop.append(_loop(model, video, folder))
+    # Round by round, because the machine's speed drifts between them.
+    share = statistics.median(ours / theirs for ours, theirs in zip(loop, bare, strict=True))
+    return {
+        "bare_fps": round(statistics.median(bare), 2),
+        "loop_fps": round(statistics.median(loop), 2),
+        "share": round(share, 3),
+        "frames": FRAMES,
+        "rounds": rounds,
+    }
+
+
+def _bare(session: onnxruntime.InferenceSession, images: np.ndarray[Any, Any], runs: int) -> float:
+    """Frames a second of the session alone."""
+    start = perf_counter()
+    for _ in range(runs):
+        session.run(None, {"images": images})
+    return runs / (perf_counter() - start)
+
+
+def _loop(model: Path, video: Path, folder: Path) -> float:
+    """Frames a second of the whole loop, from opening the video to closing the files; loading the model is not
+    in it, as it is not in the session's figure."""
+    with Detector.load(model) as detector:
+        pipeline = Pipeline(detector, score=SCORE)
+        start = perf_counter()
+        with (
+            VideoSource(video) as source,
+            VideoSink(folder / "out.mp4", fps=FPS) as annotated,
+            JsonlSink(folder / "out.jsonl") as lines,
+        ):
+            pipeline.run(source, [annotated, lines])
+        seconds = perf_counter() - start
+        assert pipeline.summary().frames == FRAMES
+    return FRAMES / seconds
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
