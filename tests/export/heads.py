@@ -1,0 +1,239 @@
+"""Small pyramids and random heads, and the three implementations of Decode and NMS on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.helper
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import RetinaNet
+from torchvision.ops import boxes as torchvision_boxes
+
+from engines.contract import DetectorContract, PyramidLevel
+from engines.onnx_runtime import OUTPUTS
+from engines.plugins.parameters import pack_parameters
+from engines.plugins.reference import RawDetections, postprocess
+from export.functions import DOMAIN, OPSET, decode_function, head_names, nms_function
+
+Floats = npt.NDArray[np.float32]
+
+# The same float32 operations on the same numbers, but for exp: its last place differs between NumPy, ONNX Runtime
+# and torch, which is 2^-23 of sides up to 3,000 pixels.
+BOX_TOLERANCE = 1e-3
+# Sigmoids computed in different ways, each right to a few units in the last place.
+SCORE_TOLERANCE = 5e-7
+
+INPUT_SIZE = (160, 224)
+
+
+class Heads(NamedTuple):
+    """Raw heads: float32 [N, A * C, h, w] and [N, A * 4, h, w] of each level."""
+
+    cls_logits: list[Floats]
+    box_deltas: list[Floats]
+
+    def image(self, n: int) -> Heads:
+        """A batch of the one image."""
+        return Heads([x[n : n + 1] for x in self.cls_logits], [x[n : n + 1] for x in self.box_deltas])
+
+
+def make_contract(
+    *,
+    num_classes: int = 3,
+    num_levels: int = 3,
+    top_k: int = 50,
+    max_detections: int = 40,
+    score_threshold: float = 0.05,
+    iou_threshold: float = 0.5,
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+) -> DetectorContract:
+    """A pyramid from stride 16 on; coarse levels get odd strides, as in torchvision."""
+    height, width = INPUT_SIZE
+    levels = []
+    for i in range(num_levels):
+        feature = (-(-height // (16 << i)), -(-width // (16 << i)))
+        stride = (height // feature[0], width // feature[1])
+        sizes = (float(24 << i), float(36 << i))
+        levels.append(PyramidLevel(feature, stride, sizes, ratios))
+    return DetectorContract(
+        architecture="heads",
+        input_size=INPUT_SIZE,
+        class_names=tuple(f"c{n}" for n in range(num_classes)),
+        category_ids=tuple(range(num_classes)),
+        levels=tuple(levels),
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        top_k=top_k,
+        max_detections=max_detections,
+    )
+
+
+def random_heads(
+    contract: DetectorContract, *, seed: int, batch: int = 2, low: float = -8.0, high: float = 3.0
+) -> Heads:
+    """Heads with logits evenly spread from ``low`` to ``high`` in random order: no two alike.
+
+    They are so far apart that their float32 sigmoids differ too, by which torchvision sorts.
+    """
+    rng = np.random.default_rng(seed)
+    cls_logits, box_deltas = [], []
+    sizes = [level.feature_size for level in contract.levels]
+    anchors, classes = contract.num_anchors, contract.num_classes
+    counts = [anchors * classes * height * width for height, width in sizes]
+    images = [rng.permutation(np.linspace(low, high, sum(counts))) for _ in range(batch)]
+    logits = np.array(images, np.float32)
+    ends = np.cumsum(counts)
+    for count, end, (height, width) in zip(counts, ends, sizes, strict=True):
+        shape = (batch, anchors * classes, height, width)
+        cls_logits.append(logits[:, end - count : end].reshape(shape).copy())
+        deltas = rng.normal(0, 0.5, (batch, anchors * 4, height, width))
+        box_deltas.append(deltas.astype(np.float32))
+    return Heads(cls_logits, box_deltas)
+
+
+def tied(heads: Heads, step: float = 0.5) -> Heads:
+    """The same with logits rounded to a coarse grid, zeros of both signs included."""
+    return Heads([np.round(level / step).astype(np.float32) * np.float32(step) for level in heads[0]], heads[1])
+
+
+def untied(heads: Heads) -> Heads:
+    """The same with equal logits moved apart in the order of the specification: level, then flat index.
+
+    Rank ``r`` of the total order becomes a logit that falls evenly with ``r``, so an implementation whose order
+    of equal logits is another (torchvision's) or undefined (its top-k's) must come to the same detections.
+    """
+    flat = np.concatenate([level.reshape(len(level), -1) for level in heads.cls_logits], axis=1)
+    order = np.argsort(-flat, axis=1, kind="stable")
+    rank = np.argsort(order, axis=1)
+    spread = (3 - 11 * rank / flat.shape[1]).astype(np.float32)
+    ends = np.cumsum([level[0].size for level in heads.cls_logits])
+    levels = [spread[:, end - level[0].size : end] for level, end in zip(heads.cls_logits, ends, strict=True)]
+    logits = [new.reshape(old.shape) for new, old in zip(levels, heads.cls_logits, strict=True)]
+    return Heads(logits, heads.box_deltas)
+
+
+def specification(contract: DetectorContract, heads: Heads) -> RawDetections:
+    """``engines.plugins.reference``."""
+    return postprocess(
+        heads.cls_logits,
+        heads.box_deltas,
+        pack_parameters(contract),
+        num_classes=contract.num_classes,
+        top_k=contract.top_k,
+        max_detections=contract.max_detections,
+    )
+
+
+def functions_session(
+    contract: DetectorContract, *, batch: int | str = "N", head_type: int = onnx.TensorProto.FLOAT
+) -> onnxruntime.InferenceSession:
+    """An ONNX of the nodes Decode and NMS alone; the heads and the parameters are its inputs."""
+    names = head_names(len(contract.levels))
+    rows = [contract.num_classes] * len(contract.levels) + [4] * len(contract.levels)
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, head_type, [batch, contract.num_anchors * row, *level.feature_size])
+        for name, row, level in zip(names, rows, contract.levels * 2, strict=True)
+    ]
+    length = len(pack_parameters(contract))
+    inputs.append(onnx.helper.make_tensor_value_info("parameters", onnx.TensorProto.FLOAT, [length]))
+    middle = ["candidate_logits", "candidate_boxes", "candidate_labels"]
+    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in (*OUTPUTS, *middle)]
+    nodes = [
+        onnx.helper.make_node("Decode", [*names, "parameters"], middle, domain=DOMAIN),
+        onnx.helper.make_node("NMS", [*middle, "parameters"], OUTPUTS, domain=DOMAIN),
+    ]
+    graph = onnx.helper.make_graph(nodes, "heads", inputs, outputs)
+    opsets = [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(DOMAIN, 1)]
+    functions = [decode_function(contract), nms_function(contract)]
+    model = onnx.helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=10)
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def run_functions(session: onnxruntime.InferenceSession, contract: DetectorContract, heads: Heads) -> RawDetections:
+    """Detections from a session of ``functions_session``."""
+    return RawDetections(*session.run(OUTPUTS, feeds(contract, heads)))
+
+
+def feeds(contract: DetectorContract, heads: Heads) -> dict[str, npt.NDArray[np.floating]]:
+    """Inputs of ``functions_session``."""
+    names = head_names(len(contract.levels))
+    tensors = [*heads.cls_logits, *heads.box_deltas]
+    return {**dict(zip(names, tensors, strict=True)), "parameters": pack_parameters(contract)}
+
+
+def torchvision_anchors(contract: DetectorContract) -> list[Tensor]:
+    """Anchors of each level by torchvision's generator: float [h * w * A, 4], xyxy, input pixels."""
+    sizes = tuple(level.anchor_sizes for level in contract.levels)
+    ratios = tuple(level.aspect_ratios for level in contract.levels)
+    maps = [torch.zeros(1, 1, *level.feature_size) for level in contract.levels]
+    images = ImageList(torch.zeros(1, 3, *contract.input_size), [contract.input_size])
+    anchors: Tensor = AnchorGenerator(sizes, ratios)(images, maps)[0]
+    return list(torch.split(anchors, [m[0, 0].numel() * contract.num_anchors for m in maps]))
+
+
+def torchvision_detections(
+    contract: DetectorContract, heads: Heads, monkeypatch: pytest.MonkeyPatch
+) -> list[dict[str, Tensor]]:
+    """torchvision's own post-processing: boxes, scores and labels of each image.
+
+    Below 1,000 candidates torchvision keeps classes apart by moving them 100s of pixels, which rounds the boxes;
+    above, by suppressing each class by itself, as we always do. Here it does the latter always.
+    """
+    monkeypatch.setattr(torchvision_boxes, "_batched_nms_coordinate_trick", torchvision_boxes._batched_nms_vanilla)
+    settings = SimpleNamespace(
+        score_thresh=contract.score_threshold,
+        nms_thresh=contract.iou_threshold,
+        topk_candidates=contract.top_k,
+        detections_per_img=contract.max_detections,
+        box_coder=RetinaNet.__annotations__["box_coder"](weights=(1.0, 1.0, 1.0, 1.0)),
+    )
+    batch = len(heads.cls_logits[0])
+    outputs = {
+        "cls_logits": [_rows(level, contract.num_classes) for level in heads.cls_logits],
+        "bbox_regression": [_rows(level, 4) for level in heads.box_deltas],
+    }
+    anchors = [torchvision_anchors(contract)] * batch
+    sizes = [contract.input_size] * batch
+    detections: list[dict[str, Tensor]] = RetinaNet.postprocess_detections(settings, outputs, anchors, sizes)
+    return detections
+
+
+def _rows(head: Floats, columns: int) -> Tensor:
+    """[N, A * columns, h, w] to torchvision's [N, h * w * A, columns]."""
+    batch, _, height, width = head.shape
+    rows = torch.from_numpy(head).view(batch, -1, columns, height, width).permute(0, 3, 4, 1, 2)
+    return rows.reshape(batch, -1, columns)
+
+
+def assert_equal_detections(found: RawDetections, expected: RawDetections) -> None:
+    """Counts and labels exactly, boxes and scores within the tolerances; rows past the count are zero."""
+    np.testing.assert_array_equal(found.num_detections, expected.num_detections)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.boxes, expected.boxes, rtol=0, atol=BOX_TOLERANCE)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=SCORE_TOLERANCE)
+    for a, b in zip(found, expected, strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+    for n, count in enumerate(found.num_detections):
+        assert not found.boxes[n, count:].any()
+        assert not found.scores[n, count:].any()
+        assert not found.labels[n, count:].any()
+
+
+def assert_torchvision_agrees(found: RawDetections, expected: Sequence[dict[str, Tensor]]) -> None:
+    """The same against torchvision's list."""
+    assert len(found.num_detections) == len(expected)
+    for n, image in enumerate(expected):
+        count = found.num_detections[n]
+        np.testing.assert_array_equal(found.labels[n, :count], image["labels"].numpy())
+        np.testing.assert_allclose(found.boxes[n, :count], image["boxes"].numpy(), rtol=0, atol=BOX_TOLERANCE)
+        np.testing.assert_allclose(found.scores[n, :count], image["scores"].numpy(), rtol=0, atol=SCORE_TOLERANCE)

@@ -1,0 +1,217 @@
+"""Decode and NMS three times, over many seeds: the NumPy specification, the ONNX functions, and torchvision."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnx
+import onnx.defs
+import pytest
+
+from engines.contract import DetectorContract
+from engines.plugins.parameters import pack_parameters, unpack_parameters
+from engines.plugins.reference import decode
+from export.functions import decode_function, nms_function, num_candidates
+from tests.export.heads import (
+    BOX_TOLERANCE,
+    SCORE_TOLERANCE,
+    Heads,
+    assert_equal_detections,
+    assert_torchvision_agrees,
+    feeds,
+    functions_session,
+    make_contract,
+    random_heads,
+    run_functions,
+    specification,
+    tied,
+    torchvision_detections,
+    untied,
+)
+
+SEEDS = 6
+CONTRACTS = {
+    "usual": make_contract(),
+    "one class": make_contract(num_classes=1),
+    "91 classes": make_contract(num_classes=91, top_k=200, max_detections=100),
+    "two levels": make_contract(num_levels=2),
+    "six levels": make_contract(num_levels=6),
+    "one anchor": make_contract(ratios=(1.0,)),
+    "top_k of one": make_contract(top_k=1),
+    "top_k above every level": make_contract(num_classes=1, num_levels=2, top_k=5000, max_detections=300),
+    "room for more than all": make_contract(num_classes=1, top_k=20, max_detections=500),
+    "one detection": make_contract(max_detections=1),
+    "everything passes": make_contract(score_threshold=0.0, top_k=400),
+    "nearly nothing passes": make_contract(score_threshold=0.9525),
+    "every overlap suppresses": make_contract(iou_threshold=0.0),
+    "no overlap suppresses": make_contract(iou_threshold=1.0),
+}
+
+
+@pytest.fixture(params=list(CONTRACTS.values()), ids=list(CONTRACTS))
+def contract(request: pytest.FixtureRequest) -> DetectorContract:
+    chosen: DetectorContract = request.param
+    return chosen
+
+
+def test_all_three_agree(contract: DetectorContract, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = functions_session(contract)
+    for seed in range(SEEDS):
+        heads = random_heads(contract, seed=seed)
+        expected = specification(contract, heads)
+        assert expected.num_detections.any()
+        assert_equal_detections(run_functions(session, contract, heads), expected)
+        assert_torchvision_agrees(expected, torchvision_detections(contract, heads, monkeypatch))
+
+
+def test_all_three_agree_on_ties(contract: DetectorContract, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision leaves the order of equal scores open, so it gets them with the ties broken our way."""
+    session = functions_session(contract)
+    # The ties are broken over all logits, so all have to pass.
+    all_pass = dataclasses.replace(contract, score_threshold=0.0)
+    for seed in range(SEEDS):
+        heads = tied(random_heads(contract, seed=seed))
+        assert any(np.signbit(level[level == 0]).any() for level in heads.cls_logits), "no -0.0"
+        assert_equal_detections(run_functions(session, contract, heads), specification(contract, heads))
+        expected = specification(all_pass, heads)
+        assert_equal_detections(run_functions(session, all_pass, heads), expected)
+        broken = torchvision_detections(all_pass, untied(heads), monkeypatch)
+        for n, image in enumerate(broken):
+            assert expected.num_detections[n] == len(image["labels"])
+            np.testing.assert_array_equal(expected.labels[n, : len(image["labels"])], image["labels"])
+            np.testing.assert_allclose(
+                expected.boxes[n, : len(image["labels"])], image["boxes"], rtol=0, atol=BOX_TOLERANCE
+            )
+
+
+def test_nan_logits_never_pass(contract: DetectorContract, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = functions_session(contract)
+    heads = random_heads(contract, seed=0)
+    rng = np.random.default_rng(1)
+    for level in heads.cls_logits:
+        level[rng.random(level.shape) < 0.3] = np.nan
+    expected = specification(contract, heads)
+    assert np.isfinite(expected.scores).all()
+    assert_equal_detections(run_functions(session, contract, heads), expected)
+    assert_torchvision_agrees(expected, torchvision_detections(contract, heads, monkeypatch))
+
+
+def test_only_nan_is_nothing(contract: DetectorContract) -> None:
+    heads = random_heads(contract, seed=0)
+    for level in heads.cls_logits:
+        level.fill(np.nan)
+    found = run_functions(functions_session(contract), contract, heads)
+    assert_equal_detections(found, specification(contract, heads))
+    assert not found.num_detections.any()
+
+
+def test_infinite_logits(contract: DetectorContract) -> None:
+    heads = random_heads(contract, seed=2)
+    heads.cls_logits[0].reshape(-1)[::7] = np.inf
+    heads.cls_logits[0].reshape(-1)[1::7] = -np.inf
+    found = run_functions(functions_session(contract), contract, heads)
+    assert_equal_detections(found, specification(contract, heads))
+    assert (found.scores[:, 0] >= 1 - SCORE_TOLERANCE).all()
+
+
+@pytest.mark.parametrize("empty", [(0,), (1,), (0, 1)])
+def test_images_without_detections(empty: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    contract = make_contract()
+    heads = random_heads(contract, seed=3)
+    for level in heads.cls_logits:
+        level[list(empty)] = -20
+    found = run_functions(functions_session(contract), contract, heads)
+    assert_equal_detections(found, specification(contract, heads))
+    assert_torchvision_agrees(found, torchvision_detections(contract, heads, monkeypatch))
+    assert [n for n in range(2) if found.num_detections[n] == 0] == list(empty)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_fixed_batch_is_the_same(batch: int) -> None:
+    contract = make_contract()
+    heads = random_heads(contract, seed=4, batch=batch)
+    found = run_functions(functions_session(contract, batch=batch), contract, heads)
+    assert_equal_detections(found, specification(contract, heads))
+
+
+def test_a_batch_is_its_images() -> None:
+    contract = make_contract()
+    session = functions_session(contract)
+    heads = random_heads(contract, seed=5, batch=4)
+    together = run_functions(session, contract, heads)
+    for n in range(4):
+        alone = run_functions(session, contract, heads.image(n))
+        for whole, one in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(whole[n : n + 1], one)
+
+
+def test_half_precision_heads() -> None:
+    contract = make_contract()
+    heads = random_heads(contract, seed=6)
+    half = Heads(*([level.astype(np.float16) for level in head] for head in heads))  # type: ignore[arg-type]
+    session = functions_session(contract, head_type=onnx.TensorProto.FLOAT16)
+    rounded = Heads(*([level.astype(np.float32) for level in head] for head in half))
+    assert_equal_detections(run_functions(session, contract, half), specification(contract, rounded))
+
+
+def test_parameters_are_read_not_built_in() -> None:
+    """One session, and another threshold, overlap, stride and anchor each time."""
+    contract = make_contract()
+    session = functions_session(contract)
+    heads = random_heads(contract, seed=7)
+    other_levels = [
+        dataclasses.replace(
+            level,
+            stride=(level.stride[0] + 3, level.stride[1] - 2),
+            anchor_sizes=tuple(size + 5 for size in level.anchor_sizes),
+        )
+        for level in contract.levels
+    ]
+    for change in (
+        {"score_threshold": 0.95},
+        {"iou_threshold": 0.2},
+        {"levels": tuple(other_levels)},
+        {"input_size": (128, 192)},
+    ):
+        changed = dataclasses.replace(contract, **change)
+        expected = specification(changed, heads)
+        assert_equal_detections(run_functions(session, changed, heads), expected)
+        assert not np.array_equal(expected.boxes, specification(contract, heads).boxes)
+
+
+def test_candidates_are_those_of_the_specification(contract: DetectorContract) -> None:
+    """Decode alone: level after level, each sorted, minus infinity where fewer pass."""
+    heads = tied(random_heads(contract, seed=8, batch=1))
+    names = ["candidate_logits", "candidate_boxes", "candidate_labels"]
+    logits, boxes, labels = (output[0] for output in functions_session(contract).run(names, feeds(contract, heads)))
+    assert len(logits) == num_candidates(contract)
+    candidates = decode(
+        [level[0] for level in heads.cls_logits],
+        [level[0] for level in heads.box_deltas],
+        unpack_parameters(pack_parameters(contract), len(contract.levels)),
+        num_classes=contract.num_classes,
+        top_k=contract.top_k,
+    )
+    order = np.argsort(-logits, kind="stable")[: len(candidates.logits)]
+    np.testing.assert_array_equal(logits[order], candidates.logits)
+    np.testing.assert_array_equal(labels[order], candidates.labels)
+    np.testing.assert_allclose(boxes[order], candidates.boxes, rtol=0, atol=BOX_TOLERANCE)
+    assert np.isneginf(np.delete(logits, order)).all()
+
+
+def test_the_functions_use_standard_operators_only(contract: DetectorContract) -> None:
+    for function in (decode_function(contract), nms_function(contract)):
+        onnx.checker.check_function(function)
+        assert {(opset.domain, opset.version) for opset in function.opset_import} == {("", 18)}
+        for node in function.node:
+            assert node.domain == ""
+            assert onnx.defs.has(node.op_type, max_inclusive_version=18)
+
+
+def test_every_node_of_the_functions_is_used(contract: DetectorContract) -> None:
+    """ONNX Runtime would run the others all the same."""
+    for function in (decode_function(contract), nms_function(contract)):
+        used = {name for node in function.node for name in node.input} | set(function.output)
+        for node in function.node:
+            assert used.intersection(node.output), node.op_type
