@@ -20,6 +20,7 @@ _JPEG_END = b"\xff\xd9"
 _JPEG_SCAN = 0xDA
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND"
+_PNG_END_BYTES = 8  # with its checksum
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
@@ -52,7 +53,8 @@ def _ends_early(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end. OpenCV before 5 decodes such a JPEG, with grey for the rest, and
     libpng writes to stderr; other formats are refused by their decoders."""
     if data.startswith(_PNG_START):
-        return data.rfind(_PNG_END) < 0
+        end = data.rfind(_PNG_END)
+        return end < 0 or end + _PNG_END_BYTES > len(data)
     if not data.startswith(_JPEG_START):
         return False
     # The end marker counts only after the scan's start: a thumbnail in the header has one of its own.

@@ -1,0 +1,118 @@
+"""``Detector``: frames of any size in, boxes in frame pixels out, whatever the executor's batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines.errors import ModelFileError
+from retina_edge import Detections, Detector
+from tests.stand_in import StandIn, contract, detector, patch_frame
+
+SIZES = ((64, 96), (240, 320), (719, 1281), (300, 100), (33, 400))
+CORNERS = ((8, 8), (100, 40), (640, 300), (30, 200), (200, 4))
+SIDE = 24
+# One input pixel of the stand-in, in frame pixels, on each side of the patch.
+COARSE = 13.4
+
+
+def frames() -> list[Any]:
+    return [patch_frame(size, corner, SIDE) for size, corner in zip(SIZES, CORNERS, strict=True)]
+
+
+def check(found: Detections, corner: tuple[int, int]) -> None:
+    assert len(found) == 1
+    expected = [corner[0], corner[1], corner[0] + SIDE, corner[1] + SIDE]
+    assert np.abs(found.boxes[0] - expected).max() <= COARSE
+    assert found.names == ["patch"]
+    assert found.category_ids == (7, 8)
+
+
+def test_one_frame_gives_detections() -> None:
+    for frame, corner in zip(frames(), CORNERS, strict=True):
+        check(detector()(frame), corner)
+
+
+@pytest.mark.parametrize("batch", [None, 1, 2, 4, 8])
+def test_a_list_gives_a_list_in_order_for_any_batch(batch: int | None) -> None:
+    stand_in = StandIn(contract(), batch=batch)
+    results = Detector(stand_in)(frames())
+    assert isinstance(results, list)
+    for found, corner in zip(results, CORNERS, strict=True):
+        check(found, corner)
+    assert {shape[0] for shape in stand_in.calls} == {batch or len(SIZES)}
+    assert len(stand_in.calls) == -(-len(SIZES) // (batch or len(SIZES)))
+
+
+def test_a_batch_equals_single_frames() -> None:
+    together = detector()(frames())
+    for found, frame in zip(together, frames(), strict=True):
+        alone = detector()(frame)
+        assert (found.boxes == alone.boxes).all()
+        assert (found.scores == alone.scores).all()
+
+
+def test_no_frames_and_nothing_found() -> None:
+    assert detector()([]) == []
+    assert len(detector()(np.zeros((50, 50, 3), np.uint8))) == 0
+
+
+def test_missing_frames_of_a_fixed_batch_are_black() -> None:
+    images, letterboxes = detector(batch=4).preprocess(frames()[:1])
+    assert images.shape == (4, 64, 96, 3)
+    assert len(letterboxes) == 1
+    assert images[0].any()
+    assert not images[1:].any()
+
+
+def test_greyscale_and_alpha() -> None:
+    frame = patch_frame((64, 96), (8, 8), SIDE)
+    expected = detector()(frame).boxes
+    assert (detector()(frame[:, :, 0]).boxes == expected).all()
+    assert (detector()(np.dstack([frame, frame[:, :, :1]])).boxes == expected).all()
+
+
+def test_results_are_the_callers_own() -> None:
+    run = detector()
+    first = run(patch_frame((64, 96), (8, 8), SIDE))
+    kept = first.scores.copy()
+    run(np.zeros((64, 96, 3), np.uint8))
+    assert (first.scores == kept).all()
+
+
+@pytest.mark.parametrize(
+    "frame", [np.zeros((4, 4, 3), np.float32), np.zeros(5, np.uint8), [np.zeros((2, 2, 2), np.uint8)]]
+)
+def test_other_arrays_are_refused(frame: Any) -> None:
+    with pytest.raises(ValueError, match="expected a frame"):
+        detector()(frame)
+
+
+def test_a_single_pixel_frame() -> None:
+    found = detector()(np.full((1, 1, 3), 255, np.uint8))
+    assert found.boxes.tolist() == [[0, 0, 1, 1]]
+
+
+def test_leaving_the_block_closes_the_executor() -> None:
+    stand_in = StandIn(contract())
+    with Detector(stand_in) as opened:
+        assert not stand_in.closed
+        assert opened.contract is stand_in.contract
+    assert stand_in.closed
+
+
+@pytest.mark.parametrize("name", ["model.engine", "model", "model.txt"])
+def test_other_endings_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelFileError, match=r"\.pt or \.onnx"):
+        Detector.load(tmp_path / name)
+
+
+def test_missing_and_foreign_onnx_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"none\.onnx: expected an ONNX file"):
+        Detector.load(tmp_path / "none.onnx")
+    (tmp_path / "junk.onnx").write_bytes(b"this is no model")
+    with pytest.raises(ModelFileError, match=r"junk\.onnx: expected a deployable ONNX model"):
+        Detector.load(str(tmp_path / "junk.onnx"))
