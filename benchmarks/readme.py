@@ -1,0 +1,87 @@
+"""Writes the figures of ``benchmarks/results`` into the README's tables, between their marks.
+
+python -m benchmarks.readme
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS
+
+README = Path(__file__).parents[1] / "README.md"
+Record = dict[str, Any]
+
+
+def main() -> int:
+    README.write_text(with_figures(README.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
+
+
+def with_figures(text: str) -> str:
+    """The README with each marked place filled from its result file."""
+    for name, table in TABLES.items():
+        record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        filled = f"<!-- {name} -->\n{table(record)}\n\n{_source(name, record)}\n<!-- /{name} -->"
+        text, count = re.subn(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, new=filled: new, text, flags=re.S)
+        if count != 1:
+            raise ValueError(f"README.md: expected one place marked {name}, found {count}")
+    return text
+
+
+def _source(name: str, record: Record) -> str:
+    machine, versions = record["machine"], record["versions"]
+    packages = ", ".join(f"{package} {versions[package]}" for package in ("onnxruntime", "torch", "torchvision"))
+    return (
+        f"*[{name}.json](benchmarks/results/{name}.json): {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['system']}, {packages}. `{record['command']}`*"
+    )
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _end_to_end(record: Record) -> str:
+    header = ("Model, input", "torchvision eager", "retina_edge on ONNX Runtime", "times as fast")
+    rows = [
+        (
+            f"R50, 91 classes, FP32, {row['input']}×{row['input']}",
+            f"{row['torchvision_ms']:.0f} ms",
+            f"{row['retina_edge_ms']:.0f} ms",
+            f"**{row['ratio']:.2f}**",
+        )
+        for row in record["figures"]
+    ]
+    return _table(header, rows)
+
+
+def _detect_loop(record: Record) -> str:
+    header = ("Model", "bare session", "decode, detect, draw, encode, JSON", "share")
+    rows = [
+        (row["model"], f"{row['bare_fps']:.1f} frames/s", f"{row['loop_fps']:.1f} frames/s", f"**{row['share']:.2f}**")
+        for row in record["figures"]
+    ]
+    return _table(header, rows)
+
+
+def _accuracy(record: Record) -> str:
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+    rows = [(f"`{row['model']}`", *(f"{row['metrics'][name]:.3f}" for name in names)) for row in record["figures"]]
+    return _table(("", *names), rows)
+
+
+TABLES: dict[str, Callable[[Record], str]] = {
+    "end_to_end": _end_to_end,
+    "detect_loop": _detect_loop,
+    "accuracy": _accuracy,
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
