@@ -65,10 +65,10 @@ class RunProgress:
 
 
 def print_summary(console: Console, summary: Summary, outputs: list[str]) -> None:
-    """The table of a run, with what could not be read and the files written.
+    """The table of a run and the files written; on stderr, line by line, what was odd or could not be read.
 
     Args:
-        console: where to.
+        console: where the table goes.
         summary: of the whole run.
         outputs: files and folders written.
     """
@@ -78,10 +78,12 @@ def print_summary(console: Console, summary: Summary, outputs: list[str]) -> Non
     table.add_row("frames a second", f"{summary.fps:.1f} ({summary.seconds:.1f} s in all)")
     stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in summary.stage_ms.items())
     table.add_row("ms a frame, overlapping", stages)
-    for output in outputs:
-        table.add_row("written", Text(output))
-    for warning in summary.warnings:
-        table.add_row("[yellow]warning", Text(warning))
-    for error in summary.errors:
-        table.add_row("[red]error", Text(error))
     console.print(table)
+    # Outside the table, whole lines: names that a table breaks cannot be searched or copied.
+    for output in outputs:
+        console.print(Text(f"written: {output}"), soft_wrap=True)
+    problems = Console(stderr=True)
+    for warning in summary.warnings:
+        problems.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
+    for error in summary.errors:
+        problems.print(Text(f"error: {error}", "red"), soft_wrap=True)

@@ -1,0 +1,208 @@
+"""``detect`` from the shell's side: files in, files and exit codes out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retina_edge import detect
+from retina_edge.detector import Detector
+from tests.media import count_frames, write_picture, write_video
+from tests.stand_in import StandIn, contract
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """``Detector.load`` gives this one, whatever the file."""
+    executor = StandIn(contract())
+    monkeypatch.setattr(Detector, "load", lambda _path: Detector(executor))
+    return executor
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("name", "fps", "size"), [("v.mp4", 25.0, (64, 96)), ("v.avi", 12.5, (62, 94)), ("v.mkv", 29.97, (48, 64))]
+)
+@pytest.mark.parametrize("batch", ["1", "4"])
+@pytest.mark.usefixtures("stand_in")
+def test_a_video_comes_out_frame_for_frame(
+    tmp_path: Path, name: str, fps: float, size: tuple[int, int], batch: str
+) -> None:
+    source = write_video(tmp_path / name, count=21, fps=fps, size=size)
+    saved, found = tmp_path / "out" / "a.mp4", tmp_path / "out" / "a.jsonl"
+    assert detect.main(["m.onnx", str(source), "--save", str(saved), "--json", str(found), "--batch", batch]) == 0
+    count, saved_size, rate = count_frames(saved)
+    assert (count, saved_size) == (21, size)
+    assert rate == pytest.approx(fps, abs=0.01)
+    records = lines(found)
+    assert [record["frame"] for record in records] == list(range(21))
+    assert [record["timestamp"] for record in records] == pytest.approx([i / fps for i in range(21)], abs=2e-3)
+    assert {record["source"] for record in records} == {str(source)}
+    for index, record in enumerate(records):
+        (detection,) = record["detections"]
+        assert (detection["name"], detection["label"]) == ("patch", 0)
+        assert detection["box"] == pytest.approx([2 * index, 24, 2 * index + 16, 40], abs=4)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_folder_with_bad_pictures_is_done_and_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "b.jpg", "c.jpg", "d.webp"):
+        write_picture(folder / name)
+    (folder / "b.jpg").write_bytes(b"this is no picture")
+    (folder / "c.jpg").write_bytes((folder / "c.jpg").read_bytes()[:-99])
+    out = tmp_path / "out"
+    assert detect.main(["m.onnx", str(folder), "--save", str(out), "--json", str(tmp_path / "o.jsonl")]) == 1
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "d.webp"]
+    assert [record["frame"] for record in lines(tmp_path / "o.jsonl")] == [0, 3]
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.partition(": the picture")[0].partition(": expected")[0] for line in errors] == [
+        f"error: {folder / name}" for name in ("b.jpg", "c.jpg")
+    ]
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_whole_pictures_exit_0(treecrowns: Path, tmp_path: Path) -> None:
+    assert detect.main(["m.onnx", str(treecrowns / "images" / "*.jpg"), "--json", str(tmp_path / "o.jsonl")]) == 0
+    assert len(lines(tmp_path / "o.jsonl")) == 16
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_single_bad_picture_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "b.jpg").write_bytes(b"text")
+    assert detect.main(["m.onnx", str(tmp_path / "b.jpg")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert "b.jpg" in captured.err
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_several_sources_of_all_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = write_picture(tmp_path / "p.png")
+    video = write_video(tmp_path / "v.avi", count=5)
+    (tmp_path / "broken.mp4").write_bytes(b"text")
+    out = tmp_path / "out"
+    names = [str(picture), str(tmp_path / "broken.mp4"), str(video)]
+    assert detect.main(["m.onnx", *names, "--save", str(out), "--json", str(tmp_path / "o.jsonl")]) == 1
+    assert sorted(path.name for path in out.iterdir()) == ["p.png", "v.mp4"]
+    assert count_frames(out / "v.mp4")[0] == 5
+    assert [Path(record["source"]).name for record in lines(tmp_path / "o.jsonl")] == ["p.png"] + ["v.avi"] * 5
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'broken.mp4'}: ")
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_max_frames(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", count=30)
+    saved = tmp_path / "o.mp4"
+    assert detect.main(["m.onnx", str(video), "--save", str(saved), "--max-frames", "7"]) == 0
+    assert count_frames(saved)[0] == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["{}/none.mp4"], "no such file"),
+        (["{}/v.mp4", "--score", "0.01"], "its threshold 0.05"),
+        (["{}/v.mp4", "--save", "{}/o.avi"], "ending in .mp4"),
+        (["{}/v.mp4", "--save", "{}/v.mp4"], "would replace the source"),
+        (["{}/v.mp4", "--json", "{}/v.mp4/x.jsonl"], "v.mp4"),
+    ],
+)
+@pytest.mark.usefixtures("stand_in")
+def test_mistakes_are_one_line_and_exit_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    write_video(tmp_path / "v.mp4", count=3)
+    assert detect.main(["m.onnx", *(argument.format(tmp_path) for argument in arguments)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert says in error
+
+
+def test_a_missing_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_picture(tmp_path / "a.png")
+    assert detect.main([str(tmp_path / "none.onnx"), str(tmp_path / "a.png")]) == 1
+    assert "none.onnx" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["m.onnx"], ["m.onnx", "a.png", "--batch", "0"], ["m.onnx", "a.png", "--max-frames", "x"]]
+)
+def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        detect.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: retina-edge detect" in capsys.readouterr().err
+
+
+def test_scores_default_to_the_models_own_where_that_is_higher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strict = StandIn(contract(score_threshold=0.6))
+    monkeypatch.setattr(Detector, "load", lambda _path: Detector(strict))
+    assert detect.main(["m.onnx", str(write_picture(tmp_path / "a.png"))]) == 0
+
+
+def test_an_interrupt_in_the_middle_exits_130_with_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = StandIn(contract(), fail_at=9, error=KeyboardInterrupt())
+    monkeypatch.setattr(Detector, "load", lambda _path: Detector(executor))
+    video = write_video(tmp_path / "v.mp4", count=30)
+    before = threading.active_count()
+    arguments = ["m.onnx", str(video), "--save", str(tmp_path / "o.mp4"), "--json", str(tmp_path / "o.jsonl")]
+    assert detect.main(arguments) == 130
+    assert threading.active_count() == before
+    assert count_frames(tmp_path / "o.mp4")[0] == len(lines(tmp_path / "o.jsonl")) == 9
+    assert executor.closed
+
+
+SLOW_RUN = """
+import sys, time
+sys.path.insert(0, {root!r})
+from tests.stand_in import StandIn, contract
+from retina_edge.detector import Detector
+from retina_edge import detect
+
+class Slow(StandIn):
+    def infer(self, images):
+        time.sleep(0.02)
+        return super().infer(images)
+
+Detector.load = lambda _path: Detector(Slow(contract()))
+sys.exit(detect.main({arguments!r}))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT, which Windows lacks")
+def test_ctrl_c_at_any_moment_ends_the_process(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", count=400)
+    for number, delay in enumerate((0.05, 0.5, 1.0)):
+        folder = tmp_path / str(number)
+        arguments = ["m.onnx", str(video), "--save", str(folder / "o.mp4"), "--json", str(folder / "o.jsonl")]
+        code = SLOW_RUN.format(root=str(ROOT), arguments=arguments)
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 30
+        while not (folder / "o.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 130, errors.decode()
+        assert errors.decode() == "interrupted\n"
+        written = lines(folder / "o.jsonl")
+        assert 0 <= len(written) < 400
+        assert (count_frames(folder / "o.mp4")[0] if written else 0) == len(written)
