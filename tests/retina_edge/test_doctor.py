@@ -1,0 +1,141 @@
+"""The doctor: what is there, what is not, and a way to mend it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from retina_edge import diagnosis, doctor
+from retina_edge.detector import Detector
+from retina_edge.diagnosis import BROKEN, MISSING, OK, Check, Package
+from tests.stand_in import StandIn, contract
+
+WORKS = Check("shipped model", OK, "12 detections in 80 ms", "detection")
+BROKE = Check("shipped model", BROKEN, "reason", "detection", "install again")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the packages that take seconds to import."""
+    names = ("numpy", "opencv-python", "onnxruntime")
+    packages = [package for package in diagnosis._packages() if package.name in names]
+    monkeypatch.setattr(diagnosis, "_packages", lambda: packages)
+
+
+@pytest.mark.parametrize(("check", "code"), [(WORKS, 0), (BROKE, 1)])
+@pytest.mark.usefixtures("quick")
+def test_the_exit_code_says_whether_detection_runs(
+    check: Check, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "check_detection", lambda: check)
+    assert doctor.main([]) == code
+    text = capsys.readouterr().out
+    for word in ("numpy", "onnxruntime", "CPU", "shipped model", check.mend):
+        assert word in text
+    assert ("does not work" in text) is (code == 1)
+
+
+@pytest.mark.usefixtures("quick")
+def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(doctor, "check_detection", lambda: WORKS)
+    assert doctor.main(["--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["detection_works"] is True
+    assert {item["name"]: item["state"] for item in report["installed"]} == {
+        "python": OK,
+        "retina-edge": OK,
+        "numpy": OK,
+        "opencv-python": OK,
+        "onnxruntime": OK,
+    }
+    assert report["devices"][0]["name"] == "CPU"
+
+
+def test_the_base_packages_are_all_there_with_details() -> None:
+    checks = {check.name: check for check in map(diagnosis._check_package, diagnosis._packages()[:3])}
+    assert "FFMPEG" in checks["opencv-python"].found
+    assert "CPU" in checks["onnxruntime"].found
+
+
+def check_of(module: str, attribute: str = "Builder") -> Check:
+    return diagnosis._check_package(Package("some-package", module, "engines", "pip install it", attribute))
+
+
+def test_a_missing_package_says_how_to_get_it() -> None:
+    check = check_of("no_such_module_at_all")
+    assert (check.state, check.purpose, check.mend) == (MISSING, "engines", "pip install it")
+
+
+def test_type_stubs_alone_are_not_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As tensorrt-stubs installs itself: a folder of .pyi files, which imports as an empty namespace package.
+    (tmp_path / "stub_only").mkdir()
+    (tmp_path / "stub_only" / "__init__.pyi").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    check = check_of("stub_only")
+    assert (check.state, check.found) == (MISSING, "type stubs or left-over files only")
+
+
+@pytest.mark.parametrize("error", ["OSError('libcuda.so.1: cannot open shared object file')", "RuntimeError('x')"])
+def test_a_broken_package_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str) -> None:
+    name = f"broken_{abs(hash(error))}"
+    (tmp_path / f"{name}.py").write_text(f"raise {error}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    check = check_of(name)
+    assert check.state == BROKEN
+    assert error.partition("(")[0] in check.found
+
+
+def test_versions_come_from_the_module_or_its_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("versioned")
+    module.Builder = object  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "versioned", module)
+    assert check_of("versioned").found == "unknown version"
+    module.__version__ = "1.2.3"  # type: ignore[attr-defined]
+    assert check_of("versioned").found == "1.2.3"
+
+
+def test_no_gpu_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "_nvidia_smi", list)
+    monkeypatch.setattr(diagnosis, "_torch_gpus", list)
+    monkeypatch.setattr(diagnosis, "_jetson", str)
+    checks = diagnosis.check_devices()
+    assert [(check.name, check.state) for check in checks] == [("CPU", OK), ("NVIDIA GPU", MISSING)]
+    assert "driver" in checks[1].mend
+
+
+def test_gpus_and_jetsons_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "_nvidia_smi", lambda: ["NVIDIA A, 8.7", "NVIDIA B, 9.0"])
+    monkeypatch.setattr(diagnosis, "_jetson", lambda: "NVIDIA Jetson AGX Orin")
+    checks = diagnosis.check_devices()
+    assert [check.name for check in checks] == ["CPU", "NVIDIA GPU", "NVIDIA GPU", "Jetson"]
+    assert all(check.state == OK for check in checks)
+
+
+@pytest.mark.parametrize("command", [["no-such-program-at-all"], [sys.executable, "-c", "raise SystemExit(9)"]])
+def test_without_nvidia_smi_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    monkeypatch.setattr(diagnosis, "NVIDIA_SMI", command)
+    assert diagnosis._nvidia_smi() == []
+
+
+def test_lines_of_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "NVIDIA_SMI", [sys.executable, "-c", "print('A, 8.9\\n\\nB, 9.0')"])
+    assert diagnosis._nvidia_smi() == ["A, 8.9", "B, 9.0"]
+
+
+def test_the_detection_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Detector, "load", lambda _path: Detector(StandIn(contract())))
+    check = diagnosis.check_detection()
+    assert check.state == OK
+    assert " detections in " in check.found
+
+
+def test_a_missing_model_is_the_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "MODEL", tmp_path / "none.onnx")
+    check = diagnosis.check_detection()
+    assert check.state == BROKEN
+    assert "none.onnx" in check.found
+    assert check.mend
