@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from engines.errors import DataError, TrainingError
@@ -164,6 +165,8 @@ def _train(
         device = select_device(args.device)
     except ValueError as error:
         parser.error(str(error))
+    # The input size is fixed, so cuDNN's choice of algorithms pays off.
+    torch.backends.cudnn.benchmark = device.type == "cuda"
     with process_group(device) as group:
         console = Console(stderr=True, quiet=not group.is_main)
         model, contract = new_model(

@@ -5,8 +5,6 @@ They are read with ``weights_only=True``: a checkpoint from a stranger can be wr
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from engines.contract import DetectorContract
 from engines.errors import ModelFileError
+from engines.files import atomic_file
 from retina_edge.model.config import ModelConfig
 from retina_edge.model.retinanet import RetinaNet, check_contract
 
@@ -69,22 +68,8 @@ class Checkpoint:
             "weights": weights,
             "training": self.training,
         }
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-                # mkstemp makes files for their owner alone; a model is an ordinary file.
-                umask = os.umask(0)
-                os.umask(umask)
-                os.fchmod(file.fileno(), 0o666 & ~umask)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with atomic_file(path) as file:
+            torch.save(content, file)
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

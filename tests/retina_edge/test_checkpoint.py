@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +75,6 @@ def test_writing_is_atomic(tmp_path: Path, checkpoint: Checkpoint, monkeypatch: 
         checkpoint.save(path)
     assert path.read_bytes() == before
     assert [item.name for item in tmp_path.iterdir()] == ["model.pt"]
-
-
-def test_file_mode_follows_the_umask(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    previous = os.umask(0o027)
-    try:
-        checkpoint.save(tmp_path / "model.pt")
-    finally:
-        os.umask(previous)
-    assert stat.S_IMODE((tmp_path / "model.pt").stat().st_mode) == 0o640
 
 
 class Malicious:

@@ -1,0 +1,37 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from engines.files import atomic_file
+
+
+def test_the_file_appears_at_the_end_in_new_folders_with_the_umasks_mode(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.bin"
+    previous = os.umask(0o027)
+    try:
+        with atomic_file(path) as file:
+            file.write(b"new")
+            assert not path.exists()
+    finally:
+        os.umask(previous)
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_after_an_error_the_old_file_is_as_it_was_and_nothing_else_is_left(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "b.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(error), atomic_file(path) as file:
+        file.write(b"half")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
