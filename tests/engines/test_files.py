@@ -30,8 +30,13 @@ def test_after_an_error_the_old_file_is_as_it_was_and_nothing_else_is_left(
 ) -> None:
     path = tmp_path / "b.bin"
     path.write_bytes(b"old")
-    with pytest.raises(error), atomic_file(path) as file:
-        file.write(b"half")
-        raise error
+
+    def write_half() -> None:
+        with atomic_file(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
