@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from engines.contract import DetectorContract
-from engines.errors import ModelFileError
+from engines.errors import ContractError, ModelFileError
 from engines.plugins.reference import RawDetections
 
 CONTRACT_KEY = "retina_edge.contract"
@@ -45,7 +45,10 @@ class OnnxExecutor:
                 f"{path}: expected the contract in the metadata under {CONTRACT_KEY!r}, found none; "
                 "only models written by retina-edge export can be run"
             )
-        self.contract = DetectorContract.from_json(metadata[CONTRACT_KEY])
+        try:
+            self.contract = DetectorContract.from_json(metadata[CONTRACT_KEY])
+        except ContractError as error:
+            raise ModelFileError(f"{path}: {error}") from error
         self._check_signature(path)
         batch = self._session.get_inputs()[0].shape[0]
         self.batch: int | None = batch if isinstance(batch, int) else None

@@ -79,8 +79,9 @@ def export_onnx(
         half_weights: store the convolutions' weights in float16; computing stays in float32.
 
     Raises:
-        ExportError: ONNX Runtime does not give what torch gives, or float16 cannot hold a weight.
-        ValueError: no images, a batch below one, or a contract that does not fit the model.
+        ExportError: ONNX Runtime does not give what torch gives, the contract does not fit the model, or
+            float16 cannot hold a weight.
+        ValueError: no images, or a batch below one.
     """
     if batch is not None and batch < 1:
         raise ValueError(f"batch: expected at least 1, or None for any number, got {batch}")
@@ -101,8 +102,7 @@ def export_onnx(
 
 def attach(network: onnx.ModelProto, contract: DetectorContract) -> onnx.ModelProto:
     """A copy of a network with Decode and NMS behind its heads, and the contract in the metadata."""
-    model = onnx.ModelProto()
-    model.CopyFrom(network)
+    model = copy.deepcopy(network)
     graph = model.graph
     heads = head_names(len(contract.levels))
     graph.name = contract.architecture

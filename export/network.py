@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.contract import DetectorContract
+from export.errors import ExportError
 from export.functions import OPSET, head_names
 from export.preprocess import Preprocess
 
@@ -36,7 +37,7 @@ def export_network(network: Network, contract: DetectorContract, *, batch: int |
     """Exports a network on the CPU in evaluation mode; ``batch`` None leaves the batch size open.
 
     Raises:
-        ValueError: the heads have other shapes than the contract says.
+        ExportError: the heads have other shapes than the contract says.
     """
     names = head_names(len(contract.levels))
     # A batch of one would be taken for a constant when the size is to stay open.
@@ -76,7 +77,7 @@ def _check_heads(model: onnx.ModelProto, contract: DetectorContract) -> None:
     ]
     found = [[size.dim_value for size in output.type.tensor_type.shape.dim][1:] for output in model.graph.output]
     if found != expected:
-        raise ValueError(
+        raise ExportError(
             f"the model's heads do not fit the contract: expected {expected} (channels, height, width; class "
             f"logits, then box deltas), got {found}"
         )

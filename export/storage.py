@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ExportError: a weight is beyond float16.
     """
-    model = _copy(model)
+    model = copy.deepcopy(model)
     graph = model.graph
     used = {node.input[1] for node in graph.node if node.op_type == "Conv"}
     casts = []
@@ -59,9 +60,3 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy

@@ -95,7 +95,7 @@ def test_pack_and_unpack() -> None:
     assert values.logit_threshold == np.float32(math.log(0.3 / 0.7))
     assert values.iou_threshold == np.float32(0.45)
     assert values.delta_clip == np.float32(DELTA_CLIP)
-    assert (values.input_height, values.input_width) == contract.input_size
+    np.testing.assert_array_equal([values.input_height, values.input_width], contract.input_size)
     for i, level in enumerate(contract.levels):
         np.testing.assert_array_equal(values.cell_anchors[i], level.cell_anchors())
         np.testing.assert_array_equal(values.strides[i], level.stride[::-1])

@@ -137,12 +137,12 @@ def test_top_k_counts_for_each_level() -> None:
 
 def test_suppression_is_greedy() -> None:
     """The second goes with the first, so it cannot take the third along, though they overlap as much."""
-    boxes = [[0.0, 0, 10, 10], [3, 0, 13, 10], [6, 0, 16, 10]]
+    boxes: list[list[float]] = [[0, 0, 10, 10], [3, 0, 13, 10], [6, 0, 16, 10]]
     assert kept(candidates_of(boxes)) == [0, 2]
 
 
 def test_classes_do_not_suppress_each_other() -> None:
-    boxes = [[0.0, 0, 10, 10]] * 4
+    boxes: list[list[float]] = [[0, 0, 10, 10]] * 4
     assert kept(candidates_of(boxes, [1, 0, 1, 2])) == [0, 1, 3]
 
 
@@ -162,7 +162,7 @@ def test_empty_boxes_suppress_nothing() -> None:
 
 
 def test_max_detections_are_the_best() -> None:
-    boxes = [[20.0 * i, 0, 20.0 * i + 10, 10] for i in range(5)]
+    boxes = [[20.0 * i, 0.0, 20.0 * i + 10, 10.0] for i in range(5)]
     assert kept(candidates_of(boxes), max_detections=3) == [0, 1, 2]
 
 

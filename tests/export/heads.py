@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.helper
+import onnx.numpy_helper
 import onnxruntime
 import pytest
 import torch
@@ -34,6 +35,7 @@ BOX_TOLERANCE = 1e-3
 SCORE_TOLERANCE = 5e-7
 
 INPUT_SIZE = (160, 224)
+FLOAT, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
 
 
 class Heads(NamedTuple):
@@ -135,7 +137,7 @@ def specification(contract: DetectorContract, heads: Heads) -> RawDetections:
 
 
 def functions_session(
-    contract: DetectorContract, *, batch: int | str = "N", head_type: int = onnx.TensorProto.FLOAT
+    contract: DetectorContract, *, batch: int | str = "N", head_type: int = FLOAT
 ) -> onnxruntime.InferenceSession:
     """An ONNX of the nodes Decode and NMS alone; the heads and the parameters are its inputs."""
     names = head_names(len(contract.levels))
@@ -145,7 +147,7 @@ def functions_session(
         for name, row, level in zip(names, rows, contract.levels * 2, strict=True)
     ]
     length = len(pack_parameters(contract))
-    inputs.append(onnx.helper.make_tensor_value_info("parameters", onnx.TensorProto.FLOAT, [length]))
+    inputs.append(onnx.helper.make_tensor_value_info("parameters", FLOAT, [length]))
     middle = ["candidate_logits", "candidate_boxes", "candidate_labels"]
     outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in (*OUTPUTS, *middle)]
     nodes = [
@@ -169,6 +171,37 @@ def feeds(contract: DetectorContract, heads: Heads) -> dict[str, npt.NDArray[np.
     names = head_names(len(contract.levels))
     tensors = [*heads.cls_logits, *heads.box_deltas]
     return {**dict(zip(names, tensors, strict=True)), "parameters": pack_parameters(contract)}
+
+
+def network_of_heads(contract: DetectorContract, heads: Heads, *, batch: int | str) -> onnx.ModelProto:
+    """An ONNX network without convolutions: the heads of one image for every image.
+
+    The upper left pixel's blue, in hundredths, is added to all logits, so that images differ.
+    """
+    names = head_names(len(contract.levels))
+    inputs = [onnx.helper.make_tensor_value_info("images", UINT8, [batch, *contract.input_size, 3])]
+    nodes = [
+        onnx.helper.make_node("Slice", ["images", "first", "second", "axes"], ["blue"]),
+        onnx.helper.make_node("Cast", ["blue"], ["blue_float"], to=FLOAT),
+        onnx.helper.make_node("Mul", ["blue_float", "hundredth"], ["cls_shift"]),
+        onnx.helper.make_node("Mul", ["blue_float", "zero"], ["box_shift"]),
+        *(onnx.helper.make_node("Add", [f"{name}_base", f"{name[:3]}_shift"], [name]) for name in names),
+    ]
+    tensors = dict(zip(names, (*heads.cls_logits, *heads.box_deltas), strict=True))
+    constants: dict[str, npt.NDArray[Any]] = {
+        "first": np.zeros(3, np.int64),
+        "second": np.ones(3, np.int64),
+        "axes": np.array([1, 2, 3]),
+        "hundredth": np.array([0.01], np.float32),
+        "zero": np.array([0], np.float32),
+        **{f"{name}_base": tensor for name, tensor in tensors.items()},
+    }
+    outputs = [
+        onnx.helper.make_tensor_value_info(name, FLOAT, [batch, *tensor.shape[1:]]) for name, tensor in tensors.items()
+    ]
+    initializers = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "heads", inputs, outputs, initializers)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=10)
 
 
 def torchvision_anchors(contract: DetectorContract) -> list[Tensor]:

@@ -1,0 +1,105 @@
+"""Files are whole, and weights stored in half compute as rounded weights do."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.numpy_helper
+import onnxruntime
+import pytest
+
+from engines.contract import DetectorContract
+from export.errors import ExportError
+from export.storage import HALF_SUFFIX, store_half, write_atomically
+
+
+@pytest.fixture(scope="module")
+def half(exported: onnx.ModelProto) -> onnx.ModelProto:
+    return store_half(exported)
+
+
+def test_half_the_size(half: onnx.ModelProto, exported: onnx.ModelProto) -> None:
+    assert half.ByteSize() < 0.55 * exported.ByteSize()
+
+
+def test_weights_are_rounded_and_nothing_else(half: onnx.ModelProto, exported: onnx.ModelProto) -> None:
+    whole, stored = initializers(exported), initializers(half)
+    assert len(stored) == len(whole)
+    for name, value in stored.items():
+        expected = whole[name.removesuffix(HALF_SUFFIX)]
+        if name.endswith(HALF_SUFFIX):
+            expected = expected.astype(np.float16)
+        assert value.dtype == expected.dtype
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_computes_in_float32(half: onnx.ModelProto, exported: onnx.ModelProto, contract: DetectorContract) -> None:
+    """A network with the rounded weights in float32 gives the very same numbers."""
+    rounded = copy.deepcopy(exported)
+    halves = initializers(half)
+    for tensor in rounded.graph.initializer:
+        if tensor.name + HALF_SUFFIX in halves:
+            values = halves[tensor.name + HALF_SUFFIX].astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    images = np.random.default_rng(0).integers(0, 256, (1, *contract.input_size, 3), np.uint8)
+    for found, expected in zip(heads(half, images), heads(rounded, images), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_original_stays_as_it_is(exported: onnx.ModelProto) -> None:
+    before = exported.SerializeToString(deterministic=True)
+    store_half(exported)
+    assert exported.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("value", [70_000, -70_000, np.nan])
+def test_a_weight_beyond_float16_is_refused(exported: onnx.ModelProto, value: float) -> None:
+    model = copy.deepcopy(exported)
+    (tensor,) = (t for t in model.graph.initializer if t.name.endswith("bbox_reg.weight"))
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[0, 0, 0, 0] = value
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    with pytest.raises(ExportError, match=r"weight .*bbox_reg\.weight: expected at most 65504 .*got (70000|nan)"):
+        store_half(model)
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def heads(model: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    outputs: list[npt.NDArray[np.float32]] = session.run(None, {"images": images})
+    return outputs
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, OSError])
+def test_writing_is_all_or_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: type[BaseException]
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+
+    def fail(*_: object) -> None:
+        raise interrupt
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(interrupt):
+        write_atomically(path, b"new")
+    assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
+    assert path.read_bytes() == b"old"
+
+
+def test_writing_makes_the_folder_and_keeps_the_usual_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "model.onnx"
+    write_atomically(path, b"new")
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode == plain.stat().st_mode

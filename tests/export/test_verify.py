@@ -1,0 +1,160 @@
+"""What was exported is changed afterwards: the verification must notice, and nothing may be written."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.numpy_helper
+import pytest
+import torch
+
+from engines.contract import DetectorContract
+from engines.errors import RetinaEdgeError
+from engines.letterbox import Letterbox
+from export import deployable
+from export.deployable import PARAMETERS, attach, export_onnx
+from export.errors import ExportError
+from export.network import Network
+from export.storage import store_half
+from export.verify import BOX_TOLERANCE, SCORE_TOLERANCE, Agreement, _batches, verify
+from retina_edge.model import RetinaNet
+
+Images = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def images(frames: list[Images], contract: DetectorContract) -> Images:
+    """The real frames as the network takes them."""
+    batch = np.empty((len(frames), *contract.input_size, 3), np.uint8)
+    for frame, image in zip(frames, batch, strict=True):
+        Letterbox.fit((frame.shape[0], frame.shape[1]), contract.input_size).apply(frame, image)
+    return batch
+
+
+def changed(model: onnx.ModelProto, initializer: str, index: int, add: float) -> onnx.ModelProto:
+    """A copy with ``add`` added to one number of the initializer whose name ends so."""
+    model = copy.deepcopy(model)
+    (tensor,) = (t for t in model.graph.initializer if t.name.endswith(initializer))
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values.reshape(-1)[index] += add
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    return model
+
+
+def verified(
+    network: Network,
+    contract: DetectorContract,
+    images: Images,
+    exported: onnx.ModelProto,
+    stored: onnx.ModelProto | None = None,
+    written: onnx.ModelProto | None = None,
+) -> Agreement:
+    stored = stored or exported
+    written = written or attach(stored, contract)
+    return verify(network, exported, stored, written.SerializeToString(), contract, images, batch=1)
+
+
+def test_an_honest_export_agrees(
+    network: Network, contract: DetectorContract, images: Images, exported: onnx.ModelProto
+) -> None:
+    agreement = verified(network, contract, images, exported)
+    assert agreement.images == 4
+    assert agreement.detections > 80
+    assert 0 < agreement.logits < 1e-4
+    assert agreement.boxes <= BOX_TOLERANCE
+    assert agreement.scores <= SCORE_TOLERANCE
+
+
+def test_half_weights_differ_from_torch_by_their_rounding(
+    network: Network, contract: DetectorContract, images: Images, exported: onnx.ModelProto
+) -> None:
+    agreement = verified(network, contract, images, exported, store_half(exported))
+    assert 1e-5 < agreement.logits < 2e-2
+    assert agreement.detections > 80
+
+
+def test_a_changed_weight_is_noticed(
+    network: Network, contract: DetectorContract, images: Images, exported: onnx.ModelProto
+) -> None:
+    sabotaged = changed(exported, "bbox_reg.bias", 5, 1e-3)
+    with pytest.raises(ExportError, match=r"raw head box_0: expected .* at most 0.0001, found 0.001"):
+        verified(network, contract, images, sabotaged)
+
+
+def test_a_weight_changed_in_storage_is_noticed(
+    network: Network, contract: DetectorContract, images: Images, exported: onnx.ModelProto
+) -> None:
+    sabotaged = changed(store_half(exported), "bbox_reg.weight.half", 0, 10)
+    with pytest.raises(ExportError, match=r"raw head box_0, half weights: expected .*, found"):
+        verified(network, contract, images, exported, sabotaged)
+
+
+@pytest.mark.parametrize(
+    ("index", "add", "message"),
+    [
+        pytest.param(0, 4.4, r"num_detections at \[0\]: expected 300 by the specification, found \d+", id="threshold"),
+        pytest.param(1, -0.3, r"expected .* by the specification, found", id="overlap"),
+        pytest.param(3, -0.1, r"boxes: expected the ONNX within 0.02 of the specification, found 0.1", id="width"),
+        pytest.param(12, 1.0, r"(labels|boxes).*: expected", id="anchor"),
+        pytest.param(-1, 1.0, r"(labels|boxes).*: expected", id="stride"),
+    ],
+)
+def test_a_changed_parameter_is_noticed(
+    network: Network,
+    contract: DetectorContract,
+    images: Images,
+    exported: onnx.ModelProto,
+    index: int,
+    add: float,
+    message: str,
+) -> None:
+    sabotaged = changed(attach(exported, contract), PARAMETERS, index, add)
+    with pytest.raises(ExportError, match=message):
+        verified(network, contract, images[:1], exported, written=sabotaged)
+
+
+def test_a_model_that_gives_nan_is_noticed(
+    network: Network, contract: DetectorContract, images: Images, exported: onnx.ModelProto
+) -> None:
+    broken = copy.deepcopy(network)
+    assert isinstance(broken.model, RetinaNet)
+    torch.nn.init.constant_(broken.model.head.regression_head.bbox_reg.bias, torch.nan)
+    with pytest.raises(ExportError, match="box_0: expected finite numbers from the model in torch"):
+        verified(broken, contract, images, exported)
+
+
+def test_nothing_is_written_then(
+    model: RetinaNet,
+    contract: DetectorContract,
+    frames: list[Images],
+    exported: onnx.ModelProto,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The file that was there stays."""
+    sabotaged = changed(exported, "bbox_reg.bias", 5, 1e-3)
+    monkeypatch.setattr(deployable, "export_network", lambda *_, **__: sabotaged)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"the old file")
+    with pytest.raises(ExportError, match="the ONNX was not written"):
+        export_onnx(model, contract, path, batch=1, images=frames)
+    assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
+    assert path.read_bytes() == b"the old file"
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "sizes"),
+    [(1, 1, [1]), (5, 2, [2, 2, 2]), (1, 4, [4]), (5, None, [2, 1, 2]), (1, None, [2])],
+)
+def test_batches_to_verify_with(count: int, batch: int | None, sizes: list[int]) -> None:
+    batches = list(_batches(np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1), batch))
+    assert [len(chunk) for chunk in batches] == sizes
+    assert set(np.concatenate(batches).ravel().tolist()) == set(range(count))
+
+
+def test_the_error_is_one_of_ours() -> None:
+    assert issubclass(ExportError, RetinaEdgeError)
