@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import cv2
+
+_SILENT = 0
 
 _lock = threading.Lock()
 _depth = 0
@@ -23,10 +25,10 @@ def quiet_opencv() -> Iterator[None]:
     """
     global _depth, _level_before
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
-    log = cv2.utils.logging
+    set_level = _log_level_setter()
     with _lock:
         if _depth == 0:
-            _level_before = log.setLogLevel(log.LOG_LEVEL_SILENT)
+            _level_before = set_level(_SILENT)
         _depth += 1
     try:
         yield
@@ -34,4 +36,11 @@ def quiet_opencv() -> Iterator[None]:
         with _lock:
             _depth -= 1
             if _depth == 0:
-                log.setLogLevel(_level_before)
+                set_level(_level_before)
+
+
+def _log_level_setter() -> Callable[[int], int]:
+    """Takes a level and gives the one before; OpenCV 5 moved it."""
+    moved = getattr(cv2.utils, "logging", None)
+    setter: Callable[[int], int] = moved.setLogLevel if moved else cv2.setLogLevel  # type: ignore[attr-defined]
+    return setter
