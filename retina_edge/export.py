@@ -23,6 +23,8 @@ FOREST = Path(__file__).parent / "assets" / "forest.jpg"
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # More pictures verify nothing new, and each is run four times.
 MOST_IMAGES = 8
+# What of the contract is not learnt, and so may be chosen at export.
+POSTPROCESSING = {"score_threshold": float, "iou_threshold": float, "top_k": int, "max_detections": int}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input", type=cli.input_size, metavar="HxW", help="another input size than the model was trained at"
     )
+    for field, kind in POSTPROCESSING.items():
+        parser.add_argument(f"--{field.replace('_', '-')}", type=kind, help="instead of the checkpoint's")
     parser.add_argument(
         "--half-weights",
         action="store_true",
@@ -62,6 +66,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
     checkpoint = load_checkpoint(arguments.model)
     model, contract = checkpoint.build_model(), checkpoint.contract
+    given = {field: getattr(arguments, field) for field in POSTPROCESSING}
+    contract = dataclasses.replace(contract, **{name: value for name, value in given.items() if value is not None})
     if arguments.input and arguments.input != contract.input_size:
         contract = dataclasses.replace(contract, input_size=arguments.input, levels=model.pyramid(arguments.input))
     images = _read_images(arguments.images) if arguments.images else _forest(contract.input_size)
