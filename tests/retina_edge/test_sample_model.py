@@ -1,0 +1,53 @@
+"""The model that ships really detects crowns, as a checkpoint and as an ONNX alike, and is small enough to ship."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import retina_edge
+from retina_edge import Detector
+from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.evaluation import evaluate
+
+ASSETS = Path(retina_edge.__file__).parent / "assets"
+LEAST_AP50 = 0.65
+# The checkpoint and the ONNX hold the same float16 weights; what is left is the order of summation. AP is 0 to 1.
+SAME_AP = 0.0005
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def dataset(treecrowns: Path) -> CocoDataset:
+    return load_coco(treecrowns / "val.json", treecrowns / "images")
+
+
+def test_it_finds_the_crowns_of_the_validation_strips(dataset: CocoDataset) -> None:
+    results = {}
+    for name in ("treecrowns.pt", "treecrowns.onnx"):
+        with Detector.load(ASSETS / name) as detector:
+            results[name] = evaluate(detector, dataset, batch=1).metrics
+    for name, metrics in results.items():
+        assert metrics["AP50"] >= LEAST_AP50, name
+    for metric in ("AP", "AP50"):
+        assert results["treecrowns.pt"][metric] == pytest.approx(results["treecrowns.onnx"][metric], abs=SAME_AP)
+
+
+def test_checkpoint_and_onnx_promise_the_same(frames: list[npt.NDArray[np.uint8]]) -> None:
+    with Detector.load(ASSETS / "treecrowns.pt") as one, Detector.load(ASSETS / "treecrowns.onnx") as other:
+        assert one.contract.input_size == other.contract.input_size == (416, 736)
+        assert one.contract.levels == other.contract.levels
+        assert one.contract.class_names == other.contract.class_names == ("tree",)
+        ours, theirs = one(frames[0]).above(0.4), other(frames[0]).above(0.4)
+    assert len(ours) == len(theirs) > 3
+    np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=0.05)
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
+
+
+def test_model_and_imagery_are_small() -> None:
+    data = Path(__file__).parents[1] / "data"
+    files = [path for folder in (ASSETS, data) for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20 * MEGABYTE
