@@ -24,6 +24,7 @@ from retina_edge.detector import Detector
 from retina_edge.streams.draw import annotate
 from retina_edge.streams.sinks import Result, Sink
 from retina_edge.streams.sources import Frame, Source
+from retina_edge.streams.worker import Worker
 
 STAGES = ("read", "preprocess", "infer", "draw+write")
 # Batches in flight between two stages: enough to even out slow frames, few enough for large ones.
@@ -136,7 +137,7 @@ class Pipeline:
         """Takes an open source to its end.
 
         When a stage fails, or on Ctrl-C, the stages before it stop, those after it finish what they have, all
-        threads end, and the first error is raised. (A second Ctrl-C does not wait for a camera that hangs.)
+        threads end, and the first error is raised. One more Ctrl-C gives up a camera that hangs.
 
         Args:
             source: inside its ``with`` block.
@@ -147,8 +148,14 @@ class Pipeline:
         failures: list[BaseException] = []
         broken = threading.Event()
         self._halt.clear()
-        reader = threading.Thread(target=self._read, args=(source, todo, failures), name="reader", daemon=True)
-        writer = threading.Thread(target=self._write, args=(sinks, done, failures, broken), name="writer", daemon=True)
+
+        def give_up(error: BaseException) -> None:
+            failures.append(error)
+            broken.set()
+            self._halt.set()
+
+        reader = Worker("reader", lambda: self._read(source, todo), failures)
+        writer = Worker("writer", lambda: self._write(sinks, done, give_up), failures)
         start = perf_counter()
         try:
             reader.start()
@@ -160,19 +167,28 @@ class Pipeline:
         except BaseException as error:
             failures.append(error)
         finally:
-            self._halt.set()
-            while reader.is_alive():
-                _discard(todo)
-            if writer.is_alive():
-                done.put(None)
-                writer.join()
+
+            def end_reader() -> None:
+                self._halt.set()
+                while reader.running:
+                    _discard(todo)
+                reader.wait()
+
+            def end_writer() -> None:
+                if writer.running:
+                    done.put(None)
+                writer.wait()
+
+            # The sinks close when this returns, so the writer must have let go of them.
+            for wait in (end_reader, end_writer):
+                _patiently(wait, failures)
             self._seconds += perf_counter() - start
             self._errors += source.errors
             self._warnings += source.warnings
         if failures:
             raise failures[0]
 
-    def _read(self, source: Source, todo: queue.Queue[_Batch | None], failures: list[BaseException]) -> None:
+    def _read(self, source: Source, todo: queue.Queue[_Batch | None]) -> None:
         try:
             frames = itertools.islice(source, self.max_frames)
             while not self._halt.is_set() and (chunk := self._next_frames(frames)):
@@ -180,8 +196,6 @@ class Pipeline:
                 images, letterboxes = self._detector.preprocess([frame.image for frame in chunk])
                 self._stage_seconds["preprocess"] += perf_counter() - start
                 todo.put(_Batch(chunk, images, letterboxes))
-        except BaseException as error:
-            failures.append(error)
         finally:
             todo.put(None)
 
@@ -205,8 +219,7 @@ class Pipeline:
         self,
         sinks: Sequence[Sink],
         done: queue.Queue[_Results | None],
-        failures: list[BaseException],
-        broken: threading.Event,
+        give_up: Callable[[BaseException], None],
     ) -> None:
         draws = any(sink.draws for sink in sinks)
         try:
@@ -220,11 +233,19 @@ class Pipeline:
                     self._detections += len(detections)
                 self._stage_seconds["draw+write"] += perf_counter() - start
         except BaseException as error:
-            failures.append(error)
-            broken.set()
-            self._halt.set()
+            give_up(error)
             while done.get() is not None:
                 pass
+
+
+def _patiently(wait: Callable[[], None], failures: list[BaseException]) -> None:
+    """Waits through one Ctrl-C, which becomes a failure; the next is meant for what hangs, and gives up."""
+    for _ in range(2):
+        try:
+            wait()
+            return
+        except KeyboardInterrupt as error:
+            failures.append(error)
 
 
 def _discard(items: queue.Queue[_Batch | None]) -> None:

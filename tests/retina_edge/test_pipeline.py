@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -58,7 +60,6 @@ class Collect(Sink):
 
 
 def run(source: Source, sinks: list[Sink], *, detector: Detector | None = None, **options: Any) -> Pipeline:
-    before = threading.active_count()
     pipeline = Pipeline(detector or Detector(StandIn(contract())), **options)
     start = time.monotonic()
     try:
@@ -66,7 +67,7 @@ def run(source: Source, sinks: list[Sink], *, detector: Detector | None = None, 
             pipeline.run(source, sinks)
     finally:
         assert time.monotonic() - start < SECONDS
-        assert threading.active_count() == before, "a thread was left behind"
+        assert not {"reader", "writer"} & {thread.name for thread in threading.enumerate()}, "a thread was left behind"
     return pipeline
 
 
@@ -236,6 +237,48 @@ def test_ctrl_c_leaves_a_whole_video(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), sink:
         run(Frames(None), [sink], detector=Detector(stand_in))
     assert count_frames(tmp_path / "out.mp4")[0] == 12
+
+
+def interrupt_after(*delays: float) -> None:
+    """Sends this process SIGINT after each delay, seconds, as a shell does on Ctrl-C."""
+    for delay in delays:
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT, which Windows lacks")
+def test_ctrl_c_while_the_last_frames_are_written_waits_for_them() -> None:
+    class Interrupting(Collect):
+        def write(self, result: Result) -> None:
+            super().write(result)
+            if result.frame.index == 1:  # all others are in the queue by then
+                os.kill(os.getpid(), signal.SIGINT)
+
+    sink = Interrupting(pause=0.2)
+    with pytest.raises(KeyboardInterrupt):
+        run(Frames(QUEUE_SIZE), [sink])
+    assert sink.indices == list(range(QUEUE_SIZE))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT, which Windows lacks")
+def test_another_ctrl_c_gives_up_a_source_that_hangs() -> None:
+    hangs = threading.Event()
+
+    class Hanging(Frames):
+        def __iter__(self) -> Iterator[Frame]:
+            yield from super().__iter__()
+            hangs.wait(SECONDS)
+
+    sink = Collect()
+    pipeline = Pipeline(Detector(StandIn(contract())))
+    interrupt_after(0.5, 0.7, 0.9)
+    with pytest.raises(KeyboardInterrupt), Hanging(2) as source:
+        pipeline.run(source, [sink])
+    assert sink.indices == [0, 1]
+    hangs.set()
+    for thread in threading.enumerate():
+        assert thread.name != "writer"
+        if thread.name == "reader":
+            thread.join(SECONDS)
 
 
 def test_errors_and_warnings_of_sources_reach_the_summary(tmp_path: Path) -> None:

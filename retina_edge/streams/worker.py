@@ -1,0 +1,43 @@
+"""A thread whose error is kept, and whose end can be waited for through Ctrl-C."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class Worker:
+    """Runs ``body`` in a thread of its own; what it raises is appended to ``failures``.
+
+    The end is told by an event: ``Thread.join`` that Ctrl-C interrupts takes a running thread for ended before
+    Python 3.13.
+    """
+
+    def __init__(self, name: str, body: Callable[[], None], failures: list[BaseException]) -> None:
+        self._body = body
+        self._failures = failures
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._thread.ident is not None and not self._finished.is_set()
+
+    def wait(self) -> None:
+        """Returns when the body has ended; at once when it was never started."""
+        if self._thread.ident is not None:
+            self._finished.wait()
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._body()
+        except BaseException as error:
+            self._failures.append(error)
+        finally:
+            self._finished.set()
