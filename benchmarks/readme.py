@@ -27,9 +27,10 @@ def with_figures(text: str) -> str:
     for name, table in TABLES.items():
         record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         filled = f"<!-- {name} -->\n{table(record)}\n\n{_source(name, record)}\n<!-- /{name} -->"
-        text, count = re.subn(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, new=filled: new, text, flags=re.S)
-        if count != 1:
-            raise ValueError(f"README.md: expected one place marked {name}, found {count}")
+        parts = re.split(rf"<!-- {name} -->.*?<!-- /{name} -->", text, flags=re.S)
+        if len(parts) != 2:
+            raise ValueError(f"README.md: expected one place marked {name}, found {len(parts) - 1}")
+        text = filled.join(parts)
     return text
 
 

@@ -25,5 +25,9 @@ class MissingDependencyError(RetinaEdgeError, ImportError):
     """An optional package is needed; says which extra installs it."""
 
 
+class DeviceError(RetinaEdgeError, ValueError):
+    """The device asked for is not there, or cannot do what was asked."""
+
+
 class TrainingError(RetinaEdgeError):
     """Training cannot go on, for instance because the loss is not finite."""

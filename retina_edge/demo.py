@@ -15,7 +15,7 @@ from rich.console import Console
 from engines.errors import ModelFileError
 from retina_edge import cli
 from retina_edge.detector import Detector
-from retina_edge.streams.image_file import read_image
+from retina_edge.image_file import read_image
 from retina_edge.streams.pipeline import Pipeline
 from retina_edge.streams.report import RunProgress, print_summary
 from retina_edge.streams.sinks import JsonlSink, Result, Sink, VideoSink, write_image

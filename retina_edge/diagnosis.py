@@ -18,7 +18,7 @@ from types import ModuleType
 from retina_edge import __version__
 from retina_edge.demo import FOREST, MODEL, SCORE, WINDOW
 from retina_edge.detector import Detector
-from retina_edge.streams.image_file import read_image
+from retina_edge.image_file import read_image
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"
 NVIDIA_SMI = ["nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader"]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.contract import DetectorContract
-from engines.errors import MissingDependencyError
+from engines.errors import DeviceError, MissingDependencyError
 from engines.plugins.parameters import pack_parameters
 from engines.plugins.reference import RawDetections, postprocess
 
@@ -77,10 +77,17 @@ class TorchExecutor:
 
 
 def select_device(name: str) -> torch.device:
-    """``auto`` takes the GPU where torch sees one, else the CPU."""
+    """``auto`` takes the GPU where torch sees one, else the CPU.
+
+    Raises:
+        DeviceError: no such device here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name}: torch {torch.__version__} sees no CUDA device; use cpu or auto")
+        raise DeviceError(f"device {name}: torch {torch.__version__} sees no CUDA device; use cpu or auto")
     return device

@@ -6,21 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from engines.errors import DataError, TrainingError
+from engines.errors import DataError
 from retina_edge import cli
-from retina_edge.data.augment import ORIENTATIONS, AugmentOptions
 from retina_edge.data.coco import load_coco
-from retina_edge.model.checkpoint import load_checkpoint
+from retina_edge.data.options import ORIENTATIONS, AugmentOptions
 from retina_edge.model.config import BACKBONES, ModelConfig, octave_sizes
-from retina_edge.torch_executor import select_device
-from retina_edge.training.initialise import initialise_from, new_model
 from retina_edge.training.options import OPTIMIZERS, SCHEDULES, TrainOptions
-from retina_edge.training.processes import process_group
-from retina_edge.training.progress import TrainingProgress
-from retina_edge.training.trainer import Trainer
 
 DEFAULT_ANCHORS = (32.0, 64.0, 128.0, 256.0, 512.0)
 
@@ -111,70 +104,83 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
-        options = TrainOptions(
-            epochs=args.epochs,
-            epoch_samples=args.epoch_samples,
-            batch=args.batch,
-            optimizer=args.optimizer,
-            learning_rate=args.lr,
-            weight_decay=args.weight_decay,
-            warmup_steps=args.warmup,
-            schedule=args.schedule,
-            amp=args.amp,
-            ema=args.ema,
-            clip_norm=args.clip_norm,
-            workers=args.workers,
-            seed=args.seed,
-            eval_every=args.eval_every,
-        )
-        augment = AugmentOptions(
-            size=args.crop or args.input,
-            input_size=args.input,
-            scale=tuple(args.scale),
-            orientation=args.orientation,
-            photometric=not args.no_photometric,
-        )
+        options, augment = _options(args), _augmentation(args)
+        _model_config(args, num_classes=1)  # so that a wrong option is known before the data is read
     except ValueError as error:
         parser.error(str(error))
-    return cli.run(lambda: _train(parser, args, options, augment))
+    return cli.run(lambda: _train(args, options, augment))
 
 
-def _train(
-    parser: argparse.ArgumentParser, args: argparse.Namespace, options: TrainOptions, augment: AugmentOptions
-) -> int:
+def _options(args: argparse.Namespace) -> TrainOptions:
+    return TrainOptions(
+        epochs=args.epochs,
+        epoch_samples=args.epoch_samples,
+        batch=args.batch,
+        optimizer=args.optimizer,
+        learning_rate=args.lr,
+        weight_decay=args.weight_decay,
+        warmup_steps=args.warmup,
+        schedule=args.schedule,
+        amp=args.amp,
+        ema=args.ema,
+        clip_norm=args.clip_norm,
+        workers=args.workers,
+        seed=args.seed,
+        eval_every=args.eval_every,
+    )
+
+
+def _augmentation(args: argparse.Namespace) -> AugmentOptions:
+    return AugmentOptions(
+        size=args.crop or args.input,
+        input_size=args.input,
+        scale=tuple(args.scale),
+        orientation=args.orientation,
+        photometric=not args.no_photometric,
+    )
+
+
+def _model_config(args: argparse.Namespace, *, num_classes: int) -> ModelConfig:
+    levels = tuple(range(3, args.backbone_levels + 1))
+    return ModelConfig(
+        num_classes=num_classes,
+        backbone=args.backbone,
+        backbone_levels=levels,
+        fpn_channels=args.fpn_channels,
+        head_depth=args.head_depth,
+        head_norm=args.head_norm,
+        backbone_norm=args.backbone_norm,
+        box_loss=args.box_loss,
+        anchor_sizes=octave_sizes(args.anchors or DEFAULT_ANCHORS[: len(levels) + 2]),
+        aspect_ratios=tuple(args.aspect_ratios),
+    )
+
+
+def _train(args: argparse.Namespace, options: TrainOptions, augment: AugmentOptions) -> int:
+    from retina_edge.model.checkpoint import load_checkpoint
+    from retina_edge.torch_executor import select_device
+    from retina_edge.training.initialise import initialise_from, new_model
+    from retina_edge.training.processes import process_group
+    from retina_edge.training.progress import TrainingProgress
+    from retina_edge.training.trainer import Trainer
+
+    device = select_device(args.device)
     train_data = load_coco(args.train, args.images, skip_invalid=args.skip_invalid)
     val_data = load_coco(args.val, args.val_images or args.images, skip_invalid=args.skip_invalid)
-    if train_data.class_names != val_data.class_names:
-        raise DataError(
-            f"{args.val}: expected the categories of {args.train}, {train_data.class_names}, got {val_data.class_names}"
-        )
-    levels = tuple(range(3, args.backbone_levels + 1))
-    try:
-        config = ModelConfig(
-            num_classes=len(train_data.class_names),
-            backbone=args.backbone,
-            backbone_levels=levels,
-            fpn_channels=args.fpn_channels,
-            head_depth=args.head_depth,
-            head_norm=args.head_norm,
-            backbone_norm=args.backbone_norm,
-            box_loss=args.box_loss,
-            anchor_sizes=octave_sizes(args.anchors or DEFAULT_ANCHORS[: len(levels) + 2]),
-            aspect_ratios=tuple(args.aspect_ratios),
-        )
-        device = select_device(args.device)
-    except ValueError as error:
-        parser.error(str(error))
-    # The input size is fixed, so cuDNN's choice of algorithms pays off.
-    torch.backends.cudnn.benchmark = device.type == "cuda"
+    if unknown := set(val_data.class_names) - set(train_data.class_names):
+        raise DataError(f"{args.val}: expected only categories of {args.train}, got also {', '.join(sorted(unknown))}")
+    config = _model_config(args, num_classes=len(train_data.class_names))
     with process_group(device) as group:
         console = Console(stderr=True, quiet=not group.is_main)
+        for data in (train_data, val_data):
+            if data.skipped:
+                console.print(f"{data.annotations.name}: {data.skipped} invalid boxes left out")
         model, contract = new_model(
             config, train_data, args.input, seed=args.seed, pretrained_backbone=args.pretrained_backbone
         )
         if args.init:
             for line in initialise_from(model, contract, load_checkpoint(args.init)):
-                console.print(f"{args.init.name}: {line}")
+                console.print(f"{args.init.name}: {line}", highlight=False, soft_wrap=True)
         with TrainingProgress(console, options) as progress:
             trainer = Trainer(
                 model,
@@ -190,14 +196,10 @@ def _train(
                 on_epoch=progress.on_epoch,
             )
             if args.resume:
-                last = trainer.last_path
-                if not last.is_file():
-                    raise TrainingError(f"{last}: nothing to resume, the file does not exist; start without --resume")
-                trainer.resume(load_checkpoint(last))
-                console.print(f"resuming {last.name} after step {trainer.step} of {trainer.total_steps}")
+                trainer.resume()
+                console.print(f"resuming {trainer.last_path.name} after step {trainer.step} of {trainer.total_steps}")
             trainer.run()
-        if group.is_main:
-            console.print(f"best AP {trainer.best_ap:.4f} in {args.output}")
+        console.print(f"best AP {trainer.best_ap:.4f} in {args.output}")
     return 0
 
 

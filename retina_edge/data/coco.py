@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from engines.errors import DataError
+from retina_edge.image_file import read_image
 
 # Annotation tools round differently: a box may pass the image's edge by this much and is clipped to it, pixels.
 EDGE_TOLERANCE = 1.0
@@ -42,17 +42,16 @@ class LabelledImage:
         """The image, BGR uint8 [height, width, 3].
 
         Raises:
-            DataError: it cannot be decoded, or is not of the size that the annotations say.
+            SourceError: it cannot be decoded, or is truncated.
+            DataError: it is not of the size that the annotations say.
         """
-        image = cv2.imread(str(self.path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DataError(f"{self.path}: expected an image, OpenCV cannot decode it; replace it or drop its record")
+        image = read_image(self.path)
         if image.shape[:2] != self.size:
             raise DataError(
                 f"{self.path}: the annotations say {self.size[1]}x{self.size[0]} pixels (width x height), the image "
                 f"has {image.shape[1]}x{image.shape[0]}; its boxes would be off: correct the record or the image"
             )
-        return image.astype(np.uint8, copy=False)
+        return image
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 
-from retina_edge.data.augment import AugmentOptions, Target, training_transform
+from retina_edge.data.augment import Target, training_transform
 from retina_edge.data.coco import CocoDataset
+from retina_edge.data.options import AugmentOptions
 
 Sample = tuple[Tensor, Target]
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from engines.errors import RetinaEdgeError
 from retina_edge.detections import Detections
-from retina_edge.streams.image_file import IMAGE_SUFFIXES
-from retina_edge.streams.quiet import quiet_opencv
+from retina_edge.image_file import IMAGE_SUFFIXES
+from retina_edge.quiet import quiet_opencv
 from retina_edge.streams.sources import Frame, ImageSource, Source
 
 Picture = npt.NDArray[np.uint8]

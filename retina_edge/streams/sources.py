@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.errors import SourceError
-from retina_edge.streams.image_file import IMAGE_SUFFIXES, read_image
-from retina_edge.streams.quiet import quiet_opencv
+from retina_edge.image_file import IMAGE_SUFFIXES, read_image
+from retina_edge.quiet import quiet_opencv
 
 # A container's frame count is often an estimate from its duration; one frame less means nothing.
 FRAME_COUNT_TOLERANCE = 1

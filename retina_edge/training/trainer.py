@@ -19,15 +19,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from engines.contract import DetectorContract
-from engines.errors import TrainingError
+from engines.errors import DeviceError, TrainingError
 from export.preprocess import Preprocess
-from retina_edge.data.augment import AugmentOptions
 from retina_edge.data.coco import CocoDataset
 from retina_edge.data.loading import AugmentedDataset, EpochSampler, make_loader
+from retina_edge.data.options import AugmentOptions
 from retina_edge.detector import Detector
 from retina_edge.evaluation import Evaluation, evaluate
 from retina_edge.model import RetinaNet
-from retina_edge.model.checkpoint import Checkpoint
+from retina_edge.model.checkpoint import Checkpoint, load_checkpoint
 from retina_edge.torch_executor import TorchExecutor
 from retina_edge.training.criterion import RetinaNetCriterion
 from retina_edge.training.log import TrainingLog
@@ -69,6 +69,8 @@ class Trainer:
         on_step: Callable[[int, int, int, dict[str, float]], None] = lambda *_: None,
         on_epoch: Callable[[int, dict[str, float], Evaluation | None], None] = lambda *_: None,
     ) -> None:
+        # The input size is fixed, so cuDNN's search for the fastest algorithms pays off.
+        torch.backends.cudnn.benchmark = group.device.type == "cuda"
         self.model = model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.contract, self.options, self.augment, self.group = contract, options, augment, group
         self.val_data, self.output, self.half, self.on_step = val_data, output, half, on_step
@@ -219,20 +221,22 @@ class Trainer:
         }
         dataclasses.replace(self.checkpoint(), training=state).save(self.last_path)
 
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Goes on where a ``last`` checkpoint stands. All randomness is a function of seed and step, so the rest
+    def resume(self) -> None:
+        """Goes on where the ``last`` checkpoint stands. All randomness is a function of seed and step, so the rest
         is what an unbroken run would have computed.
 
         Raises:
-            TrainingError: it is not a ``last`` checkpoint, or was made with other settings; names them.
+            TrainingError: there is none, or it was made with other settings; names them.
         """
-        state = checkpoint.training
+        if not self.last_path.is_file():
+            raise TrainingError(f"{self.last_path}: nothing to resume, no such file; start without resuming")
+        state = load_checkpoint(self.last_path).training
         if state is None:
-            raise TrainingError(f"expected a checkpoint with training state, such as {self.last_path.name}")
+            raise TrainingError(f"{self.last_path}: expected a checkpoint with training state, found a model to ship")
         differences = _differences(state, self)
         if differences:
             raise TrainingError(
-                f"{self.last_path.name} was made with other settings: {'; '.join(differences)}; resume with the same, "
+                f"{self.last_path} was made with other settings: {'; '.join(differences)}; resume with the same, "
                 "or start a new run from it with --init"
             )
         self.model.load_state_dict(state["model"])
@@ -273,7 +277,7 @@ def amp_dtype(mode: str, device: torch.device) -> torch.dtype | None:
     """The type of the forward pass, or None for float32.
 
     Raises:
-        ValueError: fp16 asked for on a CPU, which has no use for it.
+        DeviceError: fp16 asked for on a CPU, which has no use for it.
     """
     if mode == "auto":
         if device.type == "cuda":
@@ -281,7 +285,7 @@ def amp_dtype(mode: str, device: torch.device) -> torch.dtype | None:
         # Without such instructions bf16 is emulated, and slower than float32.
         return torch.bfloat16 if _cpu_capabilities().get("avx512_bf16") else None
     if mode == "fp16" and device.type != "cuda":
-        raise ValueError("amp fp16 needs a GPU; on a CPU use bf16, auto or off")
+        raise DeviceError("amp fp16 needs a GPU; on a CPU use bf16, auto or off")
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[mode]
 
 

@@ -9,7 +9,8 @@ import torch
 from torchvision import tv_tensors
 
 from engines.errors import ContractError
-from retina_edge.data.augment import AugmentOptions, CropKeepingBoxes, RandomTranspose, training_transform
+from retina_edge.data.augment import CropKeepingBoxes, RandomTranspose, training_transform
+from retina_edge.data.options import AugmentOptions
 
 BOXES = [[40, 60, 90, 140], [200, 30, 300, 80], [330, 330, 400, 400], [0, 200, 60, 230]]
 # Bilinear resizing mixes the outermost row of pixels of an object with the ground.

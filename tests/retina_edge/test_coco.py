@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from engines.errors import DataError
+from engines.errors import DataError, SourceError
 from retina_edge.data.coco import load_coco
 
 Content = dict[str, Any]
@@ -131,5 +131,5 @@ def test_image_of_another_size_or_undecodable_is_refused_when_read(tmp_path: Pat
     with pytest.raises(DataError, match=r"a.png: the annotations say 40x30 .* image has 30x40"):
         data.images[0].read()
     (tmp_path / "b.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"b.png: expected an image"):
+    with pytest.raises(SourceError, match=r"b.png: expected a picture"):
         data.images[1].read()

@@ -11,7 +11,7 @@ import pytest
 
 from retina_edge import demo
 from retina_edge.detector import Detector
-from retina_edge.streams.image_file import read_image
+from retina_edge.image_file import read_image
 from tests.media import count_frames
 from tests.stand_in import StandIn, contract
 

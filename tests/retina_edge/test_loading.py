@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from retina_edge.data.augment import AugmentOptions
+from retina_edge.data.options import AugmentOptions
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.data.loading import AugmentedDataset, EpochSampler, make_loader
 
@@ -53,7 +53,7 @@ def test_processes_share_the_batches_of_one() -> None:
 
 def test_workers_do_not_matter(data: CocoDataset) -> None:
     runs = []
-    for workers in (0, 2):
+    for workers in (0, 1):
         sampler = EpochSampler(len(data), 8, batch=2, seed=4)
         torch.manual_seed(workers)  # the global generator must not matter either
         runs.append(list(make_loader(AugmentedDataset(data, OPTIONS), sampler, workers=workers)))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from retina_edge import Detections
-from retina_edge.streams.image_file import read_image
+from retina_edge.image_file import read_image
 from retina_edge.streams.sinks import (
     ImageSink,
     JsonlSink,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engines.errors import SourceError
-from retina_edge.streams.image_file import read_image
+from retina_edge.image_file import read_image
 from retina_edge.streams.sources import ImageSource, VideoSource, open_sources, redact
 from tests.media import write_picture, write_video
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from engines.errors import TrainingError
-from retina_edge.data.augment import AugmentOptions
 from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.data.options import AugmentOptions
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.training.criterion import RetinaNetCriterion
 from retina_edge.training.initialise import initialise_from, new_model
@@ -81,7 +81,7 @@ def test_resumed_run_equals_an_unbroken_one(data: CocoDataset, tmp_path: Path, s
         broken.run()
     assert load_checkpoint(broken.last_path).training["step"] == stop_after  # type: ignore[index]
     resumed = make_trainer(data, tmp_path / "broken.pt", workers=1)
-    resumed.resume(load_checkpoint(resumed.last_path))
+    resumed.resume()
     resumed.run()
     ours, theirs = load_checkpoint(resumed.last_path), load_checkpoint(whole.last_path)
     assert ours.training is not None
@@ -162,14 +162,16 @@ def test_loss_that_is_not_finite_stops_with_the_mend(data: CocoDataset, tmp_path
     assert not (tmp_path / "model.pt").exists()
 
 
-def test_resuming_with_other_settings_is_refused(data: CocoDataset, tmp_path: Path) -> None:
+def test_resuming_with_other_settings_or_from_nothing_is_refused(data: CocoDataset, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path / "model.pt")
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        trainer.resume()
+    trainer.checkpoint().save(trainer.last_path)
+    with pytest.raises(TrainingError, match="expected a checkpoint with training state"):
+        trainer.resume()
     trainer.save_last()
-    last = load_checkpoint(trainer.last_path)
     with pytest.raises(TrainingError, match="batch 2 there, 4 here"):
-        make_trainer(data, tmp_path / "model.pt", batch=4).resume(last)
-    with pytest.raises(TrainingError, match="training state"):
-        trainer.resume(dataclasses.replace(last, training=None))
+        make_trainer(data, tmp_path / "model.pt", batch=4).resume()
 
 
 def test_fine_tuning_keeps_what_fits_and_says_what_does_not(data: CocoDataset) -> None:

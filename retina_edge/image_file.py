@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.errors import SourceError
-from retina_edge.streams.quiet import quiet_opencv
+from retina_edge.quiet import quiet_opencv
 
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
