@@ -19,6 +19,7 @@ import onnx.numpy_helper
 from torch import nn
 
 from engines.contract import DetectorContract
+from engines.files import atomic_file
 from engines.letterbox import Letterbox, as_bgr
 from engines.onnx_runtime import CONTRACT_KEY, OUTPUTS
 from engines.plugins.parameters import pack_parameters
@@ -30,8 +31,8 @@ from export.functions import (
     nms_function,
     num_candidates,
 )
+from export.half_weights import store_half
 from export.network import Network, export_network
-from export.storage import store_half, write_atomically
 from export.verify import Agreement, verify
 
 PARAMETERS = "parameters"
@@ -96,7 +97,8 @@ def export_onnx(
     content = deployable.SerializeToString()
     agreement = verify(network, exported, stored, content, contract, _letterboxed(images, contract), batch=batch)
     path = Path(path)
-    write_atomically(path, content)
+    with atomic_file(path) as file:
+        file.write(content)
     return ExportReport(path, len(content), batch, contract, agreement)
 
 

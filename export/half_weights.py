@@ -1,10 +1,8 @@
-"""How a model gets into a file: whole or not at all, and with its weights in half the size."""
+"""Weights stored in half the size. For the file only: computing stays in float32."""
 
 from __future__ import annotations
 
 import copy
-import os
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -45,18 +43,3 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     return model
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader finds the old one or the new one, whole, whatever interrupts it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are for their owner only, a model is for everyone the folder is for.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -119,6 +119,7 @@ def convert(
             f"{LOGITS}: expected rows for {anchors} anchors of each class, as {architecture} has them, "
             f"got {len(weights[LOGITS])}"
         )
+    names = _class_names(num_classes, class_names)
     config = ModelConfig(
         num_classes=num_classes,
         backbone_norm="frozen" if frozen else "batch",
@@ -127,7 +128,6 @@ def convert(
     )
     model = RetinaNet(config).eval()
     _load(model, weights, architecture)
-    names = _class_names(num_classes, class_names)
     contract = DetectorContract(
         architecture=architecture,
         input_size=input_size,

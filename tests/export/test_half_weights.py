@@ -1,10 +1,8 @@
-"""Files are whole, and weights stored in half compute as rounded weights do."""
+"""Weights stored in half the size compute as rounded weights do."""
 
 from __future__ import annotations
 
 import copy
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ import pytest
 
 from engines.contract import DetectorContract
 from export.errors import ExportError
-from export.storage import HALF_SUFFIX, store_half, write_atomically
+from export.half_weights import HALF_SUFFIX, store_half
 
 
 @pytest.fixture(scope="module")
@@ -77,29 +75,3 @@ def heads(model: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> list[npt.NDA
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     outputs: list[npt.NDArray[np.float32]] = session.run(None, {"images": images})
     return outputs
-
-
-@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, OSError])
-def test_writing_is_all_or_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: type[BaseException]
-) -> None:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(b"old")
-
-    def fail(*_: object) -> None:
-        raise interrupt
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(interrupt):
-        write_atomically(path, b"new")
-    assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
-    assert path.read_bytes() == b"old"
-
-
-def test_writing_makes_the_folder_and_keeps_the_usual_permissions(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "model.onnx"
-    write_atomically(path, b"new")
-    plain = tmp_path / "plain"
-    plain.touch()
-    assert path.read_bytes() == b"new"
-    assert path.stat().st_mode == plain.stat().st_mode

@@ -18,8 +18,8 @@ from engines.letterbox import Letterbox
 from export import deployable
 from export.deployable import PARAMETERS, attach, export_onnx
 from export.errors import ExportError
+from export.half_weights import store_half
 from export.network import Network
-from export.storage import store_half
 from export.verify import BOX_TOLERANCE, SCORE_TOLERANCE, Agreement, _batches, verify
 from retina_edge.model import RetinaNet
 

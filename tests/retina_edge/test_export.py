@@ -1,0 +1,207 @@
+"""``retina-edge export``: what it writes, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+import export.deployable
+from engines.contract import DetectorContract
+from engines.onnx_runtime import OnnxExecutor
+from export.deployable import ExportReport
+from export.errors import ExportError
+from export.verify import Agreement
+from retina_edge import export as verb
+from retina_edge.detector import Detector
+from retina_edge.model import RetinaNet
+from retina_edge.model.checkpoint import Checkpoint
+from tests.models import TINY, contract_of, lively
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny lively model of 128×160 pixels."""
+    torch.manual_seed(0)
+    model = lively(RetinaNet(TINY))
+    path = tmp_path_factory.mktemp("export") / "tiny.pt"
+    Checkpoint(contract_of(model), model.config, dict(model.state_dict())).save(path)
+    return path
+
+
+class Recorder:
+    """Stands in for ``export_onnx`` where only its arguments matter."""
+
+    def __init__(self) -> None:
+        self.contracts: list[DetectorContract] = []
+        self.batch: int | None = 0
+        self.images: list[npt.NDArray[np.uint8]] = []
+        self.half_weights = False
+        self.detections = 5
+
+    def __call__(
+        self,
+        model: RetinaNet,
+        contract: DetectorContract,
+        path: Path,
+        *,
+        batch: int | None,
+        images: list[npt.NDArray[np.uint8]],
+        half_weights: bool,
+    ) -> ExportReport:
+        assert not model.training
+        self.contracts.append(contract)
+        self.batch, self.images, self.half_weights = batch, images, half_weights
+        agreement = Agreement(1e-6, 2e-6, 3e-5, 4e-7, self.detections, len(images))
+        return ExportReport(path, 1_234_567, batch, contract, agreement)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    stand_in = Recorder()
+    monkeypatch.setattr(export.deployable, "export_onnx", stand_in)
+    return stand_in
+
+
+def test_exports(
+    checkpoint: Path, frames: list[npt.NDArray[np.uint8]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At another input size than trained at, with everything else as the checkpoint has it."""
+    output = tmp_path / "folder" / "tiny.onnx"
+    assert verb.main([str(checkpoint), "-o", str(output), "--input", "192x224"]) == 0
+    said = capsys.readouterr().out
+    assert f"{output}  {output.stat().st_size / 1e6:.1f} MB, batch 1, input 192x224, fp32\n" in said
+    assert "verified on 4 images with " in said
+    executor = OnnxExecutor(output)
+    assert executor.contract.input_size == (192, 224)
+    assert executor.contract.levels[0].feature_size == (24, 28)
+    with Detector(executor) as onnx, Detector.load(checkpoint) as trained:
+        assert onnx.contract.class_names == trained.contract.class_names
+        assert len(onnx(frames[0])) > 20
+    assert [path.name for path in output.parent.iterdir()] == ["tiny.onnx"]
+
+
+def test_by_default_one_image_and_whole_weights(checkpoint: Path, recorder: Recorder) -> None:
+    assert verb.main([str(checkpoint), "-o", "m.onnx"]) == 0
+    assert (recorder.batch, recorder.half_weights) == (1, False)
+    # Three windows of the forest and noise.
+    assert [image.shape for image in recorder.images] == [(128, 160, 3)] * 4
+    assert len({image.tobytes() for image in recorder.images}) == 4
+
+
+@pytest.mark.parametrize(("text", "batch"), [("dynamic", None), ("8", 8)])
+def test_options(
+    checkpoint: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str], text: str, batch: int | None
+) -> None:
+    assert verb.main([str(checkpoint), "-o", "m.onnx", "--batch", text, "--half-weights"]) == 0
+    assert (recorder.batch, recorder.half_weights) == (batch, True)
+    assert f"m.onnx  1.2 MB, batch {text}, input 128x160, fp32, weights stored in fp16" in capsys.readouterr().out
+
+
+def test_a_model_that_finds_nothing_is_said(
+    checkpoint: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder.detections = 0
+    assert verb.main([str(checkpoint), "-o", "m.onnx"]) == 0
+    assert "nothing was detected in these images" in capsys.readouterr().out
+
+
+def test_images_from_files_and_folders(checkpoint: Path, recorder: Recorder, treecrowns: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    for name, value in (("b.PNG", 20), ("a.jpg", 10)):
+        assert cv2.imwrite(str(tmp_path / name), np.full((5, 7, 3), value, np.uint8))
+    file = next((treecrowns / "images").glob("*.jpg"))
+    assert verb.main([str(checkpoint), "-o", "m.onnx", "--images", str(tmp_path), str(file)]) == 0
+    assert [image[0, 0, 0] for image in recorder.images[:2]] == [10, 20]
+    assert recorder.images[2].shape == (400, 400, 3)
+    assert verb.main([str(checkpoint), "-o", "m.onnx", "--images", str(treecrowns / "images")]) == 0
+    assert len(recorder.images) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.jpg", None, "missing.jpg: expected an image that OpenCV can read"),
+        ("text.jpg", b"text", "text.jpg: expected an image that OpenCV can read"),
+        ("", None, "expected images to verify with, found none"),
+    ],
+)
+def test_images_that_are_none(
+    checkpoint: Path,
+    recorder: Recorder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: bytes | None,
+    message: str,
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    assert verb.main([str(checkpoint), "-o", "m.onnx", "--images", str(path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not recorder.images
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ExportError("boxes: expected less"), 1, "error: boxes: expected less"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_failures(
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(export.deployable, "export_onnx", fail)
+    assert verb.main([str(checkpoint), "-o", "m.onnx"]) == code
+    assert capsys.readouterr().err == said + "\n"
+
+
+@pytest.mark.parametrize("content", [None, b"no checkpoint"], ids=["missing", "corrupt"])
+def test_a_file_that_is_no_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    path = tmp_path / "model.pt"
+    if content is not None:
+        path.write_bytes(content)
+    assert verb.main([str(path), "-o", str(tmp_path / "m.onnx")]) == 1
+    assert "model.pt: expected a checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch", "0"], "expected a number of images or 'dynamic', got '0'"),
+        (["--batch", "some"], "expected a number of images or 'dynamic', got 'some'"),
+        (["--input", "200x200"], "multiples of 32"),
+    ],
+)
+def test_wrong_options(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        verb.main(["model.pt", "-o", "m.onnx", *options])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_pyramid_is_made_anew_for_another_input(checkpoint: Path, recorder: Recorder) -> None:
+    assert verb.main([str(checkpoint), "-o", "m.onnx", "--input", "352x96"]) == 0
+    (contract,) = recorder.contracts
+    levels = [(level.feature_size, level.stride) for level in contract.levels]
+    assert levels == [((44, 12), (8, 8)), ((22, 6), (16, 16)), ((11, 3), (32, 32))]
+    assert contract.levels[0].anchor_sizes == (32, 40, 50)
