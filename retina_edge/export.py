@@ -8,19 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
 from engines.errors import SourceError
 from retina_edge import cli
+from retina_edge.image_file import IMAGE_SUFFIXES, read_image
 
 if TYPE_CHECKING:
     from export.deployable import ExportReport
 
 FOREST = Path(__file__).parent / "assets" / "forest.jpg"
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # More pictures verify nothing new, and each is run four times.
 MOST_IMAGES = 8
 # What of the contract is not learnt, and so may be chosen at export.
@@ -110,18 +109,12 @@ def _read_images(paths: Sequence[Path]) -> list[npt.NDArray[Any]]:
         files += [file for file in inside if file == path or file.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise SourceError(f"{', '.join(map(str, paths))}: expected images to verify with, found none")
-    images = []
-    for file in files[:MOST_IMAGES]:
-        image = cv2.imread(str(file)) if file.is_file() else None
-        if image is None:
-            raise SourceError(f"{file}: expected an image that OpenCV can read")
-        images.append(image)
-    return images
+    return [read_image(file) for file in files[:MOST_IMAGES]]
 
 
 def _forest(input_size: tuple[int, int]) -> list[npt.NDArray[Any]]:
     """Windows of the picture that comes along, as large as the input where it is, and noise."""
-    forest = _read_images([FOREST])[0]
+    forest = read_image(FOREST)
     height, width = (min(side, limit) for side, limit in zip(input_size, forest.shape[:2], strict=True))
     lefts = np.linspace(0, forest.shape[1] - width, 3).astype(int)
     windows = [forest[:height, left : left + width] for left in lefts]

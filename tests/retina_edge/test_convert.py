@@ -1,4 +1,4 @@
-"""torchvision's checkpoints: what they detect there, they detect here, and what is none is refused."""
+"""torchvision's checkpoints become ours, and what is none is refused. Their detections: tests/export."""
 
 from __future__ import annotations
 
@@ -7,141 +7,22 @@ import copy
 import hashlib
 import re
 import urllib.error
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
-import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
+from torchvision.models.detection import retinanet_resnet50_fpn
 from torchvision.models.detection.retinanet import RetinaNet as TorchvisionRetinaNet
 
-from retina_edge import convert, export
-from retina_edge.detections import Detections
-from retina_edge.detector import Detector
+from retina_edge import convert
 from retina_edge.model import torchvision_checkpoint
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.model.torchvision_checkpoint import load_file
-
-Images = npt.NDArray[np.uint8]
-
-INPUT_SIZE = (256, 320)
-BUILDERS: dict[str, Callable[..., TorchvisionRetinaNet]] = {
-    "retinanet_resnet50_fpn": retinanet_resnet50_fpn,
-    "retinanet_resnet50_fpn_v2": retinanet_resnet50_fpn_v2,
-}
-# What the project promises. Convolutions summed in another order move logits by some 1e-5.
-PIXELS = 0.05
-SCORE = 1e-4
-# A batch may be summed in another order than its images.
-BATCH_PIXELS = 1e-3
-BATCH_SCORE = 1e-6
-
-
-def lively(model: TorchvisionRetinaNet, image: Tensor, seed: int) -> TorchvisionRetinaNet:
-    """Random weights and statistics, the last layers scaled so that many boxes pass: logits spread by 1.2 around
-    -4.5 and deltas by 0.4."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for values, low, high in (
-                (module.running_mean, -0.2, 0.2),
-                (module.running_var, 0.7, 1.4),
-                (module.weight, 0.5, 1.0),
-                (module.bias, -0.2, 0.2),
-            ):
-                nn.init.uniform_(values, low, high, generator=generator)  # type: ignore[arg-type]
-    classes, boxes = model.head.classification_head, model.head.regression_head
-    for layer in (*classes.conv.modules(), *boxes.conv.modules()):
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-    nn.init.constant_(classes.cls_logits.bias, -4.5)
-    model.eval()
-    with torch.inference_mode():
-        images, _ = model.transform([image])
-        outputs = model.head(list(model.backbone(images.tensors).values()))
-        classes.cls_logits.weight *= 1.2 / outputs["cls_logits"].std()
-        boxes.bbox_reg.weight *= 0.4 / outputs["bbox_regression"].std()
-    return model
-
-
-def as_torchvision(image: Images) -> Tensor:
-    """BGR uint8 [h, w, 3] to RGB float [3, h, w], 0 to 1."""
-    return torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1).float() / 255
-
-
-def match(ours: Detections, theirs: dict[str, Tensor]) -> tuple[float, float]:
-    """Greatest difference of boxes and of scores, each detection paired with one of torchvision's of its label.
-
-    In pairs, not row by row: where two scores differ by less than the convolutions' rounding, either may come
-    first.
-    """
-    boxes, scores, labels = (theirs[key].numpy() for key in ("boxes", "scores", "labels"))
-    assert len(ours) == len(labels)
-    np.testing.assert_array_equal(np.sort(ours.labels), np.sort(labels))
-    free = np.ones(len(labels), bool)
-    pixels, score = 0.0, 0.0
-    for i in range(len(ours)):
-        distance = np.abs(boxes - ours.boxes[i]).max(axis=1)
-        distance[~free | (labels != ours.labels[i])] = np.inf
-        nearest = int(distance.argmin())
-        free[nearest] = False
-        pixels = max(pixels, float(distance[nearest]))
-        score = max(score, abs(float(scores[nearest] - ours.scores[i])))
-    return pixels, score
-
-
-@pytest.fixture(scope="module")
-def images(frames: list[Images]) -> list[Images]:
-    """Two real images and two of noise, as large as the input, so that nobody resizes them."""
-    noise = np.random.default_rng(0).integers(0, 256, (2, *INPUT_SIZE, 3), np.uint8)
-    height, width = INPUT_SIZE
-    return [*(frame[:height, :width].copy() for frame in frames[:2]), *noise]
-
-
-# Three classes give fewer detections than the 300 allowed, 91 more, and top_k cuts on all levels but the last.
-@pytest.mark.parametrize(
-    ("arch", "num_classes", "seed", "batch"),
-    [("retinanet_resnet50_fpn", 3, 2, "dynamic"), ("retinanet_resnet50_fpn_v2", 91, 0, "dynamic")],
-)
-def test_torchvisions_detections(
-    arch: str, num_classes: int, seed: int, batch: str, images: list[Images], tmp_path: Path
-) -> None:
-    """convert, export and ONNX Runtime against torchvision's model in evaluation mode."""
-    torch.manual_seed(seed)
-    height, width = INPUT_SIZE
-    model = BUILDERS[arch](
-        weights=None, weights_backbone=None, num_classes=num_classes, min_size=height, max_size=width
-    )
-    lively(model, as_torchvision(images[0]), seed)
-    source, checkpoint, onnx = (tmp_path / name for name in ("source.pth", "model.pt", "model.onnx"))
-    torch.save(model.state_dict(), source)
-    assert convert.main([str(source), "--arch", arch, "--input", "256x320", "-o", str(checkpoint)]) == 0
-    picture = tmp_path / "real.png"
-    assert cv2.imwrite(str(picture), images[0])
-    arguments = [str(checkpoint), "-o", str(onnx), "--batch", batch, "--images", str(picture)]
-    assert export.main(arguments) == 0
-
-    with torch.inference_mode():
-        expected = model([as_torchvision(image) for image in images])
-    with Detector.load(onnx) as detector:
-        together = detector(images)
-        alone = [detector(image) for image in images]
-    for ours, theirs in zip(together, expected, strict=True):
-        assert len(ours) > 200
-        pixels, score = match(ours, theirs)
-        assert pixels <= PIXELS
-        assert score <= SCORE
-    for ours, one in zip(together, alone, strict=True):
-        np.testing.assert_array_equal(ours.labels, one.labels)
-        np.testing.assert_allclose(ours.boxes, one.boxes, rtol=0, atol=BATCH_PIXELS)
-        np.testing.assert_allclose(ours.scores, one.scores, rtol=0, atol=BATCH_SCORE)
-
+from tests.export.torchvision_models import lively
 
 Weights = dict[str, Tensor]
 V1 = "retinanet_resnet50_fpn"

@@ -125,8 +125,8 @@ def test_images_from_files_and_folders(checkpoint: Path, recorder: Recorder, tre
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("missing.jpg", None, "missing.jpg: expected an image that OpenCV can read"),
-        ("text.jpg", b"text", "text.jpg: expected an image that OpenCV can read"),
+        ("missing.jpg", None, "missing.jpg: cannot be read"),
+        ("text.jpg", b"text", "text.jpg: expected a picture that OpenCV reads"),
         ("", None, "expected images to verify with, found none"),
     ],
 )
@@ -205,3 +205,16 @@ def test_the_pyramid_is_made_anew_for_another_input(checkpoint: Path, recorder: 
     levels = [(level.feature_size, level.stride) for level in contract.levels]
     assert levels == [((44, 12), (8, 8)), ((22, 6), (16, 16)), ((11, 3), (32, 32))]
     assert contract.levels[0].anchor_sizes == (32, 40, 50)
+
+
+def test_thresholds_are_chosen_at_export(checkpoint: Path, recorder: Recorder) -> None:
+    options = ["--score-threshold", "0.4", "--top-k", "77", "--max-detections", "9"]
+    assert verb.main([str(checkpoint), "-o", "m.onnx", *options]) == 0
+    (contract,) = recorder.contracts
+    assert (contract.score_threshold, contract.top_k, contract.max_detections) == (0.4, 77, 9)
+    assert contract.iou_threshold == 0.5
+
+
+def test_a_threshold_out_of_range_is_refused(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verb.main([str(checkpoint), "-o", "m.onnx", "--score-threshold", "1.5"]) == 1
+    assert "score_threshold: expected 0 <= value < 1, got 1.5" in capsys.readouterr().err

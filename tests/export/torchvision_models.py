@@ -1,0 +1,51 @@
+"""torchvision's RetinaNets with random weights that detect a lot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
+from torchvision.models.detection.retinanet import RetinaNet as TorchvisionRetinaNet
+
+Images = npt.NDArray[np.uint8]
+
+BUILDERS: dict[str, Callable[..., TorchvisionRetinaNet]] = {
+    "retinanet_resnet50_fpn": retinanet_resnet50_fpn,
+    "retinanet_resnet50_fpn_v2": retinanet_resnet50_fpn_v2,
+}
+
+
+def lively(model: TorchvisionRetinaNet, image: Tensor, seed: int) -> TorchvisionRetinaNet:
+    """Random weights and statistics, the last layers scaled so that many boxes pass: logits spread by 1.2 around
+    -4.5 and deltas by 0.4."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values, low, high in (
+                (module.running_mean, -0.2, 0.2),
+                (module.running_var, 0.7, 1.4),
+                (module.weight, 0.5, 1.0),
+                (module.bias, -0.2, 0.2),
+            ):
+                nn.init.uniform_(values, low, high, generator=generator)  # type: ignore[arg-type]
+    classes, boxes = model.head.classification_head, model.head.regression_head
+    for layer in (*classes.conv.modules(), *boxes.conv.modules()):
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+    nn.init.constant_(classes.cls_logits.bias, -4.5)
+    model.eval()
+    with torch.inference_mode():
+        images, _ = model.transform([image])
+        outputs = model.head(list(model.backbone(images.tensors).values()))
+        classes.cls_logits.weight *= 1.2 / outputs["cls_logits"].std()
+        boxes.bbox_reg.weight *= 0.4 / outputs["bbox_regression"].std()
+    return model
+
+
+def as_torchvision(image: Images) -> Tensor:
+    """BGR uint8 [h, w, 3] to RGB float [3, h, w], 0 to 1."""
+    return torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1).float() / 255
