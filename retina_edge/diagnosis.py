@@ -109,7 +109,7 @@ def check_detection() -> Check:
                 detector(frame)
             milliseconds = 1000 * (perf_counter() - start) / RUNS
     except Exception as error:  # whatever keeps it from running is the finding
-        return Check("shipped model", BROKEN, _one_line(error), purpose, "pip install --force-reinstall retina-edge")
+        return Check("shipped model", BROKEN, _one_line(error), purpose, "install retina_edge again from its source")
     return Check("shipped model", OK, f"{len(found)} detections in {milliseconds:.0f} ms", purpose)
 
 
