@@ -269,11 +269,13 @@ def _best(found: int, max_detections: int) -> list[str]:
 
 
 def _int(name: str, value: int) -> str:
-    return f"{name} = Constant <value_int = {value}> ()"
+    return f"{name} = Constant <value = int64 {{{value}}}> ()"
 
 
 def _ints(name: str, values: Iterable[int]) -> str:
-    return f"{name} = Constant <value_ints = [{_joined(map(str, values))}]> ()"
+    # Not value_ints: before onnx 1.19, shape inference does not look into it, and ONNX Runtime refuses the TopK.
+    numbers = list(map(str, values))
+    return f"{name} = Constant <value = int64[{len(numbers)}] {{{_joined(numbers)}}}> ()"
 
 
 def _joined(names: Iterable[str]) -> str:
