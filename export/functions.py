@@ -273,7 +273,7 @@ def _int(name: str, value: int) -> str:
 
 
 def _ints(name: str, values: Iterable[int]) -> str:
-    # Not value_ints: before onnx 1.19, shape inference does not look into it, and ONNX Runtime refuses the TopK.
+    # Not value_ints: onnx 1.17 and 1.18 and ONNX Runtime 1.18 do not look into it and refuse the TopK.
     numbers = list(map(str, values))
     return f"{name} = Constant <value = int64[{len(numbers)}] {{{_joined(numbers)}}}> ()"
 
