@@ -16,8 +16,8 @@ try:
     import torch
 
     from export.preprocess import Preprocess
-    from retina_edge.model import RetinaNet
     from retina_edge.model.checkpoint import load_checkpoint
+    from retina_edge.model.retinanet import RetinaNet
 except ImportError as error:
     raise MissingDependencyError(
         f"a checkpoint needs torch and torchvision ({error}): pip install 'retina-edge[train]'"

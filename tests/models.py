@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from engines.contract import DetectorContract
-from retina_edge.model import ModelConfig, RetinaNet
-from retina_edge.model.config import octave_sizes
+from retina_edge.model.config import ModelConfig, octave_sizes
+from retina_edge.model.retinanet import RetinaNet
 
 TINY = ModelConfig(
     num_classes=1,

@@ -55,10 +55,11 @@ class Checkpoint:
 
         Args:
             path: where to.
-            half: store the weights in float16, half the size; they load as float32 again.
+            half: store the convolutions' weights in float16, half the size; they load as float32 again.
         """
         weights = {
-            name: value.detach().cpu().to(torch.float16 if half and value.is_floating_point() else value.dtype)
+            # Biases and normalisation stay whole: they are small, and a variance can be too small for float16.
+            name: value.detach().cpu().to(torch.float16 if half and value.ndim > 1 else value.dtype)
             for name, value in self.weights.items()
         }
         content = {

@@ -11,7 +11,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from retina_edge.data.augment import Target
-from retina_edge.model import RetinaNet
+from retina_edge.model.retinanet import RetinaNet
 
 # arXiv 1708.02002, section 4: anchors overlapping an object by 0.5 are its own, under 0.4 background, between
 # neither. Focal loss has alpha 0.25 and gamma 2, the defaults of torchvision's sigmoid_focal_loss.

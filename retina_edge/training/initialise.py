@@ -8,8 +8,9 @@ import torch
 
 from engines.contract import DetectorContract
 from retina_edge.data.coco import CocoDataset
-from retina_edge.model import ModelConfig, RetinaNet
 from retina_edge.model.checkpoint import Checkpoint
+from retina_edge.model.config import ModelConfig
+from retina_edge.model.retinanet import RetinaNet
 
 
 def new_model(

@@ -26,8 +26,8 @@ from retina_edge.data.loading import AugmentedDataset, EpochSampler, make_loader
 from retina_edge.data.options import AugmentOptions
 from retina_edge.detector import Detector
 from retina_edge.evaluation import Evaluation, evaluate
-from retina_edge.model import RetinaNet
 from retina_edge.model.checkpoint import Checkpoint, load_checkpoint
+from retina_edge.model.retinanet import RetinaNet
 from retina_edge.torch_executor import TorchExecutor
 from retina_edge.training.criterion import RetinaNetCriterion
 from retina_edge.training.log import TrainingLog

@@ -13,7 +13,7 @@ import torch
 from engines.contract import DetectorContract
 from export.deployable import ExportReport, export_onnx
 from export.network import Network, export_network
-from retina_edge.model import RetinaNet
+from retina_edge.model.retinanet import RetinaNet
 from tests.models import TINY, contract_of, lively
 
 Frames = list[npt.NDArray[np.uint8]]

@@ -20,7 +20,7 @@ from export.deployable import ExportReport, export_onnx
 from export.errors import ExportError
 from export.functions import DOMAIN
 from retina_edge.detector import Detector
-from retina_edge.model import RetinaNet
+from retina_edge.model.retinanet import RetinaNet
 from retina_edge.torch_executor import TorchExecutor
 
 Frames = list[npt.NDArray[np.uint8]]

@@ -21,7 +21,7 @@ from export.errors import ExportError
 from export.half_weights import store_half
 from export.network import Network
 from export.verify import BOX_TOLERANCE, SCORE_TOLERANCE, Agreement, _batches, verify
-from retina_edge.model import RetinaNet
+from retina_edge.model.retinanet import RetinaNet
 
 Images = npt.NDArray[np.uint8]
 

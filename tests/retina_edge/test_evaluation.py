@@ -22,8 +22,8 @@ from retina_edge import Detector, cli
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.evaluate import main
 from retina_edge.evaluation import METRICS, evaluate, measure
-from retina_edge.model import RetinaNet
 from retina_edge.model.checkpoint import Checkpoint
+from retina_edge.model.retinanet import RetinaNet
 from tests.models import TINY, contract_of, lively
 
 # Both compute in double precision; only the order of summation differs.

@@ -18,8 +18,8 @@ from export.errors import ExportError
 from export.verify import Agreement
 from retina_edge import export as verb
 from retina_edge.detector import Detector
-from retina_edge.model import RetinaNet
 from retina_edge.model.checkpoint import Checkpoint
+from retina_edge.model.retinanet import RetinaNet
 from tests.models import TINY, contract_of, lively
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from retina_edge.data.options import AugmentOptions
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.data.loading import AugmentedDataset, EpochSampler, make_loader
+from retina_edge.data.options import AugmentOptions
 
 OPTIONS = AugmentOptions((128, 160), (416, 736))
 

@@ -10,8 +10,8 @@ from torch import nn
 from torchvision.models.detection.image_list import ImageList
 
 from engines.errors import ModelFileError
-from retina_edge.model import ModelConfig, RetinaNet
-from retina_edge.model.config import BACKBONES, octave_sizes
+from retina_edge.model.config import BACKBONES, ModelConfig, octave_sizes
+from retina_edge.model.retinanet import RetinaNet
 from tests.models import TINY
 
 
