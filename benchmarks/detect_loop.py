@@ -1,6 +1,6 @@
 """What everything around the network costs: the whole detect loop on a video against the bare session.
 
-    python -m benchmarks.detect_loop [MODEL.onnx ...]
+    python -m benchmarks.detect_loop
 
 The loop decodes a video file, detects, draws, encodes an annotated video and writes JSON lines. The bare session
 is ONNX Runtime on one letterboxed frame, again and again, with nothing around it. Both run in turn.
@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import torch
 from rich.console import Console
 from rich.table import Table
-from torchvision.models.detection import retinanet_resnet50_fpn
 
 from benchmarks.record import save
+from benchmarks.torchvision_r50 import lively_r50
 from export.deployable import export_onnx
 from retina_edge import Detector
 from retina_edge.demo import FOREST, FPS, MODEL, Flight
@@ -66,9 +65,7 @@ def _record_video(path: Path) -> Path:
 
 
 def _export_r50(path: Path) -> Path:
-    torch.manual_seed(0)
-    weights = retinanet_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
-    checkpoint = convert(weights, "retinanet_resnet50_fpn", input_size=(320, 320))
+    checkpoint = convert(lively_r50(320).state_dict(), "retinanet_resnet50_fpn", input_size=(320, 320))
     export_onnx(checkpoint.build_model(), checkpoint.contract, path, batch=1, images=[read_image(FOREST)])
     return path
 

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.table import Table
-from torchvision.models.detection import retinanet_resnet50_fpn
 
 from benchmarks.record import interleaved, save
+from benchmarks.torchvision_r50 import lively_r50
 from engines.letterbox import Letterbox
 from export.deployable import export_onnx
 from retina_edge import Detector
@@ -48,12 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(size: int, rounds: int) -> dict[str, Any]:
-    torch.manual_seed(0)
-    peer = retinanet_resnet50_fpn(
-        weights=None, weights_backbone=None, min_size=size, max_size=size, box_score_thresh=0.05
-    ).eval()
-    # The prior gives every anchor the score 0.01; a spread around it lets a realistic few hundred pass 0.05.
-    torch.nn.init.normal_(peer.head.classification_head.cls_logits.weight, std=SPREAD)
+    peer = lively_r50(size)
     frame = _frame()
     checkpoint = convert(peer.state_dict(), "retinanet_resnet50_fpn", input_size=(size, size))
     with tempfile.TemporaryDirectory() as folder:
@@ -82,9 +77,6 @@ def _measure(size: int, rounds: int) -> dict[str, Any]:
         "detections": {"torchvision": theirs, "retina_edge": ours},
         "rounds": rounds,
     }
-
-
-SPREAD = 0.03
 
 
 def _frame() -> npt.NDArray[np.uint8]:

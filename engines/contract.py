@@ -7,6 +7,7 @@ engine's sidecar. Everything that touches pixels or boxes reads it, so nothing i
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -204,6 +205,11 @@ class DetectorContract:
             return cls(**_tuples(values))
         except TypeError as error:  # a level lacks a field or has another
             raise ContractError(f"contract: levels: {error}; export the model again") from error
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions by distribution name, for ``DetectorContract.produced_by``."""
+    return {package: importlib.metadata.version(package) for package in packages}
 
 
 def check_input_size(input_size: tuple[int, int]) -> None:

@@ -66,7 +66,9 @@ class OnnxExecutor:
             )
 
     def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
+        if self._session is None:
+            raise ValueError("the detector is closed; load it again")
         return RawDetections(*self._session.run(OUTPUTS, {"images": images}))
 
     def close(self) -> None:
-        del self._session
+        self._session = None

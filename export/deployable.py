@@ -18,7 +18,7 @@ import onnx.helper
 import onnx.numpy_helper
 from torch import nn
 
-from engines.contract import DetectorContract
+from engines.contract import DetectorContract, versions
 from engines.files import atomic_file
 from engines.letterbox import Letterbox, as_bgr
 from engines.onnx_runtime import CONTRACT_KEY, OUTPUTS
@@ -88,7 +88,7 @@ def export_onnx(
         raise ValueError(f"batch: expected at least 1, or None for any number, got {batch}")
     if not images:
         raise ValueError("images: expected at least one to verify the export with, got none")
-    contract = dataclasses.replace(contract, produced_by={**contract.produced_by, **_versions()})
+    contract = dataclasses.replace(contract, produced_by={**contract.produced_by, **versions(*PACKAGES)})
     network = Network(copy.deepcopy(model).cpu().float(), contract).eval()
     exported = export_network(network, contract, batch=batch)
     stored = store_half(exported) if half_weights else exported
@@ -148,7 +148,3 @@ def _letterboxed(images: Sequence[npt.NDArray[Any]], contract: DetectorContract)
         frame = as_bgr(image)
         Letterbox.fit((frame.shape[0], frame.shape[1]), contract.input_size).apply(frame, out)
     return batch
-
-
-def _versions() -> dict[str, str]:
-    return {package: importlib.metadata.version(package) for package in PACKAGES}

@@ -97,8 +97,10 @@ def verify(
         )
         for level_heads, chunk in zip(heads, batches, strict=True)
     ]
-    boxes, scores, detections = zip(*agreements, strict=True)
-    return Agreement(*difference, max(boxes), max(scores), sum(detections), sum(map(len, batches)))
+    boxes, scores, counts = zip(*agreements, strict=True)
+    # The images that filled up the last batch were counted before.
+    detections = int(np.concatenate(counts)[: len(images)].sum())
+    return Agreement(*difference, max(boxes), max(scores), detections, len(images))
 
 
 def _batches(images: Images, batch: int | None) -> Iterator[Images]:
@@ -160,8 +162,8 @@ def _compare_heads(
     return greatest["cls"], greatest["box"]
 
 
-def _compare_detections(expected: RawDetections, found: RawDetections) -> tuple[float, float, int]:
-    """Greatest difference of boxes and of scores, and how many detections there are."""
+def _compare_detections(expected: RawDetections, found: RawDetections) -> tuple[float, float, npt.NDArray[np.int32]]:
+    """Greatest difference of boxes and of scores, and how many detections each image has."""
     for name in ("num_detections", "labels"):
         ours, theirs = getattr(expected, name), getattr(found, name)
         if not np.array_equal(ours, theirs):
@@ -179,4 +181,4 @@ def _compare_detections(expected: RawDetections, found: RawDetections) -> tuple[
                 "it was not written"
             )
         differences.append(difference)
-    return differences[0], differences[1], int(expected.num_detections.sum())
+    return differences[0], differences[1], expected.num_detections

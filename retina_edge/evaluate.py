@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from engines.files import atomic_file
 from retina_edge import cli
 from retina_edge.data.coco import load_coco
 from retina_edge.detector import Detector
@@ -24,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("annotations", type=Path, metavar="ANNOTATIONS.json", help="COCO annotations")
     add("--images", type=Path, required=True, metavar="DIR", help="their images")
     add("--json", type=Path, metavar="RESULT.json", help="write the metrics there")
-    add("--batch", type=int, default=1, help="images run together")
+    add("--batch", type=cli.positive, default=1, help="images run together")
     add("--device", default="auto", help="for a .pt: auto, cpu or cuda")
     add("--skip-invalid", action="store_true", help="leave out boxes without area or outside their image")
     return parser
@@ -43,7 +44,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         result = evaluate(detector, dataset, batch=args.batch, on_image=lambda: bar.advance(task))
     _print(console, args.model, result)
     if args.json:
-        args.json.write_text(result.to_json() + "\n", encoding="utf-8")
+        with atomic_file(args.json) as file:
+            file.write(f"{result.to_json()}\n".encode())
     return 0
 
 

@@ -61,7 +61,10 @@ def evaluate(
     Raises:
         DataError: no class of the data set is one of the detector's.
         MissingDependencyError: faster-coco-eval is not installed.
+        ValueError: a batch below 1.
     """
+    if batch < 1:
+        raise ValueError(f"batch: expected at least 1, got {batch}")
     categories = match_categories(detector.contract.class_names, dataset)
     results: list[dict[str, Any]] = []
     for start in range(0, len(dataset), batch):
@@ -106,9 +109,10 @@ def measure(dataset: CocoDataset, results: list[dict[str, Any]]) -> Evaluation:
     # COCOeval marks "no such object in the data set" with -1.
     stats = [float(value) if value >= 0 else float("nan") for value in run.stats[: len(METRICS)]]
     precision = run.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class; all sizes, 100 boxes an image
+    order = sorted(dataset.category_ids)  # COCOeval's own
     per_class = {}
-    for index, name in enumerate(dataset.class_names):
-        values = precision[:, :, index]
+    for category_id, name in zip(dataset.category_ids, dataset.class_names, strict=True):
+        values = precision[:, :, order.index(category_id)]
         values = values[values > -1]
         per_class[name] = float(values.mean()) if values.size else float("nan")
     return Evaluation(dict(zip(METRICS, stats, strict=True)), per_class, len(dataset), len(results))
@@ -119,6 +123,8 @@ def _ground_truth(dataset: CocoDataset) -> dict[str, Any]:
     content = json.loads(dataset.annotations.read_text(encoding="utf-8"))
     annotations = []
     for annotation in content["annotations"]:
+        if annotation["id"] in dataset.skipped:
+            continue
         width, height = annotation["bbox"][2:]
         annotations.append({"iscrowd": 0, "area": width * height, **annotation})
     return {**content, "annotations": annotations}

@@ -37,7 +37,7 @@ class TorchExecutor:
 
     def __init__(self, model: RetinaNet, contract: DetectorContract, *, device: torch.device) -> None:
         self.contract = contract
-        self._model = model.to(device)
+        self._model: RetinaNet | None = model.to(device)
         self._device = device
         self._preprocess = Preprocess(contract).to(device)
         self._parameters = pack_parameters(contract)
@@ -54,6 +54,8 @@ class TorchExecutor:
 
     def heads(self, images: npt.NDArray[np.uint8]) -> tuple[list[npt.NDArray[np.float32]], ...]:
         """Raw class logits and box deltas of each level, float32, for ``images`` as ``infer`` takes them."""
+        if self._model is None:
+            raise ValueError("the detector is closed; load it again")
         training = self._model.training
         self._model.eval()
         with torch.inference_mode():
@@ -73,7 +75,7 @@ class TorchExecutor:
         )
 
     def close(self) -> None:
-        del self._model
+        self._model = None
 
 
 def select_device(name: str) -> torch.device:

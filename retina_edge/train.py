@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -170,16 +171,21 @@ def _train(args: argparse.Namespace, options: TrainOptions, augment: AugmentOpti
     if unknown := set(val_data.class_names) - set(train_data.class_names):
         raise DataError(f"{args.val}: expected only categories of {args.train}, got also {', '.join(sorted(unknown))}")
     config = _model_config(args, num_classes=len(train_data.class_names))
+    source = load_checkpoint(args.init) if args.init else None
+    if source:
+        # Not options of ours: they only tell torchvision's two architectures apart, so the source decides.
+        theirs = source.config
+        config = dataclasses.replace(config, extra_levels=theirs.extra_levels, norm_eps=theirs.norm_eps)
     with process_group(device) as group:
         console = Console(stderr=True, quiet=not group.is_main)
         for data in (train_data, val_data):
             if data.skipped:
-                console.print(f"{data.annotations.name}: {data.skipped} invalid boxes left out")
+                console.print(f"{data.annotations.name}: {len(data.skipped)} invalid boxes left out")
         model, contract = new_model(
             config, train_data, args.input, seed=args.seed, pretrained_backbone=args.pretrained_backbone
         )
-        if args.init:
-            for line in initialise_from(model, contract, load_checkpoint(args.init)):
+        if source:
+            for line in initialise_from(model, contract, source):
                 console.print(f"{args.init.name}: {line}", highlight=False, soft_wrap=True)
         with TrainingProgress(console, options) as progress:
             trainer = Trainer(
@@ -193,6 +199,7 @@ def _train(args: argparse.Namespace, options: TrainOptions, augment: AugmentOpti
                 group=group,
                 half=args.half_weights,
                 on_step=progress.on_step,
+                on_evaluated=progress.on_evaluated,
                 on_epoch=progress.on_epoch,
             )
             if args.resume:

@@ -84,6 +84,10 @@ for module in {BASE_MODULES!r}:
 from retina_edge import Detector
 from retina_edge.__main__ import main
 try:
+    main(["train", "--help"])
+except SystemExit as stopped:
+    assert not stopped.code
+try:
     import torch
 except ModuleNotFoundError:
     pass
@@ -93,7 +97,7 @@ try:
     Detector.load("model.pt")
 except Exception as error:
     assert "retina-edge[train]" in str(error), error
-raise SystemExit(main(["train", "a.json"]))
+raise SystemExit(main(["train", "a.json", "--images", ".", "--val", "b.json", "-o", "c.pt"]))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1, run.stderr

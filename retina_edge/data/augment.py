@@ -22,8 +22,7 @@ def training_transform(options: AugmentOptions) -> nn.Module:
     [N, 4] xyxy in pixels, and ``labels`` int64 [N]. Randomness is torch's global generator's.
     """
     steps: list[nn.Module] = [
-        # Not antialiased, because the letterbox is not either.
-        v2.ScaleJitter(options.input_size, scale_range=options.scale, antialias=False),
+        ScaleJitter(options.input_size, options.scale),
         CropKeepingBoxes(options.size, options.min_visible),
     ]
     if options.orientation != "none":
@@ -35,6 +34,26 @@ def training_transform(options: AugmentOptions) -> nn.Module:
         steps.append(v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03))
     transform: nn.Module = v2.Compose(steps)
     return transform
+
+
+class ScaleJitter(nn.Module):
+    """Resizes an image to what the letterbox would make of it, times a random factor; no side under a pixel.
+
+    (torchvision's own rounds thin images down to nothing.)
+    """
+
+    def __init__(self, input_size: tuple[int, int], scale: tuple[float, float]) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.scale = scale
+
+    def forward(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        low, high = self.scale
+        fit = min(self.input_size[0] / image.shape[-2], self.input_size[1] / image.shape[-1])
+        factor = fit * (low + (high - low) * float(torch.rand(())))
+        size = [max(1, round(side * factor)) for side in image.shape[-2:]]
+        # Not antialiased, because the letterbox is not either.
+        return F.resize(image, size, antialias=False), {**target, "boxes": F.resize(target["boxes"], size)}
 
 
 class CropKeepingBoxes(nn.Module):

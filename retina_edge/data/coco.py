@@ -63,14 +63,14 @@ class CocoDataset:
         class_names: category names in the order of the file; their index is the label.
         category_ids: the file's id of each.
         images: all images, those without a box too.
-        skipped: invalid boxes left out.
+        skipped: ids of annotations left out because their boxes are invalid.
     """
 
     annotations: Path
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     images: tuple[LabelledImage, ...]
-    skipped: int = 0
+    skipped: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -104,7 +104,7 @@ def load_coco(annotations: Path | str, images: Path | str, *, skip_invalid: bool
     labels = {category_id: label for label, category_id in enumerate(categories)}
     boxes: dict[int, list[list[float]]] = defaultdict(list)
     classes: dict[int, list[int]] = defaultdict(list)
-    skipped = 0
+    skipped = set()
     for annotation_id, annotation in _by_id(
         path, "annotations", content["annotations"], ("image_id", "category_id", "bbox")
     ).items():
@@ -124,7 +124,7 @@ def load_coco(annotations: Path | str, images: Path | str, *, skip_invalid: bool
                     f"{where}, image {record['file_name']} ({record['width']}x{record['height']}): bbox {numbers} "
                     f"(x, y, width, height) {problem}; correct the record, or leave such boxes out with --skip-invalid"
                 )
-            skipped += 1
+            skipped.add(annotation_id)
         elif not annotation.get("iscrowd", 0):
             boxes[image_id].append(box)
             classes[image_id].append(labels[category_id])
@@ -138,7 +138,7 @@ def load_coco(annotations: Path | str, images: Path | str, *, skip_invalid: bool
         )
         for image_id, record in records.items()
     )
-    return CocoDataset(path, tuple(names), tuple(categories), labelled, skipped)
+    return CocoDataset(path, tuple(names), tuple(categories), labelled, frozenset(skipped))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,14 +17,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 
+from engines.errors import RetinaEdgeError
 from retina_edge.data.augment import Target, training_transform
 from retina_edge.data.coco import CocoDataset
 from retina_edge.data.options import AugmentOptions
 
 Sample = tuple[Tensor, Target]
+Batch = tuple[Tensor, list[Target]]
 
 
-class AugmentedDataset(Dataset[Sample]):
+class AugmentedDataset(Dataset["Sample | RetinaEdgeError"]):
     """Augmented samples; indexed by (image, seed).
 
     A sample is the crop, uint8 [H, W, 3] BGR as the contract's input, and its target: ``boxes`` float32 [N, 4]
@@ -37,8 +40,20 @@ class AugmentedDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, item: tuple[int, int]) -> Sample:
-        index, seed = item
+    def __getitem__(self, item: tuple[int, int]) -> Sample | RetinaEdgeError:
+        # An exception would leave a worker as a text with its traceback; a value stays what it is.
+        try:
+            return self.sample(*item)
+        except RetinaEdgeError as error:
+            return error
+
+    def sample(self, index: int, seed: int) -> Sample:
+        """The sample of an image; the same seed gives the same sample.
+
+        Raises:
+            SourceError: the image cannot be decoded.
+            DataError: it has another size than the annotations say.
+        """
         labelled = self.data.images[index]
         rgb = torch.from_numpy(labelled.read()[:, :, ::-1].transpose(2, 0, 1).copy())
         target: Target = {
@@ -90,26 +105,47 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             yield list(zip(order[rows].tolist(), seeds[rows].tolist(), strict=True))
 
 
-def make_loader(dataset: AugmentedDataset, sampler: EpochSampler, *, workers: int) -> DataLoader[Sample]:
-    """A loader of batches: uint8 [N, H, W, 3] and a list of N targets."""
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_quiet_worker,
-        persistent_workers=False,
-        pin_memory=torch.cuda.is_available(),
-    )
+class BatchLoader:
+    """Batches of one epoch after another, from worker processes.
+
+    Args:
+        dataset: gives the samples.
+        sampler: says which; its position is set before each iteration.
+        workers: processes; 0 loads in this one.
+    """
+
+    def __init__(self, dataset: AugmentedDataset, sampler: EpochSampler, *, workers: int) -> None:
+        self._loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=_collate,
+            worker_init_fn=_quiet_worker,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields uint8 [N, H, W, 3] and a list of N targets; raises the error of a sample that failed."""
+        for batch in self._loader:
+            if isinstance(batch, RetinaEdgeError):
+                raise batch
+            yield batch
 
 
-def _collate(samples: list[Sample]) -> tuple[Tensor, list[Target]]:
-    images, targets = zip(*samples, strict=True)
+def _collate(samples: list[Sample | RetinaEdgeError]) -> Batch | RetinaEdgeError:
+    good: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, RetinaEdgeError):
+            return sample
+        good.append(sample)
+    images, targets = zip(*good, strict=True)
     return torch.stack(images), list(targets)
 
 
 def _quiet_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the trainer stops in order and then ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C, and the SIGTERM of systemd or Slurm, reach every process; the trainer stops in order and then ends
+    # its workers.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

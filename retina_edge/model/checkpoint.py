@@ -38,16 +38,9 @@ class Checkpoint:
     training: dict[str, Any] | None = None
 
     def build_model(self) -> RetinaNet:
-        """The model with its weights in float32, in evaluation mode.
-
-        Raises:
-            ModelFileError: the weights do not fit the architecture.
-        """
+        """The model with its weights in float32, in evaluation mode."""
         model = RetinaNet(self.config)
-        try:
-            model.load_state_dict(self.weights)
-        except RuntimeError as error:
-            raise ModelFileError(f"checkpoint: weights do not fit the architecture: {error}") from error
+        model.load_state_dict(self.weights)
         return model.eval()
 
     def save(self, path: Path | str, *, half: bool = False) -> None:
@@ -99,6 +92,21 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         weights = {
             name: value.float() if value.is_floating_point() else value for name, value in content["weights"].items()
         }
+        _check_weights(config, weights)
         return Checkpoint(contract, config, weights, content.get("training"))
-    except (KeyError, AttributeError, ValueError) as error:
+    except (KeyError, AttributeError, ValueError, ModelFileError) as error:
         raise ModelFileError(f"{path}: damaged checkpoint: {error}") from error
+
+
+def _check_weights(config: ModelConfig, weights: dict[str, Tensor]) -> None:
+    """Raises ModelFileError unless the weights are those of the architecture, by name and shape."""
+    with torch.device("meta"):  # shapes only, no memory
+        expected = {name: tuple(value.shape) for name, value in RetinaNet(config).state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise ModelFileError(
+            f"{len(wrong)} weights do not fit the architecture; the first, {name}: expected "
+            f"{expected.get(name, 'none')}, got {found.get(name, 'none')}"
+        )

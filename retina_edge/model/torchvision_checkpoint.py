@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
 from torchvision.models.detection.retinanet import (
     RetinaNet_ResNet50_FPN_V2_Weights,
     RetinaNet_ResNet50_FPN_Weights,
 )
 
-from engines.contract import DetectorContract
+from engines.contract import DetectorContract, versions
 from engines.errors import ModelFileError
 from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.config import ModelConfig
@@ -135,7 +134,7 @@ def convert(
         # torchvision trains on the data set's own ids, so its labels are the ids.
         category_ids=tuple(range(num_classes)),
         levels=model.pyramid(input_size),
-        produced_by={"torch": torch.__version__, "torchvision": torchvision.__version__},
+        produced_by=versions("retina-edge", "torch", "torchvision"),
     )
     return Checkpoint(contract, config, dict(model.state_dict()))
 

@@ -47,7 +47,7 @@ class RetinaNetCriterion:
         logits, deltas = ([level.float() for level in head] for head in heads)
         batch = len(targets)
         # The anchor generator reads no more of the images than their size.
-        blank = logits[0].new_empty((batch, 3, *input_size))
+        blank = logits[0].new_empty((0, 3, *input_size))
         anchors = self._anchor_generator(ImageList(blank, [input_size] * batch), logits)
         outputs = {
             "cls_logits": _flatten(logits, self._head.classification_head.num_classes),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 import torch
 
-from engines.contract import DetectorContract
+from engines.contract import DetectorContract, versions
 from retina_edge.data.coco import CocoDataset
 from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.config import ModelConfig
@@ -30,7 +28,7 @@ def new_model(
         seed: of the random weights.
         pretrained_backbone: torchvision's ImageNet weights in the backbone.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = RetinaNet(config, pretrained_backbone=pretrained_backbone)
     stages = "".join(f"-C{level}" for level in config.backbone_levels)
@@ -40,7 +38,7 @@ def new_model(
         class_names=data.class_names,
         category_ids=data.category_ids,
         levels=model.pyramid(input_size),
-        produced_by={name.replace("-", "_"): version(name) for name in ("retina-edge", "torch", "torchvision")},
+        produced_by=versions("retina-edge", "torch", "torchvision"),
     )
     return model, contract
 

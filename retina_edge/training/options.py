@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 SCHEDULES = ("multistep", "cosine", "constant")
 OPTIMIZERS = ("sgd", "adamw")
 AMP_MODES = ("auto", "bf16", "fp16", "off")
-# Where multistep divides the rate by ten: after 60k and 80k of 90k steps (arXiv 1708.02002, section 4.1).
-MILESTONES = (60 / 90, 80 / 90)
 
 
 @dataclass(frozen=True)
@@ -62,16 +59,3 @@ class TrainOptions:
             raise ValueError(f"learning_rate: expected more than 0, got {self.learning_rate}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: expected 0 <= decay < 1, got {self.ema}")
-
-
-def learning_rate(options: TrainOptions, step: int, total_steps: int) -> float:
-    """The rate at a step counted from 0: linear warm-up times the schedule. A function of the step alone, so
-    that resuming needs no state."""
-    progress = min(1.0, step / max(1, total_steps))
-    factor = 1.0
-    if options.schedule == "multistep":
-        factor = 0.1 ** sum(progress >= milestone for milestone in MILESTONES)
-    elif options.schedule == "cosine":
-        factor = 0.5 * (1 + math.cos(math.pi * progress))
-    warmup = min(1.0, 0.01 + 0.99 * step / options.warmup_steps) if options.warmup_steps else 1.0
-    return options.learning_rate * factor * warmup

@@ -12,7 +12,7 @@ from retina_edge.training.options import TrainOptions
 
 
 class TrainingProgress:
-    """A context manager whose two methods the trainer calls."""
+    """A context manager whose methods the trainer calls."""
 
     def __init__(self, console: Console, options: TrainOptions) -> None:
         self._console, self._options = console, options
@@ -26,6 +26,10 @@ class TrainingProgress:
         description = f"epoch {epoch + 1}/{self._options.epochs}  {shown}"
         self._progress.update(self._task, description=description, completed=batch, total=batches)
 
+    def on_evaluated(self, done: int, images: int) -> None:
+        """After each validation image."""
+        self._progress.update(self._task, description="evaluating", completed=done, total=images)
+
     def on_epoch(self, epoch: int, losses: dict[str, float], result: Evaluation | None) -> None:
         """After each epoch; without a result it was not evaluated."""
         parts = [f"{name} {value:.3f}" for name, value in losses.items() if name != "images_per_second"]
@@ -33,7 +37,7 @@ class TrainingProgress:
         if result:
             parts += [f"{name} {result.metrics[name]:.4f}" for name in ("AP", "AP50", "AP75")]
         self._console.print(
-            f"epoch {epoch + 1}/{self._options.epochs}  {'  '.join(parts)}", highlight=False, soft_wrap=True
+            f"epoch {epoch}/{self._options.epochs}  {'  '.join(parts)}", highlight=False, soft_wrap=True
         )
 
     def __enter__(self) -> TrainingProgress:

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from engines.contract import DetectorContract
-from engines.errors import DeviceError, TrainingError
+from engines.errors import TrainingError
 from export.preprocess import Preprocess
 from retina_edge.data.coco import CocoDataset
-from retina_edge.data.loading import AugmentedDataset, EpochSampler, make_loader
+from retina_edge.data.loading import AugmentedDataset, BatchLoader, EpochSampler
 from retina_edge.data.options import AugmentOptions
 from retina_edge.detector import Detector
 from retina_edge.evaluation import Evaluation, evaluate
@@ -31,7 +31,8 @@ from retina_edge.model.retinanet import RetinaNet
 from retina_edge.torch_executor import TorchExecutor
 from retina_edge.training.criterion import RetinaNetCriterion
 from retina_edge.training.log import TrainingLog
-from retina_edge.training.options import TrainOptions, learning_rate
+from retina_edge.training.optimization import amp_dtype, learning_rate, make_optimizer, ramped_ema
+from retina_edge.training.options import TrainOptions
 from retina_edge.training.processes import ProcessGroup, StopRequest, stop_on_signal
 
 # Settings that may change between a run and its continuation without changing what is computed.
@@ -51,7 +52,8 @@ class Trainer:
         group: this process and its device.
         half: ship the best weights in float16.
         on_step: called after each step with (epoch, batches done, batches, losses).
-        on_epoch: called in the main process after each epoch with (epoch, mean losses, evaluation or None).
+        on_evaluated: called in the main process after each validation image with (images done, images).
+        on_epoch: called in the main process after each epoch with (epochs done, mean losses, evaluation or None).
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Trainer:
         group: ProcessGroup,
         half: bool = False,
         on_step: Callable[[int, int, int, dict[str, float]], None] = lambda *_: None,
+        on_evaluated: Callable[[int, int], None] = lambda *_: None,
         on_epoch: Callable[[int, dict[str, float], Evaluation | None], None] = lambda *_: None,
     ) -> None:
         # The input size is fixed, so cuDNN's search for the fastest algorithms pays off.
@@ -74,7 +77,7 @@ class Trainer:
         self.model = model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.contract, self.options, self.augment, self.group = contract, options, augment, group
         self.val_data, self.output, self.half, self.on_step = val_data, output, half, on_step
-        self.on_epoch = on_epoch
+        self.on_evaluated, self.on_epoch = on_evaluated, on_epoch
         self.last_path = output.with_suffix(".last.pt")
         self.parallel: nn.Module = self.model
         if group.world > 1:
@@ -87,7 +90,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=self.amp is torch.float16)
         self.ema = None
         if options.ema:
-            self.ema = AveragedModel(self.model, multi_avg_fn=_ramped_ema(options.ema), use_buffers=True)
+            self.ema = AveragedModel(self.model, multi_avg_fn=ramped_ema(options.ema), use_buffers=True)
         self.sampler = EpochSampler(
             len(train_data),
             options.epoch_samples or len(train_data),
@@ -96,10 +99,13 @@ class Trainer:
             rank=group.rank,
             world=group.world,
         )
-        self.loader = make_loader(AugmentedDataset(train_data, augment), self.sampler, workers=options.workers)
+        self.loader = BatchLoader(AugmentedDataset(train_data, augment), self.sampler, workers=options.workers)
         self.total_steps = options.epochs * self.sampler.batches
         self.step = 0
         self.best_ap = -1.0
+        # Mean losses of an epoch that is trained but not yet evaluated.
+        self.unfinished: dict[str, float] | None = None
+        self.saved = False
 
     def run(self) -> Evaluation | None:
         """Trains to the end from wherever the run stands.
@@ -114,11 +120,12 @@ class Trainer:
         result = None
         log = TrainingLog(self.output, self.step) if self.group.is_main else None
         with contextlib.closing(log) if log else contextlib.nullcontext(), stop_on_signal() as stop:
-            while self.step < self.total_steps:
-                epoch, batch = divmod(self.step, self.sampler.batches)
-                losses = self.train_one_epoch(epoch, batch, stop)
-                if self.group.is_main:
-                    result = self._finish_epoch(epoch, losses, log)
+            while self.step < self.total_steps or self.unfinished:
+                if not self.unfinished:
+                    self.unfinished = self.train_one_epoch(*divmod(self.step, self.sampler.batches), stop)
+                if log:
+                    result = self._finish_epoch(self.unfinished, log, stop)
+                self.unfinished = None
                 self.group.wait()
                 if any(self.group.any_of(stop.asked)):
                     raise KeyboardInterrupt
@@ -136,11 +143,7 @@ class Trainer:
             finite = all(math.isfinite(value) for value in losses.values())
             not_finite, stopping = self.group.any_of(not finite, stop.asked)
             if not_finite:
-                raise TrainingError(
-                    f"loss is not finite at epoch {epoch + 1}, step {batch + 1}: {losses}; lower the learning rate "
-                    f"(now {self.optimizer.param_groups[0]['lr']:g}), warm up longer, or train with --amp off; "
-                    f"{self.last_path.name} holds the last whole epoch"
-                )
+                raise TrainingError(self._not_finite(losses if not finite else "in another process"))
             self.step += 1
             sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
             # After the last batch the epoch is finished in order, its evaluation included.
@@ -183,24 +186,41 @@ class Trainer:
         assert isinstance(model, RetinaNet)
         return model
 
-    def _finish_epoch(self, epoch: int, losses: dict[str, float], log: TrainingLog | None) -> Evaluation | None:
+    def _not_finite(self, losses: object) -> str:
+        back = f"; {self.last_path} holds the last state before" if self.saved else ""
+        return (
+            f"loss is not finite at step {self.step + 1}: {losses}; lower the learning rate "
+            f"(now {self.optimizer.param_groups[0]['lr']:g}), warm up longer, or train with --amp off{back}"
+        )
+
+    def _finish_epoch(self, losses: dict[str, float], log: TrainingLog, stop: StopRequest) -> Evaluation | None:
+        """Evaluates when it is time, keeps the best, and writes the record."""
+        epoch = self.step // self.sampler.batches
+        self.save_last()  # an evaluation can take long and fail; the epoch's work is safe
         result = None
-        if (epoch + 1) % self.options.eval_every == 0 or epoch + 1 == self.options.epochs:
-            model = self.evaluated_model()
-            result = evaluate(
-                Detector(TorchExecutor(model, self.contract, device=self.group.device)),
-                self.val_data,
-                batch=self.options.batch,
-            )
+        if epoch % self.options.eval_every == 0 or epoch == self.options.epochs:
+            result = self._evaluate(stop)
             if result.metrics["AP"] > self.best_ap:
                 self.best_ap = result.metrics["AP"]
                 self.checkpoint().save(self.output, half=self.half)
+        self.unfinished = None
         self.save_last()
-        if log:
-            rate = learning_rate(self.options, self.step, self.total_steps)
-            log.write(epoch + 1, self.step, rate, losses, result)
+        log.write(epoch, self.step, learning_rate(self.options, self.step, self.total_steps), losses, result)
         self.on_epoch(epoch, losses, result)
         return result
+
+    def _evaluate(self, stop: StopRequest) -> Evaluation:
+        done = 0
+
+        def on_image() -> None:
+            nonlocal done
+            done += 1
+            self.on_evaluated(done, len(self.val_data))
+            if stop.asked:
+                raise KeyboardInterrupt
+
+        executor = TorchExecutor(self.evaluated_model(), self.contract, device=self.group.device)
+        return evaluate(Detector(executor), self.val_data, batch=self.options.batch, on_image=on_image)
 
     def checkpoint(self) -> Checkpoint:
         """The model to ship as it is now."""
@@ -210,16 +230,28 @@ class Trainer:
         """Writes the file to resume from."""
         state = {
             "step": self.step,
+            "unfinished": self.unfinished,
+            "settings": self._settings(),
             "best_ap": self.best_ap,
-            "options": dataclasses.asdict(self.options),
-            "augment": dataclasses.asdict(self.augment),
-            "world": self.group.world,
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
         dataclasses.replace(self.checkpoint(), training=state).save(self.last_path)
+        self.saved = True
+
+    def _settings(self) -> dict[str, Any]:
+        """All that decides what the run computes: it must be the same when the run goes on."""
+        return {
+            **dataclasses.asdict(self.options),
+            **dataclasses.asdict(self.augment),
+            **dataclasses.asdict(self.model.config),
+            "classes": self.contract.class_names,
+            "training images": self.sampler.num_images,
+            "processes": self.group.world,
+            "amp": str(self.amp),
+        }
 
     def resume(self) -> None:
         """Goes on where the ``last`` checkpoint stands. All randomness is a function of seed and step, so the rest
@@ -233,7 +265,12 @@ class Trainer:
         state = load_checkpoint(self.last_path).training
         if state is None:
             raise TrainingError(f"{self.last_path}: expected a checkpoint with training state, found a model to ship")
-        differences = _differences(state, self)
+        ours, theirs = self._settings(), state["settings"]
+        differences = [
+            f"{name} {theirs.get(name)} there, {value} here"
+            for name, value in ours.items()
+            if name not in FREE_ON_RESUME and theirs.get(name) != value
+        ]
         if differences:
             raise TrainingError(
                 f"{self.last_path} was made with other settings: {'; '.join(differences)}; resume with the same, "
@@ -244,61 +281,4 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.best_ap = state["step"], state["best_ap"]
-
-
-def _differences(state: dict[str, Any], trainer: Trainer) -> list[str]:
-    ours = {
-        **dataclasses.asdict(trainer.options),
-        **dataclasses.asdict(trainer.augment),
-        "world": trainer.group.world,
-    }
-    theirs = {**state["options"], **state["augment"], "world": state["world"]}
-    return [
-        f"{name} {theirs.get(name)} there, {value} here"
-        for name, value in ours.items()
-        if theirs.get(name) != value and name not in FREE_ON_RESUME
-    ]
-
-
-def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9 or AdamW; biases and normalisation are not decayed."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if options.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=options.learning_rate)
-
-
-def amp_dtype(mode: str, device: torch.device) -> torch.dtype | None:
-    """The type of the forward pass, or None for float32.
-
-    Raises:
-        DeviceError: fp16 asked for on a CPU, which has no use for it.
-    """
-    if mode == "auto":
-        if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        # Without such instructions bf16 is emulated, and slower than float32.
-        return torch.bfloat16 if _cpu_capabilities().get("avx512_bf16") else None
-    if mode == "fp16" and device.type != "cuda":
-        raise DeviceError("amp fp16 needs a GPU; on a CPU use bf16, auto or off")
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[mode]
-
-
-def _cpu_capabilities() -> dict[str, Any]:
-    # Older torch cannot tell; float32 is then the safe answer.
-    return dict(getattr(torch.cpu, "get_capabilities", dict)())
-
-
-def _ramped_ema(decay: float) -> Callable[[Any, Any, Any], None]:
-    """An average whose memory grows with its age, so that random first weights are soon forgotten."""
-
-    def average(averaged: Any, current: Any, count: Any) -> None:
-        age = int(count)
-        get_ema_multi_avg_fn(min(decay, (1 + age) / (10 + age)))(averaged, current, count)  # type: ignore[no-untyped-call]
-
-    return average
+        self.step, self.best_ap, self.unfinished = state["step"], state["best_ap"], state["unfinished"]

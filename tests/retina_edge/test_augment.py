@@ -117,3 +117,40 @@ def test_options_are_checked() -> None:
         AugmentOptions((256, 256), (416, 736), orientation="diagonal")
     with pytest.raises(ValueError, match="smallest <= largest"):
         AugmentOptions((256, 256), (416, 736), scale=(2, 1))
+
+
+@pytest.mark.parametrize(("orientation", "expected"), [("none", 1), ("horizontal", 2), ("dihedral", 8)])
+def test_every_orientation_occurs(orientation: str, expected: int) -> None:
+    image = tv_tensors.Image(torch.zeros(3, 64, 64, dtype=torch.uint8))
+    image[:, 0, 1] = 255  # beside a corner: each of the eight orientations moves it elsewhere
+    box = tv_tensors.BoundingBoxes(torch.tensor([[0.0, 0, 64, 64]]), format="XYXY", canvas_size=(64, 64))
+    transform = training_transform(AugmentOptions((64, 64), (64, 64), (1, 1), orientation, photometric=False))
+    torch.manual_seed(0)
+    places = {
+        tuple(transform(image, {"boxes": box, "labels": torch.zeros(1)})[0][0].nonzero()[0].tolist())
+        for _ in range(200)
+    }
+    assert len(places) == expected
+
+
+def test_scales_span_their_range() -> None:
+    image = tv_tensors.Image(torch.zeros(3, 100, 100, dtype=torch.uint8))
+    box = tv_tensors.BoundingBoxes(torch.tensor([[40.0, 40, 60, 60]]), format="XYXY", canvas_size=(100, 100))
+    transform = training_transform(AugmentOptions((256, 256), (96, 160), (0.5, 1.5), "none", photometric=False))
+    torch.manual_seed(0)
+    widths = []
+    for _ in range(200):
+        x1, _, x2, _ = transform(image, {"boxes": box, "labels": torch.zeros(1)})[1]["boxes"][0].tolist()
+        widths.append((x2 - x1) / (20 * 0.96))
+    assert 0.48 < min(widths) < 0.52
+    assert 1.48 < max(widths) < 1.52
+    assert np.mean(widths) == pytest.approx(1.0, abs=0.06)
+
+
+def test_thin_images_keep_a_pixel() -> None:
+    for shape in ((900, 4), (1, 5000)):
+        image = tv_tensors.Image(torch.zeros(3, *shape, dtype=torch.uint8))
+        box = tv_tensors.BoundingBoxes(torch.tensor([[0.0, 0, shape[1], shape[0]]]), format="XYXY", canvas_size=shape)
+        transform = training_transform(AugmentOptions((96, 128), (96, 128), (0.5, 0.5)))
+        out, _ = transform(image, {"boxes": box, "labels": torch.zeros(1)})
+        assert out.shape == (3, 96, 128)

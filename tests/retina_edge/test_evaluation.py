@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -18,7 +19,7 @@ from engines.contract import DetectorContract, PyramidLevel
 from engines.errors import DataError
 from engines.letterbox import Letterbox
 from engines.plugins.reference import RawDetections
-from retina_edge import Detector, cli
+from retina_edge import Detector
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.evaluate import main
 from retina_edge.evaluation import METRICS, evaluate, measure
@@ -130,7 +131,7 @@ def test_verb_writes_json(tmp_path: Path, treecrowns: Path, capsys: pytest.Captu
     model = lively(RetinaNet(TINY))
     Checkpoint(contract_of(model), TINY, model.state_dict()).save(tmp_path / "model.pt")
     images = ["--images", str(treecrowns / "images")]
-    result = tmp_path / "result.json"
+    result = tmp_path / "new folder" / "result.json"
     assert main([str(tmp_path / "model.pt"), str(treecrowns / "val.json"), *images, "--json", str(result)]) == 0
     values = json.loads(result.read_text())
     assert set(values["metrics"]) == set(METRICS)
@@ -139,4 +140,40 @@ def test_verb_writes_json(tmp_path: Path, treecrowns: Path, capsys: pytest.Captu
     assert "AP50" in capsys.readouterr().out
     assert main([str(tmp_path / "none.pt"), str(treecrowns / "val.json"), *images]) == 1
     assert "found no file" in capsys.readouterr().err
-    assert cli.INTERRUPTED == 130
+
+
+def small_dataset(tmp_path: Path, categories: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> Path:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((100, 100, 3), np.uint8))
+    image = {"id": 1, "file_name": "a.png", "width": 100, "height": 100}
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps({"images": [image], "categories": categories, "annotations": annotations}))
+    return path
+
+
+def annotation(number: int, category_id: int, bbox: list[float]) -> dict[str, Any]:
+    return {"id": number, "image_id": 1, "category_id": category_id, "bbox": bbox}
+
+
+def test_ap_of_each_class_is_that_classes(tmp_path: Path) -> None:
+    categories = [{"id": 90, "name": "cat"}, {"id": 5, "name": "dog"}, {"id": 7, "name": "cow"}]
+    path = small_dataset(
+        tmp_path, categories, [annotation(1, 90, [10, 10, 30, 30]), annotation(2, 5, [50, 50, 30, 30])]
+    )
+    found = [{"image_id": 1, "category_id": 90, "bbox": [10, 10, 30, 30], "score": 0.9}]
+    result = measure(load_coco(path, tmp_path), found)
+    assert result.per_class["cat"] == pytest.approx(1.0)
+    assert result.per_class["dog"] == 0
+    assert np.isnan(result.per_class["cow"])
+    assert json.loads(result.to_json())["per_class"]["cow"] is None
+
+
+def test_boxes_left_out_do_not_count_as_missed(tmp_path: Path) -> None:
+    boxes = [annotation(1, 1, [10, 10, 30, 30]), annotation(2, 1, [10, 10, 0, 30]), annotation(3, 1, [90, 10, 50, 30])]
+    path = small_dataset(tmp_path, [{"id": 1, "name": "cat"}], boxes)
+    found = [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 30, 30], "score": 0.9}]
+    assert measure(load_coco(path, tmp_path, skip_invalid=True), found).metrics["AP"] == pytest.approx(1.0)
+
+
+def test_a_batch_below_one_is_refused(dataset: CocoDataset) -> None:
+    with pytest.raises(ValueError, match="batch: expected at least 1, got -1"):
+        evaluate(Detector(Oracle([], ("tree",), 0)), dataset, batch=-1)

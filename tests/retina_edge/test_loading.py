@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from retina_edge.data.coco import CocoDataset, load_coco
-from retina_edge.data.loading import AugmentedDataset, EpochSampler, make_loader
+from engines.errors import SourceError
+from retina_edge.data.coco import CocoDataset, LabelledImage, load_coco
+from retina_edge.data.loading import AugmentedDataset, BatchLoader, EpochSampler
 from retina_edge.data.options import AugmentOptions
 
 OPTIONS = AugmentOptions((128, 160), (416, 736))
@@ -56,7 +58,7 @@ def test_workers_do_not_matter(data: CocoDataset) -> None:
     for workers in (0, 1):
         sampler = EpochSampler(len(data), 8, batch=2, seed=4)
         torch.manual_seed(workers)  # the global generator must not matter either
-        runs.append(list(make_loader(AugmentedDataset(data, OPTIONS), sampler, workers=workers)))
+        runs.append(list(BatchLoader(AugmentedDataset(data, OPTIONS), sampler, workers=workers)))
     assert len(runs[0]) == len(runs[1]) == 4
     for (images, targets), (same_images, same_targets) in zip(*runs, strict=True):
         assert images.shape == (2, 128, 160, 3)
@@ -69,7 +71,7 @@ def test_workers_do_not_matter(data: CocoDataset) -> None:
 
 def test_sample_is_bgr(data: CocoDataset) -> None:
     options = AugmentOptions((416, 416), (416, 416), (1, 1), "none", photometric=False)
-    image, _ = AugmentedDataset(data, options)[0, 0]
+    image, _ = AugmentedDataset(data, options).sample(0, 0)
     # Forest: the mean of green is above that of red and blue; OpenCV's own reading tells blue from red.
     expected = data.images[0].read().mean((0, 1))
     means = image.float().mean((0, 1)).numpy()
@@ -79,5 +81,16 @@ def test_sample_is_bgr(data: CocoDataset) -> None:
 def test_the_global_generator_is_left_alone(data: CocoDataset) -> None:
     torch.manual_seed(9)
     before = torch.get_rng_state()
-    AugmentedDataset(data, OPTIONS)[0, 5]
+    AugmentedDataset(data, OPTIONS).sample(0, 5)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_image_is_the_error_it_is_also_from_a_worker(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    image = LabelledImage(1, tmp_path / "a.png", (8, 8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    data = CocoDataset(tmp_path / "labels.json", ("cat",), (1,), (image,))
+    loader = BatchLoader(AugmentedDataset(data, OPTIONS), EpochSampler(1, 1, batch=1, seed=0), workers=workers)
+    with pytest.raises(SourceError, match=r"a\.png: expected a picture") as caught:
+        list(loader)
+    assert "Traceback" not in str(caught.value)

@@ -15,15 +15,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.errors import TrainingError
+from engines.errors import SourceError, TrainingError
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.data.options import AugmentOptions
+from retina_edge.evaluation import METRICS, Evaluation
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.training.criterion import RetinaNetCriterion
 from retina_edge.training.initialise import initialise_from, new_model
-from retina_edge.training.options import TrainOptions, learning_rate
+from retina_edge.training.optimization import amp_dtype, learning_rate, make_optimizer
+from retina_edge.training.options import TrainOptions
 from retina_edge.training.processes import ProcessGroup
-from retina_edge.training.trainer import Trainer, amp_dtype
+from retina_edge.training.trainer import Trainer
 from tests.models import TINY
 
 CPU = ProcessGroup(0, 1, torch.device("cpu"))
@@ -86,7 +88,7 @@ def test_resumed_run_equals_an_unbroken_one(data: CocoDataset, tmp_path: Path, s
     ours, theirs = load_checkpoint(resumed.last_path), load_checkpoint(whole.last_path)
     assert ours.training is not None
     assert theirs.training is not None
-    ours.training["options"]["workers"] = 0
+    ours.training["settings"]["workers"] = 0
     assert_equal(ours.training, theirs.training)
     assert_equal(ours.weights, theirs.weights)
     rows = list(csv.DictReader((tmp_path / "broken.csv").read_text().splitlines()))
@@ -157,7 +159,7 @@ def test_criterion_matches_torchvision(data: CocoDataset) -> None:
 
 def test_loss_that_is_not_finite_stops_with_the_mend(data: CocoDataset, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path / "model.pt", learning_rate=1e30, clip_norm=0.0, warmup_steps=0)
-    with pytest.raises(TrainingError, match=r"loss is not finite at epoch 1, step \d+.*lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"loss is not finite at step \d: .*lower the learning rate"):
         trainer.run()
     assert not (tmp_path / "model.pt").exists()
 
@@ -172,6 +174,89 @@ def test_resuming_with_other_settings_or_from_nothing_is_refused(data: CocoDatas
     trainer.save_last()
     with pytest.raises(TrainingError, match="batch 2 there, 4 here"):
         make_trainer(data, tmp_path / "model.pt", batch=4).resume()
+    with pytest.raises(TrainingError, match="training images 4 there, 3 here"):
+        make_trainer(dataclasses.replace(data, images=data.images[:3]), tmp_path / "model.pt").resume()
+    other = make_trainer(data, tmp_path / "model.pt")
+    other.model.config = dataclasses.replace(TINY, box_loss="giou")
+    with pytest.raises(TrainingError, match="box_loss l1 there, giou here"):
+        other.resume()
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, *aps: float) -> list[int]:
+    """Makes evaluations give these APs in turn; returns a list that grows by the images of each."""
+    calls: list[int] = []
+
+    def evaluate(_: object, data: CocoDataset, **__: object) -> Evaluation:
+        calls.append(len(data))
+        metrics = dict.fromkeys(METRICS, 0.0) | {"AP": aps[len(calls) - 1]}
+        return Evaluation(metrics, {"tree": 0.0}, len(data), 0)
+
+    monkeypatch.setattr("retina_edge.training.trainer.evaluate", evaluate)
+    return calls
+
+
+def test_the_best_checkpoint_is_the_best(data: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = scripted(monkeypatch, 0.1, 0.3, 0.2)
+    kept: list[bytes] = []
+    trainer = make_trainer(data, tmp_path / "model.pt", epochs=3, epoch_samples=2)
+    trainer.on_epoch = lambda *_: kept.append((tmp_path / "model.pt").read_bytes())
+    trainer.run()
+    assert len(calls) == 3
+    assert kept[0] != kept[1] == kept[2]
+    assert trainer.best_ap == 0.3
+
+
+def test_evaluations_are_as_rare_as_asked_for(
+    data: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = scripted(monkeypatch, 0.1, 0.2, 0.3)
+    make_trainer(data, tmp_path / "model.pt", epochs=5, epoch_samples=2, eval_every=2).run()
+    assert len(calls) == 3  # after epochs 2, 4 and the last
+    rows = list(csv.DictReader((tmp_path / "model.csv").read_text().splitlines()))
+    assert [row["AP"] for row in rows] == ["", "0.1000", "", "0.2000", "0.3000"]
+
+
+def test_an_epoch_survives_a_failing_evaluation_which_is_made_up_for(
+    data: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> Evaluation:
+        raise SourceError("val.jpg: truncated")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("retina_edge.training.trainer.evaluate", fail)
+        with pytest.raises(SourceError):
+            make_trainer(data, tmp_path / "model.pt").run()
+    resumed = make_trainer(data, tmp_path / "model.pt")
+    resumed.resume()
+    assert resumed.step == 4
+    calls = scripted(monkeypatch, 0.5, 0.4)
+    resumed.run()
+    assert len(calls) == 2
+    rows = list(csv.DictReader((tmp_path / "model.csv").read_text().splitlines()))
+    assert [(row["epoch"], row["AP"]) for row in rows] == [("1", "0.5000"), ("2", "0.4000")]
+    assert float(rows[0]["classification"]) > 0
+
+
+def test_ctrl_c_in_an_evaluation_ends_it_and_loses_nothing(data: CocoDataset, tmp_path: Path) -> None:
+    trainer = make_trainer(data, tmp_path / "model.pt")
+    trainer.on_evaluated = lambda done, _: os.kill(os.getpid(), signal.SIGINT) if done == 2 else None
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    state = load_checkpoint(trainer.last_path).training
+    assert state is not None
+    assert state["step"] == 4
+    assert state["unfinished"] is not None
+
+
+def test_only_weights_decay_and_gradients_are_bounded(data: CocoDataset, tmp_path: Path) -> None:
+    trainer = make_trainer(data, tmp_path / "model.pt", weight_decay=0.5, clip_norm=1e-3)
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    for group in make_optimizer(trainer.model, trainer.options).param_groups:
+        for parameter in group["params"]:
+            assert group["weight_decay"] == (0.5 if parameter.ndim > 1 else 0.0), names[id(parameter)]
+    trainer.train_step(*next(iter(trainer.loader)))
+    gradients = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+    assert gradients.norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_fine_tuning_keeps_what_fits_and_says_what_does_not(data: CocoDataset) -> None:
