@@ -27,7 +27,7 @@ def main() -> int:
             metrics = evaluate(detector, dataset).metrics
         figures.append({"model": name, "metrics": {key: round(value, 5) for key, value in metrics.items()}})
         Console().print(f"{name}: AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}")
-    Console().print(f"written to {save('accuracy', 'python -m benchmarks.accuracy', figures).name}")
+    Console().print(f"written to {save('accuracy', figures).name}")
     return 0
 
 

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for row in figures:
         table.add_row(row["model"], f"{row['bare_fps']:.2f}", f"{row['loop_fps']:.2f}", f"{row['share']:.3f}")
     Console().print(table)
-    Console().print(f"written to {save('detect_loop', 'python -m benchmarks.detect_loop', figures).name}")
+    Console().print(f"written to {save('detect_loop', figures).name}")
     return 0
 
 

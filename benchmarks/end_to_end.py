@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         size = f"{row['input']}x{row['input']}"
         table.add_row(size, f"{row['torchvision_ms']:.0f}", f"{row['retina_edge_ms']:.0f}", f"{row['ratio']:.2f}")
     Console().print(table)
-    Console().print(f"written to {save('end_to_end', 'python -m benchmarks.end_to_end', figures).name}")
+    Console().print(f"written to {save('end_to_end', figures).name}")
     return 0
 
 

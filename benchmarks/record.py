@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
@@ -34,11 +35,16 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], *, rounds: int, 
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def save(name: str, command: str, figures: Any) -> Path:
+def save(name: str, figures: Any) -> Path:
     """Writes ``benchmarks/results/NAME.json``: the command, the machine, the versions, the figures."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    content = {"command": command, "machine": machine(), "versions": _versions(), "figures": figures}
+    content = {
+        "command": " ".join(["python -m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "machine": machine(),
+        "versions": _versions(),
+        "figures": figures,
+    }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
 
