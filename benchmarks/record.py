@@ -17,21 +17,23 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("numpy", "opencv-python", "onnxruntime", "torch", "torchvision", "retina-edge")
 
 
-def interleaved(candidates: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2) -> dict[str, float]:
+def interleaved(candidates: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
     """Median milliseconds of each candidate, run in turn so that a drifting machine touches all alike.
+
+    Each counted run follows an uncounted one of its own, so that it finds its own data in the caches, and the
+    threads of the candidate before it have stopped spinning.
 
     Args:
         candidates: functions without arguments.
         rounds: counted runs of each.
-        warmup: runs of each before them.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(warmup + rounds):
+    for _ in range(rounds):
         for name, candidate in candidates.items():
+            candidate()
             start = perf_counter()
             candidate()
-            if number >= warmup:
-                times[name].append(1000 * (perf_counter() - start))
+            times[name].append(1000 * (perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
