@@ -6,6 +6,7 @@ kept, and padded with zeros at the right and the bottom.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,28 @@ class Letterbox:
             out[:height, :width] = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
         out[height:] = 0
         out[:height, width:] = 0
+
+
+def letterbox_batch(
+    frames: Sequence[npt.NDArray[Any]], input_size: tuple[int, int], *, batch: int | None = None
+) -> tuple[npt.NDArray[np.uint8], list[Letterbox]]:
+    """Frames of any sizes as one network input: uint8 [N, height, width, 3] BGR, and where each lies in it.
+
+    Args:
+        frames: as ``as_bgr`` takes them.
+        input_size: (height, width) of the network's input.
+        batch: N, at least the number of frames; images past them are zero. None for as many as there are.
+
+    Raises:
+        ValueError: one of them is no frame.
+    """
+    bgr = [as_bgr(frame) for frame in frames]
+    letterboxes = [Letterbox.fit((frame.shape[0], frame.shape[1]), input_size) for frame in bgr]
+    images = np.empty((len(bgr) if batch is None else batch, *input_size, 3), np.uint8)
+    for frame, letterbox, image in zip(bgr, letterboxes, images, strict=False):
+        letterbox.apply(frame, image)
+    images[len(bgr) :] = 0
+    return images, letterboxes
 
 
 def as_bgr(frame: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.checker
@@ -20,7 +19,7 @@ from torch import nn
 
 from engines.contract import DetectorContract, versions
 from engines.files import atomic_file
-from engines.letterbox import Letterbox, as_bgr
+from engines.letterbox import letterbox_batch
 from engines.onnx_runtime import CONTRACT_KEY, OUTPUTS
 from engines.plugins.parameters import pack_parameters
 from export.functions import (
@@ -95,7 +94,8 @@ def export_onnx(
     deployable = attach(stored, contract)
     onnx.checker.check_model(deployable, full_check=True)
     content = deployable.SerializeToString()
-    agreement = verify(network, exported, stored, content, contract, _letterboxed(images, contract), batch=batch)
+    letterboxed, _ = letterbox_batch(images, contract.input_size)
+    agreement = verify(network, exported, stored, content, contract, letterboxed, batch=batch)
     path = Path(path)
     with atomic_file(path) as file:
         file.write(content)
@@ -140,11 +140,3 @@ def _outputs(contract: DetectorContract, batch: int | str) -> list[onnx.ValueInf
     types = (onnx.TensorProto.INT32, onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT, onnx.TensorProto.INT32)
     shapes = ([batch], [*shape, 4], shape, shape)
     return list(map(onnx.helper.make_tensor_value_info, OUTPUTS, types, shapes))
-
-
-def _letterboxed(images: Sequence[npt.NDArray[Any]], contract: DetectorContract) -> npt.NDArray[np.uint8]:
-    batch = np.empty((len(images), *contract.input_size, 3), np.uint8)
-    for image, out in zip(images, batch, strict=True):
-        frame = as_bgr(image)
-        Letterbox.fit((frame.shape[0], frame.shape[1]), contract.input_size).apply(frame, out)
-    return batch

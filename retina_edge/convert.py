@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from engines.errors import DataError
 from retina_edge import cli
@@ -62,7 +63,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     checkpoint.save(arguments.output)
     config, contract = checkpoint.config, checkpoint.contract
     Console().print(
-        f"[bold]{arguments.output}[/bold]  {contract.architecture}, {contract.num_classes} classes, "
+        f"[bold]{escape(str(arguments.output))}[/bold]  {contract.architecture}, {contract.num_classes} classes, "
         f"input {contract.input_size[0]}x{contract.input_size[1]}, {config.backbone_norm} normalisation with "
         f"epsilon {config.norm_eps:g}",
         highlight=False,
@@ -74,7 +75,10 @@ def _convert(arguments: argparse.Namespace) -> int:
 def _read_names(path: Path | None) -> list[str] | None:
     if path is None:
         return None
-    names = path.read_text(encoding="utf-8").split("\n")
+    try:
+        names = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected class names in UTF-8, one a line: {error}") from error
     while names and not names[-1].strip():
         names.pop()
     for line, name in enumerate(names, 1):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from engines.errors import ModelFileError
 from engines.executor import Executor
-from engines.letterbox import Letterbox, as_bgr
+from engines.letterbox import Letterbox, letterbox_batch
 from engines.plugins.reference import RawDetections
 from retina_edge.detections import Detections
 
@@ -91,13 +91,7 @@ class Detector:
 
         N is the executor's fixed batch size where it has one: missing frames are zero.
         """
-        bgr = [as_bgr(frame) for frame in frames]
-        letterboxes = [Letterbox.fit((frame.shape[0], frame.shape[1]), self.contract.input_size) for frame in bgr]
-        images = np.empty((self.executor.batch or len(bgr), *self.contract.input_size, 3), np.uint8)
-        for frame, letterbox, image in zip(bgr, letterboxes, images, strict=False):
-            letterbox.apply(frame, image)
-        images[len(bgr) :] = 0
-        return images, letterboxes
+        return letterbox_batch(frames, self.contract.input_size, batch=self.executor.batch)
 
     def to_detections(self, raw: RawDetections, letterboxes: Sequence[Letterbox]) -> list[Detections]:
         """One ``Detections`` for each letterbox, from the first rows of the executor's arrays."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -40,7 +41,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     dataset = load_coco(args.annotations, args.images, skip_invalid=args.skip_invalid)
     console = Console()
     with Detector.load(args.model, device=args.device) as detector, Progress(console=console, transient=True) as bar:
-        task = bar.add_task(args.model.name, total=len(dataset))
+        task = bar.add_task(escape(args.model.name), total=len(dataset))
         result = evaluate(detector, dataset, batch=args.batch, on_image=lambda: bar.advance(task))
     _print(console, args.model, result)
     if args.json:
@@ -50,13 +51,13 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _print(console: Console, model: Path, result: Evaluation) -> None:
-    table = Table(title=f"{model.name}: {result.images} images, {result.detections} detections")
+    table = Table(title=f"{escape(model.name)}: {result.images} images, {result.detections} detections")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in result.metrics.items():
         table.add_row(name, f"{value:.4f}")
     for name, value in result.per_class.items():
-        table.add_row(f"AP {name}", f"{value:.4f}")
+        table.add_row(escape(f"AP {name}"), f"{value:.4f}")
     console.print(table)
 
 

@@ -120,7 +120,7 @@ def measure(dataset: CocoDataset, results: list[dict[str, Any]]) -> Evaluation:
 
 def _ground_truth(dataset: CocoDataset) -> dict[str, Any]:
     """The annotation file as COCOeval wants it: area and iscrowd are optional in the wild, not there."""
-    content = json.loads(dataset.annotations.read_text(encoding="utf-8"))
+    content = json.loads(dataset.annotations.read_text(encoding="utf-8-sig"))
     annotations = []
     for annotation in content["annotations"]:
         if annotation["id"] in dataset.skipped:

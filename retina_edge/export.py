@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
+from rich.markup import escape
 
 from engines.errors import SourceError
 from retina_edge import cli
@@ -88,7 +89,7 @@ def _print(console: Console, report: ExportReport, *, half_weights: bool) -> Non
     contract, agreement = report.contract, report.agreement
     weights = ", weights stored in fp16" if half_weights else ""
     lines = [
-        f"[bold]{report.path}[/bold]  {report.size / 1e6:.1f} MB, batch {report.batch or 'dynamic'}, "
+        f"[bold]{escape(str(report.path))}[/bold]  {report.size / 1e6:.1f} MB, batch {report.batch or 'dynamic'}, "
         f"input {contract.input_size[0]}x{contract.input_size[1]}, {contract.precision}{weights}",
         f"verified on {agreement.images} images with {agreement.detections} detections; greatest difference "
         f"to torch: logits {agreement.logits:.1e}, deltas {agreement.deltas:.1e}; "

@@ -180,13 +180,13 @@ def _train(args: argparse.Namespace, options: TrainOptions, augment: AugmentOpti
         console = Console(stderr=True, quiet=not group.is_main)
         for data in (train_data, val_data):
             if data.skipped:
-                console.print(f"{data.annotations.name}: {len(data.skipped)} invalid boxes left out")
+                console.print(f"{data.annotations.name}: {len(data.skipped)} invalid boxes left out", markup=False)
         model, contract = new_model(
             config, train_data, args.input, seed=args.seed, pretrained_backbone=args.pretrained_backbone
         )
         if source:
             for line in initialise_from(model, contract, source):
-                console.print(f"{args.init.name}: {line}", highlight=False, soft_wrap=True)
+                console.print(f"{args.init.name}: {line}", highlight=False, soft_wrap=True, markup=False)
         with TrainingProgress(console, options) as progress:
             trainer = Trainer(
                 model,
@@ -204,9 +204,12 @@ def _train(args: argparse.Namespace, options: TrainOptions, augment: AugmentOpti
             )
             if args.resume:
                 trainer.resume()
-                console.print(f"resuming {trainer.last_path.name} after step {trainer.step} of {trainer.total_steps}")
+                console.print(
+                    f"resuming {trainer.last_path.name} after step {trainer.step} of {trainer.total_steps}",
+                    markup=False,
+                )
             trainer.run()
-        console.print(f"best AP {trainer.best_ap:.4f} in {args.output}")
+        console.print(f"best AP {trainer.best_ap:.4f} in {args.output}", markup=False)
     return 0
 
 

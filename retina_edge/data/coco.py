@@ -145,7 +145,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{path}: expected a COCO JSON file, found no file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: expected COCO JSON, cannot be parsed: {error}") from error
     for key in ("images", "annotations", "categories"):

@@ -180,6 +180,19 @@ def test_parameters_are_read_not_built_in() -> None:
         assert not np.array_equal(expected.boxes, specification(contract, heads).boxes)
 
 
+def test_size_deltas_are_clamped(contract: DetectorContract) -> None:
+    """Deltas far beyond log(1000/16) = 4.1, at which a box would be larger than anything."""
+    heads = random_heads(contract, seed=3)
+    # Only the log sizes, and far up: the centres stay, so that boxes are not all pushed out of the input.
+    for level in heads.box_deltas:
+        view = level.reshape(len(level), contract.num_anchors, 4, -1)
+        view[:, :, 2:] = np.abs(view[:, :, 2:]) * 20
+    small = dataclasses.replace(contract, input_size=(32000, 32000))
+    expected = specification(small, heads)
+    assert expected.boxes.max() > 1000
+    assert_equal_detections(run_functions(functions_session(small), small, heads), expected)
+
+
 def test_candidates_are_those_of_the_specification(contract: DetectorContract) -> None:
     """Decode alone: level after level, each sorted, minus infinity where fewer pass."""
     heads = tied(random_heads(contract, seed=8, batch=1))

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.numpy_helper
+import onnx.shape_inference
 import pytest
 import torch
 
 from engines.contract import DetectorContract
 from engines.errors import RetinaEdgeError
-from engines.letterbox import Letterbox
+from engines.letterbox import letterbox_batch
 from export import deployable
 from export.deployable import PARAMETERS, attach, export_onnx
 from export.errors import ExportError
@@ -29,10 +30,7 @@ Images = npt.NDArray[np.uint8]
 @pytest.fixture(scope="module")
 def images(frames: list[Images], contract: DetectorContract) -> Images:
     """The real frames as the network takes them."""
-    batch = np.empty((len(frames), *contract.input_size, 3), np.uint8)
-    for frame, image in zip(frames, batch, strict=True):
-        Letterbox.fit((frame.shape[0], frame.shape[1]), contract.input_size).apply(frame, image)
-    return batch
+    return letterbox_batch(frames, contract.input_size)[0]
 
 
 def changed(model: onnx.ModelProto, initializer: str, index: int, add: float) -> onnx.ModelProto:
@@ -88,7 +86,7 @@ def test_a_changed_weight_is_noticed(
 def test_a_weight_changed_in_storage_is_noticed(
     network: Network, contract: DetectorContract, images: Images, exported: onnx.ModelProto
 ) -> None:
-    sabotaged = changed(store_half(exported), "bbox_reg.weight.half", 0, 10)
+    sabotaged = changed(store_half(exported), "bbox_reg.weight.half", 0, 0.1)
     with pytest.raises(ExportError, match=r"raw head box_0, half weights: expected .*, found"):
         verified(network, contract, images, exported, sabotaged)
 
@@ -115,6 +113,34 @@ def test_a_changed_parameter_is_noticed(
     sabotaged = changed(attach(exported, contract), PARAMETERS, index, add)
     with pytest.raises(ExportError, match=message):
         verified(network, contract, images[:1], exported, written=sabotaged)
+
+
+def test_changed_scores_are_noticed(
+    network: Network, contract: DetectorContract, images: Images, exported: onnx.ModelProto
+) -> None:
+    """A sigmoid that is only nearly one: boxes, labels and their number stay as they are."""
+    sabotaged = attach(exported, contract)
+    (sigmoid,) = (node for function in sabotaged.functions for node in function.node if node.op_type == "Sigmoid")
+    sigmoid.op_type = "HardSigmoid"
+    with pytest.raises(ExportError, match=r"scores: expected the ONNX within 1e-05 of the specification, found 0\.0"):
+        verified(network, contract, images, exported, written=sabotaged)
+
+
+def test_what_the_checker_refuses_is_not_written(
+    model: RetinaNet,
+    contract: DetectorContract,
+    frames: list[Images],
+    exported: onnx.ModelProto,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A node whose type disagrees with the graph's own shapes: only the full check sees it."""
+    wrong = copy.deepcopy(exported)
+    wrong.graph.output[0].type.tensor_type.shape.dim[1].dim_value += 1
+    monkeypatch.setattr(deployable, "export_network", lambda *_, **__: wrong)
+    with pytest.raises(onnx.shape_inference.InferenceError):
+        export_onnx(model, contract, tmp_path / "model.onnx", batch=1, images=frames)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_gives_nan_is_noticed(

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.detection import retinanet_resnet50_fpn
+from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 from torchvision.models.detection.retinanet import RetinaNet as TorchvisionRetinaNet
 
 from retina_edge import convert
@@ -58,7 +58,7 @@ def assert_same_weights(found: Mapping[str, Tensor], expected: Weights) -> None:
 def test_the_checkpoint(weights: Weights, tmp_path: Path) -> None:
     source, names, path = (tmp_path / name for name in ("source.pth", "names.txt", "model.pt"))
     torch.save(weights, source)
-    names.write_text("background\nfir tree \nÉrable\n\n", encoding="utf-8")
+    names.write_text("background\nfir tree \nÉrable\n\n", encoding="utf-8-sig")
     options = ["--arch", V1, "--input", "64x96", "--class-names", str(names), "-o", str(path)]
     assert convert.main([str(source), *options]) == 0
     checkpoint = load_checkpoint(path)
@@ -130,6 +130,22 @@ def test_frozen_normalisation(torchvision_model: TorchvisionRetinaNet, frozen: W
         expected = theirs.head.classification_head
         for ours, level in zip(logits, features, strict=True):
             torch.testing.assert_close(ours, expected.cls_logits(expected.conv(level)), rtol=0, atol=1e-4)
+
+
+def test_an_epsilon_given_goes_before_the_one_known(frozen_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    options = ["--arch", V1, "--input", "64x96", "--norm-eps", "0.125", "-o", str(path)]
+    assert convert.main([str(frozen_file), *options]) == 0
+    assert load_checkpoint(path).config.norm_eps == 0.125
+
+
+def test_the_second_architecture_is_trained_as_torchvision_trains_it() -> None:
+    v2 = "retinanet_resnet50_fpn_v2"
+    assert torchvision_checkpoint.PUBLISHED_EPS["coco_v2"] == 1e-5
+    theirs = retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=3)
+    config = torchvision_checkpoint.convert(theirs.state_dict(), v2, input_size=(64, 96)).config
+    assert config.box_loss == theirs.head.regression_head._loss_type == "giou"
+    assert (config.head_norm, config.extra_levels, config.norm_eps) == ("group", "c", 1e-5)
 
 
 def test_the_published_file_is_known_by_its_hash(frozen_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,13 +234,17 @@ def test_a_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a\n\nb\n", "names.txt, line 2: expected a class name"), ("a\nb\n", "class names: expected 3, .* got 2")],
+    [
+        (b"a\n\nb\n", "names.txt, line 2: expected a class name"),
+        (b"a\nb\n", "class names: expected 3, .* got 2"),
+        ("Érable\n".encode("latin-1"), "names.txt: expected class names in UTF-8"),
+    ],
 )
 def test_wrong_class_names(
-    capsys: pytest.CaptureFixture[str], frozen_file: Path, tmp_path: Path, text: str, message: str
+    capsys: pytest.CaptureFixture[str], frozen_file: Path, tmp_path: Path, text: bytes, message: str
 ) -> None:
     names = tmp_path / "names.txt"
-    names.write_text(text)
+    names.write_bytes(text)
     assert re.search(message, refused(capsys, str(frozen_file), "--arch", V1, "--class-names", str(names)))
 
 
