@@ -13,9 +13,10 @@ from rich.console import Console
 from engines.errors import SourceError
 from retina_edge import cli
 from retina_edge.detector import Detector
+from retina_edge.streams.outputs import check_outputs
 from retina_edge.streams.pipeline import Pipeline
 from retina_edge.streams.report import RunProgress, print_summary
-from retina_edge.streams.sinks import JsonlSink, Sink, WindowSink, check_save, saving_sink
+from retina_edge.streams.sinks import JsonlSink, Sink, WindowSink, saving_sink
 from retina_edge.streams.sources import ImageSource, Source, open_sources
 
 DEFAULT_SCORE = 0.4
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="a picture, a folder or glob of pictures, a video, a camera's number, a URL",
+        help="a picture, a folder of pictures, a video, a glob of files, a camera's number, a URL",
     )
     parser.add_argument("--save", type=Path, metavar="OUT.mp4|DIR", help="annotated video, or folder for all")
     parser.add_argument("--json", type=Path, metavar="OUT.jsonl", help="detections, one JSON object a frame")
@@ -43,12 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _detect(args: argparse.Namespace) -> int:
     sources = open_sources(args.sources)
-    if args.save is not None:
-        check_save(args.save, sources)
+    check_outputs(args.model, sources, save=args.save, jsonl=args.json)
     console = Console()
     progress = RunProgress(console)
     window = WindowSink() if args.show else None
     failed: list[str] = []
+    used: list[Sink] = []
     with Detector.load(args.model) as detector:
 
         def on_progress(frames: int) -> None:
@@ -66,13 +67,19 @@ def _detect(args: argparse.Namespace) -> int:
         )
         try:
             with ExitStack() as stack:
-                sinks: list[Sink] = [stack.enter_context(JsonlSink(args.json))] if args.json is not None else []
+                if args.json is not None:
+                    used.append(stack.enter_context(JsonlSink(args.json)))
                 if window is not None:
-                    sinks.append(stack.enter_context(window))
+                    used.append(stack.enter_context(window))
+                sinks = tuple(used)
                 stack.enter_context(progress)
                 for source in sources:
                     try:
-                        _run(pipeline, source, sinks, save=args.save, progress=progress)
+                        with ExitStack() as opened:
+                            _start(progress, opened.enter_context(source), pipeline.max_frames)
+                            saving = [] if args.save is None else [opened.enter_context(saving_sink(args.save, source))]
+                            used += saving
+                            pipeline.run(source, [*sinks, *saving])
                     except SourceError as error:
                         # One dead camera or damaged file does not end the others.
                         if len(sources) == 1:
@@ -80,25 +87,21 @@ def _detect(args: argparse.Namespace) -> int:
                         failed.append(str(error))
                     if pipeline.stopped:
                         break
-                    if window is not None and isinstance(source, ImageSource):
-                        window.show(wait=True)
+                    if window is not None and isinstance(source, ImageSource) and not window.show(wait=True):
+                        break
         finally:
             summary = pipeline.summary()
             summary = dataclasses.replace(summary, errors=(*summary.errors, *failed))
-            outputs = [str(path) for path in (args.save, args.json) if path is not None and path.exists()]
             if summary.frames or summary.errors:
-                print_summary(console, summary, outputs)
+                # Each once: the pictures of several sources go to one folder.
+                outputs = dict.fromkeys(str(sink.written) for sink in used if sink.written is not None)
+                print_summary(console, summary, list(outputs))
     return 1 if summary.errors else 0
 
 
-def _run(pipeline: Pipeline, source: Source, sinks: list[Sink], *, save: Path | None, progress: RunProgress) -> None:
-    with ExitStack() as stack:
-        stack.enter_context(source)
-        frames = source.info.frames
-        progress.start(source.name, min(frames, pipeline.max_frames or frames) if frames else pipeline.max_frames)
-        if save is not None:
-            sinks = [*sinks, stack.enter_context(saving_sink(save, source))]
-        pipeline.run(source, sinks)
+def _start(progress: RunProgress, source: Source, max_frames: int | None) -> None:
+    frames = source.info.frames
+    progress.start(source.name, min(frames, max_frames or frames) if frames else max_frames)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class RunProgress:
         """Begins anew for a source of ``total`` frames, None where nobody knows."""
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(name, total=total)
+        self._task = self._progress.add_task(_printable(name), total=total)
 
     def advance(self, frames: int) -> None:
         """Counts frames detected."""
@@ -81,9 +81,14 @@ def print_summary(console: Console, summary: Summary, outputs: list[str]) -> Non
     console.print(table)
     # Outside the table, whole lines: names that a table breaks cannot be searched or copied.
     for output in outputs:
-        console.print(Text(f"written: {output}"), soft_wrap=True)
+        console.print(Text(f"written: {_printable(output)}"), soft_wrap=True)
     problems = Console(stderr=True)
     for warning in summary.warnings:
         problems.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
     for error in summary.errors:
         problems.print(Text(f"error: {error}", "red"), soft_wrap=True)
+
+
+def _printable(name: str) -> str:
+    """A file name for stdout, which refuses the surrogates of names that are not UTF-8."""
+    return name.encode(errors="backslashreplace").decode()

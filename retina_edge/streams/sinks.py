@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +19,8 @@ import numpy.typing as npt
 
 from engines.errors import RetinaEdgeError
 from retina_edge.detections import Detections
-from retina_edge.image_file import IMAGE_SUFFIXES
 from retina_edge.quiet import quiet_opencv
-from retina_edge.streams.sources import Frame, ImageSource, Source
+from retina_edge.streams.sources import Frame, ImageSource, Source, opencv_name, saved_name
 
 Picture = npt.NDArray[np.uint8]
 
@@ -59,9 +58,11 @@ class Sink(ABC):
 
     Attributes:
         draws: whether it needs the annotated picture.
+        written: the file or folder that this sink has finished; None where it has not, or writes none.
     """
 
     draws = False
+    written: Path | None = None
 
     @abstractmethod
     def write(self, result: Result) -> None:
@@ -77,10 +78,11 @@ class Sink(ABC):
 
 
 class VideoSink(Sink):
-    """An annotated MP4 of the frames' size.
+    """An annotated MP4 of the frames' size, where that is odd one pixel more.
 
-    It is written as ``NAME.partial.mp4`` and takes its name at the end; after an error it stays under that name,
-    playable as far as it goes.
+    Its colour planes have half the size, so FFmpeg writes even sizes only and would cut the last row or column:
+    here it is doubled instead. The file is written as ``NAME.partial.mp4`` and takes its name at the end; after an
+    error it stays under that name, playable as far as it goes.
 
     Args:
         path: the file to write, ending in .mp4; an older one is replaced at the end.
@@ -92,7 +94,7 @@ class VideoSink(Sink):
     def __init__(self, path: Path, *, fps: float | None) -> None:
         self.path = path
         self.frames = 0
-        self._partial = path.with_suffix(".partial.mp4")
+        self._partial = partial_path(path)
         self._fps = fps or DEFAULT_FPS
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
@@ -101,24 +103,27 @@ class VideoSink(Sink):
         frame, picture = result.frame, result.picture
         size = (picture.shape[1], picture.shape[0])
         if self._writer is None:
-            self._writer, self._size = self._open(size), size
+            self._writer, self._size = self._open((size[0] + size[0] % 2, size[1] + size[1] % 2)), size
         # OpenCV drops a frame of another size without a word.
         if size != self._size:
             raise SinkError(
                 f"{self.path}: expected frames of {self._size[0]}x{self._size[1]} pixels, frame {frame.index} of "
                 f"{frame.name} has {size[0]}x{size[1]}; save to a folder instead"
             )
-        self._writer.write(picture)
+        with quiet_opencv():
+            self._writer.write(_padded_to_even(picture))
         self.frames += 1
 
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
+        try:
+            name = opencv_name(self._partial)
+        except UnicodeEncodeError as error:
+            raise SinkError(f"{self.path}: the name is not UTF-8, which OpenCV needs; give another") from error
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._partial.touch()  # an unwritable folder is an OSError that says so
         for codec in CODECS:
             with quiet_opencv():
-                writer = cv2.VideoWriter(
-                    str(self._partial), cv2.VideoWriter.fourcc(*codec), self._fps, size, isColor=True
-                )
+                writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*codec), self._fps, size, isColor=True)
             if writer.isOpened():
                 return writer
         self._partial.unlink()
@@ -132,7 +137,8 @@ class VideoSink(Sink):
     ) -> None:
         if self._writer is None:
             return
-        self._writer.release()
+        with quiet_opencv():
+            self._writer.release()
         self._writer = None
         # Ctrl-C is how a camera's recording ends: what was written is whole.
         if kind is None or issubclass(kind, KeyboardInterrupt):
@@ -142,16 +148,18 @@ class VideoSink(Sink):
 
     def _publish(self) -> None:
         with quiet_opencv():
-            readable = cv2.VideoCapture(str(self._partial))
+            readable = cv2.VideoCapture(opencv_name(self._partial))
         # OpenCV does not report a failed write; without its index, written last, an MP4 does not open.
         if not readable.isOpened():
             raise SinkError(f"{self._partial}: the video written cannot be opened; is there space on the disk?")
         readable.release()
         os.replace(self._partial, self.path)
+        self.written = self.path
 
 
 class ImageSink(Sink):
-    """Annotated pictures in a folder, under the names of those they come from."""
+    """Annotated pictures in a folder, under the names of those they come from; ``.png`` is added where that
+    format cannot be written."""
 
     draws = True
 
@@ -160,7 +168,8 @@ class ImageSink(Sink):
 
     def write(self, result: Result) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_image(self.folder / Path(result.frame.name).name, result.picture)
+        write_image(self.folder / saved_name(Path(result.frame.name)), result.picture)
+        self.written = self.folder
 
 
 class JsonlSink(Sink):
@@ -169,10 +178,12 @@ class JsonlSink(Sink):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: TextIO | None = None
+        self._whole = True
 
     def __enter__(self) -> Sink:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("w", encoding="utf-8")
+        # A source's name that is not UTF-8 holds surrogates: backslashreplace writes them as JSON escapes.
+        self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace")
         return self
 
     def write(self, result: Result) -> None:
@@ -195,14 +206,28 @@ class JsonlSink(Sink):
                 for box, score, label, name in rows
             ],
         }
-        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        try:
+            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        except OSError as error:
+            self._whole = False
+            raise self._named(error) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        try:
+            file.close()
+        except OSError as close_error:
+            raise self._named(close_error) from close_error
+        if self._whole:
+            self.written = self.path
+
+    def _named(self, error: OSError) -> OSError:
+        """The error with the file's name, which writing to an open file leaves out."""
+        return OSError(error.errno, error.strerror, str(self.path))
 
 
 class WindowSink(Sink):
@@ -234,15 +259,19 @@ class WindowSink(Sink):
     def show(self, *, wait: bool = False) -> bool:
         """Shows the newest picture, with ``wait`` until a key; false once the user pressed q or Escape, or
         closed the window."""
-        if self._picture is not None:
-            cv2.imshow(self.title, self._picture)
-        key = cv2.waitKey(0 if wait else 1) & 0xFF
-        return key not in (KEY_ESCAPE, ord("q")) and cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) > 0
+        try:
+            if self._picture is not None:
+                cv2.imshow(self.title, self._picture)
+            key = cv2.waitKey(0 if wait else 1) & 0xFF
+            return key not in (KEY_ESCAPE, ord("q")) and cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) > 0
+        except cv2.error:  # some toolkits raise for a window that was closed
+            return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        cv2.destroyWindow(self.title)
+        with suppress(cv2.error):  # already closed
+            cv2.destroyWindow(self.title)
 
 
 def saving_sink(save: Path, source: Source) -> Sink:
@@ -254,30 +283,17 @@ def saving_sink(save: Path, source: Source) -> Sink:
     return VideoSink(path, fps=source.info.fps)
 
 
-def check_save(save: Path, sources: Sequence[Source]) -> None:
-    """Refuses, before any work, a place for pictures that cannot be meant.
+def partial_path(path: Path) -> Path:
+    """Where a video lies until it is whole."""
+    return path.with_suffix(".partial.mp4")
 
-    Raises:
-        SinkError: one MP4 for several sources or for pictures, two outputs of one name, an output that would
-            replace its own source, another file format.
-    """
-    if save.suffix.lower() == ".mp4":
-        if len(sources) != 1 or isinstance(sources[0], ImageSource):
-            raise SinkError(f"--save {save}: an MP4 takes one video, camera or URL; for this give a folder")
-        targets = [save]
-    elif save.suffix.lower() in IMAGE_SUFFIXES | {".avi", ".mkv", ".mov", ".webm"} and not save.is_dir():
-        raise SinkError(f"--save {save}: expected a name ending in .mp4, or a folder; pictures keep their names")
-    else:
-        targets = [save / name for source in sources for name in source.output_names]
-    taken: set[Path] = set()
-    for target in targets:
-        if target in taken:
-            raise SinkError(f"--save {save}: two sources would write {target}; run them one by one")
-        taken.add(target)
-    for source in sources:
-        for path in source.paths if isinstance(source, ImageSource) else [Path(source.name)]:
-            if path.resolve() in {target.resolve() for target in targets if target.name == path.name}:
-                raise SinkError(f"--save {save}: would replace the source {path}; give another folder or name")
+
+def _padded_to_even(picture: Picture) -> Picture:
+    """The picture with its last row and column doubled where their number is odd."""
+    bottom, right = picture.shape[0] % 2, picture.shape[1] % 2
+    if not bottom and not right:
+        return picture
+    return cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
 
 
 def write_image(path: Path, picture: Picture) -> None:
@@ -287,9 +303,13 @@ def write_image(path: Path, picture: Picture) -> None:
         SinkError: OpenCV cannot write this format or size.
     """
     try:
-        ok, data = cv2.imencode(path.suffix, picture)
-    except cv2.error as error:
-        raise SinkError(f"{path}: OpenCV cannot write {path.suffix or 'a file without ending'}") from error
+        with quiet_opencv():
+            ok, data = cv2.imencode(path.suffix, picture)
+    except cv2.error:
+        ok = False
     if not ok:
-        raise SinkError(f"{path}: OpenCV cannot write {picture.shape[1]}x{picture.shape[0]} pixels like this")
+        raise SinkError(
+            f"{path}: OpenCV cannot write {picture.shape[1]}x{picture.shape[0]} pixels in colour as "
+            f"{path.suffix or 'a file without ending'}; convert the source to .png or .jpg"
+        )
     path.write_bytes(data.tobytes())

@@ -24,6 +24,8 @@ from retina_edge.quiet import quiet_opencv
 FRAME_COUNT_TOLERANCE = 1
 # Streams without a rate of their own report the clock of their packets, such as 90000.
 MAX_FPS = 1000.0
+# Formats without colour: what is drawn on such a picture cannot be saved in its own.
+GREY_SUFFIXES = frozenset({".pbm", ".pgm"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +102,7 @@ class ImageSource(Source):
         super().__init__()
         self.paths = list(paths)
         self.name = str(paths[0]) if len(paths) == 1 else f"{len(paths)} pictures"
-        self.output_names = tuple(path.name for path in paths)
+        self.output_names = tuple(saved_name(path) for path in paths)
         self.info = SourceInfo(frames=len(self.paths))
 
     def __iter__(self) -> Iterator[Frame]:
@@ -135,8 +137,11 @@ class VideoSource(Source):
         self._live = False
 
     def __enter__(self) -> Source:
+        try:
+            target = self._address if isinstance(self._address, int) else opencv_name(self._address)
+        except UnicodeEncodeError as error:
+            raise SourceError(f"{self.name}: the name is not UTF-8, which OpenCV needs; rename it") from error
         with quiet_opencv():
-            target = self._address if isinstance(self._address, int) else str(self._address)
             self._capture = cv2.VideoCapture(target)
         if not self._capture.isOpened():
             raise SourceError(f"{self.name}: OpenCV cannot open it; {self._advice()}")
@@ -186,6 +191,10 @@ class VideoSource(Source):
     def _check_end(self, read: int) -> None:
         if read == 0:
             raise SourceError(f"{self.name}: no frame could be read; {self._advice()}")
+        if self._live and not isinstance(self._address, Path):
+            self.warnings.append(
+                f"{self.name}: gave no frame after {read}: it ended, or its connection was lost; {self._advice()}"
+            )
         declared = self.info.frames
         if declared is not None and read < declared - FRAME_COUNT_TOLERANCE:
             self.warnings.append(
@@ -203,14 +212,13 @@ def open_sources(names: Sequence[str]) -> list[Source]:
     """The sources that a command line names; neighbouring pictures become one source, so that they are batched.
 
     Args:
-        names: of each a picture, a folder or glob of pictures, a video file, a camera index or a URL.
+        names: of each a picture, a folder of pictures, a video file, a glob of files, a camera index or a URL.
 
     Raises:
-        SourceError: a file is missing, a folder or glob has no picture; names it.
+        SourceError: a file is missing, a folder has no picture, no file matches a glob; names it.
     """
     sources: list[Source] = []
-    for name in names:
-        found = _open_source(name)
+    for found in (found for name in names for found in _open_name(name)):
         if isinstance(found, ImageSource) and sources and isinstance(sources[-1], ImageSource):
             sources[-1] = ImageSource(sources[-1].paths + found.paths)
         else:
@@ -223,9 +231,30 @@ def redact(address: str) -> str:
     return re.sub(r"\?.*$", "?***", re.sub(r"://.*@", "://***@", address, flags=re.DOTALL), flags=re.DOTALL)
 
 
-def _open_source(name: str) -> Source:
+def opencv_name(address: Path | str) -> str:
+    """A video file or URL as ``cv2.VideoCapture`` and ``cv2.VideoWriter`` take it.
+
+    A path becomes absolute: of ``12:30.mp4`` FFmpeg takes "12:" for a protocol.
+
+    Raises:
+        UnicodeEncodeError: not UTF-8; OpenCV would end the process.
+    """
+    name = str(address.absolute()) if isinstance(address, Path) else address
+    name.encode()
+    return name
+
+
+def saved_name(path: Path) -> str:
+    """The file name for the annotated picture: its own, with .png added where its format cannot be written."""
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES - GREY_SUFFIXES and cv2.haveImageWriter(f"picture{suffix}"):
+        return path.name
+    return f"{path.name}.png"
+
+
+def _open_name(name: str) -> list[Source]:
     if "://" in name:
-        return VideoSource(name)
+        return [VideoSource(name)]
     path = Path(name)
     if path.is_dir():
         pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
@@ -233,14 +262,18 @@ def _open_source(name: str) -> Source:
             raise SourceError(
                 f"{path}: expected a folder with pictures ({', '.join(sorted(IMAGE_SUFFIXES))}), found none in it"
             )
-        return ImageSource(pictures)
+        return [ImageSource(pictures)]
     if path.exists():
-        return ImageSource([path]) if path.suffix.lower() in IMAGE_SUFFIXES else VideoSource(path)
+        return [_open_file(path)]
     if name.isdecimal():
-        return VideoSource(int(name))
+        return [VideoSource(int(name))]
     if glob.has_magic(name):
         matches = sorted(Path(match) for match in glob.glob(name, recursive=True) if Path(match).is_file())
         if not matches:
             raise SourceError(f"{name}: no file matches; check the pattern, and quote it against the shell")
-        return ImageSource(matches)
+        return [_open_file(match) for match in matches]
     raise SourceError(f"{name}: no such file or folder; for a camera give its number, for a stream a URL")
+
+
+def _open_file(path: Path) -> Source:
+    return ImageSource([path]) if path.suffix.lower() in IMAGE_SUFFIXES else VideoSource(path)

@@ -12,10 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from retina_edge import detect
 from retina_edge.detector import Detector
+from retina_edge.streams.sinks import WindowSink
 from tests.media import count_frames, write_picture, write_video
 from tests.stand_in import StandIn, contract
 
@@ -122,6 +125,7 @@ def test_max_frames(tmp_path: Path) -> None:
         (["{}/v.mp4", "--save", "{}/o.avi"], "ending in .mp4"),
         (["{}/v.mp4", "--save", "{}/v.mp4"], "would replace the source"),
         (["{}/v.mp4", "--json", "{}/v.mp4/x.jsonl"], "v.mp4"),
+        (["{}/v.mp4", "--json", "{}/v.mp4"], "would replace the source"),
     ],
 )
 @pytest.mark.usefixtures("stand_in")
@@ -134,6 +138,74 @@ def test_mistakes_are_one_line_and_exit_1(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert says in error
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_name_that_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = write_picture(tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"a\xff.png"))
+    out, found = tmp_path / os.fsdecode(b"o\xff"), tmp_path / os.fsdecode(b"\xff.jsonl")
+    assert detect.main(["m.onnx", str(picture), "--save", str(out), "--json", str(found)]) == 0
+    assert [path.name for path in out.iterdir()] == [picture.name]
+    assert [record["source"] for record in lines(found)] == [str(picture)]
+    assert f"written: {tmp_path}/o\\udcff\n" in capsys.readouterr().out
+
+
+def test_after_a_failed_run_the_old_video_is_not_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = StandIn(contract(), fail_at=3, error=OSError("the device is gone"))
+    monkeypatch.setattr(Detector, "load", lambda _path: Detector(executor))
+    video, old, found = write_video(tmp_path / "v.mp4", count=9), tmp_path / "o.mp4", tmp_path / "o.jsonl"
+    old.write_bytes(b"the old one")
+    assert detect.main(["m.onnx", str(video), "--save", str(old), "--json", str(found)]) == 1
+    written = [line for line in capsys.readouterr().out.splitlines() if line.startswith("written: ")]
+    assert written == [f"written: {found}"]
+
+
+class FakeWindow(WindowSink):
+    """Notes what is shown; its user wants to stop at the ``stop_at``-th call of ``show``."""
+
+    def __init__(self, stop_at: int) -> None:
+        super().__init__()
+        self.shown: list[tuple[npt.NDArray[np.uint8] | None, bool]] = []
+        self.stop_at = stop_at
+
+    def __enter__(self) -> WindowSink:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        return None
+
+    def show(self, *, wait: bool = False) -> bool:
+        self.shown.append((self._picture, wait))
+        return len(self.shown) < self.stop_at
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_window_shows_the_video_and_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    window = FakeWindow(stop_at=5)
+    monkeypatch.setattr(detect, "WindowSink", lambda: window)
+    names = [str(write_video(tmp_path / name, count=40)) for name in ("v.mp4", "w.mp4")]
+    assert detect.main(["m.onnx", *names, "--show", "--json", str(tmp_path / "o.jsonl")]) == 0
+    read = lines(tmp_path / "o.jsonl")
+    assert 5 <= len(read) < 40
+    assert {record["source"] for record in read} == {names[0]}
+    assert len(window.shown) >= 5
+    assert window._picture is not None
+
+
+@pytest.mark.parametrize(("stop_at", "read"), [(99, 2), (2, 1)])
+@pytest.mark.usefixtures("stand_in")
+def test_a_window_waits_at_still_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, read: int
+) -> None:
+    window = FakeWindow(stop_at)
+    monkeypatch.setattr(detect, "WindowSink", lambda: window)
+    # A video between them, so that they are two sources.
+    names = [str(write_picture(tmp_path / "a.png")), str(write_video(tmp_path / "v.avi", count=2))]
+    assert detect.main(["m.onnx", *names, "--show", "--json", str(tmp_path / "o.jsonl")]) == 0
+    assert [wait for _, wait in window.shown[:2]] == [False, True]
+    assert len({record["source"] for record in lines(tmp_path / "o.jsonl")}) == read
 
 
 def test_a_missing_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 
 from retina_edge import Detections
 from retina_edge.image_file import read_image
+from retina_edge.quiet import _log_level_setter, quiet_opencv
+from retina_edge.streams.outputs import check_outputs
 from retina_edge.streams.sinks import (
     ImageSink,
     JsonlSink,
@@ -20,8 +24,8 @@ from retina_edge.streams.sinks import (
     SinkError,
     VideoSink,
     WindowSink,
-    check_save,
     saving_sink,
+    write_image,
 )
 from retina_edge.streams.sources import Frame, ImageSource, VideoSource, open_sources
 from tests.media import count_frames, write_picture, write_video
@@ -61,10 +65,72 @@ def test_a_video_has_the_frames_size_and_rate(tmp_path: Path, fps: float) -> Non
     assert [item.name for item in path.parent.iterdir()] == ["out.mp4"]
 
 
-def test_odd_sizes_and_unknown_rates(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "saved"), [((33, 47), (34, 48)), ((33, 48), (34, 48)), ((32, 47), (32, 48))])
+def test_odd_sizes_gain_a_pixel(tmp_path: Path, size: tuple[int, int], saved: tuple[int, int]) -> None:
     with VideoSink(tmp_path / "odd.mp4", fps=None) as sink:
-        sink.write(result(size=(33, 47)))
-    assert count_frames(tmp_path / "odd.mp4")[0] == 1
+        for index in range(2):
+            sink.write(result(index, size=size))
+    assert count_frames(tmp_path / "odd.mp4") == (2, saved, 25.0)
+
+
+def test_a_relative_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_all(VideoSink(Path("13:30.mp4"), fps=25), [result()])
+    assert [item.name for item in tmp_path.iterdir()] == ["13:30.mp4"]
+
+
+def test_a_video_name_that_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"v\xff.mp4")
+    with pytest.raises(SinkError, match="not UTF-8, which OpenCV needs"):
+        write_all(VideoSink(path, fps=25), [result()])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sinks_say_what_they_finished(tmp_path: Path) -> None:
+    video, pictures, jsonl = VideoSink(tmp_path / "v.mp4", fps=25), ImageSink(tmp_path / "p"), JsonlSink(tmp_path / "j")
+    for sink in (video, pictures, jsonl):
+        assert sink.written is None
+        write_all(sink, [result()])
+    assert (video.written, pictures.written, jsonl.written) == (tmp_path / "v.mp4", tmp_path / "p", tmp_path / "j")
+    failed = VideoSink(tmp_path / "v.mp4", fps=25)
+    with pytest.raises(ZeroDivisionError):
+        write_all(failed, [result()], error=ZeroDivisionError())
+    assert failed.written is None
+
+
+def test_opencv_is_silent_while_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_level = _log_level_setter()
+    before = set_level(3)
+    seen: list[int] = []
+
+    def level() -> None:
+        seen.append(set_level(0))
+        set_level(seen[-1])
+
+    class Writer:
+        def write(self, _picture: object) -> None:
+            level()
+
+        def release(self) -> None:
+            level()
+            write_video(tmp_path / "out.partial.mp4", count=1)
+
+    def encode(*_arguments: object) -> tuple[bool, Any]:
+        level()
+        return True, np.zeros(3, np.uint8)
+
+    monkeypatch.setattr(VideoSink, "_open", lambda *_: Writer())
+    monkeypatch.setattr(cv2, "imencode", encode)
+    try:
+        write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result()])
+        write_image(tmp_path / "a.png", result().picture)
+        assert seen == [0, 0, 0]
+        with quiet_opencv(), quiet_opencv():
+            level()
+        level()
+        assert seen[3:] == [0, 3]
+    finally:
+        set_level(before)
 
 
 def test_no_frame_no_file(tmp_path: Path) -> None:
@@ -134,10 +200,18 @@ def test_pictures_keep_their_names_and_formats(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "out" / "a.png"), result().picture)
 
 
-@pytest.mark.parametrize("name", ["picture", "picture.xyz"])
+@pytest.mark.parametrize("name", ["picture", "picture.xyz", "picture.pgm"])
 def test_a_format_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SinkError, match=r"picture.*cannot write"), ImageSink(tmp_path) as sink:
+    with pytest.raises(SinkError, match=r"picture.*cannot write 96x64 pixels in colour as .*\.png or \.jpg"):
+        write_image(tmp_path / name, result().picture)
+
+
+@pytest.mark.parametrize("name", ["a.pgm", "a.pbm"])
+def test_pictures_of_grey_formats_are_saved_as_png(tmp_path: Path, name: str) -> None:
+    with ImageSink(tmp_path) as sink:
         sink.write(result(name=name))
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.png"]
+    assert np.array_equal(read_image(tmp_path / f"{name}.png"), result().picture)
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -155,6 +229,23 @@ def test_json_lines(tmp_path: Path) -> None:
     }
     assert lines[1] == {"frame": 1, "timestamp": None, "source": "v.mp4", "detections": []}
     assert len(lines[2]["detections"]) == 3
+
+
+def test_json_lines_of_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"v\xff.png")
+    write_all(JsonlSink(tmp_path / "out.jsonl"), [result(name=name)])
+    (line,) = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["source"] == name
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("count", [1, 500])  # noticed at the end, and while writing
+def test_a_full_disk_names_the_json_file(count: int) -> None:
+    sink = JsonlSink(Path("/dev/full"))
+    with pytest.raises(OSError, match="'/dev/full'") as caught:
+        write_all(sink, [result()] * count)
+    assert caught.value.errno == errno.ENOSPC
+    assert sink.written is None
 
 
 def test_json_lines_outside_the_block(tmp_path: Path) -> None:
@@ -200,6 +291,23 @@ def test_a_window_ends_by_key_or_close(
     assert len(shown) == 1
 
 
+@pytest.mark.parametrize("broken", ["imshow", "waitKey", "getWindowProperty"])
+def test_a_window_closed_by_its_frame_ends_like_a_key(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    def closed(*_arguments: object) -> None:
+        raise cv2.error("NULL guiReceiver (please create a window)")
+
+    monkeypatch.setenv("DISPLAY", ":0")
+    for name in ("namedWindow", "imshow"):
+        monkeypatch.setattr(cv2, name, lambda *_: None)
+    monkeypatch.setattr(cv2, "waitKey", lambda _delay: 255)
+    for name in (broken, "destroyWindow"):
+        monkeypatch.setattr(cv2, name, closed)
+    window = WindowSink()
+    with window:
+        window.write(result())
+        assert window.show() is False
+
+
 def test_where_each_source_is_saved(tmp_path: Path) -> None:
     pictures = ImageSource([write_picture(tmp_path / "a.png")])
     assert isinstance(saving_sink(tmp_path / "out", pictures), ImageSink)
@@ -236,7 +344,39 @@ def test_places_that_cannot_be_meant_are_refused(
     for name in ("v.mp4", "w.mp4", "b/v.mp4"):
         Path(name).touch()
     with pytest.raises(SinkError, match=says):
-        check_save(Path(save), open_sources(sources))
+        check_outputs(Path("m.onnx"), open_sources(sources), save=Path(save), jsonl=None)
+
+
+@pytest.mark.parametrize(
+    ("save", "jsonl", "sources", "says"),
+    [
+        (None, "w.mp4", ["w.mp4"], "--json w.mp4: would replace the source w.mp4"),
+        (None, "a/1.png", ["a"], "would replace the source"),
+        (None, "link.jsonl", ["w.mp4"], "would replace the source w.mp4"),
+        (None, "m.onnx", ["w.mp4"], "would replace the model m.onnx"),
+        ("out.mp4", None, ["out.partial.mp4"], "--save out.mp4: would replace the source out.partial.mp4"),
+        (".", None, ["out.partial.mp4", "b/out.mp4"], "two sources would write out.partial.mp4"),
+        ("out.mp4", "a/../out.mp4", ["w.mp4"], "--save would write the same file"),
+        ("out.mp4", "out.partial.mp4", ["w.mp4"], "--save would write the same file"),
+    ],
+)
+def test_outputs_that_would_destroy_a_file_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: str | None, jsonl: str | None, sources: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        Path(name).mkdir()
+    write_picture(Path("a/1.png"))
+    for name in ("w.mp4", "out.partial.mp4", "b/out.mp4", "m.onnx"):
+        Path(name).touch()
+    Path("link.jsonl").symlink_to("w.mp4")
+    with pytest.raises(SinkError, match=says):
+        check_outputs(
+            Path("m.onnx"),
+            open_sources(sources),
+            save=None if save is None else Path(save),
+            jsonl=None if jsonl is None else Path(jsonl),
+        )
 
 
 @pytest.mark.parametrize(
@@ -256,4 +396,5 @@ def test_places_that_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s
         Path(path).parent.mkdir()
         write_picture(Path(path))
     Path("v.mp4").touch()
-    check_save(Path(save), open_sources(sources))
+    Path("old.jsonl").touch()
+    check_outputs(Path("m.onnx"), open_sources(sources), save=Path(save), jsonl=Path("old.jsonl"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ import pytest
 
 from engines.errors import SourceError
 from retina_edge.image_file import read_image
-from retina_edge.streams.sources import ImageSource, VideoSource, open_sources, redact
+from retina_edge.streams.sources import ImageSource, VideoSource, open_sources, redact, saved_name
 from tests.media import write_picture, write_video
 
 # Lossy codecs and the narrow range of video levels.
@@ -66,6 +67,21 @@ def test_a_glob_also_below_folders(tmp_path: Path) -> None:
         write_picture(tmp_path / name)
     (source,) = open_sources([str(tmp_path / "**" / "a*.png")])
     assert [path.name for path in source.paths] == ["a1.png", "a2.png", "a3.png"]  # type: ignore[attr-defined]
+
+
+def test_a_glob_opens_each_match_by_its_kind(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png")
+    write_video(tmp_path / "b.avi", count=2)
+    write_picture(tmp_path / "c.jpg")
+    write_picture(tmp_path / "d.jpg")
+    kinds = [(type(source), len(source.output_names)) for source in open_sources([str(tmp_path / "*")])]
+    assert kinds == [(ImageSource, 1), (VideoSource, 1), (ImageSource, 2)]
+
+
+def test_saved_names_keep_formats_that_take_colour() -> None:
+    names = ("a.png", "b.JPG", "c.ppm", "d.pgm", "e.PBM", "f.xyz", "g")
+    saved = [saved_name(Path("x") / name) for name in names]
+    assert saved == ["a.png", "b.JPG", "c.ppm", "d.pgm.png", "e.PBM.png", "f.xyz.png", "g.png"]
 
 
 def test_neighbouring_pictures_become_one_source(tmp_path: Path) -> None:
@@ -154,6 +170,58 @@ def test_a_video_that_ends_early_is_a_warning(tmp_path: Path) -> None:
     (warning,) = source.warnings
     assert f"declares 40 frames, {len(read)} could be read" in warning
     assert "cut.avi" in warning
+
+
+def test_a_relative_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "v.mp4", count=3).rename("12:30.mp4")
+    (source,) = open_sources(["12:30.mp4"])
+    assert numbers(source) == [0, 1, 2]  # type: ignore[arg-type]
+    assert source.name == "12:30.mp4"
+
+
+def test_a_name_that_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"v\xff.mp4")
+    for address in (path, "http://127.0.0.1:9/\udcff"):
+        with pytest.raises(SourceError, match="not UTF-8, which OpenCV needs; rename it"), VideoSource(address):
+            pass
+
+
+class FakeCamera:
+    """A capture of three frames that declares neither size nor length."""
+
+    def __init__(self, _target: int | str) -> None:
+        self.left = 3
+        self.released = False
+
+    def isOpened(self) -> bool:
+        return True
+
+    def get(self, item: int) -> float:
+        return 90000.0 if item == cv2.CAP_PROP_FPS else -1.0
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.left -= 1
+        return (True, np.zeros((4, 6, 3), np.uint8)) if self.left >= 0 else (False, None)
+
+    def release(self) -> None:
+        self.released = True
+
+
+@pytest.mark.parametrize(("address", "says"), [(0, "camera is connected"), ("rtsp://u:secret@h/live", "network")])
+def test_a_live_source_has_the_clocks_times_and_its_end_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, address: int | str, says: str
+) -> None:
+    clock = iter([100.0, 100.5, 101.0, 103.0])
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCamera)
+    monkeypatch.setattr("retina_edge.streams.sources.time.monotonic", lambda: next(clock))
+    with VideoSource(address) as source:
+        assert (source.info.size, source.info.fps, source.info.frames) == (None, None, None)
+        assert [frame.timestamp for frame in source] == [0.5, 1.0, 3.0]
+    (warning,) = source.warnings
+    assert warning.startswith(f"{source.name}: gave no frame after 3")
+    assert says in warning
+    assert "secret" not in warning
 
 
 def test_stopping_early_is_no_warning(tmp_path: Path) -> None:
