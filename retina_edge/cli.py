@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable
 
-from engines.contract import check_input_size
 from engines.errors import ContractError, RetinaEdgeError
 
 # Which extra of pyproject.toml brings an optional package.
@@ -17,13 +17,15 @@ EXTRAS = {
     "onnx": "export",
     "onnxscript": "export",
 }
+# What every verb but the doctor needs, by module; it may be there and yet not load, for want of a system library.
+BASE = {"numpy": "numpy", "cv2": "opencv-python", "onnxruntime": "onnxruntime"}
 INTERRUPTED = 130  # what a shell reports for a process ended by SIGINT: 128 + 2
 
 
 def run(body: Callable[[], int]) -> int:
     """Runs a verb's body and gives the exit code.
 
-    Errors a user can mend (``RetinaEdgeError``, ``OSError``, a missing extra) become one line on stderr and
+    Errors a user can mend (``RetinaEdgeError``, ``OSError``, a missing or broken package) become one line on stderr and
     exit code 1, Ctrl-C becomes 130. Anything else is a bug and keeps its traceback.
     """
     try:
@@ -33,9 +35,11 @@ def run(body: Callable[[], int]) -> int:
         return INTERRUPTED
     except (RetinaEdgeError, OSError) as error:
         return _fail(error)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
+        if (broken := _broken_package(error)) is not None:
+            return _fail(f"{broken} cannot be imported ({error}); retina-edge doctor says how to mend it")
         package = (error.name or "").partition(".")[0]
-        if package not in EXTRAS:
+        if not isinstance(error, ModuleNotFoundError) or package not in EXTRAS:
             raise
         return _fail(f"this needs {package}, which is not installed: pip install 'retina-edge[{EXTRAS[package]}]'")
 
@@ -46,6 +50,8 @@ def input_size(text: str) -> tuple[int, int]:
     if len(sides) != 2 or not all(side.isdecimal() for side in sides):
         raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH in pixels, for instance 416x736, got {text!r}")
     size = (int(sides[0]), int(sides[1]))
+    from engines.contract import check_input_size  # with NumPy, which the doctor must do without
+
     try:
         check_input_size(size)
     except ContractError as error:
@@ -58,6 +64,15 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def _broken_package(error: ImportError) -> str | None:
+    """Which base package did not load: the error says it, or else the innermost whose code was running."""
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for module in (error.name or "", *reversed(modules)):
+        if module.partition(".")[0] in BASE:
+            return BASE[module.partition(".")[0]]
+    return None
 
 
 def _fail(error: object) -> int:

@@ -16,9 +16,6 @@ from time import perf_counter
 from types import ModuleType
 
 from retina_edge import __version__
-from retina_edge.demo import FOREST, MODEL, SCORE, WINDOW
-from retina_edge.detector import Detector
-from retina_edge.image_file import read_image
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"
 NVIDIA_SMI = ["nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader"]
@@ -57,6 +54,7 @@ class Package:
         mend: the command that installs it.
         attribute: proof that it is the real thing; type stubs and left-over folders import as well.
         details: more to say of the imported module.
+        broken_mend: what to do where it is there and does not load; empty for ``mend``.
     """
 
     name: str
@@ -65,6 +63,7 @@ class Package:
     mend: str
     attribute: str
     details: Callable[[ModuleType], str] = lambda _module: ""
+    broken_mend: str = ""
 
 
 def check_packages() -> list[Check]:
@@ -100,14 +99,21 @@ def check_detection() -> Check:
     """Runs the shipped model on a piece of the shipped picture."""
     purpose = "detection with ONNX Runtime"
     try:
-        ground = read_image(FOREST)
-        frame = ground[: WINDOW[0], : WINDOW[1]]
-        with Detector.load(MODEL) as detector:
-            found = detector(frame).above(SCORE)
+        # Here, so that the rest of the doctor works where OpenCV or NumPy does not.
+        from retina_edge import demo
+        from retina_edge.detector import Detector
+        from retina_edge.image_file import read_image
+
+        ground = read_image(demo.FOREST)
+        frame = ground[: demo.WINDOW[0], : demo.WINDOW[1]]
+        with Detector.load(demo.MODEL) as detector:
+            found = detector(frame).above(demo.SCORE)
             start = perf_counter()
             for _ in range(RUNS):
                 detector(frame)
             milliseconds = 1000 * (perf_counter() - start) / RUNS
+    except ImportError as error:
+        return Check("shipped model", BROKEN, _one_line(error), purpose, "first mend the packages it needs")
     except Exception as error:  # whatever keeps it from running is the finding
         return Check("shipped model", BROKEN, _one_line(error), purpose, "install retina_edge again from its source")
     return Check("shipped model", OK, f"{len(found)} detections in {milliseconds:.0f} ms", purpose)
@@ -121,7 +127,16 @@ def _packages() -> list[Package]:
     runner = "pip install 'retina-edge[tensorrt]'"
     return [
         Package("numpy", "numpy", "everything", base, "ndarray"),
-        Package("opencv-python", "cv2", "pictures, videos, cameras, windows", base, "imread", _opencv_details),
+        Package(
+            "opencv-python",
+            "cv2",
+            "pictures, videos, cameras, windows",
+            base,
+            "imread",
+            _opencv_details,
+            "on a server without GUI libraries: sudo apt-get install libgl1 libglib2.0-0, or replace it: "
+            "pip uninstall opencv-python && pip install opencv-python-headless",
+        ),
         Package(
             "onnxruntime",
             "onnxruntime",
@@ -158,14 +173,14 @@ def _check_package(package: Package) -> Check:
             warnings.simplefilter("ignore")
             module = importlib.import_module(package.module)
             genuine = hasattr(module, package.attribute)
+            details = package.details(module) if genuine else ""
     except ModuleNotFoundError:
         return Check(package.name, MISSING, "", package.purpose, package.mend)
     except Exception as error:  # a broken installation may raise anything, such as OSError for a library
-        return Check(package.name, BROKEN, _one_line(error), package.purpose, package.mend)
+        return Check(package.name, BROKEN, _one_line(error), package.purpose, package.broken_mend or package.mend)
     if not genuine:
         return Check(package.name, MISSING, "type stubs or left-over files only", package.purpose, package.mend)
     found = _version(package, module)
-    details = package.details(module)
     return Check(package.name, OK, f"{found} ({details})" if details else found, package.purpose)
 
 
@@ -214,9 +229,10 @@ def _nvidia_smi() -> list[str]:
 def _torch_gpus() -> list[str]:
     try:
         import torch
-    except ImportError:
+
+        return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    except Exception:  # missing, or broken, which its own check says
         return []
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def _jetson() -> str:

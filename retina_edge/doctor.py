@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -26,11 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _doctor(*, as_json: bool) -> int:
-    groups = {
-        "installed": check_packages(),
-        "devices": check_devices(),
-        "detection": [check_detection()],
-    }
+    # Some packages print when they do not load; stdout is the report's.
+    with contextlib.redirect_stdout(sys.stderr):
+        groups = {
+            "installed": check_packages(),
+            "devices": check_devices(),
+            "detection": [check_detection()],
+        }
     works = groups["detection"][0].state == OK
     if as_json:
         report = {name: [dataclasses.asdict(check) for check in checks] for name, checks in groups.items()}

@@ -130,6 +130,20 @@ def test_every_package_is_installed() -> None:
     assert listed == {".".join(path.parent.relative_to(ROOT).parts) for path in SOURCES}
 
 
+def test_the_package_loads_its_classes_when_asked_for_them() -> None:
+    code = (
+        "import sys, retina_edge, retina_edge.doctor\n"
+        "assert not {'cv2', 'numpy'} & set(sys.modules)\n"
+        "from retina_edge import *\n"
+        "assert Detector.__module__ == 'retina_edge.detector' and 'cv2' in sys.modules\n"
+        "assert DetectorContract and Detections\n"
+        "try: retina_edge.nothing\n"
+        "except AttributeError as error: assert 'nothing' in str(error)\n"
+        "else: raise SystemExit('no AttributeError')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_nothing_happens_at_import() -> None:
     code = (
         "import sys, threading; import retina_edge.detect, retina_edge.demo, retina_edge.doctor\n"

@@ -52,7 +52,33 @@ def test_a_missing_extra_says_what_installs_it(module: str, extra: str, capsys: 
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("bug"), ModuleNotFoundError("x", name="retina_edge.nothing"), SystemExit(5)]
+    ("name", "package"),
+    [("cv2", "opencv-python"), ("numpy._core._multiarray", "numpy"), ("onnxruntime", "onnxruntime")],
+)
+def test_a_base_package_that_does_not_load_is_one_line(
+    name: str, package: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(fail(ImportError("lib.so: cannot open shared object file", name=name))) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {package} cannot be imported (lib.so: ")
+    assert "retina-edge doctor" in error
+
+
+def test_an_import_error_without_a_name_is_that_of_the_package_running(capsys: pytest.CaptureFixture[str]) -> None:
+    package = {"__name__": "onnxruntime.capi"}
+    exec("def load(): raise ImportError('no library')", package)
+    assert cli.run(package["load"]) == 1  # type: ignore[arg-type]
+    assert capsys.readouterr().err.startswith("error: onnxruntime cannot be imported (no library)")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("bug"),
+        ModuleNotFoundError("x", name="retina_edge.nothing"),
+        ImportError("cannot import name", name="retina_edge.detector"),
+        SystemExit(5),
+    ],
 )
 def test_bugs_keep_their_traceback(error: BaseException) -> None:
     with pytest.raises(type(error)):

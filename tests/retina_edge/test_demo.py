@@ -12,6 +12,8 @@ import pytest
 from retina_edge import demo
 from retina_edge.detector import Detector
 from retina_edge.image_file import read_image
+from retina_edge.streams.sinks import Result
+from retina_edge.streams.sources import Frame
 from tests.media import count_frames
 from tests.stand_in import StandIn, contract
 
@@ -81,6 +83,15 @@ def test_three_files_come_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [record["timestamp"] for record in records] == pytest.approx([i / 25 for i in range(9)])
     assert read_image(out / "demo.png").shape == (*demo.WINDOW, 3)
     assert stand_in.closed
+
+
+def test_the_still_is_the_frame_asked_for(tmp_path: Path) -> None:
+    found = Detector(StandIn(contract()))(np.zeros((64, 96, 3), np.uint8))
+    with demo.StillSink(tmp_path / "a.png", index=2) as sink:
+        for index in range(4):
+            picture = np.full((64, 96, 3), 10 * index, np.uint8)
+            sink.write(Result(Frame(picture, index, None, "v"), found, picture))
+    assert (read_image(tmp_path / "a.png") == 20).all()
 
 
 def test_a_missing_model_is_one_line(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from retina_edge import diagnosis, doctor
+from retina_edge import demo, diagnosis, doctor
 from retina_edge.detector import Detector
 from retina_edge.diagnosis import BROKEN, MISSING, OK, Check, Package
 from tests.stand_in import StandIn, contract
@@ -134,8 +135,75 @@ def test_the_detection_check(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_model_is_the_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "MODEL", tmp_path / "none.onnx")
+    monkeypatch.setattr(demo, "MODEL", tmp_path / "none.onnx")
     check = diagnosis.check_detection()
     assert check.state == BROKEN
     assert "none.onnx" in check.found
     assert check.mend
+
+
+BLOCK = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise ImportError("libGL.so.1: cannot open shared object file", name=name)
+sys.meta_path.insert(0, Block())
+from retina_edge.__main__ import main
+sys.exit(main({arguments!r}))
+"""
+
+
+def run_without(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = BLOCK.format(module=module, arguments=list(arguments))
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("module", "package"), [("cv2", "opencv-python"), ("numpy", "numpy")])
+def test_a_base_package_that_does_not_load_is_the_doctors_finding(module: str, package: str) -> None:
+    run = run_without(module, "doctor", "--json")
+    assert run.returncode == 1, run.stderr
+    report = json.loads(run.stdout)
+    (check,) = [item for item in report["installed"] if item["name"] == package]
+    assert (check["state"], "libGL.so.1" in check["found"]) == (BROKEN, True)
+    if module == "cv2":
+        assert "libgl1" in check["mend"]
+        assert "opencv-python-headless" in check["mend"]
+    assert report["detection_works"] is False
+    assert report["detection"][0]["mend"] == "first mend the packages it needs"
+
+
+@pytest.mark.parametrize(("module", "package"), [("cv2", "opencv-python"), ("numpy", "numpy")])
+@pytest.mark.parametrize("verb", ["detect", "demo", "evaluate"])
+def test_other_verbs_send_to_the_doctor(verb: str, module: str, package: str) -> None:
+    run = run_without(module, verb, "--help")
+    assert run.returncode == 1
+    assert run.stderr == (
+        f"error: {package} cannot be imported (libGL.so.1: cannot open shared object file); "
+        "retina-edge doctor says how to mend it\n"
+    )
+
+
+class BrokenCuda:
+    """As of torch, where the driver is older than it wants."""
+
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError("the driver is too old")
+
+
+def test_a_torch_that_does_not_load_has_no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.12: cannot open shared object file')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert diagnosis._torch_gpus() == []
+
+
+def test_a_torch_whose_devices_fail_is_broken_and_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("torch")
+    module.__dict__.update(nn=object, cuda=BrokenCuda(), version=ModuleType("version"))
+    module.version.cuda = "12.6"
+    monkeypatch.setitem(sys.modules, "torch", module)
+    assert diagnosis._torch_gpus() == []
+    (package,) = [package for package in diagnosis._packages() if package.name == "torch"]
+    check = diagnosis._check_package(package)
+    assert (check.state, check.found) == (BROKEN, "RuntimeError: the driver is too old")

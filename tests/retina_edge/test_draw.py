@@ -46,6 +46,14 @@ def test_labels_stay_inside_the_picture() -> None:
     assert (picture[2:8, 2:20] == color_of(0)).all(axis=2).any()
 
 
+def test_a_label_has_the_class_and_the_score_or_the_score_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    monkeypatch.setattr("retina_edge.streams.draw._draw_label", lambda _picture, text, *_: texts.append(text))
+    image = np.zeros((400, 600, 3), np.uint8)
+    annotate(image, found([[100, 100, 400, 300], [10, 10, 20, 20]], [1, 0], names=("tree", "person")))
+    assert texts == ["0.50", "person 0.90"]  # the best last, on top
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 2000), (2000, 3), (16, 16)])
 def test_tiny_and_thin_pictures(size: tuple[int, int]) -> None:
     picture = annotate(np.zeros((*size, 3), np.uint8), found([[0, 0, size[1], size[0]]]))
