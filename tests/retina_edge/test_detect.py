@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -148,6 +149,31 @@ def test_a_name_that_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [path.name for path in out.iterdir()] == [picture.name]
     assert [record["source"] for record in lines(found)] == [str(picture)]
     assert f"written: {tmp_path}/o\\udcff\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_model_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, picture = tmp_path / "m.onnx", write_picture(tmp_path / "a.png")
+    model.write_bytes(b"weights")
+    assert detect.main([str(model), str(picture), "--json", str(model)]) == 1
+    assert f"would replace the model {model}" in capsys.readouterr().err
+    assert model.read_bytes() == b"weights"
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_grey_pictures_in_a_folder_do_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    colour = write_picture(tmp_path / "in" / "b.png")
+    grey = cv2.imread(str(colour), cv2.IMREAD_GRAYSCALE)
+    assert grey is not None
+    assert cv2.imwrite(str(tmp_path / "in" / "a.pgm"), grey)
+    out = tmp_path / "out"
+    assert detect.main(["m.onnx", str(tmp_path / "in"), "--save", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["a.pgm.png", "b.png"]
+    # Known before any work: a picture of that very name would be written twice.
+    write_picture(tmp_path / "in" / "a.pgm.png")
+    assert detect.main(["m.onnx", str(tmp_path / "in"), "--save", str(out)]) == 1
+    assert "two sources would write" in capsys.readouterr().err
 
 
 def test_after_a_failed_run_the_old_video_is_not_listed(
