@@ -25,9 +25,9 @@ from benchmarks.record import save
 from benchmarks.torchvision_r50 import lively_r50
 from export.deployable import export_onnx
 from retina_edge import Detector
-from retina_edge.demo import FOREST, FPS, MODEL, Flight
 from retina_edge.image_file import read_image
 from retina_edge.model.torchvision_checkpoint import convert
+from retina_edge.sample import FOREST, FPS, MODEL, Flight
 from retina_edge.streams.pipeline import Pipeline
 from retina_edge.streams.sinks import JsonlSink, VideoSink
 from retina_edge.streams.sources import VideoSource

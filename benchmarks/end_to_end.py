@@ -26,9 +26,10 @@ from benchmarks.torchvision_r50 import lively_r50
 from engines.letterbox import Letterbox
 from export.deployable import export_onnx
 from retina_edge import Detector
+from retina_edge.image_file import read_image
 from retina_edge.model.torchvision_checkpoint import convert
+from retina_edge.sample import FOREST
 
-FOREST = Path(__file__).parents[1] / "retina_edge" / "assets" / "forest.jpg"
 FRAME_SIZE = (1280, 720)  # width, height of a common camera
 SIZES = (320, 800)
 
@@ -80,8 +81,7 @@ def _measure(size: int, rounds: int) -> dict[str, Any]:
 
 
 def _frame() -> npt.NDArray[np.uint8]:
-    forest = cv2.imread(str(FOREST))
-    assert forest is not None
+    forest = read_image(FOREST)
     return cv2.resize(forest[:, : forest.shape[0] * 16 // 9], FRAME_SIZE).astype(np.uint8)
 
 

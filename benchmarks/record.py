@@ -13,6 +13,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from retina_edge.diagnosis import cpu_model
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("numpy", "opencv-python", "onnxruntime", "torch", "torchvision", "retina-edge")
 
@@ -54,20 +56,11 @@ def save(name: str, figures: Any) -> Path:
 def machine() -> dict[str, Any]:
     """Processor, cores and system."""
     return {
-        "processor": _processor(),
+        "processor": cpu_model(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def _versions() -> dict[str, str]:

@@ -77,7 +77,7 @@ def check_devices() -> list[Check]:
     """The processor, NVIDIA GPUs, and the Jetson module if it is one."""
     jetson = _jetson()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    checks = [Check("CPU", OK, f"{_cpu_model()}, {cores} of {os.cpu_count()} cores usable", "detection anywhere")]
+    checks = [Check("CPU", OK, f"{cpu_model()}, {cores} of {os.cpu_count()} cores usable", "detection anywhere")]
     gpus = _nvidia_smi() or _torch_gpus()
     checks += [Check("NVIDIA GPU", OK, gpu, "TensorRT engines, training") for gpu in gpus]
     if jetson:
@@ -100,14 +100,14 @@ def check_detection() -> Check:
     purpose = "detection with ONNX Runtime"
     try:
         # Here, so that the rest of the doctor works where OpenCV or NumPy does not.
-        from retina_edge import demo
+        from retina_edge import sample
         from retina_edge.detector import Detector
         from retina_edge.image_file import read_image
 
-        ground = read_image(demo.FOREST)
-        frame = ground[: demo.WINDOW[0], : demo.WINDOW[1]]
-        with Detector.load(demo.MODEL) as detector:
-            found = detector(frame).above(demo.SCORE)
+        ground = read_image(sample.FOREST)
+        frame = ground[: sample.WINDOW[0], : sample.WINDOW[1]]
+        with Detector.load(sample.MODEL) as detector:
+            found = detector(frame).above(sample.SCORE)
             start = perf_counter()
             for _ in range(RUNS):
                 detector(frame)
@@ -209,7 +209,7 @@ def _torch_details(module: ModuleType) -> str:
     return f"{built}, {module.cuda.device_count()} CUDA devices seen"
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     try:
         match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:

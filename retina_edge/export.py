@@ -16,11 +16,11 @@ from rich.markup import escape
 from engines.errors import SourceError
 from retina_edge import cli
 from retina_edge.image_file import IMAGE_SUFFIXES, read_image
+from retina_edge.sample import FOREST
 
 if TYPE_CHECKING:
     from export.deployable import ExportReport
 
-FOREST = Path(__file__).parent / "assets" / "forest.jpg"
 # More pictures verify nothing new, and each is run four times.
 MOST_IMAGES = 8
 # What of the contract is not learnt, and so may be chosen at export.

@@ -36,6 +36,7 @@ BASE_MODULES = (
     "retina_edge.__main__",
     "retina_edge.detect",
     "retina_edge.demo",
+    "retina_edge.sample",
     "retina_edge.doctor",
 )
 MAX_LINES = 350

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retina_edge import demo
+from retina_edge import demo, sample
 from retina_edge.detector import Detector
 from retina_edge.image_file import read_image
 from retina_edge.streams.sinks import Result
@@ -20,8 +20,8 @@ from tests.stand_in import StandIn, contract
 GROUND = (622, 2299)
 
 
-def flight(frames: int) -> demo.Flight:
-    return demo.Flight(np.zeros((*GROUND, 3), np.uint8), frames=frames)
+def flight(frames: int) -> sample.Flight:
+    return sample.Flight(np.zeros((*GROUND, 3), np.uint8), frames=frames)
 
 
 @pytest.mark.parametrize("frames", [240, 480])
@@ -29,14 +29,14 @@ def test_every_part_of_the_strip_is_seen(frames: int) -> None:
     seen = np.zeros(GROUND, bool)
     for index in range(frames):
         x, y = (round(side) for side in flight(frames).corner(index))
-        seen[y : y + demo.WINDOW[0], x : x + demo.WINDOW[1]] = True
+        seen[y : y + sample.WINDOW[0], x : x + sample.WINDOW[1]] = True
     # All but some pixels where two windows meet between whole pixels.
     assert (~seen).sum() < 20
 
 
 def test_the_window_stays_inside_and_moves_gently_by_parts_of_a_pixel() -> None:
     corners = np.array([flight(240).corner(index) for index in range(240)])
-    limits = np.array([GROUND[1] - demo.WINDOW[1], GROUND[0] - demo.WINDOW[0]])
+    limits = np.array([GROUND[1] - sample.WINDOW[1], GROUND[0] - sample.WINDOW[0]])
     assert (corners >= 0).all()
     assert (corners <= limits).all()
     assert corners[0].tolist() == [0, 0]
@@ -51,37 +51,37 @@ def test_the_window_stays_inside_and_moves_gently_by_parts_of_a_pixel() -> None:
 def test_short_flights(frames: int) -> None:
     images = list(flight(frames))
     assert [frame.index for frame in images] == list(range(frames))
-    assert all(frame.image.shape == (*demo.WINDOW, 3) for frame in images)
+    assert all(frame.image.shape == (*sample.WINDOW, 3) for frame in images)
 
 
 def test_frames_are_the_grounds_pixels() -> None:
     rows, columns = np.mgrid[: GROUND[0], : GROUND[1]]
     ground = np.stack([columns % 256, columns // 256, rows // 4], axis=2).astype(np.uint8)
-    long = demo.Flight(ground, frames=240)
+    long = sample.Flight(ground, frames=240)
     first = next(iter(long)).image
-    assert np.array_equal(first, ground[: demo.WINDOW[0], : demo.WINDOW[1]])
+    assert np.array_equal(first, ground[: sample.WINDOW[0], : sample.WINDOW[1]])
     frame = list(long)[-1]
     x, y = long.corner(frame.index)
-    part = ground[math.floor(y) : math.floor(y) + demo.WINDOW[0], math.floor(x) : math.floor(x) + demo.WINDOW[1]]
+    part = ground[math.floor(y) : math.floor(y) + sample.WINDOW[0], math.floor(x) : math.floor(x) + sample.WINDOW[1]]
     assert np.abs(frame.image.astype(int) - part)[:, :, 2].max() <= 1
 
 
 def test_the_shipped_picture_fits_the_window() -> None:
-    assert read_image(demo.FOREST).shape == (*GROUND, 3)
+    assert read_image(sample.FOREST).shape == (*GROUND, 3)
 
 
 def test_three_files_come_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in = StandIn(contract(input_size=demo.WINDOW, classes=("tree",)))
-    monkeypatch.setattr(demo, "MODEL", demo.FOREST)  # any file that is there
+    stand_in = StandIn(contract(input_size=sample.WINDOW, classes=("tree",)))
+    monkeypatch.setattr(demo, "MODEL", sample.FOREST)  # any file that is there
     monkeypatch.setattr(Detector, "load", lambda _path: Detector(stand_in))
     out = tmp_path / "out"
     assert demo.main(["-o", str(out), "--frames", "9"]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["demo.jsonl", "demo.mp4", "demo.png"]
     count, size, fps = count_frames(out / "demo.mp4")
-    assert (count, size, fps) == (9, demo.WINDOW, demo.FPS)
+    assert (count, size, fps) == (9, sample.WINDOW, sample.FPS)
     records = [json.loads(line) for line in (out / "demo.jsonl").read_text().splitlines()]
     assert [record["timestamp"] for record in records] == pytest.approx([i / 25 for i in range(9)])
-    assert read_image(out / "demo.png").shape == (*demo.WINDOW, 3)
+    assert read_image(out / "demo.png").shape == (*sample.WINDOW, 3)
     assert stand_in.closed
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from retina_edge import demo, diagnosis, doctor
+from retina_edge import diagnosis, doctor, sample
 from retina_edge.detector import Detector
 from retina_edge.diagnosis import BROKEN, MISSING, OK, Check, Package
 from tests.stand_in import StandIn, contract
@@ -135,7 +135,7 @@ def test_the_detection_check(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_model_is_the_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "MODEL", tmp_path / "none.onnx")
+    monkeypatch.setattr(sample, "MODEL", tmp_path / "none.onnx")
     check = diagnosis.check_detection()
     assert check.state == BROKEN
     assert "none.onnx" in check.found
