@@ -129,10 +129,10 @@ def test_two_images_are_learnt_by_heart(data: CocoDataset) -> None:
     )  # fmt: skip
     trainer.model.train()
     losses = {}
-    for trainer.step in range(160):
+    for trainer.step in range(240):
         losses = trainer.train_step(torch.stack(images), targets)
-    assert losses["classification"] < 0.05
-    assert losses["bbox_regression"] < 0.15
+    assert losses["classification"] < 0.005
+    assert losses["bbox_regression"] < 0.05
 
 
 def test_criterion_matches_torchvision(data: CocoDataset) -> None:
