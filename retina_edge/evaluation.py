@@ -65,6 +65,7 @@ def evaluate(
     """
     if batch < 1:
         raise ValueError(f"batch: expected at least 1, got {batch}")
+    _coco_tools()  # missing, it is better said now than after an hour of detecting
     categories = match_categories(detector.contract.class_names, dataset)
     results: list[dict[str, Any]] = []
     for start in range(0, len(dataset), batch):
@@ -95,12 +96,9 @@ def match_categories(class_names: Sequence[str], dataset: CocoDataset) -> dict[i
 
 def measure(dataset: CocoDataset, results: list[dict[str, Any]]) -> Evaluation:
     """COCO metrics of results in COCO's own form (``image_id``, ``category_id``, ``bbox``, ``score``)."""
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise MissingDependencyError("evaluation needs faster-coco-eval: pip install 'retina-edge[train]'") from error
-    truth = COCO(_ground_truth(dataset))
-    run = COCOeval_faster(truth, truth.loadRes(results), iouType="bbox")
+    coco, coco_eval = _coco_tools()
+    truth = coco(_ground_truth(dataset))
+    run = coco_eval(truth, truth.loadRes(results), iouType="bbox")
     run.params.catIds = list(dataset.category_ids)
     run.params.imgIds = [image.id for image in dataset.images]
     run.evaluate()
@@ -128,3 +126,12 @@ def _ground_truth(dataset: CocoDataset) -> dict[str, Any]:
         width, height = annotation["bbox"][2:]
         annotations.append({"iscrowd": 0, "area": width * height, **annotation})
     return {**content, "annotations": annotations}
+
+
+def _coco_tools() -> tuple[Any, Any]:
+    """COCO and COCOeval of faster-coco-eval."""
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError as error:
+        raise MissingDependencyError("evaluation needs faster-coco-eval: pip install 'retina-edge[train]'") from error
+    return COCO, COCOeval_faster

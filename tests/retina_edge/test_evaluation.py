@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from engines.contract import DetectorContract, PyramidLevel
-from engines.errors import DataError
+from engines.errors import DataError, MissingDependencyError
 from engines.letterbox import Letterbox
 from engines.plugins.reference import RawDetections
 from retina_edge import Detector
@@ -177,3 +178,13 @@ def test_boxes_left_out_do_not_count_as_missed(tmp_path: Path) -> None:
 def test_a_batch_below_one_is_refused(dataset: CocoDataset) -> None:
     with pytest.raises(ValueError, match="batch: expected at least 1, got -1"):
         evaluate(Detector(Oracle([], ("tree",), 0)), dataset, batch=-1)
+
+
+def test_missing_tools_are_said_before_anything_is_detected(
+    dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    seen: list[None] = []
+    with pytest.raises(MissingDependencyError, match=r"pip install 'retina-edge\[train\]'"):
+        evaluate(Detector(Oracle([], ("tree",), 0)), dataset, on_image=lambda: seen.append(None))
+    assert not seen
