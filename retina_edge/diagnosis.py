@@ -21,7 +21,7 @@ OK, MISSING, BROKEN = "ok", "missing", "broken"
 NVIDIA_SMI = ["nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader"]
 NVIDIA_SMI_SECONDS = 20
 RUNS = 3
-_LINES_OF_OPENCV = {"GUI": "GUI", "FFMPEG": "FFMPEG", "GStreamer": "GStreamer"}
+_LINES_OF_OPENCV = ("GUI", "FFMPEG", "GStreamer")
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,8 @@ def _opencv_details(module: ModuleType) -> str:
     """Of its build: which windows, and which decoders."""
     information = module.getBuildInformation()
     found = []
-    for title, name in _LINES_OF_OPENCV.items():
-        match = re.search(rf"^\s*{title}:\s*(\S+)", information, re.MULTILINE)
+    for name in _LINES_OF_OPENCV:
+        match = re.search(rf"^\s*{name}:\s*(\S+)", information, re.MULTILINE)
         found.append(f"{name} {match.group(1) if match else 'NO'}")
     return ", ".join(found)
 
@@ -210,6 +210,7 @@ def _torch_details(module: ModuleType) -> str:
 
 
 def cpu_model() -> str:
+    """The processor as the system names it."""
     try:
         match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:

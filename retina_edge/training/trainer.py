@@ -196,9 +196,9 @@ class Trainer:
     def _finish_epoch(self, losses: dict[str, float], log: TrainingLog, stop: StopRequest) -> Evaluation | None:
         """Evaluates when it is time, keeps the best, and writes the record."""
         epoch = self.step // self.sampler.batches
-        self.save_last()  # an evaluation can take long and fail; the epoch's work is safe
         result = None
         if epoch % self.options.eval_every == 0 or epoch == self.options.epochs:
+            self.save_last()  # an evaluation can take long and fail; the epoch's work is safe
             result = self._evaluate(stop)
             if result.metrics["AP"] > self.best_ap:
                 self.best_ap = result.metrics["AP"]
