@@ -1,0 +1,138 @@
+"""What the three kernels are launched with: one plan, for the pycuda wrapper and for the TensorRT plugins alike.
+
+    class logits, parameters            ─ Filter ▶ keys, index, count
+    those, box deltas, parameters       ─ Select ▶ candidate logits, boxes, labels
+    those, parameters                   ─ NMS    ▶ num_detections, boxes, scores, labels
+
+The arguments of a kernel are its input pointers, then ``integers``, then its output pointers: TensorRT's order for
+ahead-of-time plugins.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from engines.contract import DetectorContract
+
+# Limits of the kernels' shared memory and of the entries compiled; see the head of filter.cu, select.cu, nms.cu.
+MAX_TOP_K = 1024
+MAX_DETECTIONS = 1024
+LEVELS = range(2, 7)
+FILTER_THREADS = 512
+BLOCK_THREADS = 1024
+# Logits a Filter block reads. Smaller tiles spread better over the multiprocessors, larger ones leave less scratch.
+TILE = 32768
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes that Decode and NMS work on.
+
+    Attributes:
+        num_classes: C.
+        num_anchors: A, at one position.
+        feature_sizes: (height, width) of each level's heads.
+        top_k: candidates kept on each level.
+        max_detections: K, detections kept in each image.
+        half: the heads are float16; float32 otherwise.
+
+    Raises:
+        ValueError: beyond what the kernels can do.
+    """
+
+    num_classes: int
+    num_anchors: int
+    feature_sizes: tuple[tuple[int, int], ...]
+    top_k: int
+    max_detections: int
+    half: bool
+
+    def __post_init__(self) -> None:
+        if len(self.feature_sizes) not in LEVELS:
+            raise ValueError(f"kernels: expected {LEVELS[0]} to {LEVELS[-1]} levels, got {len(self.feature_sizes)}")
+        for name, limit in (("top_k", MAX_TOP_K), ("max_detections", MAX_DETECTIONS)):
+            if not 1 <= getattr(self, name) <= limit:
+                raise ValueError(f"kernels: expected {name} from 1 to {limit}, got {getattr(self, name)}")
+        if max(self.level_logits) >= 2**31:
+            raise ValueError(f"kernels: expected less than 2^31 logits on a level, got {max(self.level_logits)}")
+
+    @classmethod
+    def of(cls, contract: DetectorContract, *, half: bool) -> Geometry:
+        """The geometry of a contract whose heads are float16 or float32."""
+        return cls(
+            contract.num_classes,
+            contract.num_anchors,
+            tuple(level.feature_size for level in contract.levels),
+            contract.top_k,
+            contract.max_detections,
+            half,
+        )
+
+    @property
+    def level_logits(self) -> tuple[int, ...]:
+        """Class logits of one image on each level: A C H W."""
+        return tuple(self.num_anchors * self.num_classes * height * width for height, width in self.feature_sizes)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch.
+
+    Attributes:
+        entry: name of the kernel; its code is ``ptx/{entry}.ptx``.
+        grid: (x, y) blocks.
+        block: threads of a block.
+        integers: int32 arguments between the input and the output pointers.
+        outputs: shape and NumPy dtype name of each output.
+    """
+
+    entry: str
+    grid: tuple[int, int]
+    block: int
+    integers: tuple[int, ...]
+    outputs: tuple[tuple[tuple[int, ...], str], ...]
+
+
+def plan(geometry: Geometry, batch: int) -> tuple[Launch, Launch, Launch]:
+    """Filter, Select and NMS for ``batch`` images."""
+    levels, top_k, kept = len(geometry.feature_sizes), geometry.top_k, geometry.max_detections
+    suffix = f"{'f16' if geometry.half else 'f32'}_{levels}"
+    tiles = sum(math.ceil(count / TILE) for count in geometry.level_logits)
+    sizes = tuple(side for size in geometry.feature_sizes for side in size)
+    return (
+        Launch(
+            entry=f"filter_{suffix}",
+            grid=(tiles, batch),
+            block=FILTER_THREADS,
+            integers=(*geometry.level_logits, TILE, top_k),
+            outputs=(
+                ((batch, tiles, top_k), "int32"),
+                ((batch, tiles, top_k), "int32"),
+                ((batch, tiles), "int32"),
+            ),
+        ),
+        Launch(
+            entry=f"select_{suffix}",
+            grid=(levels, batch),
+            block=BLOCK_THREADS,
+            integers=(*sizes, geometry.num_anchors, geometry.num_classes, TILE, top_k),
+            outputs=(
+                ((batch, levels * top_k), "float32"),
+                ((batch, levels * top_k, 4), "float32"),
+                ((batch, levels * top_k), "int32"),
+            ),
+        ),
+        Launch(
+            entry="nms",
+            grid=(batch, 1),
+            block=BLOCK_THREADS,
+            integers=(levels, top_k, kept),
+            outputs=(
+                ((batch,), "int32"),
+                ((batch, kept, 4), "float32"),
+                ((batch, kept), "float32"),
+                ((batch, kept), "int32"),
+            ),
+        ),
+    )
