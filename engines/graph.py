@@ -1,4 +1,4 @@
-"""The deployable ONNX taken apart: what the quantiser and TensorRT work on. The one module of engines that needs onnx."""
+"""The deployable ONNX taken apart, for the quantiser and for TensorRT. Of engines, only this module needs onnx."""
 
 from __future__ import annotations
 
