@@ -31,3 +31,7 @@ class DeviceError(RetinaEdgeError, ValueError):
 
 class TrainingError(RetinaEdgeError):
     """Training cannot go on, for instance because the loss is not finite."""
+
+
+class BuildError(RetinaEdgeError, ValueError):
+    """An engine cannot be built, or would not be what was asked for."""

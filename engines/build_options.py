@@ -1,0 +1,107 @@
+"""What a user may ask of an engine; checked before anything is built."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from engines.backend import TENSORRT_RTX, Backend
+from engines.contract import PRECISIONS
+from engines.errors import BuildError
+
+TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+PORTABLE = "portable"
+# TensorRT-RTX's portable engines are for Ampere and later.
+PORTABLE_SM = 80
+POSTPROCESS = ("auto", "plugin", "kernels")
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build.
+
+    Attributes:
+        precision: of the network: fp32, fp16 or int8; the ONNX must be of this precision.
+        batch: images the engine is tuned for, and with ``max_batch`` None the one batch size it takes.
+        max_batch: the engine takes 1 to this many images; None for a fixed batch.
+        backend: auto, tensorrt or tensorrt-rtx.
+        targets: of TensorRT-RTX: GPU architectures such as ``sm86``, or ``portable``; empty for the GPU of this
+            machine, portable where there is none.
+        postprocess: ``plugin`` puts Decode and NMS into the engine, ``kernels`` ends it at the raw heads;
+            ``auto`` takes plugins where TensorRT can.
+        workspace: most scratch memory, MiB; None for TensorRT's own limit.
+        timing_cache: file that keeps TensorRT's measurements from one build to the next.
+        optimization_level: 0 to 5, TensorRT's own default where None.
+        dla: core of the deep-learning accelerator; None for the GPU.
+        version_compatible: runs on later TensorRT of the same major version too.
+        hardware_compatible: runs on other GPUs too, Ampere and later.
+    """
+
+    precision: str = "fp32"
+    batch: int = 1
+    max_batch: int | None = None
+    backend: str = "auto"
+    targets: tuple[str, ...] = ()
+    postprocess: str = "auto"
+    workspace: int | None = None
+    timing_cache: str | None = None
+    optimization_level: int | None = None
+    dla: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", self.precision)
+        _require(self.batch >= 1, "batch", "at least 1", self.batch)
+        if self.max_batch is not None:
+            _require(self.max_batch >= self.batch, "max-batch", f"at least the batch of {self.batch}", self.max_batch)
+        for target in self.targets:
+            _require(target in (*TARGETS, PORTABLE), "target", f"{', '.join(TARGETS)} or {PORTABLE}", target)
+        _require(
+            len(set(self.targets)) == len(self.targets) and (PORTABLE not in self.targets or len(self.targets) == 1),
+            "target",
+            f"each architecture once, {PORTABLE} alone",
+            ",".join(self.targets),
+        )
+        _require(self.postprocess in POSTPROCESS, "postprocess", f"one of {', '.join(POSTPROCESS)}", self.postprocess)
+        if self.workspace is not None:
+            _require(self.workspace >= 1, "workspace", "at least 1 MiB", self.workspace)
+        if self.optimization_level is not None:
+            _require(0 <= self.optimization_level <= 5, "optimization-level", "0 to 5", self.optimization_level)
+        if self.dla is not None:
+            _require(self.dla >= 0, "dla", "a core from 0", self.dla)
+
+    def for_backend(self, backend: Backend, *, has_gpu: bool) -> BuildOptions:
+        """These options with what was left open decided for a backend.
+
+        Raises:
+            BuildError: the backend cannot do what was asked; nothing is ignored in silence.
+        """
+        if not backend.is_rtx:
+            _require(not self.targets, "target", "none with TensorRT, which builds for this GPU", ",".join(self.targets))
+            if self.max_batch is not None and self.postprocess == "plugin":
+                raise BuildError(
+                    "max-batch: expected a fixed batch with --postprocess plugin, whose CUDA modules leak when the "
+                    f"batch changes (NVIDIA/TensorRT#4849), got {self.max_batch}; leave one of the two out"
+                )
+            return self
+        for name, asked in (
+            ("postprocess plugin", self.postprocess == "plugin"),
+            ("timing-cache", self.timing_cache is not None),
+            ("dla", self.dla is not None),
+            ("version-compatible", self.version_compatible),
+            ("hardware-compatible", self.hardware_compatible),
+        ):
+            if asked:
+                instead = "; --target portable runs on Ampere and later" if name == "hardware-compatible" else ""
+                raise BuildError(f"{name}: {TENSORRT_RTX} cannot do this{instead}; leave it out or use tensorrt")
+        return dataclasses.replace(
+            self,
+            postprocess="kernels",
+            targets=self.targets or (("current",) if has_gpu else (PORTABLE,)),
+        )
+
+
+def _require(condition: bool, name: str, expected: str, got: object) -> None:
+    if not condition:
+        raise BuildError(f"{name}: expected {expected}, got {got}")
