@@ -10,7 +10,7 @@ from engines.contract import PRECISIONS
 from engines.errors import BuildError
 
 TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
-PORTABLE = "portable"
+PORTABLE, CURRENT = "portable", "current"
 # TensorRT-RTX's portable engines are for Ampere and later.
 PORTABLE_SM = 80
 POSTPROCESS = ("auto", "plugin", "kernels")
@@ -25,8 +25,8 @@ class BuildOptions:
         batch: images the engine is tuned for, and with ``max_batch`` None the one batch size it takes.
         max_batch: the engine takes 1 to this many images; None for a fixed batch.
         backend: auto, tensorrt or tensorrt-rtx.
-        targets: of TensorRT-RTX: GPU architectures such as ``sm86``, or ``portable``; empty for the GPU of this
-            machine, portable where there is none.
+        targets: of TensorRT-RTX: GPU architectures such as ``sm86``, or ``portable``, or ``current`` for the GPU of
+            this machine; empty for that, and portable where there is none.
         postprocess: ``plugin`` puts Decode and NMS into the engine, ``kernels`` ends it at the raw heads;
             ``auto`` takes plugins where TensorRT can.
         workspace: most scratch memory, MiB; None for TensorRT's own limit.
@@ -56,11 +56,13 @@ class BuildOptions:
         if self.max_batch is not None:
             _require(self.max_batch >= self.batch, "max-batch", f"at least the batch of {self.batch}", self.max_batch)
         for target in self.targets:
-            _require(target in (*TARGETS, PORTABLE), "target", f"{', '.join(TARGETS)} or {PORTABLE}", target)
+            known = (*TARGETS, PORTABLE, CURRENT)
+            _require(target in known, "target", f"some of {', '.join(known)}", target)
+        alone = len(self.targets) == 1 or not {PORTABLE, CURRENT} & set(self.targets)
         _require(
-            len(set(self.targets)) == len(self.targets) and (PORTABLE not in self.targets or len(self.targets) == 1),
+            alone and len(set(self.targets)) == len(self.targets),
             "target",
-            f"each architecture once, {PORTABLE} alone",
+            f"each architecture once, {PORTABLE} or {CURRENT} alone",
             ",".join(self.targets),
         )
         _require(self.postprocess in POSTPROCESS, "postprocess", f"one of {', '.join(POSTPROCESS)}", self.postprocess)
@@ -85,6 +87,8 @@ class BuildOptions:
                     f"batch changes (NVIDIA/TensorRT#4849), got {self.max_batch}; leave one of the two out"
                 )
             return self
+        if CURRENT in self.targets and not has_gpu:
+            raise BuildError(f"target: {CURRENT} asked, and this machine has no GPU; name one, such as {TARGETS[2]}")
         for name, asked in (
             ("postprocess plugin", self.postprocess == "plugin"),
             ("timing-cache", self.timing_cache is not None),
@@ -98,7 +102,7 @@ class BuildOptions:
         return dataclasses.replace(
             self,
             postprocess="kernels",
-            targets=self.targets or (("current",) if has_gpu else (PORTABLE,)),
+            targets=self.targets or ((CURRENT,) if has_gpu else (PORTABLE,)),
         )
 
 

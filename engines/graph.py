@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 import onnx
+import onnx.helper
+from google.protobuf.message import DecodeError
 
 from engines.contract import DetectorContract
 from engines.errors import ContractError, ModelFileError
@@ -17,13 +22,33 @@ QUANTIZATION_KEY = "retina_edge.quantization"
 DECODE, NMS = "Decode", "NMS"
 
 
+def read_deployable(content: bytes) -> onnx.ModelProto:
+    """The model of an ONNX file's content.
+
+    Raises:
+        ModelFileError: it is none.
+    """
+    try:
+        model = onnx.load_from_string(content)
+    except (ValueError, DecodeError) as error:
+        raise ModelFileError(f"expected an ONNX model, found {len(content)} bytes that are none ({error})") from error
+    if not model.graph.node:
+        raise ModelFileError("expected an ONNX model, found one without nodes; export the model again")
+    return model
+
+
+def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
+    """What a model carries beside its graph."""
+    return {item.key: item.value for item in model.metadata_props}
+
+
 def contract_of(deployable: onnx.ModelProto) -> DetectorContract:
     """The contract in a deployable's metadata.
 
     Raises:
         ModelFileError: there is none, or it is damaged.
     """
-    metadata = {item.key: item.value for item in deployable.metadata_props}
+    metadata = metadata_of(deployable)
     if CONTRACT_KEY not in metadata:
         raise ModelFileError(
             f"expected the contract in the ONNX metadata under {CONTRACT_KEY!r}, found none; "
@@ -69,4 +94,86 @@ def heads_only(deployable: onnx.ModelProto) -> onnx.ModelProto:
     domains = [item for item in model.opset_import if item.domain != DOMAIN]
     del model.opset_import[:]
     model.opset_import.extend(domains)
+    name_convolutions(model)
     return model
+
+
+def name_convolutions(model: onnx.ModelProto) -> None:
+    """Gives each convolution the name of its weights, and where several share them, as the heads do, a level.
+
+    So ``head.classification_head.cls_logits:0`` and not ``node_conv2d_25`` is what passports, tables and errors say.
+    A quantised network was named before, and its weights have other names now: it stays as it is.
+    """
+    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        return
+    nodes = [node for node in model.graph.node if node.op_type == "Conv"]
+    weights = [node.input[1].removeprefix("model.").removesuffix(".weight") for node in nodes]
+    uses = Counter[str]()
+    for node, name in zip(nodes, weights, strict=True):
+        node.name = f"{name}:{uses[name]}" if weights.count(name) > 1 else name
+        uses[name] += 1
+
+
+def batch_of(model: onnx.ModelProto) -> int | None:
+    """The batch size a model takes, None for any."""
+    return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
+
+
+def fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """A copy of a model of any batch size that takes just this one; TensorRT tunes for a fixed size best."""
+    model = copy.deepcopy(model)
+    open_size = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for info in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in info.type.tensor_type.shape.dim:
+            if open_size and dim.dim_param == open_size:
+                dim.dim_value = batch
+    return model
+
+
+def head_types(network: onnx.ModelProto) -> set[str]:
+    """Element types of a network's outputs: float, float16."""
+    return {_type_name(output.type.tensor_type.elem_type) for output in network.graph.output}
+
+
+def convolution_precisions(model: onnx.ModelProto) -> dict[str, str]:
+    """Precision of each convolution by its node's name: fp32, fp16, or int8 where both operands are dequantised."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    return {
+        node.name: _convolution_precision(node, producers, types)
+        for node in model.graph.node
+        if node.op_type in ("Conv", "ConvTranspose")
+    }
+
+
+def describe(tensors: Iterable[onnx.ValueInfoProto]) -> tuple[dict[str, Any], ...]:
+    """Name, type and shape of inputs or outputs, -1 for an open size."""
+    return tuple(
+        {
+            "name": tensor.name,
+            "type": _type_name(tensor.type.tensor_type.elem_type),
+            "shape": [dim.dim_value or -1 for dim in tensor.type.tensor_type.shape.dim],
+        }
+        for tensor in tensors
+    )
+
+
+def _convolution_precision(
+    node: onnx.NodeProto, producers: dict[str, onnx.NodeProto], types: dict[str, int]
+) -> str:
+    sources = [producers.get(name) for name in node.input[:2]]
+    if all(source is not None and source.op_type == "DequantizeLinear" for source in sources):
+        return "int8"
+    weights = node.input[1]
+    source = producers.get(weights)
+    if source is not None and source.op_type == "Cast":  # stored in half, computed in the type it is cast to
+        kind = source.attribute[0].i
+    elif source is not None and source.op_type == "DequantizeLinear":  # typed by its scale
+        kind = types[source.input[1]]
+    else:
+        kind = types.get(weights, onnx.TensorProto.UNDEFINED)
+    return {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}.get(kind, "unknown")
+
+
+def _type_name(element_type: int) -> str:
+    return onnx.helper.tensor_dtype_to_string(element_type).rpartition(".")[2].lower()

@@ -1,0 +1,87 @@
+"""``retina-edge inspect``: what an engine or a deployable ONNX is, without running it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from engines.inspection import Inspection, inspect_model
+from retina_edge import cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the verb and gives its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="retina-edge inspect", description="Contract, precision of each layer, sizes, inputs and outputs."
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL.engine|MODEL.onnx")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    arguments = parser.parse_args(argv)
+    return cli.run(lambda: _inspect(arguments.model, as_json=arguments.json))
+
+
+def _inspect(path: Path, *, as_json: bool) -> int:
+    inspection = inspect_model(path)
+    if as_json:
+        print(inspection.to_json())
+    else:
+        _print(Console(), inspection)
+    return 0
+
+
+def _print(console: Console, inspection: Inspection) -> None:
+    contract = inspection.contract
+    names = ", ".join(contract.class_names[:5]) + (", ..." if contract.num_classes > 5 else "")
+    rows = {
+        "size": f"{inspection.size / 1e6:.1f} MB",
+        "sha256": inspection.sha256,
+        "precision": contract.precision,
+        "architecture": contract.architecture,
+        "input": f"{contract.input_size[0]}x{contract.input_size[1]} pixels, letterbox {contract.letterbox}",
+        "classes": f"{contract.num_classes}: {names}",
+        "anchors": f"{contract.num_anchors} at a position, levels of "
+        + ", ".join(f"{height}x{width}" for height, width in (level.feature_size for level in contract.levels)),
+        "thresholds": f"score {contract.score_threshold}, IoU {contract.iou_threshold}, "
+        f"{contract.top_k} candidates a level, {contract.max_detections} detections",
+        "made by": ", ".join(f"{name} {version}" for name, version in sorted(contract.produced_by.items())),
+        **inspection.facts,
+    }
+    if inspection.quantization:
+        rows |= {f"quantization, {key}": _short(value) for key, value in inspection.quantization.items()}
+    _table(console, str(inspection.path), ("", ""), rows.items())
+    for title, tensors in (("inputs", inspection.inputs), ("outputs", inspection.outputs)):
+        _table(console, title, ("name", "type", "shape"), map(_tensor, tensors))
+    kinds = ((kind, _counts(counts)) for kind, counts in inspection.layers.items())
+    _table(console, "layers", ("kind", "precision"), kinds)
+    _table(console, "convolutions", ("name", "precision"), inspection.convolutions.items())
+
+
+def _table(console: Console, title: str, columns: Sequence[str], rows: Any) -> None:
+    table = Table(*columns, title=title, title_justify="left", show_header=any(columns))
+    for row in rows:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    console.print(table)
+
+
+def _tensor(tensor: Mapping[str, Any]) -> tuple[str, str, str]:
+    return tensor["name"], tensor["type"], " × ".join("N" if size == -1 else str(size) for size in tensor["shape"])
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {precision}" for precision, count in sorted(counts.items()))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{len(value)}: {', '.join(map(str, value))}"
+    return str(value)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
