@@ -80,7 +80,12 @@ def make_monitor(trt: Any, progress: Progress, cancellation: Cancellation) -> An
             return not cancellation.requested
 
         def phase_finish(self, name: str) -> None:
-            self._phases.pop(name, None)
+            if name not in self._phases:
+                return
+            if not cancellation.requested:
+                self._phases[name][0] = self._phases[name][1]
+                self._tell(name)
+            del self._phases[name]
 
         def _tell(self, name: str) -> None:
             fraction = 0.0

@@ -213,7 +213,7 @@ def _parse(trt: Any, builder: Any, model: bytes, messages: list[str]) -> tuple[A
     parser = trt.OnnxParser(network, builder.logger)
     if not parser.parse(model):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        reason = f"node {errors[0].node_name()!r}: {errors[0].desc()}" if errors else _last(messages)
+        reason = f"{errors[0].node_operator()} {errors[0].node_name()!r}: {errors[0].desc()}" if errors else _last(messages)
         raise BuildError(f"TensorRT's ONNX parser refuses the network: {reason}")
     return network, parser
 
