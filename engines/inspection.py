@@ -109,6 +109,7 @@ def _inspect_onnx(path: Path) -> Inspection:
         convolution_precisions,
         describe,
         metadata_of,
+        name_convolutions,
         read_deployable,
     )
 
@@ -118,6 +119,7 @@ def _inspect_onnx(path: Path) -> Inspection:
         contract = contract_of(model)
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
+    name_convolutions(model)
     quantization = metadata_of(model).get(QUANTIZATION_KEY)
     convolutions = convolution_precisions(model)
     return Inspection(
