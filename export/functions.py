@@ -20,11 +20,12 @@ import onnx
 import onnx.parser
 
 from engines.contract import DetectorContract, PyramidLevel
+from engines.graph import DOMAIN
 from engines.plugins.parameters import HEADER
 
-DOMAIN = "retina_edge"
 DOMAIN_VERSION = 1
 OPSET = 18
+INPUT = "images"
 
 MINUS_INFINITY = "minus_infinity = Constant <value = float {-inf}> ()"
 ZERO = "zero = Constant <value = float {0.0}> ()"

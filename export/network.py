@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from torch import Tensor, nn
 
 from engines.contract import DetectorContract
+from engines.graph import name_convolutions
 from export.errors import ExportError
 from export.functions import OPSET, head_names
 from export.preprocess import Preprocess
@@ -55,8 +58,15 @@ def export_network(network: Network, contract: DetectorContract, *, batch: int |
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     _forget_source(model)
+    name_convolutions(model)
     _check_heads(model, contract)
     return model
+
+
+def torch_heads(network: Network, images: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+    """The raw heads of letterboxed images, uint8 [N, H, W, 3], by torch."""
+    with torch.inference_mode():
+        return [head.numpy() for head in network(torch.from_numpy(images))]
 
 
 def _forget_source(model: onnx.ModelProto) -> None:

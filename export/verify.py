@@ -8,22 +8,20 @@ detections with the file's would need slack for every pair of boxes whose overla
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-import torch
 
 from engines.contract import DetectorContract
 from engines.onnx_runtime import OUTPUTS
 from engines.plugins.parameters import pack_parameters
 from engines.plugins.reference import RawDetections, postprocess
 from export.errors import ExportError
-from export.functions import head_names
-from export.network import INPUT, Network
+from export.functions import INPUT, head_names
 
 Images = npt.NDArray[np.uint8]
 Arrays = list[npt.NDArray[np.float32]]
@@ -61,7 +59,7 @@ class Agreement:
 
 
 def verify(
-    network: Network,
+    reference: Callable[[Images], Arrays],
     exported: onnx.ModelProto,
     stored: onnx.ModelProto,
     deployable: bytes,
@@ -73,7 +71,7 @@ def verify(
     """Compares a deployable ONNX with the network it was made of.
 
     Args:
-        network: the torch side.
+        reference: the torch side: the raw heads of letterboxed images.
         exported: its ONNX, raw heads out.
         stored: the same as it is stored in the deployable: ``exported``, or with half weights.
         deployable: the file's content.
@@ -83,12 +81,29 @@ def verify(
     Raises:
         ExportError: they differ by more than the tolerances above.
     """
-    batches = list(_batches(images, batch))
-    expected = [_torch_heads(network, chunk) for chunk in batches]
-    difference = _compare_heads(expected, _heads(exported, batches), contract, HEAD_TOLERANCE, "")
-    heads = _heads(stored, batches)
+    batches = list(batches_of(images, batch))
+    expected = [reference(chunk) for chunk in batches]
+    difference = _compare_heads(expected, onnx_heads(exported, batches), contract, HEAD_TOLERANCE, "")
+    heads = onnx_heads(stored, batches)
     if stored is not exported:
         difference = _compare_heads(expected, heads, contract, HALF_HEAD_TOLERANCE, ", half weights")
+    boxes, scores, detections = compare_with_specification(heads, deployable, contract, batches, len(images))
+    return Agreement(*difference, boxes, scores, detections, len(images))
+
+
+def compare_with_specification(
+    heads: Sequence[Arrays], deployable: bytes, contract: DetectorContract, batches: Sequence[Images], count: int
+) -> tuple[float, float, int]:
+    """Greatest differences of boxes (pixels) and scores between a file and the specification, and detections found.
+
+    Args:
+        heads: of the file's own network, for each batch.
+        deployable: the file's content.
+        batches: letterboxed images; what goes beyond ``count`` filled up the last of them.
+
+    Raises:
+        ExportError: they differ by more than the tolerances above.
+    """
     session = _session(deployable)
     agreements = [
         _compare_detections(
@@ -98,12 +113,10 @@ def verify(
         for level_heads, chunk in zip(heads, batches, strict=True)
     ]
     boxes, scores, counts = zip(*agreements, strict=True)
-    # The images that filled up the last batch were counted before.
-    detections = int(np.concatenate(counts)[: len(images)].sum())
-    return Agreement(*difference, max(boxes), max(scores), detections, len(images))
+    return max(boxes), max(scores), int(np.concatenate(counts)[:count].sum())
 
 
-def _batches(images: Images, batch: int | None) -> Iterator[Images]:
+def batches_of(images: Images, batch: int | None) -> Iterator[Images]:
     """Batches of the fixed size, the last one filled up; with an open size, batches of two and of one."""
     sizes = itertools.repeat(batch) if batch else itertools.cycle((2, 1))
     start = 0
@@ -113,14 +126,10 @@ def _batches(images: Images, batch: int | None) -> Iterator[Images]:
         start += size
 
 
-def _torch_heads(network: Network, images: Images) -> Arrays:
-    with torch.inference_mode():
-        return [head.numpy() for head in network(torch.from_numpy(images))]
-
-
-def _heads(model: onnx.ModelProto, batches: Sequence[Images]) -> list[Arrays]:
+def onnx_heads(model: onnx.ModelProto, batches: Sequence[Images]) -> list[Arrays]:
+    """Raw heads of each batch, in float32 whatever the network ends in."""
     session = _session(model.SerializeToString())
-    return [session.run(None, {INPUT: images}) for images in batches]
+    return [[head.astype(np.float32) for head in session.run(None, {INPUT: images})] for images in batches]
 
 
 def _session(content: bytes) -> onnxruntime.InferenceSession:

@@ -14,7 +14,7 @@ import pytest
 from engines.errors import ModelFileError
 from engines.onnx_runtime import CONTRACT_KEY, OnnxExecutor
 from engines.plugins.reference import RawDetections
-from export.deployable import attach
+from export.attach import attach
 from tests.export.heads import (
     Heads,
     assert_equal_detections,

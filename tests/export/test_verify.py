@@ -17,11 +17,12 @@ from engines.contract import DetectorContract
 from engines.errors import RetinaEdgeError
 from engines.letterbox import letterbox_batch
 from export import deployable
-from export.deployable import PARAMETERS, attach, export_onnx
+from export.attach import PARAMETERS, attach
+from export.deployable import export_onnx
 from export.errors import ExportError
 from export.half_weights import store_half
-from export.network import Network
-from export.verify import BOX_TOLERANCE, SCORE_TOLERANCE, Agreement, _batches, verify
+from export.network import Network, torch_heads
+from export.verify import BOX_TOLERANCE, SCORE_TOLERANCE, Agreement, batches_of, verify
 from retina_edge.model.retinanet import RetinaNet
 
 Images = npt.NDArray[np.uint8]
@@ -53,7 +54,7 @@ def verified(
 ) -> Agreement:
     stored = stored or exported
     written = written or attach(stored, contract)
-    return verify(network, exported, stored, written.SerializeToString(), contract, images, batch=1)
+    return verify(lambda chunk: torch_heads(network, chunk), exported, stored, written.SerializeToString(), contract, images, batch=1)
 
 
 def test_an_honest_export_agrees(
@@ -177,7 +178,7 @@ def test_nothing_is_written_then(
     [(1, 1, [1]), (5, 2, [2, 2, 2]), (1, 4, [4]), (5, None, [2, 1, 2]), (1, None, [2])],
 )
 def test_batches_to_verify_with(count: int, batch: int | None, sizes: list[int]) -> None:
-    batches = list(_batches(np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1), batch))
+    batches = list(batches_of(np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1), batch))
     assert [len(chunk) for chunk in batches] == sizes
     assert set(np.concatenate(batches).ravel().tolist()) == set(range(count))
 

@@ -1,0 +1,68 @@
+"""Decode, NMS and the contract put behind a network. Needs onnx, not torch."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+
+from engines.contract import DetectorContract
+from engines.onnx_runtime import CONTRACT_KEY, OUTPUTS
+from engines.plugins.parameters import pack_parameters
+from export.functions import (
+    DOMAIN,
+    DOMAIN_VERSION,
+    decode_function,
+    head_names,
+    nms_function,
+    num_candidates,
+)
+
+PARAMETERS = "parameters"
+CANDIDATES = ("candidate_logits", "candidate_boxes", "candidate_labels")
+
+
+def attach(
+    network: onnx.ModelProto, contract: DetectorContract, metadata: Mapping[str, str] | None = None
+) -> onnx.ModelProto:
+    """A copy of a network with Decode and NMS behind its heads; the contract, and more, in the metadata."""
+    model = copy.deepcopy(network)
+    graph = model.graph
+    heads = head_names(len(contract.levels))
+    graph.name = contract.architecture
+    graph.initializer.append(onnx.numpy_helper.from_array(pack_parameters(contract), PARAMETERS))
+    graph.node.append(_node("Decode", [*heads, PARAMETERS], CANDIDATES))
+    graph.node.append(_node("NMS", [*CANDIDATES, PARAMETERS], OUTPUTS))
+    size = graph.input[0].type.tensor_type.shape.dim[0]
+    batch = size.dim_param or size.dim_value
+    graph.value_info.extend(graph.output)
+    graph.value_info.extend(_candidates(contract, batch))
+    del graph.output[:]
+    graph.output.extend(_outputs(contract, batch))
+    model.functions.extend([decode_function(contract), nms_function(contract)])
+    model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    model.producer_name, model.producer_version = "retina_edge", importlib.metadata.version("retina-edge")
+    onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json(), **(metadata or {})})
+    return model
+
+
+def _node(name: str, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:
+    return onnx.helper.make_node(name, inputs, outputs, name=name, domain=DOMAIN)
+
+
+def _candidates(contract: DetectorContract, batch: int | str) -> list[onnx.ValueInfoProto]:
+    shape = [batch, num_candidates(contract)]
+    types = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT, onnx.TensorProto.INT32)
+    shapes = (shape, [*shape, 4], shape)
+    return list(map(onnx.helper.make_tensor_value_info, CANDIDATES, types, shapes))
+
+
+def _outputs(contract: DetectorContract, batch: int | str) -> list[onnx.ValueInfoProto]:
+    shape = [batch, contract.max_detections]
+    types = (onnx.TensorProto.INT32, onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT, onnx.TensorProto.INT32)
+    shapes = ([batch], [*shape, 4], shape, shape)
+    return list(map(onnx.helper.make_tensor_value_info, OUTPUTS, types, shapes))
