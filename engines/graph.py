@@ -114,6 +114,22 @@ def name_convolutions(model: onnx.ModelProto) -> None:
         uses[name] += 1
 
 
+def postprocess_only(deployable: onnx.ModelProto) -> onnx.ModelProto:
+    """Decode and NMS alone, raw heads in, detections out: what ``heads_only`` leaves out."""
+    model = copy.deepcopy(deployable)
+    graph = model.graph
+    nodes = [node for node in graph.node if node.domain == DOMAIN]
+    *heads, parameters = next(node for node in nodes if node.op_type == DECODE).input
+    shapes = {info.name: info for info in graph.value_info}
+    inputs = [shapes[name] for name in heads]
+    weights = [tensor for tensor in graph.initializer if tensor.name == parameters]
+    for field, kept in ((graph.node, nodes), (graph.initializer, weights), (graph.input, inputs)):
+        del field[:]
+        field.extend(kept)
+    del graph.value_info[:]
+    return model
+
+
 def batch_of(model: onnx.ModelProto) -> int | None:
     """The batch size a model takes, None for any."""
     return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None

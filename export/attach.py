@@ -43,7 +43,11 @@ def attach(
     graph.value_info.extend(_candidates(contract, batch))
     del graph.output[:]
     graph.output.extend(_outputs(contract, batch))
-    model.functions.extend([decode_function(contract), nms_function(contract)])
+    (opset,) = (item.version for item in model.opset_import if not item.domain)
+    for function in (decode_function(contract), nms_function(contract)):
+        # A model and its functions must name the same opset; for what these use, 18 and 19 are the same.
+        function.opset_import[0].version = opset
+        model.functions.append(function)
     model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     model.producer_name, model.producer_version = "retina_edge", importlib.metadata.version("retina-edge")
     onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json(), **(metadata or {})})

@@ -32,7 +32,6 @@ def to_half(network: onnx.ModelProto) -> onnx.ModelProto:
     """
     model = copy.deepcopy(network)
     graph = model.graph
-    _unfold_half_weights(graph)
     start = _preprocessed(graph)
     before = _ancestors(graph, start)
     inside = [node for node in graph.node if not before & set(node.output)]
@@ -72,17 +71,6 @@ def to_half(network: onnx.ModelProto) -> onnx.ModelProto:
 def _data(node: onnx.NodeProto) -> list[str]:
     """The inputs that share the type of the data: of Resize not its regions and scales, which are always float32."""
     return [node.input[0]] if node.op_type == "Resize" else list(node.input)
-
-
-def _unfold_half_weights(graph: onnx.GraphProto) -> None:
-    """Weights stored in half with a Cast to float behind them become what they are stored as."""
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    casts = [node for node in graph.node if node.op_type == "Cast" and types.get(node.input[0]) == HALF]
-    names = {node.input[0]: node.output[0] for node in casts}
-    for node in casts:
-        graph.node.remove(node)
-    for tensor in graph.initializer:
-        tensor.name = names.get(tensor.name, tensor.name)
 
 
 def _preprocessed(graph: onnx.GraphProto) -> str:

@@ -43,3 +43,16 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     return model
+
+
+def restore_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose weights are float32 again, with what float16 left of them: the inverse of ``store_half``."""
+    model = copy.deepcopy(model)
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer if tensor.name.endswith(HALF_SUFFIX)}
+    for node in [node for node in graph.node if node.op_type == "Cast" and node.input[0] in stored]:
+        tensor = stored[node.input[0]]
+        values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, node.output[0]))
+        graph.node.remove(node)
+    return model

@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 
 from engines.contract import DetectorContract
+from engines.graph import postprocess_only
 from engines.onnx_runtime import OUTPUTS
 from engines.plugins.parameters import pack_parameters
 from engines.plugins.reference import RawDetections, postprocess
@@ -87,33 +88,51 @@ def verify(
     heads = onnx_heads(stored, batches)
     if stored is not exported:
         difference = _compare_heads(expected, heads, contract, HALF_HEAD_TOLERANCE, ", half weights")
-    boxes, scores, detections = compare_with_specification(heads, deployable, contract, batches, len(images))
+    session = _session(deployable)
+    found = [RawDetections(*session.run(OUTPUTS, {INPUT: chunk})) for chunk in batches]
+    boxes, scores, detections = compare_with_specification(heads, found, contract, len(images))
     return Agreement(*difference, boxes, scores, detections, len(images))
 
 
 def compare_with_specification(
-    heads: Sequence[Arrays], deployable: bytes, contract: DetectorContract, batches: Sequence[Images], count: int
+    heads: Sequence[Arrays], found: Sequence[RawDetections], contract: DetectorContract, count: int
 ) -> tuple[float, float, int]:
     """Greatest differences of boxes (pixels) and scores between a file and the specification, and detections found.
 
     Args:
-        heads: of the file's own network, for each batch.
-        deployable: the file's content.
-        batches: letterboxed images; what goes beyond ``count`` filled up the last of them.
+        heads: raw heads of each batch.
+        found: the file's detections of each batch.
+        count: images; what goes beyond them filled up the last batch.
 
     Raises:
         ExportError: they differ by more than the tolerances above.
     """
-    session = _session(deployable)
     agreements = [
-        _compare_detections(
-            _specification(level_heads, contract),
-            RawDetections(*session.run(OUTPUTS, {INPUT: chunk})),
-        )
-        for level_heads, chunk in zip(heads, batches, strict=True)
+        _compare_detections(_specification(level_heads, contract), detections)
+        for level_heads, detections in zip(heads, found, strict=True)
     ]
     boxes, scores, counts = zip(*agreements, strict=True)
     return max(boxes), max(scores), int(np.concatenate(counts)[:count].sum())
+
+
+def postprocessed(deployable: onnx.ModelProto, heads: Sequence[Arrays]) -> list[RawDetections]:
+    """What a file's own Decode and NMS make of given raw heads, batch by batch.
+
+    For files in other precisions: ONNX Runtime on a CPU computes in float32 between two roundings, and which of them
+    it leaves out depends on what follows, so that the heads inside the file are not quite those of its network alone.
+    """
+    model = postprocess_only(deployable)
+    session = _session(model.SerializeToString())
+    types = [np.float16 if "float16" in item.type else np.float32 for item in session.get_inputs()]
+    names = [item.name for item in session.get_inputs()]
+    return [
+        RawDetections(
+            *session.run(
+                OUTPUTS, {name: head.astype(kind) for name, kind, head in zip(names, types, batch, strict=True)}
+            )
+        )
+        for batch in heads
+    ]
 
 
 def batches_of(images: Images, batch: int | None) -> Iterator[Images]:

@@ -1,0 +1,141 @@
+"""Which values the activations take on the calibration set; collected once, and kept under what they depend on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from engines.contract import DetectorContract
+from engines.files import atomic_file
+from engines.graph import batch_of
+from export.calibration import CalibrationSet
+from export.errors import ExportError
+from export.functions import INPUT
+
+CALIBRATORS = ("minmax", "entropy", "percentile")
+PERCENTILE = 99.999
+FORMAT = 1
+# What a quantised operator reads or writes.
+OPERATORS = ("Conv", "Relu", "Add", "MaxPool", "Resize")
+
+# Smallest and greatest value of each tensor.
+Ranges = dict[str, tuple[float, float]]
+# Images done, of how many.
+Progress = Callable[[int, int], None]
+
+
+def collect_ranges(
+    network: onnx.ModelProto,
+    contract: DetectorContract,
+    calibration: CalibrationSet,
+    *,
+    calibrator: str,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Ranges:
+    """Ranges of the network's activations on the calibration set, by ONNX Runtime's calibrators.
+
+    Args:
+        network: float32, raw heads out.
+        contract: how images are letterboxed.
+        calibration: the images.
+        calibrator: ``minmax``: all that occurs; ``percentile``: 99.999 % of it; ``entropy``: what loses least
+            information (Kullback-Leibler), as TensorRT's old calibrator did.
+        cache: folder that keeps ranges by a digest of weights, images, settings and versions, so that a stale one
+            cannot be found; None keeps nothing.
+        progress: called with the images done and their number.
+
+    Raises:
+        ExportError: an activation is not finite.
+        ValueError: no such calibrator.
+    """
+    if calibrator not in CALIBRATORS:
+        raise ValueError(f"calibrator: expected one of {', '.join(CALIBRATORS)}, got {calibrator!r}")
+    path = cache / f"{_digest(network, contract, calibration, calibrator)}.json" if cache else None
+    if path is not None and (found := _read(path)) is not None:
+        return found
+    ranges = _collect(network, contract, calibration, calibrator, progress or (lambda _done, _count: None))
+    for name, bounds in ranges.items():
+        if not np.isfinite(bounds).all():
+            raise ExportError(f"calibration: tensor {name}: expected finite values, found {bounds}; export in fp32")
+    if path is not None:
+        with atomic_file(path) as file:
+            file.write(json.dumps(ranges).encode())
+    return ranges
+
+
+def _digest(
+    network: onnx.ModelProto, contract: DetectorContract, calibration: CalibrationSet, calibrator: str
+) -> str:
+    digest = hashlib.sha256(network.SerializeToString(deterministic=True))
+    settings = [FORMAT, contract.input_size, contract.letterbox, calibrator, PERCENTILE, calibration.digest]
+    digest.update(json.dumps([*settings, onnxruntime.__version__]).encode())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Ranges | None:
+    """What was kept; None where nothing was, or it is damaged."""
+    try:
+        return {name: (float(low), float(high)) for name, (low, high) in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+class _Reader:
+    """One batch, in the form that ONNX Runtime's calibrators ask for."""
+
+    def __init__(self, images: npt.NDArray[np.uint8]) -> None:
+        self._batches = iter([{INPUT: images}])
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._batches, None)
+
+
+def _collect(
+    network: onnx.ModelProto,
+    contract: DetectorContract,
+    calibration: CalibrationSet,
+    calibrator: str,
+    progress: Progress,
+) -> Ranges:
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+
+    method = {
+        "minmax": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+    }[calibrator]
+    size = batch_of(network) or 1
+    with tempfile.TemporaryDirectory() as folder:
+        source, augmented = Path(folder) / "network.onnx", Path(folder) / "augmented.onnx"
+        onnx.save(network, source)
+        collector = create_calibrator(
+            source,
+            OPERATORS,
+            augmented_model_path=str(augmented),
+            calibrate_method=method,
+            extra_options={"percentile": PERCENTILE} if calibrator == "percentile" else {},
+        )
+        # One batch at a time: the histograms keep every activation of what they are given, gigabytes for a batch.
+        for done, images in enumerate(calibration.batches(contract, size), start=1):
+            with contextlib.redirect_stdout(None):  # they print
+                collector.collect_data(_Reader(images))
+            progress(min(done * size, len(calibration)), len(calibration))
+        with contextlib.redirect_stdout(None):
+            data = collector.compute_data().data
+    return {name: _bounds(data[name]) for name in sorted(data)}
+
+
+def _bounds(values: Any) -> tuple[float, float]:
+    low, high = values.range_value
+    return float(np.min(low)), float(np.max(high))
