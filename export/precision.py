@@ -14,7 +14,15 @@ import onnx
 import onnx.checker
 
 from engines.contract import DetectorContract
-from engines.graph import QUANTIZATION_KEY, batch_of, contract_of, convolution_precisions, heads_only
+from engines.files import atomic_file
+from engines.graph import (
+    QUANTIZATION_KEY,
+    batch_of,
+    contract_of,
+    convolution_precisions,
+    heads_only,
+    read_deployable,
+)
 from engines.letterbox import letterbox_batch
 from export.attach import attach
 from export.calibration import CalibrationSet
@@ -115,6 +123,28 @@ def convert(
     return model, _compare(source, network, model, converted, images)
 
 
+def convert_file(
+    source: Path | str,
+    target: Path | str,
+    precision: str,
+    *,
+    images: Sequence[npt.NDArray[Any]],
+    calibration: Calibration | None = None,
+) -> tuple[int, Drift]:
+    """``convert`` from file to file; ``target`` is replaced at the very end, or not at all.
+
+    Returns:
+        The size of the file written, bytes, and how far its heads are from FP32's.
+    """
+    model, drift = convert(
+        read_deployable(Path(source).read_bytes()), precision, images=images, calibration=calibration
+    )
+    content = model.SerializeToString()
+    with atomic_file(target) as file:
+        file.write(content)
+    return len(content), drift
+
+
 def _quantized(
     source: onnx.ModelProto, contract: DetectorContract, calibration: Calibration
 ) -> tuple[onnx.ModelProto, Quantization]:
@@ -178,5 +208,5 @@ def _decibels(
         noise = float(np.mean((ours - theirs) ** 2))
         # A head that says the same everywhere carries no signal; then only the exact same is right.
         signal = float(np.var(ours))
-        decibels[name] = round(10 * np.log10(signal / noise), 2) if noise and signal else (0.0 if noise else np.inf)
+        decibels[name] = round(float(10 * np.log10(signal / noise)), 2) if noise and signal else (0.0 if noise else np.inf)
     return decibels

@@ -16,6 +16,8 @@ VERBS = {
     "train": "train a RetinaNet on COCO annotations",
     "convert": "take over a torchvision RetinaNet checkpoint",
     "export": "write a checkpoint as a deployable ONNX",
+    "build": "build a TensorRT engine, FP32, FP16 or INT8, of a checkpoint or an ONNX",
+    "inspect": "say what an engine or an ONNX is: contract, precision of each layer",
     "detect": "run a model on images, videos or a camera",
     "evaluate": "COCO average precision of a model",
     "doctor": "say what is installed, what works, and how to mend the rest",

@@ -14,8 +14,10 @@ from engines.backend import BACKENDS
 from engines.build_options import POSTPROCESS, TARGETS, BuildOptions
 from engines.builder import BuildReport, BuildRequest, build_engine
 from engines.contract import PRECISIONS
+from engines.engine_network import TENSORRT_LAYOUT
 from retina_edge import calibration_arguments, cli
-from retina_edge.engine_source import EngineSource
+from retina_edge.engine_source import EngineSource, precision_of
+from retina_edge.verification_images import read_images
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,35 +84,38 @@ def _build(arguments: argparse.Namespace) -> int:
         hardware_compatible=arguments.hardware_compatible,
     )
     console = Console()
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
-    ) as bars:
-        source = EngineSource(
-            arguments.model,
-            options,
-            calibration=calibration_arguments.calibration_set(arguments),
-            calibrator=arguments.calibrator,
-            cache=arguments.calibration_cache,
-            verify_with=arguments.verify or (),
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("looking at the calibration images", total=None)
+
+        def tell(doing: str, done: float | None = None, count: float | None = None) -> None:
+            bars.update(task, description=doing, completed=done or 0, total=count)
+
+        calibration = calibration_arguments.calibration(
+            arguments,
+            made_of=precision_of(arguments.model),
+            layout=TENSORRT_LAYOUT,
+            progress=lambda done, count: tell("calibrating", done, count),
         )
+        images = read_images(arguments.verify) if arguments.verify else ()
+        source = EngineSource(arguments.model, options, calibration, images)
         request = BuildRequest.of(options, source.inputs(), source=str(arguments.model))
         passport = None if arguments.force else request.current(arguments.output)
         if passport is not None:
             report = BuildReport(arguments.output, passport, built=False)
         else:
-            prepared = source.deployable(bars)
-            task = bars.add_task(f"building with {request.backend.name}", total=1.0)
+            content, verified = source.deployable(tell)
             report = build_engine(
-                prepared.content,
+                content,
                 arguments.output,
                 request=request,
-                progress=lambda fraction, step: bars.update(
-                    task, completed=fraction, description=f"building with {request.backend.name}: {step.lower()}"
-                ),
-                verified=prepared.verified,
+                progress=lambda done, step: tell(f"{request.backend.name}: {step.lower()}", done, 1.0),
+                verified=verified,
                 force=True,
             )
     _print(console, report)
+    if calibration is not None:
+        calibration_arguments.print_findings(calibration)
     return 0
 
 
@@ -125,7 +130,7 @@ def _print(console: Console, report: BuildReport) -> None:
         f"convolutions: {found} (read from the {passport.precision_source}); post-processing: {passport.postprocess}",
     ]
     if passport.verified:
-        lines.append("against fp32: " + ", ".join(f"{name} {value}" for name, value in passport.verified.items()))
+        lines.append("network verified: " + ", ".join(f"{name} {value}" for name, value in passport.verified.items()))
     lines.append(
         f"built in {passport.build_seconds:.1f} s"
         if report.built

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.markup import escape
 
-from engines.errors import SourceError
-from retina_edge import cli
-from retina_edge.image_file import IMAGE_SUFFIXES, read_image
-from retina_edge.sample import FOREST
+from engines.contract import PRECISIONS
+from engines.errors import ContractError
+from retina_edge import calibration_arguments, cli
+from retina_edge.verification_images import MOST_IMAGES, read_images, windows_of_forest
 
 if TYPE_CHECKING:
     from export.deployable import ExportReport
+    from export.precision import Drift
 
-# More pictures verify nothing new, and each is run four times.
-MOST_IMAGES = 8
+LAYOUTS = ("cpu", "tensorrt")
 # What of the contract is not learnt, and so may be chosen at export.
 POSTPROCESSING = {"score_threshold": float, "iou_threshold": float, "top_k": int, "max_detections": int}
 
@@ -45,6 +44,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     for field, kind in POSTPROCESSING.items():
         parser.add_argument(f"--{field.replace('_', '-')}", type=kind, help="instead of the checkpoint's")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the network (default: fp32)")
+    parser.add_argument(
+        "--for",
+        dest="layout",
+        choices=LAYOUTS,
+        help="who is to run an int8 ONNX fast: ONNX Runtime on a CPU (the default), or TensorRT",
+    )
+    calibration_arguments.add(parser)
     parser.add_argument(
         "--half-weights",
         action="store_true",
@@ -64,28 +71,48 @@ def _export(arguments: argparse.Namespace) -> int:
     from export.deployable import export_onnx
     from retina_edge.model.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(arguments.model)
-    model, contract = checkpoint.build_model(), checkpoint.contract
-    given = {field: getattr(arguments, field) for field in POSTPROCESSING}
-    contract = dataclasses.replace(contract, **{name: value for name, value in given.items() if value is not None})
-    if arguments.input and arguments.input != contract.input_size:
-        contract = dataclasses.replace(contract, input_size=arguments.input, levels=model.pyramid(arguments.input))
-    images = _read_images(arguments.images) if arguments.images else _forest(contract.input_size)
+    for option, given, precision in (
+        ("--half-weights", arguments.half_weights, "fp32"),
+        ("--for", arguments.layout is not None, "int8"),
+    ):
+        if given and arguments.precision != precision:
+            raise ContractError(f"{option} is for {precision}, got --precision {arguments.precision}; leave one out")
     console = Console()
-    with console.status("exporting and verifying"):
-        report = export_onnx(
-            model,
-            contract,
-            arguments.output,
-            batch=arguments.batch,
-            images=images,
-            half_weights=arguments.half_weights,
+    with console.status("exporting and verifying") as status, tempfile.TemporaryDirectory() as folder:
+        calibration = calibration_arguments.calibration(
+            arguments,
+            made_of="fp32",
+            layout=arguments.layout or LAYOUTS[0],
+            progress=lambda done, count: status.update(f"calibrating: {done} of {count} images"),
         )
-    _print(console, report, half_weights=arguments.half_weights)
+        checkpoint = load_checkpoint(arguments.model)
+        model, contract = checkpoint.build_model(), checkpoint.contract
+        chosen = {field: getattr(arguments, field) for field in POSTPROCESSING}
+        contract = dataclasses.replace(contract, **{key: value for key, value in chosen.items() if value is not None})
+        if arguments.input and arguments.input != contract.input_size:
+            contract = dataclasses.replace(contract, input_size=arguments.input, levels=model.pyramid(arguments.input))
+        images = read_images(arguments.images) if arguments.images else windows_of_forest(contract.input_size)
+        fp32 = arguments.output if arguments.precision == "fp32" else Path(folder) / "fp32.onnx"
+        report = export_onnx(
+            model, contract, fp32, batch=arguments.batch, images=images, half_weights=arguments.half_weights
+        )
+        drift = None
+        if arguments.precision != "fp32":
+            from export.precision import convert_file
+
+            status.update(f"converting to {arguments.precision}")
+            size, drift = convert_file(
+                fp32, arguments.output, arguments.precision, images=images, calibration=calibration
+            )
+            contract = dataclasses.replace(report.contract, precision=arguments.precision)
+            report = dataclasses.replace(report, path=arguments.output, size=size, contract=contract)
+    _print(console, report, drift, half_weights=arguments.half_weights)
+    if calibration is not None:
+        calibration_arguments.print_findings(calibration)
     return 0
 
 
-def _print(console: Console, report: ExportReport, *, half_weights: bool) -> None:
+def _print(console: Console, report: ExportReport, drift: Drift | None, *, half_weights: bool) -> None:
     contract, agreement = report.contract, report.agreement
     weights = ", weights stored in fp16" if half_weights else ""
     lines = [
@@ -95,31 +122,18 @@ def _print(console: Console, report: ExportReport, *, half_weights: bool) -> Non
         f"to torch: logits {agreement.logits:.1e}, deltas {agreement.deltas:.1e}; "
         f"to the specification: boxes {agreement.boxes:.1e} px, scores {agreement.scores:.1e}",
     ]
+    if drift is not None:
+        name, decibels = drift.worst
+        lines.append(
+            f"{contract.precision} against fp32: {drift.detections} detections; the raw head furthest off is {name}, "
+            f"with {decibels:.1f} dB of signal to noise"
+        )
     if not agreement.detections:
         lines.append(
             "[yellow]nothing was detected in these images, so decode and NMS were compared on empty results: "
             "give images of the training data with --images[/yellow]"
         )
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
-
-
-def _read_images(paths: Sequence[Path]) -> list[npt.NDArray[Any]]:
-    files: list[Path] = []
-    for path in paths:
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        files += [file for file in inside if file == path or file.suffix.lower() in IMAGE_SUFFIXES]
-    if not files:
-        raise SourceError(f"{', '.join(map(str, paths))}: expected images to verify with, found none")
-    return [read_image(file) for file in files[:MOST_IMAGES]]
-
-
-def _forest(input_size: tuple[int, int]) -> list[npt.NDArray[Any]]:
-    """Windows of the picture that comes along, as large as the input where it is, and noise."""
-    forest = read_image(FOREST)
-    height, width = (min(side, limit) for side, limit in zip(input_size, forest.shape[:2], strict=True))
-    lefts = np.linspace(0, forest.shape[1] - width, 3).astype(int)
-    windows = [forest[:height, left : left + width] for left in lefts]
-    return [*windows, np.random.default_rng(0).integers(0, 256, (*input_size, 3), np.uint8)]
 
 
 def _batch(text: str) -> int | None:
