@@ -1,0 +1,104 @@
+// What the three kernels share: numbers in order, loads, and sums over a block.
+//
+// No header is included, so that NVRTC needs no include path. Everything here also runs on a CPU, a fiber a thread,
+// in the tests; that is why CUDA's own names are few.
+#pragma once
+
+#ifndef EMULATED
+// cvt reads the bits of a float16; cuda_fp16.h would need an include path.
+__device__ __forceinline__ float half_to_float(unsigned short bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+#endif
+
+typedef unsigned int key_t32;
+typedef unsigned long long key_t64;
+
+#define WARP 32
+#define ALL_LANES 0xffffffffu
+
+// A parameter list with an item for each pyramid level. LEVELS is given to the compiler.
+#if LEVELS == 2
+#define EACH_LEVEL(item) item(0), item(1)
+#elif LEVELS == 3
+#define EACH_LEVEL(item) item(0), item(1), item(2)
+#elif LEVELS == 4
+#define EACH_LEVEL(item) item(0), item(1), item(2), item(3)
+#elif LEVELS == 5
+#define EACH_LEVEL(item) item(0), item(1), item(2), item(3), item(4)
+#elif LEVELS == 6
+#define EACH_LEVEL(item) item(0), item(1), item(2), item(3), item(4), item(5)
+#endif
+
+// Numbers whose unsigned order is the order of the floats. -0 is made +0 first: the two are equal, and of equals the
+// one with the lower index goes first.
+__device__ __forceinline__ key_t32 to_key(float x) {
+    key_t32 bits = __float_as_uint(x + 0.0f);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+__device__ __forceinline__ float from_key(key_t32 key) {
+    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
+__device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xff800000u); }
+
+// Heads in float16 are read as their bits.
+#ifdef HALF
+typedef unsigned short scalar;
+__device__ __forceinline__ float load(const scalar* address) { return half_to_float(*address); }
+#else
+typedef float scalar;
+__device__ __forceinline__ float load(const scalar* address) { return *address; }
+#endif
+
+// Sum of a value over the threads before this one, and over all of them. Ends with the block together.
+template <int THREADS>
+__device__ int sum_before(int value, int* warp_sums, int& total) {
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    int sum = value;
+#pragma unroll
+    for (int step = 1; step < WARP; step *= 2) {
+        const int other = __shfl_up_sync(ALL_LANES, sum, step);
+        if (lane >= step) sum += other;
+    }
+    if (lane == WARP - 1) warp_sums[warp] = sum;
+    __syncthreads();
+    if (warp == 0) {
+        int sums = lane < THREADS / WARP ? warp_sums[lane] : 0;
+#pragma unroll
+        for (int step = 1; step < WARP; step *= 2) {
+            const int other = __shfl_up_sync(ALL_LANES, sums, step);
+            if (lane >= step) sums += other;
+        }
+        if (lane < THREADS / WARP) warp_sums[lane] = sums;
+    }
+    __syncthreads();
+    total = warp_sums[THREADS / WARP - 1];
+    const int before = sum - value + (warp ? warp_sums[warp - 1] : 0);
+    __syncthreads();
+    return before;
+}
+
+#define BINS 256
+
+// One step of a radix selection: of a histogram of digits, the digit of the wanted-th largest number. What is wanted
+// becomes its rank among the numbers of that digit. THREADS >= BINS.
+template <int THREADS>
+__device__ int pick_digit(const int* histogram, int& wanted, int* warp_sums, int* result) {
+    const int bin = BINS - 1 - (int)threadIdx.x;
+    const int count = bin >= 0 ? histogram[bin] : 0;
+    int total;
+    const int above = sum_before<THREADS>(count, warp_sums, total);
+    if (bin >= 0 && above < wanted && above + count >= wanted) {
+        result[0] = bin;
+        result[1] = wanted - above;
+    }
+    __syncthreads();
+    const int digit = result[0];
+    wanted = result[1];
+    __syncthreads();
+    return digit;
+}

@@ -1,0 +1,133 @@
+// Filter: of each tile of a level's class logits, those above the threshold; of more than top_k, the best top_k.
+//
+// Grid (tiles of all levels, images). Reads every logit once, 16 bytes a load, where NCHW puts them: no transpose, no
+// concatenation, no sigmoid before it. The order of what it writes within a tile varies; Select puts it in order.
+//
+// keys, index: [N, tiles, top_k], undefined past count: [N, tiles].
+#include "block.cuh"
+
+#define THREADS 512
+#define MAX_TOP_K 1024
+#define LOADS (16 / (int)sizeof(scalar))
+
+#define CLS_POINTER(i) const scalar *__restrict__ cls_##i
+#define CLS_NAME(i) cls_##i
+#define COUNT_PARAMETER(i) int logits_##i
+#define COUNT_NAME(i) logits_##i
+
+struct alignas(16) Loaded {
+    scalar values[LOADS];
+};
+
+__device__ __forceinline__ float widen(scalar value) { return load(&value); }
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+ENTRY(EACH_LEVEL(CLS_POINTER), const float* __restrict__ parameters, EACH_LEVEL(COUNT_PARAMETER), int tile, int top_k,
+      int* __restrict__ keys, int* __restrict__ index, int* __restrict__ count) {
+    __shared__ key_t32 found_keys[MAX_TOP_K];
+    __shared__ int found_index[MAX_TOP_K];
+    __shared__ int histogram[BINS], warp_sums[WARP], picked[2], found;
+
+    // Which level this tile belongs to. Selected step by step: arrays indexed by a variable would lie in memory.
+    const scalar* const pointers[LEVELS] = {EACH_LEVEL(CLS_NAME)};
+    const int counts[LEVELS] = {EACH_LEVEL(COUNT_NAME)};
+    const scalar* level = pointers[0];
+    int logits = counts[0], block = blockIdx.x, at = 0;
+#pragma unroll
+    for (int i = 1; i < LEVELS; i++) {
+        const int tiles = (counts[i - 1] + tile - 1) / tile;
+        if (at == i - 1 && block >= tiles) {
+            block -= tiles;
+            at = i;
+            level = pointers[i];
+            logits = counts[i];
+        }
+    }
+    const int start = block * tile, size = min(tile, logits - start);
+    const scalar* const values = level + (size_t)blockIdx.y * logits + start;
+    const float threshold = parameters[0];
+
+    if (threadIdx.x == 0) found = 0;
+    __syncthreads();
+    auto keep = [&](float x, int i) {
+        if (x > threshold) {  // false for NaN
+            const int slot = atomicAdd(&found, 1);
+            if (slot < top_k) {
+                found_keys[slot] = to_key(x);
+                found_index[slot] = start + i;
+            }
+        }
+    };
+    // A level of an odd number of logits leaves the next image off the 16-byte grid: a few single loads at both ends.
+    const int offset = (int)((size_t)values % 16 / sizeof(scalar));
+    const int head = min((LOADS - offset) % LOADS, size);
+    const int body = (size - head) / LOADS * LOADS;
+    if ((int)threadIdx.x < head) keep(load(values + threadIdx.x), threadIdx.x);
+#pragma unroll 4
+    for (int i = head + threadIdx.x * LOADS; i < head + body; i += THREADS * LOADS) {
+        const Loaded loaded = *(const Loaded*)(values + i);
+        bool any = false;
+#pragma unroll
+        for (int j = 0; j < LOADS; j++) any |= widen(loaded.values[j]) > threshold;
+        if (any) {
+#pragma unroll
+            for (int j = 0; j < LOADS; j++) keep(widen(loaded.values[j]), i + j);
+        }
+    }
+    const int tail = head + body + threadIdx.x;
+    if (tail < size) keep(load(values + tail), tail);
+    __syncthreads();
+
+    int total = found;
+    __syncthreads();
+    if (total > top_k) {
+        // Rare: a threshold far too low. The top_k-th largest key by radix, then all above it, and of its equals
+        // those of the lowest index.
+        key_t32 pivot = 0, mask = 0;
+        int wanted = top_k;
+        for (int shift = 24; shift >= 0; shift -= 8) {
+            for (int i = threadIdx.x; i < BINS; i += THREADS) histogram[i] = 0;
+            __syncthreads();
+            for (int i = threadIdx.x; i < size; i += THREADS) {
+                const float x = load(values + i);
+                const key_t32 key = to_key(x);
+                if (x > threshold && (key & mask) == pivot) atomicAdd(&histogram[key >> shift & (BINS - 1)], 1);
+            }
+            __syncthreads();
+            pivot |= (key_t32)pick_digit<THREADS>(histogram, wanted, warp_sums, picked) << shift;
+            mask |= (key_t32)(BINS - 1) << shift;
+        }
+        if (threadIdx.x == 0) found = 0;
+        __syncthreads();
+        int equals = 0;
+        for (int first = 0; first < size; first += THREADS) {
+            const int i = first + threadIdx.x;
+            const float x = i < size ? load(values + i) : minus_infinity();
+            const key_t32 key = to_key(x);
+            const bool passes = x > threshold;
+            if (passes && key > pivot) {
+                const int slot = atomicAdd(&found, 1);
+                found_keys[slot] = key;
+                found_index[slot] = start + i;
+            }
+            if (equals < wanted) {  // the same for all threads
+                const bool equal = passes && key == pivot;
+                int more;
+                const int rank = equals + sum_before<THREADS>(equal, warp_sums, more);
+                if (equal && rank < wanted) {
+                    found_keys[top_k - wanted + rank] = key;
+                    found_index[top_k - wanted + rank] = start + i;
+                }
+                equals += more;
+            }
+        }
+        __syncthreads();
+        total = top_k;
+    }
+    const size_t slot = (size_t)blockIdx.y * gridDim.x + blockIdx.x;
+    if (threadIdx.x == 0) count[slot] = total;
+    for (int i = threadIdx.x; i < total; i += THREADS) {
+        keys[slot * top_k + i] = (int)found_keys[i];
+        index[slot * top_k + i] = found_index[i];
+    }
+}
