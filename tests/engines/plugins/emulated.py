@@ -1,0 +1,83 @@
+"""The kernels on the CPU: their sources compiled by g++ behind a header that runs the threads of a block as fibers."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from engines.plugins.compile import entries
+from engines.plugins.launch import Geometry, Launch, plan
+from engines.plugins.ptx_files import FOLDER
+from engines.plugins.reference import RawDetections
+
+Arrays = list[npt.NDArray[Any]]
+EMULATOR = Path(__file__).parent / "emulator"
+# As NVRTC is told: no fused multiply-add; and nothing that takes liberties with NaN or -0.
+OPTIONS = ("-O2", "-std=c++17", "-ffp-contract=off", "-fPIC", "-shared", "-Wno-unknown-pragmas")
+# Around and in every output before a kernel runs: a slot that is not written, or one too many, shows.
+POISON, GUARD = 0x5A, 64
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to run the kernels on the CPU")
+
+
+@functools.cache
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="kernels"))
+
+
+@functools.cache
+def library(entry: str) -> ctypes.CDLL:
+    """One kernel, compiled once a session."""
+    (file, macros), *_ = [(file, macros) for name, file, macros in entries() if name == entry]
+    target = _folder() / f"{entry}.so"
+    kind = Path(file).stem.upper()
+    command = ["g++", *OPTIONS, f'-DSOURCE="{FOLDER / file}"', f"-D{kind}", *macros]
+    subprocess.run([*command, str(EMULATOR / "emulator.cpp"), "-o", str(target)], check=True)
+    return ctypes.CDLL(str(target))
+
+
+def run_kernel(launch: Launch, inputs: Sequence[npt.NDArray[Any]]) -> Arrays:
+    """Runs one launch of the plan; checks that nothing beside its outputs is written."""
+    held = [np.ascontiguousarray(array) for array in inputs]
+    buffers, outputs = [], []
+    for shape, dtype in launch.outputs:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        buffer = np.full(size + 2 * GUARD, POISON, np.uint8)
+        buffers.append(buffer)
+        outputs.append(buffer[GUARD : GUARD + size].view(dtype).reshape(shape))
+    failed = library(launch.entry).run(
+        *launch.grid,
+        launch.block,
+        (ctypes.c_void_p * len(held))(*(array.ctypes.data for array in held)),
+        (ctypes.c_int * len(launch.integers))(*launch.integers),
+        (ctypes.c_void_p * len(outputs))(*(array.ctypes.data for array in outputs)),
+    )
+    assert not failed, f"{launch.entry}: a barrier that not all threads reach"
+    for buffer in buffers:
+        assert (buffer[:GUARD] == POISON).all(), f"{launch.entry} writes before an output"
+        assert (buffer[-GUARD:] == POISON).all(), f"{launch.entry} writes past an output"
+    return outputs
+
+
+def run_kernels(
+    cls_logits: Sequence[npt.NDArray[Any]],
+    box_deltas: Sequence[npt.NDArray[Any]],
+    parameters: npt.NDArray[np.float32],
+    geometry: Geometry,
+    launches: tuple[Launch, Launch, Launch] | None = None,
+) -> tuple[Arrays, RawDetections]:
+    """All three: the candidates of Select (logits, boxes, labels), and the detections."""
+    filter_, select, nms = launches or plan(geometry, len(cls_logits[0]))
+    found = run_kernel(filter_, [*cls_logits, parameters])
+    candidates = run_kernel(select, [*found, *box_deltas, parameters])
+    return candidates, RawDetections(*run_kernel(nms, [*candidates, parameters]))

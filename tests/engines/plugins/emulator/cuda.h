@@ -1,0 +1,163 @@
+// Enough of CUDA to run a kernel's source on a CPU: the threads of a block are fibers, one block at a time.
+//
+// A fiber runs until it waits: at a barrier of the block, or for the other lanes of its warp. A barrier that some
+// threads never reach is an error here, where on a GPU it hangs or worse.
+#pragma once
+#define EMULATED
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(threads)
+#define __shared__ static
+
+struct Index {
+    unsigned int x = 0, y = 0, z = 0;
+};
+
+namespace emulator {
+
+enum State { READY, AT_BARRIER, IN_WARP, DONE };
+
+struct Fiber {
+    ucontext_t context;
+    std::vector<char> stack = std::vector<char>(128 * 1024);
+    State state;
+};
+
+inline std::vector<Fiber> fibers;
+inline ucontext_t scheduler;
+inline int current;
+inline Index block, grid, thread;
+inline uint32_t lanes[32][32];
+inline std::function<void()> kernel;
+
+inline void wait(State state) {
+    const int mine = current;
+    fibers[mine].state = state;
+    swapcontext(&fibers[mine].context, &scheduler);
+    thread.x = mine;
+}
+
+inline void run_fiber() {
+    kernel();
+    fibers[current].state = DONE;
+    swapcontext(&fibers[current].context, &scheduler);
+}
+
+// 0, or 1 where threads wait for others that have ended.
+inline int run_block(int threads) {
+    if ((int)fibers.size() < threads) fibers.resize(threads);
+    for (int i = 0; i < threads; i++) {
+        Fiber& fiber = fibers[i];
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.data();
+        fiber.context.uc_stack.ss_size = fiber.stack.size();
+        fiber.context.uc_link = &scheduler;
+        makecontext(&fiber.context, run_fiber, 0);
+        fiber.state = READY;
+    }
+    for (;;) {
+        for (int i = 0; i < threads; i++) {
+            if (fibers[i].state != READY) continue;
+            current = i;
+            thread.x = i;
+            swapcontext(&scheduler, &fibers[i].context);
+        }
+        int at_barrier = 0, done = 0;
+        bool released = false;
+        for (int warp = 0; warp < threads / 32; warp++) {
+            int waiting = 0;
+            for (int lane = 0; lane < 32; lane++) waiting += fibers[warp * 32 + lane].state == IN_WARP;
+            if (waiting != 32) continue;
+            for (int lane = 0; lane < 32; lane++) fibers[warp * 32 + lane].state = READY;
+            released = true;
+        }
+        if (released) continue;
+        for (int i = 0; i < threads; i++) {
+            at_barrier += fibers[i].state == AT_BARRIER;
+            done += fibers[i].state == DONE;
+        }
+        if (done == threads) return 0;
+        if (at_barrier != threads) return 1;
+        for (int i = 0; i < threads; i++) fibers[i].state = READY;
+    }
+}
+
+inline int launch(int x, int y, int threads, std::function<void()> body) {
+    kernel = body;
+    grid.x = x;
+    grid.y = y;
+    for (block.y = 0; block.y < (unsigned)y; block.y++)
+        for (block.x = 0; block.x < (unsigned)x; block.x++)
+            if (run_block(threads)) return 1;
+    return 0;
+}
+
+inline uint32_t exchange(uint32_t value, int from) {
+    const int warp = current / 32, lane = current % 32;
+    lanes[warp][lane] = value;
+    wait(IN_WARP);
+    const uint32_t found = lanes[warp][from];
+    wait(IN_WARP);  // nobody writes again before all have read
+    return found;
+}
+
+}  // namespace emulator
+
+#define threadIdx emulator::thread
+#define blockIdx emulator::block
+#define gridDim emulator::grid
+
+inline void __syncthreads() { emulator::wait(emulator::AT_BARRIER); }
+
+inline int __shfl_up_sync(uint32_t, int value, int step) {
+    const int lane = emulator::current % 32;
+    return (int)emulator::exchange((uint32_t)value, lane >= step ? lane - step : lane);
+}
+
+inline uint32_t __ballot_sync(uint32_t, bool value) {
+    const int warp = emulator::current / 32;
+    emulator::lanes[warp][emulator::current % 32] = value;
+    emulator::wait(emulator::IN_WARP);
+    uint32_t votes = 0;
+    for (int lane = 0; lane < 32; lane++) votes |= emulator::lanes[warp][lane] << lane;
+    emulator::wait(emulator::IN_WARP);
+    return votes;
+}
+
+inline int atomicAdd(int* address, int value) {
+    const int before = *address;
+    *address += value;
+    return before;
+}
+
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int min(int a, int b) { return a < b ? a : b; }
+
+inline uint32_t __float_as_uint(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+inline float __uint_as_float(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+inline float half_to_float(unsigned short bits) {
+    _Float16 x;
+    memcpy(&x, &bits, 2);
+    return (float)x;
+}

@@ -1,0 +1,27 @@
+// One kernel as a function of Python's: SOURCE, ENTRY, LEVELS and HALF are given to the compiler.
+#include "cuda.h"
+#include SOURCE
+
+#define POINTER(i) (const scalar*)inputs[FIRST + i]
+
+// inputs and outputs: arrays; integers: as in the launch plan. 0, or 1 for a barrier that not all threads reach.
+extern "C" int run(int x, int y, int threads, const void** inputs, const int* n, void** outputs) {
+    return emulator::launch(x, y, threads, [=] {
+#if defined(FILTER)
+#define FIRST 0
+#define COUNT(i) n[i]
+        ENTRY(EACH_LEVEL(POINTER), (const float*)inputs[LEVELS], EACH_LEVEL(COUNT), n[LEVELS], n[LEVELS + 1],
+              (int*)outputs[0], (int*)outputs[1], (int*)outputs[2]);
+#elif defined(SELECT)
+#define FIRST 3
+#define SIZE(i) n[2 * i], n[2 * i + 1]
+        const int* const rest = n + 2 * LEVELS;
+        ENTRY((const int*)inputs[0], (const int*)inputs[1], (const int*)inputs[2], EACH_LEVEL(POINTER),
+              (const float*)inputs[3 + LEVELS], EACH_LEVEL(SIZE), rest[0], rest[1], rest[2], rest[3],
+              (float*)outputs[0], (float*)outputs[1], (int*)outputs[2]);
+#else
+        ENTRY((const float*)inputs[0], (const float*)inputs[1], (const int*)inputs[2], (const float*)inputs[3], n[0],
+              n[1], n[2], (int*)outputs[0], (float*)outputs[1], (float*)outputs[2], (int*)outputs[3]);
+#endif
+    });
+}
