@@ -4,6 +4,7 @@
 // threads never reach is an error here, where on a GPU it hangs or worse.
 #pragma once
 #define EMULATED
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -29,49 +30,55 @@ namespace emulator {
 enum State { READY, AT_BARRIER, IN_WARP, DONE };
 
 struct Fiber {
-    ucontext_t context;
+    jmp_buf place;
     std::vector<char> stack = std::vector<char>(128 * 1024);
-    State state;
+    bool started = false;
+    State state = DONE;
 };
 
 inline std::vector<Fiber> fibers;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
+inline ucontext_t start;
 inline int current;
 inline Index block, grid, thread;
 inline uint32_t lanes[32][32];
 inline std::function<void()> kernel;
 
+// Contexts only start fibers: switching by them is a system call each time, by a jump it is none.
 inline void wait(State state) {
-    const int mine = current;
-    fibers[mine].state = state;
-    swapcontext(&fibers[mine].context, &scheduler);
-    thread.x = mine;
+    fibers[current].state = state;
+    if (!_setjmp(fibers[current].place)) _longjmp(scheduler, 1);
 }
 
 inline void run_fiber() {
-    kernel();
-    fibers[current].state = DONE;
-    swapcontext(&fibers[current].context, &scheduler);
+    for (;;) {
+        kernel();
+        wait(DONE);
+    }
+}
+
+inline void resume(int fiber) {
+    current = fiber;
+    thread.x = fiber;
+    if (_setjmp(scheduler)) return;
+    Fiber& next = fibers[fiber];
+    if (next.started) _longjmp(next.place, 1);
+    next.started = true;
+    getcontext(&start);
+    start.uc_stack.ss_sp = next.stack.data();
+    start.uc_stack.ss_size = next.stack.size();
+    start.uc_link = nullptr;
+    makecontext(&start, run_fiber, 0);
+    setcontext(&start);
 }
 
 // 0, or 1 where threads wait for others that have ended.
 inline int run_block(int threads) {
     if ((int)fibers.size() < threads) fibers.resize(threads);
-    for (int i = 0; i < threads; i++) {
-        Fiber& fiber = fibers[i];
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.data();
-        fiber.context.uc_stack.ss_size = fiber.stack.size();
-        fiber.context.uc_link = &scheduler;
-        makecontext(&fiber.context, run_fiber, 0);
-        fiber.state = READY;
-    }
+    for (int i = 0; i < threads; i++) fibers[i].state = READY;
     for (;;) {
         for (int i = 0; i < threads; i++) {
-            if (fibers[i].state != READY) continue;
-            current = i;
-            thread.x = i;
-            swapcontext(&scheduler, &fibers[i].context);
+            if (fibers[i].state == READY) resume(i);
         }
         int at_barrier = 0, done = 0;
         bool released = false;
