@@ -80,7 +80,9 @@ class BuildOptions:
             BuildError: the backend cannot do what was asked; nothing is ignored in silence.
         """
         if not backend.is_rtx:
-            _require(not self.targets, "target", "none with TensorRT, which builds for this GPU", ",".join(self.targets))
+            _require(
+                not self.targets, "target", "none with TensorRT, which builds for this GPU", ",".join(self.targets)
+            )
             if self.max_batch is not None and self.postprocess == "plugin":
                 raise BuildError(
                     "max-batch: expected a fixed batch with --postprocess plugin, whose CUDA modules leak when the "

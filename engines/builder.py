@@ -150,7 +150,7 @@ def build_engine(
     if not force and (passport := request.current(engine)) is not None:
         return BuildReport(engine, passport, built=False)
     options, backend = request.options, request.backend
-    prepared = prepare(content, options, backend)
+    prepared = prepare(content, options)
     # Opened before the build: minutes later is too late to learn that the folder cannot be written to.
     with atomic_file(engine) as file, cancelled_by_interrupt() as cancellation:
         messages: list[str] = []
@@ -213,7 +213,9 @@ def _parse(trt: Any, builder: Any, model: bytes, messages: list[str]) -> tuple[A
     parser = trt.OnnxParser(network, builder.logger)
     if not parser.parse(model):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        reason = f"{errors[0].node_operator()} {errors[0].node_name()!r}: {errors[0].desc()}" if errors else _last(messages)
+        reason = (
+            f"{errors[0].node_operator()} {errors[0].node_name()!r}: {errors[0].desc()}" if errors else _last(messages)
+        )
         raise BuildError(f"TensorRT's ONNX parser refuses the network: {reason}")
     return network, parser
 
@@ -231,7 +233,9 @@ def _configure(config: Any, builder: Any, network: Any, request: BuildRequest) -
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if options.dla is not None:
         if options.dla >= builder.num_DLA_cores:
-            raise BuildError(f"dla: expected a core below {builder.num_DLA_cores}, which this device has, got {options.dla}")
+            raise BuildError(
+                f"dla: expected a core below {builder.num_DLA_cores}, which this device has, got {options.dla}"
+            )
         config.default_device_type = trt.DeviceType.DLA
         config.DLA_core = options.dla
         # Casts from uint8, resizes and the post-processing are not for the accelerator.

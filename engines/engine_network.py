@@ -1,4 +1,4 @@
-"""The network as TensorRT is to see it: cut at the raw heads, or with plugins in the place of Decode and NMS."""
+"""The network as TensorRT is to see it: a deployable ONNX cut at its raw heads, which the kernels take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engines.backend import Backend
 from engines.build_options import BuildOptions
 from engines.contract import DetectorContract
 from engines.errors import BuildError
@@ -20,9 +19,7 @@ from engines.graph import (
     heads_only,
     metadata_of,
     read_deployable,
-    with_plugins,
 )
-from engines.plugins.definitions import check_plugin_layers, register_plugins, supports_plugins
 from engines.plugins.launch import Geometry
 
 KERNELS, PLUGIN = "kernels", "plugin"
@@ -38,7 +35,7 @@ class EngineNetwork:
         model: serialised ONNX.
         contract: what the detector promises.
         geometry: of the heads, for the kernels.
-        postprocess: ``kernels`` or ``plugin``.
+        postprocess: ``kernels``.
         quantization: how INT8 was calibrated, None in other precisions.
     """
 
@@ -57,7 +54,7 @@ class EngineNetwork:
         """Holds the parsed network's inputs and outputs against the contract.
 
         Raises:
-            BuildError: they differ, or a plugin is not where it has to be.
+            BuildError: they differ.
         """
         images = network.get_input(0)
         wanted = (*self.contract.input_size, 3)
@@ -66,9 +63,6 @@ class EngineNetwork:
                 f"input: expected one of uint8 [N, {', '.join(map(str, wanted))}], TensorRT's parser found "
                 f"{network.num_inputs}, the first of them {images.dtype.name} {list(images.shape)}"
             )
-        if self.postprocess == PLUGIN:
-            check_plugin_layers(network, self.geometry)
-            return
         outputs = [network.get_output(index) for index in range(network.num_outputs)]
         expected = [
             (self.geometry.num_anchors * rows, *size)
@@ -84,7 +78,7 @@ class EngineNetwork:
             )
 
 
-def prepare(content: bytes, options: BuildOptions, backend: Backend) -> EngineNetwork:
+def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
     """Takes a deployable ONNX apart and puts it together for TensorRT.
 
     Raises:
@@ -114,11 +108,12 @@ def prepare(content: bytes, options: BuildOptions, backend: Backend) -> EngineNe
         geometry = Geometry.of(contract, half=half)
     except ValueError as error:
         raise BuildError(f"{error}; export the model again with other options") from error
-    postprocess = _postprocess(options, backend)
-    if postprocess == PLUGIN:
-        network = with_plugins(network, contract, geometry)
-        register_plugins(backend.module, geometry)
-    return EngineNetwork(network.SerializeToString(), contract, geometry, postprocess, quantization)
+    if options.postprocess == PLUGIN:
+        raise BuildError(
+            "postprocess plugin: the kernels cannot be put into an engine yet; use --postprocess kernels, which ends "
+            "it at the raw heads"
+        )
+    return EngineNetwork(network.SerializeToString(), contract, geometry, KERNELS, quantization)
 
 
 def _check_batch(batch: int | None, options: BuildOptions) -> None:
@@ -139,12 +134,3 @@ def _half(types: Collection[str]) -> bool:
     if types not in ({"float"}, {"float16"}):
         raise BuildError(f"heads: expected all of float or all of float16, got {sorted(types)}; export the model again")
     return types == {"float16"}
-
-
-def _postprocess(options: BuildOptions, backend: Backend) -> str:
-    reason = supports_plugins(backend.module)
-    if options.postprocess == PLUGIN and reason:
-        raise BuildError(f"postprocess plugin: {reason}; use --postprocess kernels")
-    if options.postprocess == "auto":
-        return KERNELS if reason or options.max_batch is not None else PLUGIN
-    return options.postprocess

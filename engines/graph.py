@@ -174,9 +174,7 @@ def describe(tensors: Iterable[onnx.ValueInfoProto]) -> tuple[dict[str, Any], ..
     )
 
 
-def _convolution_precision(
-    node: onnx.NodeProto, producers: dict[str, onnx.NodeProto], types: dict[str, int]
-) -> str:
+def _convolution_precision(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto], types: dict[str, int]) -> str:
     sources = [producers.get(name) for name in node.input[:2]]
     if all(source is not None and source.op_type == "DequantizeLinear" for source in sources):
         return "int8"

@@ -44,9 +44,7 @@ class Inspection:
     def to_json(self) -> str:
         """The same as a JSON object."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return json.dumps(
-            {**fields, "path": str(self.path), "contract": json.loads(self.contract.to_json())}, indent=2
-        )
+        return json.dumps({**fields, "path": str(self.path), "contract": json.loads(self.contract.to_json())}, indent=2)
 
 
 def inspect_model(path: Path | str) -> Inspection:

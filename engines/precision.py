@@ -43,9 +43,7 @@ def network_precision(network: Any) -> Found:
 def convolutions(network: Any) -> dict[str, str]:
     """Precision of each convolution of a parsed network by its name, which is the ONNX node's."""
     producers = _producers(network)
-    return {
-        layer.name: _layer_precision(layer, producers) for layer in _layers(network) if _kind(layer) == CONVOLUTION
-    }
+    return {layer.name: _layer_precision(layer, producers) for layer in _layers(network) if _kind(layer) == CONVOLUTION}
 
 
 def inspected_precision(information: str) -> Found:
@@ -89,9 +87,7 @@ def check_precision(asked: str, found: Mapping[str, str], kept: Collection[str])
             )
         # What stays out of INT8 is FP16: an engine that is half FP32 is no INT8 engine.
         wrong = {
-            name: precision
-            for name, precision in found.items()
-            if precision != ("fp16" if name in kept else "int8")
+            name: precision for name, precision in found.items() if precision != ("fp16" if name in kept else "int8")
         }
     else:
         wrong = {name: precision for name, precision in found.items() if precision != asked}
@@ -123,9 +119,7 @@ def _layers(network: Any) -> Iterator[Any]:
 
 
 def _producers(network: Any) -> dict[str, Any]:
-    return {
-        layer.get_output(index).name: layer for layer in _layers(network) for index in range(layer.num_outputs)
-    }
+    return {layer.get_output(index).name: layer for layer in _layers(network) for index in range(layer.num_outputs)}
 
 
 def _kind(layer: Any) -> str:

@@ -38,7 +38,9 @@ def to_half(network: onnx.ModelProto) -> onnx.ModelProto:
     floats = {tensor.name for tensor in graph.initializer if tensor.data_type == FLOAT}
     halved = floats & {name for node in inside for name in _data(node)}
     # What something else reads in float32 too, the preprocessing for instance, is there twice.
-    twice = halved & {name for node in graph.node for name in node.input if node not in inside or name not in _data(node)}
+    twice = halved & {
+        name for node in graph.node for name in node.input if node not in inside or name not in _data(node)
+    }
     renamed = {start: HALF_NAME, **{name: name + HALF_SUFFIX for name in twice}}
     for tensor in [tensor for tensor in graph.initializer if tensor.name in halved]:
         half = _halved(tensor, renamed.get(tensor.name, tensor.name))

@@ -208,5 +208,7 @@ def _decibels(
         noise = float(np.mean((ours - theirs) ** 2))
         # A head that says the same everywhere carries no signal; then only the exact same is right.
         signal = float(np.var(ours))
-        decibels[name] = round(float(10 * np.log10(signal / noise)), 2) if noise and signal else (0.0 if noise else np.inf)
+        decibels[name] = (
+            round(float(10 * np.log10(signal / noise)), 2) if noise and signal else (0.0 if noise else np.inf)
+        )
     return decibels

@@ -75,9 +75,7 @@ def sensitive_convolutions(network: onnx.ModelProto, layout: str) -> tuple[str, 
     """
     convolutions = [node for node in network.graph.node if node.op_type == "Conv"]
     heads = {output.name for output in network.graph.output if layout == TENSORRT or output.name.startswith("box")}
-    return tuple(
-        node.name for index, node in enumerate(convolutions) if index == 0 or set(node.output) & heads
-    )
+    return tuple(node.name for index, node in enumerate(convolutions) if index == 0 or set(node.output) & heads)
 
 
 def quantize(network: onnx.ModelProto, ranges: Ranges, layout: str, kept: Collection[str]) -> onnx.ModelProto:
@@ -201,7 +199,11 @@ def _skipped_branches(graph: onnx.GraphProto, convolved: set[str]) -> list[tuple
     rectified = {node.output[0] for node in graph.node if node.op_type in ("Relu", "MaxPool")}
     found = []
     for node in graph.node:
-        if node.op_type != "Add" or node.input[0] not in convolved | rectified or node.input[1] not in convolved | rectified:
+        if (
+            node.op_type != "Add"
+            or node.input[0] not in convolved | rectified
+            or node.input[1] not in convolved | rectified
+        ):
             continue
         if main := [position for position in (0, 1) if node.input[position] in convolved]:
             found.append((node, 1 - main[0]))
@@ -238,9 +240,7 @@ def _quantize_weights(graph: onnx.GraphProto, tensor: onnx.TensorProto) -> onnx.
         strict=True,
     ):
         graph.initializer.append(onnx.numpy_helper.from_array(array, array_name))
-    return onnx.helper.make_node(
-        "DequantizeLinear", names, [f"{name}.dequantized"], name=f"{name}.dequantize", axis=0
-    )
+    return onnx.helper.make_node("DequantizeLinear", names, [f"{name}.dequantized"], name=f"{name}.dequantize", axis=0)
 
 
 def _half_scale(scale: npt.NDArray[Any]) -> npt.NDArray[np.float16]:

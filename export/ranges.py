@@ -74,9 +74,7 @@ def collect_ranges(
     return ranges
 
 
-def _digest(
-    network: onnx.ModelProto, contract: DetectorContract, calibration: CalibrationSet, calibrator: str
-) -> str:
+def _digest(network: onnx.ModelProto, contract: DetectorContract, calibration: CalibrationSet, calibrator: str) -> str:
     digest = hashlib.sha256(network.SerializeToString(deterministic=True))
     settings = [FORMAT, contract.input_size, contract.letterbox, calibrator, PERCENTILE, calibration.digest]
     digest.update(json.dumps([*settings, onnxruntime.__version__]).encode())

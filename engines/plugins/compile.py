@@ -32,7 +32,9 @@ class Nvrtc:
 
     def __init__(self) -> None:
         spec = importlib.util.find_spec("nvidia")
-        places = [Path(place) / "cuda_nvrtc" / "lib" for place in (spec.submodule_search_locations or ())] if spec else []
+        places = (
+            [Path(place) / "cuda_nvrtc" / "lib" for place in (spec.submodule_search_locations or ())] if spec else []
+        )
         libraries = [file for place in places for file in place.glob("libnvrtc.so.12")]
         if not libraries:
             raise MissingDependencyError(
@@ -65,9 +67,7 @@ class Nvrtc:
         library, program = self._library, ctypes.c_void_p()
         names = (ctypes.c_char_p * 1)(b"block.cuh")
         headers = (ctypes.c_char_p * 1)(header.encode())
-        self._check(
-            library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 1, headers, names)
-        )
+        self._check(library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 1, headers, names))
         try:
             arguments = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
             failed = library.nvrtcCompileProgram(program, len(options), arguments)

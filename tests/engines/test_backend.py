@@ -41,7 +41,9 @@ def test_auto_takes_tensorrt_where_it_and_a_gpu_are(monkeypatch: pytest.MonkeyPa
 def test_type_stubs_are_no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
     assert find_backend("auto", ORIN).name == "tensorrt-rtx"
-    with pytest.raises(MissingDependencyError, match=r"found none; install it with pip install 'retina-edge\[tensorrt\]'"):
+    with pytest.raises(
+        MissingDependencyError, match=r"found none; install it with pip install 'retina-edge\[tensorrt\]'"
+    ):
         find_backend("tensorrt", ORIN)
 
 
@@ -49,9 +51,7 @@ def test_type_stubs_are_no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     ("machine", "advice"),
     [(NOTHING, r"retina-edge\[tensorrt-rtx\]'.*needs no GPU"), (ORIN, r"retina-edge\[tensorrt\]'.*nvidia-jetpack")],
 )
-def test_without_either_it_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, machine: Machine, advice: str
-) -> None:
+def test_without_either_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, machine: Machine, advice: str) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(MissingDependencyError, match=advice):
@@ -73,9 +73,7 @@ def test_a_tensorrt_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             find_backend(name, ORIN)
 
 
-def test_a_broken_installation_is_not_taken_for_a_missing_one(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_broken_installation_is_not_taken_for_a_missing_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     package = tmp_path / "tensorrt"
     package.mkdir()
     (package / "__init__.py").write_text("import tensorrt_libs_that_are_missing")

@@ -44,7 +44,11 @@ def test_the_plan_is_pure_and_the_passport_says_what_it_is(built: BuildReport) -
     assert passport == built.passport
     assert passport.plan_sha256 == hashlib.sha256(plan).hexdigest()
     assert passport.onnx_sha256 == hashlib.sha256(MODEL.read_bytes()).hexdigest()
-    assert (passport.backend, passport.targets, passport.machine) == ("tensorrt-rtx", ("sm86",), engines.builder.this_machine())
+    assert (passport.backend, passport.targets, passport.machine) == (
+        "tensorrt-rtx",
+        ("sm86",),
+        engines.builder.this_machine(),
+    )
     assert passport.precision_found["convolution"] == {"fp32": 61}
     assert passport.convolutions["head.classification_head.cls_logits:0"] == "fp32"
     assert passport.precision_source == "parsed network"
@@ -79,9 +83,7 @@ def test_the_same_again_builds_nothing(built: BuildReport, tmp_path: Path) -> No
         lambda request: dataclasses.replace(request, options=dataclasses.replace(SM86, targets=("sm89",))),
         lambda request: dataclasses.replace(request, options=dataclasses.replace(SM86, optimization_level=2)),
         lambda request: dataclasses.replace(request, inputs={"onnx": "0" * 64}),
-        lambda request: dataclasses.replace(
-            request, backend=dataclasses.replace(request.backend, version="1.8.0.1")
-        ),
+        lambda request: dataclasses.replace(request, backend=dataclasses.replace(request.backend, version="1.8.0.1")),
     ],
     ids=["target", "optimization level", "onnx", "version"],
 )
@@ -157,9 +159,7 @@ def test_a_model_that_is_not_ours_is_refused(
         (BuildOptions(max_batch=4), "max-batch: expected an ONNX of any batch size, got one of 1"),
     ],
 )
-def test_an_onnx_that_does_not_fit_the_options_is_refused(
-    tmp_path: Path, options: BuildOptions, message: str
-) -> None:
+def test_an_onnx_that_does_not_fit_the_options_is_refused(tmp_path: Path, options: BuildOptions, message: str) -> None:
     with pytest.raises(BuildError, match=message):
         build_engine(MODEL, tmp_path / "m.engine", options)
     assert not list(tmp_path.iterdir())

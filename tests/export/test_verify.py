@@ -54,7 +54,15 @@ def verified(
 ) -> Agreement:
     stored = stored or exported
     written = written or attach(stored, contract)
-    return verify(lambda chunk: torch_heads(network, chunk), exported, stored, written.SerializeToString(), contract, images, batch=1)
+    return verify(
+        lambda chunk: torch_heads(network, chunk),
+        exported,
+        stored,
+        written.SerializeToString(),
+        contract,
+        images,
+        batch=1,
+    )
 
 
 def test_an_honest_export_agrees(
