@@ -47,7 +47,7 @@ def cancelled_by_interrupt() -> Iterator[Cancellation]:
 def make_logger(trt: Any, messages: list[str]) -> Any:
     """An ``ILogger`` that keeps errors and warnings for our own errors to quote, and prints nothing."""
 
-    class Collector(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Collector(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
@@ -64,7 +64,7 @@ def make_monitor(trt: Any, progress: Progress, cancellation: Cancellation) -> An
     Each phase counts its own steps; a step of an outer phase is as far along as the phases inside it.
     """
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._phases: dict[str, list[int]] = {}  # name: steps done, steps in all; outermost first

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 import onnx.helper
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from engines.contract import DetectorContract
 from engines.errors import ContractError, ModelFileError

@@ -11,10 +11,10 @@ import onnx.helper
 import onnx.numpy_helper
 
 from engines.contract import DetectorContract
+from engines.graph import DOMAIN
 from engines.onnx_runtime import CONTRACT_KEY, OUTPUTS
 from engines.plugins.parameters import pack_parameters
 from export.functions import (
-    DOMAIN,
     DOMAIN_VERSION,
     decode_function,
     head_names,

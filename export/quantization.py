@@ -234,11 +234,12 @@ def _quantize_weights(graph: onnx.GraphProto, tensor: onnx.TensorProto) -> onnx.
     steps = np.round(values / scale.astype(np.float32).reshape(-1, 1, 1, 1))
     graph.initializer.remove(tensor)
     names = [f"{name}.int8", f"{name}.scale", f"{name}.zero_point"]
-    for array, array_name in zip(
-        (np.clip(steps, -INT8_LIMIT, INT8_LIMIT).astype(np.int8), scale, np.zeros(len(values), np.int8)),
-        names,
-        strict=True,
-    ):
+    arrays: tuple[npt.NDArray[Any], ...] = (
+        np.clip(steps, -INT8_LIMIT, INT8_LIMIT).astype(np.int8),
+        scale,
+        np.zeros(len(values), np.int8),
+    )
+    for array, array_name in zip(arrays, names, strict=True):
         graph.initializer.append(onnx.numpy_helper.from_array(array, array_name))
     return onnx.helper.make_node("DequantizeLinear", names, [f"{name}.dequantized"], name=f"{name}.dequantize", axis=0)
 
@@ -246,4 +247,7 @@ def _quantize_weights(graph: onnx.GraphProto, tensor: onnx.TensorProto) -> onnx.
 def _half_scale(scale: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
     """The scale as float16: never 0, and where it is rounded it is rounded up, so that 127 steps still reach."""
     half = np.maximum(scale, LEAST_SCALE).astype(np.float16)
-    return np.where(half.astype(np.float64) < scale, np.nextafter(half, np.float16(np.inf)), half)
+    raised: npt.NDArray[np.float16] = np.where(
+        half.astype(np.float64) < scale, np.nextafter(half, np.float16(np.inf)), half
+    )
+    return raised

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +108,7 @@ class EngineSource:
             return path.read_bytes()
 
 
-def _summary(drift: Drift) -> Mapping[str, Any]:
+def _summary(drift: Drift) -> dict[str, Any]:
     """As the passport keeps it."""
     name, decibels = drift.worst
     return {

@@ -21,7 +21,7 @@ RTX = Backend("tensorrt-rtx", None, "1.7.1.116")
 
 def tensorrt(version: str) -> types.ModuleType:
     module = types.ModuleType("tensorrt")
-    module.__version__ = version
+    module.__version__ = version  # type: ignore[attr-defined]
     module.Builder = object  # type: ignore[attr-defined]
     return module
 
@@ -62,7 +62,7 @@ def test_without_either_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch,
 
 def test_tensorrt_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt("10.16.1"))
-    with pytest.raises(DeviceError, match="expected an NVIDIA GPU.*--backend tensorrt-rtx"):
+    with pytest.raises(DeviceError, match=r"expected an NVIDIA GPU.*--backend tensorrt-rtx"):
         find_backend("tensorrt", NOTHING)
 
 

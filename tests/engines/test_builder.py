@@ -15,13 +15,12 @@ from typing import Any
 import onnx
 import pytest
 
-import engines.builder
 from engines.backend import find_backend
 from engines.build_monitor import Cancellation, make_monitor
 from engines.build_options import BuildOptions
 from engines.builder import BuildReport, BuildRequest, build_engine
 from engines.errors import BuildError, ModelFileError
-from engines.machine import Machine
+from engines.machine import Machine, this_machine
 from engines.passport import passport_path, read_passport
 from retina_edge.sample import MODEL
 
@@ -47,7 +46,7 @@ def test_the_plan_is_pure_and_the_passport_says_what_it_is(built: BuildReport) -
     assert (passport.backend, passport.targets, passport.machine) == (
         "tensorrt-rtx",
         ("sm86",),
-        engines.builder.this_machine(),
+        this_machine(),
     )
     assert passport.precision_found["convolution"] == {"fp32": 61}
     assert passport.convolutions["head.classification_head.cls_logits:0"] == "fp32"

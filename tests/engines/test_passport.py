@@ -123,7 +123,7 @@ def test_targets_of_tensorrt_rtx(tmp_path: Path, targets: tuple[str, ...], machi
 def test_a_damaged_engine_is_told_from_its_passport(tmp_path: Path) -> None:
     engine = write(tmp_path)
     engine.write_bytes(PLAN[:-1])
-    with pytest.raises(ModelFileError, match="34 bytes.*found .* 33 bytes: damaged, or exchanged; build it again"):
+    with pytest.raises(ModelFileError, match=r"34 bytes.*found .* 33 bytes: damaged, or exchanged; build it again"):
         check_engine(engine, backend="tensorrt", version="10.3.0.30", machine=ORIN)
 
 
@@ -131,7 +131,7 @@ def test_a_damaged_engine_is_told_from_its_passport(tmp_path: Path) -> None:
 def test_a_damaged_passport_is_refused(tmp_path: Path, text: str) -> None:
     engine = write(tmp_path)
     passport_path(engine).write_text(text)
-    with pytest.raises(ModelFileError, match="model.engine.json: .*build the engine again"):
+    with pytest.raises(ModelFileError, match=r"model.engine.json: .*build the engine again"):
         read_passport(engine)
 
 

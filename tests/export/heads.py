@@ -21,10 +21,11 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import boxes as torchvision_boxes
 
 from engines.contract import DetectorContract, PyramidLevel
+from engines.graph import DOMAIN
 from engines.onnx_runtime import OUTPUTS
 from engines.plugins.parameters import pack_parameters
 from engines.plugins.reference import RawDetections, postprocess
-from export.functions import DOMAIN, OPSET, decode_function, head_names, nms_function
+from export.functions import OPSET, decode_function, head_names, nms_function
 
 Floats = npt.NDArray[np.float32]
 

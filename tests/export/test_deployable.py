@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from engines.contract import DetectorContract
+from engines.graph import DOMAIN
 from engines.onnx_runtime import CONTRACT_KEY, OUTPUTS, OnnxExecutor
 from export.deployable import ExportReport, export_onnx
 from export.errors import ExportError
-from export.functions import DOMAIN
 from retina_edge.detector import Detector
 from retina_edge.model.retinanet import RetinaNet
 from retina_edge.torch_executor import TorchExecutor
