@@ -45,7 +45,7 @@ def cancelled_by_interrupt() -> Iterator[Cancellation]:
 
 
 def make_logger(trt: Any, messages: list[str]) -> Any:
-    """An ``ILogger`` that keeps errors and warnings for our own errors to quote, and prints nothing."""
+    """An ``ILogger`` that keeps errors for our own errors to quote, and prints nothing."""
 
     class Collector(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:

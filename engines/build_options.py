@@ -27,8 +27,8 @@ class BuildOptions:
         backend: auto, tensorrt or tensorrt-rtx.
         targets: of TensorRT-RTX: GPU architectures such as ``sm86``, or ``portable``, or ``current`` for the GPU of
             this machine; empty for that, and portable where there is none.
-        postprocess: ``plugin`` puts Decode and NMS into the engine, ``kernels`` ends it at the raw heads;
-            ``auto`` takes plugins where TensorRT can.
+        postprocess: ``kernels`` ends the engine at the raw heads, which the kernels take; ``plugin``, the kernels in
+            the engine, cannot be built yet; ``auto`` is what can.
         workspace: most scratch memory, MiB; None for TensorRT's own limit.
         timing_cache: file that keeps TensorRT's measurements from one build to the next.
         optimization_level: 0 to 5, TensorRT's own default where None.

@@ -18,7 +18,7 @@ from engines.build_options import CURRENT, PORTABLE, BuildOptions
 from engines.errors import BuildError, RetinaEdgeError
 from engines.files import atomic_file
 from engines.machine import Machine, this_machine
-from engines.passport import INSPECTED, PARSED, Passport, passport_path, read_passport, sha256
+from engines.passport import INSPECTED, PARSED, Passport, passport_path, read_engine
 from engines.precision import (
     Found,
     check_inspected,
@@ -98,16 +98,13 @@ class BuildRequest:
 
     def current(self, engine: Path | str) -> Passport | None:
         """The passport of an engine that this request would only build again, None where it has to be built."""
-        engine = Path(engine)
         try:
-            passport = read_passport(engine)
-            wanted, found = self.key(), dict(passport.request)
-            # The same file under another name is the same model.
-            del wanted["source"], found["source"]
-            same = wanted == found and sha256(engine) == passport.plan_sha256
-        except (RetinaEdgeError, OSError, KeyError):
+            passport = read_engine(engine)
+        except (RetinaEdgeError, OSError):
             return None
-        return passport if same else None
+        # The same file under another name is the same model.
+        wanted, found = ({**key, "source": ""} for key in (self.key(), passport.request))
+        return passport if wanted == found else None
 
 
 def build_engine(

@@ -20,6 +20,9 @@ from engines.errors import ContractError
 
 SCHEMA = 1
 PRECISIONS = ("fp32", "fp16", "int8")
+# For whom the quantised operators of an INT8 ONNX are laid out; see export.quantization.
+CPU, TENSORRT = "cpu", "tensorrt"
+LAYOUTS = (CPU, TENSORRT)
 # What each field holds in JSON, and what each item of a list; True is no number here, although Python says so.
 _NUMBER = (int, float)
 _FIELDS: Mapping[str, tuple[type, ...]] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.build_options import BuildOptions
-from engines.contract import DetectorContract
+from engines.contract import TENSORRT, DetectorContract
 from engines.errors import BuildError
 from engines.graph import (
     QUANTIZATION_KEY,
@@ -23,8 +23,6 @@ from engines.graph import (
 from engines.plugins.launch import Geometry
 
 KERNELS, PLUGIN = "kernels", "plugin"
-# The Q/DQ layout that TensorRT fuses; the other is for ONNX Runtime's CPU kernels.
-TENSORRT_LAYOUT = "tensorrt"
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
         )
     text = metadata_of(deployable).get(QUANTIZATION_KEY)
     quantization = json.loads(text) if text else None
-    if quantization and quantization["layout"] != TENSORRT_LAYOUT:
+    if quantization and quantization["layout"] != TENSORRT:
         raise BuildError(
             f"layout: expected an INT8 ONNX for TensorRT, got one for {quantization['layout']}; "
             "export it again with --for tensorrt"

@@ -60,8 +60,15 @@ def contract_of(deployable: onnx.ModelProto) -> DetectorContract:
         raise ModelFileError(str(error)) from error
 
 
+def exchange(field: Any, items: Iterable[Any]) -> None:
+    """Puts other items into a repeated field of a protobuf message, which cannot be assigned to."""
+    items = list(items)  # they may come from the field itself
+    del field[:]
+    field.extend(items)
+
+
 def heads_only(deployable: onnx.ModelProto) -> onnx.ModelProto:
-    """The network alone, raw heads out: the inverse of ``export.deployable.attach``, metadata and all.
+    """The network alone, raw heads out: the inverse of ``export.attach.attach``, metadata and all.
 
     Raises:
         ModelFileError: Decode and NMS are not where retina-edge export puts them.
@@ -81,19 +88,13 @@ def heads_only(deployable: onnx.ModelProto) -> onnx.ModelProto:
     shapes = {info.name: info for info in graph.value_info}
     outputs = [shapes[name] for name in heads]
     rest = [info for name, info in shapes.items() if name not in outside and name not in heads]
-    for field, kept in (
-        (graph.node, network),
-        (graph.initializer, weights),
-        (graph.output, outputs),
-        (graph.value_info, rest),
-    ):
-        del field[:]
-        field.extend(kept)
+    exchange(graph.node, network)
+    exchange(graph.initializer, weights)
+    exchange(graph.output, outputs)
+    exchange(graph.value_info, rest)
+    exchange(model.opset_import, [item for item in model.opset_import if item.domain != DOMAIN])
     del model.functions[:]
     del model.metadata_props[:]
-    domains = [item for item in model.opset_import if item.domain != DOMAIN]
-    del model.opset_import[:]
-    model.opset_import.extend(domains)
     name_convolutions(model)
     return model
 
@@ -123,9 +124,9 @@ def postprocess_only(deployable: onnx.ModelProto) -> onnx.ModelProto:
     shapes = {info.name: info for info in graph.value_info}
     inputs = [shapes[name] for name in heads]
     weights = [tensor for tensor in graph.initializer if tensor.name == parameters]
-    for field, kept in ((graph.node, nodes), (graph.initializer, weights), (graph.input, inputs)):
-        del field[:]
-        field.extend(kept)
+    exchange(graph.node, nodes)
+    exchange(graph.initializer, weights)
+    exchange(graph.input, inputs)
     del graph.value_info[:]
     return model
 

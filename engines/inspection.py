@@ -11,7 +11,7 @@ from typing import Any
 
 from engines.contract import DetectorContract
 from engines.errors import ModelFileError
-from engines.passport import Passport, read_passport, sha256
+from engines.passport import Passport, read_engine, sha256
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,11 @@ def inspect_model(path: Path | str) -> Inspection:
 
 
 def _inspect_engine(path: Path) -> Inspection:
-    passport = read_passport(path)
-    digest = sha256(path)
-    if digest != passport.plan_sha256:
-        raise ModelFileError(
-            f"{path}: expected the engine of its passport (sha256 {passport.plan_sha256[:12]}), found {digest[:12]}: "
-            "damaged, or exchanged; build it again with retina-edge build --force"
-        )
+    passport = read_engine(path)
     return Inspection(
         path,
         passport.plan_bytes,
-        digest,
+        passport.plan_sha256,
         passport.contract,
         passport.inputs,
         passport.outputs,

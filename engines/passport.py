@@ -124,6 +124,25 @@ def read_passport(engine: Path | str) -> Passport:
         raise ModelFileError(f"{path}: {error}; build the engine again with retina-edge build --force") from error
 
 
+def read_engine(engine: Path | str) -> Passport:
+    """The passport of an engine that is there, whole and the one its passport describes.
+
+    Raises:
+        ModelFileError: a file is missing or damaged, or they do not belong together.
+    """
+    engine = Path(engine)
+    if not engine.is_file():
+        raise ModelFileError(f"{engine}: expected an engine, found none; make it with retina-edge build")
+    passport = read_passport(engine)
+    if (found := sha256(engine)) != passport.plan_sha256:
+        raise ModelFileError(
+            f"{engine}: expected the engine of its passport (sha256 {passport.plan_sha256[:12]}, "
+            f"{passport.plan_bytes} bytes), found {found[:12]}, {engine.stat().st_size} bytes: damaged, or exchanged; "
+            "build it again with retina-edge build --force"
+        )
+    return passport
+
+
 def check_engine(engine: Path | str, *, backend: str, version: str, machine: Machine) -> Passport:
     """The passport of an engine that may be loaded here.
 
@@ -137,16 +156,7 @@ def check_engine(engine: Path | str, *, backend: str, version: str, machine: Mac
         ModelFileError: a file is missing or damaged, or they do not belong together.
         DeviceError: it was built for another GPU or another TensorRT.
     """
-    engine = Path(engine)
-    if not engine.is_file():
-        raise ModelFileError(f"{engine}: expected an engine, found none; make it with retina-edge build")
-    passport = read_passport(engine)
-    if (found := sha256(engine)) != passport.plan_sha256:
-        raise ModelFileError(
-            f"{engine}: expected the engine of its passport (sha256 {passport.plan_sha256[:12]}, "
-            f"{passport.plan_bytes} bytes), found {found[:12]}, {engine.stat().st_size} bytes: damaged, or exchanged; "
-            "build it again with retina-edge build --force"
-        )
+    passport = read_engine(engine)
     mismatch = _backend_mismatch(passport, backend, version) or _gpu_mismatch(passport, machine)
     if mismatch:
         raise DeviceError(f"{engine}: {mismatch}; mend it with {rebuild_command(passport, engine)}")

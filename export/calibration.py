@@ -19,6 +19,8 @@ Frame = npt.NDArray[np.uint8]
 # Below FEW the ranges depend on which images they were; below FEWEST on each single one.
 FEWEST, FEW = 8, 64
 DEFAULT_IMAGES = 128
+# How ranges are chosen, the default first; see export.ranges.
+CALIBRATORS = ("minmax", "entropy", "percentile")
 # Standard deviation of the grey values, of 255, under which a picture shows nothing: a lens cap, a black frame.
 BLANK = 2.0
 # How many files a message names.

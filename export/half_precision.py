@@ -7,28 +7,25 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import onnx
 import onnx.helper
-import onnx.numpy_helper
 
+from engines.graph import exchange
 from export.errors import ExportError
-from export.functions import INPUT
+from export.half_weights import HALF_SUFFIX, half_tensor
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
-LARGEST = float(np.finfo(np.float16).max)
 HALF_NAME = "images_half"
-HALF_SUFFIX = ".half"
 
 
 def to_half(network: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a float32 network of raw heads in float16; the heads too, and Decode takes them so.
 
-    The preprocessing, up to the first convolution or quantisation, stays in float32: 8-bit pixels times a scale
+    The preprocessing, up to the first convolution, stays in float32: 8-bit pixels times a scale
     lose nothing there, and the cast is one pass over the smallest tensor.
 
     Raises:
-        ExportError: a weight is beyond float16, or the network is not in float32.
+        ExportError: a weight is beyond float16, or there is no convolution.
     """
     model = copy.deepcopy(network)
     graph = model.graph
@@ -43,7 +40,7 @@ def to_half(network: onnx.ModelProto) -> onnx.ModelProto:
     }
     renamed = {start: HALF_NAME, **{name: name + HALF_SUFFIX for name in twice}}
     for tensor in [tensor for tensor in graph.initializer if tensor.name in halved]:
-        half = _halved(tensor, renamed.get(tensor.name, tensor.name))
+        half = half_tensor(tensor, renamed.get(tensor.name, tensor.name), "export in fp32")
         if tensor.name in twice:
             graph.initializer.append(half)
         else:
@@ -56,17 +53,14 @@ def to_half(network: onnx.ModelProto) -> onnx.ModelProto:
     nodes = list(graph.node)
     producer = next(index for index, node in enumerate(nodes) if start in node.output)
     cast = onnx.helper.make_node("Cast", [start], [HALF_NAME], name="to_half", to=HALF)
-    del graph.node[:]
-    graph.node.extend([*nodes[: producer + 1], cast, *nodes[producer + 1 :]])
+    exchange(graph.node, [*nodes[: producer + 1], cast, *nodes[producer + 1 :]])
     computed = {name for node in inside for name in node.output}
     for info in (*graph.value_info, *graph.output):
         if info.name in computed and info.type.tensor_type.elem_type == FLOAT:
             info.type.tensor_type.elem_type = HALF
     # Of initializers they say nothing new, and now something wrong.
     weights = {tensor.name for tensor in graph.initializer}
-    infos = [info for info in graph.value_info if info.name not in weights]
-    del graph.value_info[:]
-    graph.value_info.extend(infos)
+    exchange(graph.value_info, [info for info in graph.value_info if info.name not in weights])
     return model
 
 
@@ -76,9 +70,9 @@ def _data(node: onnx.NodeProto) -> list[str]:
 
 
 def _preprocessed(graph: onnx.GraphProto) -> str:
-    """The tensor that leaves the preprocessing: what the first convolution, or its quantisation, reads."""
+    """The tensor that leaves the preprocessing: what the first convolution reads."""
     for node in graph.node:
-        if node.op_type in ("Conv", "QuantizeLinear"):
+        if node.op_type == "Conv":
             return str(node.input[0])
     raise ExportError("expected a network with convolutions, found none")
 
@@ -90,7 +84,7 @@ def _ancestors(graph: onnx.GraphProto, name: str) -> set[str]:
     open_names = [name]
     while open_names:
         current = open_names.pop()
-        if current not in found and current != INPUT and current in producers:
+        if current not in found and current in producers:
             found.add(current)
             open_names.extend(producers[current].input)
     return found
@@ -99,13 +93,3 @@ def _ancestors(graph: onnx.GraphProto, name: str) -> set[str]:
 def _retype_cast(node: onnx.NodeProto) -> None:
     if node.op_type == "Cast" and node.attribute[0].i == FLOAT:
         node.attribute[0].i = HALF
-
-
-def _halved(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    values = onnx.numpy_helper.to_array(tensor)
-    greatest = float(np.abs(values).max(initial=0.0))
-    if not greatest <= LARGEST:
-        raise ExportError(
-            f"weight {tensor.name}: expected at most {LARGEST:.0f} to fit float16, got {greatest}; export in fp32"
-        )
-    return onnx.numpy_helper.from_array(values.astype(np.float16), name)

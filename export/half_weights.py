@@ -9,9 +9,28 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 
+from engines.graph import exchange
 from export.errors import ExportError
 
 HALF_SUFFIX = ".half"
+
+
+def half_tensor(tensor: onnx.TensorProto, name: str, instead: str) -> onnx.TensorProto:
+    """A float32 tensor in float16, under another name.
+
+    Args:
+        instead: what to do where it does not fit.
+
+    Raises:
+        ExportError: a value is beyond float16.
+    """
+    values = onnx.numpy_helper.to_array(tensor)
+    limit, greatest = np.finfo(np.float16).max, np.abs(values).max(initial=0)
+    if not greatest <= limit:
+        raise ExportError(
+            f"weight {tensor.name}: expected at most {limit:.0f} to fit float16, got {greatest}; {instead}"
+        )
+    return onnx.numpy_helper.from_array(values.astype(np.float16), name)
 
 
 def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -30,18 +49,10 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
     for tensor in graph.initializer:
         if tensor.name not in used or tensor.data_type != onnx.TensorProto.FLOAT:
             continue
-        name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
-        limit = np.finfo(np.float16).max
-        if not np.abs(values).max() <= limit:
-            raise ExportError(
-                f"weight {name}: expected at most {limit:.0f} to fit float16, got {np.abs(values).max()}; "
-                "export without half weights"
-            )
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), name + HALF_SUFFIX))
+        name = tensor.name
+        tensor.CopyFrom(half_tensor(tensor, name + HALF_SUFFIX, "export without half weights"))
         casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    exchange(graph.node, [*casts, *graph.node])
     return model
 
 

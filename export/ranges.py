@@ -18,11 +18,10 @@ import onnxruntime
 from engines.contract import DetectorContract
 from engines.files import atomic_file
 from engines.graph import batch_of
-from export.calibration import CalibrationSet
+from export.calibration import CALIBRATORS, CalibrationSet
 from export.errors import ExportError
 from export.functions import INPUT
 
-CALIBRATORS = ("minmax", "entropy", "percentile")
 PERCENTILE = 99.999
 FORMAT = 1
 # What a quantised operator reads or writes.

@@ -13,10 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from engines.backend import BACKENDS
 from engines.build_options import POSTPROCESS, TARGETS, BuildOptions
 from engines.builder import BuildReport, BuildRequest, build_engine
-from engines.contract import PRECISIONS
-from engines.engine_network import TENSORRT_LAYOUT
+from engines.contract import PRECISIONS, TENSORRT
 from retina_edge import calibration_arguments, cli
-from retina_edge.engine_source import EngineSource, precision_of
 from retina_edge.verification_images import read_images
 
 
@@ -49,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "--postprocess",
         choices=POSTPROCESS,
         default="auto",
-        help="decode and NMS as plugins in the engine, or as kernels after it",
+        help="decode and NMS as kernels after the engine; as plugins in it they cannot be built yet",
     )
     parser.add_argument("--workspace", type=int, metavar="MiB", help="most scratch memory of the engine")
     parser.add_argument("--timing-cache", metavar="FILE", help="keeps TensorRT's measurements for the next build")
@@ -69,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    from retina_edge.engine_source import EngineSource, precision_of  # needs onnx
+
     options = BuildOptions(
         precision=arguments.precision,
         batch=arguments.batch,
@@ -94,7 +94,7 @@ def _build(arguments: argparse.Namespace) -> int:
         calibration = calibration_arguments.calibration(
             arguments,
             made_of=precision_of(arguments.model),
-            layout=TENSORRT_LAYOUT,
+            layout=TENSORRT,
             progress=lambda done, count: tell("calibrating", done, count),
         )
         images = read_images(arguments.verify) if arguments.verify else ()

@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import ContractError, DataError, SourceError
+from export.calibration import CALIBRATORS, DEFAULT_IMAGES, audit
 from retina_edge import cli
 from retina_edge.image_file import IMAGE_SUFFIXES, read_image
 
 if TYPE_CHECKING:
     from export.precision import Calibration
-
-# As export.calibration and export.ranges have them, which need onnx.
-DEFAULT_IMAGES = 128
-CALIBRATORS = ("minmax", "entropy", "percentile")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +35,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help=f"how many of them, evenly spread (default: {DEFAULT_IMAGES})",
     )
     parser.add_argument(
-        "--calibrator", choices=CALIBRATORS, default=CALIBRATORS[0], help="how ranges are chosen (default: minmax)"
+        "--calibrator", choices=CALIBRATORS, default=CALIBRATORS[0], help="how ranges are chosen (default: %(default)s)"
     )
     parser.add_argument(
         "--calibration-cache",
@@ -75,8 +72,7 @@ def calibration(
         return None
     if arguments.calibration is None:
         raise ContractError("int8 needs images to calibrate with: give --calibration DIR or COCO.json")
-    from export.calibration import audit
-    from export.precision import Calibration
+    from export.precision import Calibration  # needs onnx
 
     images = audit(_files(arguments.calibration), read_image, count=arguments.calibration_images)
     return Calibration(images, layout, arguments.calibrator, arguments.calibration_cache, progress)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from engines.contract import PRECISIONS
+from engines.contract import CPU, LAYOUTS, PRECISIONS
 from engines.errors import ContractError
 from retina_edge import calibration_arguments, cli
 from retina_edge.verification_images import MOST_IMAGES, read_images, windows_of_forest
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from export.deployable import ExportReport
     from export.precision import Drift
 
-LAYOUTS = ("cpu", "tensorrt")
 # What of the contract is not learnt, and so may be chosen at export.
 POSTPROCESSING = {"score_threshold": float, "iou_threshold": float, "top_k": int, "max_detections": int}
 
@@ -82,7 +81,7 @@ def _export(arguments: argparse.Namespace) -> int:
         calibration = calibration_arguments.calibration(
             arguments,
             made_of="fp32",
-            layout=arguments.layout or LAYOUTS[0],
+            layout=arguments.layout or CPU,
             progress=lambda done, count: status.update(f"calibrating: {done} of {count} images"),
         )
         checkpoint = load_checkpoint(arguments.model)
