@@ -166,7 +166,9 @@ def check_engine(engine: Path | str, *, backend: str, version: str, machine: Mac
 def rebuild_command(passport: Passport, engine: Path | str) -> str:
     """The command that builds the engine anew for the machine it is given on."""
     source = passport.request.get("source", "MODEL.onnx")
-    calibration = " --calibration DIR" if passport.precision_asked == "int8" and passport.quantization is None else ""
+    # An ONNX that was INT8 already brings its ranges along; anything else is calibrated again.
+    was_int8 = passport.quantization is not None and "calibration" not in passport.request.get("inputs", {})
+    calibration = " --calibration DIR" if passport.precision_asked == "int8" and not was_int8 else ""
     return f"retina-edge build {source} -o {engine} --precision {passport.precision_asked}{calibration} --force"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from engines.errors import DeviceError, ModelFileError
 from engines.machine import Machine
-from engines.passport import Passport, check_engine, passport_path, read_passport
+from engines.passport import Passport, check_engine, passport_path, read_passport, rebuild_command
 from tests.stand_in import contract
 
 PLAN = b"a plan is what TensorRT says it is"
@@ -88,6 +88,19 @@ def test_int8_is_mended_with_a_calibration_set(tmp_path: Path) -> None:
     engine = write(tmp_path, precision_asked="int8")
     with pytest.raises(DeviceError, match="--precision int8 --calibration DIR"):
         check_engine(engine, backend="tensorrt", version="10.3.0.30", machine=T4)
+
+
+def test_int8_that_was_calibrated_in_the_build_is_calibrated_again() -> None:
+    calibrated = {"source": "model.pt", "inputs": {"calibration": "0" * 64}}
+    ranges = {"images": 64}
+    assert "--calibration DIR" in rebuild_command(
+        passport(precision_asked="int8", quantization=ranges, request=calibrated), "model.engine"
+    )
+    # Of an ONNX that was INT8 before, build takes no calibration set.
+    given = {"source": "model.onnx", "inputs": {"model": "0" * 64}}
+    assert "--calibration" not in rebuild_command(
+        passport(precision_asked="int8", quantization=ranges, request=given), "model.engine"
+    )
 
 
 def test_compatible_engines_run_elsewhere(tmp_path: Path) -> None:
