@@ -13,10 +13,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from engines.contract import DetectorContract
 from engines.errors import ContractError, ModelFileError
+from engines.names import DOMAIN
 from engines.onnx_runtime import CONTRACT_KEY
 
-# The domain of Decode and NMS.
-DOMAIN = "retina_edge"
 # JSON object in the metadata of an INT8 model: how it was calibrated; see export.quantization.
 QUANTIZATION_KEY = "retina_edge.quantization"
 DECODE, NMS = "Decode", "NMS"

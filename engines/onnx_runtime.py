@@ -10,10 +10,10 @@ import onnxruntime
 
 from engines.contract import DetectorContract
 from engines.errors import ContractError, ModelFileError
+from engines.names import INPUT, OUTPUTS
 from engines.plugins.reference import RawDetections
 
 CONTRACT_KEY = "retina_edge.contract"
-OUTPUTS = ("num_detections", "boxes", "scores", "labels")
 
 
 class OnnxExecutor:
@@ -60,7 +60,7 @@ class OnnxExecutor:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         shape = [*self.contract.input_size, 3]
         found = [(item.name, item.type, item.shape[1:]) for item in inputs]
-        if found != [("images", "tensor(uint8)", shape)] or tuple(item.name for item in outputs) != OUTPUTS:
+        if found != [(INPUT, "tensor(uint8)", shape)] or tuple(item.name for item in outputs) != OUTPUTS:
             raise ModelFileError(
                 f"{path}: expected the input images uint8 [N, {', '.join(map(str, shape))}] and the outputs "
                 f"{', '.join(OUTPUTS)}, found {found} and {[item.name for item in outputs]}; export the model again"
@@ -69,7 +69,7 @@ class OnnxExecutor:
     def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
         if self._session is None:
             raise ValueError("the detector is closed; load it again")
-        return RawDetections(*self._session.run(OUTPUTS, {"images": images}))
+        return RawDetections(*self._session.run(OUTPUTS, {INPUT: images}))
 
     def close(self) -> None:
         self._session = None

@@ -11,19 +11,15 @@ import onnx.helper
 import onnx.numpy_helper
 
 from engines.contract import DetectorContract
-from engines.graph import DOMAIN
-from engines.onnx_runtime import CONTRACT_KEY, OUTPUTS
+from engines.names import CANDIDATES, DOMAIN, OUTPUTS, PARAMETERS, head_names
+from engines.onnx_runtime import CONTRACT_KEY
 from engines.plugins.parameters import pack_parameters
 from export.functions import (
     DOMAIN_VERSION,
     decode_function,
-    head_names,
     nms_function,
     num_candidates,
 )
-
-PARAMETERS = "parameters"
-CANDIDATES = ("candidate_logits", "candidate_boxes", "candidate_labels")
 
 
 def attach(

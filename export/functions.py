@@ -20,20 +20,14 @@ import onnx
 import onnx.parser
 
 from engines.contract import DetectorContract, PyramidLevel
-from engines.graph import DOMAIN
+from engines.names import DOMAIN, PARAMETERS, head_names
 from engines.plugins.parameters import HEADER
 
 DOMAIN_VERSION = 1
 OPSET = 18
-INPUT = "images"
 
 MINUS_INFINITY = "minus_infinity = Constant <value = float {-inf}> ()"
 ZERO = "zero = Constant <value = float {0.0}> ()"
-
-
-def head_names(num_levels: int) -> list[str]:
-    """Names of the raw heads as Decode takes them: ``cls_0 … cls_L-1, box_0 … box_L-1``."""
-    return [f"{head}_{level}" for head in ("cls", "box") for level in range(num_levels)]
 
 
 def decode_function(contract: DetectorContract) -> onnx.FunctionProto:
@@ -68,7 +62,7 @@ def decode_function(contract: DetectorContract) -> onnx.FunctionProto:
         lines += _boxes(index)
     for output in ("logits", "boxes", "labels"):
         lines.append(f"{output} = Concat <axis = 1> ({_joined(f'{output}_{i}' for i in range(len(contract.levels)))})")
-    inputs = [*head_names(len(contract.levels)), "parameters"]
+    inputs = [*head_names(len(contract.levels)), PARAMETERS]
     return _function("Decode", inputs, ["logits", "boxes", "labels"], lines)
 
 
@@ -93,7 +87,7 @@ def nms_function(contract: DetectorContract) -> onnx.FunctionProto:
         *_best(min(contract.max_detections, num_candidates(contract)), contract.max_detections),
     ]
     outputs = ["num_detections", "best_boxes", "best_scores", "best_labels"]
-    return _function("NMS", ["logits", "boxes", "labels", "parameters"], outputs, lines)
+    return _function("NMS", ["logits", "boxes", "labels", PARAMETERS], outputs, lines)
 
 
 def num_candidates(contract: DetectorContract) -> int:

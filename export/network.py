@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from engines.contract import DetectorContract
 from engines.graph import name_convolutions
+from engines.names import INPUT, head_names
 from export.errors import ExportError
-from export.functions import OPSET, head_names
+from export.functions import OPSET
 from export.preprocess import Preprocess
-
-INPUT = "images"
 
 
 class Network(nn.Module):

@@ -24,10 +24,10 @@ from engines.graph import (
     read_deployable,
 )
 from engines.letterbox import letterbox_batch
+from engines.names import head_names
 from export.attach import attach
 from export.calibration import CALIBRATORS, CalibrationSet
 from export.errors import ExportError
-from export.functions import head_names
 from export.half_precision import to_half
 from export.half_weights import restore_weights
 from export.quantization import Quantization, int8_share, quantize, sensitive_convolutions

@@ -18,9 +18,9 @@ import onnxruntime
 from engines.contract import DetectorContract
 from engines.files import atomic_file
 from engines.graph import batch_of
+from engines.names import INPUT
 from export.calibration import CALIBRATORS, CalibrationSet
 from export.errors import ExportError
-from export.functions import INPUT
 
 PERCENTILE = 99.999
 FORMAT = 1

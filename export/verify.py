@@ -18,11 +18,10 @@ import onnxruntime
 
 from engines.contract import DetectorContract
 from engines.graph import postprocess_only
-from engines.onnx_runtime import OUTPUTS
+from engines.names import INPUT, OUTPUTS, head_names
 from engines.plugins.parameters import pack_parameters
 from engines.plugins.reference import RawDetections, postprocess
 from export.errors import ExportError
-from export.functions import INPUT, head_names
 
 Images = npt.NDArray[np.uint8]
 Arrays = list[npt.NDArray[np.float32]]

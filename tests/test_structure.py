@@ -31,6 +31,7 @@ BASE_MODULES = (
     "engines.errors",
     "engines.executor",
     "engines.letterbox",
+    "engines.names",
     "engines.onnx_runtime",
     "engines.plugins.parameters",
     "engines.plugins.reference",

@@ -21,11 +21,10 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import boxes as torchvision_boxes
 
 from engines.contract import DetectorContract, PyramidLevel
-from engines.graph import DOMAIN
-from engines.onnx_runtime import OUTPUTS
+from engines.names import DOMAIN, OUTPUTS, PARAMETERS, head_names
 from engines.plugins.parameters import pack_parameters
 from engines.plugins.reference import RawDetections, postprocess
-from export.functions import OPSET, decode_function, head_names, nms_function
+from export.functions import OPSET, decode_function, nms_function
 
 Floats = npt.NDArray[np.float32]
 
@@ -148,12 +147,12 @@ def functions_session(
         for name, row, level in zip(names, rows, contract.levels * 2, strict=True)
     ]
     length = len(pack_parameters(contract))
-    inputs.append(onnx.helper.make_tensor_value_info("parameters", FLOAT, [length]))
+    inputs.append(onnx.helper.make_tensor_value_info(PARAMETERS, FLOAT, [length]))
     middle = ["candidate_logits", "candidate_boxes", "candidate_labels"]
     outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in (*OUTPUTS, *middle)]
     nodes = [
-        onnx.helper.make_node("Decode", [*names, "parameters"], middle, domain=DOMAIN),
-        onnx.helper.make_node("NMS", [*middle, "parameters"], OUTPUTS, domain=DOMAIN),
+        onnx.helper.make_node("Decode", [*names, PARAMETERS], middle, domain=DOMAIN),
+        onnx.helper.make_node("NMS", [*middle, PARAMETERS], OUTPUTS, domain=DOMAIN),
     ]
     graph = onnx.helper.make_graph(nodes, "heads", inputs, outputs)
     opsets = [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(DOMAIN, 1)]
@@ -171,7 +170,7 @@ def feeds(contract: DetectorContract, heads: Heads) -> dict[str, npt.NDArray[np.
     """Inputs of ``functions_session``."""
     names = head_names(len(contract.levels))
     tensors = [*heads.cls_logits, *heads.box_deltas]
-    return {**dict(zip(names, tensors, strict=True)), "parameters": pack_parameters(contract)}
+    return {**dict(zip(names, tensors, strict=True)), PARAMETERS: pack_parameters(contract)}
 
 
 def network_of_heads(contract: DetectorContract, heads: Heads, *, batch: int | str) -> onnx.ModelProto:

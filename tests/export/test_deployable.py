@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from engines.contract import DetectorContract
-from engines.graph import DOMAIN
-from engines.onnx_runtime import CONTRACT_KEY, OUTPUTS, OnnxExecutor
+from engines.names import DOMAIN, INPUT, OUTPUTS, PARAMETERS
+from engines.onnx_runtime import CONTRACT_KEY, OnnxExecutor
 from export.deployable import ExportReport, export_onnx
 from export.errors import ExportError
 from retina_edge.detector import Detector
@@ -86,7 +86,7 @@ def test_the_file_carries_the_contract(report: ExportReport) -> None:
 def test_what_is_in_the_file(report: ExportReport) -> None:
     model = onnx.load(report.path)
     onnx.checker.check_model(model, full_check=True)
-    assert [item.name for item in model.graph.input] == ["images"]
+    assert [item.name for item in model.graph.input] == [INPUT]
     assert tuple(item.name for item in model.graph.output) == OUTPUTS
     assert [(node.domain, node.op_type) for node in model.graph.node[-2:]] == [
         (DOMAIN, "Decode"),
@@ -95,7 +95,7 @@ def test_what_is_in_the_file(report: ExportReport) -> None:
     assert {function.name for function in model.functions} == {"Decode", "NMS"}
     assert {(opset.domain, opset.version) for opset in model.opset_import} == {("", 18), (DOMAIN, 1)}
     assert [prop.key for prop in model.metadata_props] == [CONTRACT_KEY]
-    assert "parameters" in {tensor.name for tensor in model.graph.initializer}
+    assert PARAMETERS in {tensor.name for tensor in model.graph.initializer}
 
 
 def test_the_file_names_no_place_on_this_machine(report: ExportReport) -> None:

@@ -16,8 +16,9 @@ import torch
 from engines.contract import DetectorContract
 from engines.errors import RetinaEdgeError
 from engines.letterbox import letterbox_batch
+from engines.names import PARAMETERS
 from export import deployable
-from export.attach import PARAMETERS, attach
+from export.attach import attach
 from export.deployable import export_onnx
 from export.errors import ExportError
 from export.half_weights import store_half
