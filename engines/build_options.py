@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from engines.backend import TENSORRT_RTX, Backend
 from engines.contract import PRECISIONS
 from engines.errors import BuildError
+from engines.plugins.definitions import why_no_plugins
 
 TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 PORTABLE, CURRENT = "portable", "current"
 # TensorRT-RTX's portable engines are for Ampere and later.
 PORTABLE_SM = 80
-POSTPROCESS = ("auto", "plugin", "kernels")
+PLUGIN, KERNELS = "plugin", "kernels"
+POSTPROCESS = ("auto", PLUGIN, KERNELS)
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class BuildOptions:
         backend: auto, tensorrt or tensorrt-rtx.
         targets: of TensorRT-RTX: GPU architectures such as ``sm86``, or ``portable``, or ``current`` for the GPU of
             this machine; empty for that, and portable where there is none.
-        postprocess: ``kernels`` ends the engine at the raw heads, which the kernels take; ``plugin``, the kernels in
-            the engine, cannot be built yet; ``auto`` is what can.
+        postprocess: ``plugin`` puts the kernels into the engine, detections out; ``kernels`` ends it at the raw heads,
+            which the runner gives to the kernels, with thresholds of the moment; ``auto`` is plugin where that can be.
         workspace: most scratch memory, MiB; None for TensorRT's own limit.
         timing_cache: file that keeps TensorRT's measurements from one build to the next.
         optimization_level: 0 to 5, TensorRT's own default where None.
@@ -83,16 +85,16 @@ class BuildOptions:
             _require(
                 not self.targets, "target", "none with TensorRT, which builds for this GPU", ",".join(self.targets)
             )
-            if self.max_batch is not None and self.postprocess == "plugin":
-                raise BuildError(
-                    "max-batch: expected a fixed batch with --postprocess plugin, whose CUDA modules leak when the "
-                    f"batch changes (NVIDIA/TensorRT#4849), got {self.max_batch}; leave one of the two out"
-                )
-            return self
+            reason = self._why_no_plugins(backend)
+            if self.postprocess == PLUGIN and reason is not None:
+                raise BuildError(f"postprocess plugin: {reason}; use --postprocess kernels")
+            if self.postprocess != "auto":
+                return self
+            return dataclasses.replace(self, postprocess=PLUGIN if reason is None else KERNELS)
         if CURRENT in self.targets and not has_gpu:
             raise BuildError(f"target: {CURRENT} asked, and this machine has no GPU; name one, such as {TARGETS[2]}")
         for name, asked in (
-            ("postprocess plugin", self.postprocess == "plugin"),
+            ("postprocess plugin", self.postprocess == PLUGIN),
             ("timing-cache", self.timing_cache is not None),
             ("dla", self.dla is not None),
             ("version-compatible", self.version_compatible),
@@ -103,9 +105,24 @@ class BuildOptions:
                 raise BuildError(f"{name}: {TENSORRT_RTX} cannot do this{instead}; leave it out or use tensorrt")
         return dataclasses.replace(
             self,
-            postprocess="kernels",
+            postprocess=KERNELS,
             targets=self.targets or ((CURRENT,) if has_gpu else (PORTABLE,)),
         )
+
+    def _why_no_plugins(self, backend: Backend) -> str | None:
+        """Why the kernels cannot go into this engine; None where they can."""
+        if self.max_batch is not None:
+            return (
+                f"max-batch: expected a fixed batch, got 1 to {self.max_batch}; the CUDA modules of plugins leak when "
+                "the batch changes (NVIDIA/TensorRT#4849)"
+            )
+        for name, asked in (
+            ("version-compatible", self.version_compatible),
+            ("hardware-compatible", self.hardware_compatible),
+        ):
+            if asked:
+                return f"{name}: TensorRT does not say that such engines can hold plugins of this kind"
+        return why_no_plugins(backend)
 
 
 def _require(condition: bool, name: str, expected: str, got: object) -> None:

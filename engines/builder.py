@@ -19,6 +19,7 @@ from engines.errors import BuildError, RetinaEdgeError
 from engines.files import atomic_file
 from engines.machine import Machine, this_machine
 from engines.passport import INSPECTED, PARSED, Passport, passport_path, read_engine
+from engines.plugins.definitions import register
 from engines.precision import (
     Found,
     check_inspected,
@@ -153,6 +154,7 @@ def build_engine(
         messages: list[str] = []
         trt = backend.module
         builder = trt.Builder(make_logger(trt, messages))
+        register(trt, prepared.launches)
         network, parser = _parse(trt, builder, prepared.model, messages)
         prepared.check(network)
         precisions = convolutions(network)

@@ -1,13 +1,13 @@
-"""The network as TensorRT is to see it: a deployable ONNX cut at its raw heads, which the kernels take."""
+"""The network as TensorRT is to see it: a deployable ONNX cut at its raw heads, the kernels behind them or not."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engines.build_options import BuildOptions
+from engines.build_options import KERNELS, PLUGIN, BuildOptions
 from engines.contract import TENSORRT, DetectorContract
 from engines.errors import BuildError
 from engines.graph import (
@@ -19,10 +19,16 @@ from engines.graph import (
     heads_only,
     metadata_of,
     read_deployable,
+    with_plugins,
 )
-from engines.plugins.launch import Geometry
+from engines.names import PARAMETERS, head_names
+from engines.plugins.definitions import plugin_name
+from engines.plugins.launch import Geometry, Launch, plan
+from engines.plugins.parameters import pack_parameters
 
-KERNELS, PLUGIN = "kernels", "plugin"
+# Shape and TensorRT's name for the type.
+Described = tuple[tuple[int, ...], str]
+_TYPES = {"float32": "FLOAT", "int32": "INT32"}
 
 
 @dataclass(frozen=True)
@@ -33,15 +39,20 @@ class EngineNetwork:
         model: serialised ONNX.
         contract: what the detector promises.
         geometry: of the heads, for the kernels.
-        postprocess: ``kernels``.
+        launches: of the kernels that are in it as plugins; none where it ends at the raw heads.
         quantization: how INT8 was calibrated, None in other precisions.
     """
 
     model: bytes
     contract: DetectorContract
     geometry: Geometry
-    postprocess: str
+    launches: tuple[Launch, ...]
     quantization: Mapping[str, Any] | None
+
+    @property
+    def postprocess(self) -> str:
+        """``plugin`` or ``kernels``."""
+        return PLUGIN if self.launches else KERNELS
 
     @property
     def kept(self) -> Collection[str]:
@@ -49,31 +60,50 @@ class EngineNetwork:
         return frozenset(self.quantization["kept"]) if self.quantization else frozenset()
 
     def check(self, network: Any) -> None:
-        """Holds the parsed network's inputs and outputs against the contract.
+        """Holds the parsed network's input, plugins and outputs against the contract.
 
         Raises:
             BuildError: they differ.
         """
-        images = network.get_input(0)
-        wanted = (*self.contract.input_size, 3)
-        if network.num_inputs != 1 or tuple(images.shape)[1:] != wanted or images.dtype.name != "UINT8":
-            raise BuildError(
-                f"input: expected one of uint8 [N, {', '.join(map(str, wanted))}], TensorRT's parser found "
-                f"{network.num_inputs}, the first of them {images.dtype.name} {list(images.shape)}"
-            )
-        outputs = [network.get_output(index) for index in range(network.num_outputs)]
-        expected = [
-            (self.geometry.num_anchors * rows, *size)
-            for rows in (self.geometry.num_classes, 4)
-            for size in self.geometry.feature_sizes
+        images = _describe(network.get_input, network.num_inputs)
+        batch = images[0][0][0]
+        wanted = [((batch, *self.contract.input_size, 3), "UINT8")]
+        if images != wanted:
+            raise BuildError(f"input: expected {wanted} by the contract, TensorRT's parser found {images}")
+        tensors = self._heads(batch)
+        if self.launches:
+            self._check_plugins(network, tensors)
+            names: Collection[str] = [output.name for output in self.launches[-1].outputs]
+        else:
+            names = list(tensors)
+        _compare("outputs", [tensors[name] for name in names], _describe(network.get_output, network.num_outputs))
+
+    def _heads(self, batch: int) -> dict[str, Described]:
+        """The raw heads by name."""
+        geometry = self.geometry
+        shapes = [
+            (batch, geometry.num_anchors * rows, *size)
+            for rows in (geometry.num_classes, 4)
+            for size in geometry.feature_sizes
         ]
-        kind = "HALF" if self.geometry.half else "FLOAT"
-        found = [tuple(output.shape)[1:] for output in outputs]
-        if found != expected or {output.dtype.name for output in outputs} != {kind}:
-            raise BuildError(
-                f"heads: expected {kind} of {expected} (channels, height, width) by the contract, TensorRT's parser "
-                f"found {[output.dtype.name for output in outputs]} of {found}; export the model again"
-            )
+        kind = "HALF" if geometry.half else "FLOAT"
+        return {
+            name: (shape, kind) for name, shape in zip(head_names(len(geometry.feature_sizes)), shapes, strict=True)
+        }
+
+    def _check_plugins(self, network: Any, tensors: dict[str, Described]) -> None:
+        """Whatever else the parser took our nodes for would change the detections in silence; adds their outputs."""
+        layers = [network.get_layer(index) for index in range(network.num_layers)]
+        plugins = [layer for layer in layers if "PLUGIN" in layer.type.name]
+        wanted, found = list(map(plugin_name, self.launches)), [layer.name for layer in plugins]
+        if found != wanted:
+            raise BuildError(f"plugins: expected {wanted}, TensorRT's parser made {found or 'none'}")
+        tensors[PARAMETERS] = (pack_parameters(self.contract).shape, "FLOAT")
+        for launch, layer in zip(self.launches, plugins, strict=True):
+            tensors |= {output.name: (output.shape, _TYPES[output.dtype]) for output in launch.outputs}
+            inputs, outputs = (layer.get_input, layer.num_inputs), (layer.get_output, layer.num_outputs)
+            _compare(f"inputs of {layer.name}", [tensors[name] for name in launch.inputs], _describe(*inputs))
+            _compare(f"outputs of {layer.name}", [tensors[item.name] for item in launch.outputs], _describe(*outputs))
 
 
 def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
@@ -106,12 +136,11 @@ def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
         geometry = Geometry.of(contract, half=half)
     except ValueError as error:
         raise BuildError(f"{error}; export the model again with other options") from error
+    launches: tuple[Launch, ...] = ()
     if options.postprocess == PLUGIN:
-        raise BuildError(
-            "postprocess plugin: the kernels cannot be put into an engine yet; use --postprocess kernels, which ends "
-            "it at the raw heads"
-        )
-    return EngineNetwork(network.SerializeToString(), contract, geometry, KERNELS, quantization)
+        launches = plan(geometry, options.batch)
+        network = with_plugins(network, launches, list(map(plugin_name, launches)), pack_parameters(contract))
+    return EngineNetwork(network.SerializeToString(), contract, geometry, launches, quantization)
 
 
 def _check_batch(batch: int | None, options: BuildOptions) -> None:
@@ -132,3 +161,16 @@ def _half(types: Collection[str]) -> bool:
     if types not in ({"float"}, {"float16"}):
         raise BuildError(f"heads: expected all of float or all of float16, got {sorted(types)}; export the model again")
     return types == {"float16"}
+
+
+def _describe(get: Any, count: int) -> list[Described]:
+    tensors = [get(index) for index in range(count)]
+    return [(tuple(tensor.shape), tensor.dtype.name) for tensor in tensors]
+
+
+def _compare(what: str, expected: Sequence[Described], found: Sequence[Described]) -> None:
+    if list(expected) != list(found):
+        raise BuildError(
+            f"{what}: expected {list(expected)} by the contract, TensorRT's parser found {list(found)}; export the "
+            "model again"
+        )

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx.helper
+import onnx.numpy_helper
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from engines.contract import DetectorContract
 from engines.errors import ContractError, ModelFileError
-from engines.names import DOMAIN
+from engines.names import DOMAIN, PARAMETERS
 from engines.onnx_runtime import CONTRACT_KEY
+from engines.plugins.launch import Launch
 
 # JSON object in the metadata of an INT8 model: how it was calibrated; see export.quantization.
 QUANTIZATION_KEY = "retina_edge.quantization"
@@ -112,6 +116,35 @@ def name_convolutions(model: onnx.ModelProto) -> None:
     for node, name in zip(nodes, weights, strict=True):
         node.name = f"{name}:{uses[name]}" if weights.count(name) > 1 else name
         uses[name] += 1
+
+
+def with_plugins(
+    network: onnx.ModelProto, launches: Sequence[Launch], names: Sequence[str], parameters: npt.NDArray[np.float32]
+) -> onnx.ModelProto:
+    """A copy of a network of raw heads with a node for each kernel launch behind them, detections out.
+
+    Args:
+        network: from ``heads_only``, of a fixed batch size.
+        launches: of that batch size.
+        names: of the plugins, one for each launch.
+        parameters: what Decode and NMS read.
+    """
+    model = copy.deepcopy(network)
+    graph = model.graph
+    graph.initializer.append(onnx.numpy_helper.from_array(parameters, PARAMETERS))
+    graph.value_info.extend(graph.output)
+    for launch, name in zip(launches, names, strict=True):
+        written = [output.name for output in launch.outputs]
+        # Of the parser: the namespace to look in, and only ahead of time.
+        plugin: dict[str, Any] = {"plugin_namespace": DOMAIN, "plugin_version": "1", "aot": 1}
+        graph.node.append(onnx.helper.make_node(name, launch.inputs, written, name=name, domain=DOMAIN, **plugin))
+    types = {"float32": onnx.TensorProto.FLOAT, "int32": onnx.TensorProto.INT32}
+    outputs = launches[-1].outputs
+    exchange(
+        graph.output, [onnx.helper.make_tensor_value_info(item.name, types[item.dtype], item.shape) for item in outputs]
+    )
+    model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
+    return model
 
 
 def postprocess_only(deployable: onnx.ModelProto) -> onnx.ModelProto:

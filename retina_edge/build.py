@@ -47,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         "--postprocess",
         choices=POSTPROCESS,
         default="auto",
-        help="decode and NMS as kernels after the engine; as plugins in it they cannot be built yet",
+        help="decode and NMS in the engine (plugin: TensorRT 10.9 or newer) or by kernels after it; by default in it "
+        "where that can be",
     )
     parser.add_argument("--workspace", type=int, metavar="MiB", help="most scratch memory of the engine")
     parser.add_argument("--timing-cache", metavar="FILE", help="keeps TensorRT's measurements for the next build")

@@ -1,8 +1,10 @@
 """What the three kernels are launched with: one plan, for the pycuda wrapper and for the TensorRT plugins alike.
 
-    class logits, parameters            ─ Filter ▶ keys, index, count
-    those, box deltas, parameters       ─ Select ▶ candidate logits, boxes, labels
-    those, parameters                   ─ NMS    ▶ num_detections, boxes, scores, labels
+    class logits, parameters        ─ Filter ▶ keys, index, count
+    those, box deltas, parameters   ─ Select ▶ candidate logits, boxes, labels
+    those, parameters               ─ NMS    ▶ num_detections, boxes, scores, labels
+
+Tensors go from one launch to the next by their names.
 
 The arguments of a kernel are its input pointers, then ``integers``, then its output pointers: TensorRT's order for
 ahead-of-time plugins.
@@ -14,6 +16,7 @@ import math
 from dataclasses import dataclass
 
 from engines.contract import DetectorContract
+from engines.names import CANDIDATES, OUTPUTS, PARAMETERS, head_names
 
 # Limits of the kernels' shared memory and of the entries compiled; see the head of filter.cu, select.cu, nms.cu.
 MAX_TOP_K = 1024
@@ -23,6 +26,8 @@ FILTER_THREADS = 512
 BLOCK_THREADS = 1024
 # Logits a Filter block reads. Smaller tiles spread better over the multiprocessors, larger ones leave less scratch.
 TILE = 32768
+# What Filter leaves for Select: sortable logits, their flat indices, and how many there are.
+FOUND = ("keys", "index", "count")
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,21 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class Output:
+    """A tensor that a kernel writes, every element of it.
+
+    Attributes:
+        name: as later launches and the caller know it.
+        shape: the batch first.
+        dtype: ``float32`` or ``int32``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Launch:
     """One kernel launch.
 
@@ -83,15 +103,17 @@ class Launch:
         entry: name of the kernel; its code is ``ptx/{entry}.ptx``.
         grid: (x, y) blocks.
         block: threads of a block.
+        inputs: names of the tensors it reads.
         integers: int32 arguments between the input and the output pointers.
-        outputs: shape and NumPy dtype name of each output.
+        outputs: the tensors it writes.
     """
 
     entry: str
     grid: tuple[int, int]
     block: int
+    inputs: tuple[str, ...]
     integers: tuple[int, ...]
-    outputs: tuple[tuple[tuple[int, ...], str], ...]
+    outputs: tuple[Output, ...]
 
 
 def plan(geometry: Geometry, batch: int) -> tuple[Launch, Launch, Launch]:
@@ -100,39 +122,35 @@ def plan(geometry: Geometry, batch: int) -> tuple[Launch, Launch, Launch]:
     suffix = f"{'f16' if geometry.half else 'f32'}_{levels}"
     tiles = sum(math.ceil(count / TILE) for count in geometry.level_logits)
     sizes = tuple(side for size in geometry.feature_sizes for side in size)
+    heads = head_names(levels)
+    rows = (batch, levels * top_k)
     return (
         Launch(
             entry=f"filter_{suffix}",
             grid=(tiles, batch),
             block=FILTER_THREADS,
+            inputs=(*heads[:levels], PARAMETERS),
             integers=(*geometry.level_logits, TILE, top_k),
-            outputs=(
-                ((batch, tiles, top_k), "int32"),
-                ((batch, tiles, top_k), "int32"),
-                ((batch, tiles), "int32"),
-            ),
+            outputs=_outputs(FOUND, ((batch, tiles, top_k), (batch, tiles, top_k), (batch, tiles)), "iii"),
         ),
         Launch(
             entry=f"select_{suffix}",
             grid=(levels, batch),
             block=BLOCK_THREADS,
+            inputs=(*FOUND, *heads[levels:], PARAMETERS),
             integers=(*sizes, geometry.num_anchors, geometry.num_classes, TILE, top_k),
-            outputs=(
-                ((batch, levels * top_k), "float32"),
-                ((batch, levels * top_k, 4), "float32"),
-                ((batch, levels * top_k), "int32"),
-            ),
+            outputs=_outputs(CANDIDATES, (rows, (*rows, 4), rows), "ffi"),
         ),
         Launch(
             entry="nms",
             grid=(batch, 1),
             block=BLOCK_THREADS,
+            inputs=(*CANDIDATES, PARAMETERS),
             integers=(levels, top_k, kept),
-            outputs=(
-                ((batch,), "int32"),
-                ((batch, kept, 4), "float32"),
-                ((batch, kept), "float32"),
-                ((batch, kept), "int32"),
-            ),
+            outputs=_outputs(OUTPUTS, ((batch,), (batch, kept, 4), (batch, kept), (batch, kept)), "iffi"),
         ),
     )
+
+
+def _outputs(names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], types: str) -> tuple[Output, ...]:
+    return tuple(map(Output, names, shapes, ({"i": "int32", "f": "float32"}[kind] for kind in types)))

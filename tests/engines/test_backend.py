@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,11 +130,27 @@ def test_what_is_left_open_is_decided() -> None:
     assert BuildOptions().for_backend(RTX, has_gpu=False) == BuildOptions(targets=("portable",), postprocess="kernels")
     assert BuildOptions().for_backend(RTX, has_gpu=True).targets == ("current",)
     assert BuildOptions(targets=("sm86", "sm89")).for_backend(RTX, has_gpu=True).targets == ("sm86", "sm89")
-    assert BuildOptions().for_backend(TRT, has_gpu=True) == BuildOptions()
+    assert BuildOptions().for_backend(TRT, has_gpu=True) == BuildOptions(postprocess="plugin")
+    assert BuildOptions(postprocess="kernels").for_backend(TRT, has_gpu=True) == BuildOptions(postprocess="kernels")
     with pytest.raises(BuildError, match="target: expected none with TensorRT"):
         BuildOptions(targets=("sm86",)).for_backend(TRT, has_gpu=True)
-    with pytest.raises(BuildError, match="max-batch: expected a fixed batch with --postprocess plugin"):
-        BuildOptions(max_batch=8, postprocess="plugin").for_backend(TRT, has_gpu=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "version", "message"),
+    [
+        ({"max_batch": 8}, "10.13.3", "max-batch: expected a fixed batch, got 1 to 8"),
+        ({"version_compatible": True}, "10.13.3", "version-compatible"),
+        ({"hardware_compatible": True}, "10.13.3", "hardware-compatible"),
+        ({}, "10.3.0", "need TensorRT 10.9 or newer, found 10.3.0"),
+        ({}, "10.14.1.48", "TensorRT 10.14 are broken"),
+    ],
+)
+def test_where_plugins_cannot_be_there_are_kernels(options: dict[str, Any], version: str, message: str) -> None:
+    backend = dataclasses.replace(TRT, version=version)
+    assert BuildOptions(**options).for_backend(backend, has_gpu=True).postprocess == "kernels"
+    with pytest.raises(BuildError, match=f"postprocess plugin: .*{message}.*--postprocess kernels"):
+        BuildOptions(**options, postprocess="plugin").for_backend(backend, has_gpu=True)
 
 
 def test_this_machine_has_a_gpu_with_everything_or_none() -> None:

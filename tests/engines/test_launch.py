@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from engines.plugins.launch import MAX_DETECTIONS, MAX_TOP_K, Geometry, plan
+from engines.plugins.launch import MAX_DETECTIONS, MAX_TOP_K, Geometry, Output, plan
 
 COCO = Geometry(91, 9, ((100, 100), (50, 50), (25, 25), (13, 13), (7, 7)), 1000, 300, half=True)
 
@@ -17,16 +17,27 @@ def test_the_plan_of_torchvision_at_800() -> None:
     assert filter_.entry == "filter_f16_5"
     assert (filter_.grid, filter_.block) == ((336, 2), 512)
     assert filter_.integers == (8190000, 2047500, 511875, 138411, 40131, 32768, 1000)
-    assert filter_.outputs == (((2, 336, 1000), "int32"), ((2, 336, 1000), "int32"), ((2, 336), "int32"))
+    assert filter_.inputs == ("cls_0", "cls_1", "cls_2", "cls_3", "cls_4", "parameters")
+    assert filter_.outputs == (
+        Output("keys", (2, 336, 1000), "int32"),
+        Output("index", (2, 336, 1000), "int32"),
+        Output("count", (2, 336), "int32"),
+    )
     assert (select.entry, select.grid, select.block) == ("select_f16_5", (5, 2), 1024)
     assert select.integers == (100, 100, 50, 50, 25, 25, 13, 13, 7, 7, 9, 91, 32768, 1000)
-    assert select.outputs == (((2, 5000), "float32"), ((2, 5000, 4), "float32"), ((2, 5000), "int32"))
+    assert select.inputs == ("keys", "index", "count", "box_0", "box_1", "box_2", "box_3", "box_4", "parameters")
+    assert select.outputs == (
+        Output("candidate_logits", (2, 5000), "float32"),
+        Output("candidate_boxes", (2, 5000, 4), "float32"),
+        Output("candidate_labels", (2, 5000), "int32"),
+    )
     assert (nms.entry, nms.grid, nms.block, nms.integers) == ("nms", (2, 1), 1024, (5, 1000, 300))
+    assert nms.inputs == ("candidate_logits", "candidate_boxes", "candidate_labels", "parameters")
     assert nms.outputs == (
-        ((2,), "int32"),
-        ((2, 300, 4), "float32"),
-        ((2, 300), "float32"),
-        ((2, 300), "int32"),
+        Output("num_detections", (2,), "int32"),
+        Output("boxes", (2, 300, 4), "float32"),
+        Output("scores", (2, 300), "float32"),
+        Output("labels", (2, 300), "int32"),
     )
     assert plan(dataclasses.replace(COCO, half=False), 1)[0].entry == "filter_f32_5"
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from engines.names import CANDIDATES, OUTPUTS, PARAMETERS, head_names
 from engines.plugins.compile import entries
 from engines.plugins.launch import Geometry, Launch, plan
 from engines.plugins.ptx_files import FOLDER
@@ -50,11 +51,11 @@ def run_kernel(launch: Launch, inputs: Sequence[npt.NDArray[Any]]) -> Arrays:
     """Runs one launch of the plan; checks that nothing beside its outputs is written."""
     held = [np.ascontiguousarray(array) for array in inputs]
     buffers, outputs = [], []
-    for shape, dtype in launch.outputs:
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    for output in launch.outputs:
+        size = int(np.prod(output.shape)) * np.dtype(output.dtype).itemsize
         buffer = np.full(size + 2 * GUARD, POISON, np.uint8)
         buffers.append(buffer)
-        outputs.append(buffer[GUARD : GUARD + size].view(dtype).reshape(shape))
+        outputs.append(buffer[GUARD : GUARD + size].view(output.dtype).reshape(output.shape))
     failed = library(launch.entry).run(
         *launch.grid,
         launch.block,
@@ -74,10 +75,11 @@ def run_kernels(
     box_deltas: Sequence[npt.NDArray[Any]],
     parameters: npt.NDArray[np.float32],
     geometry: Geometry,
-    launches: tuple[Launch, Launch, Launch] | None = None,
 ) -> tuple[Arrays, RawDetections]:
     """All three: the candidates of Select (logits, boxes, labels), and the detections."""
-    filter_, select, nms = launches or plan(geometry, len(cls_logits[0]))
-    found = run_kernel(filter_, [*cls_logits, parameters])
-    candidates = run_kernel(select, [*found, *box_deltas, parameters])
-    return candidates, RawDetections(*run_kernel(nms, [*candidates, parameters]))
+    heads = [*cls_logits, *box_deltas]
+    tensors = {**dict(zip(head_names(len(cls_logits)), heads, strict=True)), PARAMETERS: parameters}
+    for launch in plan(geometry, len(cls_logits[0])):
+        outputs = run_kernel(launch, [tensors[name] for name in launch.inputs])
+        tensors.update(zip((output.name for output in launch.outputs), outputs, strict=True))
+    return [tensors[name] for name in CANDIDATES], RawDetections(*(tensors[name] for name in OUTPUTS))
