@@ -21,14 +21,14 @@ from engines.graph import (
     read_deployable,
     with_plugins,
 )
-from engines.names import PARAMETERS, head_names
+from engines.names import head_names
 from engines.plugins.definitions import plugin_name
-from engines.plugins.launch import Geometry, Launch, plan
+from engines.plugins.launch import Geometry, Launch, Tensor, plan
 from engines.plugins.parameters import pack_parameters
 
 # Shape and TensorRT's name for the type.
 Described = tuple[tuple[int, ...], str]
-_TYPES = {"float32": "FLOAT", "int32": "INT32"}
+_TYPES = {"float16": "HALF", "float32": "FLOAT", "int32": "INT32"}
 
 
 @dataclass(frozen=True)
@@ -70,40 +70,26 @@ class EngineNetwork:
         wanted = [((batch, *self.contract.input_size, 3), "UINT8")]
         if images != wanted:
             raise BuildError(f"input: expected {wanted} by the contract, TensorRT's parser found {images}")
-        tensors = self._heads(batch)
+        tensors = self.geometry.inputs(batch)
         if self.launches:
             self._check_plugins(network, tensors)
-            names: Collection[str] = [output.name for output in self.launches[-1].outputs]
+            expected: Sequence[Tensor] = self.launches[-1].outputs
         else:
-            names = list(tensors)
-        _compare("outputs", [tensors[name] for name in names], _describe(network.get_output, network.num_outputs))
+            expected = [tensors[name] for name in head_names(len(self.geometry.feature_sizes))]
+        _compare("outputs", expected, _describe(network.get_output, network.num_outputs))
 
-    def _heads(self, batch: int) -> dict[str, Described]:
-        """The raw heads by name."""
-        geometry = self.geometry
-        shapes = [
-            (batch, geometry.num_anchors * rows, *size)
-            for rows in (geometry.num_classes, 4)
-            for size in geometry.feature_sizes
-        ]
-        kind = "HALF" if geometry.half else "FLOAT"
-        return {
-            name: (shape, kind) for name, shape in zip(head_names(len(geometry.feature_sizes)), shapes, strict=True)
-        }
-
-    def _check_plugins(self, network: Any, tensors: dict[str, Described]) -> None:
+    def _check_plugins(self, network: Any, tensors: dict[str, Tensor]) -> None:
         """Whatever else the parser took our nodes for would change the detections in silence; adds their outputs."""
         layers = [network.get_layer(index) for index in range(network.num_layers)]
         plugins = [layer for layer in layers if "PLUGIN" in layer.type.name]
         wanted, found = list(map(plugin_name, self.launches)), [layer.name for layer in plugins]
         if found != wanted:
             raise BuildError(f"plugins: expected {wanted}, TensorRT's parser made {found or 'none'}")
-        tensors[PARAMETERS] = (pack_parameters(self.contract).shape, "FLOAT")
         for launch, layer in zip(self.launches, plugins, strict=True):
-            tensors |= {output.name: (output.shape, _TYPES[output.dtype]) for output in launch.outputs}
+            tensors |= {output.name: output for output in launch.outputs}
             inputs, outputs = (layer.get_input, layer.num_inputs), (layer.get_output, layer.num_outputs)
             _compare(f"inputs of {layer.name}", [tensors[name] for name in launch.inputs], _describe(*inputs))
-            _compare(f"outputs of {layer.name}", [tensors[item.name] for item in launch.outputs], _describe(*outputs))
+            _compare(f"outputs of {layer.name}", launch.outputs, _describe(*outputs))
 
 
 def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
@@ -168,9 +154,9 @@ def _describe(get: Any, count: int) -> list[Described]:
     return [(tuple(tensor.shape), tensor.dtype.name) for tensor in tensors]
 
 
-def _compare(what: str, expected: Sequence[Described], found: Sequence[Described]) -> None:
-    if list(expected) != list(found):
+def _compare(what: str, tensors: Sequence[Tensor], found: Sequence[Described]) -> None:
+    expected = [(tensor.shape, _TYPES[tensor.dtype]) for tensor in tensors]
+    if expected != list(found):
         raise BuildError(
-            f"{what}: expected {list(expected)} by the contract, TensorRT's parser found {list(found)}; export the "
-            "model again"
+            f"{what}: expected {expected} by the contract, TensorRT's parser found {list(found)}; export it again"
         )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from engines.contract import DetectorContract
 from engines.names import CANDIDATES, OUTPUTS, PARAMETERS, head_names
+from engines.plugins.parameters import HEADER
 
 # Limits of the kernels' shared memory and of the entries compiled; see the head of filter.cu, select.cu, nms.cu.
 MAX_TOP_K = 1024
@@ -28,6 +29,21 @@ BLOCK_THREADS = 1024
 TILE = 32768
 # What Filter leaves for Select: sortable logits, their flat indices, and how many there are.
 FOUND = ("keys", "index", "count")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor that a kernel reads or writes.
+
+    Attributes:
+        name: as every launch and the caller know it.
+        shape: the batch first.
+        dtype: NumPy's name for the type of its elements.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -74,25 +90,20 @@ class Geometry:
             half,
         )
 
+    def inputs(self, batch: int) -> dict[str, Tensor]:
+        """The raw heads of ``batch`` images, -1 for any number, and the parameters, by name."""
+        levels, kind = len(self.feature_sizes), "float16" if self.half else "float32"
+        shapes = [
+            (batch, self.num_anchors * rows, *size) for rows in (self.num_classes, 4) for size in self.feature_sizes
+        ]
+        tensors = [Tensor(name, shape, kind) for name, shape in zip(head_names(levels), shapes, strict=True)]
+        tensors.append(Tensor(PARAMETERS, (HEADER + levels * (4 * self.num_anchors + 2),), "float32"))
+        return {tensor.name: tensor for tensor in tensors}
+
     @property
     def level_logits(self) -> tuple[int, ...]:
         """Class logits of one image on each level: A C H W."""
         return tuple(self.num_anchors * self.num_classes * height * width for height, width in self.feature_sizes)
-
-
-@dataclass(frozen=True)
-class Output:
-    """A tensor that a kernel writes, every element of it.
-
-    Attributes:
-        name: as later launches and the caller know it.
-        shape: the batch first.
-        dtype: ``float32`` or ``int32``.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,7 @@ class Launch:
         block: threads of a block.
         inputs: names of the tensors it reads.
         integers: int32 arguments between the input and the output pointers.
-        outputs: the tensors it writes.
+        outputs: the tensors it writes, every element of them.
     """
 
     entry: str
@@ -113,7 +124,7 @@ class Launch:
     block: int
     inputs: tuple[str, ...]
     integers: tuple[int, ...]
-    outputs: tuple[Output, ...]
+    outputs: tuple[Tensor, ...]
 
 
 def plan(geometry: Geometry, batch: int) -> tuple[Launch, Launch, Launch]:
@@ -152,5 +163,5 @@ def plan(geometry: Geometry, batch: int) -> tuple[Launch, Launch, Launch]:
     )
 
 
-def _outputs(names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], types: str) -> tuple[Output, ...]:
-    return tuple(map(Output, names, shapes, ({"i": "int32", "f": "float32"}[kind] for kind in types)))
+def _outputs(names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], types: str) -> tuple[Tensor, ...]:
+    return tuple(map(Tensor, names, shapes, ({"i": "int32", "f": "float32"}[kind] for kind in types)))

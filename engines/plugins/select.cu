@@ -19,7 +19,7 @@
 
 __device__ __forceinline__ float clip(float x, float limit) { return x < 0.0f ? 0.0f : x > limit ? limit : x; }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)  // few blocks: registers rather than a second one
 ENTRY(const int* __restrict__ keys, const int* __restrict__ index, const int* __restrict__ count,
       EACH_LEVEL(BOX_POINTER), const float* __restrict__ parameters, EACH_LEVEL(SIZE_PARAMETERS), int anchors,
       int classes, int tile, int top_k, float* __restrict__ logits, float* __restrict__ boxes,

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from engines.plugins.launch import MAX_DETECTIONS, MAX_TOP_K, Geometry, Output, plan
+from engines.plugins.launch import MAX_DETECTIONS, MAX_TOP_K, Geometry, Tensor, plan
 
 COCO = Geometry(91, 9, ((100, 100), (50, 50), (25, 25), (13, 13), (7, 7)), 1000, 300, half=True)
 
@@ -19,27 +19,35 @@ def test_the_plan_of_torchvision_at_800() -> None:
     assert filter_.integers == (8190000, 2047500, 511875, 138411, 40131, 32768, 1000)
     assert filter_.inputs == ("cls_0", "cls_1", "cls_2", "cls_3", "cls_4", "parameters")
     assert filter_.outputs == (
-        Output("keys", (2, 336, 1000), "int32"),
-        Output("index", (2, 336, 1000), "int32"),
-        Output("count", (2, 336), "int32"),
+        Tensor("keys", (2, 336, 1000), "int32"),
+        Tensor("index", (2, 336, 1000), "int32"),
+        Tensor("count", (2, 336), "int32"),
     )
     assert (select.entry, select.grid, select.block) == ("select_f16_5", (5, 2), 1024)
     assert select.integers == (100, 100, 50, 50, 25, 25, 13, 13, 7, 7, 9, 91, 32768, 1000)
     assert select.inputs == ("keys", "index", "count", "box_0", "box_1", "box_2", "box_3", "box_4", "parameters")
     assert select.outputs == (
-        Output("candidate_logits", (2, 5000), "float32"),
-        Output("candidate_boxes", (2, 5000, 4), "float32"),
-        Output("candidate_labels", (2, 5000), "int32"),
+        Tensor("candidate_logits", (2, 5000), "float32"),
+        Tensor("candidate_boxes", (2, 5000, 4), "float32"),
+        Tensor("candidate_labels", (2, 5000), "int32"),
     )
     assert (nms.entry, nms.grid, nms.block, nms.integers) == ("nms", (2, 1), 1024, (5, 1000, 300))
     assert nms.inputs == ("candidate_logits", "candidate_boxes", "candidate_labels", "parameters")
     assert nms.outputs == (
-        Output("num_detections", (2,), "int32"),
-        Output("boxes", (2, 300, 4), "float32"),
-        Output("scores", (2, 300), "float32"),
-        Output("labels", (2, 300), "int32"),
+        Tensor("num_detections", (2,), "int32"),
+        Tensor("boxes", (2, 300, 4), "float32"),
+        Tensor("scores", (2, 300), "float32"),
+        Tensor("labels", (2, 300), "int32"),
     )
     assert plan(dataclasses.replace(COCO, half=False), 1)[0].entry == "filter_f32_5"
+
+
+def test_the_inputs_of_torchvision_at_800() -> None:
+    inputs = COCO.inputs(2)
+    assert list(inputs) == [*(f"{head}_{level}" for head in ("cls", "box") for level in range(5)), "parameters"]
+    assert inputs["cls_3"] == Tensor("cls_3", (2, 819, 13, 13), "float16")
+    assert inputs["box_0"] == Tensor("box_0", (2, 36, 100, 100), "float16")
+    assert inputs["parameters"] == Tensor("parameters", (8 + 5 * 9 * 4 + 5 * 2,), "float32")
 
 
 @pytest.mark.parametrize(

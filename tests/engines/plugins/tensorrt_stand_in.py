@@ -20,7 +20,7 @@ from typing import Any
 
 import tensorrt_rtx
 
-from engines.names import DOMAIN, PARAMETERS, head_names
+from engines.names import DOMAIN
 from engines.plugins.definitions import plugin_name, register
 from engines.plugins.launch import Geometry, Launch, plan
 
@@ -191,13 +191,7 @@ def main(package: str, geometry: str, batch: str) -> None:
     trt, registry = load(Path(package))
     register(trt, launches)
     register(trt, launches)  # a second engine in the same process
-    shapes = [
-        (int(batch), sizes.num_anchors * rows, *size) for rows in (sizes.num_classes, 4) for size in sizes.feature_sizes
-    ]
-    kind = trt.float16 if sizes.half else trt.float32
-    heads = zip(head_names(len(sizes.feature_sizes)), shapes, strict=True)
-    tensors: dict[str, tuple[tuple[int, ...], Any]] = {name: (shape, kind) for name, shape in heads}
-    tensors[PARAMETERS] = ((8 + 4 * len(sizes.feature_sizes) * sizes.num_anchors,), trt.float32)
+    tensors = {name: (item.shape, getattr(trt, item.dtype)) for name, item in sizes.inputs(int(batch)).items()}
     print(json.dumps([live(trt, registry, launch, tensors) for launch in launches]))
 
 

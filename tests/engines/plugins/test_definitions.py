@@ -73,13 +73,12 @@ def test_tensorrt_is_told_the_plan(
     )
     assert run.returncode == 0, run.stderr
     told = json.loads(run.stdout.splitlines()[-1])
-    head = "HALF" if geometry.half else "FLOAT"
-    types = {"int32": "INT32", "float32": "FLOAT"}
+    types = {"int32": "INT32", "float32": "FLOAT", "float16": "HALF"}
     launches = plan(geometry, batch)
+    tensors = geometry.inputs(batch) | {output.name: output for launch in launches for output in launch.outputs}
     for launch, found in zip(launches, told, strict=True):
         outputs = [[list(output.shape), types[output.dtype]] for output in launch.outputs]
-        inner = {output.name: types[output.dtype] for earlier in launches for output in earlier.outputs}
-        inputs = [inner.get(name, "FLOAT" if name == "parameters" else head) for name in launch.inputs]
+        inputs = [types[tensors[name].dtype] for name in launch.inputs]
         assert found == {
             "entry": launch.entry,
             "ptx": hashlib.sha256(read_ptx(launch.entry)).hexdigest(),

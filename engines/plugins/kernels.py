@@ -1,0 +1,161 @@
+"""Filter, Select and NMS launched through pycuda: behind an engine that ends at the raw heads, and to measure them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.cuda import primary_context
+from engines.names import OUTPUTS
+from engines.plugins.launch import Geometry, Launch, plan
+from engines.plugins.ptx_files import read_ptx
+from engines.plugins.reference import RawDetections
+
+
+class PostprocessKernels:
+    """The three kernels of one geometry and batch size, with their scratch and their outputs on the GPU.
+
+    ``launch`` allocates, copies and waits for nothing, so it can be captured in a CUDA graph. Not for two streams at
+    once: they would share the scratch.
+
+    Args:
+        driver: from ``engines.cuda.primary_context``; its context must be current here and in every call.
+        geometry: of the heads.
+        batch: images at a time.
+
+    Attributes:
+        outputs: device addresses of num_detections int32 [N], boxes float32 [N, K, 4], scores float32 [N, K] and
+            labels int32 [N, K].
+    """
+
+    def __init__(self, driver: Any, geometry: Geometry, batch: int) -> None:
+        self._launches = plan(geometry, batch)
+        self._written: dict[str, int] = {}
+        with ExitStack() as stack:
+            self._functions = [_function(driver, launch) for launch in self._launches]
+            for output in (output for launch in self._launches for output in launch.outputs):
+                allocation = driver.mem_alloc(int(np.prod(output.shape)) * np.dtype(output.dtype).itemsize)
+                stack.callback(allocation.free)
+                self._written[output.name] = int(allocation)
+            self._stack = stack.pop_all()
+        self.outputs: Mapping[str, int] = {name: self._written[name] for name in OUTPUTS}
+
+    def launch(self, tensors: Mapping[str, int], stream: Any, events: Sequence[Any] = ()) -> None:
+        """Puts the three launches on a stream.
+
+        Args:
+            tensors: device addresses of the heads (``cls_0`` and so on, contiguous, of the geometry's type) and of
+                the ``parameters``, float32.
+            stream: a pycuda stream.
+            events: four to record before, between and after the launches, or none.
+        """
+        addresses = {**tensors, **self._written}
+        if events:
+            events[0].record(stream)
+        for index, (launch, function) in enumerate(zip(self._launches, self._functions, strict=True)):
+            inputs = [addresses[name] for name in launch.inputs]
+            outputs = [addresses[output.name] for output in launch.outputs]
+            function.prepared_async_call(launch.grid, (launch.block, 1, 1), stream, *inputs, *launch.integers, *outputs)
+            if events:
+                events[index + 1].record(stream)
+
+    def free(self) -> None:
+        """Gives the memory back; twice does no harm."""
+        self._stack.close()
+
+
+@dataclass(frozen=True)
+class KernelRun:
+    """What the kernels found, and how long they took.
+
+    Attributes:
+        detections: of the last run.
+        milliseconds: float64 [runs, 3], of Filter, Select and NMS by the GPU's own clock, launch gaps included.
+    """
+
+    detections: RawDetections
+    milliseconds: npt.NDArray[np.float64]
+
+
+def run_kernels(
+    cls_logits: Sequence[npt.NDArray[Any]],
+    box_deltas: Sequence[npt.NDArray[Any]],
+    parameters: npt.NDArray[np.float32],
+    geometry: Geometry,
+    *,
+    runs: int = 1,
+    device: int = 0,
+) -> KernelRun:
+    """Runs the kernels on given raw heads; to test and to measure them.
+
+    Args:
+        cls_logits: of each level [N, A C, h, w], float16 or float32 as the geometry says.
+        box_deltas: of each level [N, A 4, h, w], likewise.
+        parameters: float32, see ``engines.plugins.parameters``.
+        geometry: of these heads.
+        runs: how often; the first one loads the kernels.
+        device: which GPU.
+
+    Raises:
+        ValueError: the arrays are not of the geometry.
+        MissingDependencyError, DeviceError: no pycuda, no driver, no GPU.
+    """
+    arrays = _arrays(cls_logits, box_deltas, parameters, geometry)
+    batch = len(cls_logits[0])
+    with primary_context(device) as driver, ExitStack() as stack:
+        kernels = PostprocessKernels(driver, geometry, batch)
+        stack.callback(kernels.free)
+        tensors = {}
+        for name, array in arrays.items():
+            allocation = driver.mem_alloc(array.nbytes)
+            stack.callback(allocation.free)
+            driver.memcpy_htod(allocation, array)
+            tensors[name] = int(allocation)
+        stream = driver.Stream()
+        milliseconds = []
+        for _ in range(runs):
+            events = [driver.Event() for _ in range(4)]
+            kernels.launch(tensors, stream, events)
+            stream.synchronize()
+            milliseconds.append([events[i].time_till(events[i + 1]) for i in range(3)])
+        found = []
+        for output in plan(geometry, batch)[-1].outputs:
+            array = np.empty(output.shape, output.dtype)
+            driver.memcpy_dtoh(array, kernels.outputs[output.name])
+            found.append(array)
+    return KernelRun(RawDetections(*found), np.array(milliseconds))
+
+
+def _function(driver: Any, launch: Launch) -> Any:
+    """A kernel ready to be called; the driver finishes its PTX for the GPU at hand, and keeps the result."""
+    function = driver.module_from_buffer(read_ptx(launch.entry)).get_function(launch.entry)
+    function.prepare("P" * len(launch.inputs) + "i" * len(launch.integers) + "P" * len(launch.outputs))
+    return function
+
+
+def _arrays(
+    cls_logits: Sequence[npt.NDArray[Any]],
+    box_deltas: Sequence[npt.NDArray[Any]],
+    parameters: npt.NDArray[np.float32],
+    geometry: Geometry,
+) -> dict[str, npt.NDArray[Any]]:
+    """All inputs by name, contiguous.
+
+    Raises:
+        ValueError: one is not as the geometry says.
+    """
+    expected = geometry.inputs(len(cls_logits[0]) if len(cls_logits) else 0)
+    given = [*cls_logits, *box_deltas, parameters]
+    if len(given) != len(expected):
+        raise ValueError(f"heads: expected {len(expected) - 1} tensors, got {len(given) - 1}")
+    arrays = dict(zip(expected, map(np.ascontiguousarray, given), strict=True))
+    for name, array in arrays.items():
+        shape, dtype = expected[name].shape, expected[name].dtype
+        if (array.shape, array.dtype.name) != (shape, dtype) or not array.size:
+            raise ValueError(f"{name}: expected {dtype} {list(shape)}, got {array.dtype.name} {list(array.shape)}")
+    return arrays
