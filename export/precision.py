@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 import onnx.checker
 
-from engines.contract import DetectorContract
+from engines.contract import TENSORRT, DetectorContract
 from engines.files import atomic_file
 from engines.graph import (
     QUANTIZATION_KEY,
@@ -31,7 +31,7 @@ from export.errors import ExportError
 from export.half_precision import to_half
 from export.half_weights import restore_weights
 from export.quantization import Quantization, int8_share, quantize, sensitive_convolutions
-from export.ranges import Progress, collect_ranges
+from export.ranges import Progress, check_half, collect_ranges, ranges_on
 from export.verify import batches_of, compare_with_specification, onnx_heads, postprocessed
 
 # Signal to noise of the worst head, decibels. Rounding to float16 leaves 38 to 73 in R18 and R50. INT8 leaves 6.5 to 24
@@ -111,8 +111,11 @@ def convert(
             "again in fp32"
         )
     source = restore_weights(heads_only(deployable))
+    letterboxed, _ = letterbox_batch(images, contract.input_size)
+    batches = list(batches_of(letterboxed, batch_of(source)))
     metadata = {}
     if calibration is None:
+        check_half(ranges_on(source, batches))
         network = to_half(source)
     else:
         network, record = _quantized(source, contract, calibration)
@@ -120,7 +123,7 @@ def convert(
     converted = dataclasses.replace(contract, precision=precision)
     model = attach(network, converted, metadata)
     onnx.checker.check_model(model, full_check=True)
-    return model, _compare(source, network, model, converted, images)
+    return model, _compare(source, network, model, converted, batches, len(images))
 
 
 def convert_file(
@@ -156,6 +159,8 @@ def _quantized(
         cache=calibration.cache,
         progress=calibration.progress,
     )
+    if calibration.layout == TENSORRT:
+        check_half(ranges)  # what is not INT8 there
     kept = sensitive_convolutions(source, calibration.layout)
     network = quantize(source, ranges, calibration.layout, kept)
     precisions = convolution_precisions(network)
@@ -177,10 +182,9 @@ def _compare(
     network: onnx.ModelProto,
     deployable: onnx.ModelProto,
     contract: DetectorContract,
-    images: Sequence[npt.NDArray[Any]],
+    batches: Sequence[npt.NDArray[np.uint8]],
+    count: int,
 ) -> Drift:
-    letterboxed, _ = letterbox_batch(images, contract.input_size)
-    batches = list(batches_of(letterboxed, batch_of(network)))
     heads = onnx_heads(network, batches)
     decibels = _decibels(onnx_heads(source, batches), heads, contract)
     name, worst = _worst(decibels)
@@ -192,8 +196,8 @@ def _compare(
             + ("" if contract.precision == "int8" else ", or stay with fp32")
         )
     found = postprocessed(deployable, heads)
-    _, _, detections = compare_with_specification(heads, found, contract, len(images))
-    return Drift(decibels, len(images), detections)
+    _, _, detections = compare_with_specification(heads, found, contract, count)
+    return Drift(decibels, count, detections)
 
 
 def _worst(decibels: Mapping[str, float]) -> tuple[str, float]:

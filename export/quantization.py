@@ -26,7 +26,7 @@ import onnx.numpy_helper
 from engines.contract import LAYOUTS, TENSORRT
 from engines.graph import convolution_precisions, exchange
 from export.errors import ExportError
-from export.half_precision import to_half
+from export.half_precision import HALF_NAME, to_half
 from export.ranges import OPERATORS, Ranges
 
 INT8_LIMIT = 127
@@ -88,13 +88,14 @@ def quantize(network: onnx.ModelProto, ranges: Ranges, layout: str, kept: Collec
 
     Raises:
         ExportError: a convolution that was to be quantised is not.
-        ValueError: no such layout, or no such convolution.
+        ValueError: no such layout, no such convolution, or of those that share their weights only some.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout: expected {' or '.join(LAYOUTS)}, got {layout!r}")
     names = {node.name for node in network.graph.node if node.op_type == "Conv"}
     if unknown := sorted(set(kept) - names):
         raise ValueError(f"kept: expected names of convolutions, got {unknown[0]!r}")
+    _check_shared(network, kept)
     quantized = _for_tensorrt(network, ranges, kept) if layout == TENSORRT else _for_cpu(network, ranges, kept)
     floats = {name for name, precision in convolution_precisions(quantized).items() if precision != "int8"}
     if missed := sorted(floats - set(kept)):
@@ -102,6 +103,17 @@ def quantize(network: onnx.ModelProto, ranges: Ranges, layout: str, kept: Collec
             f"int8: {len(missed)} convolutions were to be quantised and are not, the first of them {missed[0]}"
         )
     return quantized
+
+
+def _check_shared(network: onnx.ModelProto, kept: Collection[str]) -> None:
+    """The heads use their weights on every level; they are stored once, in INT8 or not."""
+    uses: dict[str, list[str]] = {}
+    for node in network.graph.node:
+        if node.op_type == "Conv":
+            uses.setdefault(node.input[1], []).append(node.name)
+    for names in uses.values():
+        if 0 < len(set(names) & set(kept)) < len(names):
+            raise ValueError(f"kept: expected all or none of {', '.join(names)}, which share their weights")
 
 
 def int8_share(network: onnx.ModelProto, kept: Collection[str]) -> float:
@@ -149,6 +161,8 @@ def _for_tensorrt(network: onnx.ModelProto, ranges: Ranges, kept: Collection[str
     model = to_half(network)
     _raise_opset(model)
     graph = model.graph
+    pixels = next(node.input[0] for node in graph.node if node.output[0] == HALF_NAME)
+    ranges = {**ranges, HALF_NAME: ranges[pixels]}
     weights = {tensor.name: tensor for tensor in graph.initializer}
     chosen = [node for node in graph.node if node.op_type == "Conv" and node.name not in kept]
     pairs: dict[str, list[onnx.NodeProto]] = {}

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from export.calibration import CALIBRATORS, CalibrationSet
 from export.errors import ExportError
 
 PERCENTILE = 99.999
+HALF_LIMIT = float(np.finfo(np.float16).max)
 FORMAT = 1
 # What a quantised operator reads or writes.
 OPERATORS = ("Conv", "Relu", "Add", "MaxPool", "Resize")
 
+Frames = npt.NDArray[np.uint8]
 # Smallest and greatest value of each tensor.
 Ranges = dict[str, tuple[float, float]]
 # Images done, of how many.
@@ -63,7 +65,15 @@ def collect_ranges(
     path = cache / f"{_digest(network, contract, calibration, calibrator)}.json" if cache else None
     if path is not None and (found := _read(path)) is not None:
         return found
-    ranges = _collect(network, contract, calibration, calibrator, progress or (lambda _done, _count: None))
+    size = batch_of(network) or 1
+    tell, count = progress or (lambda _done, _count: None), len(calibration)
+
+    def batches() -> Iterator[Frames]:
+        for done, images in enumerate(calibration.batches(contract, size), start=1):
+            yield images
+            tell(min(done * size, count), count)
+
+    ranges = _collect(network, batches(), calibrator, OPERATORS)
     for name, bounds in ranges.items():
         if not np.isfinite(bounds).all():
             raise ExportError(f"calibration: tensor {name}: expected finite values, found {bounds}; export in fp32")
@@ -71,6 +81,29 @@ def collect_ranges(
         with atomic_file(path) as file:
             file.write(json.dumps(ranges).encode())
     return ranges
+
+
+def ranges_on(network: onnx.ModelProto, batches: Iterable[Frames]) -> Ranges:
+    """All that occurs in a float32 network on batches of uint8 [n, height, width, 3], BGR, letterboxed."""
+    return _collect(network, batches, "minmax", None)
+
+
+def check_half(ranges: Ranges) -> None:
+    """Looks whether float16 can hold what occurs.
+
+    ONNX Runtime cannot tell: on a CPU it computes half precision in float32, and what would be infinite on a GPU
+    comes through.
+
+    Raises:
+        ExportError: a value is beyond float16.
+    """
+    for name, bounds in ranges.items():
+        greatest = max(map(abs, bounds))
+        if not greatest <= HALF_LIMIT:
+            raise ExportError(
+                f"tensor {name}: expected at most {HALF_LIMIT:.0f} to fit float16, found {greatest:.4g} on the images; "
+                "stay with fp32"
+            )
 
 
 def _digest(network: onnx.ModelProto, contract: DetectorContract, calibration: CalibrationSet, calibrator: str) -> str:
@@ -91,7 +124,7 @@ def _read(path: Path) -> Ranges | None:
 class _Reader:
     """One batch, in the form that ONNX Runtime's calibrators ask for."""
 
-    def __init__(self, images: npt.NDArray[np.uint8]) -> None:
+    def __init__(self, images: Frames) -> None:
         self._batches = iter([{INPUT: images}])
 
     def get_next(self) -> dict[str, Any] | None:
@@ -99,12 +132,9 @@ class _Reader:
 
 
 def _collect(
-    network: onnx.ModelProto,
-    contract: DetectorContract,
-    calibration: CalibrationSet,
-    calibrator: str,
-    progress: Progress,
+    network: onnx.ModelProto, batches: Iterable[Frames], calibrator: str, operators: Sequence[str] | None
 ) -> Ranges:
+    """Ranges of what these operators read and write, None for all there are."""
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
     method = {
@@ -112,22 +142,20 @@ def _collect(
         "entropy": CalibrationMethod.Entropy,
         "percentile": CalibrationMethod.Percentile,
     }[calibrator]
-    size = batch_of(network) or 1
     with tempfile.TemporaryDirectory() as folder:
         source, augmented = Path(folder) / "network.onnx", Path(folder) / "augmented.onnx"
         onnx.save(network, source)
         collector = create_calibrator(
             source,
-            OPERATORS,
+            operators,
             augmented_model_path=str(augmented),
             calibrate_method=method,
             extra_options={"percentile": PERCENTILE} if calibrator == "percentile" else {},
         )
         # One batch at a time: the histograms keep every activation of what they are given, gigabytes for a batch.
-        for done, images in enumerate(calibration.batches(contract, size), start=1):
+        for images in batches:
             with contextlib.redirect_stdout(None):  # they print
                 collector.collect_data(_Reader(images))
-            progress(min(done * size, len(calibration)), len(calibration))
         with contextlib.redirect_stdout(None):
             data = collector.compute_data().data
     return {name: _bounds(data[name]) for name in sorted(data)}

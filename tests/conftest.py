@@ -11,6 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from export.calibration import audit
+from export.precision import Calibration, convert_file
+from retina_edge.image_file import read_image
+from retina_edge.sample import FOREST, MODEL, WINDOW
+
 DATA = Path(__file__).parent / "data"
 
 
@@ -38,3 +43,35 @@ def tiny_coco(treecrowns: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     path = tmp_path_factory.mktemp("coco") / "tiny.json"
     path.write_text(json.dumps(content))
     return path
+
+
+@pytest.fixture(scope="session")
+def calibration_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 windows of the picture that comes along, as large as the sample model's input."""
+    folder = tmp_path_factory.mktemp("calibration")
+    forest = read_image(FOREST)
+    tops, lefts = (
+        np.linspace(0, whole - part, count).astype(int)
+        for whole, part, count in zip(forest.shape, WINDOW, (4, 16), strict=False)
+    )
+    for number, (top, left) in enumerate((top, left) for top in tops for left in lefts):
+        window = forest[top : top + WINDOW[0], left : left + WINDOW[1]]
+        assert cv2.imwrite(str(folder / f"{number:02}.png"), window)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_models(
+    calibration_folder: Path, frames: list[npt.NDArray[np.uint8]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """The sample model in every precision: fp32, fp16, int8-tensorrt, int8-cpu."""
+    folder = tmp_path_factory.mktemp("precisions")
+    images = audit(list(calibration_folder.iterdir()), read_image)
+    models = {"fp32": MODEL, "fp16": folder / "fp16.onnx"}
+    convert_file(MODEL, models["fp16"], "fp16", images=frames)
+    for layout in ("tensorrt", "cpu"):
+        name = f"int8-{layout}"
+        models[name] = folder / f"{name}.onnx"
+        calibration = Calibration(images, layout, cache=folder / "ranges")
+        convert_file(MODEL, models[name], "int8", images=frames, calibration=calibration)
+    return models

@@ -17,6 +17,7 @@ ASSETS = Path(retina_edge.__file__).parent / "assets"
 LEAST_AP50 = 0.65
 # The checkpoint and the ONNX hold the same float16 weights; what is left is the order of summation. AP is 0 to 1.
 SAME_AP = 0.0005
+INT8_AP = 0.005
 MEGABYTE = 1_000_000
 
 
@@ -34,6 +35,19 @@ def test_it_finds_the_crowns_of_the_validation_strips(dataset: CocoDataset) -> N
         assert metrics["AP50"] >= LEAST_AP50, name
     for metric in ("AP", "AP50"):
         assert results["treecrowns.pt"][metric] == pytest.approx(results["treecrowns.onnx"][metric], abs=SAME_AP)
+
+
+def test_other_precisions_find_as_many_crowns(dataset: CocoDataset, sample_models: dict[str, Path]) -> None:
+    """Both INT8 layouts, calibrated on the forest that comes along; 0.5 points of AP is what they may lose."""
+    found = {}
+    for name, path in sample_models.items():
+        with Detector.load(path) as detector:
+            assert detector.contract.precision == name.partition("-")[0]
+            found[name] = evaluate(detector, dataset, batch=1).metrics["AP"]
+    assert found["fp16"] == pytest.approx(found["fp32"], abs=SAME_AP)
+    for name in ("int8-tensorrt", "int8-cpu"):
+        assert found[name] >= found["fp32"] - INT8_AP, name
+        assert found[name] != found["fp32"]
 
 
 def test_checkpoint_and_onnx_promise_the_same(frames: list[npt.NDArray[np.uint8]]) -> None:
