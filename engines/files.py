@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
         OSError: the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
+    if path.is_dir():  # os.replace would say so too, when all the work is done
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, because only there os.replace is atomic. Not by tempfile: its files are for their owner
     # only, a model is for everyone the folder is for.

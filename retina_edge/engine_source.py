@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from engines.build_options import BuildOptions
 from engines.contract import DetectorContract
-from engines.errors import ModelFileError
+from engines.errors import BuildError, ModelFileError
 from engines.graph import contract_of, read_deployable
 from engines.passport import sha256
 from retina_edge import __version__
@@ -21,6 +22,7 @@ from retina_edge.verification_images import windows_of_forest
 
 if TYPE_CHECKING:
     from export.precision import Calibration, Drift
+    from export.verify import Agreement
 
 Images = Sequence[npt.NDArray[np.uint8]]
 
@@ -67,6 +69,11 @@ class EngineSource:
         if self.calibration is not None:
             inputs["calibration"] = self.calibration.images.digest
             inputs["calibrator"] = self.calibration.calibrator
+        if self.images:
+            digest = hashlib.sha256()
+            for image in self.images:
+                digest.update(repr(image.shape).encode() + image.tobytes())
+            inputs["verified on"] = digest.hexdigest()
         return inputs
 
     def deployable(self, tell: Callable[[str], None]) -> tuple[bytes, dict[str, Any] | None]:
@@ -78,24 +85,30 @@ class EngineSource:
         Raises:
             ExportError: the model cannot be brought to the precision.
             ModelFileError: it is damaged.
+            BuildError: images to verify with, and nothing to compare.
         """
         if self.path.suffix == ".onnx":
-            content = self.path.read_bytes()
+            content, verified = self.path.read_bytes(), None
         else:
             tell("exporting and verifying")
-            content = self._export()
+            content, verified = self._export()
         model = read_deployable(content)
         contract = contract_of(model)
         if contract.precision == self.options.precision:
-            return content, None
+            if self.images and verified is None:
+                raise BuildError(
+                    f"verify: {self.path} goes into the engine as it is, in {contract.precision}, so there is nothing "
+                    "to compare it with; leave --verify out, or build from the checkpoint or an fp32 ONNX"
+                )
+            return content, verified
         from export.precision import convert
 
         tell(f"converting to {self.options.precision}")
         images = self.images or windows_of_forest(contract.input_size)
         converted, drift = convert(model, self.options.precision, images=images, calibration=self.calibration)
-        return converted.SerializeToString(), _summary(drift)
+        return converted.SerializeToString(), _against_fp32(drift)
 
-    def _export(self) -> bytes:
+    def _export(self) -> tuple[bytes, dict[str, Any]]:
         from export.deployable import export_onnx
         from retina_edge.model.checkpoint import load_checkpoint
 
@@ -104,11 +117,22 @@ class EngineSource:
         batch = self.options.batch if self.options.max_batch is None else None
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            export_onnx(checkpoint.build_model(), checkpoint.contract, path, batch=batch, images=images)
-            return path.read_bytes()
+            report = export_onnx(checkpoint.build_model(), checkpoint.contract, path, batch=batch, images=images)
+            return path.read_bytes(), _against_torch(report.agreement)
 
 
-def _summary(drift: Drift) -> dict[str, Any]:
+def _against_torch(agreement: Agreement) -> dict[str, Any]:
+    """As the passport keeps it."""
+    return {
+        "compared with": "torch",
+        "images": agreement.images,
+        "detections": agreement.detections,
+        "greatest difference of logits": agreement.logits,
+        "greatest difference of deltas": agreement.deltas,
+    }
+
+
+def _against_fp32(drift: Drift) -> dict[str, Any]:
     """As the passport keeps it."""
     name, decibels = drift.worst
     return {

@@ -40,3 +40,10 @@ def test_after_an_error_the_old_file_is_as_it_was_and_nothing_else_is_left(
         write_half()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_in_the_way_is_known_at_once(tmp_path: Path) -> None:
+    (tmp_path / "b.bin").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"b\.bin"), atomic_file(tmp_path / "b.bin"):
+        pytest.fail("the work had begun")
+    assert not list((tmp_path / "b.bin").iterdir())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 import torch
 
 import export.deployable
 from engines.contract import DetectorContract
+from engines.graph import QUANTIZATION_KEY, metadata_of
 from engines.onnx_runtime import OnnxExecutor
 from export.deployable import ExportReport
 from export.errors import ExportError
@@ -79,9 +82,9 @@ def test_exports(
     executor = OnnxExecutor(output)
     assert executor.contract.input_size == (192, 224)
     assert executor.contract.levels[0].feature_size == (24, 28)
-    with Detector(executor) as onnx, Detector.load(checkpoint) as trained:
-        assert onnx.contract.class_names == trained.contract.class_names
-        assert len(onnx(frames[0])) > 20
+    with Detector(executor) as deployed, Detector.load(checkpoint) as trained:
+        assert deployed.contract.class_names == trained.contract.class_names
+        assert len(deployed(frames[0])) > 20
     assert [path.name for path in output.parent.iterdir()] == ["tiny.onnx"]
 
 
@@ -218,3 +221,53 @@ def test_thresholds_are_chosen_at_export(checkpoint: Path, recorder: Recorder) -
 def test_a_threshold_out_of_range_is_refused(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verb.main([str(checkpoint), "-o", "m.onnx", "--score-threshold", "1.5"]) == 1
     assert "score_threshold: expected 0 <= value < 1, got 1.5" in capsys.readouterr().err
+
+
+def test_half_precision(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "half.onnx"
+    assert verb.main([str(checkpoint), "-o", str(output), "--precision", "fp16"]) == 0
+    said = capsys.readouterr().out
+    assert f"half.onnx  {output.stat().st_size / 1e6:.1f} MB, batch 1, input 128x160, fp16" in said
+    assert "fp16 against fp32: " in said
+    assert "dB of signal to noise" in said
+    assert OnnxExecutor(output).contract.precision == "fp16"
+
+
+@pytest.mark.parametrize(("options", "layout"), [([], "cpu"), (["--for", "tensorrt"], "tensorrt")])
+def test_int8(
+    checkpoint: Path,
+    tmp_path: Path,
+    treecrowns: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    layout: str,
+) -> None:
+    output, cache = tmp_path / "int8.onnx", tmp_path / "cache"
+    images = str(treecrowns / "images")
+    command = [str(checkpoint), "-o", str(output), "--precision", "int8", "--images", images, *options]
+    command += ["--calibration", images, "--calibration-cache", str(cache), "--calibrator", "percentile"]
+    assert verb.main(command) == 0
+    said = capsys.readouterr()
+    assert "int8 against fp32: " in said.out
+    assert said.err == "calibration: only 16 images: ranges from fewer than 64 depend on which they are\n"
+    record = json.loads(metadata_of(onnx.load(output))[QUANTIZATION_KEY])
+    assert (record["layout"], record["calibrator"]) == (layout, "percentile")
+    assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--precision", "int8"], "int8 needs images to calibrate with"),
+        (["--calibration", "."], "--calibration is for making int8, got --precision fp32"),
+        (["--for", "cpu"], "--for is for int8, got --precision fp32; leave one out"),
+        (["--half-weights", "--precision", "fp16"], "--half-weights is for fp32, got --precision fp16"),
+    ],
+)
+def test_options_of_other_precisions(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert verb.main([str(checkpoint), "-o", str(tmp_path / "m.onnx"), *options]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not list(tmp_path.iterdir())

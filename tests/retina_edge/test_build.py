@@ -1,0 +1,279 @@
+"""``retina-edge build`` from a checkpoint and from an ONNX, in every precision; and everything that can go wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from engines.passport import passport_path, read_engine
+from retina_edge.build import main
+from retina_edge.model.checkpoint import Checkpoint
+from retina_edge.model.retinanet import RetinaNet
+from retina_edge.sample import MODEL
+from tests.models import TINY, contract_of, lively
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny lively model of 128×160 pixels."""
+    torch.manual_seed(0)
+    model = lively(RetinaNet(TINY))
+    path = tmp_path_factory.mktemp("build") / "tiny.pt"
+    Checkpoint(contract_of(model), model.config, dict(model.state_dict())).save(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No test leaves ranges in the user's cache, or finds any."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "retina_edge" / "calibration"
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "tiny.engine"
+
+
+def left(engine: Path) -> list[str]:
+    """What lies in the engine's folder."""
+    return sorted(path.name for path in engine.parent.iterdir()) if engine.parent.is_dir() else []
+
+
+def build(*arguments: object) -> int:
+    return main([*map(str, arguments), "--backend", "tensorrt-rtx"])
+
+
+def test_fp32_from_a_checkpoint(checkpoint: Path, engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build(checkpoint, "-o", engine, "--target", "sm86,sm89") == 0
+    said = capsys.readouterr()
+    assert f"{engine}  {engine.stat().st_size / 1e6:.1f} MB, fp32, for sm86, sm89, tensorrt-rtx" in said.out
+    assert "(read from the parsed network); post-processing: kernels" in said.out
+    assert "network verified: compared with torch, images 4" in said.out
+    assert "built in " in said.out
+    assert said.err == ""
+    assert left(engine) == ["tiny.engine", "tiny.engine.json"]
+    passport = read_engine(engine)
+    assert passport.targets == ("sm86", "sm89")
+    assert passport.verified is not None
+    assert passport.verified["compared with"] == "torch"
+    assert passport.contract.class_names == ("tree",)
+
+
+def test_fp16_from_an_onnx(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build(MODEL, "-o", engine, "--precision", "fp16") == 0
+    assert "fp16, for portable" in capsys.readouterr().out
+    passport = read_engine(engine)
+    assert set(passport.convolutions.values()) == {"fp16"}
+    assert passport.contract.precision == "fp16"
+    assert passport.verified is not None
+    assert passport.verified["signal to noise dB"] > 30
+    assert passport.verified["detections"] > 10
+
+
+def test_int8_from_a_checkpoint_and_again(
+    checkpoint: Path, engine: Path, treecrowns: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [checkpoint, "-o", engine, "--precision", "int8", "--calibration", treecrowns / "val.json"]
+    assert build(*arguments) == 0
+    said = capsys.readouterr()
+    assert said.err == "calibration: only 16 images: ranges from fewer than 64 depend on which they are\n"
+    passport = read_engine(engine)
+    assert passport.quantization is not None
+    assert (passport.quantization["layout"], passport.quantization["images"]) == ("tensorrt", 16)
+    assert set(passport.precision_found["convolution"]) == {"fp16", "int8"}
+    assert len(list(cache.iterdir())) == 1
+    # The same again is found; other images are not the same.
+    assert build(*arguments) == 0
+    assert "already there, of the same model and options" in capsys.readouterr().out
+    assert build(*arguments, "--calibration-images", 12) == 0
+    assert "built in " in capsys.readouterr().out
+    assert len(list(cache.iterdir())) == 2
+    assert build(*arguments, "--calibration-images", 12, "--force") == 0
+    assert "built in " in capsys.readouterr().out
+
+
+def test_an_int8_onnx_needs_no_images(
+    sample_models: dict[str, Path], engine: Path, calibration_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [sample_models["int8-tensorrt"], "-o", engine, "--precision", "int8", "--target", "sm86"]
+    assert build(*arguments) == 0
+    assert read_engine(engine).precision_found["convolution"] == {"fp16": 9, "int8": 52}
+    capsys.readouterr()
+    assert build(*arguments, "--calibration", calibration_folder) == 1
+    assert "--calibration is for making int8, and the model is int8 already; leave it out" in capsys.readouterr().err
+    engine.unlink()
+    passport_path(engine).unlink()
+    assert build(sample_models["int8-cpu"], "-o", engine, "--precision", "int8") == 1
+    assert "layout: expected an INT8 ONNX for TensorRT, got one for cpu; export it again" in capsys.readouterr().err
+    assert left(engine) == []
+
+
+def test_a_dynamic_batch(checkpoint: Path, engine: Path) -> None:
+    assert build(checkpoint, "-o", engine, "--batch", 2, "--max-batch", 8) == 0
+    passport = read_engine(engine)
+    assert passport.batch == (1, 2, 8)
+    assert passport.inputs[0]["shape"][0] == -1
+    assert build(checkpoint, "-o", engine, "--batch", 4) == 0
+    assert read_engine(engine).inputs[0]["shape"][0] == 4
+
+
+def test_verifying_with_other_images_is_another_build(
+    checkpoint: Path, engine: Path, treecrowns: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build(checkpoint, "-o", engine) == 0
+    assert build(checkpoint, "-o", engine, "--verify", treecrowns / "images") == 0
+    assert "network verified: compared with torch, images 8" in capsys.readouterr().out
+    assert build(MODEL, "-o", engine, "--verify", treecrowns / "images") == 1
+    assert "as it is, in fp32, so there is nothing to compare it with; leave --verify out" in capsys.readouterr().err
+    assert read_engine(engine).verified is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", "0"], "batch: expected at least 1, got 0"),
+        (["--target", "sm60"], "target: expected some of sm75, sm80, sm86, sm89, sm120, sm121, portable, current, got"),
+        (["--target", "current"], "target: current asked, and this machine has no GPU; name one, such as sm86"),
+        (["--max-batch", "0"], "max-batch: expected at least the batch of 1, got 0"),
+        (["--postprocess", "plugin"], "postprocess plugin: tensorrt-rtx cannot do this; leave it out or use tensorrt"),
+        (["--dla", "0"], "dla: tensorrt-rtx cannot do this"),
+        (["--precision", "int8"], "int8 needs images to calibrate with: give --calibration DIR or COCO.json"),
+        (["--precision", "fp16", "--calibration", "."], "--calibration is for making int8, got --precision fp16"),
+        (["--verify", "nowhere.jpg"], "nowhere.jpg"),
+    ],
+)
+def test_options_that_do_not_work_are_one_line(
+    checkpoint: Path,
+    engine: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    from engines.machine import Machine
+
+    monkeypatch.setattr("engines.builder.this_machine", Machine)
+    assert build(checkpoint, "-o", engine, *arguments) == 1
+    assert_one_line(capsys.readouterr(), message)
+    assert left(engine) == []
+
+
+def assert_one_line(said: Any, message: str) -> None:
+    assert said.err.startswith("error: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert "Traceback" not in said.err
+
+
+def test_bad_calibration_folders(
+    checkpoint: Path, engine: Path, tmp_path: Path, treecrowns: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    arguments = [checkpoint, "-o", engine, "--precision", "int8", "--calibration"]
+
+    def refused(path: Path, message: str) -> None:
+        assert build(*arguments, path) == 1
+        assert_one_line(capsys.readouterr(), message)
+        assert left(engine) == []
+
+    refused(folder, f"{folder}: expected images to calibrate with, found none")
+    refused(tmp_path / "nowhere", "nowhere: expected a folder of images or a COCO file ending in .json")
+    refused(tmp_path / "nowhere.json", "nowhere.json: cannot be read (No such file or directory)")
+    for number, file in enumerate(sorted((treecrowns / "images").iterdir())[:7]):
+        shutil.copy(file, folder / f"{number}.jpg")
+    shutil.copy(folder / "0.jpg", folder / "copy.jpg")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8")
+    refused(folder, "found 7; 1 unreadable, left out: broken.jpg; 1 there twice, left out: copy.jpg")
+    for content, message in (
+        ("{", "expected a COCO file with images and their file_name"),
+        ("[]", "expected a COCO file with images and their file_name"),
+        ('{"images": [{"file_name": "gone.jpg"}]}', "expected its image gone.jpg beside it or in images/, found none"),
+    ):
+        (tmp_path / "coco.json").write_text(content)
+        refused(tmp_path / "coco.json", message)
+
+
+def test_models_that_are_not_ours(engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = onnx.load(MODEL)
+    del bare.metadata_props[:]
+    onnx.save(bare, tmp_path / "bare.onnx")
+    (tmp_path / "text.onnx").write_text("hello")
+    (tmp_path / "text.pt").write_text("hello")
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    for name, message in (
+        ("nowhere.onnx", "nowhere.onnx: expected a model, found no file"),
+        ("model.h5", "model.h5: expected a model ending in .pt or .onnx, got '.h5'"),
+        ("bare.onnx", "bare.onnx: expected the contract in the ONNX metadata"),
+        ("text.onnx", "text.onnx: expected an ONNX model, found 5 bytes that are none"),
+        ("text.pt", "text.pt"),
+        ("other.pt", "other.pt"),
+    ):
+        assert build(tmp_path / name, "-o", engine) == 1, name
+        assert_one_line(capsys.readouterr(), message)
+        assert left(engine) == []
+
+
+def test_an_output_that_cannot_be_written(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert build(checkpoint, "-o", tmp_path / "file" / "m.engine") == 1
+    assert_one_line(capsys.readouterr(), "file")
+    (tmp_path / "folder.engine").mkdir()
+    assert build(checkpoint, "-o", tmp_path / "folder.engine") == 1
+    assert_one_line(capsys.readouterr(), "folder.engine")
+    assert not list((tmp_path / "folder.engine").iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.engine"]
+
+
+def test_no_space_left(
+    checkpoint: Path, engine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert build(checkpoint, "-o", engine, "--target", "sm86") == 0
+    before = engine.read_bytes()
+    capsys.readouterr()
+    monkeypatch.setattr(os, "fsync", full)
+    assert build(checkpoint, "-o", engine, "--target", "sm89") == 1
+    assert_one_line(capsys.readouterr(), "No space left on device")
+    assert left(engine) == ["tiny.engine", "tiny.engine.json"]
+    assert engine.read_bytes() == before
+    assert read_engine(engine).targets == ("sm86",)
+
+
+@pytest.mark.parametrize("moment", ["calibrating", "building"])
+def test_ctrl_c(engine: Path, calibration_folder: Path, tmp_path: Path, moment: str) -> None:
+    """The signal reaches the process in the middle of the work, which takes seconds."""
+    command = [sys.executable, "-m", "retina_edge.build", str(MODEL), "-o", str(engine), "--backend", "tensorrt-rtx"]
+    if moment == "calibrating":
+        command += ["--precision", "int8", "--calibration", str(calibration_folder)]
+    else:
+        command += ["--optimization-level", "5", "--target", "sm75,sm80,sm86,sm89,sm120"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    engine.parent.mkdir()
+    deadline = time.monotonic() + 60
+    if moment == "building":  # the temporary file is opened just before
+        while not left(engine) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)
+    else:
+        time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors == "interrupted\n"
+    assert left(engine) == []
+    assert not list((tmp_path / "cache").rglob("*.json"))
