@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from engines.errors import DeviceError, MissingDependencyError
 from engines.machine import Machine
+from engines.tensorrt_api import TensorRT
 
 TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
 BACKENDS = (TENSORRT, TENSORRT_RTX)
@@ -28,7 +29,7 @@ class Backend:
     """
 
     name: str
-    module: Any
+    module: TensorRT
     version: str
 
     @property
@@ -90,7 +91,7 @@ def _load(name: str) -> Backend | None:
     except (ImportError, OSError) as error:
         raise MissingDependencyError(f"{name} does not load: {error}; install it again") from error
     # Type stubs leave a folder that imports as well.
-    return Backend(name, module, str(module.__version__)) if hasattr(module, "Builder") else None
+    return Backend(name, cast(TensorRT, module), module.__version__) if hasattr(module, "Builder") else None
 
 
 def _not_too_old(backend: Backend) -> Backend:

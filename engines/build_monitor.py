@@ -7,7 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
+
+from engines.tensorrt_api import TensorRT
+
+if TYPE_CHECKING:
+    import tensorrt
 
 # The fraction of the build that is done, 0 to 1, and what TensorRT calls the present step.
 Progress = Callable[[float, str], None]
@@ -44,27 +49,27 @@ def cancelled_by_interrupt() -> Iterator[Cancellation]:
             raise KeyboardInterrupt
 
 
-def make_logger(trt: Any, messages: list[str]) -> Any:
+def make_logger(trt: TensorRT, messages: list[str]) -> tensorrt.ILogger:
     """An ``ILogger`` that keeps errors for our own errors to quote, and prints nothing."""
 
-    class Collector(trt.ILogger):  # type: ignore[misc]
+    class Collector(trt.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: tensorrt.ILogger.Severity, message: str) -> None:
             if severity <= trt.ILogger.ERROR:
                 messages.append(message.strip())
 
     return Collector()
 
 
-def make_monitor(trt: Any, progress: Progress, cancellation: Cancellation) -> Any:
+def make_monitor(trt: TensorRT, progress: Progress, cancellation: Cancellation) -> tensorrt.IProgressMonitor:
     """An ``IProgressMonitor``; TensorRT nests phases, of which the outermost gives the fraction.
 
     Each phase counts its own steps; a step of an outer phase is as far along as the phases inside it.
     """
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._phases: dict[str, list[int]] = {}  # name: steps done, steps in all; outermost first

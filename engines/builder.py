@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engines.backend import Backend, find_backend
 from engines.build_monitor import Progress, cancelled_by_interrupt, make_logger, make_monitor
@@ -28,6 +28,10 @@ from engines.precision import (
     inspected_precision,
     network_precision,
 )
+from engines.tensorrt_api import TensorRT
+
+if TYPE_CHECKING:
+    import tensorrt
 
 MIB = 1 << 20
 
@@ -205,7 +209,9 @@ def build_engine(
     return BuildReport(engine, passport, built=True)
 
 
-def _parse(trt: Any, builder: Any, model: bytes, messages: list[str]) -> tuple[Any, Any]:
+def _parse(
+    trt: TensorRT, builder: tensorrt.Builder, model: bytes, messages: list[str]
+) -> tuple[tensorrt.INetworkDefinition, tensorrt.OnnxParser]:
     # TensorRT 11 types every network strongly, and may one day drop the flag.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(1 << int(flag) if flag is not None else 0)
@@ -219,7 +225,12 @@ def _parse(trt: Any, builder: Any, model: bytes, messages: list[str]) -> tuple[A
     return network, parser
 
 
-def _configure(config: Any, builder: Any, network: Any, request: BuildRequest) -> None:
+def _configure(
+    config: tensorrt.IBuilderConfig,
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    request: BuildRequest,
+) -> None:
     """Every option is set or refused; none is passed over."""
     options, trt = request.options, request.backend.module
     if options.workspace is not None:
@@ -246,9 +257,10 @@ def _configure(config: Any, builder: Any, network: Any, request: BuildRequest) -
             raise BuildError(f"timing-cache: {path} is of another GPU or TensorRT, or damaged; delete it")
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if request.backend.is_rtx and options.targets != (PORTABLE,):
-        config.num_compute_capabilities = len(options.targets)
+        rtx: Any = config
+        rtx.num_compute_capabilities = len(options.targets)
         for index, target in enumerate(options.targets):
-            config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), index)
+            rtx.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), index)
     images = network.get_input(0)
     if images.shape[0] == -1:
         profile = builder.create_optimization_profile()
@@ -256,7 +268,7 @@ def _configure(config: Any, builder: Any, network: Any, request: BuildRequest) -
         config.add_optimization_profile(profile)
 
 
-def _precision_found(request: BuildRequest, network: Any, plan: bytes) -> tuple[Found, str]:
+def _precision_found(request: BuildRequest, network: tensorrt.INetworkDefinition, plan: bytes) -> tuple[Found, str]:
     """Asked of the engine where this machine can load it, else of the parsed network."""
     if not request.machine.gpu or (request.backend.is_rtx and f"sm{request.machine.sm}" not in _targets(request)):
         return network_precision(network), PARSED
@@ -271,7 +283,7 @@ def _precision_found(request: BuildRequest, network: Any, plan: bytes) -> tuple[
     return found, INSPECTED
 
 
-def _save_timing_cache(config: Any, path: str) -> None:
+def _save_timing_cache(config: tensorrt.IBuilderConfig, path: str) -> None:
     with atomic_file(path) as file:
         file.write(bytes(memoryview(config.get_timing_cache().serialize())))
 
@@ -287,7 +299,7 @@ def _batches(options: BuildOptions) -> tuple[int, int, int]:
     return (1, options.batch, options.max_batch)
 
 
-def _tensors(get: Any, count: int) -> tuple[dict[str, Any], ...]:
+def _tensors(get: Callable[[int], tensorrt.ITensor], count: int) -> tuple[dict[str, Any], ...]:
     tensors = [get(index) for index in range(count)]
     return tuple(
         {"name": tensor.name, "type": tensor.dtype.name.lower(), "shape": list(tensor.shape)} for tensor in tensors

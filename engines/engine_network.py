@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engines.build_options import KERNELS, PLUGIN, BuildOptions
 from engines.contract import TENSORRT, DetectorContract
@@ -25,6 +25,9 @@ from engines.names import head_names
 from engines.plugins.definitions import plugin_name
 from engines.plugins.launch import Geometry, Launch, Tensor, plan
 from engines.plugins.parameters import pack_parameters
+
+if TYPE_CHECKING:
+    import tensorrt
 
 # Shape and TensorRT's name for the type.
 Described = tuple[tuple[int, ...], str]
@@ -59,7 +62,7 @@ class EngineNetwork:
         """Convolutions that the quantiser kept out of INT8 on purpose."""
         return frozenset(self.quantization["kept"]) if self.quantization else frozenset()
 
-    def check(self, network: Any) -> None:
+    def check(self, network: tensorrt.INetworkDefinition) -> None:
         """Holds the parsed network's input, plugins and outputs against the contract.
 
         Raises:
@@ -78,7 +81,7 @@ class EngineNetwork:
             expected = [tensors[name] for name in head_names(len(self.geometry.feature_sizes))]
         _compare("outputs", expected, _describe(network.get_output, network.num_outputs))
 
-    def _check_plugins(self, network: Any, tensors: dict[str, Tensor]) -> None:
+    def _check_plugins(self, network: tensorrt.INetworkDefinition, tensors: dict[str, Tensor]) -> None:
         """Whatever else the parser took our nodes for would change the detections in silence; adds their outputs."""
         layers = [network.get_layer(index) for index in range(network.num_layers)]
         plugins = [layer for layer in layers if "PLUGIN" in layer.type.name]
@@ -149,7 +152,7 @@ def _half(types: Collection[str]) -> bool:
     return types == {"float16"}
 
 
-def _describe(get: Any, count: int) -> list[Described]:
+def _describe(get: Callable[[int], tensorrt.ITensor], count: int) -> list[Described]:
     tensors = [get(index) for index in range(count)]
     return [(tuple(tensor.shape), tensor.dtype.name) for tensor in tensors]
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engines.errors import BuildError
+
+if TYPE_CHECKING:
+    import tensorrt
 
 CONVOLUTION = "convolution"
 # Arithmetic worth reporting; the rest moves data about.
@@ -25,7 +28,7 @@ _FLOAT_WORDS = ("float", "fp32")
 Found = dict[str, dict[str, int]]
 
 
-def network_precision(network: Any) -> Found:
+def network_precision(network: tensorrt.INetworkDefinition) -> Found:
     """Precision of each layer kind of a parsed ``INetworkDefinition``.
 
     A convolution counts as int8 when its input and its weights both come out of a DequantizeLinear, which is what
@@ -40,7 +43,7 @@ def network_precision(network: Any) -> Found:
     return {kind: dict(counts) for kind, counts in sorted(found.items())}
 
 
-def convolutions(network: Any) -> dict[str, str]:
+def convolutions(network: tensorrt.INetworkDefinition) -> dict[str, str]:
     """Precision of each convolution of a parsed network by its name, which is the ONNX node's."""
     producers = _producers(network)
     return {layer.name: _layer_precision(layer, producers) for layer in _layers(network) if _kind(layer) == CONVOLUTION}
@@ -114,19 +117,19 @@ def check_inspected(asked: str, found: Found) -> None:
         )
 
 
-def _layers(network: Any) -> Iterator[Any]:
+def _layers(network: tensorrt.INetworkDefinition) -> Iterator[tensorrt.ILayer]:
     return (network.get_layer(index) for index in range(network.num_layers))
 
 
-def _producers(network: Any) -> dict[str, Any]:
+def _producers(network: tensorrt.INetworkDefinition) -> dict[str, tensorrt.ILayer]:
     return {layer.get_output(index).name: layer for layer in _layers(network) for index in range(layer.num_outputs)}
 
 
-def _kind(layer: Any) -> str:
+def _kind(layer: tensorrt.ILayer) -> str:
     return str(layer.type).rpartition(".")[2].lower()
 
 
-def _layer_precision(layer: Any, producers: Mapping[str, Any]) -> str:
+def _layer_precision(layer: tensorrt.ILayer, producers: Mapping[str, tensorrt.ILayer]) -> str:
     inputs = [layer.get_input(index) for index in range(layer.num_inputs)]
     if _kind(layer) == CONVOLUTION and len(inputs) > 1:
         sources = [producers.get(tensor.name) for tensor in inputs[:2]]
@@ -135,7 +138,7 @@ def _layer_precision(layer: Any, producers: Mapping[str, Any]) -> str:
     return _NAMES.get(inputs[0].dtype.name, str(inputs[0].dtype.name).lower())
 
 
-def _is_int8(layer: Any) -> bool:
+def _is_int8(layer: tensorrt.ILayer) -> bool:
     return _kind(layer) == "dequantize" and layer.get_input(0).dtype.name == "INT8"
 
 

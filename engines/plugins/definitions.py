@@ -24,6 +24,7 @@ from engines.backend import Backend
 from engines.names import DOMAIN
 from engines.plugins.launch import Launch
 from engines.plugins.ptx_files import read_ptx
+from engines.tensorrt_api import TensorRT
 
 OLDEST, BROKEN = (10, 9), (10, 14)
 
@@ -45,7 +46,7 @@ def plugin_name(launch: Launch) -> str:
     return f"{launch.entry}_{hashlib.sha256(repr(launch).encode()).hexdigest()[:12]}"
 
 
-def register(trt: Any, launches: Sequence[Launch]) -> None:
+def register(trt: TensorRT, launches: Sequence[Launch]) -> None:
     """Makes the plugins of these launches known to TensorRT, those that are not yet.
 
     Args:
@@ -63,7 +64,7 @@ def register(trt: Any, launches: Sequence[Launch]) -> None:
             trtp.aot_impl(f"{DOMAIN}::{name}")(_implementation(trtp, launch))
 
 
-def _description(trt: Any, trtp: Any, launch: Launch) -> Callable[..., Any]:
+def _description(trt: TensorRT, trtp: Any, launch: Launch) -> Callable[..., Any]:
     """What the outputs are."""
 
     def describe(*_inputs: Any) -> tuple[Any, ...]:

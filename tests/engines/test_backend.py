@@ -17,8 +17,9 @@ from engines.machine import Machine, this_machine
 
 NOTHING = Machine()
 ORIN = Machine("Orin", "8.7", "540.4.0", "JetPack 6.2")
-TRT = Backend("tensorrt", None, "10.16.1.11")
-RTX = Backend("tensorrt-rtx", None, "1.7.1.116")
+MODULE: Any = None
+TRT = Backend("tensorrt", MODULE, "10.16.1.11")
+RTX = Backend("tensorrt-rtx", MODULE, "1.7.1.116")
 
 
 def tensorrt(version: str) -> types.ModuleType:

@@ -10,8 +10,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import zipfile
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,50 +18,22 @@ from engines.backend import Backend
 from engines.plugins.definitions import plugin_name, register, why_no_plugins
 from engines.plugins.launch import Geometry, plan
 from engines.plugins.ptx_files import read_ptx
+from tests.published import Wheel, unpacked
 
-# Package, version, sha256 of its wheel for CPython 3.11 on x86_64 Linux. The part that is used is the same in all.
+# For CPython 3.11 on x86_64 Linux; the part that is used is the same in all.
 WHEELS = (
-    ("tensorrt-cu12-bindings", "10.9.0.34", "50c78fd66dbb515b135d5f4fe28790f2eda119756950b51a6a45a77736a14b47"),
-    ("tensorrt-cu13-bindings", "10.16.1.11", "f986d47980d042cc126506a9b84586e55ad13737a7a46826fe45457c04d66294"),
-    ("tensorrt-cu13-bindings", "11.4.0.106", "d072ac2a095e2be749fefc847adfb25d5ebe70303401df62ede8fe67a59f27fc"),
+    Wheel("tensorrt-cu12-bindings", "10.9.0.34", "50c78fd66dbb515b135d5f4fe28790f2eda119756950b51a6a45a77736a14b47"),
+    Wheel("tensorrt-cu13-bindings", "10.16.1.11", "f986d47980d042cc126506a9b84586e55ad13737a7a46826fe45457c04d66294"),
+    Wheel("tensorrt-cu13-bindings", "11.4.0.106", "d072ac2a095e2be749fefc847adfb25d5ebe70303401df62ede8fe67a59f27fc"),
 )
 COCO = Geometry(91, 9, ((100, 100), (50, 50), (25, 25), (13, 13), (7, 7)), 1000, 300, half=True)
 TWO_LEVELS = Geometry(1, 3, ((20, 28), (10, 14)), 64, 16, half=False)
 
 
-def plugin_package(cache: Path, package: str, version: str, digest: str) -> Path:
-    """The folder ``plugin`` of a wheel, downloaded once."""
-    folder = cache / version
-    if not (folder / "plugin" / "__init__.py").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "requirements.txt").write_text(f"{package}=={version} --hash=sha256:{digest}\n")
-        machine = ["--python-version=3.11", "--platform=manylinux_2_28_x86_64", "--only-binary=:all:"]
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", *machine]
-        run = subprocess.run(
-            [*command, "-r", "requirements.txt", "-d", "."], cwd=folder, capture_output=True, text=True, check=False
-        )
-        wheels = list(folder.glob("*.whl"))
-        if run.returncode or not wheels:
-            if "DO NOT MATCH THE HASHES" in run.stderr:
-                pytest.fail(run.stderr)
-            pytest.skip(f"needs {package} {version} from the package index: {run.stderr.strip().splitlines()[-1:]}")
-        with zipfile.ZipFile(wheels[0]) as archive:
-            for name in archive.namelist():
-                parent, _, rest = name.partition("/plugin/")
-                if rest.endswith(".py") and "/" not in parent + rest:
-                    (folder / "plugin").mkdir(exist_ok=True)
-                    (folder / "plugin" / rest).write_bytes(archive.read(name))
-        wheels[0].unlink()
-    return folder / "plugin"
-
-
 @pytest.mark.parametrize(("geometry", "batch"), [(COCO, 1), (COCO, 4), (TWO_LEVELS, 2)])
-@pytest.mark.parametrize(("package", "version", "digest"), WHEELS, ids=[version for _, version, _ in WHEELS])
-def test_tensorrt_is_told_the_plan(
-    pytestconfig: pytest.Config, package: str, version: str, digest: str, geometry: Geometry, batch: int
-) -> None:
-    assert pytestconfig.cache is not None
-    folder = plugin_package(pytestconfig.cache.mkdir("tensorrt-plugin"), package, version, digest)
+@pytest.mark.parametrize("wheel", WHEELS, ids=[wheel.version for wheel in WHEELS])
+def test_tensorrt_is_told_the_plan(pytestconfig: pytest.Config, wheel: Wheel, geometry: Geometry, batch: int) -> None:
+    folder = next(unpacked(wheel, pytestconfig).glob("tensorrt*/plugin"))
     arguments = [str(folder), json.dumps(dataclasses.asdict(geometry)), str(batch)]
     run = subprocess.run(
         [sys.executable, "-m", "tests.engines.plugins.tensorrt_stand_in", *arguments],
@@ -107,7 +77,8 @@ def test_a_name_is_one_launch() -> None:
 
 
 def test_nothing_to_register_touches_nothing() -> None:
-    register(object(), ())
+    nothing: Any = object()
+    register(nothing, ())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""Parts of published packages that tests need and nobody should install: downloaded once, held to their digests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A file of the package index.
+
+    Attributes:
+        package: its name.
+        version: exactly.
+        sha256: of the wheel.
+    """
+
+    package: str
+    version: str
+    sha256: str
+
+
+def unpacked(wheel: Wheel, config: pytest.Config) -> Path:
+    """The folder with a wheel's Python sources and stubs, kept in pytest's cache; skips where it cannot be had."""
+    assert config.cache is not None
+    folder = config.cache.mkdir("published") / wheel.sha256
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+            work = Path(name)
+            file = _download(wheel, work)
+            with zipfile.ZipFile(file) as archive:
+                sources = [name for name in archive.namelist() if name.endswith((".py", ".pyi"))]
+                archive.extractall(work / "sources", sources)
+            (work / "sources").rename(folder)
+    return folder
+
+
+def _download(wheel: Wheel, folder: Path) -> Path:
+    (folder / "requirements.txt").write_text(f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
+    machine = ["--python-version=3.11", "--platform=manylinux_2_28_x86_64", "--only-binary=:all:"]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", *machine]
+    run = subprocess.run(
+        [*command, "-r", "requirements.txt", "-d", "."], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if "DO NOT MATCH THE HASHES" in run.stderr:
+        pytest.fail(run.stderr)
+    files = list(folder.glob("*.whl"))
+    if run.returncode or not files:
+        reason = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
+        pytest.skip(f"needs {wheel.package} {wheel.version} from the package index: {reason}")
+    return files[0]
