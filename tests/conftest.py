@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from benchmarks.forest_windows import write_windows
 from export.calibration import audit
 from export.precision import Calibration, convert_file
 from retina_edge.image_file import read_image
-from retina_edge.sample import FOREST, MODEL, WINDOW
+from retina_edge.sample import MODEL
 
 DATA = Path(__file__).parent / "data"
 
@@ -49,14 +50,7 @@ def tiny_coco(treecrowns: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def calibration_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """64 windows of the picture that comes along, as large as the sample model's input."""
     folder = tmp_path_factory.mktemp("calibration")
-    forest = read_image(FOREST)
-    tops, lefts = (
-        np.linspace(0, whole - part, count).astype(int)
-        for whole, part, count in zip(forest.shape, WINDOW, (4, 16), strict=False)
-    )
-    for number, (top, left) in enumerate((top, left) for top in tops for left in lefts):
-        window = forest[top : top + WINDOW[0], left : left + WINDOW[1]]
-        assert cv2.imwrite(str(folder / f"{number:02}.png"), window)
+    write_windows(folder)
     return folder
 
 

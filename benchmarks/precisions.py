@@ -1,0 +1,142 @@
+"""FP32, FP16 and INT8: what they cost in accuracy, and what they gain in speed and size.
+
+    python -m benchmarks.precisions
+
+Accuracy: the sample model on its validation strips, through ONNX Runtime, calibrated on windows of the forest. Speed:
+torchvision's RetinaNet-R50 with random weights on this CPU. Size: the same as TensorRT-RTX engines for one GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from rich.console import Console
+
+from benchmarks.accuracy import DATA
+from benchmarks.forest_windows import write_windows
+from benchmarks.record import interleaved, save
+from benchmarks.torchvision_r50 import lively_r50
+from engines.backend import TENSORRT_RTX
+from engines.build_options import BuildOptions
+from engines.builder import build_engine
+from engines.contract import LAYOUTS, TENSORRT
+from engines.graph import heads_only
+from engines.names import INPUT
+from export.calibration import CalibrationSet, audit
+from export.deployable import export_onnx
+from export.precision import Calibration, convert
+from retina_edge import Detector
+from retina_edge.data.coco import load_coco
+from retina_edge.evaluation import evaluate
+from retina_edge.image_file import read_image
+from retina_edge.model.torchvision_checkpoint import convert as convert_checkpoint
+from retina_edge.sample import MODEL
+
+SIZE = 800
+TARGET = "sm86"
+# Enough for the speed, which does not depend on the ranges.
+R50_IMAGES = 16
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=10, help="counted runs of each (default: 10)")
+    rounds = parser.parse_args(argv).rounds
+    console = Console()
+    with tempfile.TemporaryDirectory() as name, console.status("calibrating") as status:
+        folder = Path(name)
+        windows = write_windows(folder)
+        accuracy = _accuracy(audit(windows, read_image), folder)
+        status.update("exporting R50")
+        models = _r50(audit(windows, read_image, count=R50_IMAGES), folder)
+        status.update("timing R50")
+        speed = _speed(models, rounds)
+        status.update("building engines of R50")
+        sizes = _sizes(models, folder)
+    for row in accuracy:
+        console.print(f"{row['model']}: AP {row['AP']:.4f}, worst head {row['decibels']} dB")
+    console.print({key: value for key, value in speed.items() if key.endswith("ratio")}, sizes)
+    figures = {"accuracy": accuracy, "speed": speed, "engines": sizes}
+    console.print(f"written to {save('precisions', figures).name}")
+    return 0
+
+
+def _variants(deployable: onnx.ModelProto, images: CalibrationSet) -> dict[str, tuple[onnx.ModelProto, float | None]]:
+    """Each precision and layout, with decibels of the worst head."""
+    frames = [read_image(path) for path in images.paths[:4]]
+    half, drift = convert(deployable, "fp16", images=frames)
+    found: dict[str, tuple[onnx.ModelProto, float | None]] = {"fp32": (deployable, None)}
+    found["fp16"] = (half, drift.worst[1])
+    for layout in LAYOUTS:
+        model, drift = convert(deployable, "int8", images=frames, calibration=Calibration(images, layout))
+        found[f"int8 for {layout}"] = (model, drift.worst[1])
+    return found
+
+
+def _accuracy(images: CalibrationSet, folder: Path) -> list[dict[str, Any]]:
+    dataset = load_coco(DATA / "val.json", DATA / "images")
+    rows = []
+    for name, (model, decibels) in _variants(onnx.load(MODEL), images).items():
+        path = folder / "model.onnx"
+        onnx.save(model, path)
+        with Detector.load(path) as detector:
+            metrics = evaluate(detector, dataset).metrics
+        found = {key: round(metrics[key], 5) for key in ("AP", "AP50")}
+        rows.append({"model": name, **found, "decibels": decibels, "megabytes": _megabytes(path)})
+    return rows
+
+
+def _r50(images: CalibrationSet, folder: Path) -> dict[str, onnx.ModelProto]:
+    checkpoint = convert_checkpoint(lively_r50(SIZE).state_dict(), "retinanet_resnet50_fpn", input_size=(SIZE, SIZE))
+    path = folder / "r50.onnx"
+    frames = [read_image(path) for path in images.paths[:1]]
+    export_onnx(checkpoint.build_model(), checkpoint.contract, path, batch=1, images=frames)
+    return {name: model for name, (model, _) in _variants(onnx.load(path), images).items()}
+
+
+def _speed(models: Mapping[str, onnx.ModelProto], rounds: int) -> dict[str, Any]:
+    """Of the network alone, and of the whole file with decode and NMS."""
+    images = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
+    figures: dict[str, Any] = {"model": "retinanet_resnet50_fpn", "input": SIZE, "rounds": rounds}
+    timed = [name for name in models if name != "fp16"]  # a CPU has no arithmetic of its own for it
+    for part, cut in (("network", heads_only), ("detector", lambda model: model)):
+        sessions = {name: _session(cut(models[name])) for name in timed}
+        runs = {name: lambda session=session: session.run(None, {INPUT: images}) for name, session in sessions.items()}
+        times = interleaved(runs, rounds=rounds)
+        for name in timed[1:]:
+            figures[f"{part} {name} ratio"] = round(times["fp32"] / times[name], 2)
+        figures[f"{part} ms"] = {name: round(value, 1) for name, value in times.items()}
+    return figures
+
+
+def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def _sizes(models: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, Any]:
+    sizes = {}
+    for name, model in models.items():
+        precision, _, layout = name.partition(" for ")
+        if layout in ("", TENSORRT):
+            path = folder / f"{precision}.engine"
+            options = BuildOptions(precision=precision, backend=TENSORRT_RTX, targets=(TARGET,))
+            build_engine(model.SerializeToString(), path, options)
+            sizes[precision] = _megabytes(path)
+    version = importlib.metadata.version("tensorrt-rtx-cu13")
+    return {"backend": f"TensorRT-RTX {version}", "target": TARGET, "megabytes": sizes}
+
+
+def _megabytes(path: Path) -> float:
+    return round(path.stat().st_size / 1e6, 1)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
