@@ -67,10 +67,41 @@ def _accuracy(record: Record) -> str:
     return _table(("", *names), rows)
 
 
+def _precisions(record: Record) -> str:
+    speed, sizes = record["figures"]["speed"], record["figures"]["engines"]["megabytes"]
+    rows = []
+    for row in record["figures"]["accuracy"]:
+        precision, _, layout = row["model"].partition(" for ")
+        ratio = speed.get(f"network {row['model']} ratio", 1.0 if precision == "fp32" else None)
+        size = sizes[precision] if layout != "cpu" else None
+        rows.append(
+            (
+                row["model"]
+                .upper()
+                .replace(" FOR CPU", ", `--for cpu`")
+                .replace(" FOR TENSORRT", ", `--for tensorrt`"),
+                f"{row['AP']:.4f}",
+                f"{row['AP50']:.4f}",
+                f"**{ratio:.2f}**" if ratio else "",
+                f"{size:.1f}" if size else "",
+            )
+        )
+    target, backend = record["figures"]["engines"]["target"], record["figures"]["engines"]["backend"]
+    header = (
+        "",
+        "AP, sample model",
+        "AP50",
+        f"speed on this CPU, R50 {speed['input']}×{speed['input']}, network alone, FP32 = 1",
+        f"MB of an R50 engine for {target}, {backend}",
+    )
+    return _table(header, rows)
+
+
 TABLES: dict[str, Callable[[Record], str]] = {
     "end_to_end": _end_to_end,
     "detect_loop": _detect_loop,
     "accuracy": _accuracy,
+    "precisions": _precisions,
 }
 
 
