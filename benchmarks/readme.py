@@ -76,10 +76,7 @@ def _precisions(record: Record) -> str:
         size = sizes[precision] if layout != "cpu" else None
         rows.append(
             (
-                row["model"]
-                .upper()
-                .replace(" FOR CPU", ", `--for cpu`")
-                .replace(" FOR TENSORRT", ", `--for tensorrt`"),
+                precision.upper() + (f", `--for {layout}`" if layout else ""),
                 f"{row['AP']:.4f}",
                 f"{row['AP50']:.4f}",
                 f"**{ratio:.2f}**" if ratio else "",

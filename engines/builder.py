@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines.backend import Backend, find_backend
 from engines.build_monitor import Progress, cancelled_by_interrupt, make_logger, make_monitor
-from engines.build_options import CURRENT, PORTABLE, BuildOptions
+from engines.build_options import CURRENT, PORTABLE, BuildOptions, made_for
 from engines.errors import BuildError, RetinaEdgeError
 from engines.files import atomic_file
 from engines.machine import Machine, this_machine
@@ -270,7 +270,7 @@ def _configure(
 
 def _precision_found(request: BuildRequest, network: tensorrt.INetworkDefinition, plan: bytes) -> tuple[Found, str]:
     """Asked of the engine where this machine can load it, else of the parsed network."""
-    if not request.machine.gpu or (request.backend.is_rtx and f"sm{request.machine.sm}" not in _targets(request)):
+    if not request.machine.gpu or (request.backend.is_rtx and not made_for(_targets(request), request.machine.sm)):
         return network_precision(network), PARSED
     trt = request.backend.module
     messages: list[str] = []

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from engines.backend import TENSORRT_RTX
-from engines.build_options import PORTABLE, PORTABLE_SM
+from engines.build_options import PORTABLE, PORTABLE_SM, made_for
 from engines.contract import DetectorContract
 from engines.errors import ContractError, DeviceError, ModelFileError
 from engines.machine import Machine
 
 SCHEMA = 1
 PARSED, INSPECTED = "parsed network", "engine inspector"
+
+_AMPERE = "an NVIDIA GPU of compute capability 8.0 or later"
 
 
 @dataclass(frozen=True)
@@ -195,12 +197,11 @@ def _backend_mismatch(passport: Passport, backend: str, version: str) -> str:
 def _gpu_mismatch(passport: Passport, machine: Machine) -> str:
     here = f"{machine.gpu} (compute capability {machine.compute_capability})" if machine.gpu else "no GPU"
     if passport.backend == TENSORRT_RTX:
-        if passport.targets == (PORTABLE,):
-            fits, expected = machine.sm >= PORTABLE_SM, "an NVIDIA GPU of compute capability 8.0 or later"
-        else:
-            fits, expected = f"sm{machine.sm}" in passport.targets, f"a GPU of {', '.join(passport.targets)}"
+        fits = made_for(passport.targets, machine.sm)
+        portable = passport.targets == (PORTABLE,)
+        expected = _AMPERE if portable else f"a GPU of {', '.join(passport.targets)}"
     elif passport.request.get("options", {}).get("hardware_compatible"):
-        fits, expected = machine.sm >= PORTABLE_SM, "an NVIDIA GPU of compute capability 8.0 or later"
+        fits, expected = machine.sm >= PORTABLE_SM, _AMPERE
     else:
         fits = machine.sm != 0 and machine.sm == passport.machine.sm
         expected = f"compute capability {passport.machine.compute_capability} as of {passport.machine.gpu}"

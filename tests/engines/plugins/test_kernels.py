@@ -5,6 +5,7 @@ Without a GPU the driver is a stand-in that runs the kernels in the emulator. Th
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import types
 
@@ -152,6 +153,7 @@ def test_without_pycuda(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("geometry", "batch"), [(SMALL, 2), (HALF, 3), (COCO, 1), (COCO, 4)], ids=str)
 @pytest.mark.gpu
 @pytest.mark.skipif(not this_machine().gpu, reason="needs an NVIDIA GPU and its driver")
+@pytest.mark.skipif(importlib.util.find_spec("pycuda") is None, reason="needs pycuda")
 def test_on_a_gpu(geometry: Geometry, batch: int) -> None:
     """The same as the specification, and the same bits each time."""
     logits, deltas = heads_of(geometry, batch, 1, lambda x, _: np.round(x * 8) / 8)
