@@ -22,7 +22,6 @@ from engines.machine import Machine
 
 SCHEMA = 1
 PARSED, INSPECTED = "parsed network", "engine inspector"
-
 _AMPERE = "an NVIDIA GPU of compute capability 8.0 or later"
 
 

@@ -150,6 +150,30 @@ def test_a_model_that_is_not_ours_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_plugins_are_known_to_tensorrt_before_it_parses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT itself is not here; what it would be given first is."""
+    told: list[object] = []
+
+    def parse(*_: object) -> None:
+        told.append("parse")
+        raise BuildError("stop here")
+
+    monkeypatch.setattr("engines.builder.register", lambda _module, launches: told.extend(launches))
+    monkeypatch.setattr("engines.builder._parse", parse)
+    backend = dataclasses.replace(TENSORRT_RTX, name="tensorrt", version="10.16.1.11")
+    gpu = Machine("a GPU", "8.6", "580.0")
+    for options, entries in (
+        (BuildOptions(), ["filter_f32_4", "select_f32_4", "nms"]),
+        (BuildOptions(postprocess="kernels"), []),
+    ):
+        request = BuildRequest.of(options, {"onnx": "0"}, source="x", backend=backend, machine=gpu)
+        with pytest.raises(BuildError, match="stop here"):
+            build_engine(MODEL, tmp_path / "m.engine", request=request)
+        assert [getattr(item, "entry", item) for item in told] == [*entries, "parse"]
+        told.clear()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
