@@ -47,8 +47,11 @@ def library(entry: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(target))
 
 
-def run_kernel(launch: Launch, inputs: Sequence[npt.NDArray[Any]]) -> Arrays:
-    """Runs one launch of the plan; checks that nothing beside its outputs is written."""
+def run_kernel(launch: Launch, inputs: Sequence[npt.NDArray[Any]], *, seed: int = 0) -> Arrays:
+    """Runs one launch of the plan; checks that nothing beside its outputs is written.
+
+    ``seed`` other than 0 shuffles threads and blocks.
+    """
     held = [np.ascontiguousarray(array) for array in inputs]
     buffers, outputs = [], []
     for output in launch.outputs:
@@ -56,6 +59,7 @@ def run_kernel(launch: Launch, inputs: Sequence[npt.NDArray[Any]]) -> Arrays:
         buffer = np.full(size + 2 * GUARD, POISON, np.uint8)
         buffers.append(buffer)
         outputs.append(buffer[GUARD : GUARD + size].view(output.dtype).reshape(output.shape))
+    library(launch.entry).set_order(seed)
     failed = library(launch.entry).run(
         *launch.grid,
         launch.block,
@@ -75,11 +79,13 @@ def run_kernels(
     box_deltas: Sequence[npt.NDArray[Any]],
     parameters: npt.NDArray[np.float32],
     geometry: Geometry,
+    *,
+    seed: int = 0,
 ) -> tuple[Arrays, RawDetections]:
     """All three: the candidates of Select (logits, boxes, labels), and the detections."""
     heads = [*cls_logits, *box_deltas]
     tensors = {**dict(zip(head_names(len(cls_logits)), heads, strict=True)), PARAMETERS: parameters}
     for launch in plan(geometry, len(cls_logits[0])):
-        outputs = run_kernel(launch, [tensors[name] for name in launch.inputs])
+        outputs = run_kernel(launch, [tensors[name] for name in launch.inputs], seed=seed)
         tensors.update(zip((output.name for output in launch.outputs), outputs, strict=True))
     return [tensors[name] for name in CANDIDATES], RawDetections(*(tensors[name] for name in OUTPUTS))

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #define __global__
@@ -43,6 +44,19 @@ inline int current;
 inline Index block, grid, thread;
 inline uint32_t lanes[32][32];
 inline std::function<void()> kernel;
+// 0: threads and blocks run in their order. Otherwise shuffled, at each round anew: what lacks a barrier, or depends on
+// the order of blocks, comes out differently.
+inline uint32_t seed = 0, random_state;
+
+inline void shuffle(std::vector<int>& order, int count) {
+    order.resize(count);
+    for (int i = 0; i < count; i++) order[i] = i;
+    if (!seed) return;
+    for (int i = count - 1; i > 0; i--) {
+        random_state = random_state * 1664525u + 1013904223u;
+        std::swap(order[i], order[(random_state >> 8) % (i + 1)]);
+    }
+}
 
 // Contexts only start fibers: switching by them is a system call each time, by a jump it is none.
 inline void wait(State state) {
@@ -76,8 +90,10 @@ inline void resume(int fiber) {
 inline int run_block(int threads) {
     if ((int)fibers.size() < threads) fibers.resize(threads);
     for (int i = 0; i < threads; i++) fibers[i].state = READY;
+    std::vector<int> order;
     for (;;) {
-        for (int i = 0; i < threads; i++) {
+        shuffle(order, threads);
+        for (const int i : order) {
             if (fibers[i].state == READY) resume(i);
         }
         int at_barrier = 0, done = 0;
@@ -104,9 +120,14 @@ inline int launch(int x, int y, int threads, std::function<void()> body) {
     kernel = body;
     grid.x = x;
     grid.y = y;
-    for (block.y = 0; block.y < (unsigned)y; block.y++)
-        for (block.x = 0; block.x < (unsigned)x; block.x++)
-            if (run_block(threads)) return 1;
+    random_state = seed;
+    std::vector<int> order;
+    shuffle(order, x * y);
+    for (const int i : order) {
+        block.x = i % x;
+        block.y = i / x;
+        if (run_block(threads)) return 1;
+    }
     return 0;
 }
 

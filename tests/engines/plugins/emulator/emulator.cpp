@@ -4,6 +4,9 @@
 
 #define POINTER(i) (const scalar*)inputs[FIRST + i]
 
+// For the runs that follow; see cuda.h.
+extern "C" void set_order(uint32_t seed) { emulator::seed = seed; }
+
 // inputs and outputs: arrays; integers: as in the launch plan. 0, or 1 for a barrier that not all threads reach.
 extern "C" int run(int x, int y, int threads, const void** inputs, const int* n, void** outputs) {
     return emulator::launch(x, y, threads, [=] {
