@@ -97,8 +97,6 @@ __device__ int pick_digit(const int* histogram, int& wanted, int* warp_sums, int
         result[1] = wanted - above;
     }
     __syncthreads();
-    const int digit = result[0];
     wanted = result[1];
-    __syncthreads();
-    return digit;
+    return result[0];  // the next call writes there behind barriers of its own
 }

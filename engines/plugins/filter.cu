@@ -79,7 +79,6 @@ ENTRY(EACH_LEVEL(CLS_POINTER), const float* __restrict__ parameters, EACH_LEVEL(
     __syncthreads();
 
     int total = found;
-    __syncthreads();
     if (total > top_k) {
         // Rare: a threshold far too low. The top_k-th largest key by radix, then all above it, and of its equals
         // those of the lowest index.

@@ -99,8 +99,7 @@ ENTRY(const float* __restrict__ logits, const float* __restrict__ boxes, const i
             }
             if (alive && labels[winner] == label && overlaps(box_of[winner], box, threshold)) alive = false;
             num++;
-        }
-        __syncthreads();  // kept is complete before the next chunk reads it
+        }  // the barriers of its last round stand between kept and the next chunk
     }
     for (int i = num + threadIdx.x; i < max_detections; i += THREADS) {
         const Box nothing = {0.0f, 0.0f, 0.0f, 0.0f};

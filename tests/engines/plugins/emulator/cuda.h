@@ -1,7 +1,8 @@
 // Enough of CUDA to run a kernel's source on a CPU: the threads of a block are fibers, one block at a time.
 //
-// A fiber runs until it waits: at a barrier of the block, or for the other lanes of its warp. A barrier that some
-// threads never reach is an error here, where on a GPU it hangs or worse.
+// A fiber runs until it waits: at a barrier of the block, or for the other lanes of its warp. A warp runs from barrier
+// to barrier before the next one begins: no two drift further apart on a GPU. A barrier that some threads never reach
+// is an error here, where on a GPU it hangs or worse.
 #pragma once
 #define EMULATED
 #include <setjmp.h>
@@ -44,8 +45,8 @@ inline int current;
 inline Index block, grid, thread;
 inline uint32_t lanes[32][32];
 inline std::function<void()> kernel;
-// 0: threads and blocks run in their order. Otherwise shuffled, at each round anew: what lacks a barrier, or depends on
-// the order of blocks, comes out differently.
+// 0: lanes, warps and blocks run in their order. Otherwise shuffled, at each barrier anew: what lacks a barrier, or
+// depends on the order of blocks, comes out differently.
 inline uint32_t seed = 0, random_state;
 
 inline void shuffle(std::vector<int>& order, int count) {
@@ -86,26 +87,31 @@ inline void resume(int fiber) {
     setcontext(&start);
 }
 
+// Runs a warp as far as it comes without the other warps.
+inline void run_warp(int warp) {
+    std::vector<int> order;
+    for (int waiting = 32; waiting == 32;) {
+        shuffle(order, 32);
+        waiting = 0;
+        for (const int lane : order) {
+            Fiber& fiber = fibers[warp * 32 + lane];
+            if (fiber.state == READY) resume(warp * 32 + lane);
+            waiting += fiber.state == IN_WARP;
+        }
+        if (waiting == 32)
+            for (int lane = 0; lane < 32; lane++) fibers[warp * 32 + lane].state = READY;
+    }
+}
+
 // 0, or 1 where threads wait for others that have ended.
 inline int run_block(int threads) {
     if ((int)fibers.size() < threads) fibers.resize(threads);
     for (int i = 0; i < threads; i++) fibers[i].state = READY;
     std::vector<int> order;
     for (;;) {
-        shuffle(order, threads);
-        for (const int i : order) {
-            if (fibers[i].state == READY) resume(i);
-        }
+        shuffle(order, threads / 32);
+        for (const int warp : order) run_warp(warp);
         int at_barrier = 0, done = 0;
-        bool released = false;
-        for (int warp = 0; warp < threads / 32; warp++) {
-            int waiting = 0;
-            for (int lane = 0; lane < 32; lane++) waiting += fibers[warp * 32 + lane].state == IN_WARP;
-            if (waiting != 32) continue;
-            for (int lane = 0; lane < 32; lane++) fibers[warp * 32 + lane].state = READY;
-            released = true;
-        }
-        if (released) continue;
         for (int i = 0; i < threads; i++) {
             at_barrier += fibers[i].state == AT_BARRIER;
             done += fibers[i].state == DONE;
