@@ -13,10 +13,20 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from engines.machine import this_machine
 from retina_edge.diagnosis import cpu_model
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("numpy", "opencv-python", "onnxruntime", "torch", "torchvision", "retina-edge")
+PACKAGES = (
+    "numpy",
+    "opencv-python",
+    "onnxruntime",
+    "torch",
+    "torchvision",
+    "pycuda",
+    "tensorrt-rtx-cu13",
+    "retina-edge",
+)
 
 
 def interleaved(candidates: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
@@ -54,13 +64,17 @@ def save(name: str, figures: Any) -> Path:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores and system."""
-    return {
+    """Processor, cores and system; the GPU where there is one."""
+    found = {
         "processor": cpu_model(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
+    gpu = this_machine()
+    if gpu.gpu:
+        found |= {"gpu": gpu.gpu, "compute capability": gpu.compute_capability, "driver": gpu.driver}
+    return found
 
 
 def _versions() -> dict[str, str]:
