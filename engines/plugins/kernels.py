@@ -38,6 +38,7 @@ class PostprocessKernels:
         self._written: dict[str, int] = {}
         with ExitStack() as stack:
             self._functions = [_function(driver, launch) for launch in self._launches]
+            stack.callback(self._functions.clear)
             for output in (output for launch in self._launches for output in launch.outputs):
                 allocation = driver.mem_alloc(int(np.prod(output.shape)) * np.dtype(output.dtype).itemsize)
                 stack.callback(allocation.free)
@@ -65,7 +66,7 @@ class PostprocessKernels:
                 events[index + 1].record(stream)
 
     def free(self) -> None:
-        """Gives the memory back; twice does no harm."""
+        """Gives memory and modules back, while the context is current; twice does no harm."""
         self._stack.close()
 
 
@@ -102,12 +103,19 @@ def run_kernels(
         device: which GPU.
 
     Raises:
-        ValueError: the arrays are not of the geometry.
+        ValueError: the arrays are not of the geometry, or no runs.
         MissingDependencyError, DeviceError: no pycuda, no driver, no GPU.
     """
+    if runs < 1:
+        raise ValueError(f"runs: expected at least 1, got {runs}")
     arrays = _arrays(cls_logits, box_deltas, parameters, geometry)
-    batch = len(cls_logits[0])
-    with primary_context(device) as driver, ExitStack() as stack:
+    with primary_context(device) as driver:
+        # A function of its own: streams, events and modules must be gone before the context is.
+        return _run(driver, arrays, geometry, len(cls_logits[0]), runs)
+
+
+def _run(driver: Any, arrays: Mapping[str, npt.NDArray[Any]], geometry: Geometry, batch: int, runs: int) -> KernelRun:
+    with ExitStack() as stack:
         kernels = PostprocessKernels(driver, geometry, batch)
         stack.callback(kernels.free)
         tensors = {}

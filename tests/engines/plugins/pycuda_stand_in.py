@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import re
 import types
+import weakref
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,9 @@ class Driver(types.ModuleType):
         self.fail_at: int | None = None
         self.contexts: list[str] = []
         self.held = 0
+        self.alive: weakref.WeakSet[object] = weakref.WeakSet()
         self._allocated = 0
         self.Error = type("Error", (Exception,), {})
-        self.Stream = Stream
-        self.Event = Event
 
     def init(self) -> None:
         pass
@@ -52,6 +52,12 @@ class Driver(types.ModuleType):
             raise self.Error("cuMemAlloc failed: out of memory")
         self._allocated += 1
         return Allocation(self, size)
+
+    def Stream(self) -> Stream:
+        return Stream(self)
+
+    def Event(self) -> Event:
+        return Event(self)
 
     def memcpy_htod(self, target: Allocation, source: npt.NDArray[Any]) -> None:
         assert self.contexts
@@ -82,6 +88,7 @@ class Device:
         self._driver.contexts.pop()
 
     def detach(self) -> None:
+        assert not list(self._driver.alive), "streams, events and modules outlive their context"
         self._driver.held -= 1
 
 
@@ -101,15 +108,17 @@ class Allocation:
 class Module:
     def __init__(self, driver: Driver, ptx: str) -> None:
         self._driver = driver
+        driver.alive.add(self)
         self._entries = re.findall(r"\.visible \.entry (\w+)\(", ptx)
 
     def get_function(self, entry: str) -> Function:
         assert entry in self._entries
-        return Function(self._driver, entry)
+        return Function(self, self._driver, entry)
 
 
 class Function:
-    def __init__(self, driver: Driver, entry: str) -> None:
+    def __init__(self, module: Module, driver: Driver, entry: str) -> None:
+        self._module = module  # held, as pycuda's functions do
         self._driver, self._entry, self._kinds = driver, entry, ""
 
     def prepare(self, kinds: str) -> Function:
@@ -139,6 +148,9 @@ class Function:
 
 
 class Stream:
+    def __init__(self, driver: Driver) -> None:
+        driver.alive.add(self)
+
     def synchronize(self) -> None:
         pass
 
@@ -147,6 +159,9 @@ class Event:
     """Counts what was recorded before it, in the place of a clock."""
 
     recorded = 0
+
+    def __init__(self, driver: Driver) -> None:
+        driver.alive.add(self)
 
     def record(self, stream: Stream) -> None:
         assert isinstance(stream, Stream)

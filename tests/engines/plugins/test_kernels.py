@@ -19,7 +19,7 @@ from engines.plugins.kernels import PostprocessKernels, run_kernels
 from engines.plugins.launch import Geometry, plan
 from engines.plugins.reference import RawDetections, postprocess
 from tests.engines.plugins.emulated import needs_compiler
-from tests.engines.plugins.pycuda_stand_in import Driver, Stream
+from tests.engines.plugins.pycuda_stand_in import Driver
 from tests.engines.plugins.test_kernels_emulated import Heads, heads_of, parameters_of
 
 SMALL = Geometry(7, 3, ((21, 19), (10, 11), (5, 6), (3, 3), (2, 1)), 50, 20, half=False)
@@ -116,7 +116,7 @@ def test_a_launch_allocates_and_copies_nothing(driver: Driver) -> None:
         tensors[name] = int(held[-1])
     before = set(driver.memory)
     driver.fail_at = len(before)
-    kernels.launch(tensors, Stream())
+    kernels.launch(tensors, driver.Stream())
     assert set(driver.memory) == before
 
 
@@ -133,6 +133,8 @@ def test_heads_of_another_geometry_are_refused(driver: Driver) -> None:
         run_kernels([head[:0] for head in logits], [head[:0] for head in deltas], parameters, SMALL)
     with pytest.raises(ValueError, match=r"parameters: expected float32 \[78\], got float32 \[77\]"):
         run_kernels(logits, deltas, parameters[:-1], SMALL)
+    with pytest.raises(ValueError, match="runs: expected at least 1, got 0"):
+        run_kernels(logits, deltas, parameters, SMALL, runs=0)
     assert not driver.calls
 
 
