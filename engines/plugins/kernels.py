@@ -65,7 +65,13 @@ class PostprocessKernels:
             if events:
                 events[index + 1].record(stream)
 
-    def free(self) -> None:
+    def __enter__(self) -> PostprocessKernels:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         """Gives memory and modules back, while the context is current; twice does no harm."""
         self._stack.close()
 
@@ -116,8 +122,7 @@ def run_kernels(
 
 def _run(driver: Any, arrays: Mapping[str, npt.NDArray[Any]], geometry: Geometry, batch: int, runs: int) -> KernelRun:
     with ExitStack() as stack:
-        kernels = PostprocessKernels(driver, geometry, batch)
-        stack.callback(kernels.free)
+        kernels = stack.enter_context(PostprocessKernels(driver, geometry, batch))
         tensors = {}
         for name, array in arrays.items():
             allocation = driver.mem_alloc(array.nbytes)

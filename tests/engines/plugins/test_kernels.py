@@ -93,12 +93,12 @@ def test_no_memory_leaves_none_behind(driver: Driver, allocation: int) -> None:
     assert (driver.memory, driver.contexts, driver.held, driver.calls) == ({}, [], 0, [])
 
 
-def test_freeing_twice_does_no_harm(driver: Driver) -> None:
+def test_closing_twice_does_no_harm(driver: Driver) -> None:
     driver.contexts.append("primary")
-    kernels = PostprocessKernels(driver, SMALL, 1)
-    assert set(kernels.outputs) == {"num_detections", "boxes", "scores", "labels"}
-    kernels.free()
-    kernels.free()
+    with PostprocessKernels(driver, SMALL, 1) as kernels:
+        assert set(kernels.outputs) == {"num_detections", "boxes", "scores", "labels"}
+        assert len(driver.memory) == 10
+    kernels.close()
     assert not driver.memory
 
 
