@@ -79,6 +79,8 @@ class BuildOptions:
             _require(0 <= self.optimization_level <= 5, "optimization-level", "0 to 5", self.optimization_level)
         if self.dla is not None:
             _require(self.dla >= 0, "dla", "a core from 0", self.dla)
+            _require(self.precision != "fp32", "dla", "precision fp16 or int8, which it computes in", self.precision)
+            _require(self.max_batch is None, "dla", "a fixed batch, no max-batch", self.max_batch)
 
     def for_backend(self, backend: Backend, *, has_gpu: bool) -> BuildOptions:
         """These options with what was left open decided for a backend.

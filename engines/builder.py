@@ -24,6 +24,7 @@ from engines.precision import (
     Found,
     check_inspected,
     check_precision,
+    convolution_layers,
     convolutions,
     inspected_precision,
     network_precision,
@@ -242,14 +243,7 @@ def _configure(
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if options.dla is not None:
-        if options.dla >= builder.num_DLA_cores:
-            raise BuildError(
-                f"dla: expected a core below {builder.num_DLA_cores}, which this device has, got {options.dla}"
-            )
-        config.default_device_type = trt.DeviceType.DLA
-        config.DLA_core = options.dla
-        # Casts from uint8, resizes and the post-processing are not for the accelerator.
-        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+        _use_dla(trt, config, builder, network, options.dla)
     if options.timing_cache is not None:
         path = Path(options.timing_cache)
         cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
@@ -266,6 +260,30 @@ def _configure(
         profile = builder.create_optimization_profile()
         profile.set_shape(images.name, *((size, *images.shape[1:]) for size in _batches(options)))
         config.add_optimization_profile(profile)
+
+
+def _use_dla(
+    trt: TensorRT,
+    config: tensorrt.IBuilderConfig,
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    core: int,
+) -> None:
+    """Casts from uint8, resizes and the post-processing are not for the accelerator; every convolution has to be.
+
+    TensorRT would put what it cannot run there on the GPU and only log it.
+    """
+    if core >= builder.num_DLA_cores:
+        raise BuildError(f"dla: expected a core below {builder.num_DLA_cores}, which this device has, got {core}")
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    layers = convolution_layers(network)
+    if unable := [layer.name for layer in layers if not config.can_run_on_DLA(layer)]:
+        raise BuildError(
+            f"dla: {len(unable)} of {len(layers)} convolutions cannot run there, the first of them {unable[0]}, and "
+            "would go to the GPU; build without --dla, or in the other of fp16 and int8"
+        )
 
 
 def _precision_found(request: BuildRequest, network: tensorrt.INetworkDefinition, plan: bytes) -> tuple[Found, str]:

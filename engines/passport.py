@@ -48,7 +48,8 @@ class Passport:
         inputs, outputs: name, type and shape of each, -1 for an open batch.
         batch: smallest, best and largest batch.
         quantization: how INT8 was calibrated, as the ONNX says; None in other precisions.
-        verified: what was compared after the build, None where nothing was.
+        verified: what was compared before the build, on ONNX Runtime; None where nothing was. An engine itself has not
+            been run on a GPU by this project yet.
         build_seconds: how long TensorRT took.
         built_at: ISO 8601, UTC.
     """

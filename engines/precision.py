@@ -46,7 +46,12 @@ def network_precision(network: tensorrt.INetworkDefinition) -> Found:
 def convolutions(network: tensorrt.INetworkDefinition) -> dict[str, str]:
     """Precision of each convolution of a parsed network by its name, which is the ONNX node's."""
     producers = _producers(network)
-    return {layer.name: _layer_precision(layer, producers) for layer in _layers(network) if _kind(layer) == CONVOLUTION}
+    return {layer.name: _layer_precision(layer, producers) for layer in convolution_layers(network)}
+
+
+def convolution_layers(network: tensorrt.INetworkDefinition) -> list[tensorrt.ILayer]:
+    """The convolutions of a parsed network."""
+    return [layer for layer in _layers(network) if _kind(layer) == CONVOLUTION]
 
 
 def inspected_precision(information: str) -> Found:

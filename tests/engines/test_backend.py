@@ -104,6 +104,8 @@ def test_an_unknown_backend_is_refused() -> None:
         ({"workspace": 0}, "workspace: expected at least 1 MiB"),
         ({"optimization_level": 6}, "optimization-level: expected 0 to 5"),
         ({"dla": -1}, "dla: expected a core from 0"),
+        ({"dla": 0}, "dla: expected precision fp16 or int8, which it computes in, got fp32"),
+        ({"dla": 0, "precision": "fp16", "max_batch": 4}, "dla: expected a fixed batch, no max-batch, got 4"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object], message: str) -> None:
@@ -117,7 +119,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object], mess
         ({"targets": ("current",)}, "target: current asked, and this machine has no GPU"),
         ({"postprocess": "plugin"}, "postprocess plugin: tensorrt-rtx cannot"),
         ({"timing_cache": "cache"}, "timing-cache: tensorrt-rtx cannot"),
-        ({"dla": 0}, "dla: tensorrt-rtx cannot"),
+        ({"dla": 0, "precision": "fp16"}, "dla: tensorrt-rtx cannot"),
         ({"version_compatible": True}, "version-compatible: tensorrt-rtx cannot"),
         ({"hardware_compatible": True}, "hardware-compatible: tensorrt-rtx cannot.*--target portable"),
     ],

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -18,7 +19,7 @@ import pytest
 from engines.backend import find_backend
 from engines.build_monitor import Cancellation, make_monitor
 from engines.build_options import BuildOptions
-from engines.builder import BuildReport, BuildRequest, build_engine
+from engines.builder import BuildReport, BuildRequest, _use_dla, build_engine
 from engines.errors import BuildError, ModelFileError
 from engines.machine import Machine, this_machine
 from engines.passport import passport_path, read_passport
@@ -121,6 +122,34 @@ def test_a_cancelled_build_says_so_to_tensorrt() -> None:
     assert monitor.step_complete("Building engine", 0)
     cancellation.requested = True
     assert not monitor.step_complete("Building engine", 1)
+
+
+@pytest.mark.parametrize(
+    ("core", "able", "message"),
+    [
+        (0, (True, True), None),
+        (2, (True, True), "dla: expected a core below 2, which this device has, got 2"),
+        (1, (True, False), "dla: 1 of 2 convolutions cannot run there, the first of them b, and would go to the GPU"),
+    ],
+)
+def test_an_accelerator_runs_every_convolution_or_none(core: int, able: tuple[bool, ...], message: str | None) -> None:
+    """Told of stand-ins: there is no accelerator here."""
+    layers = [SimpleNamespace(name=name, type="LayerType.CONVOLUTION") for name in "ab"]
+    layers.append(SimpleNamespace(name="cast", type="LayerType.CAST"))
+    network: Any = SimpleNamespace(num_layers=3, get_layer=layers.__getitem__)
+    answers = dict(zip("ab", able, strict=True))
+    flags: list[object] = []
+    config: Any = SimpleNamespace(set_flag=flags.append, can_run_on_DLA=lambda layer: answers[layer.name])
+    module: Any = SimpleNamespace(
+        DeviceType=SimpleNamespace(DLA="DLA"), BuilderFlag=SimpleNamespace(GPU_FALLBACK="GPU_FALLBACK")
+    )
+    builder: Any = SimpleNamespace(num_DLA_cores=2)
+    if message is not None:
+        with pytest.raises(BuildError, match=message):
+            _use_dla(module, config, builder, network, core)
+        return
+    _use_dla(module, config, builder, network, core)
+    assert (config.default_device_type, config.DLA_core, flags) == ("DLA", core, ["GPU_FALLBACK"])
 
 
 def fake(**changes: Any) -> bytes:

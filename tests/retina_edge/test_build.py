@@ -148,7 +148,7 @@ def test_verifying_with_other_images_is_another_build(
         (["--target", "current"], "target: current asked, and this machine has no GPU; name one, such as sm86"),
         (["--max-batch", "0"], "max-batch: expected at least the batch of 1, got 0"),
         (["--postprocess", "plugin"], "postprocess plugin: tensorrt-rtx cannot do this; leave it out or use tensorrt"),
-        (["--dla", "0"], "dla: tensorrt-rtx cannot do this"),
+        (["--dla", "0", "--precision", "fp16"], "dla: tensorrt-rtx cannot do this"),
         (["--precision", "int8"], "int8 needs images to calibrate with: give --calibration DIR or COCO.json"),
         (["--precision", "fp16", "--calibration", "."], "--calibration is for making int8, got --precision fp16"),
         (["--verify", "nowhere.jpg"], "nowhere.jpg"),
