@@ -297,7 +297,8 @@ def _precision_found(request: BuildRequest, network: tensorrt.INetworkDefinition
         raise BuildError(f"the engine that was built does not load here: {_last(messages)}; it was not written")
     information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     found = inspected_precision(information)
-    check_inspected(request.options.precision, found)
+    if not check_inspected(request.options.precision, found):
+        return network_precision(network), PARSED
     return found, INSPECTED
 
 

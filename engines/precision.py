@@ -7,6 +7,7 @@ without a GPU. The engine inspector tells what was built, and needs one.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ _NAMES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8"}
 # How the inspector of one TensorRT or another words a tensor's type, most telling first.
 _WORDS = (("int8", "int8"), ("fp8", "fp8"), ("bf16", "bf16"), ("half", "fp16"), ("fp16", "fp16"))
 _FLOAT_WORDS = ("float", "fp32")
+
+# In the names of layers and tactics; not "convert", which casts.
+_IS_CONVOLUTION = re.compile(r"conv(?!ert|ers)")
 
 # Kind of layer, then precision, then how many.
 Found = dict[str, dict[str, int]]
@@ -68,7 +72,7 @@ def inspected_precision(information: str) -> Found:
         if not isinstance(layer, dict):
             raise BuildError("engine: expected detailed layer information, found names only; build the engine again")
         words = " ".join(str(layer.get(key, "")) for key in ("LayerType", "ParameterType", "TacticName")).lower()
-        kind = CONVOLUTION if "conv" in words else str(layer.get("LayerType", "unknown")).lower()
+        kind = CONVOLUTION if _IS_CONVOLUTION.search(words) else str(layer.get("LayerType", "unknown")).lower()
         types = " ".join(_tensor_type(tensor) for tensor in layer.get("Inputs", []) if isinstance(tensor, dict))
         found.setdefault(kind, Counter())[_from_words(types)] += 1
     return {kind: dict(counts) for kind, counts in sorted(found.items())}
@@ -107,19 +111,25 @@ def check_precision(asked: str, found: Mapping[str, str], kept: Collection[str])
         )
 
 
-def check_inspected(asked: str, found: Found) -> None:
+def check_inspected(asked: str, found: Found) -> bool:
     """Holds a built engine's convolutions against the precision asked for, by their kinds alone.
 
+    Returns:
+        False where the inspector shows no convolution in words that are known here: each version of TensorRT has its
+        own, and what it does not say is no reason to refuse an engine. The parsed network is the witness then.
+
     Raises:
-        BuildError: none of them has it, or in an FP16 or INT8 engine some are in FP32.
+        BuildError: none of the convolutions has the precision, or in an FP16 or INT8 engine some are in FP32.
     """
     counts = found.get(CONVOLUTION, {})
+    if not set(counts) & set(_NAMES.values()):
+        return False
     wider = {"fp32": (), "fp16": ("fp32",), "int8": ("fp32",)}[asked]
     if not counts.get(asked) or any(counts.get(precision) for precision in wider):
         raise BuildError(
-            f"precision: {asked} asked, and TensorRT built the convolutions as {counts or 'nothing'}; "
-            "no engine was written"
+            f"precision: {asked} asked, and TensorRT built the convolutions as {counts}; no engine was written"
         )
+    return True
 
 
 def _layers(network: tensorrt.INetworkDefinition) -> Iterator[tensorrt.ILayer]:

@@ -121,6 +121,7 @@ def test_the_inspectors_words_for_types_are_understood() -> None:
                 layer("conv", "Half", TacticName="sm80_xmma_fprop_implicit_gemm"),
                 layer("kgen", "Float"),
                 layer("Reformat", "Row major linear FP32"),
+                layer("NoOp", "Row major linear FP32", TacticName="convertUint8ToFloat"),
                 layer("shape_call", "Int32"),
             ]
         }
@@ -128,6 +129,7 @@ def test_the_inspectors_words_for_types_are_understood() -> None:
     assert inspected_precision(information) == {
         "convolution": {"fp16": 2, "int8": 1},
         "kgen": {"fp32": 1},
+        "noop": {"fp32": 1},
         "reformat": {"fp32": 1},
         "shape_call": {"other": 1},
     }
@@ -142,13 +144,19 @@ def test_an_engine_that_tells_names_only_is_refused() -> None:
     ("asked", "counts"), [("fp16", {"fp16": 60}), ("int8", {"int8": 50, "fp16": 10}), ("fp32", {"fp32": 60})]
 )
 def test_an_engine_as_asked_passes(asked: str, counts: dict[str, int]) -> None:
-    check_inspected(asked, {"convolution": counts})
+    assert check_inspected(asked, {"convolution": counts})
 
 
 @pytest.mark.parametrize(
     ("asked", "counts"),
-    [("fp16", {"fp32": 60}), ("fp16", {"fp16": 59, "fp32": 1}), ("int8", {"fp16": 60}), ("int8", {}), ("fp32", {})],
+    [("fp16", {"fp32": 60}), ("fp16", {"fp16": 59, "fp32": 1}), ("int8", {"fp16": 60})],
 )
 def test_an_engine_of_another_precision_is_refused(asked: str, counts: dict[str, int]) -> None:
     with pytest.raises(BuildError, match=f"{asked} asked, and TensorRT built"):
-        check_inspected(asked, {"convolution": counts})
+        assert check_inspected(asked, {"convolution": counts})
+
+
+@pytest.mark.parametrize("found", [{}, {"convolution": {"other": 60}}, {"myelin": {"fp16": 1}}])
+def test_words_that_are_not_known_are_no_reason_to_refuse(found: dict[str, dict[str, int]]) -> None:
+    for asked in ("fp32", "fp16", "int8"):
+        assert not check_inspected(asked, found)
