@@ -18,20 +18,7 @@ import torch
 
 from engines.passport import passport_path, read_engine
 from retina_edge.build import main
-from retina_edge.model.checkpoint import Checkpoint
-from retina_edge.model.retinanet import RetinaNet
 from retina_edge.sample import MODEL
-from tests.models import TINY, contract_of, lively
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny lively model of 128×160 pixels."""
-    torch.manual_seed(0)
-    model = lively(RetinaNet(TINY))
-    path = tmp_path_factory.mktemp("build") / "tiny.pt"
-    Checkpoint(contract_of(model), model.config, dict(model.state_dict())).save(path)
-    return path
 
 
 @pytest.fixture(autouse=True)

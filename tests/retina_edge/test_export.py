@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-import torch
 
 import export.deployable
 from engines.contract import DetectorContract
@@ -21,19 +20,7 @@ from export.errors import ExportError
 from export.verify import Agreement
 from retina_edge import export as verb
 from retina_edge.detector import Detector
-from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.retinanet import RetinaNet
-from tests.models import TINY, contract_of, lively
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny lively model of 128×160 pixels."""
-    torch.manual_seed(0)
-    model = lively(RetinaNet(TINY))
-    path = tmp_path_factory.mktemp("export") / "tiny.pt"
-    Checkpoint(contract_of(model), model.config, dict(model.state_dict())).save(path)
-    return path
 
 
 class Recorder:
