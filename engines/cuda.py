@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from engines.errors import DeviceError, MissingDependencyError
+
+
+# The primary context of each GPU that was used, retained once and given back when the process ends, as torch does too.
+# pycuda cannot do it in between: Context.detach leaves the context on the driver's stack, and away from the thread that
+# retained it does nothing at all (its cuda.hpp, 2026.1).
+_retained: dict[int, Any] = {}
 
 
 @contextmanager
@@ -18,7 +25,7 @@ def primary_context(device: int = 0) -> Iterator[Any]:
 
     Raises:
         MissingDependencyError: pycuda is not installed.
-        DeviceError: there is no driver, or no such GPU.
+        DeviceError: there is no driver, or no such GPU; or what is done inside fails on the GPU.
     """
     try:
         import pycuda.driver as driver
@@ -26,14 +33,31 @@ def primary_context(device: int = 0) -> Iterator[Any]:
         raise MissingDependencyError(
             f"pycuda: expected it, to use the GPU ({error}); install it with pip install 'retina-edge[tensorrt]'"
         ) from error
-    try:
-        driver.init()
-        context = driver.Device(device).retain_primary_context()
-    except driver.Error as error:
-        raise DeviceError(f"GPU {device}: expected an NVIDIA GPU and its driver, found none ({error})") from error
+    if device not in _retained:
+        try:
+            driver.init()
+            _retained[device] = driver.Device(device).retain_primary_context()
+        except driver.Error as error:
+            raise DeviceError(f"GPU {device}: expected an NVIDIA GPU and its driver, found none ({error})") from error
+    context = _retained[device]
     context.push()
     try:
         yield driver
+    except driver.MemoryError as error:
+        raise DeviceError(
+            f"GPU {device}: expected memory for this model, found too little ({error}); end other programs on the GPU, "
+            "keep fewer frames in flight, or build with a smaller batch"
+        ) from error
+    except driver.Error as error:
+        raise DeviceError(f"GPU {device}: {error}") from error
     finally:
         context.pop()
+
+
+@atexit.register
+def _release() -> None:
+    """While the driver is still there; pycuda would do it too late."""
+    while _retained:
+        context = _retained.popitem()[1]
+        context.push()
         context.detach()

@@ -97,7 +97,8 @@ def entries() -> Iterator[tuple[str, str, tuple[str, ...]]]:
             for levels in LEVELS:
                 entry = f"{kernel}_{dtype}_{levels}"
                 yield entry, f"{kernel}.cu", (*macros, f"-DLEVELS={levels}", f"-DENTRY={entry}")
-    yield "nms", "nms.cu", ("-DLEVELS=2", "-DENTRY=nms")  # the number of levels is an argument here
+    for kernel in ("nms", "letterbox"):  # the number of levels is an argument of the one, and nothing to the other
+        yield kernel, f"{kernel}.cu", ("-DLEVELS=2", f"-DENTRY={kernel}")
 
 
 def compile_entry(

@@ -1,15 +1,23 @@
 """``pycuda.driver`` without a GPU: memory is the host's, and kernels run in the emulator.
 
+A stream does nothing until somebody waits, and then the streams go on in a random order, as far as their events let
+them: what is not ordered by a stream or an event, or touches memory that a copy still needs, comes out wrong.
+
 What it checks on the way: that calls come with a context current, that a launch has as many arguments as it was
-prepared for, and that each address is one of memory that is held.
+prepared for, and that each address is one of memory that is held when the work is done.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
+import random
 import re
+import threading
 import types
 import weakref
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,26 +25,48 @@ import numpy.typing as npt
 
 from tests.engines.plugins.emulated import library
 
+Operation = Callable[[], None]
+
 
 class Driver(types.ModuleType):
     """In the place of the module.
 
     Attributes:
         memory: device memory that is held now, by its address.
+        pinned: host memory that is held now, by its address.
         calls: what was launched, with the arguments.
-        fail_at: this allocation, counted from 0, finds no memory left.
+        log: every operation in the order of its execution.
+        fail_at: this allocation, of the device or pinned, counted from 0, finds no memory left.
+        integrated: whether the GPU shares the host's memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, seed: int = 0, integrated: bool = False) -> None:
         super().__init__("pycuda.driver")
         self.memory: dict[int, npt.NDArray[np.uint8]] = {}
+        self.pinned: dict[int, int] = {}
         self.calls: list[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = []
+        self.log: list[str] = []
         self.fail_at: int | None = None
-        self.contexts: list[str] = []
-        self.held = 0
+        self.integrated = integrated
+        self.retained = 0
         self.alive: weakref.WeakSet[object] = weakref.WeakSet()
+        self.streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
+        self.numbers = itertools.count(1)
+        self.clock = itertools.count(1)
+        self._local = threading.local()
+        self._random = random.Random(seed)
         self._allocated = 0
         self.Error = type("Error", (Exception,), {})
+        self.MemoryError = type("MemoryError", (self.Error,), {})
+        self.device_attribute = types.SimpleNamespace(INTEGRATED=18)
+        self.host_alloc_flags = types.SimpleNamespace(DEVICEMAP=2)
+
+    @property
+    def contexts(self) -> list[str]:
+        """The stack of this thread."""
+        if not hasattr(self._local, "contexts"):
+            self._local.contexts = []
+        return self._local.contexts  # type: ignore[no-any-return]
 
     def init(self) -> None:
         pass
@@ -47,38 +77,82 @@ class Driver(types.ModuleType):
         return Device(self)
 
     def mem_alloc(self, size: int) -> Allocation:
-        assert self.contexts
-        if self._allocated == self.fail_at:
-            raise self.Error("cuMemAlloc failed: out of memory")
-        self._allocated += 1
+        self._allocate("cuMemAlloc")
         return Allocation(self, size)
 
-    def Stream(self) -> Stream:
-        return Stream(self)
+    def pagelocked_empty(self, size: int, dtype: Any, mem_flags: int = 0) -> npt.NDArray[Any]:
+        self._allocate("cuMemHostAlloc")
+        array = np.full(size * np.dtype(dtype).itemsize, 0x5A, np.uint8).view(Pinned)
+        array.host = HostAllocation(self, array, mapped=bool(mem_flags & 2))
+        return array.view(dtype)
 
-    def Event(self) -> Event:
+    def Stream(self, flags: int = 0) -> Stream:
+        return Stream(self, flags)
+
+    def Event(self, flags: int = 0) -> Event:
         return Event(self)
 
-    def memcpy_htod(self, target: Allocation, source: npt.NDArray[Any]) -> None:
+    def memcpy_htod(self, target: int, source: npt.NDArray[Any]) -> None:
         assert self.contexts
+        self.check(int(target))
         ctypes.memmove(int(target), source.ctypes.data, source.nbytes)
 
     def memcpy_dtoh(self, target: npt.NDArray[Any], source: int) -> None:
         assert self.contexts
-        assert self.memory[source].nbytes == target.nbytes
-        ctypes.memmove(target.ctypes.data, source, target.nbytes)
+        self.check(int(source))
+        ctypes.memmove(target.ctypes.data, int(source), target.nbytes)
+
+    def memcpy_htod_async(self, target: int, source: npt.NDArray[Any], stream: Stream) -> None:
+        self._copy("to device", int(target), source.ctypes.data, source, stream)
+
+    def memcpy_dtoh_async(self, target: npt.NDArray[Any], source: int, stream: Stream) -> None:
+        self._copy("to host", target.ctypes.data, int(source), target, stream)
 
     def module_from_buffer(self, ptx: bytes) -> Module:
         assert self.contexts
         return Module(self, ptx.decode())
+
+    def check(self, address: int) -> None:
+        assert any(start <= address < start + block.nbytes for start, block in self.memory.items()), (
+            "an address that was not allocated, or was freed"
+        )
+
+    def proceed(self, until: Callable[[], bool]) -> None:
+        """Runs what is on the streams, in a random order, until that is so."""
+        while not until():
+            ready = [stream for stream in list(self.streams.values()) if stream.ready()]
+            assert ready, "waits for what nobody will do"
+            self._random.choice(ready).step()
+
+    def _allocate(self, call: str) -> None:
+        assert self.contexts
+        if self._allocated == self.fail_at:
+            raise self.MemoryError(f"{call} failed: out of memory")
+        self._allocated += 1
+
+    def _copy(self, name: str, target: int, source: int, host: npt.NDArray[Any], stream: Stream) -> None:
+        assert self.contexts
+        size = host.nbytes
+
+        def copy() -> None:
+            on_device, on_host = (target, source) if name == "to device" else (source, target)
+            self.check(on_device)
+            assert any(start <= on_host < start + held for start, held in self.pinned.items()), "not pinned, or freed"
+            ctypes.memmove(target, source, size)
+
+        stream.put(f"{name} {size}", copy)
 
 
 class Device:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
+    def get_attribute(self, attribute: int) -> int:
+        assert attribute == self._driver.device_attribute.INTEGRATED
+        return int(self._driver.integrated)
+
     def retain_primary_context(self) -> Device:
-        self._driver.held += 1
+        self._driver.retained += 1
         return self
 
     def push(self) -> None:
@@ -87,9 +161,8 @@ class Device:
     def pop(self) -> None:
         self._driver.contexts.pop()
 
-    def detach(self) -> None:
-        assert not list(self._driver.alive), "streams, events and modules outlive their context"
-        self._driver.held -= 1
+    def get_device(self) -> Device:
+        return self
 
 
 class Allocation:
@@ -103,6 +176,37 @@ class Allocation:
     def free(self) -> None:
         assert self._driver.contexts
         del self._driver.memory[int(self)]
+
+
+class Pinned(np.ndarray[Any, Any]):
+    """So that an array can carry what pycuda's carry as their base."""
+
+    host: HostAllocation | None = None
+
+    def __array_finalize__(self, parent: Any) -> None:
+        self.host = getattr(parent, "host", None)
+
+    @property
+    def base(self) -> Any:
+        return self.host
+
+
+class HostAllocation:
+    def __init__(self, driver: Driver, array: npt.NDArray[np.uint8], *, mapped: bool) -> None:
+        self._driver, self._address, self._mapped = driver, array.ctypes.data, mapped
+        driver.pinned[self._address] = array.nbytes
+        if mapped:
+            driver.memory[self._address] = np.asarray(array)
+
+    def get_device_pointer(self) -> int:
+        assert self._mapped
+        return self._address
+
+    def free(self) -> None:
+        assert self._driver.contexts
+        del self._driver.pinned[self._address]
+        if self._mapped:
+            del self._driver.memory[self._address]
 
 
 class Module:
@@ -129,44 +233,80 @@ class Function:
         self, grid: tuple[int, ...], block: tuple[int, ...], stream: Stream, *arguments: int
     ) -> None:
         assert self._driver.contexts
-        assert isinstance(stream, Stream)
         match = re.fullmatch(r"(P+)(i+)(P+)", self._kinds)
         assert match is not None
         first, middle, last = map(len, match.groups())
         assert len(arguments) == first + middle + last
         inputs, integers, outputs = arguments[:first], arguments[first:-last], arguments[-last:]
-        assert {*inputs, *outputs} <= set(self._driver.memory), "an address that was not allocated, or was freed"
         self._driver.calls.append((self._entry, grid, block, integers))
-        failed = library(self._entry).run(
-            *grid,
-            block[0],
-            (ctypes.c_void_p * first)(*inputs),
-            (ctypes.c_int * middle)(*integers),
-            (ctypes.c_void_p * last)(*outputs),
-        )
-        assert not failed
+
+        def run() -> None:
+            for address in (*inputs, *outputs):
+                self._driver.check(address)
+            failed = library(self._entry).run(
+                *grid,
+                block[0],
+                (ctypes.c_void_p * first)(*inputs),
+                (ctypes.c_int * middle)(*integers),
+                (ctypes.c_void_p * last)(*outputs),
+            )
+            assert not failed
+
+        stream.put(self._entry, run)
 
 
 class Stream:
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, flags: int) -> None:
+        assert driver.contexts
+        self._driver, self.flags, self.handle = driver, flags, next(driver.numbers)
+        self._queue: deque[tuple[str, Operation, Callable[[], bool]]] = deque()
         driver.alive.add(self)
+        driver.streams[self.handle] = self
+
+    def put(self, name: str, operation: Operation, may: Callable[[], bool] = lambda: True) -> None:
+        self._queue.append((name, operation, may))
+
+    def ready(self) -> bool:
+        return bool(self._queue) and self._queue[0][2]()
+
+    def step(self) -> None:
+        name, operation, _ = self._queue.popleft()
+        self._driver.log.append(name)
+        operation()
+
+    def wait_for_event(self, event: Event) -> None:
+        self.put("wait", lambda: None, event.reached(event.recorded))
 
     def synchronize(self) -> None:
-        pass
+        assert self._driver.contexts
+        self._driver.proceed(lambda: not self._queue)
 
 
 class Event:
-    """Counts what was recorded before it, in the place of a clock."""
-
-    recorded = 0
+    """Its clock counts the operations of all streams."""
 
     def __init__(self, driver: Driver) -> None:
+        assert driver.contexts
+        self._driver, self.recorded, self._done, self._at = driver, 0, 0, 0
         driver.alive.add(self)
 
-    def record(self, stream: Stream) -> None:
-        assert isinstance(stream, Stream)
-        Event.recorded += 1
-        self._at = Event.recorded
+    def record(self, stream: Stream) -> Event:
+        assert self._driver.contexts
+        self.recorded += 1
+        number = self.recorded
+
+        def reach() -> None:
+            self._done, self._at = number, next(self._driver.clock)
+
+        stream.put("event", reach)
+        return self
+
+    def reached(self, number: int) -> Callable[[], bool]:
+        return lambda: self._done >= number
+
+    def synchronize(self) -> None:
+        assert self._driver.contexts
+        self._driver.proceed(self.reached(self.recorded))
 
     def time_till(self, later: Event) -> float:
         return float(later._at - self._at)

@@ -27,6 +27,6 @@ def test_compiling_again_gives_the_same(nvrtc: Nvrtc, entry: str, file: str, mac
 def test_nothing_else_is_there() -> None:
     names = {file.stem for file in PTX.iterdir()}
     assert names == {entry for entry, _, _ in entries()}
-    assert len(names) == 4 * len(LEVELS) + 1
+    assert len(names) == 4 * len(LEVELS) + 2
     with pytest.raises(ValueError, match="expected one of ptx/"):
         read_ptx("filter_f64_5")

@@ -22,6 +22,8 @@ extern "C" int run(int x, int y, int threads, const void** inputs, const int* n,
         ENTRY((const int*)inputs[0], (const int*)inputs[1], (const int*)inputs[2], EACH_LEVEL(POINTER),
               (const float*)inputs[3 + LEVELS], EACH_LEVEL(SIZE), rest[0], rest[1], rest[2], rest[3],
               (float*)outputs[0], (float*)outputs[1], (int*)outputs[2]);
+#elif defined(LETTERBOX)
+        ENTRY((const unsigned char*)inputs[0], n[0], n[1], (unsigned char*)outputs[0]);
 #else
         ENTRY((const float*)inputs[0], (const float*)inputs[1], (const int*)inputs[2], (const float*)inputs[3], n[0],
               n[1], n[2], (int*)outputs[0], (float*)outputs[1], (float*)outputs[2], (int*)outputs[3]);

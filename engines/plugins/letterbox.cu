@@ -1,0 +1,72 @@
+// Letterbox: frames of any sizes into one network input, as engines/letterbox.py does it with OpenCV.
+//
+// Grid (ceil(height width / 4 / threads), images). A thread makes four neighbouring pixels: 12 bytes, three stores. The
+// width of an input is a multiple of 32, so the four are of one row.
+//
+// frames begins with a header, int32 [N, 8], of each image: where its frame begins, in units of 256 bytes from the start
+// of frames; height and width of the frame; height and width inside the input; three zeros. All zeros for no frame.
+// Frames are BGR, uint8 [height, width, 3], rows without gaps.
+//
+// Half-pixel centres, edges repeated, rounded to nearest: OpenCV's INTER_LINEAR, which computes in fixed point and so
+// differs by one grey level now and then. Writes every byte of images: uint8 [N, height, width, 3].
+#include "block.cuh"
+
+#define THREADS 256
+#define PIXELS 4
+#define UNIT 256
+
+struct Header {
+    int offset, height, width, resized_height, resized_width, zeros[3];
+};
+
+// The two source positions of a target's, and the weight of the second.
+__device__ __forceinline__ void between(int target, float scale, int size, int& low, int& high, float& weight) {
+    const float place = ((float)target + 0.5f) * scale - 0.5f;
+    const float below = floorf(place);
+    weight = place - below;
+    low = (int)below;
+    high = low + 1;
+    if (low < 0) low = 0;
+    if (high < 0) high = 0;
+    if (low > size - 1) low = size - 1;
+    if (high > size - 1) high = size - 1;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+ENTRY(const unsigned char* __restrict__ frames, int height, int width, unsigned char* __restrict__ images) {
+    const Header header = ((const Header*)frames)[blockIdx.y];
+    const int first = ((int)blockIdx.x * THREADS + (int)threadIdx.x) * PIXELS;
+    if (first >= height * width) return;
+    const int y = first / width, x = first - y * width;
+    unsigned int words[3] = {0, 0, 0};
+    if (y < header.resized_height && x < header.resized_width) {
+        const unsigned char* const frame = frames + (size_t)header.offset * UNIT;
+        const float scale_y = (float)header.height / (float)header.resized_height;
+        const float scale_x = (float)header.width / (float)header.resized_width;
+        int top, bottom;
+        float weight_y;
+        between(y, scale_y, header.height, top, bottom, weight_y);
+        const unsigned char* const upper_row = frame + (size_t)top * header.width * 3;
+        const unsigned char* const lower_row = frame + (size_t)bottom * header.width * 3;
+#pragma unroll
+        for (int pixel = 0; pixel < PIXELS; pixel++) {
+            if (x + pixel >= header.resized_width) break;
+            int left, right;
+            float weight_x;
+            between(x + pixel, scale_x, header.width, left, right, weight_x);
+#pragma unroll
+            for (int channel = 0; channel < 3; channel++) {
+                const float a = upper_row[left * 3 + channel], b = upper_row[right * 3 + channel];
+                const float c = lower_row[left * 3 + channel], d = lower_row[right * 3 + channel];
+                const float above = a + (b - a) * weight_x, below = c + (d - c) * weight_x;
+                const int value = (int)(above + (below - above) * weight_y + 0.5f);
+                const int byte = pixel * 3 + channel;
+                words[byte / 4] |= (unsigned int)value << (byte % 4 * 8);
+            }
+        }
+    }
+    unsigned int* const out = (unsigned int*)(images + ((size_t)blockIdx.y * height * width + first) * 3);
+    out[0] = words[0];
+    out[1] = words[1];
+    out[2] = words[2];
+}
