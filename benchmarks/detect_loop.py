@@ -23,6 +23,7 @@ from rich.table import Table
 
 from benchmarks.record import save
 from benchmarks.torchvision_r50 import lively_r50
+from engines.letterbox import letterbox_batch
 from export.deployable import export_onnx
 from retina_edge import Detector
 from retina_edge.image_file import read_image
@@ -72,7 +73,7 @@ def _export_r50(path: Path) -> Path:
 
 def _measure(model: Path, video: Path, folder: Path, rounds: int) -> dict[str, Any]:
     with Detector.load(model) as detector, VideoSource(video) as source:
-        images, _ = detector.preprocess([next(iter(source)).image])
+        images, _ = letterbox_batch([next(iter(source)).image], detector.contract.input_size)
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     _bare(session, images, 5)
     bare, loop = [], []

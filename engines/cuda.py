@@ -9,7 +9,6 @@ from typing import Any
 
 from engines.errors import DeviceError, MissingDependencyError
 
-
 # The primary context of each GPU that was used, retained once and given back when the process ends, as torch does too.
 # pycuda cannot do it in between: Context.detach leaves the context on the driver's stack, and away from the thread that
 # retained it does nothing at all (its cuda.hpp, 2026.1).

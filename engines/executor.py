@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from engines.contract import DetectorContract
+from engines.letterbox import Letterbox, letterbox_batch
 from engines.plugins.reference import RawDetections
 
 
+class Ticket:
+    """Frames on their way through an executor.
+
+    Attributes:
+        letterboxes: where each frame lies in the network's input.
+    """
+
+    def __init__(self, letterboxes: Sequence[Letterbox]) -> None:
+        self.letterboxes = tuple(letterboxes)
+
+
 class Executor(Protocol):
-    """Runs the network with its post-processing on letterboxed images.
+    """Letterboxes frames and runs the network with its post-processing on them.
+
+    In two steps, so that one thread can prepare frames while another waits for detections.
 
     Attributes:
         contract: what the artifact promises.
-        batch: the one batch size it takes, or None where any is taken.
+        batch: the one batch size it runs, or None where there are several; a submission may be of fewer frames.
+        max_batch: frames a submission may have, or None for any number.
     """
 
     @property
@@ -25,13 +42,60 @@ class Executor(Protocol):
     @property
     def batch(self) -> int | None: ...
 
-    def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
-        """Detections of ``images``: uint8 [N, height, width, 3], BGR, letterboxed to the contract's input.
+    @property
+    def max_batch(self) -> int | None: ...
 
-        The arrays returned belong to the caller.
+    def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> Ticket:
+        """Takes frames as ``as_bgr`` does, of any sizes, at most ``max_batch`` of them; they may change afterwards.
+
+        Raises:
+            ValueError: one of them is no frame.
         """
+        ...
+
+    def result(self, ticket: Ticket) -> RawDetections:
+        """Detections of what was submitted, in input pixels; the arrays belong to the caller."""
         ...
 
     def close(self) -> None:
         """Frees what the executor holds; it cannot be used afterwards."""
         ...
+
+
+class HostTicket(Ticket):
+    """Letterboxed frames that wait for the network: ``images`` uint8 [N, height, width, 3]."""
+
+    def __init__(self, letterboxes: Sequence[Letterbox], images: npt.NDArray[np.uint8]) -> None:
+        super().__init__(letterboxes)
+        self.images = images
+
+
+class HostExecutor(ABC):
+    """An ``Executor`` that takes letterboxed images in host memory: ``submit`` letterboxes, ``result`` infers."""
+
+    contract: DetectorContract
+    batch: int | None
+
+    @property
+    def max_batch(self) -> int | None:
+        return self.batch
+
+    def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> HostTicket:
+        images, letterboxes = letterbox_batch(frames, self.contract.input_size, batch=self.batch)
+        return HostTicket(letterboxes, images)
+
+    def result(self, ticket: Ticket) -> RawDetections:
+        if not isinstance(ticket, HostTicket):
+            raise ValueError(f"ticket: expected one of this executor's submit, got {ticket!r}")
+        return self.infer(ticket.images)
+
+    @abstractmethod
+    def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
+        """Detections of ``images``: uint8 [N, height, width, 3], BGR, letterboxed to the contract's input.
+
+        The arrays returned belong to the caller.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees what the executor holds; it cannot be used afterwards."""

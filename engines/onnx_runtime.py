@@ -10,13 +10,14 @@ import onnxruntime
 
 from engines.contract import DetectorContract
 from engines.errors import ContractError, ModelFileError
+from engines.executor import HostExecutor
 from engines.names import INPUT, OUTPUTS
 from engines.plugins.reference import RawDetections
 
 CONTRACT_KEY = "retina_edge.contract"
 
 
-class OnnxExecutor:
+class OnnxExecutor(HostExecutor):
     """An ``Executor`` on ONNX Runtime.
 
     Args:

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import overload
+from typing import Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from engines.errors import ModelFileError
-from engines.executor import Executor
-from engines.letterbox import Letterbox, letterbox_batch
+from engines.executor import Executor, Ticket
+from engines.letterbox import Letterbox
 from engines.plugins.reference import RawDetections
 from retina_edge.detections import Detections
 
 Frame = npt.NDArray[np.uint8]
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Submitted(Generic[T]):
+    """Frames on their way; ``Detector.result`` takes it.
+
+    Attributes:
+        parts: of the executor, a batch each.
+        shape: what the caller gets of a list of detections.
+    """
+
+    parts: Sequence[Ticket]
+    shape: Callable[[list[Detections]], T]
 
 
 class Detector:
@@ -34,7 +51,7 @@ class Detector:
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "auto") -> Detector:
-        """Opens a model file by its kind: ``.pt`` (torch) or ``.onnx`` (ONNX Runtime).
+        """Opens a model file by its kind: ``.pt`` (torch), ``.onnx`` (ONNX Runtime) or ``.engine`` (TensorRT).
 
         Args:
             path: the model file.
@@ -42,7 +59,8 @@ class Detector:
 
         Raises:
             ModelFileError: missing, corrupt, foreign, or of another kind.
-            MissingDependencyError: a checkpoint without torch installed.
+            MissingDependencyError: a checkpoint without torch installed, an engine without TensorRT or pycuda.
+            DeviceError: an engine without the GPU or the TensorRT it was built for.
         """
         path = Path(path)
         if path.suffix == ".onnx":
@@ -53,7 +71,13 @@ class Detector:
             from retina_edge.torch_executor import TorchExecutor
 
             return cls(TorchExecutor.load(path, device=device))
-        raise ModelFileError(f"{path}: expected a model ending in .pt or .onnx, got {path.suffix or 'no ending'!r}")
+        if path.suffix == ".engine":
+            from engines.runner.executor import EngineExecutor
+
+            return cls(EngineExecutor(path))
+        raise ModelFileError(
+            f"{path}: expected a model ending in .pt, .onnx or .engine, got {path.suffix or 'no ending'!r}"
+        )
 
     @overload
     def __call__(self, frames: Frame) -> Detections: ...
@@ -66,7 +90,7 @@ class Detector:
 
         Args:
             frames: uint8 [height, width, 3] BGR as OpenCV gives it (greyscale and BGRA are converted), or a
-                list of such. A list is one batch, or as many as an executor of a fixed batch size needs.
+                list of such. A list is one batch, or as many as an executor of a fixed or largest batch size needs.
 
         Returns:
             Detections for a frame; a list of them, in order, for a list.
@@ -75,26 +99,42 @@ class Detector:
             ValueError: not such a frame.
         """
         if isinstance(frames, np.ndarray):
-            return self._detect([frames])[0]
-        return self._detect(frames)
+            return self.result(self.submit(frames))
+        return self.result(self.submit(frames))
 
-    def _detect(self, frames: Sequence[Frame]) -> list[Detections]:
-        results: list[Detections] = []
-        step = self.executor.batch or max(1, len(frames))
-        for start in range(0, len(frames), step):
-            images, letterboxes = self.preprocess(frames[start : start + step])
-            results += self.to_detections(self.executor.infer(images), letterboxes)
-        return results
+    @overload
+    def submit(self, frames: Frame) -> Submitted[Detections]: ...
 
-    def preprocess(self, frames: Sequence[Frame]) -> tuple[npt.NDArray[np.uint8], list[Letterbox]]:
-        """Frames as the executor takes them: uint8 [N, height, width, 3], and where each lies in it.
+    @overload
+    def submit(self, frames: Sequence[Frame]) -> Submitted[list[Detections]]: ...
 
-        N is the executor's fixed batch size where it has one: missing frames are zero.
+    def submit(self, frames: Frame | Sequence[Frame]) -> Submitted[Detections] | Submitted[list[Detections]]:
+        """Sends frames on their way, and gives a ticket for their detections; frames may change afterwards.
+
+        An engine detects meanwhile; other executors only letterbox here, and infer in ``result``.
+
+        Args:
+            frames: as above.
+
+        Raises:
+            ValueError: not such a frame.
         """
-        return letterbox_batch(frames, self.contract.input_size, batch=self.executor.batch)
+        if isinstance(frames, np.ndarray):
+            return Submitted(self._submit([frames]), lambda found: found[0])
+        return Submitted(self._submit(frames), lambda found: found)
 
-    def to_detections(self, raw: RawDetections, letterboxes: Sequence[Letterbox]) -> list[Detections]:
-        """One ``Detections`` for each letterbox, from the first rows of the executor's arrays."""
+    def result(self, ticket: Submitted[T]) -> T:
+        """What ``submit``'s frames show: Detections for a frame, a list of them for a list."""
+        found: list[Detections] = []
+        for part in ticket.parts:
+            found += self._to_detections(self.executor.result(part), part.letterboxes)
+        return ticket.shape(found)
+
+    def _submit(self, frames: Sequence[Frame]) -> list[Ticket]:
+        step = self.executor.max_batch or max(1, len(frames))
+        return [self.executor.submit(frames[start : start + step]) for start in range(0, len(frames), step)]
+
+    def _to_detections(self, raw: RawDetections, letterboxes: Sequence[Letterbox]) -> list[Detections]:
         results = []
         for n, letterbox in enumerate(letterboxes):
             count = int(raw.num_detections[n])

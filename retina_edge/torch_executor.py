@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from engines.contract import DetectorContract
 from engines.errors import DeviceError, MissingDependencyError
+from engines.executor import HostExecutor
 from engines.plugins.parameters import pack_parameters
 from engines.plugins.reference import RawDetections, postprocess
 
@@ -24,7 +25,7 @@ except ImportError as error:
     ) from error
 
 
-class TorchExecutor:
+class TorchExecutor(HostExecutor):
     """An ``Executor`` on torch; decode and NMS are the NumPy specification.
 
     Args:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.contract import DetectorContract, PyramidLevel
+from engines.executor import HostExecutor
 from engines.plugins.reference import RawDetections
 from retina_edge.detector import Detector
 
@@ -30,7 +31,7 @@ def contract(
     )
 
 
-class StandIn:
+class StandIn(HostExecutor):
     """An ``Executor`` that gives each image one box around its white pixels, score 0.9, label 0; none when black.
 
     Args:

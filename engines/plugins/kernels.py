@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.cuda import primary_context
-from engines.names import OUTPUTS
 from engines.plugins.launch import Geometry, Launch, plan
 from engines.plugins.ptx_files import read_ptx
 from engines.plugins.reference import RawDetections
 
 
 class PostprocessKernels:
-    """The three kernels of one geometry and batch size, with their scratch and their outputs on the GPU.
+    """The three kernels of one geometry, with their scratch on the GPU.
 
     ``launch`` allocates, copies and waits for nothing, so it can be captured in a CUDA graph. Not for two streams at
     once: they would share the scratch.
@@ -26,42 +25,38 @@ class PostprocessKernels:
     Args:
         driver: from ``engines.cuda.primary_context``; its context must be current here and in every call.
         geometry: of the heads.
-        batch: images at a time.
-
-    Attributes:
-        outputs: device addresses of num_detections int32 [N], boxes float32 [N, K, 4], scores float32 [N, K] and
-            labels int32 [N, K].
+        batch: images at a time, at most.
     """
 
     def __init__(self, driver: Any, geometry: Geometry, batch: int) -> None:
-        self._launches = plan(geometry, batch)
-        self._written: dict[str, int] = {}
+        self._geometry = geometry
+        self._scratch: dict[str, int] = {}
+        launches = plan(geometry, batch)
         with ExitStack() as stack:
-            self._functions = [_function(driver, launch) for launch in self._launches]
+            self._functions = [load_kernel(driver, launch) for launch in launches]
             stack.callback(self._functions.clear)
-            for output in (output for launch in self._launches for output in launch.outputs):
-                allocation = driver.mem_alloc(int(np.prod(output.shape)) * np.dtype(output.dtype).itemsize)
+            for tensor in (output for launch in launches[:-1] for output in launch.outputs):
+                allocation = driver.mem_alloc(tensor.nbytes)
                 stack.callback(allocation.free)
-                self._written[output.name] = int(allocation)
+                self._scratch[tensor.name] = int(allocation)
             self._stack = stack.pop_all()
-        self.outputs: Mapping[str, int] = {name: self._written[name] for name in OUTPUTS}
 
-    def launch(self, tensors: Mapping[str, int], stream: Any, events: Sequence[Any] = ()) -> None:
+    def launch(self, tensors: Mapping[str, int], batch: int, stream: Any, events: Sequence[Any] = ()) -> None:
         """Puts the three launches on a stream.
 
         Args:
-            tensors: device addresses of the heads (``cls_0`` and so on, contiguous, of the geometry's type) and of
-                the ``parameters``, float32.
+            tensors: device addresses of the heads (``cls_0`` and so on, contiguous, of the geometry's type), of the
+                ``parameters``, float32, and of what is written: num_detections int32 [N], boxes float32 [N, K, 4],
+                scores float32 [N, K] and labels int32 [N, K].
+            batch: N, at most what the scratch is for.
             stream: a pycuda stream.
             events: four to record before, between and after the launches, or none.
         """
-        addresses = {**tensors, **self._written}
+        addresses = {**tensors, **self._scratch}
         if events:
             events[0].record(stream)
-        for index, (launch, function) in enumerate(zip(self._launches, self._functions, strict=True)):
-            inputs = [addresses[name] for name in launch.inputs]
-            outputs = [addresses[output.name] for output in launch.outputs]
-            function.prepared_async_call(launch.grid, (launch.block, 1, 1), stream, *inputs, *launch.integers, *outputs)
+        for index, (launch, function) in enumerate(zip(plan(self._geometry, batch), self._functions, strict=True)):
+            put(launch, function, addresses, stream)
             if events:
                 events[index + 1].record(stream)
 
@@ -129,22 +124,34 @@ def _run(driver: Any, arrays: Mapping[str, npt.NDArray[Any]], geometry: Geometry
             stack.callback(allocation.free)
             driver.memcpy_htod(allocation, array)
             tensors[name] = int(allocation)
+        written = plan(geometry, batch)[-1].outputs
+        for output in written:
+            allocation = driver.mem_alloc(output.nbytes)
+            stack.callback(allocation.free)
+            tensors[output.name] = int(allocation)
         stream = driver.Stream()
         milliseconds = []
         for _ in range(runs):
             events = [driver.Event() for _ in range(4)]
-            kernels.launch(tensors, stream, events)
+            kernels.launch(tensors, batch, stream, events)
             stream.synchronize()
             milliseconds.append([events[i].time_till(events[i + 1]) for i in range(3)])
         found = []
-        for output in plan(geometry, batch)[-1].outputs:
+        for output in written:
             array = np.empty(output.shape, output.dtype)
-            driver.memcpy_dtoh(array, kernels.outputs[output.name])
+            driver.memcpy_dtoh(array, tensors[output.name])
             found.append(array)
     return KernelRun(RawDetections(*found), np.array(milliseconds))
 
 
-def _function(driver: Any, launch: Launch) -> Any:
+def put(launch: Launch, function: Any, addresses: Mapping[str, int], stream: Any) -> None:
+    """Puts one launch on a stream, with the device addresses of its tensors by name."""
+    inputs = [addresses[name] for name in launch.inputs]
+    outputs = [addresses[output.name] for output in launch.outputs]
+    function.prepared_async_call(launch.grid, (launch.block, 1, 1), stream, *inputs, *launch.integers, *outputs)
+
+
+def load_kernel(driver: Any, launch: Launch) -> Any:
     """A kernel ready to be called; the driver finishes its PTX for the GPU at hand, and keeps the result."""
     function = driver.module_from_buffer(read_ptx(launch.entry)).get_function(launch.entry)
     function.prepare("P" * len(launch.inputs) + "i" * len(launch.integers) + "P" * len(launch.outputs))

@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from engines.contract import DetectorContract
 from engines.names import CANDIDATES, OUTPUTS, PARAMETERS, head_names
 from engines.plugins.parameters import HEADER
@@ -44,6 +46,11 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Of the memory it takes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)

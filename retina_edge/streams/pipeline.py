@@ -1,8 +1,9 @@
 """Reads, detects and writes at the same time, so that the detector never waits for a codec.
 
-A reader thread decodes and letterboxes, the caller's thread runs the executor, a writer thread draws and
-encodes. Bounded queues lie between them. Each producer ends with None, and each consumer takes everything up to
-it, whatever happened: no thread can be left waiting on a full or an empty queue.
+A reader thread decodes and submits, the caller's thread waits for detections, a writer thread draws and encodes.
+On a CPU submitting is letterboxing, and waiting is inference; an engine has the frames from submission on. Bounded
+queues lie between the threads. Each producer ends with None, and each consumer takes everything up to it, whatever
+happened: no thread can be left waiting on a full or an empty queue.
 """
 
 from __future__ import annotations
@@ -14,13 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-import numpy as np
-import numpy.typing as npt
-
 from engines.errors import RetinaEdgeError
-from engines.letterbox import Letterbox
 from retina_edge.detections import Detections
-from retina_edge.detector import Detector
+from retina_edge.detector import Detector, Submitted
 from retina_edge.streams.draw import annotate
 from retina_edge.streams.sinks import Result, Sink
 from retina_edge.streams.sources import Frame, Source
@@ -60,11 +57,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Frames on their way to the executor: ``images`` uint8 [N, height, width, 3] as it takes them."""
+    """Frames on their way through the detector."""
 
     frames: list[Frame]
-    images: npt.NDArray[np.uint8]
-    letterboxes: list[Letterbox]
+    ticket: Submitted[list[Detections]]
 
 
 _Results = list[tuple[Frame, Detections]]
@@ -99,10 +95,10 @@ class Pipeline:
                 f"score: expected {threshold:g} <= score < 1, got {score:g}; the model drops what scores less than "
                 f"its threshold {threshold:g}, so export it with a lower one"
             )
-        if batch is not None and (batch < 1 or fixed not in (None, batch)):
-            raise RetinaEdgeError(
-                f"batch: expected {fixed or 'at least 1'}, got {batch}; the model's batch is set at its export"
-            )
+        largest = detector.executor.max_batch
+        if batch is not None and (batch < 1 or fixed not in (None, batch) or (largest or batch) < batch):
+            expected = fixed or (f"1 to {largest}" if largest else "at least 1")
+            raise RetinaEdgeError(f"batch: expected {expected}, got {batch}; the model's batch is set at its export")
         self._detector = detector
         self._score = score
         self._batch = batch or fixed or 1
@@ -193,9 +189,9 @@ class Pipeline:
             frames = itertools.islice(source, self.max_frames)
             while not self._halt.is_set() and (chunk := self._next_frames(frames)):
                 start = perf_counter()
-                images, letterboxes = self._detector.preprocess([frame.image for frame in chunk])
+                ticket = self._detector.submit([frame.image for frame in chunk])
                 self._stage_seconds["preprocess"] += perf_counter() - start
-                todo.put(_Batch(chunk, images, letterboxes))
+                todo.put(_Batch(chunk, ticket))
         finally:
             todo.put(None)
 
@@ -208,8 +204,7 @@ class Pipeline:
 
     def _infer(self, batch: _Batch) -> _Results:
         start = perf_counter()
-        raw = self._detector.executor.infer(batch.images)
-        found = self._detector.to_detections(raw, batch.letterboxes)
+        found = self._detector.result(batch.ticket)
         if self._score is not None:
             found = [detections.above(self._score) for detections in found]
         self._stage_seconds["infer"] += perf_counter() - start

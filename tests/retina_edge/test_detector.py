@@ -61,11 +61,27 @@ def test_no_frames_and_nothing_found() -> None:
 
 
 def test_missing_frames_of_a_fixed_batch_are_black() -> None:
-    images, letterboxes = detector(batch=4).preprocess(frames()[:1])
-    assert images.shape == (4, 64, 96, 3)
-    assert len(letterboxes) == 1
-    assert images[0].any()
-    assert not images[1:].any()
+    ticket = StandIn(contract(), batch=4).submit(frames()[:1])
+    assert ticket.images.shape == (4, 64, 96, 3)
+    assert len(ticket.letterboxes) == 1
+    assert ticket.images[0].any()
+    assert not ticket.images[1:].any()
+
+
+def test_tickets_in_any_order() -> None:
+    run = detector(batch=2)
+    one, several = run.submit(frames()[0]), run.submit(frames())
+    assert [len(found) for found in run.result(several)] == [len(run(frame)) for frame in frames()]
+    assert (run.result(one).boxes == run(frames()[0]).boxes).all()
+
+
+def test_a_frame_may_change_once_it_is_submitted() -> None:
+    frame = patch_frame((64, 96), (8, 8), SIDE)
+    run = detector()
+    expected = run(frame).boxes
+    ticket = run.submit(frame)
+    frame[:] = 0
+    assert (run.result(ticket).boxes == expected).all()
 
 
 def test_greyscale_and_alpha() -> None:

@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 
 from engines.contract import DetectorContract, PyramidLevel
 from engines.errors import DataError, MissingDependencyError
+from engines.executor import HostExecutor
 from engines.letterbox import Letterbox
 from engines.plugins.reference import RawDetections
 from retina_edge import Detector
@@ -86,7 +87,7 @@ def test_perfect_and_empty_results(dataset: CocoDataset) -> None:
     assert nothing.detections == 0
 
 
-class Oracle:
+class Oracle(HostExecutor):
     """An executor that knows the answers, to check labels, batches and box frames on the way to the metrics."""
 
     batch: int | None = None

@@ -18,7 +18,7 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsInt, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -89,10 +89,10 @@ class Driver(types.ModuleType):
     def Stream(self, flags: int = 0) -> Stream:
         return Stream(self, flags)
 
-    def Event(self, flags: int = 0) -> Event:
+    def Event(self) -> Event:
         return Event(self)
 
-    def memcpy_htod(self, target: int, source: npt.NDArray[Any]) -> None:
+    def memcpy_htod(self, target: SupportsInt, source: npt.NDArray[Any]) -> None:
         assert self.contexts
         self.check(int(target))
         ctypes.memmove(int(target), source.ctypes.data, source.nbytes)
@@ -102,10 +102,10 @@ class Driver(types.ModuleType):
         self.check(int(source))
         ctypes.memmove(target.ctypes.data, int(source), target.nbytes)
 
-    def memcpy_htod_async(self, target: int, source: npt.NDArray[Any], stream: Stream) -> None:
+    def memcpy_htod_async(self, target: SupportsInt, source: npt.NDArray[Any], stream: AnyStream) -> None:
         self._copy("to device", int(target), source.ctypes.data, source, stream)
 
-    def memcpy_dtoh_async(self, target: npt.NDArray[Any], source: int, stream: Stream) -> None:
+    def memcpy_dtoh_async(self, target: npt.NDArray[Any], source: int, stream: AnyStream) -> None:
         self._copy("to host", target.ctypes.data, int(source), target, stream)
 
     def module_from_buffer(self, ptx: bytes) -> Module:
@@ -130,7 +130,7 @@ class Driver(types.ModuleType):
             raise self.MemoryError(f"{call} failed: out of memory")
         self._allocated += 1
 
-    def _copy(self, name: str, target: int, source: int, host: npt.NDArray[Any], stream: Stream) -> None:
+    def _copy(self, name: str, target: int, source: int, host: npt.NDArray[Any], stream: AnyStream) -> None:
         assert self.contexts
         size = host.nbytes
 
@@ -280,6 +280,9 @@ class Stream:
     def synchronize(self) -> None:
         assert self._driver.contexts
         self._driver.proceed(lambda: not self._queue)
+
+
+AnyStream: TypeAlias = Stream
 
 
 class Event:
