@@ -35,25 +35,32 @@ class TensorRTNetwork:
     """
 
     def __init__(self, path: Path, passport: Passport, backend: Backend) -> None:
-        self._path, self._passport = path, passport
+        self._path, self._passport, self._batch = path, passport, 0
         self._messages: list[str] = []
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._cache: Any = None
+        self._kept = b""  # what the cache's file holds
+        self._context: tensorrt.IExecutionContext | Any = None
+        try:
+            self._load(backend)
+        except BaseException:
+            self.close()  # now: the error's traceback would hold all of it until long after the context is gone
+            raise
+
+    def _load(self, backend: Backend) -> None:
         trt = backend.module
         self._logger = make_logger(trt, self._messages)
         self._runtime = trt.Runtime(self._logger)
-        if passport.request.get("options", {}).get("version_compatible"):
+        if self._passport.request.get("options", {}).get("version_compatible"):
             # Such an engine carries the code of the TensorRT that made it; the passport's digest vouches for it.
             self._runtime.engine_host_code_allowed = True
-        self._engine: Any = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        self._engine = self._runtime.deserialize_cuda_engine(self._path.read_bytes())
         if self._engine is None:
-            raise self._failed("takes no such engine", mend=rebuild_command(passport, path))
-        self._cache: Any = None
-        self._kept = b""  # what the cache's file holds
-        self._context: tensorrt.IExecutionContext | Any = (
-            self._rtx_context(trt) if backend.is_rtx else self._engine.create_execution_context()
-        )
+            raise self._failed("takes no such engine", mend=rebuild_command(self._passport, self._path))
+        self._context = self._rtx_context(trt) if backend.is_rtx else self._engine.create_execution_context()
         if self._context is None:
             raise self._failed("makes no execution context", mend="end other programs on the GPU")
-        self._batch = 0
 
     def bind(self, addresses: Mapping[str, int]) -> None:
         """Says where inputs and outputs lie on the device."""
