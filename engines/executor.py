@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,13 @@ import numpy.typing as npt
 from engines.contract import DetectorContract
 from engines.letterbox import Letterbox, letterbox_batch
 from engines.plugins.reference import RawDetections
+
+# Stages of ``Executor.measure``: a copy into pinned memory, up, letterbox, network, decode and NMS, back. An ONNX, and
+# an engine with plugins, have decode and NMS inside.
+PACK, H2D, PREPROCESS, NETWORK, POSTPROCESS, D2H = "pack", "H2D", "preprocess", "engine", "postprocess", "D2H"
+STAGES = (PACK, H2D, PREPROCESS, NETWORK, POSTPROCESS, D2H)
+# All of them on the GPU, at one go.
+GPU = "GPU"
 
 
 class Ticket:
@@ -57,6 +65,14 @@ class Executor(Protocol):
         """Detections of what was submitted, in input pixels; the arrays belong to the caller."""
         ...
 
+    def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
+        """Milliseconds of each of ``STAGES`` that this executor has, and of ``GPU``, for one submission.
+
+        Raises:
+            ValueError: as ``submit``.
+        """
+        ...
+
     def close(self) -> None:
         """Frees what the executor holds; it cannot be used afterwards."""
         ...
@@ -88,6 +104,13 @@ class HostExecutor(ABC):
         if not isinstance(ticket, HostTicket):
             raise ValueError(f"ticket: expected one of this executor's submit, got {ticket!r}")
         return self.infer(ticket.images)
+
+    def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
+        start = perf_counter()
+        ticket = self.submit(frames)
+        submitted = perf_counter()
+        self.result(ticket)
+        return {PREPROCESS: 1000 * (submitted - start), NETWORK: 1000 * (perf_counter() - submitted)}
 
     @abstractmethod
     def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:

@@ -18,6 +18,7 @@ class TensorRT(Protocol):
     BuilderFlag: type[tensorrt.BuilderFlag]
     ComputeCapability: Any  # of TensorRT-RTX only
     DeviceType: type[tensorrt.DeviceType]
+    ExecutionContextAllocationStrategy: type[tensorrt.ExecutionContextAllocationStrategy]
     HardwareCompatibilityLevel: type[tensorrt.HardwareCompatibilityLevel]
     ILogger: type[tensorrt.ILogger]
     IProgressMonitor: type[tensorrt.IProgressMonitor]

@@ -4,48 +4,57 @@
                                └─compute stream─▶ letterbox ▶ engine [▶ Filter ▶ Select ▶ NMS] ▶ copy back ─▶ done
 
 Each submission takes a slot: pinned memory for frames and detections, with an event at either end. What lies between
-the copies exists once, for the compute stream does one thing at a time; meanwhile the next frames go up.
+the copies exists once, for the compute stream does one thing at a time; meanwhile the next frames go up. What a slot
+has on the compute stream is recorded as a CUDA graph the first time, one for each batch size.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from time import perf_counter
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from engines.backend import Backend, find_backend
+from engines.backend import find_backend
 from engines.build_options import KERNELS
 from engines.contract import DetectorContract
 from engines.cuda import primary_context
-from engines.executor import Ticket
+from engines.errors import DeviceError, MissingDependencyError
+from engines.executor import D2H, GPU, H2D, NETWORK, PACK, POSTPROCESS, PREPROCESS, Ticket
 from engines.letterbox import Letterbox, as_bgr
 from engines.machine import this_machine
 from engines.names import PARAMETERS
 from engines.passport import Passport, check_engine, read_engine
 from engines.plugins.kernels import PostprocessKernels, load_kernel, put
-from engines.plugins.launch import Geometry, Tensor, plan
+from engines.plugins.launch import Geometry, plan
 from engines.plugins.parameters import logit, pack_parameters
 from engines.plugins.reference import RawDetections
-from engines.runner.frames import FRAMES, UNIT, letterbox_launch, pack, packed_bytes
-from engines.runner.memory import SharedMemory
-from engines.runner.network import TensorRTNetwork
+from engines.runner.cuda_graph import CudaGraph
+from engines.runner.frames import FRAMES, letterbox_launch, pack, packed_bytes
+from engines.runner.network import TensorRTContext, TensorRTNetwork
+from engines.runner.slot import Slot
+
+log = logging.getLogger(__name__)
 
 # CU_STREAM_NON_BLOCKING: does not wait for the default stream, which torch and others use.
 _NON_BLOCKING = 1
+
+_Steps: TypeAlias = dict[str, Callable[[], object]]
 
 
 class EngineTicket(Ticket):
     """What ``EngineExecutor.submit`` gives; holds the detections once they were fetched."""
 
-    def __init__(self, letterboxes: Sequence[Letterbox], slot: _Slot) -> None:
+    def __init__(self, letterboxes: Sequence[Letterbox], slot: Slot) -> None:
         super().__init__(letterboxes)
-        self.slot: _Slot | None = slot
+        self.slot: Slot | None = slot
         self.found: RawDetections | None = None
 
 
@@ -56,6 +65,8 @@ class EngineExecutor:
         path: an engine of ``retina-edge build``, with its passport beside it.
         in_flight: submissions on their way at a time; each takes pinned memory for its frames.
         device: which GPU.
+        cuda_graph: launch everything from the letterbox to the copy back as one; without cuda-bindings, or where the
+            driver cannot record it, one by one all the same, and the log says why.
 
     Raises:
         ModelFileError: a file is missing or damaged.
@@ -63,7 +74,7 @@ class EngineExecutor:
         DeviceError: no GPU, another GPU or TensorRT than the engine is for, or too little memory.
     """
 
-    def __init__(self, path: Path | str, *, in_flight: int = 2, device: int = 0) -> None:
+    def __init__(self, path: Path | str, *, in_flight: int = 2, device: int = 0, cuda_graph: bool = True) -> None:
         if in_flight < 1:
             raise ValueError(f"in_flight: expected at least 1, got {in_flight}")
         path, machine = Path(path), this_machine()
@@ -75,12 +86,18 @@ class EngineExecutor:
         self._device = device
         self._lock = threading.Lock()
         self._waiting: deque[EngineTicket] = deque()  # oldest first
-        self._slots: deque[_Slot] = deque()  # free ones
+        self._slots: deque[Slot] = deque()  # free ones
         self._copies: Any = None  # streams
         self._compute: Any = None
         self._letterbox: Any = None
+        self._records = cuda_graph and not backend.is_rtx  # TensorRT-RTX does it itself
         with primary_context(device) as driver, ExitStack() as stack:
-            self._allocate(driver, path, passport, backend, in_flight, stack)
+            # Released last: nothing of the driver's may outlive this call's context.
+            stack.callback(self._forget)
+            self._network = TensorRTNetwork(driver, path, passport, backend, cuda_graph=cuda_graph)
+            stack.callback(self._network.close)
+            stack.callback(self._network.save_cache)
+            self._allocate(driver, passport, in_flight, stack)
             self._stack: ExitStack | None = stack.pop_all()
 
     def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> EngineTicket:
@@ -92,26 +109,49 @@ class EngineExecutor:
             ValueError: none or too many frames, or one that is none; the executor is closed.
             DeviceError: the GPU fails.
         """
-        bgr = [as_bgr(frame) for frame in frames]
-        if not 1 <= len(bgr) <= self.max_batch:
-            raise ValueError(f"frames: expected 1 to {self.max_batch}, the engine's batch, got {len(bgr)}")
-        letterboxes = [Letterbox.fit((frame.shape[0], frame.shape[1]), self.contract.input_size) for frame in bgr]
-        with self._lock, primary_context(self._device) as driver:
-            self._check_open()
-            slot = self._slots[0] if self._slots else self._fetch(self._waiting[0])
-            batch = self.batch or len(bgr)
-            slot.reserve(driver, packed_bytes([letterbox.frame_size for letterbox in letterboxes], batch))
-            try:
-                self._enqueue(slot, batch, pack(bgr, letterboxes, batch, slot.frames.host))
-            except BaseException:
-                with suppress(driver.Error):  # nothing may be left that touches the slot
-                    self._copies.synchronize()
-                    self._compute.synchronize()
-                raise
+        bgr, letterboxes = self._letterboxes(frames)
+        batch = self.batch or len(bgr)
+        with self._lock, self._driver() as driver:
+            slot = self._free_slot(driver, letterboxes, batch)
+            self._enqueue(slot, batch, pack(bgr, letterboxes, batch, slot.frames.host))
             self._slots.remove(slot)
             ticket = EngineTicket(letterboxes, slot)
             self._waiting.append(ticket)
             return ticket
+
+    def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
+        """Milliseconds of each stage, once; the first times are those of warming up.
+
+        ``pack``, the copy into pinned memory, is by the host's clock. By the GPU's are the stages one by one, without
+        a CUDA graph, and ``GPU``, from the first byte up to the last byte down as ``submit`` does it. ``postprocess``
+        is missing where the engine has it inside.
+
+        Raises: as ``submit``.
+        """
+        bgr, letterboxes = self._letterboxes(frames)
+        batch = self.batch or len(bgr)
+        with self._lock, self._driver() as driver:
+            while self._waiting:  # the GPU is to be idle
+                self._fetch(self._waiting[0])
+            slot = self._free_slot(driver, letterboxes, batch)
+            start = perf_counter()
+            nbytes = pack(bgr, letterboxes, batch, slot.frames.host)
+            found = {PACK: 1000 * (perf_counter() - start)}
+            begun, ended = driver.Event(), driver.Event()
+            begun.record(self._copies)
+            self._enqueue(slot, batch, nbytes)
+            ended.record(self._compute)
+            ended.synchronize()
+            assert self._context is not None
+            upload: _Steps = {H2D: lambda: slot.frames.to_device(nbytes, self._compute)}
+            steps = upload | self._steps(slot, batch, self._context)
+            marks = [driver.Event().record(self._compute)]
+            for step in steps.values():
+                step()
+                marks.append(driver.Event().record(self._compute))
+            self._compute.synchronize()
+            found |= {name: marks[i].time_till(marks[i + 1]) for i, name in enumerate(steps)}
+            return {**found, GPU: begun.time_till(ended)}
 
     def result(self, ticket: Ticket) -> RawDetections:
         """Waits for what was submitted; the arrays are the caller's. Tickets may come in any order, and twice.
@@ -165,18 +205,11 @@ class EngineExecutor:
             with primary_context(self._device):
                 stack.close()
 
-    def _allocate(
-        self, driver: Any, path: Path, passport: Passport, backend: Backend, in_flight: int, stack: ExitStack
-    ) -> None:
+    def _allocate(self, driver: Any, passport: Passport, in_flight: int, stack: ExitStack) -> None:
         contract, batch = self.contract, self.max_batch
         half = any(tensor["type"] == "half" for tensor in passport.outputs)
         geometry = Geometry.of(contract, half=half)
-        self._found = plan(geometry, batch)[-1].outputs
-        # Released last: nothing of the driver's may outlive this call's context.
-        stack.callback(self._forget)
-        self._network: _Network = TensorRTNetwork(path, passport, backend)
-        stack.callback(self._network.close)
-        stack.callback(self._network.save_cache)
+        found = plan(geometry, batch)[-1].outputs
         self._letterbox = load_kernel(driver, letterbox_launch(contract.input_size, batch))
         self._addresses: dict[str, int] = {}
         tensors = list(letterbox_launch(contract.input_size, batch).outputs)
@@ -191,46 +224,97 @@ class EngineExecutor:
         self._parameters = pack_parameters(contract)
         if self._kernels is not None:
             driver.memcpy_htod(self._addresses[PARAMETERS], self._parameters)
-        bound = {tensor["name"] for tensor in (*passport.inputs, *passport.outputs)}
-        self._network.bind({name: address for name, address in self._addresses.items() if name in bound})
-        self._binds_found = passport.postprocess != KERNELS
+        self._bound = {tensor["name"] for tensor in (*passport.inputs, *passport.outputs)}
+        self._context: TensorRTContext | None = self._network.context()
+        stack.callback(self._context.close)
         integrated = bool(driver.Device(self._device).get_attribute(driver.device_attribute.INTEGRATED))
         self._copies, self._compute = driver.Stream(_NON_BLOCKING), driver.Stream(_NON_BLOCKING)
         for _ in range(in_flight):
-            self._slots.append(slot := _Slot(driver, _packed(self._found)[1], integrated=integrated))
+            self._slots.append(slot := Slot(driver, found, integrated=integrated))
             stack.callback(slot.free)
         # Freed first, once all is done.
         stack.callback(self._compute.synchronize)
         stack.callback(self._copies.synchronize)
 
-    def _enqueue(self, slot: _Slot, batch: int, nbytes: int) -> None:
-        offsets, _ = _packed(self._found)
-        found = {name: slot.found.device + offset for name, offset in offsets.items()}
+    def _enqueue(self, slot: Slot, batch: int, nbytes: int) -> None:
         slot.frames.to_device(nbytes, self._copies)
         slot.uploaded.record(self._copies)
         self._compute.wait_for_event(slot.uploaded)
-        addresses = {**self._addresses, **found, FRAMES: slot.frames.device}
-        put(letterbox_launch(self.contract.input_size, batch), self._letterbox, addresses, self._compute)
-        if self._binds_found:
-            self._network.bind(found)
-        self._network.enqueue(batch, self._compute)
-        if self._kernels is not None:
-            self._kernels.launch(addresses, batch, self._compute)
-        slot.found.to_host(self._compute)
+        if (graph := slot.graphs.get(batch)) is not None:
+            graph.launch()
+        else:
+            self._run_and_record(slot, batch)
         slot.done.record(self._compute)
 
-    def _fetch(self, ticket: EngineTicket) -> _Slot:
+    def _run_and_record(self, slot: Slot, batch: int) -> None:
+        """One by one, with a CUDA graph for the next time if that can be had."""
+        context = slot.contexts.get(batch) or self._context
+        if self._records and context is self._context:
+            # A graph of its own context, which nothing changes afterwards, as TensorRT demands.
+            context = slot.contexts[batch] = self._network.context()
+        assert context is not None
+        steps = self._steps(slot, batch, context)
+
+        def work() -> None:
+            for step in steps.values():
+                step()
+
+        work()  # first: TensorRT settles a new shape on its first run, which cannot be recorded
+        if not self._records:
+            return
+        try:
+            slot.graphs[batch] = CudaGraph(self._compute, work)
+        except (DeviceError, MissingDependencyError) as error:
+            self._records = False
+            log.warning("no CUDA graph, each kernel is launched by itself: %s", error)
+
+    def _steps(self, slot: Slot, batch: int, context: TensorRTContext) -> _Steps:
+        """What puts each stage from the letterbox to the copy back on the compute stream."""
+        addresses = {**self._addresses, **slot.found, FRAMES: slot.frames.device}
+        letterbox, kernels = letterbox_launch(self.contract.input_size, batch), self._kernels
+        context.bind({name: address for name, address in addresses.items() if name in self._bound})
+        steps: _Steps = {
+            PREPROCESS: lambda: put(letterbox, self._letterbox, addresses, self._compute),
+            NETWORK: lambda: context.enqueue(batch, self._compute),
+        }
+        if kernels is not None:
+            steps[POSTPROCESS] = lambda: kernels.launch(addresses, batch, self._compute)
+        steps[D2H] = lambda: slot.copy_back(self._compute)
+        return steps
+
+    def _letterboxes(
+        self, frames: Sequence[npt.NDArray[np.uint8]]
+    ) -> tuple[list[npt.NDArray[np.uint8]], list[Letterbox]]:
+        bgr = [as_bgr(frame) for frame in frames]
+        if not 1 <= len(bgr) <= self.max_batch:
+            raise ValueError(f"frames: expected 1 to {self.max_batch}, the engine's batch, got {len(bgr)}")
+        return bgr, [Letterbox.fit((frame.shape[0], frame.shape[1]), self.contract.input_size) for frame in bgr]
+
+    @contextmanager
+    def _driver(self) -> Iterator[Any]:
+        """The driver, for putting work on the streams: after an error nothing is left that touches a slot."""
+        with primary_context(self._device) as driver:
+            self._check_open()
+            try:
+                yield driver
+            except BaseException:
+                with suppress(driver.Error):
+                    self._copies.synchronize()
+                    self._compute.synchronize()
+                raise
+
+    def _free_slot(self, driver: Any, letterboxes: Sequence[Letterbox], batch: int) -> Slot:
+        """One with room for the frames; the oldest submission gives up its own where all are taken."""
+        slot = self._slots[0] if self._slots else self._fetch(self._waiting[0])
+        slot.reserve(driver, packed_bytes([letterbox.frame_size for letterbox in letterboxes], batch))
+        return slot
+
+    def _fetch(self, ticket: EngineTicket) -> Slot:
         """Moves the detections into the ticket and frees its slot."""
         slot = ticket.slot
         assert slot is not None
         slot.done.synchronize()
-        offsets, _ = _packed(self._found)
-        arrays = [
-            slot.found.host[offsets[tensor.name] :][: tensor.nbytes].view(tensor.dtype).reshape(tensor.shape).copy()
-            for tensor in self._found
-        ]
-        count = self.batch or len(ticket.letterboxes)
-        ticket.found = RawDetections(*(array[:count] for array in arrays))
+        ticket.found = slot.detections(self.batch or len(ticket.letterboxes))
         ticket.slot = None
         self._waiting.remove(ticket)
         self._slots.append(slot)
@@ -246,49 +330,4 @@ class EngineExecutor:
         for ticket in self._waiting:
             ticket.slot = None
         self._waiting.clear()
-        self._copies = self._compute = self._letterbox = None
-
-
-class _Network(Protocol):
-    """What turns images into heads or detections on a stream."""
-
-    def bind(self, addresses: Mapping[str, int]) -> None: ...
-
-    def enqueue(self, batch: int, stream: Any) -> None: ...
-
-    def save_cache(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class _Slot:
-    """What one submission on its way has to itself."""
-
-    def __init__(self, driver: Any, found_bytes: int, *, integrated: bool) -> None:
-        self._integrated = integrated
-        self.frames: SharedMemory | Any = None
-        self.found = SharedMemory(driver, found_bytes, integrated=integrated)
-        self.uploaded, self.done = driver.Event(), driver.Event()
-
-    def reserve(self, driver: Any, nbytes: int) -> None:
-        """Makes room for frames; what is large enough stays."""
-        if self.frames is not None:
-            if len(self.frames.host) >= nbytes:
-                return
-            self.frames.free()
-            self.frames = None
-        self.frames = SharedMemory(driver, nbytes, integrated=self._integrated)
-
-    def free(self) -> None:
-        if self.frames is not None:
-            self.frames.free()
-        self.found.free()
-
-
-def _packed(tensors: Sequence[Tensor]) -> tuple[dict[str, int], int]:
-    """Where each tensor begins in one block of memory, as TensorRT wants it aligned, and the size of the block."""
-    offsets, end = {}, 0
-    for tensor in tensors:
-        offsets[tensor.name] = end
-        end += -(-tensor.nbytes // UNIT) * UNIT
-    return offsets, end
+        self._copies = self._compute = self._letterbox = self._context = None

@@ -260,11 +260,17 @@ class Stream:
         assert driver.contexts
         self._driver, self.flags, self.handle = driver, flags, next(driver.numbers)
         self._queue: deque[tuple[str, Operation, Callable[[], bool]]] = deque()
+        self.recording: list[tuple[str, Operation]] | None = None
         driver.alive.add(self)
         driver.streams[self.handle] = self
 
-    def put(self, name: str, operation: Operation, may: Callable[[], bool] = lambda: True) -> None:
-        self._queue.append((name, operation, may))
+    def put(self, name: str, operation: Operation, may: Callable[[], bool] | None = None) -> None:
+        if self.recording is None:
+            self._queue.append((name, operation, may or (lambda: True)))
+        else:
+            assert may is None
+            assert name != "event", "recorded in a graph, and waited for outside of it"
+            self.recording.append((name, operation))
 
     def ready(self) -> bool:
         return bool(self._queue) and self._queue[0][2]()
@@ -279,6 +285,7 @@ class Stream:
 
     def synchronize(self) -> None:
         assert self._driver.contexts
+        assert self.recording is None, "waits for what is only being recorded"
         self._driver.proceed(lambda: not self._queue)
 
 

@@ -17,6 +17,7 @@ from engines.backend import TENSORRT_RTX, Backend
 from engines.names import INPUT
 from tests.engines.plugins.pycuda_stand_in import Driver
 
+ACTIVATIONS = 4096
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int32)": np.int32}
 
 
@@ -25,25 +26,28 @@ class Runtime(types.SimpleNamespace):
 
     Attributes:
         refuses: the call that fails: ``deserialize``, ``context``, ``shape``, ``address`` or ``enqueue``.
+        strategy: TensorRT-RTX's of CUDA graphs.
         alive: names of what is held now.
         loaded: content of the runtime cache that a context was made with.
-        runs: batch sizes, as they were put on a stream.
+        runs: batch sizes, as they were run.
     """
 
-    def __init__(self, driver: Driver, onnx: bytes, version: str) -> None:
+    def __init__(self, driver: Driver, onnx: bytes, name: str, version: str) -> None:
         super().__init__(__version__=version, Builder=object)
-        self.driver, self.refuses = driver, ""
+        self.driver, self.name, self.refuses = driver, name, ""
         self.alive: list[str] = []
         self.loaded: bytes | None = None
         self.compiled = b"compiled"
         self.accepts = True
         self.runs: list[int] = []
         self.session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
-        self.CudaGraphStrategy = types.SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph")
+        self.CudaGraphStrategy = types.SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph", DISABLED="disabled")
+        self.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="user managed")
+        self.strategy = ""
         self.ILogger = type("ILogger", (), {"__init__": object.__init__, "ERROR": 1})
 
     def backend(self) -> Backend:
-        return Backend(TENSORRT_RTX, self, self.__version__)  # type: ignore[arg-type]
+        return Backend(self.name, self, self.__version__)  # type: ignore[arg-type]
 
     def Runtime(self, logger: Any) -> Held:
         runtime = Held(self, "runtime")
@@ -59,6 +63,7 @@ class Runtime(types.SimpleNamespace):
         engine = Held(self, "engine")
         engine.create_execution_context = self._context
         engine.create_runtime_config = self._config
+        engine.device_memory_size_v2 = ACTIVATIONS
         return engine
 
     def _config(self) -> Any:
@@ -75,9 +80,12 @@ class Runtime(types.SimpleNamespace):
         config.set_runtime_cache = lambda cache: setattr(config, "cache", cache)
         return config
 
-    def _context(self, config: Any) -> Context | None:
-        assert config.cuda_graph_strategy == "whole graph"
-        assert config.cache
+    def _context(self, how: Any) -> Context | None:
+        if self.name == TENSORRT_RTX:
+            assert how.cache
+            self.strategy = how.cuda_graph_strategy
+        else:
+            assert how == "user managed"
         return None if self.refuses == "context" else Context(self)
 
 
@@ -101,13 +109,22 @@ class Context(Held):
         self.runtime = runtime
         self.shape: tuple[int, ...] = ()
         self.addresses: dict[str, int] = {}
+        self.activations = 0
+        self.settled: tuple[int, ...] = ()  # TensorRT's first run of a shape cannot be recorded
+        self.recorded = False
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert len(self.runtime.driver.memory[address]) >= size
+        self.activations = address
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert name == INPUT
+        assert not self.recorded, "a graph was recorded with it"
         self.shape = shape
         return self.runtime.refuses != "shape"
 
     def set_tensor_address(self, name: str, address: int) -> bool:
+        assert not self.recorded or self.addresses[name] == address, "a graph was recorded with it"
         self.addresses[name] = address
         return self.runtime.refuses != "address"
 
@@ -115,10 +132,18 @@ class Context(Held):
         runtime, driver = self.runtime, self.runtime.driver
         if runtime.refuses == "enqueue":
             return False
+        stream = driver.streams[handle]
+        if stream.recording is not None:
+            assert runtime.name != TENSORRT_RTX
+            assert self.settled == self.shape
+            self.recorded = True
+        self.settled = self.shape
         shape, addresses = self.shape, dict(self.addresses)
-        runtime.runs.append(shape[0])
+        if runtime.name != TENSORRT_RTX:
+            addresses["activations"] = self.activations
 
         def run() -> None:
+            runtime.runs.append(shape[0])
             for address in addresses.values():
                 driver.check(address)
             images = _at(addresses[INPUT], shape, np.uint8)
@@ -127,7 +152,7 @@ class Context(Held):
             for name, kind, found in zip(outputs, kinds, runtime.session.run(outputs, {INPUT: images}), strict=True):
                 _at(addresses[name], found.shape, kind)[...] = found
 
-        driver.streams[handle].put("engine", run)
+        stream.put("engine", run)
         return True
 
 

@@ -6,22 +6,27 @@ passports are TensorRT-RTX's own. What comes out is held against ``OnnxExecutor`
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import threading
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.backend import find_backend
-from engines.build_options import BuildOptions
+from engines.backend import TENSORRT, TENSORRT_RTX, find_backend
+from engines.build_options import KERNELS, PLUGIN, BuildOptions
 from engines.builder import build_engine
 from engines.engine_network import prepare
 from engines.errors import DeviceError
+from engines.executor import GPU, POSTPROCESS, STAGES
 from engines.machine import Machine
+from engines.names import OUTPUTS
 from engines.onnx_runtime import OnnxExecutor
+from engines.passport import passport_path, read_passport
 from engines.plugins.reference import RawDetections
 from engines.runner.executor import EngineExecutor
 from engines.runner.network import cache_path
@@ -31,6 +36,7 @@ from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.sample import MODEL
 from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.plugins.pycuda_stand_in import Driver
+from tests.engines.runner.cuda_bindings import Bindings
 from tests.engines.runner.tensorrt_runtime import Runtime
 
 pytestmark = needs_compiler
@@ -56,23 +62,52 @@ def engine(frames: Frames, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class World:
-    """A machine with a GPU that is none."""
+    """A machine with a GPU that is none.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, driver: Driver, engine: Path) -> None:
-        package = types.ModuleType("pycuda")
-        package.driver = driver  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "pycuda", package)
-        monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+    Args:
+        model: the engine of TensorRT-RTX; another backend's is forged of it.
+        backend: ``tensorrt`` or ``tensorrt-rtx``.
+        changes: to the passport.
+    """
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        driver: Driver,
+        model: Path,
+        *,
+        backend: str = TENSORRT_RTX,
+        **changes: Any,
+    ) -> None:
+        self.driver, self.bindings = driver, Bindings(driver)
+        pycuda = types.ModuleType("pycuda")
+        pycuda.driver = driver  # type: ignore[attr-defined]
+        bindings = types.ModuleType("cuda.bindings")
+        bindings.driver = self.bindings  # type: ignore[attr-defined]
+        modules = {"pycuda": pycuda, "pycuda.driver": driver, "cuda.bindings": bindings}
+        for name, module in {**modules, "cuda": types.ModuleType("cuda")}.items():
+            monkeypatch.setitem(sys.modules, name, module)
         monkeypatch.setattr("engines.cuda._retained", {})
-        self.driver = driver
-        version = find_backend("tensorrt-rtx", Machine()).version
-        self.trt = Runtime(driver, prepare(engine.with_suffix(".onnx").read_bytes(), OPTIONS).model, version)
+        content = model.with_suffix(".onnx").read_bytes()
+        if changes.get("postprocess") != PLUGIN:
+            content = prepare(content, OPTIONS).model
+        version = find_backend(TENSORRT_RTX, Machine()).version if backend == TENSORRT_RTX else "11.4.0.12"
+        self.trt = Runtime(driver, content, backend, version)
         monkeypatch.setattr("engines.runner.executor.this_machine", lambda: HERE)
         monkeypatch.setattr("engines.runner.executor.find_backend", lambda _name, _machine: self.trt.backend())
+        if backend != TENSORRT_RTX:
+            changes |= {"backend": backend, "backend_version": version, "machine": HERE}
+        passport = dataclasses.replace(read_passport(model), **changes)
+        folder = model.parent / "-".join([backend, *map(str, changes)])
+        folder.mkdir(exist_ok=True)
+        self.engine = folder / "model.engine"
+        self.engine.write_bytes(model.read_bytes())
+        passport_path(self.engine).write_text(passport.to_json())
 
     def check_nothing_is_left(self) -> None:
         assert (self.driver.memory, self.driver.pinned) == ({}, {})
         assert list(self.driver.alive) == []
+        assert self.bindings.graphs == []
         assert self.trt.alive == []
         assert self.driver.contexts == []
 
@@ -80,6 +115,20 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch, engine: Path) -> World:
     return World(monkeypatch, Driver(seed=1), engine)
+
+
+BOXES = [{"name": name, "type": "float", "shape": []} for name in OUTPUTS]
+KINDS: dict[str, dict[str, Any]] = {
+    "TensorRT-RTX": {},
+    "TensorRT, raw heads": {"backend": TENSORRT},
+    "TensorRT, plugins": {"backend": TENSORRT, "postprocess": PLUGIN, "outputs": BOXES},
+    "TensorRT, fixed batch": {"backend": TENSORRT, "batch": (3, 3, 3)},
+}
+
+
+@pytest.fixture(params=KINDS)
+def any_world(monkeypatch: pytest.MonkeyPatch, engine: Path, request: pytest.FixtureRequest) -> World:
+    return World(monkeypatch, Driver(seed=1), engine, **KINDS[request.param])
 
 
 def check(found: RawDetections, expected: RawDetections) -> None:
@@ -97,22 +146,25 @@ def check(found: RawDetections, expected: RawDetections) -> None:
     assert sure > 3
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_detections_are_those_of_onnx_runtime(world: World, engine: Path, frames: Frames, seed: int) -> None:
-    world.driver._random.seed(seed)
+def test_detections_are_those_of_onnx_runtime(any_world: World, engine: Path, frames: Frames) -> None:
     reference = OnnxExecutor(engine.with_suffix(".onnx"))
-    executor = EngineExecutor(engine)
-    for batch in (frames[:1], frames[:3], frames[2:4]):
+    executor = EngineExecutor(any_world.engine, in_flight=1)
+    black = executor.result(executor.submit([np.zeros((*executor.contract.input_size, 3), np.uint8)]))
+    for batch in (frames[:1], frames[:3], frames[2:4], frames[:3]):
         found = executor.result(executor.submit(batch))
-        assert len(found.num_detections) == len(batch)
         check(found, reference.result(reference.submit(batch)))
-    assert world.trt.runs == [1, 3, 2]
+        assert len(found.num_detections) == (executor.batch or len(batch))
+        for missing in range(len(batch), len(found.num_detections)):
+            np.testing.assert_array_equal(found.boxes[missing], black.boxes[0])
+    assert any_world.trt.runs == ([3] * 5 if executor.batch else [1, 1, 3, 2, 3])
     executor.close()
-    world.check_nothing_is_left()
+    any_world.check_nothing_is_left()
 
 
-def test_several_on_their_way_and_results_in_any_order(world: World, engine: Path, frames: Frames) -> None:
-    executor = EngineExecutor(engine, in_flight=2)
+@pytest.mark.parametrize("seed", range(3))
+def test_several_on_their_way_and_results_in_any_order(any_world: World, frames: Frames, seed: int) -> None:
+    any_world.driver._random.seed(seed)
+    executor = EngineExecutor(any_world.engine, in_flight=2)
     alone = [executor.result(executor.submit([frame])) for frame in frames]
     tickets = [executor.submit([frame]) for frame in frames]  # twice as many as there are slots
     for index in (3, 0, 2, 1, 3):
@@ -120,12 +172,96 @@ def test_several_on_their_way_and_results_in_any_order(world: World, engine: Pat
         for ours, theirs in zip(found, alone[index], strict=True):
             assert ours.tobytes() == theirs.tobytes()
     executor.close()
+    any_world.check_nothing_is_left()
+
+
+def test_a_graph_of_everything_but_the_way_up(any_world: World, frames: Frames) -> None:
+    """Recorded once for a slot and a batch size, and again when the memory of its frames has grown."""
+    executor, bindings = EngineExecutor(any_world.engine, in_flight=1), any_world.bindings
+    rtx = any_world.trt.name == TENSORRT_RTX
+    counted = []
+    for batch in (frames[:1], frames[1:2], frames[:2], frames[:1], [np.tile(frames[0], (2, 3, 1))], frames[:1]):
+        executor.result(executor.submit(batch))
+        counted.append((len(bindings.graphs), bindings.launches))
+    if rtx:
+        assert any_world.trt.strategy == "whole graph"
+        assert counted == [(0, 0)] * 6
+    elif executor.batch:
+        assert counted == [(1, 0), (1, 1), (1, 1), (1, 2), (1, 2), (1, 3)]
+    else:
+        assert counted == [(1, 0), (1, 1), (1, 1), (2, 1), (1, 1), (1, 2)]
+    any_world.driver.log.clear()
+    executor.result(executor.submit(frames[1:2]))
+    stages = [name.partition(" ")[0] for name in any_world.driver.log]
+    assert stages[:5] == ["to", "event", "wait", "letterbox", "engine"]
+    assert len(stages[5:-2]) == (3 if read_passport(any_world.engine).postprocess == KERNELS else 0)
+    assert stages[-2:] == ["to", "event"]
+    executor.close()
+    any_world.check_nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("fails", "words"),
+    [
+        ("cuStreamBeginCapture", "cuStreamBeginCapture: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"),
+        ("cuStreamEndCapture", "cuStreamEndCapture: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"),
+        ("cuGraphInstantiate", 'cuGraphInstantiate: Function "cuGraphInstantiateWithFlags" not found'),
+        ("import", "cuda-bindings: expected it, for CUDA graphs"),
+    ],
+)
+def test_without_graphs_it_runs_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+    engine: Path,
+    frames: Frames,
+    caplog: pytest.LogCaptureFixture,
+    fails: str,
+    words: str,
+) -> None:
+    world = World(monkeypatch, Driver(), engine, backend=TENSORRT)
+    world.bindings.fails = fails
+    if fails == "import":
+        monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    reference = OnnxExecutor(engine.with_suffix(".onnx"))
+    executor = EngineExecutor(world.engine)
+    for frame in frames[:3]:
+        check(executor.result(executor.submit([frame])), reference.result(reference.submit([frame])))
+    assert caplog.text.count("no CUDA graph, each kernel is launched by itself: " + words) == 1
+    assert world.bindings.launches == 0
+    executor.close()
     world.check_nothing_is_left()
 
 
-def test_the_next_frames_go_up_while_the_first_are_computed(world: World, engine: Path, frames: Frames) -> None:
+@pytest.mark.parametrize("backend", [TENSORRT, TENSORRT_RTX])
+def test_graphs_can_be_switched_off(
+    monkeypatch: pytest.MonkeyPatch, engine: Path, frames: Frames, backend: str
+) -> None:
+    world = World(monkeypatch, Driver(), engine, backend=backend)
+    executor = EngineExecutor(world.engine, cuda_graph=False)
+    for frame in frames[:3]:
+        executor.result(executor.submit([frame]))
+    assert (world.bindings.launches, world.trt.strategy) == (0, "disabled" if backend == TENSORRT_RTX else "")
+    executor.close()
+    world.check_nothing_is_left()
+
+
+def test_stages_are_measured_between_events(any_world: World, frames: Frames) -> None:
+    """The stand-in's clock ticks with every event."""
+    executor = EngineExecutor(any_world.engine)
+    before = executor.submit(frames[:1])
+    found = executor.measure(frames[:2])
+    plugin = read_passport(any_world.engine).postprocess == PLUGIN
+    stages = [stage for stage in STAGES if not (plugin and stage == POSTPROCESS)]
+    assert list(found) == [*stages, GPU]
+    assert all(found[stage] == 1 for stage in stages[1:])
+    assert found[GPU] == 3  # uploaded and done lie between
+    assert executor.result(before).num_detections[0] > 3
+    executor.close()
+    any_world.check_nothing_is_left()
+
+
+def test_the_next_frames_go_up_while_the_first_are_computed(world: World, frames: Frames) -> None:
     """Nothing on the copy stream waits for the compute stream."""
-    executor = EngineExecutor(engine)
+    executor = EngineExecutor(world.engine)
     executor.submit(frames[:1])
     executor.submit(frames[1:2])
     copies, compute = (stream for _, stream in sorted(world.driver.streams.items()))
@@ -136,8 +272,8 @@ def test_the_next_frames_go_up_while_the_first_are_computed(world: World, engine
     executor.close()
 
 
-def test_frames_may_grow_and_shrink_and_memory_stays(world: World, engine: Path, frames: Frames) -> None:
-    executor = EngineExecutor(engine, in_flight=1)
+def test_frames_may_grow_and_shrink_and_memory_stays(world: World, frames: Frames) -> None:
+    executor = EngineExecutor(world.engine, in_flight=1)
     large = np.tile(frames[0], (2, 3, 1))
     executor.result(executor.submit([large]))
     before = set(world.driver.memory), set(world.driver.pinned)
@@ -148,8 +284,8 @@ def test_frames_may_grow_and_shrink_and_memory_stays(world: World, engine: Path,
     world.check_nothing_is_left()
 
 
-def test_from_several_threads(world: World, engine: Path, frames: Frames) -> None:
-    executor = EngineExecutor(engine)
+def test_from_several_threads(world: World, frames: Frames) -> None:
+    executor = EngineExecutor(world.engine)
     expected = [executor.result(executor.submit([frame])) for frame in frames]
     errors: list[BaseException] = []
     # The stand-in's streams are run by whoever waits; the real driver's run by themselves.
@@ -181,16 +317,15 @@ def test_from_several_threads(world: World, engine: Path, frames: Frames) -> Non
 
 def test_integrated_memory_is_not_copied(monkeypatch: pytest.MonkeyPatch, engine: Path, frames: Frames) -> None:
     world = World(monkeypatch, Driver(integrated=True), engine)
-    executor, reference = EngineExecutor(engine), OnnxExecutor(engine.with_suffix(".onnx"))
+    executor, reference = EngineExecutor(world.engine), OnnxExecutor(engine.with_suffix(".onnx"))
     check(executor.result(executor.submit(frames[:2])), reference.result(reference.submit(frames[:2])))
     assert not any(name.startswith("to ") for name in world.driver.log)
     executor.close()
     world.check_nothing_is_left()
 
 
-@pytest.mark.usefixtures("world")
-def test_thresholds_while_it_runs(engine: Path, frames: Frames) -> None:
-    executor = EngineExecutor(engine)
+def test_thresholds_while_it_runs(world: World, frames: Frames) -> None:
+    executor = EngineExecutor(world.engine)
     before = executor.submit(frames[:1])
     executor.set_thresholds(score_threshold=0.5)
     after = executor.submit(frames[:1])
@@ -204,16 +339,16 @@ def test_thresholds_while_it_runs(engine: Path, frames: Frames) -> None:
     executor.close()
 
 
-def test_through_the_detector(world: World, engine: Path, frames: Frames) -> None:
-    with Detector.load(engine) as detector, Detector.load(MODEL) as reference:
+def test_through_the_detector(world: World, frames: Frames) -> None:
+    with Detector.load(world.engine) as detector, Detector.load(MODEL) as reference:
         found, expected = detector(frames), reference(frames)
         for ours, theirs in zip(found, expected, strict=True):
             assert abs(len(ours.above(SURE)) - len(theirs.above(SURE))) <= 1
     world.check_nothing_is_left()
 
 
-def test_wrong_frames_say_what_came(world: World, engine: Path, frames: Frames) -> None:
-    executor = EngineExecutor(engine)
+def test_wrong_frames_say_what_came(world: World, frames: Frames) -> None:
+    executor = EngineExecutor(world.engine)
     with pytest.raises(ValueError, match=r"expected a frame .* got float32 \[400, 400, 3\]"):
         executor.submit([frames[0].astype(np.float32)])
     with pytest.raises(ValueError, match="expected 1 to 3, the engine's batch, got 4"):
@@ -227,8 +362,8 @@ def test_wrong_frames_say_what_came(world: World, engine: Path, frames: Frames) 
     world.check_nothing_is_left()
 
 
-def test_a_ticket_of_another_executor(world: World, engine: Path, frames: Frames) -> None:
-    first, second = EngineExecutor(engine), EngineExecutor(engine)
+def test_a_ticket_of_another_executor(world: World, frames: Frames) -> None:
+    first, second = EngineExecutor(world.engine), EngineExecutor(world.engine)
     ticket = first.submit(frames[:1])
     with pytest.raises(ValueError, match="got another's"):
         second.result(ticket)
@@ -244,20 +379,20 @@ def test_a_ticket_of_another_executor(world: World, engine: Path, frames: Frames
 
 
 @pytest.mark.parametrize("allocation", range(ALLOCATIONS))
-def test_no_memory_leaves_none_behind(world: World, engine: Path, allocation: int) -> None:
+def test_no_memory_leaves_none_behind(world: World, allocation: int) -> None:
     world.driver.fail_at = allocation
     with pytest.raises(DeviceError, match="expected memory for this model, found too little"):
-        EngineExecutor(engine)
+        EngineExecutor(world.engine)
     world.check_nothing_is_left()
 
 
-def test_no_allocation_is_left_untried(world: World, engine: Path) -> None:
-    EngineExecutor(engine).close()
+def test_no_allocation_is_left_untried(world: World) -> None:
+    EngineExecutor(world.engine).close()
     assert world.driver._allocated == ALLOCATIONS
 
 
-def test_no_memory_for_a_larger_frame(world: World, engine: Path, frames: Frames) -> None:
-    executor = EngineExecutor(engine, in_flight=1)
+def test_no_memory_for_a_larger_frame(world: World, frames: Frames) -> None:
+    executor = EngineExecutor(world.engine, in_flight=1)
     expected = executor.result(executor.submit(frames[:1]))
     world.driver.fail_at = world.driver._allocated + 1
     with pytest.raises(DeviceError, match="keep fewer frames in flight"):
@@ -277,18 +412,18 @@ def test_no_memory_for_a_larger_frame(world: World, engine: Path, frames: Frames
         ("address", "takes no address for images"),
     ],
 )
-def test_tensorrt_refuses_to_load(world: World, engine: Path, call: str, words: str) -> None:
+def test_tensorrt_refuses_to_load(world: World, call: str, words: str) -> None:
     world.trt.refuses = call
     with pytest.raises(DeviceError) as caught:
-        EngineExecutor(engine)
+        EngineExecutor(world.engine)
     assert words in str(caught.value)
     del caught
     world.check_nothing_is_left()
 
 
 @pytest.mark.parametrize(("call", "words"), [("shape", "takes no input of"), ("enqueue", "does not run the engine")])
-def test_tensorrt_refuses_to_run(world: World, engine: Path, frames: Frames, call: str, words: str) -> None:
-    executor = EngineExecutor(engine, in_flight=1)
+def test_tensorrt_refuses_to_run(world: World, frames: Frames, call: str, words: str) -> None:
+    executor = EngineExecutor(world.engine, in_flight=1)
     world.trt.refuses = call
     for _ in range(3):
         with pytest.raises(DeviceError, match=words):
@@ -299,34 +434,34 @@ def test_tensorrt_refuses_to_run(world: World, engine: Path, frames: Frames, cal
     world.check_nothing_is_left()
 
 
-def test_another_gpu(world: World, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_gpu(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Machine("NVIDIA GeForce RTX 2080", "7.5", "580.95", "")
     monkeypatch.setattr("engines.runner.executor.this_machine", lambda: other)
     with pytest.raises(DeviceError, match=r"expected a GPU of sm86, .* found NVIDIA GeForce RTX 2080"):
-        EngineExecutor(engine)
+        EngineExecutor(world.engine)
     world.check_nothing_is_left()
 
 
-def test_what_was_compiled_is_kept_beside_the_engine(world: World, engine: Path) -> None:
-    cache_path(engine).unlink(missing_ok=True)
-    EngineExecutor(engine).close()
+def test_what_was_compiled_is_kept_beside_the_engine(world: World) -> None:
+    cache_path(world.engine).unlink(missing_ok=True)
+    EngineExecutor(world.engine).close()
     assert world.trt.loaded is None
-    assert cache_path(engine).read_bytes() == b"compiled"
-    EngineExecutor(engine).close()
+    assert cache_path(world.engine).read_bytes() == b"compiled"
+    EngineExecutor(world.engine).close()
     assert world.trt.loaded == b"compiled"
     world.trt.accepts, world.trt.compiled = False, b"of another driver"
-    EngineExecutor(engine).close()
-    assert cache_path(engine).read_bytes() == b"of another driver"
-    cache_path(engine).unlink()
+    EngineExecutor(world.engine).close()
+    assert cache_path(world.engine).read_bytes() == b"of another driver"
+    cache_path(world.engine).unlink()
 
 
 def test_a_cache_that_cannot_be_kept_is_no_error(
-    world: World, engine: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_path: Path) -> None:
         raise PermissionError("read-only file system")
 
     monkeypatch.setattr("engines.runner.network.atomic_file", refuse)
-    EngineExecutor(engine).close()
+    EngineExecutor(world.engine).close()
     assert "so the next start compiles again" in caplog.text
     world.check_nothing_is_left()

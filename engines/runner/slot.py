@@ -1,0 +1,84 @@
+"""What one submission on its way has to itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.plugins.launch import Tensor
+from engines.plugins.reference import RawDetections
+from engines.runner.cuda_graph import CudaGraph
+from engines.runner.frames import UNIT
+from engines.runner.memory import SharedMemory
+from engines.runner.network import TensorRTContext
+
+
+class Slot:
+    """Memory for frames and for what is found in them, and an event at either end of the way.
+
+    Args:
+        driver: from ``engines.cuda.primary_context``; its context must be current here and in every call.
+        found: the tensors found, for the largest batch.
+        integrated: the GPU has no memory of its own.
+
+    Attributes:
+        frames: packed frames, once ``reserve`` was called.
+        found: device address of each tensor found.
+        uploaded, done: the events.
+        graphs: by batch size; a graph knows the addresses that it was recorded with.
+        contexts: by batch size, one for each graph.
+    """
+
+    def __init__(self, driver: Any, found: Sequence[Tensor], *, integrated: bool) -> None:
+        self._integrated, self._tensors = integrated, tuple(found)
+        self._offsets: list[int] = []
+        end = 0
+        for tensor in found:  # in one block, for one copy back, each aligned as TensorRT wants it
+            self._offsets.append(end)
+            end += -(-tensor.nbytes // UNIT) * UNIT
+        self.uploaded, self.done = driver.Event(), driver.Event()
+        self.frames: SharedMemory | Any = None
+        self._block = SharedMemory(driver, end, integrated=integrated)
+        self.found = {
+            tensor.name: self._block.device + offset for tensor, offset in zip(found, self._offsets, strict=True)
+        }
+        self.graphs: dict[int, CudaGraph] = {}
+        self.contexts: dict[int, TensorRTContext] = {}
+
+    def reserve(self, driver: Any, nbytes: int) -> None:
+        """Makes room for frames; what is large enough stays."""
+        if self.frames is not None:
+            if len(self.frames.host) >= nbytes:
+                return
+            self._free_graphs()
+            self.frames.free()
+            self.frames = None
+        self.frames = SharedMemory(driver, nbytes, integrated=self._integrated)
+
+    def copy_back(self, stream: Any) -> None:
+        """Everything found to the host, in one copy."""
+        self._block.to_host(stream)
+
+    def detections(self, count: int) -> RawDetections:
+        """Copies of what was found for the first images, after ``done``."""
+        arrays: list[npt.NDArray[Any]] = []
+        for tensor, offset in zip(self._tensors, self._offsets, strict=True):
+            content: npt.NDArray[np.uint8] = self._block.host[offset:][: tensor.nbytes]
+            arrays.append(content.view(tensor.dtype).reshape(tensor.shape)[:count].copy())
+        return RawDetections(*arrays)
+
+    def free(self) -> None:
+        """Gives everything back; nothing may be using it any more."""
+        self._free_graphs()
+        for context in self.contexts.values():
+            context.close()
+        if self.frames is not None:
+            self.frames.free()
+        self._block.free()
+
+    def _free_graphs(self) -> None:
+        while self.graphs:
+            self.graphs.popitem()[1].free()
