@@ -266,7 +266,8 @@ class EngineExecutor:
             slot.graphs[batch] = CudaGraph(self._compute, work)
         except (DeviceError, MissingDependencyError) as error:
             self._records = False
-            log.warning("no CUDA graph, each kernel is launched by itself: %s", error)
+            # In words: what keeps the log would keep the error's frames too, with streams and memory in them.
+            log.warning("no CUDA graph, each kernel is launched by itself: %s", str(error))
 
     def _steps(self, slot: Slot, batch: int, context: TensorRTContext) -> _Steps:
         """What puts each stage from the letterbox to the copy back on the compute stream."""
