@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Stamps: an installation runs again only when what it installs has changed.
 BASE := $(VENV)/.base-installed
 ALL := $(VENV)/.all-installed
-EXTRAS := train,export,tensorrt-rtx,test,dev
+EXTRAS := train,export,tensorrt-rtx,bench,test,dev
 
 .PHONY: help demo setup test check gpu clean
 

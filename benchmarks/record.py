@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import sys
 from collections.abc import Callable, Mapping
@@ -13,20 +10,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from engines.machine import this_machine
-from retina_edge.diagnosis import cpu_model
+from retina_edge.measurement.conditions import machine, versions
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = (
-    "numpy",
-    "opencv-python",
-    "onnxruntime",
-    "torch",
-    "torchvision",
-    "pycuda",
-    "tensorrt-rtx-cu13",
-    "retina-edge",
-)
 
 
 def interleaved(candidates: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
@@ -56,32 +42,8 @@ def save(name: str, figures: Any) -> Path:
     content = {
         "command": " ".join(["python -m", f"benchmarks.{name}", *sys.argv[1:]]),
         "machine": machine(),
-        "versions": _versions(),
+        "versions": versions(),
         "figures": figures,
     }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores and system; the GPU where there is one."""
-    found = {
-        "processor": cpu_model(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-    }
-    gpu = this_machine()
-    if gpu.gpu:
-        found |= {"gpu": gpu.gpu, "compute capability": gpu.compute_capability, "driver": gpu.driver}
-    return found
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -16,6 +16,7 @@ from time import perf_counter
 from types import ModuleType
 
 from retina_edge import __version__
+from retina_edge.measurement.conditions import cpu_model
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"
 NVIDIA_SMI = ["nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader"]
@@ -207,15 +208,6 @@ def _opencv_details(module: ModuleType) -> str:
 def _torch_details(module: ModuleType) -> str:
     built = f"CUDA {module.version.cuda}" if module.version.cuda else "CPU build"
     return f"{built}, {module.cuda.device_count()} CUDA devices seen"
-
-
-def cpu_model() -> str:
-    """The processor as the system names it."""
-    try:
-        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        match = None
-    return match.group(1) if match else platform.processor() or platform.machine()
 
 
 def _nvidia_smi() -> list[str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
 
 from engines.contract import DetectorContract
 from engines.errors import DeviceError, MissingDependencyError
-from engines.executor import HostExecutor
+from engines.executor import NETWORK, POSTPROCESS, PREPROCESS, HostExecutor
 from engines.plugins.parameters import pack_parameters
 from engines.plugins.reference import RawDetections, postprocess
 
@@ -65,7 +67,22 @@ class TorchExecutor(HostExecutor):
         return tuple([level.float().cpu().numpy() for level in head] for head in outputs)
 
     def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
-        cls_logits, box_deltas = self.heads(images)
+        return self._postprocess(*self.heads(images))
+
+    def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
+        clock = [perf_counter()]
+        ticket = self.submit(frames)
+        clock.append(perf_counter())
+        heads = self.heads(ticket.images)
+        clock.append(perf_counter())
+        self._postprocess(*heads)
+        clock.append(perf_counter())
+        stages = (PREPROCESS, NETWORK, POSTPROCESS)
+        return {name: 1000 * (clock[i + 1] - clock[i]) for i, name in enumerate(stages)}
+
+    def _postprocess(
+        self, cls_logits: list[npt.NDArray[np.float32]], box_deltas: list[npt.NDArray[np.float32]]
+    ) -> RawDetections:
         return postprocess(
             cls_logits,
             box_deltas,

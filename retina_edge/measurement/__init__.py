@@ -1,0 +1,1 @@
+"""How fast a detector is, and under which conditions: what ``retina-edge bench`` measures."""

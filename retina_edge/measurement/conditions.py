@@ -1,0 +1,152 @@
+"""What a figure depends on beside the code: processor, GPU, clocks, power mode, temperature, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from engines.machine import this_machine
+
+PACKAGES = (
+    "numpy",
+    "opencv-python",
+    "onnxruntime",
+    "torch",
+    "torchvision",
+    "pycuda",
+    "cuda-bindings",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "mlcommons-loadgen",
+    "retina-edge",
+)
+# Of nvidia-smi; the names in the report are these.
+GPU_QUERY = (
+    "clocks.sm",
+    "clocks.max.sm",
+    "clocks.mem",
+    "power.draw",
+    "power.limit",
+    "temperature.gpu",
+    "memory.used",
+    "memory.total",
+    "pstate",
+)
+TOOL_SECONDS = 5.0
+
+
+def cpu_model() -> str:
+    """The processor as the system names it."""
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return match.group(1) if match else platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and system; the GPU where there is one."""
+    found = {
+        "processor": cpu_model(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+    here = this_machine()
+    if here.gpu:
+        found |= {"gpu": here.gpu, "compute capability": here.compute_capability, "driver": here.driver}
+    if here.jetpack:
+        found["jetpack"] = here.jetpack
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that matter, as far as they are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def conditions(root: Path = Path("/")) -> dict[str, Any]:
+    """What changes while it runs; only what this machine tells.
+
+    Args:
+        root: of the file system; tests have their own.
+    """
+    return {**_processor(root), **_nvidia_smi(), **_jetson(root)}
+
+
+def peak_memory() -> float:
+    """Of this process in host memory so far, MB of 10⁶ bytes; NaN where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def _processor(root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {"load average": round(os.getloadavg()[0], 2)}
+    if governor := _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"):
+        found["governor"] = governor
+    return found
+
+
+def _nvidia_smi() -> dict[str, Any]:
+    """Of the first GPU: MHz, W, °C and MiB."""
+    line = _output("nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits", "--id=0")
+    values = [value.strip() for value in line.partition("\n")[0].split(",")]
+    if len(values) != len(GPU_QUERY):
+        return {}
+    return {name: _number(value) for name, value in zip(GPU_QUERY, values, strict=True) if "N/A" not in value}
+
+
+def _jetson(root: Path) -> dict[str, Any]:
+    """Power mode, clock and temperature, which a Jetson tells in files of its own."""
+    found: dict[str, Any] = {}
+    if mode := re.search(r"NV Power Mode:\s*(\S+)", _output("nvpmodel", "-q")):
+        found["nvpmodel"] = mode.group(1)
+    for folder in sorted((root / "sys/class/devfreq").glob("*")):
+        if re.search(r"gpu|ga10b|gv11b", folder.name):
+            lowest, now, highest = (_read(folder / f"{name}_freq") for name in ("min", "cur", "max"))
+            if now.isdecimal():
+                found["GPU clock"] = int(now) / 1e6
+                # What jetson_clocks does: the lowest clock becomes the highest.
+                found["jetson_clocks"] = lowest == highest
+    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
+        if "gpu" in _read(zone / "type").lower() and (celsius := _read(zone / "temp")).lstrip("-").isdecimal():
+            found["GPU temperature"] = int(celsius) / 1000
+    return found
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _output(*command: str) -> str:
+    """What a tool prints; nothing where it is missing or fails."""
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return run.stdout

@@ -1,0 +1,165 @@
+"""Latency, stages and throughput of a detector by the clock."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.executor import GPU
+from retina_edge.detections import Detections
+from retina_edge.detector import Detector, Submitted
+
+T = TypeVar("T")
+Frames = Sequence[npt.NDArray[np.uint8]]
+WARM_UP_SECONDS, WARM_UP_RUNS = 1.0, 3
+# However slow a run is: of fewer there is no median.
+LEAST_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of many runs.
+
+    Attributes:
+        runs: how many.
+        mean, p50, p90, p99: of them; percentiles are interpolated linearly, as NumPy does.
+    """
+
+    runs: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+
+    @classmethod
+    def of(cls, milliseconds: Sequence[float]) -> Latency:
+        """Of at least one measurement."""
+        p50, p90, p99 = np.percentile(milliseconds, (50, 90, 99))
+        return cls(len(milliseconds), float(np.mean(milliseconds)), float(p50), float(p90), float(p99))
+
+    @property
+    def jitter(self) -> float:
+        """p99 as a multiple of p50."""
+        return self.p99 / self.p50
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What went through with several submissions on their way.
+
+    Attributes:
+        frames: detected.
+        seconds: from the first submission to the last result.
+        streams: threads that submitted, each as a camera would.
+        in_flight: submissions each of them had on their way.
+    """
+
+    frames: int
+    seconds: float
+    streams: int
+    in_flight: int
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.frames / self.seconds
+
+
+class Rounds:
+    """Batch after batch of the frames given, over and over."""
+
+    def __init__(self, frames: Frames, batch: int) -> None:
+        self._frames, self._batch, self._next = frames, batch, 0
+
+    def next(self) -> list[npt.NDArray[np.uint8]]:
+        """The next batch."""
+        chosen = [self._frames[(self._next + i) % len(self._frames)] for i in range(self._batch)]
+        self._next += self._batch
+        return chosen
+
+
+def warm_up(detector: Detector, rounds: Rounds) -> None:
+    """Runs what is slow only at first: memory, CUDA graphs, clocks."""
+    start, runs = perf_counter(), 0
+    while runs < WARM_UP_RUNS or perf_counter() - start < WARM_UP_SECONDS:
+        detector(rounds.next())
+        detector.executor.measure(rounds.next())
+        runs += 1
+
+
+def measure_stages(detector: Detector, rounds: Rounds, seconds: float) -> dict[str, Latency]:
+    """Of each stage the executor knows; see ``Executor.measure``."""
+    found: dict[str, list[float]] = {}
+    for milliseconds in _until(seconds, lambda: detector.executor.measure(rounds.next())):
+        for stage, value in milliseconds.items():
+            found.setdefault(stage, []).append(value)
+    return {stage: Latency.of(values) for stage, values in found.items()}
+
+
+def measure_latency(detector: Detector, rounds: Rounds, seconds: float) -> Latency:
+    """Of one batch at a time, from frames in host memory to detections in frame pixels."""
+
+    def run() -> float:
+        batch = rounds.next()
+        start = perf_counter()
+        detector(batch)
+        return 1000 * (perf_counter() - start)
+
+    return Latency.of(_until(seconds, run))
+
+
+def measure_throughput(
+    detector: Detector, frames: Frames, *, batch: int, seconds: float, streams: int = 1, in_flight: int = 2
+) -> Throughput:
+    """Of several threads that each keep several batches on their way.
+
+    Raises: what the detector raises, in whichever thread.
+    """
+    counts = [0] * streams
+    errors: list[BaseException] = []
+    start = perf_counter()
+
+    def work(stream: int) -> None:
+        try:
+            rounds, tickets = Rounds(frames, batch), deque[Submitted[list[Detections]]]()
+            while not errors and (perf_counter() - start < seconds or counts[stream] < LEAST_RUNS * batch):
+                tickets.append(detector.submit(rounds.next()))
+                if len(tickets) == in_flight:
+                    counts[stream] += len(detector.result(tickets.popleft()))
+            for ticket in tickets:
+                counts[stream] += len(detector.result(ticket))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(stream,), name=f"stream {stream}") for stream in range(streams)]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException as error:  # Ctrl-C: they end, too
+        errors.append(error)
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]
+    return Throughput(sum(counts), perf_counter() - start, streams, in_flight)
+
+
+def host_overhead(latency: Latency, stages: dict[str, Latency]) -> float | None:
+    """What the host adds to the GPU's time, as a share of it: medians; None without a GPU's clock."""
+    return latency.p50 / stages[GPU].p50 - 1 if GPU in stages else None
+
+
+def _until(seconds: float, run: Callable[[], T]) -> list[T]:
+    found: list[T] = []
+    start = perf_counter()
+    while len(found) < LEAST_RUNS or perf_counter() - start < seconds:
+        found.append(run())
+    return found
