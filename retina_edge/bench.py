@@ -74,7 +74,7 @@ def _bench(args: argparse.Namespace) -> int:
     start = perf_counter()
     with Detector.load(args.model) as detector:
         load_seconds = perf_counter() - start
-        batch = args.batch or detector.executor.batch or 1
+        batch = detector.check_batch(args.batch)
         report: dict[str, Any] = {
             "model": args.model.name,
             "precision": detector.contract.precision,

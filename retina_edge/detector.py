@@ -11,7 +11,7 @@ from typing import Generic, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from engines.errors import ModelFileError
+from engines.errors import ModelFileError, RetinaEdgeError
 from engines.executor import Executor, Ticket
 from engines.letterbox import Letterbox
 from engines.plugins.reference import RawDetections
@@ -148,6 +148,18 @@ class Detector:
                 )
             )
         return results
+
+    def check_batch(self, asked: int | None) -> int:
+        """Frames an inference: what was asked for, or else the model's own batch, or 1.
+
+        Raises:
+            RetinaEdgeError: the model cannot take so many.
+        """
+        fixed, largest = self.executor.batch, self.executor.max_batch
+        if asked is not None and (asked < 1 or fixed not in (None, asked) or (largest or asked) < asked):
+            expected = fixed or (f"1 to {largest}" if largest else "at least 1")
+            raise RetinaEdgeError(f"batch: expected {expected}, got {asked}; the model's batch is set at its export")
+        return asked or fixed or 1
 
     def close(self) -> None:
         """Frees the executor."""

@@ -12,10 +12,14 @@ import numpy.typing as npt
 import pytest
 
 from benchmarks.forest_windows import write_windows
+from engines.builder import build_engine
 from export.calibration import audit
+from export.deployable import export_onnx
 from export.precision import Calibration, convert_file
 from retina_edge.image_file import read_image
+from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.sample import MODEL
+from tests.engines.runner.world import OPTIONS
 
 DATA = Path(__file__).parent / "data"
 
@@ -69,3 +73,13 @@ def sample_models(
         calibration = Calibration(images, layout, cache=folder / "ranges")
         convert_file(MODEL, models[name], "int8", images=frames, calibration=calibration)
     return models
+
+
+@pytest.fixture(scope="session")
+def engine(frames: list[npt.NDArray[np.uint8]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample model for up to 3 images at a time; ``model.onnx`` stands beside it."""
+    folder = tmp_path_factory.mktemp("runner")
+    checkpoint = load_checkpoint(MODEL.with_suffix(".pt"))
+    onnx = folder / "model.onnx"
+    export_onnx(checkpoint.build_model(), checkpoint.contract, onnx, batch=None, images=frames[:1])
+    return build_engine(onnx, folder / "model.engine", OPTIONS).engine

@@ -182,7 +182,7 @@ class _Worker:
         self.error = self.error or error
 
     def _run(self) -> None:
-        while not self._ended:
+        while not self._ended or self._parts:
             samples = self._next()
             try:
                 if self.error is not None:

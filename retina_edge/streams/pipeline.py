@@ -89,19 +89,15 @@ class Pipeline:
         max_frames: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
-        threshold, fixed = detector.contract.score_threshold, detector.executor.batch
+        threshold = detector.contract.score_threshold
         if score is not None and not threshold <= score < 1:
             raise RetinaEdgeError(
                 f"score: expected {threshold:g} <= score < 1, got {score:g}; the model drops what scores less than "
                 f"its threshold {threshold:g}, so export it with a lower one"
             )
-        largest = detector.executor.max_batch
-        if batch is not None and (batch < 1 or fixed not in (None, batch) or (largest or batch) < batch):
-            expected = fixed or (f"1 to {largest}" if largest else "at least 1")
-            raise RetinaEdgeError(f"batch: expected {expected}, got {batch}; the model's batch is set at its export")
         self._detector = detector
         self._score = score
-        self._batch = batch or fixed or 1
+        self._batch = detector.check_batch(batch)
         self.max_frames = max_frames
         self._on_progress = on_progress
         self._halt = threading.Event()

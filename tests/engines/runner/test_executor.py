@@ -6,10 +6,8 @@ passports are TensorRT-RTX's own. What comes out is held against ``OnnxExecutor`
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import threading
-import types
 from pathlib import Path
 from typing import Any
 
@@ -17,99 +15,29 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.backend import TENSORRT, TENSORRT_RTX, find_backend
-from engines.build_options import KERNELS, PLUGIN, BuildOptions
-from engines.builder import build_engine
-from engines.engine_network import prepare
+from engines.backend import TENSORRT, TENSORRT_RTX
+from engines.build_options import KERNELS, PLUGIN
 from engines.errors import DeviceError
 from engines.executor import GPU, POSTPROCESS, STAGES
 from engines.machine import Machine
 from engines.names import OUTPUTS
 from engines.onnx_runtime import OnnxExecutor
-from engines.passport import passport_path, read_passport
+from engines.passport import read_passport
 from engines.plugins.reference import RawDetections
 from engines.runner.executor import EngineExecutor
 from engines.runner.network import cache_path
-from export.deployable import export_onnx
 from retina_edge.detector import Detector
-from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.sample import MODEL
 from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.plugins.pycuda_stand_in import Driver
-from tests.engines.runner.cuda_bindings import Bindings
-from tests.engines.runner.tensorrt_runtime import Runtime
+from tests.engines.runner.world import World
 
 pytestmark = needs_compiler
 Frames = list[npt.NDArray[np.uint8]]
-HERE = Machine("NVIDIA GeForce RTX 3090", "8.6", "580.95", "")
 # The letterbox of the kernel and of OpenCV differ by a grey level now and then, and so the scores and boxes a little.
 SCORE, PIXELS = 0.02, 0.5
 SURE = 0.5
 ALLOCATIONS = 20  # until an engine is loaded
-
-
-OPTIONS = BuildOptions(targets=("sm86",), max_batch=3)
-
-
-@pytest.fixture(scope="session")
-def engine(frames: Frames, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample model for up to 3 images at a time; ``model.onnx`` stands beside it."""
-    folder = tmp_path_factory.mktemp("runner")
-    checkpoint = load_checkpoint(MODEL.with_suffix(".pt"))
-    onnx = folder / "model.onnx"
-    export_onnx(checkpoint.build_model(), checkpoint.contract, onnx, batch=None, images=frames[:1])
-    return build_engine(onnx, folder / "model.engine", OPTIONS).engine
-
-
-class World:
-    """A machine with a GPU that is none.
-
-    Args:
-        model: the engine of TensorRT-RTX; another backend's is forged of it.
-        backend: ``tensorrt`` or ``tensorrt-rtx``.
-        changes: to the passport.
-    """
-
-    def __init__(
-        self,
-        monkeypatch: pytest.MonkeyPatch,
-        driver: Driver,
-        model: Path,
-        *,
-        backend: str = TENSORRT_RTX,
-        **changes: Any,
-    ) -> None:
-        self.driver, self.bindings = driver, Bindings(driver)
-        pycuda = types.ModuleType("pycuda")
-        pycuda.driver = driver  # type: ignore[attr-defined]
-        bindings = types.ModuleType("cuda.bindings")
-        bindings.driver = self.bindings  # type: ignore[attr-defined]
-        modules = {"pycuda": pycuda, "pycuda.driver": driver, "cuda.bindings": bindings}
-        for name, module in {**modules, "cuda": types.ModuleType("cuda")}.items():
-            monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setattr("engines.cuda._retained", {})
-        content = model.with_suffix(".onnx").read_bytes()
-        if changes.get("postprocess") != PLUGIN:
-            content = prepare(content, OPTIONS).model
-        version = find_backend(TENSORRT_RTX, Machine()).version if backend == TENSORRT_RTX else "11.4.0.12"
-        self.trt = Runtime(driver, content, backend, version)
-        monkeypatch.setattr("engines.runner.executor.this_machine", lambda: HERE)
-        monkeypatch.setattr("engines.runner.executor.find_backend", lambda _name, _machine: self.trt.backend())
-        if backend != TENSORRT_RTX:
-            changes |= {"backend": backend, "backend_version": version, "machine": HERE}
-        passport = dataclasses.replace(read_passport(model), **changes)
-        folder = model.parent / "-".join([backend, *map(str, changes)])
-        folder.mkdir(exist_ok=True)
-        self.engine = folder / "model.engine"
-        self.engine.write_bytes(model.read_bytes())
-        passport_path(self.engine).write_text(passport.to_json())
-
-    def check_nothing_is_left(self) -> None:
-        assert (self.driver.memory, self.driver.pinned) == ({}, {})
-        assert list(self.driver.alive) == []
-        assert self.bindings.graphs == []
-        assert self.trt.alive == []
-        assert self.driver.contexts == []
 
 
 @pytest.fixture
