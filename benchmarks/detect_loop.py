@@ -21,8 +21,8 @@ import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.networks import lively_r50
 from benchmarks.record import save
-from benchmarks.torchvision_r50 import lively_r50
 from engines.letterbox import letterbox_batch
 from export.deployable import export_onnx
 from retina_edge import Detector

@@ -22,8 +22,8 @@ from rich.console import Console
 
 from benchmarks.accuracy import DATA
 from benchmarks.forest_windows import write_windows
+from benchmarks.networks import lively_r50
 from benchmarks.record import interleaved, save
-from benchmarks.torchvision_r50 import lively_r50
 from engines.backend import TENSORRT_RTX
 from engines.build_options import BuildOptions
 from engines.builder import build_engine

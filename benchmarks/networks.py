@@ -1,0 +1,66 @@
+"""Networks with random weights, for measurements without a download."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
+from torchvision.models.detection import retinanet_resnet50_fpn
+
+from engines.contract import DetectorContract
+from export.deployable import export_onnx
+from retina_edge.model.config import ModelConfig
+from retina_edge.model.retinanet import RetinaNet
+
+# The prior gives every anchor the score 0.01. With this spread of the last layer's weights around it a few hundred
+# candidates pass 0.05, as on a photograph with trained weights.
+SPREAD = 0.03
+
+
+def lively_r50(size: int) -> TorchvisionRetinaNet:
+    """Torchvision's RetinaNet-R50 that finds something.
+
+    In evaluation mode, for images of ``size`` x ``size`` pixels, which it does not resize.
+    """
+    torch.manual_seed(0)
+    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, min_size=size, max_size=size)
+    torch.nn.init.normal_(model.head.classification_head.cls_logits.weight, std=SPREAD)
+    return model.eval()
+
+
+def random_retinanet(config: ModelConfig, size: int, **contract: Any) -> tuple[RetinaNet, DetectorContract]:
+    """One of ours as training begins with it: every score near the prior of 0.01, so that nothing is found.
+
+    Args:
+        config: the architecture.
+        size: of the square input, pixels.
+        contract: what is to differ from the contract's defaults.
+    """
+    torch.manual_seed(0)
+    model = RetinaNet(config).eval()
+    made = DetectorContract(
+        architecture=f"retinanet_{config.backbone}",
+        input_size=(size, size),
+        class_names=tuple(f"class {number}" for number in range(config.num_classes)),
+        category_ids=tuple(range(config.num_classes)),
+        levels=model.pyramid((size, size)),
+    )
+    return model, dataclasses.replace(made, **contract)
+
+
+def exported(
+    model: RetinaNet,
+    contract: DetectorContract,
+    path: Path,
+    frame: npt.NDArray[np.uint8],
+    *,
+    batch: int | None = 1,
+) -> Path:
+    """The deployable ONNX of a model, at ``path``."""
+    export_onnx(model, contract, path, batch=batch, images=[frame])
+    return path
