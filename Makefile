@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 # Stamps: an installation runs again only when what it installs has changed.
 BASE := $(VENV)/.base-installed
 ALL := $(VENV)/.all-installed
+GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 EXTRAS := train,export,tensorrt-rtx,bench,test,dev
 
 .PHONY: help demo setup test check gpu clean
@@ -15,7 +16,7 @@ help:
 	@echo "make setup   install everything that needs no GPU into $(VENV)"
 	@echo "make test    run the tests"
 	@echo "make check   formatting, lint and types"
-	@echo "make gpu     run the tests that need an NVIDIA GPU"
+	@echo "make gpu     run the tests and benchmarks that need an NVIDIA GPU, in 10 minutes"
 	@echo "make clean   remove what was built, $(VENV) included"
 
 demo: $(BASE)
@@ -31,8 +32,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-gpu: setup
-	$(BIN)/python -m pytest -m gpu
+# Installs nothing, so that it runs without a network: into .venv, if there is one, put pycuda and TensorRT yourself.
+gpu:
+	$(GPU_PYTHON) -m benchmarks.gpu
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

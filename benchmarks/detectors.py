@@ -214,7 +214,7 @@ def _gmac(peer: Peer) -> float:
     """10⁹ multiply-adds of one image, counted by torch."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         peer.run(torch.rand(3, peer.side, peer.side))
-    return round(counter.get_total_flops() / 2e9, 2)
+    return round(float(counter.get_total_flops()) / 2e9, 2)
 
 
 def _frame() -> Frame:

@@ -1,8 +1,13 @@
-"""Networks with random weights, for measurements without a download."""
+"""Networks with random weights, for measurements without a download.
+
+python -m benchmarks.networks r50.onnx 800
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +19,11 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 
 from engines.contract import DetectorContract
 from export.deployable import export_onnx
+from retina_edge.image_file import read_image
 from retina_edge.model.config import ModelConfig
 from retina_edge.model.retinanet import RetinaNet
+from retina_edge.model.torchvision_checkpoint import convert
+from retina_edge.sample import FOREST
 
 # The prior gives every anchor the score 0.01. With this spread of the last layer's weights around it a few hundred
 # candidates pass 0.05, as on a photograph with trained weights.
@@ -64,3 +72,18 @@ def exported(
     """The deployable ONNX of a model, at ``path``."""
     export_onnx(model, contract, path, batch=batch, images=[frame])
     return path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the lively R50 as a deployable ONNX."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("onnx", type=Path)
+    parser.add_argument("size", type=int, help="of the square input, pixels")
+    args = parser.parse_args(argv)
+    checkpoint = convert(lively_r50(args.size).state_dict(), "retinanet_resnet50_fpn", input_size=(args.size,) * 2)
+    exported(checkpoint.build_model(), checkpoint.contract, args.onnx, read_image(FOREST))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -36,12 +36,16 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], *, rounds: int) 
 
 
 def save(name: str, figures: Any) -> Path:
-    """Writes ``benchmarks/results/NAME.json``: the command, the machine, the versions, the figures."""
+    """Writes ``benchmarks/results/NAME.json``: the command, the machine, the versions, the figures.
+
+    With a GPU ``NAME_gpu.json``, which stands beside what was measured without one.
+    """
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    here = machine()
+    path = RESULTS / (f"{name}_gpu.json" if "gpu" in here and not name.endswith("gpu") else f"{name}.json")
     content = {
         "command": " ".join(["python -m", f"benchmarks.{name}", *sys.argv[1:]]),
-        "machine": machine(),
+        "machine": here,
         "versions": versions(),
         "figures": figures,
     }

@@ -18,7 +18,7 @@ from engines.build_options import CURRENT, PORTABLE, BuildOptions, made_for
 from engines.errors import BuildError, RetinaEdgeError
 from engines.files import atomic_file
 from engines.machine import Machine, this_machine
-from engines.passport import INSPECTED, PARSED, Passport, passport_path, read_engine
+from engines.passport import INSPECTED, PARSED, Passport, cache_path, passport_path, read_engine
 from engines.plugins.definitions import register
 from engines.precision import (
     Found,
@@ -205,6 +205,7 @@ def build_engine(
         del parser  # it owns the weights that the network points to
         file.write(content)
     # After the engine: an interruption between the two leaves a pair that does not fit, which loading refuses.
+    cache_path(engine).unlink(missing_ok=True)  # of the engine that was there before
     with atomic_file(passport_path(engine)) as file:
         file.write(passport.to_json().encode())
     return BuildReport(engine, passport, built=True)

@@ -30,7 +30,7 @@ def primary_context(device: int = 0) -> Iterator[Any]:
         import pycuda.driver as driver
     except ImportError as error:
         raise MissingDependencyError(
-            f"pycuda: expected it, to use the GPU ({error}); install it with pip install 'retina-edge[tensorrt]'"
+            f"pycuda: expected it, to use the GPU ({error}); install it with pip install pycuda"
         ) from error
     if device not in _retained:
         try:

@@ -65,6 +65,14 @@ class Executor(Protocol):
         """Detections of what was submitted, in input pixels; the arrays belong to the caller."""
         ...
 
+    def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
+        """Changes what is kept, from the next submission on; None leaves one as it is.
+
+        Raises:
+            ValueError: out of range, or thresholds that are built into the model.
+        """
+        ...
+
     def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
         """Milliseconds of each of ``STAGES`` that this executor has, and of ``GPU``, for one submission.
 
@@ -104,6 +112,9 @@ class HostExecutor(ABC):
         if not isinstance(ticket, HostTicket):
             raise ValueError(f"ticket: expected one of this executor's submit, got {ticket!r}")
         return self.infer(ticket.images)
+
+    def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
+        raise ValueError("thresholds: they are built into this model; export it again with others")
 
     def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
         start = perf_counter()

@@ -108,6 +108,11 @@ def passport_path(engine: Path | str) -> Path:
     return Path(f"{engine}.json")
 
 
+def cache_path(engine: Path | str) -> Path:
+    """``model.engine.cache`` of ``model.engine``: what TensorRT-RTX compiled for the machine that ran it."""
+    return Path(f"{engine}.cache")
+
+
 def read_passport(engine: Path | str) -> Passport:
     """The passport beside an engine.
 

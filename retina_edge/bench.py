@@ -187,7 +187,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = {}
     if "throughput" in report:
         found = report["throughput"]
-        how = f"{found['streams']} streams, {found['in_flight']} batches of each on their way"
+        how = f"streams: {found['streams']}, batches of each on their way: {found['in_flight']}"
         facts["throughput"] = f"{found['frames_per_second']:.2f} frames/s ({how})"
         facts["jitter, p99/p50"] = f"{report['jitter']:.2f}"
         if report["host_overhead"] is not None:

@@ -25,7 +25,7 @@ DEFAULT_SCORE = 0.4
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0; 1 after an error or when a source or picture could not be read; 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="retina-edge detect", description="Run a model on frames.")
-    parser.add_argument("model", type=Path, metavar="MODEL", help="model.onnx or model.pt")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model.engine, model.onnx or model.pt")
     parser.add_argument(
         "sources",
         nargs="+",

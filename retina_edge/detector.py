@@ -11,7 +11,7 @@ from typing import Generic, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from engines.errors import ModelFileError, RetinaEdgeError
+from engines.errors import DeviceError, ModelFileError, RetinaEdgeError
 from engines.executor import Executor, Ticket
 from engines.letterbox import Letterbox
 from engines.plugins.reference import RawDetections
@@ -50,12 +50,13 @@ class Detector:
         self.contract = executor.contract
 
     @classmethod
-    def load(cls, path: Path | str, *, device: str = "auto") -> Detector:
+    def load(cls, path: Path | str, *, device: str = "auto", in_flight: int = 2) -> Detector:
         """Opens a model file by its kind: ``.pt`` (torch), ``.onnx`` (ONNX Runtime) or ``.engine`` (TensorRT).
 
         Args:
             path: the model file.
-            device: of torch, for ``.pt``: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; an ``.onnx`` always runs on the CPU.
+            in_flight: submissions that an engine has on their way at a time.
 
         Raises:
             ModelFileError: missing, corrupt, foreign, or of another kind.
@@ -74,7 +75,7 @@ class Detector:
         if path.suffix == ".engine":
             from engines.runner.executor import EngineExecutor
 
-            return cls(EngineExecutor(path))
+            return cls(EngineExecutor(path, in_flight=in_flight, device=_gpu_number(path, device)))
         raise ModelFileError(
             f"{path}: expected a model ending in .pt, .onnx or .engine, got {path.suffix or 'no ending'!r}"
         )
@@ -149,6 +150,16 @@ class Detector:
             )
         return results
 
+    def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
+        """Changes what is kept, from the next frames on; None leaves one as it is.
+
+        For checkpoints, and engines whose decode and NMS run behind the network (``--postprocess kernels``).
+
+        Raises:
+            ValueError: out of range, or thresholds that are built into the model.
+        """
+        self.executor.set_thresholds(score_threshold=score_threshold, iou_threshold=iou_threshold)
+
     def check_batch(self, asked: int | None) -> int:
         """Frames an inference: what was asked for, or else the model's own batch, or 1.
 
@@ -172,3 +183,13 @@ class Detector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _gpu_number(path: Path, device: str) -> int:
+    """Of ``auto``, ``cuda`` or ``cuda:N``."""
+    kind, colon, number = device.partition(":")
+    if device in ("auto", "cuda"):
+        return 0
+    if kind == "cuda" and colon and number.isdecimal():
+        return int(number)
+    raise DeviceError(f"{path}: expected device auto, cuda or cuda:N for an engine, got {device!r}")

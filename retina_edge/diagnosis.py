@@ -125,7 +125,6 @@ def _packages() -> list[Package]:
     train = "pip install 'retina-edge[train]'"
     export = "pip install 'retina-edge[export]'"
     engines = "sudo apt-get install nvidia-jetpack" if _jetson() else "pip install 'retina-edge[tensorrt]'"
-    runner = "pip install 'retina-edge[tensorrt]'"
     return [
         Package("numpy", "numpy", "everything", base, "ndarray"),
         Package(
@@ -154,6 +153,7 @@ def _packages() -> list[Package]:
         Package("onnx", "onnx", "export", export, "ModelProto"),
         Package("onnxscript", "onnxscript", "export", export, "script"),
         Package("tensorboard", "tensorboard", "training curves", "pip install tensorboard", "__version__"),
+        Package("mlcommons-loadgen", "mlperf_loadgen", "bench --mlperf", "pip install mlcommons-loadgen", "StartTest"),
         Package("supervision", "supervision", "Detections.to_supervision", "pip install supervision", "Detections"),
         Package("tensorrt", "tensorrt", "builds and runs engines", engines, "Builder"),
         Package(
@@ -163,8 +163,8 @@ def _packages() -> list[Package]:
             "pip install 'retina-edge[tensorrt-rtx]'",
             "Builder",
         ),
-        Package("pycuda", "pycuda.driver", "runs engines", runner, "Stream"),
-        Package("cuda-bindings", "cuda.bindings.driver", "CUDA graphs", runner, "cuGraphLaunch"),
+        Package("pycuda", "pycuda.driver", "runs engines", "pip install pycuda", "Stream"),
+        Package("cuda-bindings", "cuda.bindings.driver", "CUDA graphs", "pip install cuda-bindings", "cuGraphLaunch"),
     ]
 
 

@@ -8,13 +8,16 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from engines.machine import this_machine
 from retina_edge import cli
 from retina_edge.diagnosis import BROKEN, MISSING, OK, Check, check_detection, check_devices, check_packages
+from retina_edge.platforms import Platform, recognise
 
 STYLES = {OK: "green", MISSING: "yellow", BROKEN: "red"}
 
@@ -36,15 +39,18 @@ def _doctor(*, as_json: bool) -> int:
             "detection": [check_detection()],
         }
     works = groups["detection"][0].state == OK
+    installed = {check.name for check in groups["installed"] if check.state == OK}
+    platform = recognise(this_machine(), tensorrt="tensorrt" in installed, tensorrt_rtx="tensorrt-rtx" in installed)
     if as_json:
-        report = {name: [dataclasses.asdict(check) for check in checks] for name, checks in groups.items()}
+        report: dict[str, Any] = {name: [dataclasses.asdict(check) for check in checks] for name, checks in groups.items()}
+        report["platform"] = dataclasses.asdict(platform)
         print(json.dumps({**report, "detection_works": works}, indent=2))
     else:
-        _print(Console(), groups, works=works)
+        _print(Console(), groups, platform, works=works)
     return 0 if works else 1
 
 
-def _print(console: Console, groups: dict[str, list[Check]], *, works: bool) -> None:
+def _print(console: Console, groups: dict[str, list[Check]], platform: Platform, *, works: bool) -> None:
     for name, checks in groups.items():
         table = Table("", "state", "found", "for", title=name, title_justify="left")
         for check in checks:
@@ -52,6 +58,9 @@ def _print(console: Console, groups: dict[str, list[Check]], *, works: bool) -> 
         console.print(table)
     for check in (check for checks in groups.values() for check in checks if check.mend):
         console.print(Text(f"{check.name} ({check.purpose}): {check.mend}"), soft_wrap=True)
+    lines = [f"platform: {platform.name}", *(f"    {command}" for command in platform.commands)]
+    lines.append(f"    decode and NMS run {platform.postprocess}; run there by this project: {platform.proven}")
+    console.print(Text("\n".join(lines)), soft_wrap=True)
     console.print("[green]detection works" if works else "[red]detection does not work")
 
 

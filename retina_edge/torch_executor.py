@@ -12,7 +12,7 @@ import numpy.typing as npt
 from engines.contract import DetectorContract
 from engines.errors import DeviceError, MissingDependencyError
 from engines.executor import NETWORK, POSTPROCESS, PREPROCESS, HostExecutor
-from engines.plugins.parameters import pack_parameters
+from engines.plugins.parameters import pack_parameters, set_thresholds
 from engines.plugins.reference import RawDetections, postprocess
 
 try:
@@ -68,6 +68,9 @@ class TorchExecutor(HostExecutor):
 
     def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
         return self._postprocess(*self.heads(images))
+
+    def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
+        set_thresholds(self._parameters, score_threshold=score_threshold, iou_threshold=iou_threshold)
 
     def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
         clock = [perf_counter()]

@@ -40,6 +40,23 @@ def pack_parameters(contract: DetectorContract) -> npt.NDArray[np.float32]:
     return np.concatenate([header, anchors.reshape(-1), strides.reshape(-1)]).astype(np.float32)
 
 
+def set_thresholds(
+    parameters: npt.NDArray[np.float32], *, score_threshold: float | None = None, iou_threshold: float | None = None
+) -> None:
+    """Changes a parameter tensor in its place; None leaves a threshold as it is.
+
+    Raises:
+        ValueError: not 0 <= threshold < 1; nothing is changed.
+    """
+    for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
+        if value is not None and not 0 <= value < 1:
+            raise ValueError(f"{name}: expected 0 <= {name} < 1, got {value:g}")
+    if score_threshold is not None:
+        parameters[0] = logit(score_threshold)
+    if iou_threshold is not None:
+        parameters[1] = iou_threshold
+
+
 @dataclass(frozen=True)
 class Parameters:
     """The parameter tensor with its parts named; built by ``unpack_parameters``.

@@ -10,8 +10,10 @@ has on the compute stream is recorded as a CUDA graph the first time, one for ea
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -34,12 +36,12 @@ from engines.names import PARAMETERS
 from engines.passport import Passport, check_engine, read_engine
 from engines.plugins.kernels import PostprocessKernels, load_kernel, put
 from engines.plugins.launch import Geometry, plan
-from engines.plugins.parameters import logit, pack_parameters
+from engines.plugins.parameters import pack_parameters, set_thresholds
 from engines.plugins.reference import RawDetections
 from engines.runner.cuda_graph import CudaGraph
 from engines.runner.frames import FRAMES, letterbox_launch, pack, packed_bytes
 from engines.runner.network import TensorRTContext, TensorRTNetwork
-from engines.runner.slot import Slot
+from engines.runner.slot import EngineTicket, Slot
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +49,6 @@ log = logging.getLogger(__name__)
 _NON_BLOCKING = 1
 
 _Steps: TypeAlias = dict[str, Callable[[], object]]
-
-
-class EngineTicket(Ticket):
-    """What ``EngineExecutor.submit`` gives; holds the detections once they were fetched."""
-
-    def __init__(self, letterboxes: Sequence[Letterbox], slot: Slot) -> None:
-        super().__init__(letterboxes)
-        self.slot: Slot | None = slot
-        self.found: RawDetections | None = None
 
 
 class EngineExecutor:
@@ -90,6 +83,8 @@ class EngineExecutor:
         self._copies: Any = None  # streams
         self._compute: Any = None
         self._letterbox: Any = None
+        self._has_run = False
+        self._stack: ExitStack | None = None
         self._records = cuda_graph and not backend.is_rtx  # TensorRT-RTX does it itself
         with primary_context(device) as driver, ExitStack() as stack:
             # Released last: nothing of the driver's may outlive this call's context.
@@ -98,7 +93,8 @@ class EngineExecutor:
             stack.callback(self._network.close)
             stack.callback(self._network.save_cache)
             self._allocate(driver, passport, in_flight, stack)
-            self._stack: ExitStack | None = stack.pop_all()
+            self._stack = stack.pop_all()
+        _open.add(self)
 
     def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> EngineTicket:
         """Sends frames on their way, and comes back before they are detected.
@@ -184,15 +180,9 @@ class EngineExecutor:
             raise ValueError(
                 "thresholds: expected an engine built with --postprocess kernels; in this one they are built in"
             )
-        for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
-            if value is not None and not 0 <= value < 1:
-                raise ValueError(f"{name}: expected 0 <= {name} < 1, got {value:g}")
         with self._lock, primary_context(self._device) as driver:
             self._check_open()
-            if score_threshold is not None:
-                self._parameters[0] = logit(score_threshold)
-            if iou_threshold is not None:
-                self._parameters[1] = iou_threshold
+            set_thresholds(self._parameters, score_threshold=score_threshold, iou_threshold=iou_threshold)
             self._compute.synchronize()  # what is on its way keeps the old ones
             driver.memcpy_htod(self._addresses[PARAMETERS], self._parameters)
 
@@ -204,6 +194,11 @@ class EngineExecutor:
             stack, self._stack = self._stack, None
             with primary_context(self._device):
                 stack.close()
+
+    def __del__(self) -> None:
+        # What was not closed has to go while a context is current, or TensorRT and pycuda find none.
+        if getattr(self, "_stack", None) is not None:
+            self.close()
 
     def _allocate(self, driver: Any, passport: Passport, in_flight: int, stack: ExitStack) -> None:
         contract, batch = self.contract, self.max_batch
@@ -317,6 +312,9 @@ class EngineExecutor:
         slot.done.synchronize()
         ticket.found = slot.detections(self.batch or len(ticket.letterboxes))
         ticket.slot = None
+        if not self._has_run:
+            self._has_run = True
+            self._network.save_cache()  # now, too: not everybody closes
         self._waiting.remove(ticket)
         self._slots.append(slot)
         return slot
@@ -332,3 +330,13 @@ class EngineExecutor:
             ticket.slot = None
         self._waiting.clear()
         self._copies = self._compute = self._letterbox = self._context = None
+
+
+_open: weakref.WeakSet[EngineExecutor] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before ``engines.cuda`` gives the contexts back."""
+    for executor in list(_open):
+        executor.close()

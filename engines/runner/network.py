@@ -12,7 +12,7 @@ from engines.build_monitor import make_logger
 from engines.errors import DeviceError
 from engines.files import atomic_file
 from engines.names import INPUT
-from engines.passport import Passport, rebuild_command
+from engines.passport import Passport, cache_path, rebuild_command
 
 if TYPE_CHECKING:
     import tensorrt
@@ -158,8 +158,3 @@ class TensorRTContext:
     def close(self) -> None:
         """Gives it back; it must not be running."""
         self._context = None
-
-
-def cache_path(engine: Path | str) -> Path:
-    """``model.engine.cache`` of ``model.engine``: what TensorRT-RTX compiled on this machine."""
-    return Path(f"{engine}.cache")

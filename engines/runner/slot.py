@@ -1,4 +1,4 @@
-"""What one submission on its way has to itself."""
+"""What one submission on its way has to itself: a ticket for the caller, a slot for the executor."""
 
 from __future__ import annotations
 
@@ -8,12 +8,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engines.executor import Ticket
+from engines.letterbox import Letterbox
 from engines.plugins.launch import Tensor
 from engines.plugins.reference import RawDetections
 from engines.runner.cuda_graph import CudaGraph
 from engines.runner.frames import UNIT
 from engines.runner.memory import SharedMemory
 from engines.runner.network import TensorRTContext
+
+
+class EngineTicket(Ticket):
+    """What ``EngineExecutor.submit`` gives; holds the detections once they were fetched."""
+
+    def __init__(self, letterboxes: Sequence[Letterbox], slot: Slot) -> None:
+        super().__init__(letterboxes)
+        self.slot: Slot | None = slot
+        self.found: RawDetections | None = None
 
 
 class Slot:

@@ -10,6 +10,7 @@ import pytest
 
 from engines.errors import ModelFileError
 from retina_edge import Detections, Detector
+from retina_edge.sample import MODEL
 from tests.stand_in import StandIn, contract, detector, patch_frame
 
 SIZES = ((64, 96), (240, 320), (719, 1281), (300, 100), (33, 400))
@@ -132,3 +133,17 @@ def test_missing_and_foreign_onnx_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "junk.onnx").write_bytes(b"this is no model")
     with pytest.raises(ModelFileError, match=r"junk\.onnx: expected a deployable ONNX model"):
         Detector.load(str(tmp_path / "junk.onnx"))
+
+
+def test_thresholds_of_a_checkpoint_change_while_it_runs(checkpoint: Path) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (128, 160, 3), np.uint8)
+    with Detector.load(checkpoint, device="cpu") as detector:
+        expected = detector(frame)
+        between = float(np.median(expected.scores))
+        detector.set_thresholds(score_threshold=between)
+        assert 0 < len(detector(frame)) < len(expected)
+
+
+def test_thresholds_of_an_onnx_are_built_in() -> None:
+    with Detector.load(MODEL) as detector, pytest.raises(ValueError, match="built into this model; export it again"):
+        detector.set_thresholds(score_threshold=0.5)

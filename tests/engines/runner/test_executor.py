@@ -6,6 +6,7 @@ passports are TensorRT-RTX's own. What comes out is held against ``OnnxExecutor`
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from pathlib import Path
@@ -22,10 +23,9 @@ from engines.executor import GPU, POSTPROCESS, STAGES
 from engines.machine import Machine
 from engines.names import OUTPUTS
 from engines.onnx_runtime import OnnxExecutor
-from engines.passport import read_passport
+from engines.passport import cache_path, read_passport
 from engines.plugins.reference import RawDetections
-from engines.runner.executor import EngineExecutor
-from engines.runner.network import cache_path
+from engines.runner.executor import EngineExecutor, _close_all
 from retina_edge.detector import Detector
 from retina_edge.sample import MODEL
 from tests.engines.plugins.emulated import needs_compiler
@@ -265,6 +265,32 @@ def test_thresholds_while_it_runs(world: World, frames: Frames) -> None:
     executor.close()
 
 
+def test_thresholds_out_of_range_change_nothing(world: World, frames: Frames) -> None:
+    with Detector.load(world.engine) as detector:
+        expected = detector(frames[0])
+        with pytest.raises(ValueError, match="score_threshold: expected 0 <= score_threshold < 1, got -0.1"):
+            detector.set_thresholds(score_threshold=-0.1, iou_threshold=0.1)
+        assert len(detector(frames[0])) == len(expected)
+        detector.set_thresholds(score_threshold=0.6)
+        assert len(detector(frames[0])) == (expected.scores > 0.6).sum()
+
+
+def test_thresholds_in_the_engine_stay(monkeypatch: pytest.MonkeyPatch, engine: Path) -> None:
+    world = World(monkeypatch, Driver(), engine, **KINDS["TensorRT, plugins"])
+    executor = EngineExecutor(world.engine)
+    with pytest.raises(ValueError, match="expected an engine built with --postprocess kernels"):
+        executor.set_thresholds(score_threshold=0.5)
+    executor.close()
+
+
+def test_which_gpu(world: World) -> None:
+    Detector.load(world.engine, device="cuda:0", in_flight=1).close()
+    with pytest.raises(DeviceError, match=r"GPU 1: expected an NVIDIA GPU and its driver, found none"):
+        Detector.load(world.engine, device="cuda:1")
+    with pytest.raises(DeviceError, match="expected device auto, cuda or cuda:N for an engine, got 'cpu'"):
+        Detector.load(world.engine, device="cpu")
+
+
 def test_through_the_detector(world: World, frames: Frames) -> None:
     with Detector.load(world.engine) as detector, Detector.load(MODEL) as reference:
         found, expected = detector(frames), reference(frames)
@@ -385,6 +411,31 @@ def test_what_was_compiled_is_kept_beside_the_engine(world: World) -> None:
     EngineExecutor(world.engine).close()
     assert cache_path(world.engine).read_bytes() == b"of another driver"
     cache_path(world.engine).unlink()
+
+
+def test_the_cache_is_kept_after_the_first_frame(world: World, frames: Frames) -> None:
+    cache_path(world.engine).unlink(missing_ok=True)
+    executor = EngineExecutor(world.engine)
+    ticket = executor.submit(frames[:1])
+    assert not cache_path(world.engine).exists()
+    executor.result(ticket)
+    assert cache_path(world.engine).read_bytes() == b"compiled"
+    executor.close()
+    cache_path(world.engine).unlink()
+
+
+def test_what_nobody_closes_is_closed(world: World, frames: Frames) -> None:
+    executor = EngineExecutor(world.engine)
+    executor.submit(frames[:1])
+    del executor
+    gc.collect()
+    world.check_nothing_is_left()
+    left_open = EngineExecutor(world.engine)
+    left_open.submit(frames[:1])
+    _close_all()  # as at the end of the process
+    world.check_nothing_is_left()
+    with pytest.raises(ValueError, match="closed"):
+        left_open.submit(frames[:1])
 
 
 def test_a_cache_that_cannot_be_kept_is_no_error(

@@ -1,0 +1,67 @@
+"""Detectors on a CPU leave memory where it was, as the runner does on a GPU (``tests/engines/runner/test_gpu.py``)."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export.deployable import export_onnx
+from retina_edge.detector import Detector
+from retina_edge.model.checkpoint import Checkpoint
+from retina_edge.model.retinanet import RetinaNet
+from tests.models import TINY, contract_of, lively
+
+SIZE = (32, 32)
+FRAME = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+# Pages that allocators keep; one leaked result a round would be ten times that.
+TOLERANCE = 8e6
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model small enough for ten thousand rounds, as checkpoint and as ONNX."""
+    torch.manual_seed(0)
+    model = lively(RetinaNet(TINY))
+    contract = contract_of(model, SIZE)
+    folder = tmp_path_factory.mktemp("memory")
+    paths = {".pt": folder / "model.pt", ".onnx": folder / "model.onnx"}
+    Checkpoint(contract, model.config, dict(model.state_dict())).save(paths[".pt"])
+    export_onnx(model, contract, paths[".onnx"], batch=1, images=[FRAME])
+    return paths
+
+
+@pytest.mark.parametrize(("kind", "rounds"), [(".onnx", 10_000), (".pt", 2_000)])
+def test_rounds(models: dict[str, Path], kind: str, rounds: int) -> None:
+    with Detector.load(models[kind], device="cpu") as detector:
+        assert len(detector(FRAME)) > 0
+        assert growth(lambda: detector(FRAME), rounds) < TOLERANCE
+
+
+@pytest.mark.parametrize(("kind", "rounds"), [(".onnx", 200), (".pt", 50)])
+def test_loading(models: dict[str, Path], kind: str, rounds: int) -> None:
+    def once() -> None:
+        with Detector.load(models[kind], device="cpu") as detector:
+            detector(FRAME)
+
+    assert growth(once, rounds) < TOLERANCE
+
+
+def growth(once: Callable[[], object], rounds: int) -> float:
+    """Bytes of memory that many rounds leave behind, after a tenth as many have filled the allocators' pools."""
+    for _ in range(rounds // 10):
+        once()
+    before = resident()
+    for _ in range(rounds):
+        once()
+    return resident() - before
+
+
+def resident() -> int:
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
