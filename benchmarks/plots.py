@@ -82,7 +82,9 @@ def _scaling(record: Record) -> Figure:
     for axes, name in zip(_axes(figure, 1, len(names)), names, strict=True):
         chosen = [row for row in rows if row["varied"] == name]
         axes.plot([row["value"] for row in chosen], [row["cost"] for row in chosen], "o-", color=OURS)
-        axes.set_title({"candidates": "candidates a level", "input": "input, pixels a side"}.get(name, name), fontsize=9)
+        axes.set_title(
+            {"candidates": "candidates a level", "input": "input, pixels a side"}.get(name, name), fontsize=9
+        )
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)

@@ -114,7 +114,8 @@ class HostExecutor(ABC):
         return self.infer(ticket.images)
 
     def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
-        raise ValueError("thresholds: they are built into this model; export it again with others")
+        asked = f"score {score_threshold}, IoU {iou_threshold}"
+        raise ValueError(f"thresholds: they are built into this model, got {asked}; export it again with others")
 
     def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
         start = perf_counter()

@@ -42,7 +42,9 @@ def _doctor(*, as_json: bool) -> int:
     installed = {check.name for check in groups["installed"] if check.state == OK}
     platform = recognise(this_machine(), tensorrt="tensorrt" in installed, tensorrt_rtx="tensorrt-rtx" in installed)
     if as_json:
-        report: dict[str, Any] = {name: [dataclasses.asdict(check) for check in checks] for name, checks in groups.items()}
+        report: dict[str, Any] = {
+            name: [dataclasses.asdict(check) for check in checks] for name, checks in groups.items()
+        }
         report["platform"] = dataclasses.asdict(platform)
         print(json.dumps({**report, "detection_works": works}, indent=2))
     else:

@@ -1,4 +1,4 @@
-"""The platforms an engine runs on, how to set each up, and what has been run there: ``doctor`` and the README say it."""
+"""The platforms a model runs on: commands, post-processing, and what has been run there; for ``doctor`` and README."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ def test_thresholds_while_it_runs(world: World, frames: Frames) -> None:
 def test_thresholds_out_of_range_change_nothing(world: World, frames: Frames) -> None:
     with Detector.load(world.engine) as detector:
         expected = detector(frames[0])
-        with pytest.raises(ValueError, match="score_threshold: expected 0 <= score_threshold < 1, got -0.1"):
+        with pytest.raises(ValueError, match=r"score_threshold: expected 0 <= score_threshold < 1, got -0\.1"):
             detector.set_thresholds(score_threshold=-0.1, iou_threshold=0.1)
         assert len(detector(frames[0])) == len(expected)
         detector.set_thresholds(score_threshold=0.6)
