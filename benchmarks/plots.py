@@ -66,9 +66,19 @@ def _detectors(record: Record) -> Figure:
         ours = row["detector"].startswith("RetinaNet")
         axes.scatter(row["ratio"], row["published_ap"], color=OURS if ours else THEIRS, zorder=3)
         label = f"{row['detector']}\n{row['run_by']}, {row['input']}×{row['input']}"
-        axes.annotate(label, (row["ratio"], row["published_ap"]), (6, 4), textcoords="offset points", fontsize=8)
+        # Where the points crowd, names go to both sides and ours below.
+        side, place = ("right", -7) if row["ratio"] <= 1 else ("left", 7)
+        axes.annotate(
+            label,
+            (row["ratio"], row["published_ap"]),
+            (place, -20 if ours else 4),
+            textcoords="offset points",
+            ha=side,
+            fontsize=8,
+        )
     axes.set_xscale("log")
-    axes.set_xlim(0.4, 120)
+    axes.set_xlim(0.2, 300)
+    axes.set_ylim(18, 43)
     axes.set_xlabel("frames a second, RetinaNet R50 on torch eager = 1")
     axes.set_ylabel("AP on COCO val2017, published")
     axes.grid(alpha=0.3)
@@ -85,7 +95,7 @@ def _scaling(record: Record) -> Figure:
         axes.set_title(
             {"candidates": "candidates a level", "input": "input, pixels a side"}.get(name, name), fontsize=9
         )
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.15 * max(row["cost"] for row in chosen))
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)
     figure.axes[0].set_ylabel("cost of a frame", fontsize=9)

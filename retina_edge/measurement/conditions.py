@@ -24,6 +24,7 @@ PACKAGES = (
     "tensorrt",
     "tensorrt-rtx-cu13",
     "mlcommons-loadgen",
+    "libreyolo",
     "retina-edge",
 )
 # Of nvidia-smi; the names in the report are these.
