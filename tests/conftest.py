@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -22,6 +23,7 @@ from retina_edge.sample import MODEL
 from tests.engines.runner.world import OPTIONS
 
 DATA = Path(__file__).parent / "data"
+SMALL_INPUT = (224, 224)
 
 
 @pytest.fixture(scope="session")
@@ -77,9 +79,11 @@ def sample_models(
 
 @pytest.fixture(scope="session")
 def engine(frames: list[npt.NDArray[np.uint8]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample model for up to 3 images at a time; ``model.onnx`` stands beside it."""
+    """The sample model for up to 3 images of 224×224; ``model.onnx`` stands beside it. The emulator is slow."""
     folder = tmp_path_factory.mktemp("runner")
     checkpoint = load_checkpoint(MODEL.with_suffix(".pt"))
+    model = checkpoint.build_model()
+    contract = dataclasses.replace(checkpoint.contract, input_size=SMALL_INPUT, levels=model.pyramid(SMALL_INPUT))
     onnx = folder / "model.onnx"
-    export_onnx(checkpoint.build_model(), checkpoint.contract, onnx, batch=None, images=frames[:1])
+    export_onnx(model, contract, onnx, batch=None, images=frames[:1])
     return build_engine(onnx, folder / "model.engine", OPTIONS).engine

@@ -16,7 +16,7 @@ from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.retinanet import RetinaNet
 from tests.models import TINY, contract_of, lively
 
-SIZE = (32, 32)
+SIZE = (64, 64)
 FRAME = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
 # Pages that allocators keep; one leaked result a round would be ten times that.
 TOLERANCE = 8e6

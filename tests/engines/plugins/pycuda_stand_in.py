@@ -51,6 +51,7 @@ class Driver(types.ModuleType):
         self.retained = 0
         self.alive: weakref.WeakSet[object] = weakref.WeakSet()
         self.streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
+        self.busy: dict[int, Stream] = {}  # work goes on when nobody holds its stream any more
         self.numbers = itertools.count(1)
         self.clock = itertools.count(1)
         self._local = threading.local()
@@ -120,7 +121,7 @@ class Driver(types.ModuleType):
     def proceed(self, until: Callable[[], bool]) -> None:
         """Runs what is on the streams, in a random order, until that is so."""
         while not until():
-            ready = [stream for stream in list(self.streams.values()) if stream.ready()]
+            ready = [stream for stream in list(self.busy.values()) if stream.ready()]
             assert ready, "waits for what nobody will do"
             self._random.choice(ready).step()
 
@@ -267,6 +268,7 @@ class Stream:
     def put(self, name: str, operation: Operation, may: Callable[[], bool] | None = None) -> None:
         if self.recording is None:
             self._queue.append((name, operation, may or (lambda: True)))
+            self._driver.busy[self.handle] = self
         else:
             assert may is None
             assert name != "event", "recorded in a graph, and waited for outside of it"
@@ -277,6 +279,8 @@ class Stream:
 
     def step(self) -> None:
         name, operation, _ = self._queue.popleft()
+        if not self._queue:
+            del self._driver.busy[self.handle]
         self._driver.log.append(name)
         operation()
 
