@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import importlib.util
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from engines.errors import MissingDependencyError
 from engines.plugins.launch import LEVELS
 from engines.plugins.ptx_files import FOLDER, PTX, ptx_file
 
-# The oldest GPU served is a Turing; PTX for it runs on every later one. CUDA 12's PTX is of ISA 8.x, which every
-# TensorRT with ahead-of-time plugins takes; 9.x not every one does.
+# The oldest GPU served is a Turing; PTX for it runs on every later one.
 ARCHITECTURE = "compute_75"
+# The ISA that the PTX says it is of. NVRTC writes its own newest, 8.8, which only drivers of CUDA 12.9 and later take:
+# JetPack 6 has one of 12.6. The kernels use nothing newer than 7.0 (CUDA 11.0); a test has ptxas hold them to it.
+ISA = "7.0"
 # Decode and IoU round as the specification does: no fused multiply-add.
 OPTIONS = ("--std=c++17", "--fmad=false", "--device-as-default-execution-space")
 
@@ -111,8 +114,10 @@ def compile_entry(
 
 
 def clean(ptx: bytes) -> bytes:
-    """The compiler's PTX as a text file: no final zero byte."""
-    return ptx.rstrip(b"\0\n") + b"\n"
+    """The compiler's PTX as a text file, without the final zero byte, that says the oldest ISA it is of."""
+    text, count = re.subn(rb"^\.version [0-9.]+$", f".version {ISA}".encode(), ptx.rstrip(b"\0\n"), flags=re.MULTILINE)
+    assert count == 1
+    return text + b"\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
