@@ -8,6 +8,9 @@ import os
 import platform
 import re
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,11 @@ from engines.machine import this_machine
 PACKAGES = (
     "numpy",
     "opencv-python",
+    "opencv-python-headless",
     "onnxruntime",
     "torch",
     "torchvision",
+    "triton",
     "pycuda",
     "cuda-bindings",
     "tensorrt",
@@ -39,7 +44,8 @@ GPU_QUERY = (
     "memory.total",
     "pstate",
 )
-TOOL_SECONDS = 5.0
+# Without its persistence daemon the driver is loaded first, which takes a while.
+TOOL_SECONDS = 20.0
 
 
 def cpu_model() -> str:
@@ -87,6 +93,22 @@ def conditions(root: Path = Path("/")) -> dict[str, Any]:
     return {**_processor(root), **_nvidia_smi(), **_jetson(root)}
 
 
+@contextmanager
+def conditions_after(seconds: float) -> Iterator[dict[str, Any]]:
+    """Gives a dictionary that has ``conditions`` once so many seconds are over, if the block lasts that long.
+
+    Clocks and power say something only under load.
+    """
+    found: dict[str, Any] = {}
+    timer = threading.Timer(seconds, lambda: found.update(conditions()))
+    timer.start()
+    try:
+        yield found
+    finally:
+        timer.cancel()
+        timer.join()
+
+
 def peak_memory() -> float:
     """Of this process in host memory so far, MB of 10⁶ bytes; NaN where the system does not tell (Windows)."""
     try:
@@ -94,6 +116,15 @@ def peak_memory() -> float:
     except ImportError:
         return math.nan
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def tool_output(*command: str) -> str:
+    """What a tool prints; nothing where it is missing or fails."""
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return run.stdout
 
 
 def _processor(root: Path) -> dict[str, Any]:
@@ -104,37 +135,63 @@ def _processor(root: Path) -> dict[str, Any]:
 
 
 def _nvidia_smi() -> dict[str, Any]:
-    """Of the first GPU: MHz, W, °C and MiB."""
-    line = _output("nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits", "--id=0")
-    values = [value.strip() for value in line.partition("\n")[0].split(",")]
+    """MHz, W, °C and MiB; what nvidia-smi has no figure for (``[N/A]``, ``[Unknown Error]``) is left out."""
+    text = tool_output("nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits", _gpu())
+    values = [value.strip() for value in text.partition("\n")[0].split(",")]
     if len(values) != len(GPU_QUERY):
         return {}
-    return {name: _number(value) for name, value in zip(GPU_QUERY, values, strict=True) if "N/A" not in value}
+    found: dict[str, Any] = {}
+    for name, value in zip(GPU_QUERY, values, strict=True):
+        if (number := _number(value)) is not None:
+            found[name] = number
+        elif re.fullmatch(r"P\d+", value):
+            found[name] = value
+    return found
+
+
+def _gpu() -> str:
+    """The first GPU that CUDA sees, as far as ``CUDA_VISIBLE_DEVICES`` tells.
+
+    CUDA numbers unlike GPUs as nvidia-smi does only with ``CUDA_DEVICE_ORDER=PCI_BUS_ID``.
+    """
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
+    return f"--id={first if re.fullmatch(r'[0-9]+|(GPU|MIG)-[0-9a-f-]+', first) else 0}"
 
 
 def _jetson(root: Path) -> dict[str, Any]:
-    """Power mode, clock and temperature, which a Jetson tells in files of its own."""
+    """Power mode, clocks and temperature, which a Jetson tells in files of its own."""
     found: dict[str, Any] = {}
-    if mode := re.search(r"NV Power Mode:\s*(\S+)", _output("nvpmodel", "-q")):
+    if mode := re.search(r"NV Power Mode:\s*(\S+)", tool_output("nvpmodel", "-q")):
         found["nvpmodel"] = mode.group(1)
-    for folder in sorted((root / "sys/class/devfreq").glob("*")):
-        if re.search(r"gpu|ga10b|gv11b", folder.name):
-            lowest, now, highest = (_read(folder / f"{name}_freq") for name in ("min", "cur", "max"))
-            if now.isdecimal():
-                found["GPU clock"] = int(now) / 1e6
-                # What jetson_clocks does: the lowest clock becomes the highest.
-                found["jetson_clocks"] = lowest == highest
+    found |= _jetson_clocks(root / "sys/class/devfreq")
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         if "gpu" in _read(zone / "type").lower() and (celsius := _read(zone / "temp")).lstrip("-").isdecimal():
             found["GPU temperature"] = int(celsius) / 1000
     return found
 
 
-def _number(text: str) -> float | str:
+def _jetson_clocks(devfreq: Path) -> dict[str, Any]:
+    """MHz. Thor has several clocks: that of the graphics clusters (GPC) is the GPU's, and each has its name, too."""
+    clocks: dict[str, tuple[float, bool]] = {}
+    for folder in sorted(devfreq.glob("*")):
+        if re.search(r"gpu|ga10b|gv11b", folder.name):
+            lowest, now, highest = (_read(folder / f"{name}_freq") for name in ("min", "cur", "max"))
+            if now.isdecimal():
+                # What jetson_clocks does: the lowest clock becomes the highest.
+                clocks[folder.name] = int(now) / 1e6, lowest == highest
+    if not clocks:
+        return {}
+    graphics = next((name for name in clocks if "gpc" in name), next(iter(clocks)))
+    mhz, fixed = clocks[graphics]
+    named = {f"clock of {name}": clocks[name][0] for name in clocks} if len(clocks) > 1 else {}
+    return {"GPU clock": mhz, "jetson_clocks": fixed, **named}
+
+
+def _number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
-        return text
+        return None
 
 
 def _read(path: Path) -> str:
@@ -142,12 +199,3 @@ def _read(path: Path) -> str:
         return path.read_text(errors="replace").strip()
     except OSError:
         return ""
-
-
-def _output(*command: str) -> str:
-    """What a tool prints; nothing where it is missing or fails."""
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return run.stdout

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from retina_edge.measurement.conditions import conditions, machine, peak_memory, versions
+from retina_edge.measurement.conditions import conditions, conditions_after, machine, peak_memory, versions
 
 
 @pytest.fixture
@@ -46,6 +47,52 @@ def test_a_desktop_gpu(tools: Path, tmp_path: Path) -> None:
     assert "--query-gpu=clocks.sm,clocks.max.sm," in (tools / "nvidia-smi.asked").read_text()
 
 
+UNKNOWN = "[Not Supported], 2100, [Unknown Error], [N/A], N/A, 48, [Not Supported], 24564, [Unknown Error]"
+
+
+def test_only_figures_are_kept(tools: Path, tmp_path: Path) -> None:
+    add_tool(tools, "nvidia-smi", f'echo "{UNKNOWN}"')
+    found = conditions(tmp_path)
+    del found["load average"]
+    assert found == {"clocks.max.sm": 2100, "temperature.gpu": 48, "memory.total": 24564}
+
+
+@pytest.mark.parametrize(
+    ("visible", "asked"),
+    [
+        (None, "0"),
+        ("", "0"),
+        ("2", "2"),
+        (" 3,1", "3"),
+        ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6,0", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"),
+        ("-1", "0"),
+        ("NoDevFiles", "0"),
+    ],
+)
+def test_the_gpu_that_cuda_sees_first(
+    tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, asked: str
+) -> None:
+    add_tool(tools, "nvidia-smi", 'echo "$@" > "$0.asked"')
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    conditions(tmp_path)
+    assert (tools / "nvidia-smi.asked").read_text().rstrip().endswith(f"--id={asked}")
+
+
+def test_conditions_are_sampled_once_while_something_runs(tools: Path) -> None:
+    add_tool(tools, "nvidia-smi", 'echo x >> "$0.asked"; echo "1980, 2100, 9501, 61.20, 450, 48, 512, 24564, P2"')
+    with conditions_after(0.01) as found:
+        deadline = time.monotonic() + 20
+        while not found and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert found["clocks.sm"] == 1980
+    assert (tools / "nvidia-smi.asked").read_text() == "x\n"
+    with conditions_after(60) as found:
+        pass
+    assert found == {}
+
+
 @pytest.mark.parametrize("script", ["exit 9", "echo No devices were found", "echo"])
 def test_a_driver_without_a_gpu(tools: Path, tmp_path: Path, script: str) -> None:
     add_tool(tools, "nvidia-smi", script)
@@ -71,6 +118,24 @@ def test_a_jetson(tools: Path, tmp_path: Path, *, fixed: bool) -> None:
         "GPU clock": 1020.0,
         "jetson_clocks": fixed,
         "GPU temperature": 48.593,
+    }
+
+
+@pytest.mark.parametrize("names", [("gpu-gpc-0", "gpu-nvd-0"), ("gpu-aux-0", "gpu-gpc-0")])
+def test_a_jetson_with_several_clocks(tools: Path, tmp_path: Path, names: tuple[str, ...]) -> None:  # noqa: ARG001
+    """Thor's names: JetPack 7. The clock of the graphics clusters is the GPU's, whatever comes first or last."""
+    for name in (*names, "bpmp"):
+        mhz = 1575 if "gpc" in name else 1692
+        for kind, value in {"min": 1575, "cur": mhz, "max": mhz}.items():
+            add_file(tmp_path, f"sys/class/devfreq/{name}/{kind}_freq", f"{value}000000\n")
+    found = conditions(tmp_path)
+    del found["load average"]
+    other = next(name for name in names if "gpc" not in name)
+    assert found == {
+        "GPU clock": 1575.0,
+        "jetson_clocks": True,
+        "clock of gpu-gpc-0": 1575.0,
+        f"clock of {other}": 1692.0,
     }
 
 
