@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import subprocess
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from time import perf_counter
 from types import ModuleType
 
 from retina_edge import __version__
-from retina_edge.measurement.conditions import cpu_model
+from retina_edge.measurement.conditions import cpu_model, tool_output
+from retina_edge.platforms import CUDA_PATHS
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"
-NVIDIA_SMI = ["nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader"]
-NVIDIA_SMI_SECONDS = 20
+NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader")
 RUNS = 3
 _LINES_OF_OPENCV = ("GUI", "FFMPEG", "GStreamer")
 
@@ -121,10 +120,10 @@ def check_detection() -> Check:
 
 
 def _packages() -> list[Package]:
-    base = "pip install retina-edge"
-    train = "pip install 'retina-edge[train]'"
-    export = "pip install 'retina-edge[export]'"
-    engines = "sudo apt-get install nvidia-jetpack" if _jetson() else "pip install 'retina-edge[tensorrt]'"
+    base = "pip install ."
+    train = "pip install '.[train]'"
+    export = "pip install '.[export]'"
+    engines = "sudo apt-get install nvidia-jetpack" if _jetson() else f"{CUDA_PATHS} && pip install '.[tensorrt]'"
     return [
         Package("numpy", "numpy", "everything", base, "ndarray"),
         Package(
@@ -153,17 +152,17 @@ def _packages() -> list[Package]:
         Package("onnx", "onnx", "export", export, "ModelProto"),
         Package("onnxscript", "onnxscript", "export", export, "script"),
         Package("tensorboard", "tensorboard", "training curves", "pip install tensorboard", "__version__"),
-        Package("mlcommons-loadgen", "mlperf_loadgen", "bench --mlperf", "pip install mlcommons-loadgen", "StartTest"),
+        Package("mlcommons-loadgen", "mlperf_loadgen", "bench --mlperf", "pip install '.[bench]'", "StartTest"),
         Package("supervision", "supervision", "Detections.to_supervision", "pip install supervision", "Detections"),
         Package("tensorrt", "tensorrt", "builds and runs engines", engines, "Builder"),
         Package(
             "tensorrt-rtx",
             "tensorrt_rtx",
             "builds engines without a GPU (Linux x86_64)",
-            "pip install 'retina-edge[tensorrt-rtx]'",
+            "pip install '.[tensorrt-rtx]'",
             "Builder",
         ),
-        Package("pycuda", "pycuda.driver", "runs engines", "pip install pycuda", "Stream"),
+        Package("pycuda", "pycuda.driver", "runs engines", f"{CUDA_PATHS} && pip install pycuda", "Stream"),
         Package("cuda-bindings", "cuda.bindings.driver", "CUDA graphs", "pip install cuda-bindings", "cuGraphLaunch"),
     ]
 
@@ -212,11 +211,7 @@ def _torch_details(module: ModuleType) -> str:
 
 def _nvidia_smi() -> list[str]:
     """A line a GPU; none where the tool is missing or sees none."""
-    try:
-        run = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in run.stdout.splitlines() if line.strip()]
+    return [line.strip() for line in tool_output(*NVIDIA_SMI).splitlines() if line.strip()]
 
 
 def _torch_gpus() -> list[str]:

@@ -28,31 +28,37 @@ class Platform:
     proven: str
 
 
+# pycuda is compiled where it is installed, and finds CUDA by the folder of nvcc, which JetPack does not put on PATH.
+CUDA_PATHS = 'export PATH="/usr/local/cuda/bin:$PATH" CPATH=/usr/local/cuda/include'
+_DESKTOP = "# first NVIDIA's CUDA toolkit, a C++ compiler and Python's headers (python3-dev)"
 _BUILD = "retina-edge build model.onnx -o model.engine --precision fp16"
 _DETECT = "retina-edge detect model.engine video.mp4 --save out.mp4"
-_JETSON = "sudo apt-get install nvidia-jetpack python3-venv && python3 -m venv --system-site-packages .venv"
+_JETSON = (
+    "sudo apt-get install nvidia-jetpack python3-venv python3-dev g++",
+    "python3 -m venv --system-site-packages .venv && . .venv/bin/activate",
+)
 
 JETPACK_6 = Platform(
     "Jetson Orin, JetPack 6.1 and 6.2 (TensorRT 10.3)",
-    (_JETSON, ". .venv/bin/activate && pip install '.[jetson]' 'cuda-bindings<13'", f"{_BUILD} && {_DETECT}"),
+    (*_JETSON, f"{CUDA_PATHS} && pip install '.[jetson]' 'cuda-bindings<13'", f"{_BUILD} && {_DETECT}"),
     KERNELS,
     "nothing yet",
 )
 JETPACK_7 = Platform(
     "Jetson Orin and Thor, JetPack 7 (TensorRT 10.13 and newer)",
-    (_JETSON, ". .venv/bin/activate && pip install '.[jetson]'", f"{_BUILD} && {_DETECT}"),
+    (*_JETSON, f"{CUDA_PATHS} && pip install '.[jetson]'", f"{_BUILD} && {_DETECT}"),
     PLUGIN,
     "nothing yet",
 )
 TENSORRT = Platform(
     "desktop or server GPU, TensorRT 10.3 to 11",
-    ("pip install '.[tensorrt]'", f"{_BUILD} && {_DETECT}"),
+    (_DESKTOP, f"{CUDA_PATHS} && pip install '.[tensorrt]'", f"{_BUILD} && {_DETECT}"),
     f"{PLUGIN}; behind it before 10.9 and in 10.14",
     "its plugin layer of 10.9, 10.16 and 11.4; not TensorRT itself",
 )
 RTX = Platform(
     "desktop GPU, TensorRT-RTX",
-    ("pip install '.[tensorrt-rtx]' pycuda", f"{_BUILD} && {_DETECT}"),
+    (_DESKTOP, f"{CUDA_PATHS} && pip install '.[tensorrt-rtx]' pycuda", f"{_BUILD} && {_DETECT}"),
     KERNELS,
     "building, without a GPU; not running",
 )

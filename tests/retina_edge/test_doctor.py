@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from retina_edge.detector import Detector
 from retina_edge.diagnosis import BROKEN, MISSING, OK, Check, Package
 from tests.stand_in import StandIn, contract
 
+ROOT = Path(__file__).parents[2]
 WORKS = Check("shipped model", OK, "12 detections in 80 ms", "detection")
 BROKE = Check("shipped model", BROKEN, "reason", "detection", "install again")
 
@@ -71,6 +73,16 @@ def test_a_missing_package_says_how_to_get_it() -> None:
     assert (check.state, check.purpose, check.mend) == (MISSING, "engines", "pip install it")
 
 
+@pytest.mark.parametrize("jetson", ["", "NVIDIA Jetson AGX Orin"])
+def test_the_mends_are_of_a_checkout(monkeypatch: pytest.MonkeyPatch, jetson: str) -> None:
+    """The project is on no package index; its extras are those of pyproject.toml."""
+    monkeypatch.setattr(diagnosis, "_jetson", lambda: jetson)
+    extras = re.findall(r"^([\w-]+) = \[", (ROOT / "pyproject.toml").read_text(), flags=re.M)
+    for package in diagnosis._packages():
+        assert "install retina" not in package.mend.replace("'", "")
+        assert set(re.findall(r"\.\[([\w-]+)\]", package.mend)) <= set(extras)
+
+
 def test_type_stubs_alone_are_not_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As tensorrt-stubs installs itself: a folder of .pyi files, which imports as an empty namespace package.
     (tmp_path / "stub_only").mkdir()
@@ -116,14 +128,14 @@ def test_gpus_and_jetsons_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(check.state == OK for check in checks)
 
 
-@pytest.mark.parametrize("command", [["no-such-program-at-all"], [sys.executable, "-c", "raise SystemExit(9)"]])
-def test_without_nvidia_smi_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+@pytest.mark.parametrize("command", [("no-such-program-at-all",), (sys.executable, "-c", "raise SystemExit(9)")])
+def test_without_nvidia_smi_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]) -> None:
     monkeypatch.setattr(diagnosis, "NVIDIA_SMI", command)
     assert diagnosis._nvidia_smi() == []
 
 
 def test_lines_of_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "NVIDIA_SMI", [sys.executable, "-c", "print('A, 8.9\\n\\nB, 9.0')"])
+    monkeypatch.setattr(diagnosis, "NVIDIA_SMI", (sys.executable, "-c", "print('A, 8.9\\n\\nB, 9.0')"))
     assert diagnosis._nvidia_smi() == ["A, 8.9", "B, 9.0"]
 
 

@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 from engines.machine import Machine
-from retina_edge.platforms import CPU, JETPACK_6, JETPACK_7, OLD_JETSON, PLATFORMS, RTX, TENSORRT, Platform, recognise
+from retina_edge.platforms import (
+    CPU,
+    CUDA_PATHS,
+    JETPACK_6,
+    JETPACK_7,
+    OLD_JETSON,
+    PLATFORMS,
+    RTX,
+    TENSORRT,
+    Platform,
+    recognise,
+)
 
 ROOT = Path(__file__).parents[2]
 ORIN, DESKTOP = ("Orin", "8.7", "540.4.0"), Machine("NVIDIA GeForce RTX 4090", "8.9", "580.95", "")
@@ -59,6 +70,18 @@ def test_the_readme_says_the_same(platform: Platform) -> None:
     assert row in text
     block = "\n".join([f"# {platform.name}", *platform.commands])
     assert block in text
+
+
+@pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)
+def test_whoever_compiles_pycuda_finds_cuda(platform: Platform) -> None:
+    """It is on the package index as source only."""
+    extras = dict(re.findall(r"^([\w-]+) = \[(.*)\]", (ROOT / "pyproject.toml").read_text(), flags=re.M))
+    (install,) = [command for command in platform.commands if "pip install" in command]
+    (extra,) = re.findall(r"\.\[([\w-]+)\]", install) or [None]
+    needs_pycuda = "pycuda" in install or (extra is not None and "pycuda" in extras[extra])
+    assert install.startswith(f"{CUDA_PATHS} && pip install ") is needs_pycuda
+    assert bool(re.search(r"g\+\+|C\+\+ compiler", platform.commands[0])) is needs_pycuda
+    assert (platform is CPU) is not needs_pycuda
 
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)
