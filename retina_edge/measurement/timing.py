@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from engines.executor import GPU
+from engines.executor import GPU, HostExecutor
 from retina_edge.detections import Detections
 from retina_edge.detector import Detector, Submitted
 
@@ -21,6 +21,10 @@ Frames = Sequence[npt.NDArray[np.uint8]]
 WARM_UP_SECONDS, WARM_UP_RUNS = 1.0, 3
 # However slow a run is: of fewer there is no median.
 LEAST_RUNS = 3
+# Of fewer runs these percentiles lie between the two slowest, and say no more than those.
+RUNS_OF_P90, RUNS_OF_P99 = 10, 100
+# Submissions on their way, where throughput is measured.
+IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
@@ -29,25 +33,33 @@ class Latency:
 
     Attributes:
         runs: how many.
-        mean, p50, p90, p99: of them; percentiles are interpolated linearly, as NumPy does.
+        mean, p50, p90, p99: of them; percentiles are interpolated linearly, as NumPy does. None where the runs are
+            too few for one.
     """
 
     runs: int
     mean: float
     p50: float
-    p90: float
-    p99: float
+    p90: float | None
+    p99: float | None
 
     @classmethod
     def of(cls, milliseconds: Sequence[float]) -> Latency:
         """Of at least one measurement."""
-        p50, p90, p99 = np.percentile(milliseconds, (50, 90, 99))
-        return cls(len(milliseconds), float(np.mean(milliseconds)), float(p50), float(p90), float(p99))
+        runs = len(milliseconds)
+        p50, p90, p99 = map(float, np.percentile(milliseconds, (50, 90, 99)))
+        return cls(
+            runs,
+            float(np.mean(milliseconds)),
+            p50,
+            p90 if runs >= RUNS_OF_P90 else None,
+            p99 if runs >= RUNS_OF_P99 else None,
+        )
 
     @property
-    def jitter(self) -> float:
+    def jitter(self) -> float | None:
         """p99 as a multiple of p50."""
-        return self.p99 / self.p50
+        return None if self.p99 is None else self.p99 / self.p50
 
 
 @dataclass(frozen=True)
@@ -84,8 +96,9 @@ class Rounds:
         return chosen
 
 
-def warm_up(detector: Detector, rounds: Rounds) -> None:
-    """Runs what is slow only at first: memory, CUDA graphs, clocks."""
+def warm_up(detector: Detector, rounds: Rounds, *, in_flight: int = IN_FLIGHT) -> None:
+    """Runs what is slow only at first: memory, CUDA graphs in each of the slots, clocks."""
+    _run_at_once(detector, rounds, in_flight)
     start, runs = perf_counter(), 0
     while runs < WARM_UP_RUNS or perf_counter() - start < WARM_UP_SECONDS:
         detector(rounds.next())
@@ -93,29 +106,39 @@ def warm_up(detector: Detector, rounds: Rounds) -> None:
         runs += 1
 
 
-def measure_stages(detector: Detector, rounds: Rounds, seconds: float) -> dict[str, Latency]:
-    """Of each stage the executor knows; see ``Executor.measure``."""
+def warm_up_batches(detector: Detector, frames: Frames, batch: int, *, in_flight: int = IN_FLIGHT) -> None:
+    """Runs every number of frames up to a batch, each in all of the slots: a CUDA graph is of one batch size.
+
+    Nothing is recorded where the batch is fixed, and partial ones are padded, or where the host runs the network.
+    """
+    if detector.executor.batch is None and not isinstance(detector.executor, HostExecutor):
+        for size in range(1, batch + 1):
+            _run_at_once(detector, Rounds(frames, size), in_flight)
+
+
+def measure_in_turn(detector: Detector, rounds: Rounds, seconds: float) -> tuple[dict[str, Latency], Latency]:
+    """Each stage the executor knows (see ``Executor.measure``), and whole batches as ``measure_latency`` has them.
+
+    In turn, so that both meet the same clocks and the same heat: the host's overhead is their difference.
+    """
     found: dict[str, list[float]] = {}
-    for milliseconds in _until(seconds, lambda: detector.executor.measure(rounds.next())):
-        for stage, value in milliseconds.items():
-            found.setdefault(stage, []).append(value)
-    return {stage: Latency.of(values) for stage, values in found.items()}
+
+    def run() -> float:
+        for stage, milliseconds in detector.executor.measure(rounds.next()).items():
+            found.setdefault(stage, []).append(milliseconds)
+        return _whole(detector, rounds)
+
+    whole = _until(seconds, run)
+    return {stage: Latency.of(values) for stage, values in found.items()}, Latency.of(whole)
 
 
 def measure_latency(detector: Detector, rounds: Rounds, seconds: float) -> Latency:
     """Of one batch at a time, from frames in host memory to detections in frame pixels."""
-
-    def run() -> float:
-        batch = rounds.next()
-        start = perf_counter()
-        detector(batch)
-        return 1000 * (perf_counter() - start)
-
-    return Latency.of(_until(seconds, run))
+    return Latency.of(_until(seconds, lambda: _whole(detector, rounds)))
 
 
 def measure_throughput(
-    detector: Detector, frames: Frames, *, batch: int, seconds: float, streams: int = 1, in_flight: int = 2
+    detector: Detector, frames: Frames, *, batch: int, seconds: float, streams: int = 1, in_flight: int = IN_FLIGHT
 ) -> Throughput:
     """Of several threads that each keep several batches on their way.
 
@@ -155,6 +178,18 @@ def measure_throughput(
 def host_overhead(latency: Latency, stages: dict[str, Latency]) -> float | None:
     """What the host adds to the GPU's time, as a share of it: medians; None without a GPU's clock."""
     return latency.p50 / stages[GPU].p50 - 1 if GPU in stages else None
+
+
+def _whole(detector: Detector, rounds: Rounds) -> float:
+    batch = rounds.next()
+    start = perf_counter()
+    detector(batch)
+    return 1000 * (perf_counter() - start)
+
+
+def _run_at_once(detector: Detector, rounds: Rounds, in_flight: int) -> None:
+    for ticket in [detector.submit(rounds.next()) for _ in range(in_flight)]:
+        detector.result(ticket)
 
 
 def _until(seconds: float, run: Callable[[], T]) -> list[T]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.executor import GPU, NETWORK, PREPROCESS, Ticket
+from engines.executor import GPU, NETWORK, PREPROCESS, HostTicket, Ticket
 from engines.plugins.reference import RawDetections
 from retina_edge.detector import Detector
 from retina_edge.measurement.timing import (
@@ -18,12 +18,13 @@ from retina_edge.measurement.timing import (
     Rounds,
     Throughput,
     host_overhead,
+    measure_in_turn,
     measure_latency,
-    measure_stages,
     measure_throughput,
     warm_up,
+    warm_up_batches,
 )
-from tests.stand_in import StandIn, contract, detector, patch_frame
+from tests.stand_in import StandIn, contract, patch_frame
 
 FRAMES = [patch_frame((40, 60), (n, n)) for n in range(5)]
 
@@ -32,6 +33,16 @@ def test_percentiles_are_of_the_measurements() -> None:
     latency = Latency.of(list(range(101)))
     assert (latency.runs, latency.mean, latency.p50, latency.p90, latency.p99) == (101, 50, 50, 90, 99)
     assert latency.jitter == 99 / 50
+
+
+@pytest.mark.parametrize(
+    ("runs", "p90", "p99"),
+    [(3, False, False), (9, False, False), (10, True, False), (99, True, False), (100, True, True)],
+)
+def test_percentiles_need_runs(runs: int, *, p90: bool, p99: bool) -> None:
+    latency = Latency.of(list(range(runs)))
+    assert (latency.p90 is not None, latency.p99 is not None, latency.jitter is not None) == (p90, p99, p99)
+    assert latency.p50 == (runs - 1) / 2
 
 
 def test_batches_go_round() -> None:
@@ -54,11 +65,63 @@ def test_latency_is_of_whole_batches_and_stages_are_of_the_executor() -> None:
     whole = measure_latency(slow, Rounds(FRAMES, 2), 0.1)
     assert 3 <= whole.runs <= 10
     assert whole.p50 >= 10
-    stages = measure_stages(slow, Rounds(FRAMES, 2), 0.0)
+    stages, whole = measure_in_turn(slow, Rounds(FRAMES, 2), 0.0)
     assert list(stages) == [PREPROCESS, NETWORK]
-    assert stages[NETWORK].runs == 3
+    assert stages[NETWORK].runs == whole.runs == 3
     assert stages[PREPROCESS].p50 < 10 <= stages[NETWORK].p50
+    assert whole.p50 >= 10
     assert host_overhead(whole, stages) is None
+
+
+class Recording(StandIn):
+    """Writes down what it is asked for, and how many frames at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(contract())
+        self.asked: list[tuple[str, int]] = []
+        self.now = self.most = 0
+
+    def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> HostTicket:
+        self.asked.append(("submit", len(frames)))
+        self.now += 1
+        self.most = max(self.most, self.now)
+        return super().submit(frames)
+
+    def result(self, ticket: Ticket) -> RawDetections:
+        self.now -= 1
+        return super().result(ticket)
+
+    def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
+        self.asked.append(("measure", len(frames)))
+        return {NETWORK: 1.0, GPU: 1.0}
+
+
+def test_stages_and_latency_are_measured_in_turn() -> None:
+    executor = Recording()
+    measure_in_turn(Detector(executor), Rounds(FRAMES, 2), 0.0)
+    assert executor.asked == [("measure", 2), ("submit", 2)] * 3
+
+
+class Recorder:
+    """An executor that is none of the host's: it has a CUDA graph for each number of frames."""
+
+    def __init__(self, batch: int | None) -> None:
+        self.inner, self.batch, self.max_batch = Recording(), batch, batch
+        self.contract, self.submit, self.result = self.inner.contract, self.inner.submit, self.inner.result
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [(None, [1, 1, 1, 2, 2, 2, 3, 3, 3]), (3, [])])
+def test_every_batch_that_has_a_graph_is_warmed_up_in_every_slot(batch: int | None, sizes: list[int]) -> None:
+    executor = Recorder(batch)
+    warm_up_batches(Detector(executor), FRAMES[:2], 3, in_flight=3)  # type: ignore[arg-type]
+    assert [count for _, count in executor.inner.asked] == sizes
+    assert executor.inner.most == (3 if sizes else 0)
+
+
+def test_the_host_has_no_graphs_to_warm_up() -> None:
+    executor = Recording()
+    warm_up_batches(Detector(executor), FRAMES, 3)
+    assert executor.asked == []
 
 
 def test_overhead_is_what_the_host_adds_to_the_gpu() -> None:
@@ -77,19 +140,7 @@ def test_every_frame_submitted_is_counted_once(streams: int) -> None:
 
 
 def test_so_many_are_on_their_way() -> None:
-    class Counting(StandIn):
-        now = most = 0
-
-        def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> Ticket:  # type: ignore[override]
-            self.now += 1
-            self.most = max(self.most, self.now)
-            return super().submit(frames)
-
-        def result(self, ticket: Ticket) -> RawDetections:
-            self.now -= 1
-            return super().result(ticket)
-
-    executor = Counting(contract())
+    executor = Recording()
     measure_throughput(Detector(executor), FRAMES, batch=1, seconds=0.02, in_flight=3)
     assert (executor.most, executor.now) == (3, 0)
 
@@ -104,5 +155,7 @@ def test_an_error_in_one_stream_ends_all() -> None:
 def test_warming_up_takes_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retina_edge.measurement.timing.WARM_UP_SECONDS", 0.05)
     start = time.perf_counter()
-    warm_up(detector(), Rounds(FRAMES, 1))
+    executor = Recording()
+    warm_up(Detector(executor), Rounds(FRAMES, 1), in_flight=5)
     assert 0.05 <= time.perf_counter() - start < 5
+    assert executor.most == 5
