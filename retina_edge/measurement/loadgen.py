@@ -5,29 +5,30 @@ LoadGen decides when frames come and what counts; see https://github.com/mlcommo
 
 from __future__ import annotations
 
+import atexit
+import os
 import queue
+import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from engines.errors import MissingDependencyError, RetinaEdgeError
+from retina_edge.cli import INTERRUPTED
 from retina_edge.detections import Detections
 from retina_edge.detector import Detector, Submitted
-from retina_edge.measurement.timing import Frames, Rounds, measure_latency, measure_throughput
+from retina_edge.measurement.loadgen_settings import SAMPLES, expect, has_run_out, read_summary, settings_for
+from retina_edge.measurement.timing import IN_FLIGHT, Frames, Rounds, warm_up, warm_up_batches
 
 SUMMARY = "mlperf_log_summary.txt"
-# MLPerf's limit for RetinaNet in the Server scenario, and the samples of a MultiStream query.
-SERVER_LATENCY_MS, STREAMS = 100, 8
-IN_FLIGHT = 2
-# Of the throughput measured beforehand, what Server is asked for where nobody says.
-SERVER_SHARE = 0.7
-PROBE_SECONDS = 1.0
+POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,20 @@ def run_loadgen(
     A response is what was found, seven float32 a box: index of the frame, ymin, xmin, ymax, xmax as shares of the
     frame, score, category.
 
+    LoadGen cannot be told to end. After an error or Ctrl-C it is left behind: the process ends when it ends, without
+    its C++ destructors and later ``atexit`` calls, and cannot run LoadGen again.
+
     Args:
         detector: any.
-        frames: the samples, in memory.
+        frames: the samples, in memory; they are repeated where MLPerf wants more.
         scenario: ``SingleStream``, ``MultiStream``, ``Offline`` or ``Server``.
-        seconds: least duration; a published result takes 600.
+        seconds: least duration; from MLPerf's 600 on its other rules are kept, too, however long they take.
         batch: frames an inference, at most.
         logs: LoadGen's files go into ``logs/SCENARIO``.
         queries_per_second: of ``Server``; None asks for less than was measured beforehand.
+
+    Returns:
+        ``as the rules ask``, whether LoadGen ran by MLPerf's own settings, and ``because``, why not; then the summary.
 
     Raises:
         MissingDependencyError: LoadGen is not installed.
@@ -71,98 +78,98 @@ def run_loadgen(
         import mlperf_loadgen as loadgen
     except ImportError as error:
         raise MissingDependencyError(
-            f"--mlperf: expected MLPerf's LoadGen ({error}); install it with pip install 'retina-edge[bench]'"
+            f"--mlperf: expected MLPerf's LoadGen ({error}); install it with pip install '.[bench]'"
         ) from error
+    if _left_behind:
+        raise RetinaEdgeError("--mlperf: LoadGen still runs a test that was broken off; start this program again")
     folder = logs / scenario
     folder.mkdir(parents=True, exist_ok=True)
-    settings = _settings(loadgen, detector, frames, scenario, seconds, batch, queries_per_second)
+    frames = [frames[n % len(frames)] for n in range(max(SAMPLES, len(frames)))]
+    settings, shortfalls = settings_for(loadgen, scenario, seconds)
+    warm_up(detector, Rounds(frames, batch))
+    warm_up_batches(detector, frames, batch)
+    expect(settings, detector, frames, scenario=scenario, batch=batch, queries_per_second=queries_per_second)
+    _run(loadgen, _Worker(loadgen, detector, frames, batch), settings, folder, len(frames))
+    summary = read_summary(folder / SUMMARY)
+    if has_run_out(summary):
+        shortfalls.append(f"faster than expected: LoadGen's samples ran out before {seconds:g} s were over; run again")
+    because = {"because": "; ".join(shortfalls)} if shortfalls else {}
+    return {"as the rules ask": not shortfalls, **because, **summary}
+
+
+def _run(loadgen: Any, worker: _Worker, settings: Any, folder: Path, samples: int) -> None:
+    """Runs LoadGen, in a thread so that Ctrl-C and a failing detector are seen at once."""
     output = loadgen.LogOutputSettings()
     output.outdir, output.copy_summary_to_stdout = str(folder), False
     log_settings = loadgen.LogSettings()
     log_settings.log_output, log_settings.enable_trace = output, False
-    worker = _Worker(loadgen, detector, frames, batch)
     system = loadgen.ConstructSUT(worker.issue, lambda: None)
     # Loading and unloading samples is nothing: they are in memory.
-    library = loadgen.ConstructQSL(len(frames), len(frames), lambda _: None, lambda _: None)
-    # In a thread, so that Ctrl-C is seen; LoadGen then ends when its least duration is over.
-    test = threading.Thread(target=loadgen.StartTestWithLogSettings, args=(system, library, settings, log_settings))
+    library = loadgen.ConstructQSL(samples, samples, lambda _: None, lambda _: None)
+    test = threading.Thread(
+        target=loadgen.StartTestWithLogSettings,
+        args=(system, library, settings, log_settings),
+        name="LoadGen",
+        daemon=True,
+    )
     worker.start()
-    test.start()
     try:
-        _join(test)
+        test.start()
+        _wait(test, worker)
     except BaseException as error:
         worker.give_up(error)
-        test.join()
-    finally:
-        worker.stop()
-        loadgen.DestroyQSL(library)
-        loadgen.DestroySUT(system)
+    if worker.error is not None and test.is_alive():
+        _leave_behind(worker.error)
+    worker.stop()
     if worker.error is not None:
         if isinstance(worker.error, (RetinaEdgeError, KeyboardInterrupt)):
             raise worker.error
-        raise RetinaEdgeError(f"--mlperf {scenario}: the detector failed: {worker.error}") from worker.error
-    return read_summary(folder / SUMMARY)
+        raise RetinaEdgeError(f"--mlperf: the detector failed: {worker.error}") from worker.error
+    loadgen.DestroyQSL(library)
+    loadgen.DestroySUT(system)
 
 
-def read_summary(path: Path) -> dict[str, Any]:
-    """The results in LoadGen's summary: what stands left and right of each colon, and its remarks.
-
-    What was asked of it follows there, and stays there.
-    """
-    results, _, _ = path.read_text(encoding="utf-8").partition("Test Parameters Used")
-    found: dict[str, Any] = {}
-    remarks = []
-    for line in map(str.strip, results.splitlines()):
-        name, colon, value = line.partition(":")
-        if line.startswith("* "):
-            remarks.append(line[2:])
-        elif colon and value.strip():
-            found[name.strip()] = _value(value.strip())
-    return found | ({"remarks": " ".join(remarks)} if remarks else {})
+def _wait(test: threading.Thread, worker: _Worker) -> None:
+    # Not joined: before Python 3.13 a join that Ctrl-C interrupts takes a running thread for ended.
+    while test.is_alive() and worker.error is None:
+        worker.failed.wait(POLL_SECONDS)
 
 
-def _settings(
-    loadgen: Any,
-    detector: Detector,
-    frames: Frames,
-    scenario: str,
-    seconds: float,
-    batch: int,
-    queries_per_second: float | None,
-) -> Any:
-    """LoadGen wants to be told beforehand, roughly, how fast it will be."""
-    settings = loadgen.TestSettings()
-    settings.scenario = getattr(loadgen.TestScenario, scenario)
-    settings.mode = loadgen.TestMode.PerformanceOnly
-    settings.min_duration_ms = round(1000 * seconds)
-    settings.min_query_count = 1  # its summary says where that was too few for its statistics
-    if scenario == "SingleStream":
-        settings.single_stream_expected_latency_ns = round(1e6 * _probe(detector, frames, 1))
-    elif scenario == "MultiStream":
-        settings.multi_stream_samples_per_query = STREAMS
-        settings.multi_stream_expected_latency_ns = round(1e6 * _probe(detector, frames, STREAMS))
-    else:
-        measured = measure_throughput(detector, frames, batch=batch, seconds=PROBE_SECONDS, in_flight=IN_FLIGHT)
-        settings.offline_expected_qps = measured.frames_per_second
-        settings.server_target_qps = queries_per_second or SERVER_SHARE * measured.frames_per_second
-        settings.server_target_latency_ns = round(1e6 * SERVER_LATENCY_MS)
-    return settings
+_left_behind = False
 
 
-def _probe(detector: Detector, frames: Frames, batch: int) -> float:
-    return measure_latency(detector, Rounds(frames, batch), PROBE_SECONDS).p50
+def _leave_behind(error: BaseException) -> None:
+    """A test that goes on would crash Python's ordinary end, so that is left out; a second Ctrl-C ends it at once."""
+    global _left_behind
+    _left_behind = True
+    code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+    atexit.register(_end_process, code)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+
+
+def _end_process(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class _Worker:
-    """Takes LoadGen's samples as they come, in batches of what has come; several batches are on their way."""
+    """Takes LoadGen's samples as they come, in batches of what has come; several batches are on their way.
+
+    Attributes:
+        error: why it has ended before its time; what LoadGen waits for is never answered then.
+        failed: set with it.
+    """
 
     def __init__(self, loadgen: Any, detector: Detector, frames: Frames, batch: int) -> None:
         self._loadgen, self._detector, self._frames, self._batch = loadgen, detector, frames, batch
-        self._todo: queue.Queue[tuple[int, int] | None] = queue.Queue()
+        self._todo: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
         self._parts: deque[_Part] = deque()
         self._ended = False
-        self._thread = threading.Thread(target=self._run, name="loadgen worker")
+        self._thread = threading.Thread(target=self._run, name="LoadGen worker", daemon=True)
         self.error: BaseException | None = None
+        self.failed = threading.Event()
 
     def issue(self, samples: Sequence[Any]) -> None:
         """LoadGen's call, in a thread of its own; must not wait."""
@@ -173,30 +180,24 @@ class _Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """After LoadGen's end: nothing is left to do."""
+        """After LoadGen's end nothing is left to do; after an error what is on its way is the last."""
         self._todo.put(None)
         self._thread.join()
 
     def give_up(self, error: BaseException) -> None:
-        """From now on samples are answered with nothing, so that LoadGen comes to an end."""
+        """Of several errors the first counts."""
         self.error = self.error or error
+        self.failed.set()
 
     def _run(self) -> None:
-        while not self._ended or self._parts:
-            samples = self._next()
-            try:
-                if self.error is not None:
-                    self._answer([number for number, _ in samples], [])
-                elif samples:
+        try:
+            while self.error is None and (not self._ended or self._parts):
+                if samples := self._next():
                     self._submit(samples)
-                samples = []
-                if self._parts and (len(self._parts) == IN_FLIGHT or self._todo.empty() or self.error):
+                if self._parts and (len(self._parts) == IN_FLIGHT or self._todo.empty()):
                     self._finish()
-            except BaseException as error:  # LoadGen waits for an answer to every sample
-                self.give_up(error)
-                self._answer([number for number, _ in samples], [])
-                while self._parts:
-                    self._answer(self._parts.popleft().numbers, [])
+        except BaseException as error:
+            self.give_up(error)
 
     def _next(self) -> list[tuple[int, int]]:
         """What has come, up to a batch; waits only where nothing else is to be done."""
@@ -230,12 +231,9 @@ class _Worker:
     def _answer(self, numbers: Sequence[int], data: Sequence[npt.NDArray[np.float32]]) -> None:
         """The data must live until the call is over."""
         response = self._loadgen.QuerySampleResponse
-        if data:
-            answers = [response(n, d.ctypes.data, d.nbytes) for n, d in zip(numbers, data, strict=True)]
-        else:
-            answers = [response(number, 0, 0) for number in numbers]
-        if answers:
-            self._loadgen.QuerySamplesComplete(answers)
+        self._loadgen.QuerySamplesComplete(
+            [response(n, d.ctypes.data, d.nbytes) for n, d in zip(numbers, data, strict=True)]
+        )
 
 
 def _response(index: int, frame: npt.NDArray[np.uint8], detections: Detections) -> npt.NDArray[np.float32]:
@@ -246,17 +244,3 @@ def _response(index: int, frame: npt.NDArray[np.uint8], detections: Detections) 
     rows[:, 5] = detections.scores
     rows[:, 6] = [detections.category_ids[label] for label in detections.labels]
     return rows
-
-
-def _join(thread: threading.Thread) -> None:
-    while thread.is_alive():
-        thread.join(0.1)
-
-
-def _value(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
