@@ -50,7 +50,7 @@ def find_backend(name: str, machine: Machine) -> Backend:
         if backend is None:
             raise MissingDependencyError(
                 "backend tensorrt: expected TensorRT, found none; install it with "
-                "pip install 'retina-edge[tensorrt]', on a Jetson with sudo apt-get install nvidia-jetpack"
+                "pip install '.[tensorrt]', on a Jetson with sudo apt-get install nvidia-jetpack"
             )
         if not machine.gpu:
             raise DeviceError(
@@ -63,7 +63,7 @@ def find_backend(name: str, machine: Machine) -> Backend:
         if backend is None:
             raise MissingDependencyError(
                 "backend tensorrt-rtx: expected TensorRT-RTX, found none; install it with "
-                "pip install 'retina-edge[tensorrt-rtx]' (Linux on x86_64)"
+                "pip install '.[tensorrt-rtx]' (Linux on x86_64)"
             )
         return backend
     if name != "auto":
@@ -73,9 +73,9 @@ def find_backend(name: str, machine: Machine) -> Backend:
         raise MissingDependencyError(
             "expected TensorRT with a GPU, or TensorRT-RTX, found neither; install with "
             + (
-                "pip install 'retina-edge[tensorrt]', on a Jetson with sudo apt-get install nvidia-jetpack"
+                "pip install '.[tensorrt]', on a Jetson with sudo apt-get install nvidia-jetpack"
                 if machine.gpu
-                else "pip install 'retina-edge[tensorrt-rtx]' (Linux on x86_64), which needs no GPU to build"
+                else "pip install '.[tensorrt-rtx]' (Linux on x86_64), which needs no GPU to build"
             )
         )
     return backend if backend.is_rtx else _not_too_old(backend)

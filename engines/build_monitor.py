@@ -1,4 +1,4 @@
-"""TensorRT's progress and messages during a build, and the way to stop it."""
+"""TensorRT's progress during a build, and the way to stop it."""
 
 from __future__ import annotations
 
@@ -47,20 +47,6 @@ def cancelled_by_interrupt() -> Iterator[Cancellation]:
         signal.signal(signal.SIGINT, before)
         if cancellation.requested:
             raise KeyboardInterrupt
-
-
-def make_logger(trt: TensorRT, messages: list[str]) -> tensorrt.ILogger:
-    """An ``ILogger`` that keeps errors for our own errors to quote, and prints nothing."""
-
-    class Collector(trt.ILogger):  # type: ignore[name-defined, misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: tensorrt.ILogger.Severity, message: str) -> None:
-            if severity <= trt.ILogger.ERROR:
-                messages.append(message.strip())
-
-    return Collector()
 
 
 def make_monitor(trt: TensorRT, progress: Progress, cancellation: Cancellation) -> tensorrt.IProgressMonitor:

@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from engines.backend import Backend, find_backend
-from engines.build_monitor import Progress, cancelled_by_interrupt, make_logger, make_monitor
+from engines.build_monitor import Progress, cancelled_by_interrupt, make_monitor
 from engines.build_options import CURRENT, PORTABLE, BuildOptions, made_for
 from engines.errors import BuildError, RetinaEdgeError
 from engines.files import atomic_file
@@ -30,6 +30,7 @@ from engines.precision import (
     network_precision,
 )
 from engines.tensorrt_api import TensorRT
+from engines.tensorrt_log import messages_of
 
 if TYPE_CHECKING:
     import tensorrt
@@ -156,11 +157,11 @@ def build_engine(
     prepared = prepare(content, options)
     # Opened before the build: minutes later is too late to learn that the folder cannot be written to.
     with atomic_file(engine) as file, cancelled_by_interrupt() as cancellation:
-        messages: list[str] = []
-        trt = backend.module
-        builder = trt.Builder(make_logger(trt, messages))
+        trt, messages = backend.module, messages_of(backend.module)
+        mark = messages.count
+        builder = trt.Builder(messages.logger)
         register(trt, prepared.launches)
-        network, parser = _parse(trt, builder, prepared.model, messages)
+        network, parser = _parse(trt, builder, prepared.model)
         prepared.check(network)
         precisions = convolutions(network)
         check_precision(options.precision, precisions, prepared.kept)
@@ -174,7 +175,7 @@ def build_engine(
         if cancellation.requested:
             raise KeyboardInterrupt
         if plan is None:
-            raise BuildError(f"{backend.name} could not build the engine: {_last(messages)}")
+            raise BuildError(f"{backend.name} could not build the engine; it says: {messages.since(mark)}")
         content = bytes(memoryview(plan))
         found, witness = _precision_found(request, network, content)
         if options.timing_cache is not None:
@@ -212,16 +213,19 @@ def build_engine(
 
 
 def _parse(
-    trt: TensorRT, builder: tensorrt.Builder, model: bytes, messages: list[str]
+    trt: TensorRT, builder: tensorrt.Builder, model: bytes
 ) -> tuple[tensorrt.INetworkDefinition, tensorrt.OnnxParser]:
     # TensorRT 11 types every network strongly, and may one day drop the flag.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(1 << int(flag) if flag is not None else 0)
-    parser = trt.OnnxParser(network, builder.logger)
+    messages = messages_of(trt)
+    parser, mark = trt.OnnxParser(network, messages.logger), messages.count
     if not parser.parse(model):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         reason = (
-            f"{errors[0].node_operator()} {errors[0].node_name()!r}: {errors[0].desc()}" if errors else _last(messages)
+            f"{errors[0].node_operator()} {errors[0].node_name()!r}: {errors[0].desc()}"
+            if errors
+            else messages.since(mark)
         )
         raise BuildError(f"TensorRT's ONNX parser refuses the network: {reason}")
     return network, parser
@@ -291,11 +295,13 @@ def _precision_found(request: BuildRequest, network: tensorrt.INetworkDefinition
     """Asked of the engine where this machine can load it, else of the parsed network."""
     if not request.machine.gpu or (request.backend.is_rtx and not made_for(_targets(request), request.machine.sm)):
         return network_precision(network), PARSED
-    trt = request.backend.module
-    messages: list[str] = []
-    engine = trt.Runtime(make_logger(trt, messages)).deserialize_cuda_engine(plan)
+    trt, messages = request.backend.module, messages_of(request.backend.module)
+    mark = messages.count
+    engine = trt.Runtime(messages.logger).deserialize_cuda_engine(plan)
     if engine is None:
-        raise BuildError(f"the engine that was built does not load here: {_last(messages)}; it was not written")
+        raise BuildError(
+            f"the engine that was built does not load here, and was not written; TensorRT says: {messages.since(mark)}"
+        )
     information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     found = inspected_precision(information)
     if not check_inspected(request.options.precision, found):
@@ -324,7 +330,3 @@ def _tensors(get: Callable[[int], tensorrt.ITensor], count: int) -> tuple[dict[s
     return tuple(
         {"name": tensor.name, "type": tensor.dtype.name.lower(), "shape": list(tensor.shape)} for tensor in tensors
     )
-
-
-def _last(messages: list[str]) -> str:
-    return messages[-1] if messages else "it gives no reason"

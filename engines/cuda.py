@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,11 @@ from engines.errors import DeviceError, MissingDependencyError
 # pycuda cannot do it in between: Context.detach leaves the context on the driver's stack, and away from the thread that
 # retained it does nothing at all (its cuda.hpp, 2026.1).
 _retained: dict[int, Any] = {}
+# CU_STREAM_NON_BLOCKING: does not wait for the default stream, which torch and others use.
+NON_BLOCKING = 1
+# Two of pycuda's objects for one context do not know what belongs to the other. Reentrant: the garbage collector may
+# close an executor in the middle of it.
+_lock = threading.RLock()
 
 
 @contextmanager
@@ -30,15 +36,10 @@ def primary_context(device: int = 0) -> Iterator[Any]:
         import pycuda.driver as driver
     except ImportError as error:
         raise MissingDependencyError(
-            f"pycuda: expected it, to use the GPU ({error}); install it with pip install pycuda"
+            f"pycuda: expected it, to use the GPU ({error}); install it with pip install pycuda, "
+            "which compiles it and needs the CUDA toolkit: nvcc on PATH, its headers on CPATH"
         ) from error
-    if device not in _retained:
-        try:
-            driver.init()
-            _retained[device] = driver.Device(device).retain_primary_context()
-        except driver.Error as error:
-            raise DeviceError(f"GPU {device}: expected an NVIDIA GPU and its driver, found none ({error})") from error
-    context = _retained[device]
+    context = _retain(driver, device)
     context.push()
     try:
         yield driver
@@ -51,6 +52,19 @@ def primary_context(device: int = 0) -> Iterator[Any]:
         raise DeviceError(f"GPU {device}: {error}") from error
     finally:
         context.pop()
+
+
+def _retain(driver: Any, device: int) -> Any:
+    with _lock:
+        if device not in _retained:
+            try:
+                driver.init()
+                _retained[device] = driver.Device(device).retain_primary_context()
+            except driver.Error as error:
+                raise DeviceError(
+                    f"GPU {device}: expected an NVIDIA GPU and its driver, found none ({error})"
+                ) from error
+        return _retained[device]
 
 
 @atexit.register

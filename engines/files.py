@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+# Two threads may write the same file.
+_numbers = itertools.count()
 
 
 @contextmanager
@@ -26,7 +30,7 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, because only there os.replace is atomic. Not by tempfile: its files are for their owner
     # only, a model is for everyone the folder is for.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file

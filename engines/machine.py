@@ -19,7 +19,7 @@ class Machine:
     """What an engine depends on beside TensorRT.
 
     Attributes:
-        gpu: name of the first GPU; empty where there is none.
+        gpu: name of the GPU; empty where there is none.
         compute_capability: of that GPU, such as ``8.7``; empty where there is none.
         driver: version of NVIDIA's kernel driver, else the CUDA version the driver speaks; empty where there is none.
         jetpack: version of JetPack, or the L4T release where its package is not installed; empty elsewhere.
@@ -36,13 +36,17 @@ class Machine:
         return int(self.compute_capability.replace(".", "") or 0)
 
 
-def this_machine() -> Machine:
-    """The first GPU of this machine; empty fields where there is no GPU or no driver."""
-    gpu, capability, cuda = _first_gpu()
+def this_machine(device: int = 0) -> Machine:
+    """One GPU of this machine; empty fields where there is no such GPU or no driver.
+
+    Args:
+        device: its number, as the driver counts those that ``CUDA_VISIBLE_DEVICES`` leaves.
+    """
+    gpu, capability, cuda = _gpu(device)
     return Machine(gpu, capability, (_kernel_driver() or f"CUDA {cuda}") if gpu else "", _jetpack())
 
 
-def _first_gpu() -> tuple[str, str, str]:
+def _gpu(number: int) -> tuple[str, str, str]:
     """Name, compute capability and the driver's CUDA version; empty where there is none."""
     nothing = ("", "", "")
     try:
@@ -55,7 +59,7 @@ def _first_gpu() -> tuple[str, str, str]:
     failed = (
         cuda.cuInit(0)
         or cuda.cuDriverGetVersion(ctypes.byref(version))
-        or cuda.cuDeviceGet(ctypes.byref(device), 0)
+        or cuda.cuDeviceGet(ctypes.byref(device), number)
         or cuda.cuDeviceGetName(name, len(name), device)
         or cuda.cuDeviceGetAttribute(ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device)
         or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)

@@ -150,24 +150,22 @@ def read_engine(engine: Path | str) -> Passport:
     return passport
 
 
-def check_engine(engine: Path | str, *, backend: str, version: str, machine: Machine) -> Passport:
-    """The passport of an engine that may be loaded here.
+def check_runs_here(passport: Passport, engine: Path | str, *, backend: str, version: str, machine: Machine) -> None:
+    """Whether an engine may be loaded here.
 
     Args:
+        passport: of the engine, from ``read_engine``.
         engine: the engine file.
         backend: what is to load it: ``tensorrt`` or ``tensorrt-rtx``.
         version: of that library.
         machine: where it is to run.
 
     Raises:
-        ModelFileError: a file is missing or damaged, or they do not belong together.
         DeviceError: it was built for another GPU or another TensorRT.
     """
-    passport = read_engine(engine)
     mismatch = _backend_mismatch(passport, backend, version) or _gpu_mismatch(passport, machine)
     if mismatch:
         raise DeviceError(f"{engine}: {mismatch}; mend it with {rebuild_command(passport, engine)}")
-    return passport
 
 
 def rebuild_command(passport: Passport, engine: Path | str) -> str:

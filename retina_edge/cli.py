@@ -41,7 +41,7 @@ def run(body: Callable[[], int]) -> int:
         package = (error.name or "").partition(".")[0]
         if not isinstance(error, ModuleNotFoundError) or package not in EXTRAS:
             raise
-        return _fail(f"this needs {package}, which is not installed: pip install 'retina-edge[{EXTRAS[package]}]'")
+        return _fail(f"this needs {package}, which is not installed: pip install '.[{EXTRAS[package]}]'")
 
 
 def input_size(text: str) -> tuple[int, int]:

@@ -50,13 +50,14 @@ class Detector:
         self.contract = executor.contract
 
     @classmethod
-    def load(cls, path: Path | str, *, device: str = "auto", in_flight: int = 2) -> Detector:
+    def load(cls, path: Path | str, *, device: str = "auto", in_flight: int = 2, cuda_graph: bool = True) -> Detector:
         """Opens a model file by its kind: ``.pt`` (torch), ``.onnx`` (ONNX Runtime) or ``.engine`` (TensorRT).
 
         Args:
             path: the model file.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; an ``.onnx`` always runs on the CPU.
             in_flight: submissions that an engine has on their way at a time.
+            cuda_graph: an engine's work is launched as one CUDA graph where that can be had.
 
         Raises:
             ModelFileError: missing, corrupt, foreign, or of another kind.
@@ -73,9 +74,10 @@ class Detector:
 
             return cls(TorchExecutor.load(path, device=device))
         if path.suffix == ".engine":
-            from engines.runner.executor import EngineExecutor
+            from engines.runner.engine import EngineExecutor
 
-            return cls(EngineExecutor(path, in_flight=in_flight, device=_gpu_number(path, device)))
+            number = _gpu_number(path, device)
+            return cls(EngineExecutor(path, in_flight=in_flight, device=number, cuda_graph=cuda_graph))
         raise ModelFileError(
             f"{path}: expected a model ending in .pt, .onnx or .engine, got {path.suffix or 'no ending'!r}"
         )

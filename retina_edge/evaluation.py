@@ -133,5 +133,5 @@ def _coco_tools() -> tuple[Any, Any]:
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
-        raise MissingDependencyError("evaluation needs faster-coco-eval: pip install 'retina-edge[train]'") from error
+        raise MissingDependencyError("evaluation needs faster-coco-eval: pip install '.[train]'") from error
     return COCO, COCOeval_faster

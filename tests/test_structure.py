@@ -105,13 +105,13 @@ else:
 try:
     Detector.load("model.pt")
 except Exception as error:
-    assert "retina-edge[train]" in str(error), error
+    assert "pip install '.[train]'" in str(error), error
 raise SystemExit(main(["train", "a.json", "--images", ".", "--val", "b.json", "-o", "c.pt"]))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1, run.stderr
     assert run.stderr.startswith("error: ")
-    assert "pip install 'retina-edge[train]'" in run.stderr
+    assert "pip install '.[train]'" in run.stderr
 
 
 @pytest.mark.parametrize("verb", VERBS)

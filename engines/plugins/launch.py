@@ -12,6 +12,7 @@ ahead-of-time plugins.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -134,6 +135,7 @@ class Launch:
     outputs: tuple[Tensor, ...]
 
 
+@functools.cache
 def plan(geometry: Geometry, batch: int) -> tuple[Launch, Launch, Launch]:
     """Filter, Select and NMS for ``batch`` images."""
     levels, top_k, kept = len(geometry.feature_sizes), geometry.top_k, geometry.max_detections

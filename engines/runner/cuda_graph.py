@@ -14,30 +14,34 @@ class CudaGraph:
     Nothing is run while it is recorded. The primary context must be current here and in every call.
 
     Args:
+        driver: from ``engines.cuda.primary_context``.
         stream: a pycuda stream, not the default one.
         work: puts kernels and copies on that stream; allocates nothing, waits for nothing.
 
     Raises:
         MissingDependencyError: cuda-bindings is not installed.
-        DeviceError: the driver cannot record the work; the stream can be used as before.
+        DeviceError: the driver cannot record the work, or what another thread does breaks it off; the stream can be
+            used as before.
     """
 
-    def __init__(self, stream: Any, work: Callable[[], None]) -> None:
+    def __init__(self, driver: Any, stream: Any, work: Callable[[], None]) -> None:
         try:
-            from cuda.bindings import driver
+            from cuda.bindings import driver as bindings
         except ImportError as error:
             raise MissingDependencyError(
                 f"cuda-bindings: expected it, for CUDA graphs ({error}); install it with pip install cuda-bindings"
             ) from error
-        self._driver = driver
-        self._stream = driver.CUstream(stream.handle)
-        self._launchable: Any = None
+        self._bindings = bindings
+        self._stream = bindings.CUstream(stream.handle)
         # Of this thread only: others may go on allocating, as torch does.
-        self._call("cuStreamBeginCapture", self._stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        mode = bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._call("cuStreamBeginCapture", self._stream, mode)
         try:
             work()
-        except BaseException:
-            driver.cuStreamEndCapture(self._stream)
+        except BaseException as error:
+            self._end_in_vain()
+            if isinstance(error, driver.Error):
+                raise DeviceError(f"while it was recorded: {error}") from error
             raise
         graph = self._call("cuStreamEndCapture", self._stream)
         try:
@@ -53,11 +57,17 @@ class CudaGraph:
         """Gives the graph back; it must not be running."""
         self._call("cuGraphExecDestroy", self._launchable)
 
+    def _end_in_vain(self) -> None:
+        """Whatever the driver says to it: the error that broke off the recording is the one to tell."""
+        _, graph = self._bindings.cuStreamEndCapture(self._stream)
+        if graph is not None and int(graph):
+            self._bindings.cuGraphDestroy(graph)
+
     def _call(self, name: str, *arguments: Any) -> Any:
         try:
-            status, *values = getattr(self._driver, name)(*arguments)
+            status, *values = getattr(self._bindings, name)(*arguments)
         except RuntimeError as error:  # the driver is too old to have the function
             raise DeviceError(f"{name}: {error}") from error
-        if status != self._driver.CUresult.CUDA_SUCCESS:
+        if status != self._bindings.CUresult.CUDA_SUCCESS:
             raise DeviceError(f"{name}: {status.name}")
         return values[0] if values else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from engines.plugins.launch import Launch, Tensor
 PIXELS, THREADS = 4, 256
 HEADER, UNIT = 8, 256
 FRAMES = "frames"
+# Bytes that are copied at a time: while one part goes up to the GPU, the next one is packed.
+PART = 1 << 20
 
 
 def letterbox_launch(input_size: tuple[int, int], batch: int) -> Launch:
@@ -42,8 +44,8 @@ def pack(
     letterboxes: Sequence[Letterbox],
     batch: int,
     out: npt.NDArray[np.uint8],
-) -> int:
-    """Writes frames as the kernel reads them, and gives the number of bytes written.
+) -> Iterator[tuple[int, int]]:
+    """Writes frames as the kernel reads them, and gives after each part where it begins and ends, bytes.
 
     Args:
         frames: BGR, uint8 [h, w, 3], any strides.
@@ -51,14 +53,23 @@ def pack(
         batch: images to make; those past the frames become zero.
         out: uint8, at least ``packed_bytes``.
     """
-    position = _header_bytes(batch)
+    begin, position = 0, _header_bytes(batch)
     header: npt.NDArray[Any] = out[: batch * HEADER * 4].view(np.int32).reshape(batch, HEADER)
     header[:] = 0
     for row, frame, letterbox in zip(header, frames, letterboxes, strict=False):
         row[:5] = position // UNIT, *letterbox.frame_size, *letterbox.resized
-        out[position : position + frame.size].reshape(frame.shape)[...] = frame
         position += _aligned(frame.size)
-    return position
+    position = _header_bytes(batch)
+    for frame in frames:
+        target = out[position : position + frame.size].reshape(frame.shape)
+        row_bytes = frame.size // len(frame)
+        rows = max(1, PART // row_bytes)
+        for first in range(0, len(frame), rows):
+            target[first : first + rows] = frame[first : first + rows]
+            end = position + min(first + rows, len(frame)) * row_bytes
+            yield begin, end
+            begin = end
+        position += _aligned(frame.size)
 
 
 def _header_bytes(batch: int) -> int:

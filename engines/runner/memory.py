@@ -38,10 +38,10 @@ class SharedMemory:
             self._pinned.free()
             raise
 
-    def to_device(self, nbytes: int, stream: Any) -> None:
-        """Copies the first bytes, when the stream comes to it."""
+    def to_device(self, stream: Any, begin: int = 0, end: int | None = None) -> None:
+        """Copies bytes from ``begin`` to ``end``, or all, when the stream comes to it."""
         if self._allocation is not None:
-            self._driver.memcpy_htod_async(self.device, self.host[:nbytes], stream)
+            self._driver.memcpy_htod_async(self.device + begin, self.host[begin:end], stream)
 
     def to_host(self, stream: Any) -> None:
         """Copies all of it, when the stream comes to it."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,13 @@ from engines.plugins.reference import RawDetections
 from engines.runner.cuda_graph import CudaGraph
 from engines.runner.frames import UNIT
 from engines.runner.memory import SharedMemory
-from engines.runner.network import TensorRTContext
+
+# What puts each stage on the compute stream, by the stage's name.
+Steps: TypeAlias = dict[str, Callable[[], object]]
 
 
 class EngineTicket(Ticket):
-    """What ``EngineExecutor.submit`` gives; holds the detections once they were fetched."""
+    """What ``GpuExecutor.submit`` gives; holds the detections once they were fetched."""
 
     def __init__(self, letterboxes: Sequence[Letterbox], slot: Slot) -> None:
         super().__init__(letterboxes)
@@ -38,9 +40,8 @@ class Slot:
     Attributes:
         frames: packed frames, once ``reserve`` was called.
         found: device address of each tensor found.
-        uploaded, done: the events.
-        graphs: by batch size; a graph knows the addresses that it was recorded with.
-        contexts: by batch size, one for each graph.
+        uploaded, done: the events; None once it was freed, for the sake of who still holds the slot.
+        steps, graphs: by batch size; both know the addresses that they were made with.
     """
 
     def __init__(self, driver: Any, found: Sequence[Tensor], *, integrated: bool) -> None:
@@ -50,21 +51,23 @@ class Slot:
         for tensor in found:  # in one block, for one copy back, each aligned as TensorRT wants it
             self._offsets.append(end)
             end += -(-tensor.nbytes // UNIT) * UNIT
-        self.uploaded, self.done = driver.Event(), driver.Event()
         self.frames: SharedMemory | Any = None
         self._block = SharedMemory(driver, end, integrated=integrated)
         self.found = {
             tensor.name: self._block.device + offset for tensor, offset in zip(found, self._offsets, strict=True)
         }
+        # After what may fail: an error's traceback would hold them until long after the context is gone.
+        self.uploaded: Any = driver.Event()
+        self.done: Any = driver.Event()
+        self.steps: dict[int, Steps] = {}
         self.graphs: dict[int, CudaGraph] = {}
-        self.contexts: dict[int, TensorRTContext] = {}
 
     def reserve(self, driver: Any, nbytes: int) -> None:
         """Makes room for frames; what is large enough stays."""
         if self.frames is not None:
             if len(self.frames.host) >= nbytes:
                 return
-            self._free_graphs()
+            self._forget_addresses()
             self.frames.free()
             self.frames = None
         self.frames = SharedMemory(driver, nbytes, integrated=self._integrated)
@@ -83,13 +86,13 @@ class Slot:
 
     def free(self) -> None:
         """Gives everything back; nothing may be using it any more."""
-        self._free_graphs()
-        for context in self.contexts.values():
-            context.close()
+        self._forget_addresses()
         if self.frames is not None:
             self.frames.free()
         self._block.free()
+        self.uploaded = self.done = None
 
-    def _free_graphs(self) -> None:
+    def _forget_addresses(self) -> None:
+        self.steps.clear()
         while self.graphs:
             self.graphs.popitem()[1].free()

@@ -139,7 +139,8 @@ class Pipeline:
         done: queue.Queue[_Results | None] = queue.Queue(QUEUE_SIZE)
         failures: list[BaseException] = []
         broken = threading.Event()
-        self._halt.clear()
+        if not self.stopped:
+            self._halt.clear()
 
         def give_up(error: BaseException) -> None:
             failures.append(error)

@@ -45,14 +45,14 @@ def test_type_stubs_are_no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
     assert find_backend("auto", ORIN).name == "tensorrt-rtx"
     with pytest.raises(
-        MissingDependencyError, match=r"found none; install it with pip install 'retina-edge\[tensorrt\]'"
+        MissingDependencyError, match=r"found none; install it with pip install '\.\[tensorrt\]'"
     ):
         find_backend("tensorrt", ORIN)
 
 
 @pytest.mark.parametrize(
     ("machine", "advice"),
-    [(NOTHING, r"retina-edge\[tensorrt-rtx\]'.*needs no GPU"), (ORIN, r"retina-edge\[tensorrt\]'.*nvidia-jetpack")],
+    [(NOTHING, r"\.\[tensorrt-rtx\]'.*needs no GPU"), (ORIN, r"\.\[tensorrt\]'.*nvidia-jetpack")],
 )
 def test_without_either_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, machine: Machine, advice: str) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)

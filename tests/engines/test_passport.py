@@ -12,7 +12,7 @@ import pytest
 
 from engines.errors import DeviceError, ModelFileError
 from engines.machine import Machine
-from engines.passport import Passport, check_engine, passport_path, read_passport, rebuild_command
+from engines.passport import Passport, check_runs_here, passport_path, read_engine, read_passport, rebuild_command
 from tests.stand_in import contract
 
 PLAN = b"a plan is what TensorRT says it is"
@@ -54,6 +54,13 @@ def write(folder: Path, **changes: Any) -> Path:
     engine.write_bytes(PLAN)
     passport_path(engine).write_text(passport(**changes).to_json())
     return engine
+
+
+def check_engine(engine: Path, **here: Any) -> Passport:
+    """As the runner does before it loads an engine."""
+    found = read_engine(engine)
+    check_runs_here(found, engine, **here)
+    return found
 
 
 def test_round_trip() -> None:
@@ -127,10 +134,10 @@ def test_targets_of_tensorrt_rtx(tmp_path: Path, targets: tuple[str, ...], machi
     engine = write(tmp_path, backend="tensorrt-rtx", backend_version="1.7.1.116", targets=targets, machine=Machine())
     loading = {"backend": "tensorrt-rtx", "version": "1.7.1.116", "machine": machine}
     if fits:
-        check_engine(engine, **loading)  # type: ignore[arg-type]
+        check_engine(engine, **loading)
     else:
         with pytest.raises(DeviceError, match="for which it was built"):
-            check_engine(engine, **loading)  # type: ignore[arg-type]
+            check_engine(engine, **loading)
 
 
 def test_a_damaged_engine_is_told_from_its_passport(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_errors_a_user_can_mend_are_one_line(error: Exception, line: str, capsys
 )
 def test_a_missing_extra_says_what_installs_it(module: str, extra: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(fail(ModuleNotFoundError(f"No module named {module!r}", name=module))) == 1
-    assert f"pip install 'retina-edge[{extra}]'" in capsys.readouterr().err
+    assert f"pip install '.[{extra}]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,6 @@ def test_missing_tools_are_said_before_anything_is_detected(
 ) -> None:
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     seen: list[None] = []
-    with pytest.raises(MissingDependencyError, match=r"pip install 'retina-edge\[train\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[train\]'"):
         evaluate(Detector(Oracle([], ("tree",), 0)), dataset, on_image=lambda: seen.append(None))
     assert not seen

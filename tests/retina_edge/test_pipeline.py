@@ -141,6 +141,15 @@ def test_stop_finishes_what_was_read() -> None:
     assert sink.indices == list(range(source.read))
 
 
+def test_a_stop_before_the_run_is_not_forgotten() -> None:
+    source, sink = Frames(3), Collect()
+    pipeline = Pipeline(Detector(StandIn(contract())))
+    pipeline.stop()
+    with source:
+        pipeline.run(source, [sink])
+    assert sink.indices == []
+
+
 def test_the_picture_is_annotated_only_where_a_sink_draws() -> None:
     class Keep(Sink):
         def __init__(self, *, draws: bool) -> None:

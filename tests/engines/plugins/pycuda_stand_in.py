@@ -14,6 +14,7 @@ import itertools
 import random
 import re
 import threading
+import time
 import types
 import weakref
 from collections import deque
@@ -36,6 +37,7 @@ class Driver(types.ModuleType):
         pinned: host memory that is held now, by its address.
         calls: what was launched, with the arguments.
         log: every operation in the order of its execution.
+        breaks: the operation whose recording another thread breaks off.
         fail_at: this allocation, of the device or pinned, counted from 0, finds no memory left.
         integrated: whether the GPU shares the host's memory.
     """
@@ -59,6 +61,7 @@ class Driver(types.ModuleType):
         self._allocated = 0
         self.Error = type("Error", (Exception,), {})
         self.MemoryError = type("MemoryError", (self.Error,), {})
+        self.breaks = ""  # this operation, when it is recorded
         self.device_attribute = types.SimpleNamespace(INTEGRATED=18)
         self.host_alloc_flags = types.SimpleNamespace(DEVICEMAP=2)
 
@@ -102,6 +105,12 @@ class Driver(types.ModuleType):
         assert self.contexts
         self.check(int(source))
         ctypes.memmove(target.ctypes.data, int(source), target.nbytes)
+
+    def memset_d8_async(self, target: int, value: int, size: int, stream: AnyStream) -> None:
+        self.check(target)
+        stream.put("memset", lambda: None)
+        assert value == 0
+        assert size <= len(self.memory[target])
 
     def memcpy_htod_async(self, target: SupportsInt, source: npt.NDArray[Any], stream: AnyStream) -> None:
         self._copy("to device", int(target), source.ctypes.data, source, stream)
@@ -153,6 +162,7 @@ class Device:
         return int(self._driver.integrated)
 
     def retain_primary_context(self) -> Device:
+        time.sleep(0.01)  # as the driver, which lets other threads run meanwhile
         self._driver.retained += 1
         return self
 
@@ -210,10 +220,21 @@ class HostAllocation:
             del self._driver.memory[self._address]
 
 
-class Module:
-    def __init__(self, driver: Driver, ptx: str) -> None:
+class Owned:
+    """What pycuda frees with its last reference, for which it needs a context."""
+
+    def __init__(self, driver: Driver) -> None:
+        assert driver.contexts
         self._driver = driver
         driver.alive.add(self)
+
+    def __del__(self) -> None:
+        assert self._driver.contexts, f"{type(self).__name__} is freed without a context"
+
+
+class Module(Owned):
+    def __init__(self, driver: Driver, ptx: str) -> None:
+        super().__init__(driver)
         self._entries = re.findall(r"\.visible \.entry (\w+)\(", ptx)
 
     def get_function(self, entry: str) -> Function:
@@ -256,13 +277,12 @@ class Function:
         stream.put(self._entry, run)
 
 
-class Stream:
+class Stream(Owned):
     def __init__(self, driver: Driver, flags: int) -> None:
-        assert driver.contexts
-        self._driver, self.flags, self.handle = driver, flags, next(driver.numbers)
+        super().__init__(driver)
+        self.flags, self.handle = flags, next(driver.numbers)
         self._queue: deque[tuple[str, Operation, Callable[[], bool]]] = deque()
         self.recording: list[tuple[str, Operation]] | None = None
-        driver.alive.add(self)
         driver.streams[self.handle] = self
 
     def put(self, name: str, operation: Operation, may: Callable[[], bool] | None = None) -> None:
@@ -272,6 +292,8 @@ class Stream:
         else:
             assert may is None
             assert name != "event", "recorded in a graph, and waited for outside of it"
+            if name == self._driver.breaks:
+                raise self._driver.Error(f"{name} failed: operation failed due to a previous error during capture")
             self.recording.append((name, operation))
 
     def ready(self) -> bool:
@@ -296,13 +318,12 @@ class Stream:
 AnyStream: TypeAlias = Stream
 
 
-class Event:
+class Event(Owned):
     """Its clock counts the operations of all streams."""
 
     def __init__(self, driver: Driver) -> None:
-        assert driver.contexts
-        self._driver, self.recorded, self._done, self._at = driver, 0, 0, 0
-        driver.alive.add(self)
+        super().__init__(driver)
+        self.recorded, self._done, self._at = 0, 0, 0
 
     def record(self, stream: Stream) -> Event:
         assert self._driver.contexts

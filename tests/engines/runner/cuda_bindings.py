@@ -24,6 +24,9 @@ class Graph:
     def __init__(self, operations: list[tuple[str, Operation]]) -> None:
         self.operations = operations
 
+    def __int__(self) -> int:
+        return id(self)
+
 
 class Bindings(types.ModuleType):
     """In the place of the module.

@@ -30,6 +30,8 @@ class Runtime(types.SimpleNamespace):
         alive: names of what is held now.
         loaded: content of the runtime cache that a context was made with.
         runs: batch sizes, as they were run.
+        aux_streams: how many the engine wants.
+        compiled: what the runtime cache is serialised to; None where the driver has no fingerprint of the GPU.
     """
 
     def __init__(self, driver: Driver, onnx: bytes, name: str, version: str) -> None:
@@ -37,10 +39,13 @@ class Runtime(types.SimpleNamespace):
         self.driver, self.name, self.refuses = driver, name, ""
         self.alive: list[str] = []
         self.loaded: bytes | None = None
-        self.compiled = b"compiled"
+        self.compiled: bytes | None = b"compiled"
         self.accepts = True
         self.runs: list[int] = []
+        self.aux_streams = 0
         self.session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+        self.ProfilingVerbosity = types.SimpleNamespace(NONE="none")
+        self.DynamicShapesKernelSpecializationStrategy = types.SimpleNamespace(EAGER="eager")
         self.CudaGraphStrategy = types.SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph", DISABLED="disabled")
         self.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="user managed")
         self.strategy = ""
@@ -64,10 +69,11 @@ class Runtime(types.SimpleNamespace):
         engine.create_execution_context = self._context
         engine.create_runtime_config = self._config
         engine.device_memory_size_v2 = ACTIVATIONS
+        engine.num_aux_streams = self.aux_streams
         return engine
 
     def _config(self) -> Any:
-        config = types.SimpleNamespace(cuda_graph_strategy=None)
+        config = types.SimpleNamespace(cuda_graph_strategy=None, allocation="static")
 
         def deserialize(content: bytes) -> bool:
             if self.accepts:
@@ -78,11 +84,13 @@ class Runtime(types.SimpleNamespace):
             deserialize=deserialize, serialize=lambda: self.compiled
         )
         config.set_runtime_cache = lambda cache: setattr(config, "cache", cache)
+        config.set_execution_context_allocation_strategy = lambda how: setattr(config, "allocation", how)
         return config
 
     def _context(self, how: Any) -> Context | None:
         if self.name == TENSORRT_RTX:
             assert how.cache
+            assert (how.allocation, how.dynamic_shapes_kernel_specialization_strategy) == ("user managed", "eager")
             self.strategy = how.cuda_graph_strategy
         else:
             assert how == "user managed"
@@ -110,6 +118,8 @@ class Context(Held):
         self.shape: tuple[int, ...] = ()
         self.addresses: dict[str, int] = {}
         self.activations = 0
+        self.nvtx_verbosity = "detailed"
+        self.streams: list[int] = []
         self.settled: tuple[int, ...] = ()  # TensorRT's first run of a shape cannot be recorded
         self.recorded = False
 
@@ -128,8 +138,15 @@ class Context(Held):
         self.addresses[name] = address
         return self.runtime.refuses != "address"
 
+    def set_aux_streams(self, handles: list[int]) -> None:
+        assert all(self.runtime.driver.streams[handle].flags == 1 for handle in handles), "waits for other streams"
+        self.streams = handles
+
     def execute_async_v3(self, handle: int) -> bool:
         runtime, driver = self.runtime, self.runtime.driver
+        assert len(self.streams) == runtime.aux_streams, "uses streams of its own"
+        self.streams = []
+        assert self.nvtx_verbosity == "none"
         if runtime.refuses == "enqueue":
             return False
         stream = driver.streams[handle]
@@ -138,9 +155,7 @@ class Context(Held):
             assert self.settled == self.shape
             self.recorded = True
         self.settled = self.shape
-        shape, addresses = self.shape, dict(self.addresses)
-        if runtime.name != TENSORRT_RTX:
-            addresses["activations"] = self.activations
+        shape, addresses = self.shape, {**self.addresses, "activations": self.activations}
 
         def run() -> None:
             runtime.runs.append(shape[0])

@@ -11,6 +11,7 @@ from cuda.bindings import driver
 from engines.errors import DeviceError
 from engines.machine import this_machine
 from engines.runner.cuda_graph import CudaGraph
+from tests.engines.plugins.pycuda_stand_in import Driver
 from tests.engines.runner.cuda_bindings import Bindings
 
 
@@ -32,4 +33,4 @@ def test_the_stand_in_has_their_numbers(kind: str) -> None:
 @pytest.mark.skipif(bool(this_machine().gpu), reason="there is a driver")
 def test_without_a_driver_it_is_an_error_of_ours() -> None:
     with pytest.raises(DeviceError, match=r"cuStreamBeginCapture: .*driver"):
-        CudaGraph(SimpleNamespace(handle=7), lambda: None)
+        CudaGraph(Driver(), SimpleNamespace(handle=7), lambda: None)

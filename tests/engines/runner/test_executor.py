@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from engines.names import OUTPUTS
 from engines.onnx_runtime import OnnxExecutor
 from engines.passport import cache_path, read_passport
 from engines.plugins.reference import RawDetections
-from engines.runner.executor import EngineExecutor, _close_all
+from engines.runner.engine import EngineExecutor
+from engines.runner.executor import _close_all
 from retina_edge.detector import Detector
 from retina_edge.sample import MODEL
 from tests.engines.plugins.emulated import needs_compiler
@@ -37,7 +39,7 @@ Frames = list[npt.NDArray[np.uint8]]
 # The letterbox of the kernel and of OpenCV differ by a grey level now and then, and so the scores and boxes a little.
 SCORE, PIXELS = 0.02, 0.5
 SURE = 0.5
-ALLOCATIONS = 20  # until an engine is loaded
+ALLOCATIONS = 22  # until an engine is loaded
 
 
 @pytest.fixture(scope="session")
@@ -163,6 +165,49 @@ def test_without_graphs_it_runs_all_the_same(
     world.check_nothing_is_left()
 
 
+@pytest.mark.parametrize("operation", ["engine", "nms", "letterbox"])
+def test_a_recording_that_another_thread_breaks_off_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, engine: Path, frames: Frames, caplog: pytest.LogCaptureFixture, operation: str
+) -> None:
+    world = World(monkeypatch, Driver(), engine, backend=TENSORRT)
+    executor = EngineExecutor(world.engine, in_flight=1)
+    for breaks in (True, True, False, False):
+        world.driver.breaks = operation if breaks else ""
+        assert executor.result(executor.submit(frames[:1])).num_detections[0] > 3
+    assert (len(world.bindings.graphs), world.bindings.launches) == (1, 1)
+    assert not caplog.text
+    world.driver.breaks = operation
+    for _ in range(3):
+        assert executor.result(executor.submit(frames[:2])).num_detections[0] > 3
+    assert (
+        caplog.text.count(f"no CUDA graph, each kernel is launched by itself: while it was recorded: {operation}") == 1
+    )
+    executor.close()
+    world.check_nothing_is_left()
+
+
+@pytest.mark.parametrize("backend", [TENSORRT, TENSORRT_RTX])
+def test_what_tensorrt_runs_side_by_side_waits_for_no_other_stream(
+    monkeypatch: pytest.MonkeyPatch, engine: Path, frames: Frames, backend: str
+) -> None:
+    world = World(monkeypatch, Driver(), engine, backend=backend)
+    world.trt.aux_streams = 2
+    with Detector.load(world.engine) as detector:
+        for _ in range(3):
+            assert len(detector(frames[0])) > 3
+    world.check_nothing_is_left()
+
+
+def test_slots_share_a_context_behind_raw_heads(any_world: World, frames: Frames) -> None:
+    executor = EngineExecutor(any_world.engine, in_flight=3)
+    for frame in (*frames, *frames):
+        executor.submit([frame])
+    contexts = sum(name == "context" for name in any_world.trt.alive)
+    assert contexts == (3 if read_passport(any_world.engine).postprocess == PLUGIN else 1)
+    executor.close()
+    any_world.check_nothing_is_left()
+
+
 @pytest.mark.parametrize("backend", [TENSORRT, TENSORRT_RTX])
 def test_graphs_can_be_switched_off(
     monkeypatch: pytest.MonkeyPatch, engine: Path, frames: Frames, backend: str
@@ -194,6 +239,7 @@ def test_stages_are_measured_between_events(any_world: World, frames: Frames) ->
 def test_the_next_frames_go_up_while_the_first_are_computed(world: World, frames: Frames) -> None:
     """Nothing on the copy stream waits for the compute stream."""
     executor = EngineExecutor(world.engine)
+    world.driver.log.clear()
     executor.submit(frames[:1])
     executor.submit(frames[1:2])
     copies, compute = (stream for _, stream in sorted(world.driver.streams.items()))
@@ -201,6 +247,7 @@ def test_the_next_frames_go_up_while_the_first_are_computed(world: World, frames
         copies.step()
     assert [name.partition(" ")[0] for name in world.driver.log] == ["to", "event", "to", "event"]
     assert compute.ready()
+    del copies, compute  # while there is a context
     executor.close()
 
 
@@ -244,6 +291,36 @@ def test_from_several_threads(world: World, frames: Frames) -> None:
         thread.join()
     assert errors == []
     executor.close()
+    world.check_nothing_is_left()
+
+
+def test_a_result_that_is_waited_for_while_another_thread_closes(world: World, frames: Frames) -> None:
+    executor = EngineExecutor(world.engine)
+    ticket = executor.submit(frames[:1])
+    proceed = world.driver.proceed
+
+    def closed_meanwhile(until: Callable[[], bool]) -> None:
+        world.driver.proceed = proceed  # type: ignore[method-assign]
+        proceed(until)
+        thread = threading.Thread(target=executor.close)
+        thread.start()
+        thread.join()
+
+    world.driver.proceed = closed_meanwhile  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="the detector is closed"):
+        executor.result(ticket)
+    gc.collect()
+    world.check_nothing_is_left()
+
+
+def test_two_engines_at_a_time(world: World, frames: Frames) -> None:
+    first, second = EngineExecutor(world.engine), EngineExecutor(world.engine)
+    expected = first.result(first.submit(frames[:2]))
+    first.close()
+    del first
+    found = second.result(second.submit(frames[:2]))
+    assert found.boxes.tobytes() == expected.boxes.tobytes()
+    second.close()
     world.check_nothing_is_left()
 
 
@@ -381,7 +458,8 @@ def test_tensorrt_refuses_to_load(world: World, call: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        ("address", "takes no address for images"),
+        ("context", "makes no execution context"),
+        ("address", "takes no address for "),
         ("shape", "takes no input of"),
         ("enqueue", "does not run the engine"),
     ],
@@ -391,16 +469,16 @@ def test_tensorrt_refuses_to_run(world: World, frames: Frames, call: str, words:
     world.trt.refuses = call
     for _ in range(3):
         with pytest.raises(DeviceError, match=words):
-            executor.submit(frames[:1])
+            executor.submit(frames[:2])
     world.trt.refuses = ""
-    assert executor.result(executor.submit(frames[:1])).num_detections[0] > 3
+    assert executor.result(executor.submit(frames[:2])).num_detections[0] > 3
     executor.close()
     world.check_nothing_is_left()
 
 
 def test_another_gpu(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Machine("NVIDIA GeForce RTX 2080", "7.5", "580.95", "")
-    monkeypatch.setattr("engines.runner.executor.this_machine", lambda: other)
+    monkeypatch.setattr("engines.runner.engine.this_machine", lambda _device: other)
     with pytest.raises(DeviceError, match=r"expected a GPU of sm86, .* found NVIDIA GeForce RTX 2080"):
         EngineExecutor(world.engine)
     world.check_nothing_is_left()
@@ -417,6 +495,28 @@ def test_what_was_compiled_is_kept_beside_the_engine(world: World) -> None:
     EngineExecutor(world.engine).close()
     assert cache_path(world.engine).read_bytes() == b"of another driver"
     cache_path(world.engine).unlink()
+
+
+def test_a_gpu_whose_cache_cannot_be_kept(world: World, frames: Frames) -> None:
+    """TensorRT-RTX gives none where the driver has no fingerprint of the GPU."""
+    cache_path(world.engine).unlink(missing_ok=True)
+    world.trt.compiled = None
+    with Detector.load(world.engine) as detector:
+        for frame in frames:
+            assert len(detector(frame)) > 3
+    assert not cache_path(world.engine).exists()
+    world.check_nothing_is_left()
+
+
+def test_a_cache_that_cannot_be_read_is_no_error(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    cache_path(world.engine).unlink(missing_ok=True)
+    cache_path(world.engine).mkdir()
+    try:
+        EngineExecutor(world.engine).close()
+    finally:
+        cache_path(world.engine).rmdir()
+    assert "cannot be read, so this start compiles again" in caplog.text
+    world.check_nothing_is_left()
 
 
 def test_the_cache_is_kept_after_the_first_frame(world: World, frames: Frames) -> None:
@@ -451,7 +551,7 @@ def test_a_cache_that_cannot_be_kept_is_no_error(
         raise PermissionError("read-only file system")
 
     cache_path(world.engine).unlink(missing_ok=True)
-    monkeypatch.setattr("engines.runner.network.atomic_file", refuse)
+    monkeypatch.setattr("engines.runner.tensorrt_network.atomic_file", refuse)
     EngineExecutor(world.engine).close()
     assert "so the next start compiles again" in caplog.text
     world.check_nothing_is_left()

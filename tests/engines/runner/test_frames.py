@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from engines.letterbox import Letterbox, letterbox_batch
-from engines.runner.frames import UNIT, letterbox_launch, pack, packed_bytes
+from engines.runner.frames import PART, UNIT, letterbox_launch, pack, packed_bytes
 from tests.engines.plugins.emulated import needs_compiler, run_kernel
 
 INPUT = (96, 160)
@@ -20,10 +20,20 @@ def noise(size: tuple[int, int], seed: int = 0) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
 
 
+def fill(
+    packed: npt.NDArray[np.uint8], frames: list[npt.NDArray[np.uint8]], letterboxes: list[Letterbox], batch: int
+) -> None:
+    """Parts follow each other without a gap, from the start of the header to the last frame's end."""
+    parts = list(pack(frames, letterboxes, batch, packed))
+    begins, ends = zip(*parts, strict=True)
+    assert begins == (0, *ends[:-1])
+    assert len(packed) - UNIT < ends[-1] <= len(packed)
+
+
 def by_kernel(frames: list[npt.NDArray[np.uint8]], batch: int, *, seed: int = 0) -> npt.NDArray[np.uint8]:
     letterboxes = [Letterbox.fit((frame.shape[0], frame.shape[1]), INPUT) for frame in frames]
     packed = np.full(packed_bytes([frame.shape[:2] for frame in frames], batch), 0xA5, np.uint8)
-    assert pack(frames, letterboxes, batch, packed) == len(packed)
+    fill(packed, frames, letterboxes, batch)
     [images] = run_kernel(letterbox_launch(INPUT, batch), [packed], seed=seed)
     return images
 
@@ -83,10 +93,24 @@ def test_frames_with_gaps_are_packed_without() -> None:
     part = wide[3:30:2, 5:50]
     letterbox = Letterbox.fit((14, 45), INPUT)
     out = np.zeros(packed_bytes([(14, 45)], 1), np.uint8)
-    pack([part], [letterbox], 1, out)
+    fill(out, [part], [letterbox], 1)
     header = out[:32].view(np.int32).tolist()
     assert header == [1, 14, 45, *letterbox.resized, 0, 0, 0]
     np.testing.assert_array_equal(out[UNIT : UNIT + part.size].reshape(part.shape), part)
+
+
+def test_a_part_is_packed_when_it_is_given() -> None:
+    """And no sooner: the copy of the first goes on while the second is packed."""
+    frame = noise((1080, 1920))
+    letterbox = Letterbox.fit((1080, 1920), INPUT)
+    out = np.zeros(packed_bytes([(1080, 1920)], 1), np.uint8)
+    parts = pack([frame], [letterbox], 1, out)
+    begin, end = next(parts)
+    assert begin == 0
+    assert 0.5 * PART < end <= PART + UNIT
+    np.testing.assert_array_equal(out[UNIT:end], frame.reshape(-1)[: end - UNIT])
+    assert not out[end:].any()
+    assert len(list(parts)) == 5
 
 
 @needs_compiler

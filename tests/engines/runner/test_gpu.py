@@ -18,7 +18,7 @@ from engines.executor import GPU, NETWORK
 from engines.machine import this_machine
 from engines.onnx_runtime import OnnxExecutor
 from engines.plugins.reference import RawDetections
-from engines.runner.executor import EngineExecutor
+from engines.runner.engine import EngineExecutor
 from export.deployable import export_onnx
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.sample import MODEL

@@ -55,8 +55,8 @@ class World:
             content = prepare(content, OPTIONS).model
         version = find_backend(TENSORRT_RTX, Machine()).version if backend == TENSORRT_RTX else "11.4.0.12"
         self.trt = Runtime(driver, content, backend, version)
-        monkeypatch.setattr("engines.runner.executor.this_machine", lambda: HERE)
-        monkeypatch.setattr("engines.runner.executor.find_backend", lambda _name, _machine: self.trt.backend())
+        monkeypatch.setattr("engines.runner.engine.this_machine", lambda _device: HERE)
+        monkeypatch.setattr("engines.runner.engine.find_backend", lambda _name, _machine: self.trt.backend())
         if backend != TENSORRT_RTX:
             changes |= {"backend": backend, "backend_version": version, "machine": HERE}
         passport = dataclasses.replace(read_passport(model), **changes)
