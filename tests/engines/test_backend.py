@@ -44,9 +44,7 @@ def test_auto_takes_tensorrt_where_it_and_a_gpu_are(monkeypatch: pytest.MonkeyPa
 def test_type_stubs_are_no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
     assert find_backend("auto", ORIN).name == "tensorrt-rtx"
-    with pytest.raises(
-        MissingDependencyError, match=r"found none; install it with pip install '\.\[tensorrt\]'"
-    ):
+    with pytest.raises(MissingDependencyError, match=r"found none; install it with pip install '\.\[tensorrt\]'"):
         find_backend("tensorrt", ORIN)
 
 

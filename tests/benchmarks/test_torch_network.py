@@ -1,0 +1,78 @@
+"""Torch inside the runner, on the stand-in of a GPU; against ONNX Runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from benchmarks import runner
+from benchmarks.torch_network import TorchContext, TorchNetwork
+from engines.contract import DetectorContract
+from engines.executor import GPU, POSTPROCESS
+from engines.runner.executor import GpuExecutor
+from retina_edge import Detector
+from retina_edge.measurement.frames import sample_frames
+from retina_edge.model.checkpoint import load_checkpoint
+from retina_edge.sample import MODEL
+from tests.conftest import SMALL_INPUT
+from tests.engines.plugins.emulated import needs_compiler
+from tests.engines.plugins.pycuda_stand_in import Driver
+from tests.engines.runner.world import World
+
+# FP16 in the network, and a letterbox that differs by a grey level now and then.
+SCORE, PIXELS, SURE = 0.03, 1.0, 0.5
+
+
+class OnTheStandIn(TorchNetwork):
+    """Torch's work is put on the stand-in's stream, as everything else."""
+
+    def __init__(self, driver: Driver, model: Any, contract: DetectorContract) -> None:
+        super().__init__(model, contract, max_batch=2, device="cpu")
+        self._driver = driver
+
+    def context(self, batch: int, addresses: Mapping[str, int]) -> TorchContext:
+        context, driver = super().context(batch, addresses), self._driver
+
+        def enqueue(stream: Any) -> None:
+            for address in addresses.values():
+                driver.check(address)
+            driver.streams[stream.handle].put("torch", context.run)
+
+        context.enqueue = enqueue  # type: ignore[method-assign]
+        return context
+
+
+@needs_compiler
+def test_detections_are_those_of_onnx_runtime(
+    monkeypatch: pytest.MonkeyPatch, engine: Path, frames: list[npt.NDArray[np.uint8]]
+) -> None:
+    world = World(monkeypatch, Driver(seed=1), engine)
+    checkpoint = load_checkpoint(MODEL.with_suffix(".pt"))
+    model = checkpoint.build_model()
+    contract = dataclasses.replace(checkpoint.contract, input_size=SMALL_INPUT, levels=model.pyramid(SMALL_INPUT))
+    crops = [np.ascontiguousarray(frame[-240:, -232:]) for frame in frames]
+    with (
+        Detector(GpuExecutor(lambda driver: OnTheStandIn(driver, model, contract))) as detector,
+        Detector.load(engine.with_suffix(".onnx")) as reference,
+    ):
+        sure = 0
+        for found, expected in zip(detector(crops), reference(crops), strict=True):
+            for box, score in zip(expected.boxes, expected.scores, strict=True):
+                if score > SURE:
+                    sure += 1
+                    distance = np.abs(found.boxes - box).max(axis=1)
+                    nearest = int(distance.argmin())
+                    assert distance[nearest] < PIXELS
+                    assert abs(found.scores[nearest] - score) < SCORE
+        assert sure > 3
+        measured = runner._measure(detector, 0.1)
+        assert {POSTPROCESS, GPU, runner.WHOLE} <= set(measured["milliseconds"])
+        assert measured["detections"] == len(detector(sample_frames()[0]))
+    assert world.bindings.graphs == []
+    world.check_nothing_is_left()
