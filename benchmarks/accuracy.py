@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.record import save
+from benchmarks.record import begin, save
 from retina_edge import Detector
 from retina_edge.data.coco import load_coco
 from retina_edge.evaluation import evaluate
@@ -20,6 +20,7 @@ DATA = ROOT / "tests" / "data" / "treecrowns"
 
 
 def main() -> int:
+    before = begin()
     dataset = load_coco(DATA / "val.json", DATA / "images")
     figures = []
     for name in ("treecrowns.pt", "treecrowns.onnx"):
@@ -27,7 +28,7 @@ def main() -> int:
             metrics = evaluate(detector, dataset).metrics
         figures.append({"model": name, "metrics": {key: round(value, 5) for key, value in metrics.items()}})
         Console().print(f"{name}: AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}")
-    Console().print(f"written to {save('accuracy', figures).name}")
+    Console().print(f"written to {save('accuracy', figures, before=before).name}")
     return 0
 
 

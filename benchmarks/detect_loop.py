@@ -21,13 +21,12 @@ import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.networks import lively_r50
-from benchmarks.record import save
+from benchmarks.forest_frame import forest_frame
+from benchmarks.networks import export_lively_r50
+from benchmarks.record import begin, save
 from engines.letterbox import letterbox_batch
-from export.deployable import export_onnx
 from retina_edge import Detector
 from retina_edge.image_file import read_image
-from retina_edge.model.torchvision_checkpoint import convert
 from retina_edge.sample import FOREST, FPS, MODEL, Flight
 from retina_edge.streams.pipeline import Pipeline
 from retina_edge.streams.sinks import JsonlSink, VideoSink
@@ -41,16 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="runs of the loop and of the session (default: 5)")
     rounds = parser.parse_args(argv).rounds
+    before = begin()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         video = _record_video(folder / "flight.mp4")
-        models = {"treecrowns (R18, 416x736)": MODEL, "R50 (320x320)": _export_r50(folder / "r50.onnx")}
+        r50 = export_lively_r50(folder / "r50.onnx", 320, forest_frame())
+        models = {"treecrowns (R18, 416x736)": MODEL, "R50 (320x320)": r50}
         figures = [{"model": title, **_measure(path, video, folder, rounds)} for title, path in models.items()]
     table = Table("model", "bare session, frames/s", "detect loop, frames/s", "share")
     for row in figures:
         table.add_row(row["model"], f"{row['bare_fps']:.2f}", f"{row['loop_fps']:.2f}", f"{row['share']:.3f}")
     Console().print(table)
-    Console().print(f"written to {save('detect_loop', figures).name}")
+    Console().print(f"written to {save('detect_loop', figures, before=before).name}")
     return 0
 
 
@@ -65,12 +66,6 @@ def _record_video(path: Path) -> Path:
     return path
 
 
-def _export_r50(path: Path) -> Path:
-    checkpoint = convert(lively_r50(320).state_dict(), "retinanet_resnet50_fpn", input_size=(320, 320))
-    export_onnx(checkpoint.build_model(), checkpoint.contract, path, batch=1, images=[read_image(FOREST)])
-    return path
-
-
 def _measure(model: Path, video: Path, folder: Path, rounds: int) -> dict[str, Any]:
     with Detector.load(model) as detector, VideoSource(video) as source:
         images, _ = letterbox_batch([next(iter(source)).image], detector.contract.input_size)
@@ -81,11 +76,13 @@ def _measure(model: Path, video: Path, folder: Path, rounds: int) -> dict[str, A
         bare.append(_bare(session, images, FRAMES))
         loop.append(_loop(model, video, folder))
     # Round by round, because the machine's speed drifts between them.
-    share = statistics.median(ours / theirs for ours, theirs in zip(loop, bare, strict=True))
+    shares = [ours / theirs for ours, theirs in zip(loop, bare, strict=True)]
     return {
         "bare_fps": round(statistics.median(bare), 2),
         "loop_fps": round(statistics.median(loop), 2),
-        "share": round(share, 3),
+        "share": round(statistics.median(shares), 3),
+        "least_share": round(min(shares), 3),
+        "greatest_share": round(max(shares), 3),
         "frames": FRAMES,
         "rounds": rounds,
     }

@@ -22,8 +22,8 @@ from rich.console import Console
 
 from benchmarks.accuracy import DATA
 from benchmarks.forest_windows import write_windows
-from benchmarks.networks import lively_r50
-from benchmarks.record import interleaved, save
+from benchmarks.networks import ARCHITECTURE, export_lively_r50
+from benchmarks.record import begin, interleaved, save
 from engines.backend import TENSORRT_RTX
 from engines.build_options import BuildOptions
 from engines.builder import build_engine
@@ -31,13 +31,11 @@ from engines.contract import LAYOUTS, TENSORRT
 from engines.graph import heads_only
 from engines.names import INPUT
 from export.calibration import CalibrationSet, audit
-from export.deployable import export_onnx
 from export.precision import Calibration, convert
 from retina_edge import Detector
 from retina_edge.data.coco import load_coco
 from retina_edge.evaluation import evaluate
 from retina_edge.image_file import read_image
-from retina_edge.model.torchvision_checkpoint import convert as convert_checkpoint
 from retina_edge.sample import MODEL
 
 SIZE = 800
@@ -50,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=10, help="counted runs of each (default: 10)")
     rounds = parser.parse_args(argv).rounds
-    console = Console()
+    before, console = begin(), Console()
     with tempfile.TemporaryDirectory() as name, console.status("calibrating") as status:
         folder = Path(name)
         windows = write_windows(folder)
@@ -65,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"{row['model']}: AP {row['AP']:.4f}, worst head {row['decibels']} dB")
     console.print({key: value for key, value in speed.items() if key.endswith("ratio")}, sizes)
     figures = {"accuracy": accuracy, "speed": speed, "engines": sizes}
-    console.print(f"written to {save('precisions', figures).name}")
+    console.print(f"written to {save('precisions', figures, before=before).name}")
     return 0
 
 
@@ -95,25 +93,23 @@ def _accuracy(images: CalibrationSet, folder: Path) -> list[dict[str, Any]]:
 
 
 def _r50(images: CalibrationSet, folder: Path) -> dict[str, onnx.ModelProto]:
-    checkpoint = convert_checkpoint(lively_r50(SIZE).state_dict(), "retinanet_resnet50_fpn", input_size=(SIZE, SIZE))
-    path = folder / "r50.onnx"
-    frames = [read_image(path) for path in images.paths[:1]]
-    export_onnx(checkpoint.build_model(), checkpoint.contract, path, batch=1, images=frames)
+    path = export_lively_r50(folder / "r50.onnx", SIZE, read_image(images.paths[0]))
     return {name: model for name, (model, _) in _variants(onnx.load(path), images).items()}
 
 
 def _speed(models: Mapping[str, onnx.ModelProto], rounds: int) -> dict[str, Any]:
     """Of the network alone, and of the whole file with decode and NMS."""
     images = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
-    figures: dict[str, Any] = {"model": "retinanet_resnet50_fpn", "input": SIZE, "rounds": rounds}
+    figures: dict[str, Any] = {"model": ARCHITECTURE, "input": SIZE, "rounds": rounds}
     timed = [name for name in models if name != "fp16"]  # a CPU has no arithmetic of its own for it
     for part, cut in (("network", heads_only), ("detector", lambda model: model)):
         sessions = {name: _session(cut(models[name])) for name in timed}
         runs = {name: lambda session=session: session.run(None, {INPUT: images}) for name, session in sessions.items()}
         times = interleaved(runs, rounds=rounds)
         for name in timed[1:]:
-            figures[f"{part} {name} ratio"] = round(times["fp32"] / times[name], 2)
-        figures[f"{part} ms"] = {name: round(value, 1) for name, value in times.items()}
+            figures[f"{part} {name} ratio"] = round(times["fp32"].median / times[name].median, 2)
+        figures[f"{part} ms"] = {name: round(value.median, 1) for name, value in times.items()}
+        figures[f"{part} spread"] = {name: value.row() for name, value in times.items()}
     return figures
 
 

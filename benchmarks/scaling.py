@@ -3,86 +3,153 @@
     python -m benchmarks.scaling
 
 One thing is varied at a time around a RetinaNet-R18 of 320×320 pixels; all of a row run in turn. Candidates are counted
-as they pass the threshold and the best of each level: random weights with a threshold of 0 give ``top_k`` a level.
+as they pass the threshold and the best of each level: random weights with a threshold of 0 give ``top_k`` a level. On a
+GPU, where each point but those of the batch needs an engine, there are fewer points; where no engine runs, ONNX Runtime
+takes its place and the rows say why.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import CPU, CUDA, add_device, add_work, devices, work_folder
+from benchmarks.building import built
+from benchmarks.comparison import Maker, Row, Work, compare, reason_of
 from benchmarks.networks import exported, random_retinanet
-from benchmarks.record import interleaved, save
-from engines.build_options import BuildOptions
-from engines.builder import build_engine
-from engines.machine import this_machine
+from benchmarks.record import SUFFIXES, begin, save
 from retina_edge import Detector
 from retina_edge.measurement.frames import sample_frames
 from retina_edge.model.config import ModelConfig
 
-SIDE, CLASSES = 320, 20
-VARIED: dict[str, tuple[int, ...]] = {
-    "batch": (1, 2, 4, 8),
-    "input": (224, 320, 480, 640, 800),
-    "classes": (1, 20, 91, 365),
-    "candidates": (0, 100, 300, 1000),
+Values = Mapping[str, tuple[int, ...]]
+VARIED: dict[str, Values] = {
+    CPU: {
+        "batch": (1, 2, 4, 8),
+        "input": (224, 320, 480, 640, 800),
+        "classes": (1, 20, 91, 365),
+        "candidates": (0, 100, 300, 1000),
+    },
+    CUDA: {"batch": (1, 4, 16), "input": (320, 544, 800), "classes": (20, 91, 365), "candidates": (0, 1000)},
 }
-# The value that the others are set against.
-BASES = {"batch": 1, "input": SIDE, "classes": CLASSES, "candidates": 0}
+# The values that the others are set against.
+BASES = {"batch": 1, "input": 320, "classes": 20, "candidates": 0}
+ROUNDS = {CPU: 15, CUDA: 200}
+ENGINE, ONNX_RUNTIME = "engine, FP16", "ONNX Runtime"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=15, help="counted runs of each (default: 15)")
-    rounds = parser.parse_args(argv).rounds
-    on = "engine, FP16" if this_machine().gpu else "ONNX Runtime"
-    figures = [row for name in VARIED for row in _measure(name, rounds, on)]
-    table = Table("varied", "value", "ms a frame", f"cost, {SIDE}x{SIDE}, {CLASSES} classes = 1")
-    for row in figures:
-        table.add_row(row["varied"], str(row["value"]), f"{row['ms']:.2f}", f"{row['cost']:.2f}")
-    Console().print(table)
-    Console().print(f"written to {save('scaling', figures).name}")
+    parser.add_argument("--rounds", type=int, help=f"counted runs of each (default: {ROUNDS}, fewer of what is slow)")
+    add_device(parser)
+    add_work(parser)
+    args = parser.parse_args(argv)
+    before = begin()
+    for device in devices(args.device):
+        figures: list[Row] = []
+        with work_folder(args.work) as work:
+            on = runs_on(device, work)
+            for name, values in VARIED[device].items():
+                figures += measure(name, values, args.rounds or ROUNDS[device], on, work)
+                path = save("scaling", figures, suffix=SUFFIXES[device], before=before)
+        Console().print(_table(figures))
+        Console().print(f"written to {path.name}")
     return 0
 
 
-def _measure(varied: str, rounds: int, on: str) -> list[dict[str, Any]]:
+def runs_on(device: str, work: Path) -> dict[str, str]:
+    """What runs the networks, and why it is not an engine on a GPU where none runs."""
+    if device == CPU:
+        return {"on": ONNX_RUNTIME}
+    try:
+        frame = sample_frames()[0]
+        with ExitStack() as stack:
+            _detector(BASES, frame, ENGINE, work, stack)(frame)
+    except Exception as error:
+        return {"on": ONNX_RUNTIME, "why": reason_of(error)}
+    return {"on": ENGINE}
+
+
+def measure(
+    varied: str, values: Sequence[int], rounds: int, on: Mapping[str, str], work: Path, bases: Mapping[str, int] = BASES
+) -> list[Row]:
+    """A row for each value, its cost relative to the base's.
+
+    Args:
+        varied: one of ``bases``.
+        values: of it.
+        rounds: counted runs of each.
+        on: from ``runs_on``; goes into the rows.
+        work: folder for models.
+        bases: what the rest is.
+    """
     frames = sample_frames()
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        candidates = {}
-        for value in VARIED[varied]:
-            settings = {**BASES, varied: value}
-            detector = stack.enter_context(_detector(settings, Path(folder) / f"{value}.onnx", frames[0], on))
-            candidates[str(value)] = partial(detector, frames[: settings["batch"]])
-        times = interleaved(candidates, rounds=rounds)
-    per_frame = {value: times[str(value)] / (value if varied == "batch" else 1) for value in VARIED[varied]}
-    base = per_frame[BASES[varied]]
-    return [
-        {"varied": varied, "value": value, "ms": round(ms, 4), "cost": round(ms / base, 3), "on": on, "rounds": rounds}
-        for value, ms in per_frame.items()
-    ]
+    dynamic = max(values) if varied == "batch" else None
+    makers: dict[str, Maker] = {}
+    for value in values:
+        settings = {**bases, varied: value}
+        makers[str(value)] = partial(_batch, settings, frames, on["on"], work, dynamic)
+    rows = []
+    (measured,) = compare(makers, str(bases[varied]), rounds=rounds)
+    found = {int(row.pop("candidate")): row for row in measured}
+    per_frame = {value: row["ms"] / (value if varied == "batch" else 1) for value, row in found.items() if "ms" in row}
+    base = per_frame.get(bases[varied])
+    for value, row in found.items():
+        row.pop("ratio", None)
+        cost = {"cost": round(per_frame[value] / base, 3)} if base and value in per_frame else {}
+        rows.append({"varied": varied, "value": value, **row, **cost, **on})
+    return rows
 
 
-def _detector(settings: dict[str, int], path: Path, frame: npt.NDArray[np.uint8], on: str) -> Detector:
-    config = ModelConfig(settings["classes"], backbone="resnet18", fpn_channels=64)
-    wanted = settings["candidates"]
+def _batch(
+    settings: Mapping[str, int],
+    frames: Sequence[npt.NDArray[Any]],
+    on: str,
+    work: Path,
+    dynamic: int | None,
+    stack: ExitStack,
+) -> Work:
+    return partial(_detector(settings, frames[0], on, work, stack, dynamic), list(frames[: settings["batch"]]))
+
+
+def _detector(
+    settings: Mapping[str, int],
+    frame: npt.NDArray[Any],
+    on: str,
+    work: Path,
+    stack: ExitStack,
+    dynamic: int | None = None,
+) -> Detector:
+    """One for each setting; of the batch one engine for all, but ONNX Runtime is tuned for a fixed one."""
+    fixed = settings["batch"] if on == ONNX_RUNTIME or dynamic is None else None
+    name = "_".join(f"{key}{value}" for key, value in {**settings, "batch": fixed or f"1to{dynamic}"}.items())
+    wanted, side = settings["candidates"], settings["input"]
     changes: dict[str, Any] = {"score_threshold": 0.0, "top_k": wanted} if wanted else {}
-    model, contract = random_retinanet(config, settings["input"], **changes)
-    exported(model, contract, path, frame, batch=settings["batch"])
-    if on == "ONNX Runtime":
-        return Detector.load(path)
-    engine = path.with_suffix(".engine")
-    build_engine(path, engine, BuildOptions(precision="fp16"))
-    return Detector.load(engine)
+    config = ModelConfig(settings["classes"], backbone="resnet18", fpn_channels=64)
+    path = work / f"scaling_{name}.onnx"
+    if not path.is_file():
+        model, contract = random_retinanet(config, (side, side), **changes)
+        exported(model, contract, path, frame, batch=fixed)
+    if on == ENGINE:
+        path = built(path, "fp16", max_batch=None if fixed else dynamic)
+    return stack.enter_context(Detector.load(path))
+
+
+def _table(figures: Sequence[Row]) -> Table:
+    base = f"{BASES['input']}x{BASES['input']}, {BASES['classes']} classes"
+    table = Table("varied", "value", "on", "ms", f"cost of a frame, {base} = 1")
+    for row in figures:
+        cells = (f"{row['ms']:.2f}", f"{row['cost']:.2f}" if "cost" in row else "") if "ms" in row else ("", "")
+        table.add_row(row["varied"], str(row["value"]), row["on"], cells[0], row.get("not_run") or cells[1])
+    return table
 
 
 if __name__ == "__main__":

@@ -1,0 +1,80 @@
+"""Models in other precisions and engines, each beside the ONNX it is made of, and made once.
+
+    python -m benchmarks.building r50.onnx fp16
+
+So the steps of ``benchmarks.gpu``, which share a folder, do not repeat each other's work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.forest_frame import forest_frame
+from benchmarks.forest_windows import write_windows
+from engines.backend import find_backend
+from engines.build_options import KERNELS, PORTABLE, BuildOptions
+from engines.builder import build_engine
+from engines.contract import PRECISIONS, TENSORRT
+from engines.errors import RetinaEdgeError
+from engines.machine import this_machine
+from export.calibration import audit
+from export.precision import Calibration, convert_file
+from retina_edge.image_file import read_image
+
+# Enough for the speed, which does not depend on the ranges.
+CALIBRATION_IMAGES = 16
+
+
+def converted(onnx: Path, precision: str, *, layout: str = TENSORRT) -> Path:
+    """A deployable FP32 ONNX in another precision, for instance ``r50.int8-cpu.onnx``; FP32 is the file itself."""
+    if precision == "fp32":
+        return onnx
+    path = onnx.with_suffix(f".{precision}{f'-{layout}' if precision == 'int8' else ''}.onnx")
+    if path.is_file():
+        return path
+    frames = [forest_frame()]
+    if precision != "int8":
+        convert_file(onnx, path, precision, images=frames)
+        return path
+    with tempfile.TemporaryDirectory() as folder:
+        images = audit(write_windows(Path(folder)), read_image, count=CALIBRATION_IMAGES)
+        convert_file(onnx, path, precision, images=frames, calibration=Calibration(images, layout))
+    return path
+
+
+def built(onnx: Path, precision: str, *, max_batch: int | None = None) -> Path:
+    """An engine of a deployable FP32 ONNX for the GPU of this machine.
+
+    TensorRT-RTX that knows no engines for this very GPU builds one for all of them.
+
+    Raises:
+        RetinaEdgeError: nothing here can build, or not this.
+    """
+    model = converted(onnx, precision)
+    engine = model.with_suffix(".engine")
+    options = BuildOptions(precision=precision, max_batch=max_batch, postprocess=KERNELS if max_batch else "auto")
+    try:
+        build_engine(model, engine, options)
+    except RetinaEdgeError:
+        if not find_backend("auto", this_machine()).is_rtx:
+            raise
+        build_engine(model, engine, dataclasses.replace(options, targets=(PORTABLE,)))
+    return engine
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Builds one engine beside its ONNX."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("onnx", type=Path)
+    parser.add_argument("precision", choices=PRECISIONS)
+    args = parser.parse_args(argv)
+    print(built(args.onnx, args.precision).name)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
