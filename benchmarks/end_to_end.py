@@ -3,173 +3,234 @@
     python -m benchmarks.end_to_end
 
 Torchvision's RetinaNet-R50 has random weights, scaled so that boxes come out. All start from a BGR frame of 720p in
-memory and end with detections in memory; all run in turn, on every core. A GPU is measured too, where there is one.
+memory, which is letterboxed into the same square for all, and end with detections in memory. On a CPU they run in turn,
+on every core; on a GPU each in turn with torchvision's eager model, so that rows are there before the last is compiled.
+What is found is held against torchvision's in full FP32: another FP32 that does not find the same is no candidate, and
+of lower precisions the share that agrees stands beside the times.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from rich.console import Console
 from rich.table import Table
+from torchvision.models.detection import RetinaNet
 
-from benchmarks.forest_windows import write_windows
-from benchmarks.networks import lively_r50
+from benchmarks.agreement import Found, agreement
+from benchmarks.arguments import CPU, CUDA, add_device, add_work, devices, work_folder
+from benchmarks.building import built, converted
+from benchmarks.comparison import Maker, Row, Work, compare, not_run
+from benchmarks.forest_frame import forest_frame
+from benchmarks.networks import (
+    ARCHITECTURE,
+    Frame,
+    as_torch,
+    class_logits,
+    count_candidates,
+    export_lively_r50,
+    lively_r50,
+)
 from benchmarks.peers import onnx_by_hand, torchvisions
-from benchmarks.record import interleaved, save
-from engines.build_options import BuildOptions
-from engines.builder import build_engine
-from engines.contract import CPU, TENSORRT
-from engines.errors import RetinaEdgeError
+from benchmarks.record import SUFFIXES, begin, save
+from engines.contract import CPU as FOR_CPU
 from engines.graph import heads_only
-from export.calibration import audit
-from export.deployable import export_onnx
-from export.precision import Calibration, convert_file
+from engines.letterbox import Letterbox
 from retina_edge import Detector
-from retina_edge.image_file import read_image
+from retina_edge.detections import Detections
 from retina_edge.model.torchvision_checkpoint import convert
-from retina_edge.sample import FOREST
 
-FRAME_SIZE = (1280, 720)  # width, height of a common camera
 SIZES = (320, 800)
+ROUNDS = {CPU: 10, CUDA: 200}
 BASE = "torchvision eager, FP32"
-# Enough for the speed, which does not depend on the ranges.
-CALIBRATION_IMAGES = 16
+STRICT = "torchvision eager, FP32 without TF32"
 NO_BF16 = "this CPU has no arithmetic for BF16"
+# Scores that differ by rounding change places at the last of 300 detections, and in NMS who suppresses whom.
+LEAST_AGREEMENT = 0.95
+
+
+@dataclass(frozen=True)
+class Case:
+    """What all candidates of one device and size share.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        size: of the square input, pixels.
+        frame: BGR uint8 [h, w, 3].
+        model: torchvision's, on the device.
+        onnx: the same weights as a deployable ONNX.
+    """
+
+    device: str
+    size: int
+    frame: Frame
+    model: RetinaNet
+    onnx: Path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=10, help="counted runs of each (default: 10)")
+    parser.add_argument("--rounds", type=int, help=f"counted runs of each (default: {ROUNDS}, fewer of what is slow)")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help=f"of the input (default: {SIZES})")
+    add_device(parser)
+    add_work(parser)
     args = parser.parse_args(argv)
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    figures = [row for device in devices for size in args.sizes for row in _measure(device, size, args.rounds)]
-    table = Table("", "input", "on", "ms", "times as fast", "detections", title="R50, 91 classes")
-    for row in figures:
-        side = f"{row['input']}x{row['input']}"
-        if "ms" in row:
-            cells = (f"{row['ms']:.1f}", f"{row['ratio']:.2f}", str(row["detections"]))
-        else:
-            cells = ("", "", row["not_run"])
-        table.add_row(row["candidate"], side, row["device"], *cells)
-    Console().print(table)
-    Console().print(f"written to {save('end_to_end', figures).name}")
+    before = begin()
+    for device in devices(args.device):
+        figures: list[Row] = []
+        with work_folder(args.work) as work:
+            for size in args.sizes:
+                for rows in measure(device, size, args.rounds or ROUNDS[device], work):
+                    figures += rows
+                    path = save("end_to_end", figures, suffix=SUFFIXES[device], before=before)
+        Console().print(_table(figures))
+        Console().print(f"written to {path.name}")
     return 0
 
 
-def _measure(device: str, size: int, rounds: int) -> list[dict[str, Any]]:
-    frame, failed = _frame(), dict[str, str]()
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        models = _models(size, frame, Path(name))
-        candidates = _torchvision(device, size, frame)
-        if device == "cpu" and not _has_bf16():
-            failed |= dict.fromkeys(("torchvision eager, BF16", "torchvision torch.compile, BF16"), NO_BF16)
-        if device == "cpu":
-            heads = heads_only(onnx.load(models["fp32"])).SerializeToString()
-            candidates["ONNX Runtime by hand, FP32"] = onnx_by_hand(heads, lively_r50(size), frame, size)
-        for title, make in (_onnx if device == "cpu" else _engines)(models, Path(name)).items():
-            try:
-                detector = stack.enter_context(make())
-                candidates[title] = partial(detector, frame)
-            except RetinaEdgeError as error:
-                failed[title] = str(error)
-        counts = {}
-        for title in list(candidates):
-            try:
-                start = perf_counter()
-                counts[title] = _count([candidates[title]() for _ in range(3)][-1])
-                print(f"{device} {size} {title}: first three runs {perf_counter() - start:.1f} s", file=sys.stderr)
-            except Exception as error:  # torch.compile has many ways to fail, and is then no candidate
-                failed[title] = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
-                del candidates[title]
-        times = interleaved(candidates, rounds=rounds)
-    base = times[BASE]
-    common = {"model": "retinanet_resnet50_fpn", "device": device, "input": size, "rounds": rounds}
-    rows = [
-        {**common, "candidate": title, "ms": round(ms, 3), "ratio": round(base / ms, 3), "detections": counts[title]}
-        for title, ms in times.items()
-    ]
-    return rows + [{**common, "candidate": title, "not_run": reason} for title, reason in failed.items()]
+def measure(device: str, size: int, rounds: int, work: Path) -> Iterator[list[Row]]:
+    """Rows of one device and size, as they come."""
+    frame, model = forest_frame(), lively_r50(size)
+    with torch.inference_mode():
+        logits = [level.numpy() for level in class_logits(model, as_torch(frame, size))]
+    common = {
+        "model": ARCHITECTURE,
+        "device": device,
+        "input": size,
+        "candidates": count_candidates(logits),
+    }
+    case = Case(device, size, frame, model.to(device), export_lively_r50(work / str(size) / "r50.onnx", size, frame))
+    expected = _found(torchvisions(case.model, frame, size, device=device, dtype=torch.float32, tf32=False)(), case)
+    makers = candidates(case)
+    apart = [name for name in makers if name != BASE] if device == CUDA else []
+    inspect = partial(_inspect, case=case, expected=expected)
+    for rows in compare(makers, BASE, rounds=rounds, inspect=inspect, apart=apart):
+        yield [{**common, **row} for row in rows]
+    if device == CPU and not has_bf16():
+        names = ("torchvision eager, BF16", "torchvision torch.compile, BF16")
+        yield [{**common, **not_run(name, NO_BF16)} for name in names]
 
 
-def _torchvision(device: str, size: int, frame: npt.NDArray[np.uint8]) -> dict[str, Callable[[], Any]]:
-    dtypes = {"FP32": torch.float32}
-    if device != "cpu":
-        dtypes["FP16"] = torch.float16
-    elif _has_bf16():
-        dtypes["BF16"] = torch.bfloat16
-    found = {}
-    for title, dtype, compiled in (
-        (f"torchvision {how}, {name}", dtype, how == "torch.compile")
+def candidates(case: Case) -> dict[str, Maker]:
+    """By name, what is most worth having first."""
+    if case.device == CPU:
+        lower = {"BF16": torch.bfloat16} if has_bf16() else {}
+        return {**_torchvision(case, lower), **_onnx_by_hand(case), **_on_onnx_runtime(case)}
+    lower = {"FP16": torch.float16, "BF16": torch.bfloat16}
+    theirs = _torchvision(case, lower)
+    base = {BASE: theirs.pop(BASE)}
+    eager = {name: maker for name, maker in theirs.items() if "compile" not in name}
+    strict: dict[str, Maker] = {STRICT: partial(_torch_work, case, torch.float32, tf32=False)}
+    return {**base, **_engines(case), **_by_torch(case), **strict, **eager, **_onnx_by_hand(case), **theirs}
+
+
+def _torchvision(case: Case, lower: dict[str, torch.dtype]) -> dict[str, Maker]:
+    dtypes = {"FP32": torch.float32, **lower}
+    return {
+        f"torchvision {how}, {name}": partial(_torch_work, case, dtype, compiled=how == "torch.compile")
         for how in ("eager", "torch.compile")
         for name, dtype in dtypes.items()
-    ):
-        model = lively_r50(size).to(device)
-        found[title] = torchvisions(model, frame, size, device=device, dtype=dtype, compiled=compiled)
-    return found
-
-
-def _models(size: int, frame: npt.NDArray[np.uint8], folder: Path) -> dict[str, Path]:
-    """The deployable ONNX in each precision, and the checkpoint, by name."""
-    checkpoint = convert(lively_r50(size).state_dict(), "retinanet_resnet50_fpn", input_size=(size, size))
-    paths = {name: folder / f"{name}.onnx" for name in ("fp32", "fp16", CPU, TENSORRT)}
-    export_onnx(checkpoint.build_model(), checkpoint.contract, paths["fp32"], batch=1, images=[frame])
-    convert_file(paths["fp32"], paths["fp16"], "fp16", images=[frame])
-    windows = folder / "windows"
-    windows.mkdir()
-    images = audit(write_windows(windows), read_image, count=CALIBRATION_IMAGES)
-    for layout in (CPU, TENSORRT):
-        convert_file(paths["fp32"], paths[layout], "int8", images=[frame], calibration=Calibration(images, layout))
-    return paths
-
-
-def _onnx(models: Mapping[str, Path], _folder: Path) -> dict[str, Callable[[], Detector]]:
-    return {
-        "retina_edge on ONNX Runtime, FP32": lambda: Detector.load(models["fp32"]),
-        "retina_edge on ONNX Runtime, INT8": lambda: Detector.load(models[CPU]),
     }
 
 
-def _engines(models: Mapping[str, Path], folder: Path) -> dict[str, Callable[[], Detector]]:
-    def load(precision: str) -> Detector:
-        engine = folder / f"{precision}.engine"
-        source = models[TENSORRT if precision == "int8" else precision]
-        build_engine(source, engine, BuildOptions(precision=precision))
-        return Detector.load(engine)
-
-    precisions = ("fp32", "fp16", "int8")
-    return {f"retina_edge engine, {precision.upper()}": partial(load, precision) for precision in precisions}
+def _torch_work(case: Case, dtype: torch.dtype, _: ExitStack, *, compiled: bool = False, tf32: bool = True) -> Work:
+    return torchvisions(
+        case.model, case.frame, case.size, device=case.device, dtype=dtype, compiled=compiled, tf32=tf32
+    )
 
 
-def _has_bf16() -> bool:
+def _onnx_by_hand(case: Case) -> dict[str, Maker]:
+    def make(_: ExitStack) -> Work:
+        heads = heads_only(onnx.load(case.onnx)).SerializeToString()
+        return onnx_by_hand(heads, case.model, case.frame, case.size, device=case.device)
+
+    return {"ONNX Runtime by hand, FP32": make}
+
+
+def _on_onnx_runtime(case: Case) -> dict[str, Maker]:
+    paths: dict[str, Callable[[], Path]] = {
+        "FP32": lambda: case.onnx,
+        "INT8": lambda: converted(case.onnx, "int8", layout=FOR_CPU),
+    }
+    return {f"retina_edge on ONNX Runtime, {name}": _detector(path, case) for name, path in paths.items()}
+
+
+def _engines(case: Case) -> dict[str, Maker]:
+    return {
+        f"retina_edge engine, {precision.upper()}": _detector(partial(built, case.onnx, precision), case)
+        for precision in ("fp16", "fp32", "int8")
+    }
+
+
+def _by_torch(case: Case) -> dict[str, Maker]:
+    """The runner with torch in the engine's place, as it is where no engine runs."""
+
+    def make(stack: ExitStack) -> Work:
+        from benchmarks.torch_network import TorchNetwork
+        from engines.runner.executor import GpuExecutor
+
+        checkpoint = convert(case.model.state_dict(), ARCHITECTURE, input_size=(case.size, case.size))
+        executor = GpuExecutor(lambda _driver: TorchNetwork(checkpoint.build_model(), checkpoint.contract))
+        return partial(stack.enter_context(Detector(executor)), case.frame)
+
+    return {"retina_edge on torch, FP16": make}
+
+
+def _detector(path: Callable[[], Path], case: Case) -> Maker:
+    def make(stack: ExitStack) -> Work:
+        return partial(stack.enter_context(Detector.load(path())), case.frame)
+
+    return make
+
+
+def _inspect(name: str, found: Any, *, case: Case, expected: Found) -> Row:
+    here = _found(found, case)
+    share = agreement(here, expected)
+    if "FP32" in name and name != BASE and share < LEAST_AGREEMENT:
+        raise ValueError(
+            f"detections: expected at least {LEAST_AGREEMENT:.0%} as torchvision finds them in FP32, got {share:.0%}"
+        )
+    row: Row = {"detections": len(here), "agreement": round(share, 3)}
+    if case.device == CUDA and name.startswith("torchvision") and "FP32" in name:
+        row["cudnn_allow_tf32"] = torch.backends.cudnn.allow_tf32 and name != STRICT
+    return row
+
+
+def _found(found: Any, case: Case) -> Found:
+    """Torchvision's boxes are in pixels of the square, ours of the frame already."""
+    if isinstance(found, Detections):
+        return Found(found.boxes, found.scores, found.labels)
+    letterbox = Letterbox.fit((case.frame.shape[0], case.frame.shape[1]), (case.size, case.size))
+    boxes, scores, labels = (found[name].numpy() for name in ("boxes", "scores", "labels"))
+    return Found(letterbox.to_frame(boxes.astype(np.float32)), scores.astype(np.float32), labels)
+
+
+def _table(figures: Sequence[Row]) -> Table:
+    table = Table("", "input", "on", "ms", "times as fast", "detections", "agree", title="R50, 91 classes")
+    for row in figures:
+        cells = ("", "", row.get("not_run", ""), "")
+        if "ms" in row:
+            ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+            cells = (f"{row['ms']:.1f}", ratio, str(row["detections"]), f"{row['agreement']:.0%}")
+        table.add_row(row["candidate"], f"{row['input']}x{row['input']}", row["device"], *cells)
+    return table
+
+
+def has_bf16() -> bool:
     """Without arithmetic of its own for it a CPU takes a hundred times as long."""
     try:
         return "_bf16" in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-
-
-def _count(found: Any) -> int:
-    return len(found["scores"] if isinstance(found, dict) else found)
-
-
-def _frame() -> npt.NDArray[np.uint8]:
-    forest = read_image(FOREST)
-    return cv2.resize(forest[:, : forest.shape[0] * 16 // 9], FRAME_SIZE).astype(np.uint8)
 
 
 if __name__ == "__main__":

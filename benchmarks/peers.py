@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
@@ -14,43 +14,84 @@ from torch import Tensor
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.image_list import ImageList
 
+from benchmarks.networks import as_torch
+from engines.errors import MissingDependencyError
 from engines.letterbox import letterbox_batch
 from engines.names import INPUT
 
 Frame = npt.NDArray[np.uint8]
 Found = dict[str, Tensor]
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def torchvisions(
-    model: RetinaNet, frame: Frame, size: int, *, device: str, dtype: torch.dtype, compiled: bool = False
+    model: RetinaNet,
+    frame: Frame,
+    size: int,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    compiled: bool = False,
+    tf32: bool = True,
 ) -> Callable[[], Found]:
-    """Its own eval mode on the letterboxed frame, as its documentation shows it; lower precision by autocast."""
+    """Its own eval mode on the letterboxed frame, as its documentation shows it; lower precision by autocast.
+
+    Args:
+        model: on the device.
+        frame: BGR uint8 [h, w, 3].
+        size: of the square input, pixels.
+        device: ``cpu`` or ``cuda``.
+        dtype: of the arithmetic.
+        compiled: by torch.compile.
+        tf32: whether convolutions in FP32 may round to TF32 on a GPU; torch's default is that they may.
+    """
     run: Any = torch.compile(model) if compiled else model
 
     def detect() -> Found:
-        images, _ = letterbox_batch([frame], (size, size))
-        image = torch.from_numpy(cv2.cvtColor(images[0], cv2.COLOR_BGR2RGB)).to(device).permute(2, 0, 1).float() / 255
-        with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        image = as_torch(frame, size).to(device)
+        with (
+            torch.inference_mode(),
+            torch.autocast(device, dtype, enabled=dtype != torch.float32),
+            _allowing_tf32(tf32),
+        ):
             (found,) = run([image])
-        return {name: value.cpu() for name, value in found.items()}
+        return on_the_cpu(found)
 
     return detect
 
 
-def onnx_by_hand(heads: bytes, model: RetinaNet, frame: Frame, size: int) -> Callable[[], Found]:
-    """The network alone on ONNX Runtime, with default options, and torchvision's post-processing behind it."""
-    session = onnxruntime.InferenceSession(heads, providers=["CPUExecutionProvider"])
+def onnx_by_hand(heads: bytes, model: RetinaNet, frame: Frame, size: int, *, device: str) -> Callable[[], Found]:
+    """The network alone on ONNX Runtime, with default options, and torchvision's post-processing behind it.
+
+    Raises:
+        MissingDependencyError: this ONNX Runtime cannot use the device.
+    """
+    provider = PROVIDERS[device]
+    available = onnxruntime.get_available_providers()
+    session = onnxruntime.InferenceSession(heads, providers=[provider]) if provider in available else None
+    # Where a provider does not load, ONNX Runtime takes the CPU and only logs it.
+    if session is None or session.get_providers()[0] != provider:
+        found = session.get_providers() if session else available
+        raise MissingDependencyError(
+            f"ONNX Runtime: expected its {provider}, found {', '.join(found)}; install it with "
+            "pip install onnxruntime-gpu"
+        )
     postprocess = torchvision_postprocess(model, size)
 
     def detect() -> Found:
         images, _ = letterbox_batch([frame], (size, size))
-        return postprocess([torch.from_numpy(head) for head in session.run(None, {INPUT: images})])
+        return on_the_cpu(
+            postprocess([torch.from_numpy(head).to(device) for head in session.run(None, {INPUT: images})])
+        )
 
     return detect
 
 
 def torchvision_postprocess(model: RetinaNet, size: int) -> Callable[[list[Tensor]], Found]:
-    """``RetinaNet.postprocess_detections`` on raw heads of one image: class logits of each level, then box deltas."""
+    """``RetinaNet.postprocess_detections`` on raw heads of one image: class logits of each level, then box deltas.
+
+    Where the heads are, there the detections are.
+    """
     images = ImageList(torch.zeros(1, 3, size, size), [(size, size)])
     anchors: list[Tensor] = []
 
@@ -70,9 +111,25 @@ def torchvision_postprocess(model: RetinaNet, size: int) -> Callable[[list[Tenso
         }
         with torch.inference_mode():
             (found,) = model.postprocess_detections(outputs, [anchors], images.image_sizes)
-        return {name: value.cpu() for name, value in found.items()}
+        return dict(found)
 
     return postprocess
+
+
+def on_the_cpu(found: Found) -> Found:
+    """Copied there, which waits for the GPU."""
+    return {name: value.cpu() for name, value in found.items()}
+
+
+@contextmanager
+def _allowing_tf32(allowed: bool) -> Iterator[None]:
+    """The setting belongs to the process, so each run sets it and puts it back."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _by_anchor(head: Tensor, per_anchor: int) -> Tensor:
