@@ -2,16 +2,17 @@
 
     python -m benchmarks.detectors
 
-Random weights: the time of a convolution does not depend on them. Every score lies under the threshold, which spares
-the others' post-processing, too. Each detector has the input that its AP was published for, and starts from the same
-frame of 720p in memory. YOLOX-S is measured where the package libreyolo (MIT) is installed.
+Each is complete, from the same frame of 720p in memory to detections in memory, with random weights: the time of a
+convolution does not depend on them. That of post-processing does, so every threshold is where nothing passes, which is
+checked: each looks through its scores and finds nothing. Torchvision's detectors whose AP was published for a shorter
+side of 800 pixels get the frame as it is, and resize it by that rule; RetinaNets stand beside them at 800×800, which is
+another input and has no published AP. YOLOX-S is measured where the package libreyolo (MIT) is installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,165 +20,240 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import detection
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from benchmarks.networks import exported, random_retinanet
-from benchmarks.record import interleaved, save
-from engines.build_options import BuildOptions
-from engines.builder import build_engine
-from engines.letterbox import letterbox_batch
+from benchmarks.arguments import CPU, CUDA, add_device, add_work, devices, work_folder
+from benchmarks.building import built
+from benchmarks.comparison import Maker, Row, Work, compare, not_run
+from benchmarks.forest_frame import forest_frame
+from benchmarks.networks import Frame, as_torch, exported, random_retinanet
+from benchmarks.record import SUFFIXES, begin, save
 from retina_edge import Detector
-from retina_edge.image_file import read_image
 from retina_edge.model.config import ModelConfig
-from retina_edge.sample import FOREST
 
-Frame = npt.NDArray[np.uint8]
-FRAME_SIZE = (1280, 720)
 CLASSES, SIDE = 91, 800
-# Under it lies every score of random weights, and over it what counts.
-THRESHOLD = 0.05
-BASE = "RetinaNet R50"
-YOLOX_SIDE = 640
-# Of YOLOX-S on COCO val2017 at 640×640: Ge et al., "YOLOX", arXiv 2107.08430, and its repository's table.
-YOLOX_AP = 40.5
+# Torchvision's rule, on which its AP was measured: the shorter side 800 pixels, unless the longer got more than 1333.
+RULE = {"min_size": 800, "max_size": 1333}
+# Of 720p by that rule, and the multiples of 32 around it, to which torchvision pads it and in which ours is exported.
+RULED, AROUND = (750, 1333), (768, 1344)
+# No score is more than certain. Ours keep the contract's threshold, which their random weights do not reach either.
+NOTHING = 1.0
+BACKBONES = {"RetinaNet R18": "resnet18", "RetinaNet R50": "resnet50", "RetinaNet R101": "resnet101"}
+EAGER = "torch eager"
+BASE = f"RetinaNet R50, {RULED[0]}×{RULED[1]}, {EAGER}"
+ROUNDS = {CPU: 5, CUDA: 200}
+YOLOX, YOLOX_SIDE = "YOLOX-S", 640
+# On COCO val2017 at 640×640, of the table in the repository of the paper's authors.
+YOLOX_AP, YOLOX_SOURCE = 40.5, "Ge et al., YOLOX, arXiv 2107.08430"
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Another detector.
+    """A detector run by torch.
 
     Attributes:
         name: its name.
-        model: in evaluation mode.
-        side: of its square input, pixels.
-        average_precision: published, COCO val2017, points; None where there is none.
-        run: image float32 [3, side, side] in 0 to 1 to whatever it finds.
+        make: the model, in evaluation mode.
+        input: (height, width) of what its network sees of the frame, pixels.
+        prepare: the frame as it is given to the model: float32 [3, h, w] in 0 to 1.
+        run: model and image to what it finds.
+        weights: torchvision's, whose AP holds for this input; None where there is none.
     """
 
     name: str
-    model: nn.Module
-    side: int
-    average_precision: float | None
-    run: Callable[[torch.Tensor], Any]
+    make: Callable[[], nn.Module]
+    input: tuple[int, int]
+    prepare: Callable[[Frame], torch.Tensor]
+    run: Callable[[nn.Module, torch.Tensor], Any]
+    weights: Any = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.input[0]}×{self.input[1]}, {EAGER}"
+
+    @property
+    def published(self) -> Row:
+        """AP on COCO val2017, points, and who says so."""
+        if self.name == YOLOX:
+            return {"published_ap": YOLOX_AP, "published_by": YOLOX_SOURCE}
+        if self.weights is None:
+            return {"published_ap": None, "published_by": None}
+        points = self.weights.meta["_metrics"]["COCO-val2017"]["box_map"]
+        return {"published_ap": points, "published_by": f"torchvision, {self.weights}"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="counted runs of each (default: 5)")
-    rounds = parser.parse_args(argv).rounds
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    figures = [row for device in devices for row in _measure(device, rounds)]
-    table = Table("", "input", "run by", "parameters, M", "GMAC", "AP published", "ms", "times as fast")
-    for row in figures:
-        shape = f"{row['input']}x{row['input']}"
-        cells = (f"{row['parameters'] / 1e6:.1f}", f"{row['gmac']:.1f}", str(row["published_ap"] or ""))
-        table.add_row(row["detector"], shape, row["run_by"], *cells, f"{row['ms']:.1f}", f"{row['ratio']:.2f}")
-    Console().print(table)
-    Console().print(f"written to {save('detectors', figures).name}")
+    parser.add_argument("--rounds", type=int, help=f"counted runs of each (default: {ROUNDS}, fewer of what is slow)")
+    add_device(parser)
+    add_work(parser)
+    args = parser.parse_args(argv)
+    before = begin()
+    for device in devices(args.device):
+        figures: list[Row] = []
+        with work_folder(args.work) as work:
+            for rows in measure(peers(), device, args.rounds or ROUNDS[device], work):
+                figures += rows
+                path = save("detectors", figures, suffix=SUFFIXES[device], before=before)
+        Console().print(_table(figures))
+        Console().print(f"written to {path.name}")
     return 0
 
 
-def _measure(device: str, rounds: int) -> list[dict[str, Any]]:
-    frame = _frame()
-    rows: dict[str, dict[str, Any]] = {}
-    candidates: dict[str, Callable[[], object]] = {}
-    peers = [*_ours(), *_torchvisions(), *_yolox()]
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        for peer in peers:
-            facts = {
-                "detector": peer.name,
-                "input": peer.side,
-                "parameters": sum(parameter.numel() for parameter in peer.model.parameters()),
-                "gmac": _gmac(peer),
-                "published_ap": peer.average_precision,
-                "device": device,
-            }
-            peer.model.to(device)
-            title = f"{peer.name}, torch eager"
-            candidates[title] = partial(_eager, peer, frame, device)
-            rows[title] = {**facts, "run_by": "torch eager"}
-            if peer.name in BACKBONES:
-                runner, detector = _deployed(peer.name, device, Path(name), frame)
-                title = f"{peer.name}, {runner}"
-                candidates[title] = partial(stack.enter_context(detector), frame)
-                rows[title] = {**facts, "run_by": runner}
-        times = interleaved(candidates, rounds=rounds)
-    base = times[f"{BASE}, torch eager"]
-    return [
-        {**row, "ms": round(times[title], 3), "ratio": round(base / times[title], 3), "rounds": rounds}
-        for title, row in rows.items()
-    ]
+def measure(
+    others: Sequence[Peer], device: str, rounds: int, work: Path, deployed: Sequence[tuple[str, tuple[int, int]]] = ()
+) -> Iterator[list[Row]]:
+    """Rows of one device, as they come: torch's first, then those of this project.
+
+    Args:
+        others: run by torch; the base is one of them.
+        device: ``cpu`` or ``cuda``.
+        rounds: counted runs of each.
+        work: folder for models.
+        deployed: backbone and (height, width) of ours.
+    """
+    frame = forest_frame()
+    facts: dict[str, Row] = {}
+    makers: dict[str, Maker] = {}
+    for peer in others:
+        facts[peer.title] = {"detector": peer.name, "input": list(peer.input), **peer.published, "run_by": EAGER}
+        makers[peer.title] = partial(_eager, peer, frame, device, facts[peer.title])
+    ours = deployed or DEPLOYED
+    by = "ONNX Runtime" if device == CPU else "engine, FP16"
+    for name, size in ours:
+        title = f"{name}, {size[0]}×{size[1]}, {by}"
+        facts[title] = {"detector": name, "input": list(size), "published_ap": None, "published_by": None, "run_by": by}
+        makers[title] = partial(_deployed, name, size, device, work, frame, facts[title])
+    apart = [title for title in makers if title not in {peer.title for peer in others}] if device == CUDA else []
+
+    def inspect(_: str, found: Any) -> Row:
+        if count := _count(found):
+            raise ValueError(f"expected thresholds under which nothing is found, got {count} detections")
+        return {}
+
+    for rows in compare(makers, BASE, rounds=rounds, inspect=inspect, apart=apart):
+        for row in rows:
+            title = row.pop("candidate")
+            row.update({"device": device, **facts[title]})
+        yield rows
+    if YOLOX not in {peer.name for peer in others}:
+        missing = not_run(YOLOX, "expected the package libreyolo; install it with pip install libreyolo")
+        yield [{"detector": missing.pop("candidate"), "device": device, "run_by": EAGER, **missing}]
 
 
-def _eager(peer: Peer, frame: Frame, device: str) -> object:
-    images, _ = letterbox_batch([frame], (peer.side, peer.side))
-    image = torch.from_numpy(cv2.cvtColor(images[0], cv2.COLOR_BGR2RGB)).to(device).permute(2, 0, 1).float() / 255
-    with torch.inference_mode():
-        found = peer.run(image)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return found
+def _eager(peer: Peer, frame: Frame, device: str, facts: Row, _: ExitStack) -> Work:
+    model = peer.make().to(device)
+    facts |= _arithmetic(model, lambda: peer.run(model, peer.prepare(frame).to(device)))
+    if device == CUDA:
+        facts["cudnn_allow_tf32"] = torch.backends.cudnn.allow_tf32
+
+    def detect() -> object:
+        with torch.inference_mode():
+            found = peer.run(model, peer.prepare(frame).to(device))
+        if device == CUDA:
+            torch.cuda.synchronize()
+        return found
+
+    return detect
 
 
-BACKBONES = {"RetinaNet R18": "resnet18", BASE: "resnet50", "RetinaNet R101": "resnet101"}
+def _deployed(
+    name: str, size: tuple[int, int], device: str, work: Path, frame: Frame, facts: Row, stack: ExitStack
+) -> Work:
+    model, contract = random_retinanet(ModelConfig(CLASSES, backbone=BACKBONES[name]), size)
+    facts |= _arithmetic(model, lambda: model(torch.zeros(1, 3, *size)))
+    onnx = exported(model, contract, work / f"random_{BACKBONES[name]}_{size[0]}x{size[1]}.onnx", frame)
+    detector = stack.enter_context(Detector.load(onnx if device == CPU else built(onnx, "fp16")))
+    return partial(detector, frame)
 
 
-def _ours() -> list[Peer]:
-    peers = []
-    for name, backbone in BACKBONES.items():
-        model, contract = random_retinanet(ModelConfig(CLASSES, backbone=backbone), SIDE)
-        # Torch runs the network alone here, without decode and NMS: a head start.
-        weights = detection.RetinaNet_ResNet50_FPN_Weights.COCO_V1
-        ap = _published(weights) if name == BASE else None
-        peers.append(Peer(name, model, contract.input_size[0], ap, partial(_network, model)))
-    return peers
+def _arithmetic(model: nn.Module, run: Callable[[], object]) -> Row:
+    """Parameters, and GFLOP of one image as torch counts them, two for each multiply-add."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        run()
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "gflop": round(float(counter.get_total_flops()) / 1e9, 2),
+    }
 
 
-def _deployed(name: str, device: str, folder: Path, frame: Frame) -> tuple[str, Detector]:
-    model, contract = random_retinanet(ModelConfig(CLASSES, backbone=BACKBONES[name]), SIDE)
-    onnx = exported(model, contract, folder / f"{BACKBONES[name]}.onnx", frame)
-    if device == "cpu":
-        return "ONNX Runtime", Detector.load(onnx)
-    engine = onnx.with_suffix(".engine")
-    build_engine(onnx, engine, BuildOptions(precision="fp16"))
-    return "engine, FP16", Detector.load(engine)
+DEPLOYED = (
+    ("RetinaNet R50", (SIDE, SIDE)),
+    ("RetinaNet R50", AROUND),
+    ("RetinaNet R18", (SIDE, SIDE)),
+    ("RetinaNet R101", (SIDE, SIDE)),
+)
 
 
-def _torchvisions() -> list[Peer]:
-    large = {"min_size": SIDE, "max_size": SIDE}
-    small = {"score_thresh": THRESHOLD}
-    choices: list[tuple[str, Callable[..., nn.Module], Any, int, dict[str, Any]]] = [
-        (
-            "Faster R-CNN R50 FPN",
-            detection.fasterrcnn_resnet50_fpn,
-            detection.FasterRCNN_ResNet50_FPN_Weights,
-            SIDE,
-            large,
-        ),
-        ("FCOS R50 FPN", detection.fcos_resnet50_fpn, detection.FCOS_ResNet50_FPN_Weights, SIDE, large),
-        ("SSD300 VGG16", detection.ssd300_vgg16, detection.SSD300_VGG16_Weights, 300, small),
+def peers() -> list[Peer]:
+    """All that torch can run here."""
+    retinanet = detection.RetinaNet_ResNet50_FPN_Weights.COCO_V1
+    score, box_score = {"score_thresh": NOTHING}, {"box_score_thresh": NOTHING}
+    small = (
+        ("SSD300 VGG16", detection.ssd300_vgg16, detection.SSD300_VGG16_Weights.COCO_V1, 300),
         (
             "SSDLite320 MobileNetV3-L",
             detection.ssdlite320_mobilenet_v3_large,
-            detection.SSDLite320_MobileNet_V3_Large_Weights,
+            detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1,
             320,
-            small,
         ),
+    )
+    return [
+        _by_rule("RetinaNet R50", partial(detection.retinanet_resnet50_fpn, **score), retinanet),
+        _by_rule(
+            "Faster R-CNN R50 FPN",
+            partial(detection.fasterrcnn_resnet50_fpn, **box_score),
+            detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
+        ),
+        _by_rule(
+            "FCOS R50 FPN",
+            partial(detection.fcos_resnet50_fpn, **score),
+            detection.FCOS_ResNet50_FPN_Weights.COCO_V1,
+        ),
+        *(
+            Peer(name, partial(_made, retinanet_of, backbone), (SIDE, SIDE), _squared(SIDE), _detector)
+            for name, backbone in BACKBONES.items()
+        ),
+        *(
+            Peer(name, partial(_random, partial(make, **score)), (side, side), _squared(side), _detector, weights)
+            for name, make, weights, side in small
+        ),
+        *_yolox(),
     ]
-    peers = []
-    for name, make, weights, side, options in choices:
-        torch.manual_seed(0)
-        model = make(weights=None, weights_backbone=None, **options).eval()
-        ap = _published(weights.COCO_V1)
-        peers.append(Peer(name, model, side, ap, partial(_detector, model)))
-    return peers
+
+
+def _by_rule(name: str, make: Callable[..., nn.Module], weights: Any) -> Peer:
+    return Peer(name, partial(_random, partial(make, **RULE)), RULED, _as_it_is, _detector, weights)
+
+
+def retinanet_of(backbone: str) -> nn.Module:
+    """Torchvision's RetinaNet at 800×800 on any of its ResNets, put together as its own builder does that of R50."""
+    body = resnet_fpn_backbone(
+        backbone_name=backbone,
+        weights=None,
+        norm_layer=nn.BatchNorm2d,
+        trainable_layers=5,
+        returned_layers=[2, 3, 4],
+        extra_blocks=LastLevelP6P7(256, 256),
+    )
+    model: nn.Module = detection.RetinaNet(body, CLASSES, score_thresh=NOTHING, min_size=SIDE, max_size=SIDE)
+    return model
+
+
+def _random(make: Callable[..., nn.Module]) -> nn.Module:
+    return _made(partial(make, weights=None, weights_backbone=None))
+
+
+def _made(make: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return make(*arguments).eval()
 
 
 def _yolox() -> list[Peer]:
@@ -186,40 +262,47 @@ def _yolox() -> list[Peer]:
         from libreyolo.postprocess.yolox import postprocess
     except ImportError:
         return []
-    torch.manual_seed(0)
-    model = LibreYOLOXModel("s", 80).eval()
 
-    def run(image: torch.Tensor) -> object:
-        # Random weights give every position 0.27.
-        return postprocess(model(image[None] * 255), 0.5, 0.45, YOLOX_SIDE)
+    def run(model: nn.Module, image: torch.Tensor) -> object:
+        # Trained on values to 255.
+        return postprocess(model(image[None] * 255), NOTHING, 0.45, YOLOX_SIDE)
 
-    return [Peer("YOLOX-S", model, YOLOX_SIDE, YOLOX_AP, run)]
-
-
-def _network(model: nn.Module, image: torch.Tensor) -> object:
-    return model(image[None])
+    make = partial(_made, LibreYOLOXModel, "s", 80)
+    return [Peer(YOLOX, make, (YOLOX_SIDE, YOLOX_SIDE), _squared(YOLOX_SIDE), run)]
 
 
 def _detector(model: nn.Module, image: torch.Tensor) -> object:
     return model([image])
 
 
-def _published(weights: Any) -> float:
-    """As torchvision states it with the weights."""
-    points: float = weights.meta["_metrics"]["COCO-val2017"]["box_map"]
-    return points
+def _as_it_is(frame: Frame) -> torch.Tensor:
+    return torch.from_numpy(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)).permute(2, 0, 1).float() / 255
 
 
-def _gmac(peer: Peer) -> float:
-    """10⁹ multiply-adds of one image, counted by torch."""
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        peer.run(torch.rand(3, peer.side, peer.side))
-    return round(float(counter.get_total_flops()) / 2e9, 2)
+def _squared(side: int) -> Callable[[Frame], torch.Tensor]:
+    return lambda frame: as_torch(frame, side)
 
 
-def _frame() -> Frame:
-    forest = read_image(FOREST)
-    return np.asarray(cv2.resize(forest[:, : forest.shape[0] * 16 // 9], FRAME_SIZE), np.uint8)
+def _count(found: Any) -> int:
+    """Of torchvision's lists of dicts, libreyolo's dicts, and our detections."""
+    if isinstance(found, list):
+        (found,) = found
+    return len(found["scores"]) if isinstance(found, dict) else len(found)
+
+
+def _table(figures: Sequence[Row]) -> Table:
+    table = Table("", "input", "run by", "parameters, M", "GFLOP", "AP published", "ms", "times as fast")
+    for row in figures:
+        shape = "×".join(map(str, row.get("input", ())))
+        named = (row["detector"], shape, row["run_by"])
+        facts = [
+            f"{row['parameters'] / 1e6:.1f}" if "parameters" in row else "",
+            f"{row['gflop']:.1f}" if "gflop" in row else "",
+            str(row.get("published_ap") or ""),
+        ]
+        times = (f"{row['ms']:.1f}", f"{row.get('ratio', 0):.2f}") if "ms" in row else ("", row["not_run"])
+        table.add_row(*named, *facts, *times)
+    return table
 
 
 if __name__ == "__main__":
