@@ -1,0 +1,172 @@
+"""What was measured on a GPU beside what was aimed at, from the result files.
+
+The goals are for one H200: R50 at 800×800, FP16, batch 1, a frame of 1080p in host memory to its detections there. The
+floors are what that GPU's arithmetic and memory allow at best: the network's 303 GFLOP, reading frame and input once,
+reading the logits once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.end_to_end import BASE
+from benchmarks.postprocess import KERNELS
+from benchmarks.preprocess import KERNEL
+from benchmarks.record import SUFFIXES
+from engines.executor import NETWORK, POSTPROCESS, PREPROCESS
+
+SUFFIX = SUFFIXES["cuda"]
+WHOLE = "whole frame"
+OURS = ("retina_edge engine, FP16", "retina_edge on torch, FP16")
+# Figures of a result file, by name of the script; None where there is no such file.
+Results = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One figure and its limit.
+
+    Attributes:
+        name: what is measured.
+        unit: of figure and limit.
+        limit: to reach.
+        at_least: the figure is to be at least the limit; otherwise at most.
+        measure: from the results to the figure and the file it comes from; a KeyError where it was not measured.
+    """
+
+    name: str
+    unit: str
+    limit: float
+    measure: Callable[[Results], tuple[float, str]]
+    at_least: bool = False
+
+    def row(self, results: Results) -> dict[str, Any]:
+        """As ``gpu.json`` holds it."""
+        asked = {"goal": self.name, "unit": self.unit, "at least" if self.at_least else "at most": self.limit}
+        try:
+            measured, source = self.measure(results)
+        except KeyError as error:
+            return {**asked, "measured": None, "met": None, "why": error.args[0]}
+        met = measured >= self.limit if self.at_least else measured <= self.limit
+        return {**asked, "measured": round(measured, 5), "met": bool(met), "from": f"{source}{SUFFIX}.json"}
+
+
+def goals(folder: Path) -> list[dict[str, Any]]:
+    """A row for each goal, from the result files in a folder."""
+    return [goal.row(lambda name: _figures(folder, name)) for goal in GOALS]
+
+
+def floors(folder: Path) -> list[dict[str, Any]]:
+    """A row for each floor: what it is, what was measured, and how many times the floor that is."""
+    rows = []
+    for floor in FLOORS:
+        row = floor.row(lambda name: _figures(folder, name))
+        measured = row["measured"]
+        source = {"from": row["from"]} if "from" in row else {"why": row["why"]}
+        times = None if measured is None else round(measured / floor.limit, 2)
+        rows.append({"floor": floor.name, "ms": floor.limit, "measured": measured, "times": times, **source})
+    return rows
+
+
+def _figures(folder: Path, name: str) -> Any:
+    path = folder / f"{name}{SUFFIX}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["figures"] if path.is_file() else None
+
+
+def _of_runner(results: Results, name: str) -> float:
+    figures = results("runner")
+    if figures is None or figures.get(name) is None:
+        raise KeyError(f"the runner measured no {name}")
+    return float(figures[name])
+
+
+def _stage(results: Results, stage: str) -> float:
+    figures = results("runner") or {}
+    value = figures.get("milliseconds", {}).get(stage, {}).get("p50")
+    if value is None:
+        raise KeyError(f"the runner measured no stage {stage}")
+    return float(value)
+
+
+def _overhead(results: Results) -> tuple[float, str]:
+    return _of_runner(results, "host_overhead"), "runner"
+
+
+def _jitter(results: Results) -> tuple[float, str]:
+    return _of_runner(results, "jitter"), "runner"
+
+
+def _preprocess(results: Results) -> tuple[float, str]:
+    """In the runner, else by itself."""
+    try:
+        return _stage(results, PREPROCESS), "runner"
+    except KeyError:
+        return _alone(results)
+
+
+def _alone(results: Results) -> tuple[float, str]:
+    place = {"frame": [1080, 1920], "input": [800, 800], "candidate": KERNEL}
+    return _row(results, "preprocess", place, "ms"), "preprocess"
+
+
+def _postprocess(results: Results) -> tuple[float, str]:
+    """In the runner, else by itself: an engine with plugins has it inside."""
+    try:
+        return _stage(results, POSTPROCESS), "runner"
+    except KeyError:
+        return _row(results, "postprocess", IN_FP16, "ms"), "postprocess"
+
+
+def _filter(results: Results) -> tuple[float, str]:
+    return _row(results, "postprocess", IN_FP16, "filter_ms"), "postprocess"
+
+
+def _engine(results: Results) -> tuple[float, str]:
+    """Only of an engine: torch in its place says nothing about it."""
+    figures = results("runner")
+    if figures and figures.get("why"):
+        raise KeyError(f"no engine runs on this GPU: {figures['why']}")
+    return _stage(results, NETWORK), "runner"
+
+
+def _network(results: Results) -> tuple[float, str]:
+    return _stage(results, NETWORK), "runner"
+
+
+def _speedup(results: Results) -> tuple[float, str]:
+    """In one run with torchvision where that is there, else from the runner's whole frame."""
+    for name in OURS:
+        try:
+            return _row(results, "end_to_end", {"candidate": name}, "ratio"), "end_to_end"
+        except KeyError:
+            continue
+    return _row(results, "end_to_end", {"candidate": BASE}, "ms") / _stage(results, WHOLE), "end_to_end"
+
+
+def _row(results: Results, name: str, place: Mapping[str, Any], figure: str) -> float:
+    for row in results(name) or []:
+        if all(row.get(key) == value for key, value in place.items()):
+            if row.get(figure) is None:
+                raise KeyError(f"{name}: {row.get('not_run', f'no {figure}')}")
+            return float(row[figure])
+    raise KeyError(f"{name} was not measured")
+
+
+IN_FP16 = {"candidate": KERNELS, "classes": 91, "batch": 1, "type": "float16"}
+GOALS = (
+    Goal("host overhead, of the GPU's time", "share", 0.05, _overhead),
+    Goal("jitter of the whole frame, p99 / p50", "ratio", 1.10, _jitter),
+    Goal("preprocessing", "ms", 0.02, _preprocess),
+    Goal("post-processing", "ms", 0.10, _postprocess),
+    Goal("engine", "ms", 2.0, _engine),
+    Goal("whole frame, times as fast as torchvision's eager FP32", "ratio", 8.0, _speedup, at_least=True),
+)
+FLOORS = (
+    Goal("the network's arithmetic", "ms", 0.38, _network),
+    Goal("preprocessing, frame and input once through memory", "ms", 0.0023, _preprocess),
+    Goal("reading the logits once", "ms", 0.0051, _filter),
+)
