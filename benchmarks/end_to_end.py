@@ -101,7 +101,7 @@ def measure(device: str, size: int, rounds: int, work: Path) -> Iterator[list[Ro
     """Rows of one device and size, as they come."""
     frame, model = forest_frame(), lively_r50(size)
     with torch.inference_mode():
-        logits = [level.numpy() for level in class_logits(model, as_torch(frame, size))]
+        logits = [level.numpy() for level in class_logits(model, as_torch(frame, (size, size)))]
     common = {
         "model": ARCHITECTURE,
         "device": device,

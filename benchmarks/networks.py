@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 from torchvision.models.detection import retinanet_resnet50_fpn
+from torchvision.transforms.v2 import functional
 
 from benchmarks.forest_frame import forest_frame
 from engines.contract import DetectorContract
@@ -34,6 +35,10 @@ SCORE_THRESHOLD = 0.05
 # Scores above the threshold, as decode and NMS meet them on a photograph with trained weights, and how far another
 # picture or arithmetic may be from that.
 CANDIDATES, FEWEST, MOST = 1000, 300, 3000
+# ImageNet's, which torchvision's detectors subtract and divide by.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Of networks that find nothing: standard deviations around the prior's logit and around zero, and a threshold.
+LOGITS_SPREAD, DELTAS_SPREAD, ABOVE_ALL = 1.0, 0.2, 0.9999
 
 
 def lively_r50(size: int) -> TorchvisionRetinaNet:
@@ -48,13 +53,29 @@ def lively_r50(size: int) -> TorchvisionRetinaNet:
     model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, min_size=size, max_size=size).eval()
     last = model.head.classification_head.cls_logits
     with torch.no_grad():
-        raw = torch.cat([level[0].flatten(1) for level in class_logits(model, as_torch(forest_frame(), size))], dim=1)
-        spread, bias = raw.std(dim=1, keepdim=True), last.bias[:, None]
-        scaled = (raw - bias) / spread
+        logits = class_logits(model, as_torch(forest_frame(), (size, size)))
+        scaled = _scale(last, logits, 1.0)
         least = torch.topk(scaled.flatten(), CANDIDATES + 1).values[-1]
-        last.weight.div_(spread[:, :, None, None])
         last.bias.fill_(float(logit(SCORE_THRESHOLD)) - float(least))
     return model
+
+
+def _scale(last: nn.Conv2d, raw: Sequence[Tensor], spread: float) -> Tensor:
+    """Gives each channel of a last layer a standard deviation over all places; the bias stays.
+
+    Args:
+        last: the layer.
+        raw: what it gave for one image, a level each: [1, channels, h, w].
+        spread: the standard deviation.
+
+    Returns:
+        What it would give now, without the bias: [channels, places].
+    """
+    assert last.bias is not None
+    values = torch.cat([level[0].flatten(1) for level in raw], dim=1) - last.bias[:, None]
+    factor = spread / values.std(dim=1, keepdim=True)
+    last.weight.mul_(factor[:, :, None, None])
+    return values * factor
 
 
 def class_logits(model: TorchvisionRetinaNet, image: Tensor) -> list[Tensor]:
@@ -64,9 +85,9 @@ def class_logits(model: TorchvisionRetinaNet, image: Tensor) -> list[Tensor]:
     return [head.cls_logits(head.conv(level)) for level in model.backbone(images.tensors).values()]
 
 
-def as_torch(frame: Frame, size: int) -> Tensor:
-    """A frame as torchvision's detectors take it, letterboxed: float32 [3, size, size], RGB, 0 to 1."""
-    images, _ = letterbox_batch([frame], (size, size))
+def as_torch(frame: Frame, size: tuple[int, int]) -> Tensor:
+    """A frame as torchvision's detectors take it, letterboxed to (height, width): float32 [3, h, w], RGB, 0 to 1."""
+    images, _ = letterbox_batch([frame], size)
     return torch.from_numpy(cv2.cvtColor(images[0], cv2.COLOR_BGR2RGB)).permute(2, 0, 1).float() / 255
 
 
@@ -100,21 +121,31 @@ def export_lively_r50(path: Path, size: int, frame: Frame) -> Path:
 
 
 def random_retinanet(config: ModelConfig, size: tuple[int, int], **contract: Any) -> tuple[RetinaNet, DetectorContract]:
-    """One of ours as training begins with it: every score near the prior of 0.01, so that nothing is found.
+    """One of ours that finds nothing: its threshold is far above all scores.
+
+    Scores and boxes vary with the picture by more than float16 rounds: where there is no signal, a conversion to lower
+    precision is refused.
 
     Args:
         config: the architecture.
         size: (height, width) of the input, pixels.
-        contract: what is to differ from the contract's defaults.
+        contract: what is to differ from the contract.
     """
     torch.manual_seed(0)
     model = RetinaNet(config).eval()
+    with torch.no_grad():
+        logits, deltas = model(functional.normalize(as_torch(forest_frame(), size), MEAN, STD)[None])
+        _scale(model.head.classification_head.cls_logits, logits, LOGITS_SPREAD)
+        _scale(model.head.regression_head.bbox_reg, deltas, DELTAS_SPREAD)
     made = DetectorContract(
         architecture=f"retinanet_{config.backbone}",
         input_size=size,
         class_names=tuple(f"class {number}" for number in range(config.num_classes)),
         category_ids=tuple(range(config.num_classes)),
         levels=model.pyramid(size),
+        mean=MEAN,
+        std=STD,
+        score_threshold=ABOVE_ALL,
     )
     return model, dataclasses.replace(made, **contract)
 

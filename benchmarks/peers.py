@@ -48,7 +48,7 @@ def torchvisions(
     run: Any = torch.compile(model) if compiled else model
 
     def detect() -> Found:
-        image = as_torch(frame, size).to(device)
+        image = as_torch(frame, (size, size)).to(device)
         with (
             torch.inference_mode(),
             torch.autocast(device, dtype, enabled=dtype != torch.float32),

@@ -3,7 +3,7 @@
     python -m benchmarks.scaling
 
 One thing is varied at a time around a RetinaNet-R18 of 320×320 pixels; all of a row run in turn. Candidates are counted
-as they pass the threshold and the best of each level: random weights with a threshold of 0 give ``top_k`` a level. On a
+as they pass the threshold and are the best of their level: a threshold of 0 gives ``top_k`` a level. On a
 GPU, where each point but those of the batch needs an engine, there are fewer points; where no engine runs, ONNX Runtime
 takes its place and the rows say why.
 """

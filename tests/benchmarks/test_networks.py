@@ -1,0 +1,158 @@
+"""Random weights that find about as much as trained ones do, and models that are made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
+
+from benchmarks import building
+from benchmarks.building import built, converted
+from benchmarks.detectors import BACKBONES, RETINANET, retinanet_of
+from benchmarks.end_to_end import Case, candidates
+from benchmarks.forest_frame import FRAME_SIZE, forest_frame
+from benchmarks.networks import (
+    CANDIDATES,
+    FEWEST,
+    MOST,
+    as_torch,
+    class_logits,
+    count_candidates,
+    exported,
+    lively_r50,
+    random_retinanet,
+)
+from engines.build_options import PORTABLE, BuildOptions
+from engines.errors import BuildError
+from retina_edge import Detector
+from retina_edge.model.config import ModelConfig
+
+SIZE = 320
+
+
+@pytest.fixture(scope="module")
+def model() -> RetinaNet:
+    return lively_r50(SIZE)
+
+
+def raw(model: RetinaNet, frame: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
+    with torch.inference_mode():
+        return [level.numpy() for level in class_logits(model, as_torch(frame, (SIZE, SIZE)))]
+
+
+def test_as_many_candidates_as_a_photograph_has_on_several_levels_and_in_many_classes(model: RetinaNet) -> None:
+    logits = raw(model, forest_frame())
+    assert count_candidates(logits) == pytest.approx(CANDIDATES, abs=2)
+    passed = [np.argwhere(level[0] > np.log(0.05 / 0.95)) for level in logits]
+    assert sum(len(level) > 10 for level in passed) >= 3
+    classes = {int(channel) % 91 for level in passed for channel, _, _ in level}
+    assert len(classes) > 20
+
+
+def test_another_picture_has_as_many_within_what_is_allowed(model: RetinaNet) -> None:
+    mirrored = np.ascontiguousarray(forest_frame()[:, ::-1])
+    assert FEWEST <= count_candidates(raw(model, mirrored)) <= MOST
+
+
+@pytest.mark.parametrize("bias", [-10.0, 3.0])
+def test_a_load_far_from_it_is_refused(model: RetinaNet, bias: float) -> None:
+    with pytest.raises(ValueError, match=rf"expected {FEWEST} to {MOST}, found \d+"):
+        count_candidates([level + np.float32(bias) for level in raw(model, forest_frame())])
+
+
+def test_the_frame_is_of_the_size_asked_for() -> None:
+    assert forest_frame().shape == (*FRAME_SIZE, 3)
+    assert forest_frame((1080, 1920)).shape == (1080, 1920, 3)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_torchvision_s_retinanet_is_ours(name: str) -> None:
+    """So eager torch and what is deployed here run the same arithmetic."""
+    theirs = {key: value.shape for key, value in retinanet_of(BACKBONES[name]).state_dict().items()}
+    ours = random_retinanet(ModelConfig(91, backbone=BACKBONES[name]), (64, 64))[0].state_dict()
+    assert {key: value.shape for key, value in ours.items()} == theirs
+
+
+def test_r50_is_as_torchvision_s_own_builder_makes_it() -> None:
+    made = retinanet_resnet50_fpn(weights=None, weights_backbone=None)
+    assert {key: value.shape for key, value in made.state_dict().items()} == {
+        key: value.shape for key, value in retinanet_of("resnet50").state_dict().items()
+    }
+    assert RETINANET.meta["_metrics"]["COCO-val2017"]["box_map"] == 36.4
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = ModelConfig(3, backbone="resnet18", fpn_channels=32, head_depth=1)
+    model, contract = random_retinanet(config, (128, 128))
+    return exported(model, contract, tmp_path_factory.mktemp("tiny") / "tiny.onnx", forest_frame())
+
+
+def test_a_model_that_is_there_is_not_made_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert converted(tiny, "fp32") == tiny
+    half = converted(tiny, "fp16")
+    assert half == tiny.with_name("tiny.fp16.onnx")
+    before = half.stat().st_mtime_ns
+    monkeypatch.setattr(building, "convert_file", lambda *_, **__: pytest.fail("made again"))
+    assert converted(tiny, "fp16") == half
+    assert half.stat().st_mtime_ns == before
+
+
+def test_an_engine_is_made_of_the_onnx_of_its_precision(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, BuildOptions]] = []
+
+    def build(model: Path, engine: Path, options: BuildOptions) -> None:
+        assert engine == model.with_suffix(".engine")
+        asked.append((model.name, options))
+        if not options.targets:
+            raise BuildError("no engines for this GPU")
+
+    monkeypatch.setattr(building, "build_engine", build)
+    assert built(tiny, "fp16") == tiny.with_name("tiny.fp16.engine")
+    assert [(name, options.precision, options.targets) for name, options in asked] == [
+        ("tiny.fp16.onnx", "fp16", ()),
+        ("tiny.fp16.onnx", "fp16", (PORTABLE,)),
+    ]
+
+
+def test_the_reason_is_told_where_nothing_can_build(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise BuildError("the GPU is too new")
+
+    monkeypatch.setattr(building, "build_engine", refuse)
+    with pytest.raises(BuildError, match="too new"):
+        built(tiny, "fp16")
+
+
+def test_a_real_engine_is_built_once(tiny: Path) -> None:
+    engine = built(tiny, "fp16")
+    before = engine.stat().st_mtime_ns
+    assert built(tiny, "fp16").stat().st_mtime_ns == before
+
+
+def test_networks_that_are_to_find_nothing_do(tiny: Path) -> None:
+    with Detector.load(tiny) as detector:
+        assert len(detector(forest_frame())) == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_everybody_the_issue_names_is_a_candidate(device: str, model: RetinaNet, tmp_path: Path) -> None:
+    case = Case(device, SIZE, forest_frame(), model, tmp_path / "r50.onnx")
+    names = list(candidates(case))
+    assert names[0] == "torchvision eager, FP32"
+    expected = {
+        "cpu": {"torchvision torch.compile, FP32", "ONNX Runtime by hand, FP32", "retina_edge on ONNX Runtime, INT8"},
+        "cuda": {
+            "torchvision eager, FP32 without TF32",
+            *(f"torchvision {how}, {kind}" for how in ("eager", "torch.compile") for kind in ("FP16", "BF16")),
+            "ONNX Runtime by hand, FP32",
+            *(f"retina_edge engine, {kind}" for kind in ("FP32", "FP16", "INT8")),
+            "retina_edge on torch, FP16",
+        },
+    }[device]
+    assert expected <= set(names)
