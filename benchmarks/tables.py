@@ -1,0 +1,253 @@
+"""Result files as the README's tables: on a CPU ratios, on a GPU, which has a name, milliseconds, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.record import is_busy
+
+Record = dict[str, Any]
+Row = Mapping[str, Any]
+CANDIDATES = {"candidates": "candidates a level"}
+
+
+def source(name: str, record: Record) -> str:
+    """The line under a table: which file, which machine, which command."""
+    machine, versions = record["machine"], record["versions"]
+    if name.endswith("gpu"):
+        where = f"{machine.get('gpu', 'no GPU')}, driver {machine.get('driver', 'unknown')}"
+    else:
+        where = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"
+    packages = [
+        f"{package} {versions[package]}" for package in ("onnxruntime", "torch", "torchvision") if package in versions
+    ]
+    busy = is_busy(record.get("conditions", {}).get("before", {}), machine["cores"])
+    warning = ["**others were computing meanwhile**"] if busy else []
+    facts = ", ".join([where, *packages, *warning])
+    return f"*[{name}.json](benchmarks/results/{name}.json): {facts}. `{record['command']}`*"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def _ratio(row: Row) -> str:
+    """Times as fast as the base, or why there is no figure."""
+    return f"{row['ratio']:.2f}" if "ratio" in row else row.get("not_run", "")
+
+
+def _milliseconds(row: Row) -> str:
+    return f"{row['ms']:.3f}" if "ms" in row else row.get("not_run", "")
+
+
+def _bold(candidate: str, cells: Sequence[str]) -> list[str]:
+    own = candidate.startswith("retina_edge")
+    return [f"**{cell}**" if own and cell else cell for cell in cells]
+
+
+def _end_to_end(record: Record) -> str:
+    rows = record["figures"]
+    places = list(dict.fromkeys((row["device"], row["input"]) for row in rows))
+    cells = {(row["candidate"], row["device"], row["input"]): row for row in rows}
+    lines = []
+    for candidate in dict.fromkeys(row["candidate"] for row in rows):
+        shown = [_ratio(cells.get((candidate, *place), {})) for place in places]
+        lines.append((candidate, *_bold(candidate, shown)))
+    return _table(("R50, 91 classes", *(f"{side}×{side}, {device.upper()}" for device, side in places)), lines)
+
+
+def _end_to_end_gpu(record: Record) -> str:
+    rows = record["figures"]
+    lines = []
+    for row in rows:
+        agree = f"{row['agreement']:.3f}" if "agreement" in row else ""
+        ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+        lines.append((row["candidate"], *_bold(row["candidate"], [_milliseconds(row), ratio]), agree))
+    sides = " and ".join(f"{side}×{side}" for side in dict.fromkeys(row["input"] for row in rows))
+    base = next((row["candidate"] for row in rows if row.get("ratio") == 1), "torchvision")
+    return _table(
+        (f"R50, 91 classes, {sides}", "ms", f"times as fast as {base}", "same detections as FP32, share"), lines
+    )
+
+
+def _preprocess(record: Record) -> str:
+    return _by_frame(record, lambda row: _ratio(row))
+
+
+def _preprocess_gpu(record: Record) -> str:
+    return _by_frame(record, lambda row: f"{row['ms']:.4f} ms" if "ms" in row else row.get("not_run", ""))
+
+
+def _by_frame(record: Record, cell: Callable[[Row], str]) -> str:
+    rows = record["figures"]
+    names = list(dict.fromkeys(row["candidate"] for row in rows))
+    lines = []
+    for frame, size in dict.fromkeys((tuple(row["frame"]), tuple(row["input"])) for row in rows):
+        found = {row["candidate"]: row for row in rows if (tuple(row["frame"]), tuple(row["input"])) == (frame, size)}
+        lines.append((f"{frame[1]}×{frame[0]} to {size[1]}×{size[0]}", *(cell(found.get(name, {})) for name in names)))
+    return _table(("Frame to input", *names), lines)
+
+
+def _postprocess(record: Record) -> str:
+    rows = [(row["candidate"], _ratio(row)) for row in record["figures"]]
+    return _table(("On the CPU, R50 800×800, 91 classes", "times as fast as torchvision's"), rows)
+
+
+def _postprocess_gpu(record: Record) -> str:
+    parts = ("filter_ms", "select_ms", "nms_ms")
+    rows = [
+        (
+            row["candidate"],
+            f"{row['classes']}",
+            f"{row['batch']}",
+            row["type"],
+            _milliseconds(row),
+            *(f"{row[part]:.4f}" if part in row else "" for part in parts),
+        )
+        for row in record["figures"]
+    ]
+    return _table(("800×800", "classes", "batch", "logits", "ms", "Filter", "Select", "NMS"), rows)
+
+
+def _detectors(record: Record) -> str:
+    return _with_facts(record, with_ms=False)
+
+
+def _detectors_gpu(record: Record) -> str:
+    return _with_facts(record, with_ms=True)
+
+
+def _with_facts(record: Record, *, with_ms: bool) -> str:
+    rows = record["figures"]
+    base = next((row for row in rows if row.get("ratio") == 1), None)
+    title = f"{base['detector']}, {_size(base)}, on torch" if base else "the base"
+    lines = []
+    for row in rows:
+        facts = [
+            f"{row['parameters'] / 1e6:.1f}" if "parameters" in row else "",
+            f"{row['gflop']:.1f}" if "gflop" in row else "",
+            f"{row['published_ap']:.1f}" if row.get("published_ap") else "",
+        ]
+        name = ", ".join(filter(None, [row["detector"], _size(row)]))
+        times = [_milliseconds(row)] if with_ms else []
+        speed = f"{row['ratio']:.2f}" if "ratio" in row else "" if with_ms else row.get("not_run", "")
+        lines.append((name, row["run_by"], *facts, *times, speed))
+    header = (
+        "",
+        "run by",
+        "M parameters",
+        "GFLOP",
+        "published AP",
+        *(["ms"] if with_ms else []),
+        f"speed, {title} = 1",
+    )
+    return _table(header, lines)
+
+
+def _size(row: Row) -> str:
+    return "×".join(map(str, row.get("input", ())))
+
+
+def _scaling(record: Record) -> str:
+    rows = record["figures"]
+    lines = []
+    for name in dict.fromkeys(row["varied"] for row in rows):
+        chosen = [row for row in rows if row["varied"] == name]
+        steps = [f"{row['value']}: {row['cost']:.2f}" if "cost" in row else f"{row['value']}: –" for row in chosen]
+        lines.append((CANDIDATES.get(name, name), ", ".join(steps)))
+    return _table(("varied", "cost of a frame"), lines)
+
+
+def _scaling_gpu(record: Record) -> str:
+    rows = record["figures"]
+    why = next((f"\n\n*On {row['on']}: {row['why']}*" for row in rows if "why" in row), "")
+    return _scaling(record) + why
+
+
+def _detect_loop(record: Record) -> str:
+    rows = [(row["model"], f"**{row['share']:.2f}**") for row in record["figures"]]
+    return _table(("Model", "frames a second of the loop, as a share of the bare session's"), rows)
+
+
+def _accuracy(record: Record) -> str:
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+    rows = [(f"`{row['model']}`", *(f"{row['metrics'][name]:.3f}" for name in names)) for row in record["figures"]]
+    return _table(("", *names), rows)
+
+
+def _precisions(record: Record) -> str:
+    speed, sizes = record["figures"]["speed"], record["figures"]["engines"]["megabytes"]
+    rows = []
+    for row in record["figures"]["accuracy"]:
+        precision, _, layout = row["model"].partition(" for ")
+        ratio = speed.get(f"network {row['model']} ratio", 1.0 if precision == "fp32" else None)
+        size = sizes[precision] if layout != "cpu" else None
+        rows.append(
+            (
+                precision.upper() + (f", `--for {layout}`" if layout else ""),
+                f"{row['AP']:.4f}",
+                f"{row['AP50']:.4f}",
+                f"**{ratio:.2f}**" if ratio else "",
+                f"{size:.1f}" if size else "",
+            )
+        )
+    target, backend = record["figures"]["engines"]["target"], record["figures"]["engines"]["backend"]
+    header = (
+        "",
+        "AP, sample model",
+        "AP50",
+        f"speed on this CPU, R50 {speed['input']}×{speed['input']}, network alone, FP32 = 1",
+        f"MB of an R50 engine for {target}, {backend}",
+    )
+    return _table(header, rows)
+
+
+def _runner(record: Record) -> str:
+    figures = record["figures"]
+    columns = ("mean", "p50", "p90", "p99")
+    rows = [
+        (stage, *("" if times.get(name) is None else f"{times[name]:.3f}" for name in columns))
+        for stage, times in figures["milliseconds"].items()
+    ]
+    facts = [f"network by {figures['network']}" + (f" ({figures['why']})" if figures.get("why") else "")]
+    for name, said in (("host_overhead", "host overhead, of the GPU's time"), ("jitter", "jitter, p99 / p50")):
+        if figures.get(name) is not None:
+            facts.append(f"{said}: {figures[name]:.3f}")
+    facts.append(f"throughput: {figures['throughput']['frames_per_second']:.1f} frames a second")
+    return _table(("milliseconds of a frame", *columns), rows) + f"\n\n{'; '.join(facts)}."
+
+
+def _goals(record: Record) -> str:
+    figures = record["figures"]
+    lines = []
+    for row in figures["goals"]:
+        limit = f"≥ {row['at least']}" if "at least" in row else f"≤ {row['at most']}"
+        measured = "not measured" if row["measured"] is None else f"{row['measured']:.4g}"
+        lines.append((f"{row['goal']}, {row['unit']}", limit, measured, {True: "yes", False: "no"}.get(row["met"], "")))
+    table = _table(("goal, for an H200", "limit", "measured", "met"), lines)
+    failed = [f"{step['step']} ({step['ended']})" for step in figures["steps"] if step["ended"] != "ok"]
+    outcomes = [test["outcome"] for test in figures["tests"]]
+    counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes)) or "not run"
+    return f"{table}\n\nTests on the GPU: {counts}. Steps that failed: {', '.join(failed) or 'none'}."
+
+
+# By result file, without its ending.
+TABLES: dict[str, Callable[[Record], str]] = {
+    "end_to_end": _end_to_end,
+    "detectors": _detectors,
+    "preprocess": _preprocess,
+    "postprocess": _postprocess,
+    "scaling": _scaling,
+    "detect_loop": _detect_loop,
+    "accuracy": _accuracy,
+    "precisions": _precisions,
+    "end_to_end_gpu": _end_to_end_gpu,
+    "detectors_gpu": _detectors_gpu,
+    "preprocess_gpu": _preprocess_gpu,
+    "postprocess_gpu": _postprocess_gpu,
+    "scaling_gpu": _scaling_gpu,
+    "runner_gpu": _runner,
+    "gpu": _goals,
+}

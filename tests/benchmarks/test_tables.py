@@ -1,0 +1,195 @@
+"""README's tables and pictures of what a GPU gives, made of records made up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import record
+from benchmarks.plots import DRAWINGS, SOURCE, draw, source_of
+from benchmarks.readme import NOT_YET, PLACES, README, with_figures
+from benchmarks.tables import TABLES, source
+
+TIMES = {"min_ms": 1.0, "p10_ms": 1.0, "p90_ms": 2.0, "rounds": 200}
+NO_ENGINE = "no engine for this GPU | or that"
+FIGURES: dict[str, Any] = {
+    "end_to_end_gpu": [
+        {"candidate": "torchvision eager, FP32", "device": "cuda", "input": 800, "ms": 20.0, "ratio": 1.0, **TIMES},
+        {"candidate": "retina_edge engine, FP16", "device": "cuda", "input": 800, "ms": 2.0, "ratio": 10.0, **TIMES},
+        {"candidate": "retina_edge engine, INT8", "device": "cuda", "input": 800, "not_run": NO_ENGINE},
+    ],
+    "preprocess_gpu": [
+        {"frame": [1080, 1920], "input": [800, 800], "candidate": "torch, GPU", "ms": 0.05, "ratio": 1.0},
+        {"frame": [1080, 1920], "input": [800, 800], "candidate": "fused kernel, GPU", "not_run": "no pycuda"},
+    ],
+    "postprocess_gpu": [
+        {
+            "candidate": "kernels",
+            "classes": 91,
+            "batch": 1,
+            "type": "float16",
+            "ms": 0.05,
+            "filter_ms": 0.01,
+            "select_ms": 0.02,
+            "nms_ms": 0.02,
+        },
+        {"candidate": "kernels", "classes": 1, "batch": 8, "type": "float32", "not_run": "other bits"},
+    ],
+    "detectors_gpu": [
+        {
+            "detector": "RetinaNet R50",
+            "input": [750, 1333],
+            "run_by": "torch eager",
+            "parameters": 34_000_000,
+            "gflop": 488.3,
+            "published_ap": 36.4,
+            "ms": 25.0,
+            "ratio": 1.0,
+        },
+        {"detector": "YOLOX-S", "run_by": "torch eager", "not_run": "not installed"},
+    ],
+    "scaling_gpu": [
+        {"varied": "batch", "value": 1, "ms": 1.0, "cost": 1.0, "on": "ONNX Runtime", "why": "no TensorRT"},
+        {"varied": "batch", "value": 4, "not_run": "out of memory", "on": "ONNX Runtime", "why": "no TensorRT"},
+    ],
+    "runner_gpu": {
+        "network": "torch, FP16",
+        "why": "no engine for this GPU",
+        "milliseconds": {"engine": {"runs": 5, "mean": 2.0, "p50": 1.875, "p90": 2.0, "p99": None}},
+        "jitter": 1.05,
+        "host_overhead": None,
+        "throughput": {"frames_per_second": 432.1},
+    },
+    "gpu": {
+        "steps": [{"step": "runner", "ended": "ok"}, {"step": "scaling", "ended": "took longer than 90 s"}],
+        "tests": [{"outcome": "passed"}, {"outcome": "passed"}, {"outcome": "skipped"}],
+        "goals": [
+            {"goal": "engine", "unit": "ms", "at most": 2.0, "measured": 1.875, "met": True, "from": "runner_gpu.json"},
+            {"goal": "speed", "unit": "ratio", "at least": 8.0, "measured": 7.5, "met": False, "from": "x"},
+            {"goal": "jitter", "unit": "ratio", "at most": 1.1, "measured": None, "met": None, "why": "not measured"},
+        ],
+    },
+}
+SAID = {
+    "end_to_end_gpu": ("| retina_edge engine, FP16 | **2.000** | **10.00** |", "no engine for this GPU / or that"),
+    "preprocess_gpu": ("| 1920×1080 to 800×800 | 0.0500 ms | no pycuda |",),
+    "postprocess_gpu": ("| kernels | 91 | 1 | float16 | 0.050 | 0.0100 | 0.0200 | 0.0200 |", "other bits"),
+    "detectors_gpu": (
+        "| RetinaNet R50, 750×1333 | torch eager | 34.0 | 488.3 | 36.4 | 25.000 | 1.00 |",
+        "not installed",
+    ),
+    "scaling_gpu": ("| batch | 1: 1.00, 4: – |", "*On ONNX Runtime: no TensorRT*"),
+    "runner_gpu": (
+        "| engine | 2.000 | 1.875 | 2.000 |  |",
+        "network by torch, FP16 (no engine",
+        "432.1 frames a second",
+    ),
+    "gpu": (
+        "| engine, ms | ≤ 2.0 | 1.875 | yes |",
+        "| speed, ratio | ≥ 8.0 | 7.5 | no |",
+        "| jitter, ratio | ≤ 1.1 | not measured |  |",
+        "2 passed, 1 skipped",
+        "scaling (took longer than 90 s)",
+    ),
+}
+
+
+def made_up(name: str) -> dict[str, Any]:
+    return {
+        "command": f"python -m benchmarks.{name.removesuffix('_gpu')} --device cuda",
+        "machine": {"processor": "a CPU", "cores": 16, "system": "Linux", "gpu": "NVIDIA H200", "driver": "580"},
+        "versions": {"torch": "2.11"},
+        "conditions": {"before": {"load average": 1.0}, "after": {}},
+        "figures": FIGURES[name],
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The project's own results of a CPU, and none of a GPU."""
+    for path in record.RESULTS.glob("*.json"):
+        if not path.stem.endswith("gpu"):
+            shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+def test_every_result_file_has_a_table_and_a_place() -> None:
+    assert {name for names in PLACES.values() for name in names} == set(TABLES)
+    assert set(FIGURES) == {name for name in TABLES if name.endswith("gpu")}
+    assert {path.stem for path in record.RESULTS.glob("*.json")} <= set(TABLES)
+
+
+def test_without_results_of_a_gpu_nothing_of_one_is_shown(folder: Path) -> None:
+    text = with_figures(README.read_text(encoding="utf-8"), folder)
+    assert "_gpu.json)" not in text
+    assert f"<!-- gpu -->\n{NOT_YET}\n<!-- /gpu -->" in text
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_results_of_a_gpu_are_shown_once_they_are_there(folder: Path, name: str) -> None:
+    text = README.read_text(encoding="utf-8")
+    without = with_figures(text, folder)
+    (folder / f"{name}.json").write_text(json.dumps(made_up(name)))
+    shown = with_figures(text, folder)
+    assert f"*[{name}.json](benchmarks/results/{name}.json): NVIDIA H200, driver 580, torch 2.11. `python" in shown
+    for words in SAID[name]:
+        assert words in shown
+    assert (f"(benchmarks/pictures/{name}.png)" in shown) == (name in DRAWINGS)
+    assert name in ("gpu", "runner_gpu") or NOT_YET in shown
+    # All that was there is still there, the table of the CPU first.
+    mark = next(mark for mark, names in PLACES.items() if name in names)
+    before, after = (
+        part.partition(f"<!-- {mark} -->")[2].partition(f"<!-- /{mark} -->")[0] for part in (without, shown)
+    )
+    assert mark == "gpu" or after.startswith(before.rstrip("\n"))
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_every_picture_can_be_drawn(folder: Path, tmp_path: Path, name: str) -> None:
+    from PIL import Image
+
+    if name in FIGURES:
+        (folder / f"{name}.json").write_text(json.dumps(made_up(name)))
+    with Image.open(draw(name, folder, tmp_path)) as picture:
+        assert picture.info[SOURCE] == source_of((folder / f"{name}.json").read_bytes())
+        assert min(picture.size) > 100
+
+
+def test_axes_name_what_they_are_relative_to(folder: Path) -> None:
+    records = {name: json.loads((folder / f"{name}.json").read_text()) for name in DRAWINGS if "gpu" not in name}
+    labels = {name: DRAWINGS[name](content).axes[0] for name, content in records.items()}
+    assert labels["end_to_end"].get_xlabel() == "times as fast as torchvision eager, FP32"
+    assert labels["preprocess"].get_xlabel() == "times as fast as OpenCV with that frame"
+    assert labels["postprocess"].get_xlabel() == "times as fast as torchvision's postprocess_detections"
+    assert labels["detectors"].get_xlabel().endswith("= 1")
+    assert "= 1 at" in labels["scaling"].get_ylabel()
+    for name in ("end_to_end", "preprocess", "postprocess", "detectors"):
+        legend = labels[name].get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()][:2] == ["this project", "others"]
+    nms = [bar.get_hatch() for bar in labels["postprocess"].patches]
+    assert nms == [None, None, None, "////"]
+    ticks = [text.get_text() for text in labels["detectors"].get_xticklabels()]
+    assert {"1", "10", "100"} <= set(ticks)
+
+
+def test_a_busy_machine_is_named_under_its_table() -> None:
+    busy = made_up("gpu")
+    assert "computing" not in source("gpu", busy)
+    busy["conditions"]["before"]["load average"] = 8.1
+    assert "**others were computing meanwhile**" in source("gpu", busy)
+
+
+def test_a_missing_result_of_a_cpu_is_an_error(folder: Path) -> None:
+    (folder / "scaling.json").unlink()
+    with pytest.raises(ValueError, match=r"run python -m benchmarks\.scaling"):
+        with_figures(README.read_text(encoding="utf-8"), folder)
+
+
+def test_a_mark_that_is_missing_is_an_error(folder: Path) -> None:
+    with pytest.raises(ValueError, match="expected one place marked end_to_end, found 0"):
+        with_figures("no marks", folder)
