@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 # Stamps: an installation runs again only when what it installs has changed.
 BASE := $(VENV)/.base-installed
 ALL := $(VENV)/.all-installed
-GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+# One that has what make gpu needs: a .venv that make demo made has neither.
+GPU_PYTHON = $(shell $(BIN)/python -c 'import torch, pytest' >/dev/null 2>&1 && echo $(BIN)/python || echo $(PYTHON))
 EXTRAS := train,export,tensorrt-rtx,bench,test,dev
 
 .PHONY: help demo setup test check gpu clean
@@ -32,7 +33,8 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Installs nothing, so that it runs without a network: into .venv, if there is one, put pycuda and TensorRT yourself.
+# Installs nothing, so that it runs without a network: in .venv if that has torch and pytest, else with $(PYTHON). Put
+# pycuda and TensorRT there yourself.
 gpu:
 	$(GPU_PYTHON) -m benchmarks.gpu
 
