@@ -123,7 +123,7 @@ def pycuda_stream(driver: Any, stream: Any, block: int) -> Stream:
     """
     return Stream(
         lambda: driver.Event().record(stream),
-        lambda: driver.memset_d32_async(block, 0, FLUSH_BYTES // 4, stream),
+        lambda: driver.memset_d8_async(block, 0, FLUSH_BYTES, stream),
         lambda event: bool(event.query()),
         lambda begun, ended: float(begun.time_till(ended)),
         stream.synchronize,

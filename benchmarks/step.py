@@ -61,10 +61,11 @@ def run_step(name: str, arguments: Sequence[str], seconds: float, *, folder: Pat
 
 def _show(process: subprocess.Popen[str], last: deque[str]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        sys.stdout.write(line)
-        sys.stdout.flush()
-        last.append(line.rstrip("\n"))
+    with process.stdout as output:
+        for line in output:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            last.append(line.rstrip("\n"))
 
 
 def _end(process: subprocess.Popen[str]) -> None:
