@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from retina_edge import __version__, cli
 
 VERBS = {
+    "anchors": "say whether the anchors fit a data set, and which would",
     "train": "train a RetinaNet on COCO annotations",
     "convert": "take over a torchvision RetinaNet checkpoint",
     "export": "write a checkpoint as a deployable ONNX",

@@ -11,12 +11,13 @@ from rich.console import Console
 
 from engines.errors import DataError
 from retina_edge import cli
+from retina_edge.data.anchor_fit import DEFAULT_RATIOS, DEFAULT_SIZES, MATCHED, input_boxes, suggest_anchors
 from retina_edge.data.coco import load_coco
 from retina_edge.data.options import ORIENTATIONS, AugmentOptions
 from retina_edge.model.config import BACKBONES, ModelConfig, octave_sizes
 from retina_edge.training.options import OPTIMIZERS, SCHEDULES, TrainOptions
 
-DEFAULT_ANCHORS = (32.0, 64.0, 128.0, 256.0, 512.0)
+AUTO = "auto"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,12 +61,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--input", type=cli.input_size, default=(800, 800), metavar="HxW", help="input size, multiples of 32")
     add(
         "--anchors",
-        type=float,
         nargs="+",
         metavar="PX",
-        help="smallest anchor size of each level (default 32 64 ...)",
+        help="smallest anchor size of each level (default 32 64 ...), or auto: those that fit the data set best",
     )
-    add("--aspect-ratios", type=float, nargs="+", default=(0.5, 1.0, 2.0), metavar="R", help="height / width")
+    add("--aspect-ratios", type=float, nargs="+", default=DEFAULT_RATIOS, metavar="R", help="height / width")
 
     data = parser.add_argument_group("augmentation")
     add = data.add_argument
@@ -105,11 +105,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
+        args.anchors = _anchor_sizes(args)
         options, augment = _options(args), _augmentation(args)
         _model_config(args, num_classes=1)  # so that a wrong option is known before the data is read
     except ValueError as error:
         parser.error(str(error))
     return cli.run(lambda: _train(args, options, augment))
+
+
+def _anchor_sizes(args: argparse.Namespace) -> tuple[float, ...] | None:
+    """Smallest size of each level; None for ``auto``.
+
+    Raises:
+        ValueError: something else.
+    """
+    if args.anchors == [AUTO]:
+        return None
+    try:
+        return tuple(map(float, args.anchors or DEFAULT_SIZES[: args.backbone_levels]))
+    except ValueError as error:
+        raise ValueError(f"anchors: expected sizes in pixels or {AUTO}, got {' '.join(args.anchors)}") from error
 
 
 def _options(args: argparse.Namespace) -> TrainOptions:
@@ -152,7 +167,7 @@ def _model_config(args: argparse.Namespace, *, num_classes: int) -> ModelConfig:
         head_norm=args.head_norm,
         backbone_norm=args.backbone_norm,
         box_loss=args.box_loss,
-        anchor_sizes=octave_sizes(args.anchors or DEFAULT_ANCHORS[: len(levels) + 2]),
+        anchor_sizes=octave_sizes(args.anchors or DEFAULT_SIZES[: len(levels) + 2]),
         aspect_ratios=tuple(args.aspect_ratios),
     )
 
@@ -170,6 +185,13 @@ def _train(args: argparse.Namespace, options: TrainOptions, augment: AugmentOpti
     val_data = load_coco(args.val, args.val_images or args.images, skip_invalid=args.skip_invalid)
     if unknown := set(val_data.class_names) - set(train_data.class_names):
         raise DataError(f"{args.val}: expected only categories of {args.train}, got also {', '.join(sorted(unknown))}")
+    fitted = ""
+    if args.anchors is None:
+        fit = suggest_anchors(
+            input_boxes(train_data, args.input), args.input, DEFAULT_SIZES[: args.backbone_levels], args.aspect_ratios
+        )
+        args.anchors, args.aspect_ratios = fit.anchor_sizes, fit.aspect_ratios
+        fitted = f"{fit.options}, which match {fit.recall:.1%} of the boxes at IoU {MATCHED}"
     config = _model_config(args, num_classes=len(train_data.class_names))
     source = load_checkpoint(args.init) if args.init else None
     if source:
@@ -178,6 +200,8 @@ def _train(args: argparse.Namespace, options: TrainOptions, augment: AugmentOpti
         config = dataclasses.replace(config, extra_levels=theirs.extra_levels, norm_eps=theirs.norm_eps)
     with process_group(device) as group:
         console = Console(stderr=True, quiet=not group.is_main)
+        if fitted:
+            console.print(fitted, highlight=False, soft_wrap=True)
         for data in (train_data, val_data):
             if data.skipped:
                 console.print(f"{data.annotations.name}: {len(data.skipped)} invalid boxes left out", markup=False)

@@ -76,12 +76,13 @@ class CocoDataset:
         return len(self.images)
 
 
-def load_coco(annotations: Path | str, images: Path | str, *, skip_invalid: bool = False) -> CocoDataset:
+def load_coco(annotations: Path | str, images: Path | str | None, *, skip_invalid: bool = False) -> CocoDataset:
     """Reads and checks a COCO detection file.
 
     Args:
         annotations: the JSON file.
-        images: the folder that its ``file_name`` entries are relative to.
+        images: the folder that its ``file_name`` entries are relative to; None where only boxes are wanted, and no
+            image has to be there.
         skip_invalid: leave out boxes that have no area or lie outside their image, instead of refusing them.
 
     Raises:
@@ -89,11 +90,14 @@ def load_coco(annotations: Path | str, images: Path | str, *, skip_invalid: bool
             image or category, missing image files, boxes that are not four finite numbers, have no area or lie
             outside their image, no annotations at all.
     """
-    path, folder = Path(annotations), Path(images)
+    path = Path(annotations)
+    folder = path.parent if images is None else Path(images)
     content = _read_json(path)
     categories = _by_id(path, "categories", content["categories"], ("name",))
     records = _by_id(path, "images", content["images"], ("file_name", "width", "height"))
-    _check_images(path, folder, records)
+    _check_sizes(path, records)
+    if images is not None:
+        _check_files(path, folder, records)
     if not categories:
         raise DataError(f"{path}: expected at least one category, found none")
     names = [str(category["name"]) for category in categories.values()]
@@ -173,18 +177,22 @@ def _by_id(path: Path, kind: str, records: Iterable[Any], needed: Sequence[str])
     return result
 
 
-def _check_images(path: Path, folder: Path, records: dict[int, dict[str, Any]]) -> None:
+def _check_sizes(path: Path, records: dict[int, dict[str, Any]]) -> None:
     if not records:
         raise DataError(f"{path}: expected images, found none")
-    if not folder.is_dir():
-        raise DataError(f"{folder}: expected the folder of the images of {path}, found none; see --images")
-    absent = []
     for image_id, record in records.items():
         sides = (record["width"], record["height"])
         if not all(isinstance(side, int) and side > 0 for side in sides):
             raise DataError(f"{path}: image id {image_id}: width and height: expected pixels, got {sides}")
         if not isinstance(record["file_name"], str):
             raise DataError(f"{path}: image id {image_id}: file_name: expected text, got {record['file_name']!r}")
+
+
+def _check_files(path: Path, folder: Path, records: dict[int, dict[str, Any]]) -> None:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected the folder of the images of {path}, found none; see --images")
+    absent = []
+    for image_id, record in records.items():
         if not (folder / record["file_name"]).is_file():
             absent.append(f"{record['file_name']} (image id {image_id})")
     if absent:

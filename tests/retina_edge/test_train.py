@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from retina_edge.data.anchor_fit import input_boxes, suggest_anchors
+from retina_edge.data.coco import load_coco
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.train import main
 
@@ -93,6 +95,20 @@ def test_verb_end_to_end(tiny_coco: Path, treecrowns: Path, tmp_path: Path, caps
     assert load_checkpoint(tmp_path / "a.pt").training is None
 
 
+def test_anchors_that_fit_the_data(
+    tiny_coco: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = "--epochs 1 --batch 2 --workers 0 --anchors auto".split()
+    assert main(arguments(tiny_coco, treecrowns, tmp_path / "model.pt", *run)) == 0
+    boxes = input_boxes(load_coco(tiny_coco, None), (96, 128))
+    fit = suggest_anchors(boxes, (96, 128), (32.0, 64.0, 128.0), (0.5, 1.0, 2.0))
+    assert fit.anchor_sizes[0] < 16  # trees are small in an input as small as this
+    assert f"{fit.options}, which match {fit.recall:.1%} of the boxes" in capsys.readouterr().err
+    contract = load_checkpoint(tmp_path / "model.pt").contract
+    assert tuple(level.anchor_sizes[0] for level in contract.levels) == fit.anchor_sizes
+    assert contract.levels[0].aspect_ratios == fit.aspect_ratios
+
+
 def test_errors_are_one_line(
     tiny_coco: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,6 +124,7 @@ def test_errors_are_one_line(
     for wrong, said in (
         (["--fpn-channels", "33"], "multiple of 32"),
         (["--anchors", "32"], "expected sizes for 3 levels"),
+        (["--anchors", "auto", "32"], "anchors: expected sizes in pixels or auto, got auto 32"),
         (["--input", "100x100"], "multiples of 32"),
         (["--epochs", "0"], "epochs: expected at least 1"),
     ):

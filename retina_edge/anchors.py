@@ -1,0 +1,103 @@
+"""``retina-edge anchors``: whether the anchors fit the objects of a data set, and which would."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from retina_edge import cli
+from retina_edge.data.anchor_fit import (
+    DEFAULT_RATIOS,
+    DEFAULT_SIZES,
+    FINEST_STRIDE,
+    MATCHED,
+    AnchorFit,
+    fit_anchors,
+    input_boxes,
+    suggest_anchors,
+)
+from retina_edge.data.coco import load_coco
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the verb and gives its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="retina-edge anchors", description="How well anchors fit the boxes of a data set, and a set that fits."
+    )
+    add = parser.add_argument
+    add("annotations", type=Path, metavar="ANNOTATIONS.json", help="COCO annotations; images are not needed")
+    add("--input", type=cli.input_size, default=(800, 800), metavar="HxW", help="the network's input (default 800x800)")
+    add(
+        "--anchors",
+        type=_positive,
+        nargs="+",
+        metavar="PX",
+        help="smallest anchor size of each level (default 32 64 ...)",
+    )
+    add("--aspect-ratios", type=_positive, nargs="+", default=DEFAULT_RATIOS, metavar="R", help="height / width")
+    add("--backbone-levels", type=int, choices=(3, 4, 5), default=5, metavar="3|4|5", help="last stage used, C3 to C5")
+    add("--skip-invalid", action="store_true", help="leave out boxes without area or outside their image")
+    add("--json", action="store_true", help="print one JSON object instead of tables")
+    args = parser.parse_args(argv)
+    levels = args.backbone_levels  # the pyramid has two more than stages from C3 on
+    sizes = tuple(args.anchors or DEFAULT_SIZES[:levels])
+    if len(sizes) != levels:
+        parser.error(f"--anchors: expected {levels} sizes, one for each level of the pyramid, got {len(sizes)}")
+    return cli.run(lambda: _anchors(args, sizes))
+
+
+def _anchors(args: argparse.Namespace, sizes: tuple[float, ...]) -> int:
+    dataset = load_coco(args.annotations, None, skip_invalid=args.skip_invalid)
+    boxes = input_boxes(dataset, args.input)
+    given = fit_anchors(boxes, args.input, sizes, args.aspect_ratios)
+    found = suggest_anchors(boxes, args.input, sizes, args.aspect_ratios)
+    if args.json:
+        print(json.dumps({"input": args.input, "given": given.to_dict(), "suggested": found.to_dict()}, indent=2))
+        return 0
+    console = Console()
+    height, width = args.input
+    console.print(f"{args.annotations.name}: {len(boxes)} boxes in an input of {height}x{width}", highlight=False)
+    _print(console, "as they are", given)
+    if found == given:
+        console.print("no other set is worth the change")
+        return 0
+    _print(console, "suggested", found)
+    console.print(f"train with {found.options}, or with --anchors auto", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _print(console: Console, title: str, fit: AnchorFit) -> None:
+    table = Table("boxes", "", f"matched at IoU {MATCHED}", "not matched", "mean of best IoU", title=title)
+    table.title_justify = "left"
+    for name, size in fit.sizes.items():
+        if size.boxes:
+            shares = (f"{size.recall:.1%}", f"{1 - size.recall:.1%}", f"{size.mean_iou:.3f}")
+            table.add_row(name, str(size.boxes), *shares)
+    console.print(table)
+    console.print(fit.options, highlight=False, soft_wrap=True)
+    if fit.under_stride:
+        console.print(
+            f"{fit.under_stride:.1%} have a side under {FINEST_STRIDE} pixels, the finest level's stride: whatever the "
+            "anchors, a larger input or tiles would serve them better",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,151 @@
+"""The fit of anchors: against torchvision's own anchors and overlaps, and the verb."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
+
+from engines.errors import DataError
+from retina_edge.anchors import main
+from retina_edge.data.anchor_fit import (
+    DEFAULT_RATIOS,
+    DEFAULT_SIZES,
+    MOST_BOXES,
+    best_iou,
+    fit_anchors,
+    input_boxes,
+    pyramid,
+    suggest_anchors,
+)
+from retina_edge.data.coco import load_coco
+from retina_edge.model.config import ModelConfig, octave_sizes
+from retina_edge.model.retinanet import RetinaNet
+
+INPUT = (192, 256)
+
+
+def random_boxes(count: int, size: tuple[float, float], ratio: float = 1.0, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Of (smallest, largest) size, height / width around ``ratio``, anywhere in the input, parts outside clipped."""
+    random = np.random.default_rng(seed)
+    area = random.uniform(*size, count) ** 2
+    ratios = ratio * 2 ** random.uniform(-0.3, 0.3, count)
+    sides = np.stack([np.sqrt(area / ratios), np.sqrt(area * ratios)], axis=1)
+    centers = random.uniform((0, 0), (INPUT[1], INPUT[0]), (count, 2))
+    limits = np.array([INPUT[1], INPUT[0]] * 2)
+    boxes = np.clip(np.concatenate([centers - sides / 2, centers + sides / 2], axis=1), 0, limits)
+    return np.asarray(boxes, np.float32)
+
+
+@pytest.mark.parametrize("size", [(800, 800), (416, 736), (320, 320), (32, 64)])
+@pytest.mark.parametrize("levels", [(3,), (3, 4, 5)])
+def test_the_pyramid_is_that_of_the_network(size: tuple[int, int], levels: tuple[int, ...]) -> None:
+    sizes = DEFAULT_SIZES[: len(levels) + 2]
+    config = ModelConfig(1, "resnet18", levels, fpn_channels=32, head_depth=1, anchor_sizes=octave_sizes(sizes))
+    assert pyramid(size, sizes, DEFAULT_RATIOS) == RetinaNet(config).pyramid(size)
+
+
+@pytest.mark.parametrize("sizes", [(4, 20), (20, 200)])
+def test_the_best_overlap_is_that_with_all_of_torchvisions_anchors(sizes: tuple[int, int]) -> None:
+    boxes = random_boxes(300, sizes)
+    smallest = (16.0, 32.0, 64.0)
+    config = ModelConfig(1, "resnet18", (3,), fpn_channels=32, head_depth=1, anchor_sizes=octave_sizes(smallest))
+    features = [torch.zeros(1, 1, *level.feature_size) for level in pyramid(INPUT, smallest, DEFAULT_RATIOS)]
+    images = ImageList(torch.zeros(1, 3, *INPUT), [INPUT])
+    (anchors,) = RetinaNet(config).anchor_generator(images, features)
+    expected = box_iou(torch.from_numpy(boxes), anchors).amax(dim=1).numpy()
+    found = best_iou(boxes, pyramid(INPUT, smallest, DEFAULT_RATIOS))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_shares_are_of_the_boxes_of_a_size() -> None:
+    # An anchor of 32 x 32 lies around the origin of each eighth pixel; one of 4 x 4 is matched by none.
+    boxes = np.array([[16, 16, 48, 48], [24, 8, 56, 40], [40, 40, 44, 44], [10, 10, 130, 130]], np.float32)
+    fit = fit_anchors(boxes, INPUT, (32, 64, 128), (1.0,))
+    assert {name: size.boxes for name, size in fit.sizes.items()} == {"all": 4, "small": 1, "medium": 2, "large": 1}
+    assert fit.sizes["small"].recall == 0
+    assert fit.sizes["small"].mean_iou == pytest.approx(16 / 1024)
+    assert (fit.sizes["medium"].recall, fit.sizes["medium"].mean_iou) == (1, 1)
+    assert (fit.recall, fit.under_stride) == (0.75, 0.25)
+
+
+# Objects of 11 pixels lie up to 4 from the nearest place of an anchor on each axis: no set matches them all.
+@pytest.mark.parametrize(
+    ("size", "ratio", "least"), [((9, 14), 1.0, 0.6), ((20, 30), 4.0, 0.85), ((20, 30), 0.25, 0.85)]
+)
+def test_what_is_suggested_fits_better(size: tuple[int, int], ratio: float, least: float) -> None:
+    boxes = random_boxes(400, size, ratio)
+    given = fit_anchors(boxes, INPUT, DEFAULT_SIZES, DEFAULT_RATIOS)
+    found = suggest_anchors(boxes, INPUT, DEFAULT_SIZES, DEFAULT_RATIOS)
+    assert found.recall > max(least, given.recall + 0.2)
+    assert len(found.anchor_sizes) == 5
+    assert len(found.aspect_ratios) == 3
+    assert found == fit_anchors(boxes, INPUT, found.anchor_sizes, found.aspect_ratios)
+    assert (
+        suggest_anchors(boxes, INPUT, found.anchor_sizes, found.aspect_ratios) == found
+    )  # nothing better than the best
+
+
+def test_anchors_that_fit_stay() -> None:
+    boxes = random_boxes(400, (40, 90))
+    given = fit_anchors(boxes, INPUT, DEFAULT_SIZES, DEFAULT_RATIOS)
+    assert given.recall > 0.99
+    assert suggest_anchors(boxes, INPUT, DEFAULT_SIZES, DEFAULT_RATIOS) == given
+
+
+def test_of_very_many_boxes_a_part_is_searched_and_all_are_measured() -> None:
+    boxes = np.tile(random_boxes(1000, (9, 14)), (MOST_BOXES // 1000 + 1, 1))
+    assert suggest_anchors(boxes, INPUT, DEFAULT_SIZES, DEFAULT_RATIOS).sizes["all"].boxes == len(boxes)
+
+
+def test_boxes_are_those_of_the_networks_input(treecrowns: Path) -> None:
+    dataset = load_coco(treecrowns / "val.json", treecrowns / "images")
+    tiles = [image for image in dataset.images if image.size == (400, 400)]
+    assert len(tiles) > 3
+    boxes = input_boxes(dataclasses.replace(dataset, images=tuple(tiles)), (800, 1600))  # twice as large
+    np.testing.assert_array_equal(boxes, np.concatenate([image.boxes for image in tiles]) * 2)
+
+
+def test_the_verb_needs_no_images(treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "val.json"
+    path.write_text((treecrowns / "val.json").read_text())
+    arguments = [str(path), "--input", "416x736", "--backbone-levels", "4"]
+    assert main([*arguments, "--json"]) == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert report["input"] == [416, 736]
+    assert report["given"]["sizes"]["all"]["boxes"] == 296
+    assert report["given"]["anchor_sizes"] == [32, 64, 128, 256]
+    assert report["suggested"]["sizes"]["small"]["recall"] > report["given"]["sizes"]["small"]["recall"] + 0.15
+    assert main(arguments) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "296 boxes in an input of 416x736" in said
+    suggested = " ".join(f"{size:g}" for size in report["suggested"]["anchor_sizes"])
+    assert f"train with --anchors {suggested} --aspect-ratios" in said
+    assert main([*arguments, "--anchors", *suggested.split()]) == 0
+    assert "no other set is worth the change" in capsys.readouterr().out
+
+
+def test_what_cannot_be_fitted_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1}],
+    }
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(content))
+    assert main([str(path)]) == 1
+    assert "expected boxes to fit anchors to, found none" in capsys.readouterr().err
+    with pytest.raises(DataError, match="found none"):
+        input_boxes(load_coco(path, None), INPUT)
+    for wrong, words in ((["--anchors", "32"], "expected 5 sizes"), (["--anchors", "0"], "expected a number above 0")):
+        with pytest.raises(SystemExit):
+            main([str(path), *wrong])
+        assert words in capsys.readouterr().err
