@@ -44,19 +44,31 @@ def run(body: Callable[[], int]) -> int:
         return _fail(f"this needs {package}, which is not installed: pip install '.[{EXTRAS[package]}]'")
 
 
-def input_size(text: str) -> tuple[int, int]:
-    """An argparse type: ``HxW`` to (height, width) in pixels, multiples of 32."""
+def size(text: str) -> tuple[int, int]:
+    """An argparse type: ``HxW`` to (height, width) in pixels."""
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isdecimal() for side in sides):
         raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH in pixels, for instance 416x736, got {text!r}")
-    size = (int(sides[0]), int(sides[1]))
+    return int(sides[0]), int(sides[1])
+
+
+def input_size(text: str) -> tuple[int, int]:
+    """An argparse type: ``HxW`` to (height, width) in pixels, multiples of 32."""
+    found = size(text)
     from engines.contract import check_input_size  # with NumPy, which the doctor must do without
 
     try:
-        check_input_size(size)
+        check_input_size(found)
     except ContractError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-    return size
+    return found
+
+
+def whole(text: str) -> int:
+    """An argparse type: a whole number of 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, got {text!r}")
+    return int(text)
 
 
 def positive(text: str) -> int:

@@ -18,6 +18,7 @@ from retina_edge.streams.pipeline import Pipeline
 from retina_edge.streams.report import RunProgress, print_summary
 from retina_edge.streams.sinks import JsonlSink, Sink, WindowSink, saving_sink
 from retina_edge.streams.sources import ImageSource, Source, open_sources
+from retina_edge.tile_arguments import add_tiles, check_tiles, with_tiles
 
 DEFAULT_SCORE = 0.4
 
@@ -37,8 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--show", action="store_true", help="a window; q or Escape ends the run")
     parser.add_argument("--score", type=float, help=f"least score (default {DEFAULT_SCORE}, or the model's own)")
     parser.add_argument("--max-frames", type=cli.positive, metavar="N", help="end each source after N frames")
-    parser.add_argument("--batch", type=cli.positive, metavar="N", help="frames an inference (default 1)")
+    parser.add_argument("--batch", type=cli.positive, metavar="N", help="frames, or tiles, an inference (default 1)")
+    add_tiles(parser)
     args = parser.parse_args(argv)
+    check_tiles(parser, args)
     return cli.run(lambda: _detect(args))
 
 
@@ -50,7 +53,8 @@ def _detect(args: argparse.Namespace) -> int:
     window = WindowSink() if args.show else None
     failed: list[str] = []
     used: list[Sink] = []
-    with Detector.load(args.model) as detector:
+    with Detector.load(args.model) as loaded:
+        detector = with_tiles(loaded, args)
 
         def on_progress(frames: int) -> None:
             progress.advance(frames)
@@ -61,7 +65,7 @@ def _detect(args: argparse.Namespace) -> int:
         pipeline = Pipeline(
             detector,
             score=default_score if args.score is None else args.score,
-            batch=args.batch,
+            batch=None if args.tile else args.batch,
             max_frames=args.max_frames,
             on_progress=on_progress,
         )

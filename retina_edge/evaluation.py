@@ -14,6 +14,7 @@ from retina_edge.data.coco import CocoDataset
 from retina_edge.detector import Detector
 
 # In the order in which COCOeval numbers its summary.
+MOST = 100
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -46,9 +47,10 @@ def evaluate(
     dataset: CocoDataset,
     *,
     batch: int = 1,
+    most: int = MOST,
     on_image: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Runs the detector over a data set and computes COCO metrics (IoU 0.50:0.95, at most 100 boxes an image).
+    """Runs the detector over a data set and computes COCO metrics (IoU 0.50:0.95).
 
     Classes are matched by name, so label order and category ids may differ between model and data set.
 
@@ -56,6 +58,7 @@ def evaluate(
         detector: any detector.
         dataset: a checked data set.
         batch: images run together.
+        most: best boxes of an image that count.
         on_image: called after each image, for a progress bar.
 
     Raises:
@@ -75,7 +78,7 @@ def evaluate(
                 if label in categories:
                     results.append({**row, "category_id": categories[label]})
             on_image()
-    return measure(dataset, results)
+    return measure(dataset, results, most=most)
 
 
 def match_categories(class_names: Sequence[str], dataset: CocoDataset) -> dict[int, int]:
@@ -94,13 +97,20 @@ def match_categories(class_names: Sequence[str], dataset: CocoDataset) -> dict[i
     return matched
 
 
-def measure(dataset: CocoDataset, results: list[dict[str, Any]]) -> Evaluation:
-    """COCO metrics of results in COCO's own form (``image_id``, ``category_id``, ``bbox``, ``score``)."""
+def measure(dataset: CocoDataset, results: list[dict[str, Any]], *, most: int = MOST) -> Evaluation:
+    """COCO metrics of results in COCO's own form (``image_id``, ``category_id``, ``bbox``, ``score``).
+
+    Args:
+        dataset: a checked data set.
+        results: what was found.
+        most: best boxes of an image that count; ``AR100`` is then of so many.
+    """
     coco, coco_eval = _coco_tools()
     truth = coco(_ground_truth(dataset))
     run = coco_eval(truth, truth.loadRes(results), iouType="bbox")
     run.params.catIds = list(dataset.category_ids)
     run.params.imgIds = [image.id for image in dataset.images]
+    run.params.maxDets = [1, 10, most]
     run.evaluate()
     run.accumulate()
     run.summarize()
