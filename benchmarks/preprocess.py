@@ -10,6 +10,7 @@ Each is first held against OpenCV's image; a wrong kernel has no speed.
 from __future__ import annotations
 
 import argparse
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -126,14 +127,18 @@ def _torch_on_the_gpu(frame: Image, size: tuple[int, int], expected: Image, roun
 
 def _kernel(frame: Image, size: tuple[int, int], expected: Image, rounds: int) -> GpuTimes:
     with primary_context() as driver:
-        # A function of its own: streams, events and modules must be gone before the context is.
-        return _run_kernel(driver, frame, size, expected, rounds)
+        # A function of its own: streams, events and modules must be gone before the context is, after an error, too.
+        try:
+            return _run_kernel(driver, frame, size, expected, rounds)
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)
+            raise
 
 
 def _run_kernel(driver: Any, frame: Image, size: tuple[int, int], expected: Image, rounds: int) -> GpuTimes:
     letterbox = Letterbox.fit((frame.shape[0], frame.shape[1]), size)
     packed = np.zeros(packed_bytes([letterbox.frame_size], 1), np.uint8)
-    pack([frame], [letterbox], 1, packed)
+    list(pack([frame], [letterbox], 1, packed))  # it goes on when the next part is asked for
     launch = letterbox_launch(size, 1)
     with ExitStack() as stack:
         addresses = {}
