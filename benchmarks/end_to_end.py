@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 from rich.console import Console
@@ -210,8 +209,9 @@ def _found(found: Any, case: Case) -> Found:
     if isinstance(found, Detections):
         return Found(found.boxes, found.scores, found.labels)
     letterbox = Letterbox.fit((case.frame.shape[0], case.frame.shape[1]), (case.size, case.size))
-    boxes, scores, labels = (found[name].numpy() for name in ("boxes", "scores", "labels"))
-    return Found(letterbox.to_frame(boxes.astype(np.float32)), scores.astype(np.float32), labels)
+    # Autocast leaves them in lower precision, and NumPy knows no BF16.
+    boxes, scores = (found[name].float().numpy() for name in ("boxes", "scores"))
+    return Found(letterbox.to_frame(boxes), scores, found["labels"].numpy())
 
 
 def _table(figures: Sequence[Row]) -> Table:

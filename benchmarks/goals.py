@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.end_to_end import BASE
-from benchmarks.postprocess import KERNELS
-from benchmarks.preprocess import KERNEL
 from benchmarks.record import SUFFIXES
-from engines.executor import NETWORK, POSTPROCESS, PREPROCESS
 
 SUFFIX = SUFFIXES["cuda"]
-WHOLE = "whole frame"
+# As the scripts name them, which need torch: this is to run where it does not, and say so. A test holds them together.
+PREPROCESS, NETWORK, POSTPROCESS, WHOLE = "preprocess", "engine", "postprocess", "whole frame"
+KERNEL, KERNELS, BASE = "fused kernel, GPU", "kernels", "torchvision eager, FP32"
 OURS = ("retina_edge engine, FP16", "retina_edge on torch, FP16")
 # Figures of a result file, by name of the script; None where there is no such file.
 Results = Callable[[str], Any]

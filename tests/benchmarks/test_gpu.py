@@ -11,12 +11,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from benchmarks import arguments, gpu
+from benchmarks import arguments, end_to_end, gpu, postprocess, preprocess
+from benchmarks import goals as goals_module
+from benchmarks import runner as runner_module
+from benchmarks.end_to_end import Case
 from benchmarks.goals import floors, goals
 from benchmarks.gpu import ROOT, TEST_FILES, outcomes, report_of, steps
 from benchmarks.step import GRACE, LINES, run_step
+from engines.executor import NETWORK, POSTPROCESS, PREPROCESS
 
 HANGS = "import subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
 REPORT = """<?xml version="1.0"?><testsuites><testsuite hostname="a-name">
@@ -193,6 +199,27 @@ def by_name(folder: Path) -> dict[str, dict[str, Any]]:
     found = dict(zip(NAMES, goals(folder), strict=True))
     assert all(row["goal"].startswith(name) for name, row in found.items())
     return found
+
+
+def test_results_are_looked_up_by_the_names_that_the_scripts_give_them() -> None:
+    case = Case("cuda", 320, np.zeros((1, 1, 3), np.uint8), torch.nn.Identity(), Path("r50.onnx"))
+    assert {goals_module.BASE, *goals_module.OURS} <= set(end_to_end.candidates(case))
+    assert goals_module.BASE == end_to_end.BASE
+    assert goals_module.KERNEL == preprocess.KERNEL
+    assert goals_module.KERNELS == postprocess.KERNELS
+    assert goals_module.WHOLE == runner_module.WHOLE
+    assert [goals_module.PREPROCESS, goals_module.NETWORK, goals_module.POSTPROCESS] == [
+        PREPROCESS,
+        NETWORK,
+        POSTPROCESS,
+    ]
+    assert BY_KERNEL["input"] == [gpu.SIDE, gpu.SIDE]
+
+
+def test_the_first_of_all_scripts_needs_no_torch() -> None:
+    """It says what is missing; if it needed it, it could not."""
+    code = "import sys; sys.modules['torch'] = None; sys.modules['onnx'] = None; import benchmarks.gpu"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_goals_are_held_against_what_was_measured(tmp_path: Path) -> None:

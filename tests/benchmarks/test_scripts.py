@@ -132,6 +132,19 @@ def test_the_base_is_kept_however_it_compares_or_there_would_be_no_ratio() -> No
     assert inspect("retina_edge engine, FP32", found) == {"detections": 1, "agreement": 1.0}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_detections_of_lower_precision_are_compared_too(dtype: torch.dtype) -> None:
+    case = Case("cuda", 100, np.zeros((200, 200, 3), np.uint8), nn.Identity(), Path("r50.onnx"))
+    found = {
+        "scores": torch.tensor([0.5], dtype=dtype),
+        "labels": torch.tensor([1]),
+        "boxes": torch.tensor([[0.0, 8.0, 16.0, 200.0]], dtype=dtype),
+    }
+    # From pixels of the square to pixels of the frame, and no further than its edge.
+    np.testing.assert_array_equal(end_to_end._found(found, case).boxes, [[0, 16, 32, 200]])
+    assert end_to_end._found(found, case).scores.dtype == np.float32
+
+
 # Before and behind the network
 
 
