@@ -45,6 +45,9 @@ def torchvisions(
         compiled: by torch.compile.
         tf32: whether convolutions in FP32 may round to TF32 on a GPU; torch's default is that they may.
     """
+    if compiled:
+        # Of this size only, as a user would: after a second one in the process it works on symbolic sizes, for minutes.
+        torch.compiler.reset()
     run: Any = torch.compile(model) if compiled else model
 
     def detect() -> Found:
