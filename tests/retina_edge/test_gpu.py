@@ -45,6 +45,7 @@ def test_detections_are_those_of_the_cpu(frames: list[npt.NDArray[np.uint8]]) ->
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_training_in_each_precision_and_resuming(tiny_coco: Path, treecrowns: Path, tmp_path: Path, amp: str) -> None:
+    pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval, which measures each epoch")
     data = load_coco(tiny_coco, treecrowns / "images")
     options = TrainOptions(epochs=2, epoch_samples=16, batch=4, warmup_steps=2, amp=amp, ema=0.9, workers=1)
 
