@@ -46,6 +46,7 @@ from engines.graph import heads_only
 from engines.letterbox import Letterbox
 from retina_edge import Detector
 from retina_edge.detections import Detections
+from retina_edge.measurement.conditions import cpu_extensions
 from retina_edge.model.torchvision_checkpoint import convert
 
 SIZES = (320, 800)
@@ -227,10 +228,7 @@ def _table(figures: Sequence[Row]) -> Table:
 
 def has_bf16() -> bool:
     """Without arithmetic of its own for it a CPU takes a hundred times as long."""
-    try:
-        return "_bf16" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
+    return any("bf16" in name for name in cpu_extensions())
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def save(name: str, figures: Any, *, suffix: str = "", before: Mapping[str, Any]
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}{suffix}.json"
     content = {
-        "command": " ".join(["python -m", f"benchmarks.{name}", *map(without_folders, sys.argv[1:])]),
+        "command": " ".join(["python -m", f"benchmarks.{name}", *_arguments(sys.argv[1:])]),
         "machine": machine(),
         "versions": versions(),
         "conditions": {**({} if before is None else {"before": dict(before)}), "after": conditions()},
@@ -129,6 +129,18 @@ def save(name: str, figures: Any, *, suffix: str = "", before: Mapping[str, Any]
     with atomic_file(path) as file:  # whoever is stopped meanwhile leaves the file before
         file.write((json.dumps(content, indent=2) + "\n").encode())
     return path
+
+
+def _arguments(given: Sequence[str]) -> list[str]:
+    """Without ``--work``: where models are kept changes no figure, and is a folder of one machine."""
+    kept, given = [], list(given)
+    while given:
+        argument = given.pop(0)
+        if argument == "--work":
+            given = given[1:]
+        elif not argument.startswith("--work="):
+            kept.append(without_folders(argument))
+    return kept
 
 
 def without_folders(text: str) -> str:

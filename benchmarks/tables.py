@@ -18,7 +18,8 @@ def source(name: str, record: Record) -> str:
     if name.endswith("gpu"):
         where = f"{machine.get('gpu', 'no GPU')}, driver {machine.get('driver', 'unknown')}"
     else:
-        where = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"
+        kind = "".join(f" ({', '.join(names)})" for names in [machine.get("extensions")] if names)
+        where = f"{machine['processor']}{kind}, {machine['cores']} cores, {machine['system']}"
     packages = [
         f"{package} {versions[package]}" for package in ("onnxruntime", "torch", "torchvision") if package in versions
     ]

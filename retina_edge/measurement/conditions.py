@@ -32,6 +32,8 @@ PACKAGES = (
     "libreyolo",
     "retina-edge",
 )
+# As /proc/cpuinfo names them, of x86 and of Arm.
+CPU_EXTENSIONS = tuple("avx2 avx512f avx_vnni avx512_vnni avx512_bf16 amx_int8 amx_bf16 asimddp i8mm bf16 sve".split())
 # Of nvidia-smi; the names in the report are these.
 GPU_QUERY = (
     "clocks.sm",
@@ -57,14 +59,25 @@ def cpu_model() -> str:
     return match.group(1) if match else platform.processor() or platform.machine()
 
 
+def cpu_extensions() -> list[str]:
+    """Of its vector arithmetic, those that decide how fast INT8 and BF16 are; processors of one name differ in them."""
+    try:
+        match = re.search(r"^(?:flags|Features)\s*:(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return []
+    return [name for name in CPU_EXTENSIONS if match and name in match.group(1).split()]
+
+
 def machine() -> dict[str, Any]:
-    """Processor, cores and system; the GPU where there is one."""
+    """Processor, its extensions, cores and system; the GPU where there is one."""
     found = {
         "processor": cpu_model(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
+    if extensions := cpu_extensions():
+        found["extensions"] = extensions
     here = this_machine()
     if here.gpu:
         found |= {"gpu": here.gpu, "compute capability": here.compute_capability, "driver": here.driver}

@@ -20,11 +20,11 @@ def test_a_result_has_command_machine_versions_and_conditions_before_and_after(
 ) -> None:
     taken = iter([{LOAD: 0.1}, {LOAD: 0.9}])
     monkeypatch.setattr(record, "conditions", lambda: next(taken))
-    monkeypatch.setattr(sys, "argv", ["x", "--work", "/somebody/keeps/models/here", "--rounds", "3"])
+    monkeypatch.setattr(sys, "argv", ["x", "--work", "/tmp/here", "--rounds", "3", "--work=/tmp"])
     path = save("scaling", [{"ms": 1.0}], suffix="_gpu", before=begin())
     assert path == results / "scaling_gpu.json"
     found = json.loads(path.read_text(encoding="utf-8"))
-    assert found["command"] == "python -m benchmarks.scaling --work …/models/here --rounds 3"
+    assert found["command"] == "python -m benchmarks.scaling --rounds 3"
     assert found["conditions"] == {"before": {LOAD: 0.1}, "after": {LOAD: 0.9}}
     assert found["figures"] == [{"ms": 1.0}]
     assert found["machine"]["cores"] == os.cpu_count()

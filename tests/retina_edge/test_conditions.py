@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from retina_edge.measurement.conditions import conditions, conditions_after, machine, peak_memory, versions
+from retina_edge.measurement.conditions import (
+    CPU_EXTENSIONS,
+    conditions,
+    conditions_after,
+    cpu_extensions,
+    machine,
+    peak_memory,
+    versions,
+)
 
 
 @pytest.fixture
@@ -142,6 +150,7 @@ def test_a_jetson_with_several_clocks(tools: Path, tmp_path: Path, names: tuple[
 def test_this_machine_and_what_is_installed() -> None:
     assert machine()["cores"] == os.cpu_count()
     assert machine()["processor"]
+    assert set(machine().get("extensions", [])) <= set(CPU_EXTENSIONS)
     assert {"numpy", "onnxruntime", "retina-edge"} <= set(versions())
 
 
@@ -151,3 +160,23 @@ def test_peak_memory_grows_with_what_is_held() -> None:
     for start in range(0, len(held), 4096):
         held[start] = 1
     assert peak_memory() > min(before + 100, 350)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("flags\t\t: fpu avx avx2 avx512_vnni avx512f\n", ["avx2", "avx512f", "avx512_vnni"]),
+        ("Features\t: fp asimd asimddp bf16\n", ["asimddp", "bf16"]),
+        ("vendor: unknown\n", []),
+        (None, []),
+    ],
+)
+def test_extensions_of_the_processor(line: str | None, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(path: Path) -> str:
+        assert path == Path("/proc/cpuinfo")
+        if line is None:
+            raise FileNotFoundError
+        return line
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert cpu_extensions() == expected
