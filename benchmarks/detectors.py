@@ -11,7 +11,6 @@ another input and has no published AP. YOLOX-S is measured where the package lib
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from typing import Any
 
 import cv2
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,12 +27,11 @@ from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from benchmarks.arguments import CPU, CUDA, add_device, add_work, devices, work_folder
+from benchmarks.arguments import CPU, CUDA, run, script_parser
 from benchmarks.building import built
 from benchmarks.comparison import Maker, Row, Work, compare, not_run
 from benchmarks.forest_frame import forest_frame
 from benchmarks.networks import Frame, as_torch, exported, random_retinanet
-from benchmarks.record import SUFFIXES, begin, save
 from retina_edge import Detector
 from retina_edge.model.config import ModelConfig
 
@@ -88,21 +85,7 @@ class Peer:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, help=f"counted runs of each (default: {ROUNDS}, fewer of what is slow)")
-    add_device(parser)
-    add_work(parser)
-    args = parser.parse_args(argv)
-    before = begin()
-    for device in devices(args.device):
-        figures: list[Row] = []
-        with work_folder(args.work) as work:
-            for rows in measure(peers(), device, args.rounds or ROUNDS[device], work):
-                figures += rows
-                path = save("detectors", figures, suffix=SUFFIXES[device], before=before)
-        Console().print(_table(figures))
-        Console().print(f"written to {path.name}")
-    return 0
+    return run("detectors", script_parser(__doc__, ROUNDS).parse_args(argv), partial(measure, peers()), _table)
 
 
 def measure(

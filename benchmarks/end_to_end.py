@@ -11,7 +11,6 @@ of lower precisions the share that agrees stands beside the times.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,12 +20,11 @@ from typing import Any
 
 import onnx
 import torch
-from rich.console import Console
 from rich.table import Table
 from torchvision.models.detection import RetinaNet
 
 from benchmarks.agreement import Found, agreement
-from benchmarks.arguments import CPU, CUDA, add_device, add_work, devices, work_folder
+from benchmarks.arguments import CPU, CUDA, run, script_parser
 from benchmarks.building import built, converted
 from benchmarks.comparison import Maker, Row, Work, compare, not_run
 from benchmarks.forest_frame import forest_frame
@@ -40,7 +38,6 @@ from benchmarks.networks import (
     lively_r50,
 )
 from benchmarks.peers import onnx_by_hand, torchvisions
-from benchmarks.record import SUFFIXES, begin, save
 from engines.contract import CPU as FOR_CPU
 from engines.graph import heads_only
 from engines.letterbox import Letterbox
@@ -78,23 +75,16 @@ class Case:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, help=f"counted runs of each (default: {ROUNDS}, fewer of what is slow)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help=f"of the input (default: {SIZES})")
-    add_device(parser)
-    add_work(parser)
+    parser = script_parser(__doc__, ROUNDS)
+    sizes = " ".join(map(str, SIZES))
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help=f"of the input (default: {sizes})")
     args = parser.parse_args(argv)
-    before = begin()
-    for device in devices(args.device):
-        figures: list[Row] = []
-        with work_folder(args.work) as work:
-            for size in args.sizes:
-                for rows in measure(device, size, args.rounds or ROUNDS[device], work):
-                    figures += rows
-                    path = save("end_to_end", figures, suffix=SUFFIXES[device], before=before)
-        Console().print(_table(figures))
-        Console().print(f"written to {path.name}")
-    return 0
+
+    def measure_sizes(device: str, rounds: int, work: Path) -> Iterator[list[Row]]:
+        for size in args.sizes:
+            yield from measure(device, size, rounds, work)
+
+    return run("end_to_end", args, measure_sizes, _table)
 
 
 def measure(device: str, size: int, rounds: int, work: Path) -> Iterator[list[Row]]:

@@ -11,7 +11,6 @@ has no speed.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,17 +21,16 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from rich.console import Console
 from rich.table import Table
 from torchvision.ops import batched_nms
 
-from benchmarks.arguments import CPU, CUDA, add_device, add_work, devices, work_folder
+from benchmarks.arguments import CPU, CUDA, run, script_parser
 from benchmarks.comparison import Maker, Row, compare, not_run
 from benchmarks.forest_frame import forest_frame
 from benchmarks.gpu_clock import gpu_times, torch_stream
 from benchmarks.networks import count_candidates, export_lively_r50, lively_r50
 from benchmarks.peers import torchvision_postprocess
-from benchmarks.record import SUFFIXES, Times, begin, save
+from benchmarks.record import Times
 from engines.contract import DetectorContract, PyramidLevel
 from engines.graph import contract_of, heads_only, postprocess_only
 from engines.letterbox import letterbox_batch
@@ -53,7 +51,7 @@ DISTINCT = 4
 # Of sigmoids in float32, each by another library.
 SCORES = 1e-5
 WARM_UP = 5
-RUNS = {CPU: 50, CUDA: 200}
+ROUNDS = {CPU: 50, CUDA: 200}
 TORCHVISION, NMS_ALONE, KERNELS = "torchvision postprocess_detections", "torchvision batched_nms alone", "kernels"
 FUNCTIONS, SPECIFICATION = "ONNX functions", "NumPy specification"
 # What matters most first: heads of 32 images take long to make.
@@ -61,22 +59,13 @@ CASES = [(classes, half, batch) for batch in (1, 8, 32) for classes in (91, 1) f
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=int, help=f"counted runs of each case (default: {RUNS}, fewer of what is slow)")
-    add_device(parser)
-    add_work(parser)
-    args = parser.parse_args(argv)
-    before = begin()
-    for device in devices(args.device):
-        figures: list[Row] = []
-        runs = args.runs or RUNS[device]
-        with work_folder(args.work) as work:
-            for row in on_the_cpu(work, runs) if device == CPU else on_the_gpu(runs):
-                figures.append(row)
-                path = save("postprocess", figures, suffix=SUFFIXES[device], before=before)
-        Console().print(_table(figures))
-        Console().print(f"written to {path.name}")
-    return 0
+    return run("postprocess", script_parser(__doc__, ROUNDS).parse_args(argv), measure, _table)
+
+
+def measure(device: str, rounds: int, work: Path) -> Iterator[list[Row]]:
+    """Rows of one device, one by one."""
+    for row in on_the_cpu(work, rounds) if device == CPU else on_the_gpu(rounds):
+        yield [row]
 
 
 def on_the_cpu(work: Path, runs: int, size: int = SIDE) -> Iterator[Row]:

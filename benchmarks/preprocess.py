@@ -9,25 +9,22 @@ Each is first held against OpenCV's image; a wrong kernel has no speed.
 
 from __future__ import annotations
 
-import argparse
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
-from benchmarks.arguments import CPU, CUDA, add_device, devices
+from benchmarks.arguments import CPU, CUDA, run, script_parser
 from benchmarks.comparison import Maker, Row, compare, not_run
 from benchmarks.forest_frame import forest_frame
 from benchmarks.gpu_clock import FLUSH_BYTES, GpuTimes, gpu_times, pycuda_stream, torch_stream
-from benchmarks.record import SUFFIXES, begin, save
 from engines.cuda import primary_context
 from engines.letterbox import Letterbox, letterbox_batch
 from engines.names import INPUT
@@ -45,25 +42,14 @@ GREY_LEVELS = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, help=f"counted runs of each (default: {ROUNDS})")
-    add_device(parser)
-    args = parser.parse_args(argv)
-    before = begin()
-    for device in devices(args.device):
-        figures: list[Row] = []
-        for frame_size in FRAME_SIZES:
-            for input_size in INPUTS:
-                figures += measure(device, frame_size, input_size, args.rounds or ROUNDS[device])
-                path = save("preprocess", figures, suffix=SUFFIXES[device], before=before)
-        table = Table("frame", "input", "", "ms", "times as fast")
-        for row in figures:
-            sizes = ("x".join(map(str, row[name])) for name in ("frame", "input"))
-            cells = (f"{row['ms']:.4f}", f"{row.get('ratio', 0):.2f}") if "ms" in row else ("", row["not_run"])
-            table.add_row(*sizes, row["candidate"], *cells)
-        Console().print(table)
-        Console().print(f"written to {path.name}")
-    return 0
+    return run("preprocess", script_parser(__doc__, ROUNDS).parse_args(argv), measure_sizes, _table)
+
+
+def measure_sizes(device: str, rounds: int, _work: Path) -> Iterator[list[Row]]:
+    """Rows of one device, by frame and input."""
+    for frame_size in FRAME_SIZES:
+        for input_size in INPUTS:
+            yield measure(device, frame_size, input_size, rounds)
 
 
 def measure(device: str, frame_size: tuple[int, int], input_size: tuple[int, int], rounds: int) -> list[Row]:
@@ -127,12 +113,8 @@ def _torch_on_the_gpu(frame: Image, size: tuple[int, int], expected: Image, roun
 
 def _kernel(frame: Image, size: tuple[int, int], expected: Image, rounds: int) -> GpuTimes:
     with primary_context() as driver:
-        # A function of its own: streams, events and modules must be gone before the context is, after an error, too.
-        try:
-            return _run_kernel(driver, frame, size, expected, rounds)
-        except Exception as error:
-            traceback.clear_frames(error.__traceback__)
-            raise
+        # A function of its own: streams, events and modules must be gone before the context is.
+        return _run_kernel(driver, frame, size, expected, rounds)
 
 
 def _run_kernel(driver: Any, frame: Image, size: tuple[int, int], expected: Image, rounds: int) -> GpuTimes:
@@ -154,6 +136,15 @@ def _run_kernel(driver: Any, frame: Image, size: tuple[int, int], expected: Imag
         driver.memcpy_dtoh(image, addresses[INPUT])
     _check(image, expected)
     return found
+
+
+def _table(figures: Sequence[Row]) -> Table:
+    table = Table("frame", "input", "", "ms", "times as fast")
+    for row in figures:
+        sizes = ("x".join(map(str, row[name])) for name in ("frame", "input"))
+        cells = (f"{row['ms']:.4f}", f"{row.get('ratio', 0):.2f}") if "ms" in row else ("", row["not_run"])
+        table.add_row(*sizes, row["candidate"], *cells)
+    return table
 
 
 def _check(found: Image, expected: Image) -> None:

@@ -10,22 +10,19 @@ takes its place and the rows say why.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.arguments import CPU, CUDA, add_device, add_work, devices, work_folder
+from benchmarks.arguments import CPU, CUDA, run, script_parser
 from benchmarks.building import built
 from benchmarks.comparison import Maker, Row, Work, compare, reason_of
 from benchmarks.networks import exported, random_retinanet
-from benchmarks.record import SUFFIXES, begin, save
 from retina_edge import Detector
 from retina_edge.measurement.frames import sample_frames
 from retina_edge.model.config import ModelConfig
@@ -47,22 +44,14 @@ ENGINE, ONNX_RUNTIME = "engine, FP16", "ONNX Runtime"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, help=f"counted runs of each (default: {ROUNDS}, fewer of what is slow)")
-    add_device(parser)
-    add_work(parser)
-    args = parser.parse_args(argv)
-    before = begin()
-    for device in devices(args.device):
-        figures: list[Row] = []
-        with work_folder(args.work) as work:
-            on = runs_on(device, work)
-            for name, values in VARIED[device].items():
-                figures += measure(name, values, args.rounds or ROUNDS[device], on, work)
-                path = save("scaling", figures, suffix=SUFFIXES[device], before=before)
-        Console().print(_table(figures))
-        Console().print(f"written to {path.name}")
-    return 0
+    return run("scaling", script_parser(__doc__, ROUNDS).parse_args(argv), measure_all, _table)
+
+
+def measure_all(device: str, rounds: int, work: Path) -> Iterator[list[Row]]:
+    """Rows of one device, by what is varied."""
+    on = runs_on(device, work)
+    for name, values in VARIED[device].items():
+        yield measure(name, values, rounds, on, work)
 
 
 def runs_on(device: str, work: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -43,13 +44,17 @@ def primary_context(device: int = 0) -> Iterator[Any]:
     context.push()
     try:
         yield driver
-    except driver.MemoryError as error:
-        raise DeviceError(
-            f"GPU {device}: expected memory for this model, found too little ({error}); end other programs on the GPU, "
-            "keep fewer frames in flight, or build with a smaller batch"
-        ) from error
-    except driver.Error as error:
-        raise DeviceError(f"GPU {device}: {error}") from error
+    except Exception as error:
+        # What its frames hold, streams and events and modules, has to be freed while the context is current.
+        traceback.clear_frames(error.__traceback__)
+        if isinstance(error, driver.MemoryError):
+            raise DeviceError(
+                f"GPU {device}: expected memory for this model, found too little ({error}); end other programs on the "
+                "GPU, keep fewer frames in flight, or build with a smaller batch"
+            ) from error
+        if isinstance(error, driver.Error):
+            raise DeviceError(f"GPU {device}: {error}") from error
+        raise
     finally:
         context.pop()
 

@@ -70,7 +70,7 @@ def cpu_extensions() -> list[str]:
 
 def machine() -> dict[str, Any]:
     """Processor, its extensions, cores and system; the GPU where there is one."""
-    found = {
+    found: dict[str, Any] = {
         "processor": cpu_model(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -5,19 +5,42 @@ from __future__ import annotations
 import sys
 import threading
 import types
+import weakref
 
 import pytest
 
 from engines.cuda import primary_context
+from engines.errors import DeviceError
 from tests.engines.plugins.pycuda_stand_in import Driver
 
 
-def test_it_is_retained_once_whoever_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    """In pycuda's place, with no context retained yet."""
     driver, pycuda = Driver(), types.ModuleType("pycuda")
     pycuda.driver = driver  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pycuda", pycuda)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
     monkeypatch.setattr("engines.cuda._retained", {})
+    return driver
+
+
+def test_what_an_error_leaves_is_freed_while_the_context_is_current(driver: Driver) -> None:
+    current: list[list[str]] = []
+
+    def fails() -> None:
+        held = type("Stream", (), {})()
+        weakref.finalize(held, lambda: current.append(driver.contexts.copy()))
+        raise driver.Error("out of resources")
+
+    with pytest.raises(DeviceError, match="out of resources") as caught, primary_context():
+        fails()
+    assert current == [["primary"]]
+    assert driver.contexts == []
+    assert caught.value.__cause__ is not None
+
+
+def test_it_is_retained_once_whoever_comes_first(driver: Driver) -> None:
     entered = []
 
     def enter() -> None:
