@@ -25,8 +25,9 @@ demo: $(BASE)
 
 setup: $(ALL)
 
+# On every core, a file at a time; torch's own threads would only take them from one another.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .

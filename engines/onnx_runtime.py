@@ -41,7 +41,8 @@ class OnnxExecutor(HostExecutor):
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises many kinds, of its own and plain ones
-            reason = f"{type(error).__name__} {str(error).partition(chr(10))[0][:200]}"
+            said = str(error).replace(f"Load model from {path} failed:", "")  # our message begins with the path
+            reason = f"{type(error).__name__} {said.partition(chr(10))[0][:200]}"
             raise ModelFileError(f"{path}: expected a deployable ONNX model; ONNX Runtime says: {reason}") from error
         metadata = self._session.get_modelmeta().custom_metadata_map
         if CONTRACT_KEY not in metadata:
