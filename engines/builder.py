@@ -201,6 +201,7 @@ def build_engine(
             quantization=prepared.quantization,
             verified=verified,
             build_seconds=round(seconds, 3),
+            accuracy=prepared.accuracy,
             built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         del parser  # it owns the weights that the network points to

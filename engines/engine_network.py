@@ -11,6 +11,7 @@ from engines.build_options import KERNELS, PLUGIN, BuildOptions
 from engines.contract import TENSORRT, DetectorContract
 from engines.errors import BuildError
 from engines.graph import (
+    ACCURACY_KEY,
     QUANTIZATION_KEY,
     batch_of,
     contract_of,
@@ -44,6 +45,7 @@ class EngineNetwork:
         geometry: of the heads, for the kernels.
         launches: of the kernels that are in it as plugins; none where it ends at the raw heads.
         quantization: how INT8 was calibrated, None in other precisions.
+        accuracy: what its precision costs, None where that was not measured.
     """
 
     model: bytes
@@ -51,6 +53,7 @@ class EngineNetwork:
     geometry: Geometry
     launches: tuple[Launch, ...]
     quantization: Mapping[str, Any] | None
+    accuracy: Mapping[str, Any] | None
 
     @property
     def postprocess(self) -> str:
@@ -109,8 +112,10 @@ def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
             f"precision: {options.precision} asked, and the ONNX is {contract.precision}; "
             f"retina-edge export --precision {options.precision} makes one that fits"
         )
-    text = metadata_of(deployable).get(QUANTIZATION_KEY)
-    quantization = json.loads(text) if text else None
+    metadata = metadata_of(deployable)
+    quantization, accuracy = (
+        json.loads(metadata[key]) if key in metadata else None for key in (QUANTIZATION_KEY, ACCURACY_KEY)
+    )
     if quantization and quantization["layout"] != TENSORRT:
         raise BuildError(
             f"layout: expected an INT8 ONNX for TensorRT, got one for {quantization['layout']}; "
@@ -129,7 +134,7 @@ def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
     if options.postprocess == PLUGIN:
         launches = plan(geometry, options.batch)
         network = with_plugins(network, launches, list(map(plugin_name, launches)), pack_parameters(contract))
-    return EngineNetwork(network.SerializeToString(), contract, geometry, launches, quantization)
+    return EngineNetwork(network.SerializeToString(), contract, geometry, launches, quantization, accuracy)
 
 
 def _check_batch(batch: int | None, options: BuildOptions) -> None:

@@ -22,6 +22,8 @@ from engines.plugins.launch import Launch
 
 # JSON object in the metadata of an INT8 model: how it was calibrated; see export.quantization.
 QUANTIZATION_KEY = "retina_edge.quantization"
+# The same of a model made inside a budget: what it costs; see export.accuracy_budget.
+ACCURACY_KEY = "retina_edge.accuracy"
 DECODE, NMS = "Decode", "NMS"
 
 

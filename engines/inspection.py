@@ -28,6 +28,7 @@ class Inspection:
         convolutions: precision of each convolution by name.
         facts: what else there is to say, as label and text.
         quantization: how INT8 was calibrated, None in other precisions.
+        accuracy: what its precision costs, None where that was not measured.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Inspection:
     convolutions: Mapping[str, str]
     facts: Mapping[str, str]
     quantization: Mapping[str, Any] | None
+    accuracy: Mapping[str, Any] | None
 
     def to_json(self) -> str:
         """The same as a JSON object."""
@@ -72,6 +74,7 @@ def _inspect_engine(path: Path) -> Inspection:
         passport.convolutions,
         _facts(passport),
         passport.quantization,
+        passport.accuracy,
     )
 
 
@@ -96,6 +99,7 @@ def _facts(passport: Passport) -> dict[str, str]:
 
 def _inspect_onnx(path: Path) -> Inspection:
     from engines.graph import (  # needs onnx
+        ACCURACY_KEY,
         QUANTIZATION_KEY,
         contract_of,
         convolution_precisions,
@@ -112,7 +116,10 @@ def _inspect_onnx(path: Path) -> Inspection:
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
     name_convolutions(model)
-    quantization = metadata_of(model).get(QUANTIZATION_KEY)
+    metadata = metadata_of(model)
+    quantization, accuracy = (
+        json.loads(metadata[key]) if key in metadata else None for key in (QUANTIZATION_KEY, ACCURACY_KEY)
+    )
     convolutions = convolution_precisions(model)
     return Inspection(
         path,
@@ -124,5 +131,6 @@ def _inspect_onnx(path: Path) -> Inspection:
         {"convolution": dict(Counter(convolutions.values()))},
         convolutions,
         {"opset": ", ".join(f"{item.domain or 'onnx'} {item.version}" for item in model.opset_import)},
-        json.loads(quantization) if quantization else None,
+        quantization,
+        accuracy,
     )

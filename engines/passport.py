@@ -52,6 +52,7 @@ class Passport:
             been run on a GPU by this project yet.
         build_seconds: how long TensorRT took.
         built_at: ISO 8601, UTC.
+        accuracy: AP of FP32 and of the ONNX it was built from, as that says; None where it was not measured.
     """
 
     contract: DetectorContract
@@ -75,6 +76,7 @@ class Passport:
     verified: Mapping[str, Any] | None
     build_seconds: float
     built_at: str
+    accuracy: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
         """The passport as a JSON object; ``from_json`` gives an equal one back."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import numpy.typing as npt
 import onnx
 import onnx.checker
 
-from engines.contract import TENSORRT, DetectorContract
+from engines.contract import CPU, TENSORRT, DetectorContract
 from engines.files import atomic_file
 from engines.graph import (
+    ACCURACY_KEY,
     QUANTIZATION_KEY,
     batch_of,
     contract_of,
@@ -25,6 +26,7 @@ from engines.graph import (
 )
 from engines.letterbox import letterbox_batch
 from engines.names import head_names
+from export.accuracy_budget import Accuracy, AccuracyBudget, Names, Trial, check, hold
 from export.attach import attach
 from export.calibration import CALIBRATORS, CalibrationSet
 from export.errors import ExportError
@@ -32,12 +34,15 @@ from export.half_precision import to_half
 from export.half_weights import restore_weights
 from export.quantization import Quantization, int8_share, quantize, sensitive_convolutions
 from export.ranges import Progress, check_half, collect_ranges, ranges_on
-from export.verify import batches_of, compare_with_specification, onnx_heads, postprocessed
+from export.sensitivity import sensitivities, weight_groups
+from export.verify import batches_of, compare_with_specification, onnx_heads, postprocessed, timed_heads
 
 # Signal to noise of the worst head, decibels. Rounding to float16 leaves 38 to 73 in R18 and R50. INT8 leaves 6.5 to 24
 # in the sample model, by images and layout, and with one range cut to a hundredth -1.6 to 7.5: only what is broken
 # altogether is caught here, and how much accuracy is lost evaluate says.
 LEAST_DECIBELS = {"fp16": 25.0, "int8": 6.0}
+# Of each network, in turn, for its speed.
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,13 @@ class Drift:
         decibels: signal to noise of each head by name: 20 dB is an error of a tenth of the spread.
         images: how many they were compared on.
         detections: found by the converted model in them.
+        accuracy: what it costs, where a budget was given.
     """
 
     decibels: Mapping[str, float]
     images: int
     detections: int
+    accuracy: Accuracy | None = None
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -85,6 +92,7 @@ def convert(
     *,
     images: Sequence[npt.NDArray[Any]],
     calibration: Calibration | None = None,
+    budget: AccuracyBudget | None = None,
 ) -> tuple[onnx.ModelProto, Drift]:
     """A deployable ONNX of another precision, compared with the one it was made of.
 
@@ -93,12 +101,14 @@ def convert(
         precision: ``fp16`` or ``int8``.
         images: frames of any size, BGR uint8 [h, w, 3], to compare on.
         calibration: for INT8.
+        budget: accuracy that it may cost; None measures none.
 
     Returns:
         The deployable, and how far its heads are from FP32's.
 
     Raises:
-        ExportError: not FP32, cannot be converted, or too far off; its Decode and NMS are not the specification's.
+        ExportError: not FP32, cannot be converted, outside its budget, or too far off; its Decode and NMS are not the
+            specification's.
         ModelFileError: not a deployable of ours.
         ValueError: INT8 without calibration, or another precision with it.
     """
@@ -113,17 +123,20 @@ def convert(
     source = restore_weights(heads_only(deployable))
     letterboxed, _ = letterbox_batch(images, contract.input_size)
     batches = list(batches_of(letterboxed, batch_of(source)))
+    converted = dataclasses.replace(contract, precision=precision)
     metadata = {}
     if calibration is None:
         check_half(ranges_on(source, batches))
         network = to_half(source)
+        accuracy = None if budget is None else _check(deployable, attach(network, converted), budget, precision)
     else:
-        network, record = _quantized(source, contract, calibration)
+        network, record, accuracy = _quantized(deployable, source, converted, calibration, budget)
         metadata[QUANTIZATION_KEY] = record.to_json()
-    converted = dataclasses.replace(contract, precision=precision)
+    if accuracy is not None:
+        metadata[ACCURACY_KEY] = accuracy.to_json()
     model = attach(network, converted, metadata)
     onnx.checker.check_model(model, full_check=True)
-    return model, _compare(source, network, model, converted, batches, len(images))
+    return model, _compare(source, network, model, converted, batches, len(images), accuracy)
 
 
 def convert_file(
@@ -133,6 +146,7 @@ def convert_file(
     *,
     images: Sequence[npt.NDArray[Any]],
     calibration: Calibration | None = None,
+    budget: AccuracyBudget | None = None,
 ) -> tuple[int, Drift]:
     """``convert`` from file to file; ``target`` is replaced at the very end, or not at all.
 
@@ -140,7 +154,7 @@ def convert_file(
         The size of the file written, bytes, and how far its heads are from FP32's.
     """
     model, drift = convert(
-        read_deployable(Path(source).read_bytes()), precision, images=images, calibration=calibration
+        read_deployable(Path(source).read_bytes()), precision, images=images, calibration=calibration, budget=budget
     )
     content = model.SerializeToString()
     with atomic_file(target) as file:
@@ -148,9 +162,22 @@ def convert_file(
     return len(content), drift
 
 
+def _check(deployable: onnx.ModelProto, converted: onnx.ModelProto, budget: AccuracyBudget, precision: str) -> Accuracy:
+    budget.tell("measuring fp32")
+    fp32 = budget.measure(deployable)
+    budget.tell(f"measuring {precision}")
+    here = budget.measure(converted)
+    check(fp32, here, budget, precision)
+    return Accuracy(fp32, here, budget.points, budget.data)
+
+
 def _quantized(
-    source: onnx.ModelProto, contract: DetectorContract, calibration: Calibration
-) -> tuple[onnx.ModelProto, Quantization]:
+    deployable: onnx.ModelProto,
+    source: onnx.ModelProto,
+    contract: DetectorContract,
+    calibration: Calibration,
+    budget: AccuracyBudget | None,
+) -> tuple[onnx.ModelProto, Quantization, Accuracy | None]:
     ranges = collect_ranges(
         source,
         contract,
@@ -161,10 +188,18 @@ def _quantized(
     )
     if calibration.layout == TENSORRT:
         check_half(ranges)  # what is not INT8 there
-    kept = sensitive_convolutions(source, calibration.layout)
-    network = quantize(source, ranges, calibration.layout, kept)
+    always = sensitive_convolutions(source, calibration.layout)
+
+    def quantized(kept: Names) -> onnx.ModelProto:
+        return quantize(source, ranges, calibration.layout, (*always, *kept))
+
+    accuracy, kept = None, always
+    if budget is not None:
+        accuracy = _within_budget(deployable, source, contract, always, quantized, budget)
+        kept = (*always, *accuracy.trials[-1].kept)
+    network = quantized(kept[len(always) :])
     precisions = convolution_precisions(network)
-    return network, Quantization(
+    record = Quantization(
         layout=calibration.layout,
         calibrator=calibration.calibrator,
         images=len(calibration.images),
@@ -175,6 +210,52 @@ def _quantized(
         share=round(int8_share(source, kept), 4),
         kept=kept,
     )
+    if accuracy is not None:
+        speed, against = _speed(source, network, calibration.layout, record.share, contract)
+        accuracy = dataclasses.replace(accuracy, speed=speed, speed_against=against)
+    return network, record, accuracy
+
+
+def _within_budget(
+    deployable: onnx.ModelProto,
+    source: onnx.ModelProto,
+    contract: DetectorContract,
+    always: Names,
+    quantized: Callable[[Names], onnx.ModelProto],
+    budget: AccuracyBudget,
+) -> Accuracy:
+    """FP32 and INT8 measured, and layers put back where that is needed."""
+    groups = weight_groups(source, always)
+    budget.tell("measuring fp32")
+    fp32 = budget.measure(deployable)
+
+    def attempt(kept: Names) -> Trial:
+        put_back = f" with {len(kept)} convolutions put back" if kept else ""
+        budget.tell(f"measuring int8{put_back}")
+        ap = budget.measure(attach(quantized(kept), contract))
+        return Trial(kept, ap, round(int8_share(source, (*always, *kept)), 4))
+
+    def worst_first() -> list[Names]:
+        letterboxed, _ = letterbox_batch(budget.images, contract.input_size)
+        batches = list(batches_of(letterboxed, batch_of(source)))
+        found = sensitivities(source, groups, quantized, batches, contract, budget.tell)
+        return [item.names for item in found]
+
+    trials = hold(fp32, budget, attempt, worst_first)
+    return Accuracy(fp32, trials[-1].ap, budget.points, budget.data, trials)
+
+
+def _speed(
+    source: onnx.ModelProto, network: onnx.ModelProto, layout: str, share: float, contract: DetectorContract
+) -> tuple[float, str]:
+    """Of the network alone: measured where it runs on a CPU, else the most that its arithmetic allows."""
+    if layout != CPU:
+        # INT8 has twice the rate of FP16 on every GPU since Turing (NVIDIA, "Turing architecture" whitepaper, 2018).
+        return round(1 / (1 - share / 2), 2), "FP16; estimated: the most that the share of multiply-adds allows"
+    images = np.zeros((batch_of(source) or 1, *contract.input_size, 3), np.uint8)
+    runs = [timed_heads(model, images) for model in (source, network)]
+    fp32, int8 = (min(times) for times in zip(*((run() for run in runs) for _ in range(ROUNDS)), strict=True))
+    return round(fp32 / int8, 2), f"FP32; measured on this CPU, best of {ROUNDS}"
 
 
 def _compare(
@@ -184,6 +265,7 @@ def _compare(
     contract: DetectorContract,
     batches: Sequence[npt.NDArray[np.uint8]],
     count: int,
+    accuracy: Accuracy | None,
 ) -> Drift:
     heads = onnx_heads(network, batches)
     decibels = _decibels(onnx_heads(source, batches), heads, contract)
@@ -197,7 +279,7 @@ def _compare(
         )
     found = postprocessed(deployable, heads)
     _, _, detections = compare_with_specification(heads, found, contract, count)
-    return Drift(decibels, count, detections)
+    return Drift(decibels, count, detections, accuracy)
 
 
 def _worst(decibels: Mapping[str, float]) -> tuple[str, float]:

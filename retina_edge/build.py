@@ -14,7 +14,7 @@ from engines.backend import BACKENDS
 from engines.build_options import POSTPROCESS, TARGETS, BuildOptions
 from engines.builder import BuildReport, BuildRequest, build_engine
 from engines.contract import PRECISIONS, TENSORRT
-from retina_edge import calibration_arguments, cli
+from retina_edge import accuracy_arguments, calibration_arguments, cli
 from retina_edge.verification_images import read_images
 
 
@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.engine")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     calibration_arguments.add(parser)
+    accuracy_arguments.add(parser)
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time (default: 1)")
     parser.add_argument("--max-batch", type=int, metavar="N", help="any batch from 1 to N, tuned for --batch")
     parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto")
@@ -92,14 +93,16 @@ def _build(arguments: argparse.Namespace) -> int:
         def tell(doing: str, done: float | None = None, count: float | None = None) -> None:
             bars.update(task, description=doing, completed=done or 0, total=count)
 
+        made_of = precision_of(arguments.model)
         calibration = calibration_arguments.calibration(
             arguments,
-            made_of=precision_of(arguments.model),
+            made_of=made_of,
             layout=TENSORRT,
             progress=lambda done, count: tell("calibrating", done, count),
         )
+        budget = accuracy_arguments.accuracy_budget(arguments, made_of=made_of, tell=tell)
         images = read_images(arguments.verify) if arguments.verify else ()
-        source = EngineSource(arguments.model, options, calibration, images)
+        source = EngineSource(arguments.model, options, calibration, images, budget)
         request = BuildRequest.of(options, source.inputs(), source=str(arguments.model))
         passport = None if arguments.force else request.current(arguments.output)
         if passport is not None:
@@ -115,6 +118,8 @@ def _build(arguments: argparse.Namespace) -> int:
                 force=True,
             )
     _print(console, report)
+    if report.passport.accuracy:
+        accuracy_arguments.print_accuracy(console, report.passport.accuracy, arguments.precision)
     if calibration is not None:
         calibration_arguments.print_findings(calibration)
     return 0

@@ -17,10 +17,11 @@ from engines.contract import DetectorContract
 from engines.errors import BuildError, ModelFileError
 from engines.graph import contract_of, read_deployable
 from engines.passport import sha256
-from retina_edge import __version__
+from retina_edge import __version__, accuracy_arguments
 from retina_edge.verification_images import windows_of_forest
 
 if TYPE_CHECKING:
+    from export.accuracy_budget import AccuracyBudget
     from export.precision import Calibration, Drift
     from export.verify import Agreement
 
@@ -56,12 +57,14 @@ class EngineSource:
         options: of the engine.
         calibration: for INT8.
         images: frames to verify with; none for windows of the forest that comes along.
+        budget: accuracy that the precision may cost; None measures none.
     """
 
     path: Path
     options: BuildOptions
     calibration: Calibration | None
     images: Images = ()
+    budget: AccuracyBudget | None = None
 
     def inputs(self) -> dict[str, str]:
         """Everything the engine's ONNX depends on, as names and digests."""
@@ -74,6 +77,8 @@ class EngineSource:
             for image in self.images:
                 digest.update(repr(image.shape).encode() + image.tobytes())
             inputs["verified on"] = digest.hexdigest()
+        if self.budget is not None:
+            inputs |= accuracy_arguments.inputs(self.budget)
         return inputs
 
     def deployable(self, tell: Callable[[str], None]) -> tuple[bytes, dict[str, Any] | None]:
@@ -105,7 +110,9 @@ class EngineSource:
 
         tell(f"converting to {self.options.precision}")
         images = self.images or windows_of_forest(contract.input_size)
-        converted, drift = convert(model, self.options.precision, images=images, calibration=self.calibration)
+        converted, drift = convert(
+            model, self.options.precision, images=images, calibration=self.calibration, budget=self.budget
+        )
         return converted.SerializeToString(), _against_fp32(drift)
 
     def _export(self) -> tuple[bytes, dict[str, Any]]:

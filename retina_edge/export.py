@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from engines.contract import CPU, LAYOUTS, PRECISIONS
 from engines.errors import ContractError
-from retina_edge import calibration_arguments, cli
+from retina_edge import accuracy_arguments, calibration_arguments, cli
 from retina_edge.verification_images import MOST_IMAGES, read_images, windows_of_forest
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         help="who is to run an int8 ONNX fast: ONNX Runtime on a CPU (the default), or TensorRT",
     )
     calibration_arguments.add(parser)
+    accuracy_arguments.add(parser)
     parser.add_argument(
         "--half-weights",
         action="store_true",
@@ -84,6 +85,11 @@ def _export(arguments: argparse.Namespace) -> int:
             layout=arguments.layout or CPU,
             progress=lambda done, count: status.update(f"calibrating: {done} of {count} images"),
         )
+        budget = accuracy_arguments.accuracy_budget(
+            arguments,
+            made_of="fp32",
+            tell=lambda doing, done, count: status.update(f"{doing}: {done} of {count} images" if count else doing),
+        )
         checkpoint = load_checkpoint(arguments.model)
         model, contract = checkpoint.build_model(), checkpoint.contract
         chosen = {field: getattr(arguments, field) for field in POSTPROCESSING}
@@ -101,11 +107,13 @@ def _export(arguments: argparse.Namespace) -> int:
 
             status.update(f"converting to {arguments.precision}")
             size, drift = convert_file(
-                fp32, arguments.output, arguments.precision, images=images, calibration=calibration
+                fp32, arguments.output, arguments.precision, images=images, calibration=calibration, budget=budget
             )
             contract = dataclasses.replace(report.contract, precision=arguments.precision)
             report = dataclasses.replace(report, path=arguments.output, size=size, contract=contract)
     _print(console, report, drift, half_weights=arguments.half_weights)
+    if drift is not None and drift.accuracy is not None:
+        accuracy_arguments.print_accuracy(console, drift.accuracy, arguments.precision)
     if calibration is not None:
         calibration_arguments.print_findings(calibration)
     return 0

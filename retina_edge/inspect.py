@@ -52,8 +52,8 @@ def _print(console: Console, inspection: Inspection) -> None:
         "made by": ", ".join(f"{name} {version}" for name, version in sorted(contract.produced_by.items())),
         **inspection.facts,
     }
-    if inspection.quantization:
-        rows |= {f"quantization, {key}": _short(value) for key, value in inspection.quantization.items()}
+    for name in ("quantization", "accuracy"):
+        rows |= {f"{name}, {key}": _short(value) for key, value in (getattr(inspection, name) or {}).items()}
     _table(console, str(inspection.path), ("", ""), rows.items())
     for title, tensors in (("inputs", inspection.inputs), ("outputs", inspection.outputs)):
         _table(console, title, ("name", "type", "shape"), map(_tensor, tensors))
@@ -78,6 +78,12 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_short(item)}" for name, item in value.items())
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return str(len(value))
     if isinstance(value, list):
         return f"{len(value)}: {', '.join(map(str, value))}"
     return str(value)
