@@ -190,14 +190,16 @@ def _quantized(
         check_half(ranges)  # what is not INT8 there
     always = sensitive_convolutions(source, calibration.layout)
 
-    def quantized(kept: Names) -> onnx.ModelProto:
-        return quantize(source, ranges, calibration.layout, (*always, *kept))
+    def quantized(put_back: Names) -> onnx.ModelProto:
+        kept = tuple(name for name in always if name not in put_back)
+        return quantize(source, ranges, calibration.layout, kept, put_back)
 
-    accuracy, kept = None, always
+    accuracy: Accuracy | None = None
+    put_back: Names = ()
     if budget is not None:
-        accuracy = _within_budget(deployable, source, contract, always, quantized, budget)
-        kept = (*always, *accuracy.trials[-1].kept)
-    network = quantized(kept[len(always) :])
+        accuracy = _within_budget(deployable, source, contract, calibration.layout, quantized, budget)
+        put_back = accuracy.trials[-1].kept
+    network, kept = quantized(put_back), tuple(dict.fromkeys((*always, *put_back)))
     precisions = convolution_precisions(network)
     record = Quantization(
         layout=calibration.layout,
@@ -220,20 +222,20 @@ def _within_budget(
     deployable: onnx.ModelProto,
     source: onnx.ModelProto,
     contract: DetectorContract,
-    always: Names,
+    layout: str,
     quantized: Callable[[Names], onnx.ModelProto],
     budget: AccuracyBudget,
 ) -> Accuracy:
     """FP32 and INT8 measured, and layers put back where that is needed."""
+    always = sensitive_convolutions(source, layout)
     groups = weight_groups(source, always)
     budget.tell("measuring fp32")
     fp32 = budget.measure(deployable)
 
-    def attempt(kept: Names) -> Trial:
-        put_back = f" with {len(kept)} convolutions put back" if kept else ""
-        budget.tell(f"measuring int8{put_back}")
-        ap = budget.measure(attach(quantized(kept), contract))
-        return Trial(kept, ap, round(int8_share(source, (*always, *kept)), 4))
+    def attempt(put_back: Names) -> Trial:
+        budget.tell("measuring int8" + (f" with {len(put_back)} convolutions put back" if put_back else ""))
+        ap = budget.measure(attach(quantized(put_back), contract))
+        return Trial(put_back, ap, round(int8_share(source, {*always, *put_back}), 4))
 
     def worst_first() -> list[Names]:
         letterboxed, _ = letterbox_batch(budget.images, contract.input_size)

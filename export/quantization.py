@@ -77,7 +77,13 @@ def sensitive_convolutions(network: onnx.ModelProto, layout: str) -> tuple[str, 
     return tuple(node.name for index, node in enumerate(convolutions) if index == 0 or set(node.output) & heads)
 
 
-def quantize(network: onnx.ModelProto, ranges: Ranges, layout: str, kept: Collection[str]) -> onnx.ModelProto:
+def quantize(
+    network: onnx.ModelProto,
+    ranges: Ranges,
+    layout: str,
+    kept: Collection[str],
+    put_back: Collection[str] = (),
+) -> onnx.ModelProto:
     """A copy of a float32 network of raw heads in INT8.
 
     Args:
@@ -85,6 +91,8 @@ def quantize(network: onnx.ModelProto, ranges: Ranges, layout: str, kept: Collec
         ranges: of the activations, see ``export.ranges``.
         layout: ``tensorrt`` or ``cpu``.
         kept: names of convolutions that stay as they are.
+        put_back: further ones, which also read what is not quantised. In the layout ``cpu`` those that are merely kept
+            read what their neighbours have quantised, which is faster.
 
     Raises:
         ExportError: a convolution that was to be quantised is not.
@@ -92,11 +100,14 @@ def quantize(network: onnx.ModelProto, ranges: Ranges, layout: str, kept: Collec
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout: expected {' or '.join(LAYOUTS)}, got {layout!r}")
+    kept = (*kept, *put_back)
     names = {node.name for node in network.graph.node if node.op_type == "Conv"}
     if unknown := sorted(set(kept) - names):
         raise ValueError(f"kept: expected names of convolutions, got {unknown[0]!r}")
     _check_shared(network, kept)
-    quantized = _for_tensorrt(network, ranges, kept) if layout == TENSORRT else _for_cpu(network, ranges, kept)
+    quantized = (
+        _for_tensorrt(network, ranges, kept) if layout == TENSORRT else _for_cpu(network, ranges, kept, put_back)
+    )
     floats = {name for name, precision in convolution_precisions(quantized).items() if precision != "int8"}
     if missed := sorted(floats - set(kept)):
         raise ExportError(
@@ -130,7 +141,24 @@ def int8_share(network: onnx.ModelProto, kept: Collection[str]) -> float:
     return 1 - sum(work[name] for name in kept) / sum(work.values())
 
 
-def _for_cpu(network: onnx.ModelProto, ranges: Ranges, kept: Collection[str]) -> onnx.ModelProto:
+def _read_by_none(network: onnx.ModelProto, put_back: Collection[str]) -> list[str]:
+    """What is no convolution and is read by none in INT8: its output need not be quantised either."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in network.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    found: list[str] = []
+    for node in reversed(network.graph.node) if put_back else ():
+        if node.op_type in OPERATORS and node.op_type != "Conv":
+            others = [reader for name in node.output for reader in readers.get(name, ())]
+            if all(reader.name in put_back or reader.name in found for reader in others):
+                found.append(node.name)
+    return found
+
+
+def _for_cpu(
+    network: onnx.ModelProto, ranges: Ranges, kept: Collection[str], put_back: Collection[str]
+) -> onnx.ModelProto:
     """By ONNX Runtime's own quantiser, which knows what its integer kernels fuse."""
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
@@ -145,13 +173,19 @@ def _for_cpu(network: onnx.ModelProto, ranges: Ranges, kept: Collection[str]) ->
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, bounds),
         nodes_to_quantize=[],
-        nodes_to_exclude=list(kept),  # of the preprocessing nothing is in OPERATORS
+        # Of the preprocessing nothing is in OPERATORS.
+        nodes_to_exclude=[*kept, *_read_by_none(network, put_back)],
         op_types_to_quantize=list(OPERATORS),
         extra_options={},
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     model: onnx.ModelProto = quantizer.model.model
+    producers = {output: node for node in model.graph.node for output in node.output}
+    for node in model.graph.node:
+        # One of several readers: the others want it quantised.
+        if node.name in put_back and (pair := producers.get(node.input[0])) and pair.op_type == "DequantizeLinear":
+            node.input[0] = producers[pair.input[0]].input[0]
     # It lists its own domain, whose operators it does not use.
     exchange(model.opset_import, [item for item in model.opset_import if not item.domain])
     return model

@@ -80,7 +80,8 @@ def cost(expected: Sequence[Arrays], found: Sequence[Arrays], contract: Detector
             deltas, other_deltas = (_at(heads[levels + level], objects) for heads in (ours, theirs))
             noise += [((scores - others) ** 2).sum(), ((deltas - other_deltas) ** 2).sum()]
             signal += [(scores**2).sum(), (deltas**2).sum()]
-    return float(np.sum(noise / np.maximum(signal, np.finfo(np.float64).tiny)))
+    # Less than one score at the threshold is no signal.
+    return float(np.sum(noise / np.maximum(signal, contract.score_threshold**2 or np.finfo(np.float64).tiny)))
 
 
 def _objects(scores: npt.NDArray[np.float64], contract: DetectorContract) -> npt.NDArray[np.bool_]:

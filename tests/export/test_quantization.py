@@ -233,8 +233,10 @@ def test_a_convolution_that_was_passed_over_is_an_error(
 
     whole = export.quantization._for_cpu
 
-    def passes_over(network: onnx.ModelProto, ranges: Ranges, kept: tuple[str, ...]) -> onnx.ModelProto:
-        return whole(network, ranges, (*kept, "backbone.fpn.layer_blocks.0.0"))
+    def passes_over(
+        network: onnx.ModelProto, ranges: Ranges, kept: tuple[str, ...], put_back: tuple[str, ...]
+    ) -> onnx.ModelProto:
+        return whole(network, ranges, (*kept, "backbone.fpn.layer_blocks.0.0"), put_back)
 
     monkeypatch.setattr(export.quantization, "_for_cpu", passes_over)
     with pytest.raises(ExportError, match=r"int8: 1 convolutions were to be .*the first of them \S+blocks\.0\.0"):
@@ -272,3 +274,22 @@ def test_a_channel_without_weights_is_no_division_by_zero(exported: onnx.ModelPr
     name = tensor.name
     assert quantised[f"{name}.scale"][0] > 0
     assert not quantised[f"{name}.int8"][0].any()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_put_back_reads_floats(exported: onnx.ModelProto, ranges: Ranges, layout: str) -> None:
+    """All of them put back, nothing is quantised at all; some, only what the others read."""
+    always = sensitive_convolutions(exported, layout)
+    others = tuple(node.name for node in exported.graph.node if node.op_type == "Conv" and node.name not in always)
+    nothing = quantize(exported, ranges, layout, (), (*always, *others))
+    assert not any(node.op_type == "QuantizeLinear" for node in nothing.graph.node)
+    chosen = next(name for name in others if name.endswith("layer1.0.conv2"))
+    model = quantize(exported, ranges, layout, always, (chosen,))
+    producers = {output: node for node in model.graph.node for output in node.output}
+    reads = {node.name: producers[node.input[0]].op_type for node in model.graph.node if node.op_type == "Conv"}
+    assert reads[chosen] == "Relu"
+    assert {reads[name] for name in others if name != chosen} == {"DequantizeLinear"}
+    assert {name for name, precision in convolution_precisions(model).items() if precision != "int8"} == {
+        *always,
+        chosen,
+    }
