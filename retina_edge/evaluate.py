@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,20 +15,49 @@ from rich.table import Table
 
 from engines.files import atomic_file
 from retina_edge import cli
-from retina_edge.data.coco import load_coco
+from retina_edge.confusion import Confusion, confusion
+from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.detections import Detections
 from retina_edge.detector import Detector
-from retina_edge.evaluation import MOST, Evaluation, evaluate
+from retina_edge.evaluation import METRICS, MOST, Evaluation, detect_all, score
 from retina_edge.tile_arguments import add_tiles, check_tiles, with_tiles
+
+if TYPE_CHECKING:
+    from retina_edge.comparison import Comparison
+
+# Of a box that a user would be shown.
+SCORE = 0.3
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of the verb."""
     parser = argparse.ArgumentParser(prog="retina-edge evaluate", description=__doc__)
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="a .pt or .onnx of retina_edge")
+    add("model", type=Path, metavar="MODEL", help="a .pt, .onnx or .engine of retina_edge")
     add("annotations", type=Path, metavar="ANNOTATIONS.json", help="COCO annotations")
     add("--images", type=Path, required=True, metavar="DIR", help="their images")
     add("--json", type=Path, metavar="RESULT.json", help="write the metrics there")
+    add(
+        "--against",
+        type=Path,
+        metavar="OTHER_MODEL",
+        help="compare with another model, for instance the one this was made of: boxes matched, scores, AP, and the "
+        "images that changed most",
+    )
+    add(
+        "--report",
+        type=Path,
+        default=Path("out/against"),
+        metavar="DIR",
+        help="where --against writes index.html and changes.png (default: %(default)s)",
+    )
+    add(
+        "--score",
+        type=float,
+        default=SCORE,
+        metavar="S",
+        help="boxes that count in the confusion and with --against (default: %(default)s); AP is of all",
+    )
     add("--batch", type=cli.positive, help="images, or tiles, run together (default 1)")
     add(
         "--max-detections",
@@ -36,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"best boxes of an image that count (default {MOST}, as COCO has it; large pictures hold more)",
     )
     add_tiles(parser)
-    add("--device", default="auto", help="for a .pt: auto, cpu or cuda")
+    add("--device", default="auto", help="for a .pt: auto, cpu or cuda; for an engine: cuda:N")
     add("--skip-invalid", action="store_true", help="leave out boxes without area or outside their image")
     return parser
 
@@ -57,21 +88,35 @@ def _evaluate(args: argparse.Namespace) -> int:
             "--max-detections is COCO's",
             highlight=False,
         )
-    with Detector.load(args.model, device=args.device) as loaded, Progress(console=console, transient=True) as bar:
-        detector = with_tiles(loaded, args)
-        task = bar.add_task(escape(args.model.name), total=len(dataset))
-        result = evaluate(
-            detector,
-            dataset,
-            batch=1 if args.tile else args.batch or 1,
-            most=args.max_detections,
-            on_image=lambda: bar.advance(task),
-        )
+    found = _detect(args.model, dataset, args, console)
+    result = score(found, dataset, most=args.max_detections)
+    calls = confusion(found, dataset, args.score)
     _print(console, args.model, result)
+    _print_confusion(console, calls, args.score)
+    values: dict[str, Any] = {**json.loads(result.to_json()), "confusion": calls.to_dict()}
+    if args.against:
+        from retina_edge.comparison import Side, compare
+        from retina_edge.comparison_report import write_report
+
+        other = _detect(args.against, dataset, args, console)
+        first = Side(args.against.name, score(other, dataset, most=args.max_detections), other)
+        changes = compare(first, Side(args.model.name, result, found), dataset, args.score)
+        report = write_report(changes, args.report)
+        _print_comparison(console, changes)
+        console.print(f"written to {escape(str(report))}", highlight=False, soft_wrap=True)
+        values["against"] = changes.to_dict()
     if args.json:
         with atomic_file(args.json) as file:
-            file.write(f"{result.to_json()}\n".encode())
+            file.write(f"{json.dumps(values, indent=2)}\n".encode())
     return 0
+
+
+def _detect(model: Path, dataset: CocoDataset, args: argparse.Namespace, console: Console) -> list[Detections]:
+    with Detector.load(model, device=args.device) as loaded, Progress(console=console, transient=True) as bar:
+        detector = with_tiles(loaded, args)
+        batch = 1 if args.tile else loaded.check_batch(args.batch)
+        task = bar.add_task(escape(model.name), total=len(dataset))
+        return detect_all(detector, dataset, batch=batch, on_image=lambda: bar.advance(task))
 
 
 def _print(console: Console, model: Path, result: Evaluation) -> None:
@@ -83,6 +128,27 @@ def _print(console: Console, model: Path, result: Evaluation) -> None:
     for name, value in result.per_class.items():
         table.add_row(escape(f"AP {name}"), f"{value:.4f}")
     console.print(table)
+
+
+def _print_confusion(console: Console, calls: Confusion, least: float) -> None:
+    """One line a class; which class was taken for which, only where that happened."""
+    table = Table(
+        "class", "objects", "found", "box off", "missed", "false alarms", title=f"boxes that score more than {least:g}"
+    )
+    for row in calls.rows():
+        table.add_row(*map(escape, map(str, row)))
+    console.print(table)
+    for true, taken, count in calls.mistaken():
+        console.print(f"{count} {escape(true)} taken for {escape(taken)}", highlight=False)
+
+
+def _print_comparison(console: Console, changes: Comparison) -> None:
+    table = Table("", escape(changes.first.name), escape(changes.second.name), "difference")
+    for name in METRICS:
+        ours, theirs = changes.first.evaluation.metrics[name], changes.second.evaluation.metrics[name]
+        table.add_row(name, f"{ours:.4f}", f"{theirs:.4f}", f"{theirs - ours:+.4f}")
+    console.print(table)
+    console.print(changes.summary(), highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

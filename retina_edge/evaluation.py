@@ -11,6 +11,7 @@ import numpy as np
 
 from engines.errors import DataError, MissingDependencyError
 from retina_edge.data.coco import CocoDataset
+from retina_edge.detections import Detections
 from retina_edge.detector import Detector
 
 # In the order in which COCOeval numbers its summary.
@@ -66,18 +67,33 @@ def evaluate(
         MissingDependencyError: faster-coco-eval is not installed.
         ValueError: a batch below 1.
     """
+    return score(detect_all(detector, dataset, batch=batch, on_image=on_image), dataset, most=most)
+
+
+def detect_all(
+    detector: Detector, dataset: CocoDataset, *, batch: int = 1, on_image: Callable[[], None] = lambda: None
+) -> list[Detections]:
+    """What the detector finds in each image of the data set, in its order; arguments and errors of ``evaluate``."""
     if batch < 1:
         raise ValueError(f"batch: expected at least 1, got {batch}")
     _coco_tools()  # missing, it is better said now than after an hour of detecting
-    categories = match_categories(detector.contract.class_names, dataset)
-    results: list[dict[str, Any]] = []
+    match_categories(detector.contract.class_names, dataset)
+    found: list[Detections] = []
     for start in range(0, len(dataset), batch):
-        images = dataset.images[start : start + batch]
-        for image, found in zip(images, detector([image.read() for image in images]), strict=True):
-            for row, label in zip(found.to_coco(image.id), found.labels.tolist(), strict=True):
-                if label in categories:
-                    results.append({**row, "category_id": categories[label]})
+        for detections in detector([image.read() for image in dataset.images[start : start + batch]]):
+            found.append(detections)
             on_image()
+    return found
+
+
+def score(found: Sequence[Detections], dataset: CocoDataset, *, most: int = MOST) -> Evaluation:
+    """COCO metrics of what ``detect_all`` found."""
+    results: list[dict[str, Any]] = []
+    for image, detections in zip(dataset.images, found, strict=True):
+        categories = match_categories(detections.class_names, dataset)
+        for row, label in zip(detections.to_coco(image.id), detections.labels.tolist(), strict=True):
+            if label in categories:
+                results.append({**row, "category_id": categories[label]})
     return measure(dataset, results, most=most)
 
 
