@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,78 @@ def test_missing_tools_are_said_before_anything_is_detected(
     with pytest.raises(MissingDependencyError, match=r"pip install '\.\[train\]'"):
         evaluate(Detector(Oracle([], ("tree",), 0)), dataset, on_image=lambda: seen.append(None))
     assert not seen
+
+
+@pytest.mark.parametrize("most", [5, 300])
+def test_more_or_fewer_boxes_an_image_are_counted_as_pycocotools_counts_them(dataset: CocoDataset, most: int) -> None:
+    """Its summary knows 100 only; its tables know any number."""
+    results = noisy_results(dataset, 0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(dataset.annotations))
+        reference = COCOeval(truth, truth.loadRes([dict(row) for row in results]), "bbox")
+        reference.params.maxDets = [1, 10, most]
+        reference.evaluate()
+        reference.accumulate()
+    precision, recall = reference.eval["precision"], reference.eval["recall"]
+    ours = measure(dataset, results, most=most)
+    assert ours.metrics["AP"] == pytest.approx(precision[..., 0, -1].mean(), abs=SAME)
+    assert ours.metrics["AP50"] == pytest.approx(precision[0, ..., 0, -1].mean(), abs=SAME)
+    assert ours.metrics["AR100"] == pytest.approx(recall[..., 0, -1].mean(), abs=SAME)
+
+
+def empty(_: dict[str, Any]) -> dict[str, Any]:
+    return {"images": [], "annotations": [], "categories": []}
+
+
+def without_annotations(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "annotations": []}
+
+
+def of_other_classes(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "categories": [{**content["categories"][0], "name": "house"}]}
+
+
+def with_a_missing_image(content: dict[str, Any]) -> dict[str, Any]:
+    images = [{**content["images"][0], "file_name": "gone.jpg"}, *content["images"][1:]]
+    return {**content, "images": images}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (empty, "expected images, found none"),
+        (without_annotations, "expected annotations, found none at all"),
+        (of_other_classes, "no category is a class of the model: expected some of tree, got house"),
+        (with_a_missing_image, "gone.jpg"),
+    ],
+)
+def test_a_data_set_that_cannot_be_measured_on(
+    checkpoint: Path,
+    treecrowns: Path,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, result = tmp_path / "val.json", tmp_path / "result.json"
+    path.write_text(json.dumps(change(json.loads((treecrowns / "val.json").read_text()))))
+    words = [checkpoint, path, "--images", treecrowns / "images", "--json", result]
+    assert main([*map(str, words)]) == 1
+    assert message in capsys.readouterr().err
+    assert not result.exists()
+
+
+def test_images_without_objects_are_measured_with_the_others(
+    checkpoint: Path, tiny_coco: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(tiny_coco.read_text())
+    bare = content["images"][0]["id"]
+    content["annotations"] = [item for item in content["annotations"] if item["image_id"] != bare]
+    path, result = tmp_path / "val.json", tmp_path / "result.json"
+    path.write_text(json.dumps(content))
+    words = [checkpoint, path, "--images", treecrowns / "images", "--json", result, "--score", "0.9"]
+    assert main([*map(str, words)]) == 0
+    values = json.loads(result.read_text())
+    assert values["images"] == 4
+    assert values["confusion"]["classes"][0]["objects"] == len(content["annotations"])
+    assert "boxes that score more than 0.9" in capsys.readouterr().out
