@@ -11,8 +11,6 @@ from engines.build_options import KERNELS, PLUGIN, BuildOptions
 from engines.contract import TENSORRT, DetectorContract
 from engines.errors import BuildError
 from engines.graph import (
-    ACCURACY_KEY,
-    QUANTIZATION_KEY,
     batch_of,
     contract_of,
     fix_batch,
@@ -22,7 +20,7 @@ from engines.graph import (
     read_deployable,
     with_plugins,
 )
-from engines.names import head_names
+from engines.names import ACCURACY_KEY, QUANTIZATION_KEY, head_names
 from engines.plugins.definitions import plugin_name
 from engines.plugins.launch import Geometry, Launch, Tensor, plan
 from engines.plugins.parameters import pack_parameters

@@ -1,4 +1,4 @@
-"""The deployable ONNX taken apart, for the quantiser and for TensorRT. Of engines, only this module needs onnx."""
+"""The deployable ONNX taken apart, for the quantiser and for TensorRT."""
 
 from __future__ import annotations
 
@@ -20,10 +20,6 @@ from engines.names import DOMAIN, PARAMETERS
 from engines.onnx_runtime import CONTRACT_KEY
 from engines.plugins.launch import Launch
 
-# JSON object in the metadata of an INT8 model: how it was calibrated; see export.quantization.
-QUANTIZATION_KEY = "retina_edge.quantization"
-# The same of a model made inside a budget: what it costs; see export.accuracy_budget.
-ACCURACY_KEY = "retina_edge.accuracy"
 DECODE, NMS = "Decode", "NMS"
 
 

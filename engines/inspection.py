@@ -11,6 +11,7 @@ from typing import Any
 
 from engines.contract import DetectorContract
 from engines.errors import ModelFileError
+from engines.names import ACCURACY_KEY, QUANTIZATION_KEY
 from engines.passport import Passport, read_engine, sha256
 
 
@@ -99,8 +100,6 @@ def _facts(passport: Passport) -> dict[str, str]:
 
 def _inspect_onnx(path: Path) -> Inspection:
     from engines.graph import (  # needs onnx
-        ACCURACY_KEY,
-        QUANTIZATION_KEY,
         contract_of,
         convolution_precisions,
         describe,

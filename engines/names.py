@@ -13,3 +13,8 @@ OUTPUTS = ("num_detections", "boxes", "scores", "labels")
 def head_names(num_levels: int) -> list[str]:
     """The raw heads as Decode takes them: ``cls_0 … cls_L-1, box_0 … box_L-1``."""
     return [f"{head}_{level}" for head in ("cls", "box") for level in range(num_levels)]
+
+
+# JSON objects in an ONNX's metadata: how INT8 was calibrated (export.quantization), and what the precision costs of a
+# model that was made inside a budget (export.accuracy_budget).
+QUANTIZATION_KEY, ACCURACY_KEY = "retina_edge.quantization", "retina_edge.accuracy"

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from engines.contract import DetectorContract
+from engines.contract import TENSORRT, DetectorContract
 from engines.errors import ContractError, ModelFileError
 from engines.executor import HostExecutor
-from engines.names import INPUT, OUTPUTS
+from engines.names import INPUT, OUTPUTS, QUANTIZATION_KEY
 from engines.plugins.reference import RawDetections
 
 CONTRACT_KEY = "retina_edge.contract"
+
+
+def _is_for_tensorrt(session: onnxruntime.InferenceSession) -> bool:
+    text = session.get_modelmeta().custom_metadata_map.get(QUANTIZATION_KEY)
+    return bool(text) and json.loads(text).get("layout") == TENSORRT
+
+
+def _in_float32(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """An INT8 model for TensorRT as accurate as it is; see ``engines.float32``."""
+    content: str | bytes = str(path)
+    try:
+        from engines.float32 import measurable_file
+    except ModuleNotFoundError:  # the base install has no onnx; without the optimiser the harm is small
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    else:
+        content = measurable_file(path)
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 class OnnxExecutor(HostExecutor):
@@ -40,6 +58,8 @@ class OnnxExecutor(HostExecutor):
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            if _is_for_tensorrt(self._session):
+                self._session = _in_float32(path, options)
         except Exception as error:  # ONNX Runtime raises many kinds, of its own and plain ones
             said = str(error).replace(f"Load model from {path} failed:", "")  # our message begins with the path
             reason = f"{type(error).__name__} {said.partition(chr(10))[0][:200]}"

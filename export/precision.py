@@ -16,8 +16,6 @@ import onnx.checker
 from engines.contract import CPU, TENSORRT, DetectorContract
 from engines.files import atomic_file
 from engines.graph import (
-    ACCURACY_KEY,
-    QUANTIZATION_KEY,
     batch_of,
     contract_of,
     convolution_precisions,
@@ -25,7 +23,7 @@ from engines.graph import (
     read_deployable,
 )
 from engines.letterbox import letterbox_batch
-from engines.names import head_names
+from engines.names import ACCURACY_KEY, QUANTIZATION_KEY, head_names
 from export.accuracy_budget import Accuracy, AccuracyBudget, Names, Trial, check, hold
 from export.attach import attach
 from export.calibration import CALIBRATORS, CalibrationSet

@@ -18,6 +18,7 @@ import onnx
 import onnxruntime
 
 from engines.contract import DetectorContract
+from engines.float32 import measurable
 from engines.graph import postprocess_only
 from engines.names import INPUT, OUTPUTS, head_names
 from engines.plugins.parameters import pack_parameters
@@ -147,8 +148,16 @@ def batches_of(images: Images, batch: int | None) -> Iterator[Images]:
 
 def onnx_heads(model: onnx.ModelProto, batches: Sequence[Images]) -> list[Arrays]:
     """Raw heads of each batch, in float32 whatever the network ends in."""
-    session = _session(model.SerializeToString())
-    return [[head.astype(np.float32) for head in session.run(None, {INPUT: images})] for images in batches]
+    session = _session(measurable(model).SerializeToString())
+    halves = [output.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16 for output in model.graph.output]
+    return [
+        [
+            # As it leaves the network, whatever it was computed in.
+            head.astype(np.float16 if half else np.float32).astype(np.float32)
+            for half, head in zip(halves, session.run(None, {INPUT: images}), strict=True)
+        ]
+        for images in batches
+    ]
 
 
 def timed_heads(model: onnx.ModelProto, images: Images) -> Callable[[], float]:

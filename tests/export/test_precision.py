@@ -17,7 +17,8 @@ import pytest
 
 import export.precision
 from engines.errors import ModelFileError
-from engines.graph import QUANTIZATION_KEY, contract_of, convolution_precisions, metadata_of
+from engines.graph import contract_of, convolution_precisions, metadata_of
+from engines.names import QUANTIZATION_KEY
 from engines.onnx_runtime import OnnxExecutor
 from export.calibration import CalibrationSet, audit
 from export.deployable import ExportReport, export_onnx

@@ -12,8 +12,9 @@ from typing import Any
 import onnx
 import pytest
 
-from engines.graph import ACCURACY_KEY, QUANTIZATION_KEY, convolution_precisions, metadata_of
+from engines.graph import convolution_precisions, metadata_of
 from engines.inspection import inspect_model
+from engines.names import ACCURACY_KEY, QUANTIZATION_KEY
 from engines.passport import read_engine
 from export.deployable import export_onnx
 from retina_edge import build, export, inspect

@@ -13,7 +13,8 @@ import pytest
 
 import export.deployable
 from engines.contract import DetectorContract
-from engines.graph import QUANTIZATION_KEY, metadata_of
+from engines.graph import metadata_of
+from engines.names import QUANTIZATION_KEY
 from engines.onnx_runtime import OnnxExecutor
 from export.deployable import ExportReport
 from export.errors import ExportError

@@ -1,0 +1,77 @@
+"""What the training recipe of the sample model gains on data that it was not made for.
+
+    python -m benchmarks.recipe
+
+Shapes over windows of the forest; the same network, pictures, steps and batches from random weights. The base has what
+``train`` does by default, at the rate that suits it; what the recipe has beside it stands in ``RECIPE``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.record import begin, save
+from benchmarks.shapes import SIDE, write_shapes
+from retina_edge.data.coco import load_coco
+from retina_edge.detector import Detector
+from retina_edge.evaluation import evaluate
+from retina_edge.train import main as train
+
+NETWORK = f"--backbone resnet18 --backbone-levels 4 --fpn-channels 64 --head-depth 2 --input {SIDE}x{SIDE}".split()
+RUN = "--batch 8 --epoch-samples 800 --warmup 50 --workers 1".split()
+BASE = "--lr 0.01".split()
+RECIPE = {
+    "crops, flips and turns": ["--crop", "128x128", "--orientation", "dihedral"],
+    "anchors of the data": ["--anchors", "auto"],
+    "group normalisation in the heads": ["--head-norm", "group"],
+    "GIoU": ["--box-loss", "giou"],
+    "AdamW, cosine, averaged weights": [
+        *("--optimizer", "adamw", "--lr", "1e-3", "--weight-decay", "0.05"),
+        *("--schedule", "cosine", "--ema", "0.99"),
+    ],
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--epochs", type=int, default=8, help="of 800 pictures (default: 8)")
+    parser.add_argument("--pictures", type=int, nargs=2, default=(120, 60), help="to train and measure on")
+    args = parser.parse_args(argv)
+    before, console = begin(), Console()
+    rows: list[dict[str, Any]] = []
+    options = {
+        "train's defaults": BASE,
+        "the sample model's recipe": [word for part in RECIPE.values() for word in part],
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = write_shapes(folder, train=args.pictures[0], val=args.pictures[1])
+        for recipe, chosen in options.items():
+            rows.append({"recipe": recipe, "options": " ".join(chosen), **measure(files, chosen, args.epochs, folder)})
+            path = save("recipe", rows, before=before)
+    for row in rows:
+        console.print(f"{row['recipe']}: {json.dumps({name: row[name] for name in ('AP', 'AP50', 'APs')})}")
+    console.print(f"written to {path.name}")
+    return 0
+
+
+def measure(files: tuple[Path, Path], options: Sequence[str], epochs: int, folder: Path) -> dict[str, float]:
+    """AP of the best epoch of one run."""
+    model, images = folder / "model.pt", folder / "images"
+    words = [str(files[0]), "--images", str(images), "--val", str(files[1]), "-o", str(model)]
+    if train([*words, *NETWORK, *RUN, *options, "--epochs", str(epochs)]):
+        raise RuntimeError("train: expected it to end well; see what it said")
+    with Detector.load(model, device="cpu") as detector:
+        metrics = evaluate(detector, load_coco(files[1], images), batch=8).metrics
+    return {name: round(metrics[name], 4) for name in ("AP", "AP50", "APs", "APm")}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
