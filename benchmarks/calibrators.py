@@ -1,28 +1,36 @@
 """How ranges are best chosen for INT8: AP of the sample model by calibrator and layout, against FP32.
 
-    python -m benchmarks.calibrators
+    python -m benchmarks.calibrators --modelopt ../modelopt/bin/python
 
-Calibrated on windows of the forest that comes along, measured on the validation strips, through ONNX Runtime.
+Calibrated on windows of the forest that comes along, measured on the validation strips, through ONNX Runtime. NVIDIA's
+ModelOpt is measured beside them on the same network and images, where an environment of its own has it.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.accuracy import DATA
 from benchmarks.forest_windows import write_windows
-from benchmarks.record import begin, save
-from engines.contract import LAYOUTS
+from benchmarks.record import save
+from engines.contract import LAYOUTS, TENSORRT
+from engines.graph import contract_of, heads_only
+from engines.letterbox import letterbox_batch
 from export.accuracy_budget import AccuracyBudget
+from export.attach import attach
 from export.calibration import CALIBRATORS, CalibrationSet, audit
+from export.half_weights import restore_weights
 from export.precision import Calibration, convert
 from retina_edge import Detector
 from retina_edge.data.coco import CocoDataset, load_coco
@@ -30,10 +38,17 @@ from retina_edge.evaluation import evaluate
 from retina_edge.image_file import read_image
 from retina_edge.sample import MODEL
 
+# Its two ways of choosing ranges.
+MODELOPT = ("max", "entropy")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args(argv)
-    before, console = begin(), Console()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--modelopt", type=Path, metavar="PYTHON", help="an interpreter with nvidia-modelopt, to compare with"
+    )
+    modelopt = parser.parse_args(argv).modelopt
+    console = Console()
     dataset = load_coco(DATA / "val.json", DATA / "images")
     with tempfile.TemporaryDirectory() as name, Progress(console=console, transient=True) as bar:
         folder = Path(name)
@@ -43,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         cases = [(layout, calibrator) for layout in LAYOUTS for calibrator in CALIBRATORS]
         for layout, calibrator in bar.track(cases, description="calibrating"):
             rows.append(measure(model, images, layout, calibrator, dataset, folder))
-            path = save("calibrators", rows, before=before)
+            path = save("calibrators", rows)
+        for method in MODELOPT if modelopt else ():
+            rows.append(peer(modelopt, model, images, method, dataset, folder))
+            path = save("calibrators", rows)
     for row in rows:
         console.print(f"{row['calibrator']} {row['layout']}: AP {row['AP']:.4f}, AP50 {row['AP50']:.4f}")
     console.print(f"written to {path.name}")
@@ -68,6 +86,24 @@ def measure(
     budget = AccuracyBudget(100.0, average_precision, {}, frames)
     _, drift = convert(model, "int8", images=frames, calibration=calibration, budget=budget)
     return {"calibrator": calibrator, "layout": layout, **found, "decibels": drift.worst[1]}
+
+
+def peer(
+    python: Path, model: onnx.ModelProto, images: CalibrationSet, method: str, dataset: CocoDataset, folder: Path
+) -> dict[str, Any]:
+    """One row of ModelOpt: its quantisation of the same network on the same images, with our Decode and NMS behind."""
+    contract = contract_of(model)
+    network, pixels, output = (folder / name for name in ("heads.onnx", "images.npy", "modelopt.onnx"))
+    onnx.save(restore_weights(heads_only(model)), network)
+    np.save(pixels, letterbox_batch([read_image(path) for path in images.paths], contract.input_size)[0])
+    command = [python, Path(__file__).with_name("modelopt_peer.py"), network, pixels, method, output]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"modelopt: expected it to quantise the network; it says: {done.stderr[-500:]}")
+    deployable = attach(onnx.load(output), dataclasses.replace(contract, precision="int8"))
+    found = _accuracy(deployable, dataset, folder)
+    version = done.stdout.split()[-1]
+    return {"calibrator": f"NVIDIA ModelOpt {version}, {method}", "layout": TENSORRT, **found}
 
 
 def _accuracy(model: onnx.ModelProto, dataset: CocoDataset, folder: Path) -> dict[str, float]:

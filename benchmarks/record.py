@@ -24,6 +24,8 @@ LOAD = "load average"
 # Processes that compute, for each core: with more than this at the start the figures are of a shared machine.
 MOST_LOAD = 0.5
 DIGITS = 5
+# Arguments that name a place of this machine.
+LOCAL = ("--work", "--modelopt")
 
 
 @dataclass(frozen=True)
@@ -132,13 +134,13 @@ def save(name: str, figures: Any, *, suffix: str = "", before: Mapping[str, Any]
 
 
 def _arguments(given: Sequence[str]) -> list[str]:
-    """Without ``--work``: where models are kept changes no figure, and is a folder of one machine."""
+    """Without ``--work`` and ``--modelopt``: those are folders of one machine, and change no figure."""
     kept, given = [], list(given)
     while given:
         argument = given.pop(0)
-        if argument == "--work":
+        if argument in LOCAL:
             given = given[1:]
-        elif not argument.startswith("--work="):
+        elif argument.partition("=")[0] not in LOCAL:
             kept.append(without_folders(argument))
     return kept
 

@@ -178,6 +178,23 @@ def _accuracy(record: Record) -> str:
     return _table(("", *names), rows)
 
 
+def _calibrators(record: Record) -> str:
+    fp32, *rows = record["figures"]
+    lines = [
+        (
+            row["calibrator"],
+            f"`--for {row['layout']}`",
+            f"{row['AP']:.4f}",
+            f"{100 * (fp32['AP'] - row['AP']):+.2f}",
+            f"{row['AP50']:.4f}",
+            f"{row['decibels']:.1f}" if "decibels" in row else "",
+        )
+        for row in rows
+    ]
+    header = ("calibrator", "layout", "AP", "AP points lost", "AP50", "worst raw head, dB")
+    return _table(header, [("FP32", "", f"{fp32['AP']:.4f}", "", f"{fp32['AP50']:.4f}", ""), *lines])
+
+
 def _precisions(record: Record) -> str:
     speed, sizes = record["figures"]["speed"], record["figures"]["engines"]["megabytes"]
     rows = []
@@ -244,6 +261,7 @@ TABLES: dict[str, Callable[[Record], str]] = {
     "detect_loop": _detect_loop,
     "accuracy": _accuracy,
     "precisions": _precisions,
+    "calibrators": _calibrators,
     "end_to_end_gpu": _end_to_end_gpu,
     "detectors_gpu": _detectors_gpu,
     "preprocess_gpu": _preprocess_gpu,

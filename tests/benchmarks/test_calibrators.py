@@ -1,0 +1,68 @@
+"""Calibrators compared: our rows, and those of a peer in an environment of its own."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from benchmarks import calibrators
+from benchmarks.tables import TABLES
+from engines.contract import LAYOUTS
+from engines.graph import contract_of
+from export.calibration import CALIBRATORS
+
+
+def interpreter(path: Path, code: str) -> Path:
+    """In the place of a Python with ModelOpt: given the script and its arguments, runs this instead."""
+    path.write_text(f"#!{sys.executable}\n{code}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[onnx.ModelProto]:
+    """Models that were evaluated, which takes no time."""
+    seen: list[onnx.ModelProto] = []
+
+    def accuracy(model: onnx.ModelProto, *_: object) -> dict[str, float]:
+        seen.append(model)
+        return {"AP": 0.25, "AP50": 0.7}
+
+    def measure(_model: object, _images: object, layout: str, calibrator: str, *_: object) -> dict[str, Any]:
+        return {"calibrator": calibrator, "layout": layout, "AP": 0.24, "AP50": 0.69, "decibels": 20.0}
+
+    monkeypatch.setattr(calibrators, "_accuracy", accuracy)
+    monkeypatch.setattr(calibrators, "measure", measure)
+    return seen
+
+
+def test_a_row_for_each_and_for_the_peer(results: Path, tmp_path: Path, measured: list[onnx.ModelProto]) -> None:
+    code = "import shutil, sys; shutil.copy(sys.argv[2], sys.argv[5]); print('noise'); print('0.47.0')"
+    python = interpreter(tmp_path / "python", code)
+    assert calibrators.main(["--modelopt", str(python)]) == 0
+    record = json.loads((results / "calibrators.json").read_text())
+    rows = record["figures"]
+    assert [(row["calibrator"], row["layout"]) for row in rows] == [
+        ("fp32", ""),
+        *((calibrator, layout) for layout in LAYOUTS for calibrator in CALIBRATORS),
+        ("NVIDIA ModelOpt 0.47.0, max", "tensorrt"),
+        ("NVIDIA ModelOpt 0.47.0, entropy", "tensorrt"),
+    ]
+    assert contract_of(measured[-1]).precision == "int8"
+    table = TABLES["calibrators"](record)
+    assert "| minmax | `--for cpu` | 0.2400 | +1.00 | 0.6900 | 20.0 |" in table
+    assert "| NVIDIA ModelOpt 0.47.0, max | `--for tensorrt` | 0.2500 | +0.00 | 0.7000 |  |" in table
+
+
+def test_a_peer_that_fails_says_why(results: Path, tmp_path: Path, measured: list[onnx.ModelProto]) -> None:
+    python = interpreter(tmp_path / "python", "raise SystemExit('no modelopt here')")
+    with pytest.raises(RuntimeError, match="modelopt: expected it to quantise the network; it says: no modelopt here"):
+        calibrators.main(["--modelopt", str(python)])
+    assert len(measured) == 1
+    assert len(json.loads((results / "calibrators.json").read_text())["figures"]) == 1 + len(LAYOUTS) * len(CALIBRATORS)
