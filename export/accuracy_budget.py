@@ -14,6 +14,7 @@ import onnx
 from export.errors import ExportError
 
 Names = tuple[str, ...]
+CALIBRATE = "Calibrate with more images as the camera sees them, try another --calibrator"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Accuracy:
         ap: of this one.
         budget: AP points that it might lose.
         data: what both were measured on, and by what.
-        trials: of INT8, every attempt in order; the one taken is the last that holds.
+        trials: of INT8, every attempt, the one taken at the end.
         speed: how many times as fast as ``speed_against``, None where nothing is known.
         speed_against: of what, and whether measured or estimated.
     """
@@ -113,7 +114,8 @@ def hold(
     if budget.holds(fp32, trials[0].ap):
         return tuple(trials)
     if not budget.fallback:
-        raise ExportError(_missed(fp32, budget, trials, "the fallback that puts layers back is off"))
+        why, mend = "the fallback that puts layers back is off", f"Leave out --no-fallback. {CALIBRATE}"
+        raise ExportError(_missed(fp32, budget, trials, why, mend))
     groups = worst_first()
     # With all of them put back it is INT8 by name only.
     failed, most, count = 0, len(groups) - 1, 1
@@ -126,7 +128,8 @@ def hold(
         else:
             failed, count = count, 2 * count
     if good is None:
-        raise ExportError(_missed(fp32, budget, trials, f"nor with {most} of {len(groups)} groups of layers put back"))
+        why = f"nor with {most} of {len(groups)} groups of layers put back"
+        raise ExportError(_missed(fp32, budget, trials, why, CALIBRATE))
     while good[0] - failed > 1:
         middle = (good[0] + failed) // 2
         trials.append(attempt(_first(groups, middle)))
@@ -145,17 +148,27 @@ def check(fp32: float, here: float, budget: AccuracyBudget, precision: str) -> N
         ExportError: it is outside the budget.
     """
     if not budget.holds(fp32, here):
-        raise ExportError(_missed(fp32, budget, [Trial((), here, 0.0)], f"{precision} has no layers to put back"))
+        why, mend = f"{precision} has no layers to put back", "Stay with fp32"
+        raise ExportError(_missed(fp32, budget, [Trial((), here, 0.0)], why, mend))
+
+
+def check_reference(fp32: float) -> None:
+    """Raises ExportError where FP32 itself finds nothing: everything would be inside the budget, or nothing."""
+    if not fp32 > 0:
+        raise ExportError(
+            f"accuracy budget: expected an AP above 0 of fp32 on the images of --val, found {100 * fp32:.2f}; give "
+            "images with objects that the model knows, labelled, and the images that belong to the annotations"
+        )
 
 
 def _first(groups: Sequence[Names], count: int) -> Names:
     return tuple(name for group in groups[:count] for name in group)
 
 
-def _missed(fp32: float, budget: AccuracyBudget, trials: Sequence[Trial], why: str) -> str:
+def _missed(fp32: float, budget: AccuracyBudget, trials: Sequence[Trial], why: str, mend: str) -> str:
     best = max(trials, key=lambda trial: trial.ap)
     return (
         f"accuracy budget: expected at most {budget.points:g} AP points less than fp32's {100 * fp32:.2f}, found "
-        f"{100 * best.ap:.2f}, {budget.lost(fp32, best.ap):.2f} less ({why}); nothing is written. Calibrate with more "
-        "images as the camera sees them, try another --calibrator, or allow a larger budget"
+        f"{100 * best.ap:.2f}, {budget.lost(fp32, best.ap):.2f} less ({why}); nothing is written. {mend}, or allow "
+        "a larger budget"
     )

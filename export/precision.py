@@ -24,7 +24,7 @@ from engines.graph import (
 )
 from engines.letterbox import letterbox_batch
 from engines.names import ACCURACY_KEY, QUANTIZATION_KEY, head_names
-from export.accuracy_budget import Accuracy, AccuracyBudget, Names, Trial, check, hold
+from export.accuracy_budget import Accuracy, AccuracyBudget, Names, Trial, check, check_reference, hold
 from export.attach import attach
 from export.calibration import CALIBRATORS, CalibrationSet
 from export.errors import ExportError
@@ -163,6 +163,7 @@ def convert_file(
 def _check(deployable: onnx.ModelProto, converted: onnx.ModelProto, budget: AccuracyBudget, precision: str) -> Accuracy:
     budget.tell("measuring fp32")
     fp32 = budget.measure(deployable)
+    check_reference(fp32)
     budget.tell(f"measuring {precision}")
     here = budget.measure(converted)
     check(fp32, here, budget, precision)
@@ -229,6 +230,7 @@ def _within_budget(
     groups = weight_groups(source, always)
     budget.tell("measuring fp32")
     fp32 = budget.measure(deployable)
+    check_reference(fp32)
 
     def attempt(put_back: Names) -> Trial:
         budget.tell("measuring int8" + (f" with {len(put_back)} convolutions put back" if put_back else ""))
@@ -268,11 +270,15 @@ def _compare(
     accuracy: Accuracy | None,
 ) -> Drift:
     heads = onnx_heads(network, batches)
+    for name, *arrays in zip(head_names(len(contract.levels)), *heads, strict=True):
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise ExportError(
+                f"raw head {name} in {contract.precision}: expected finite numbers, found others; stay with fp32"
+            )
     decibels = _decibels(onnx_heads(source, batches), heads, contract)
     name, worst = _worst(decibels)
-    # With a budget accuracy has decided; then only what is no number at all is refused.
-    least = LEAST_DECIBELS[contract.precision] if accuracy is None else -np.inf
-    if not worst >= least:
+    least = LEAST_DECIBELS[contract.precision]
+    if accuracy is None and not worst >= least:  # with a budget AP has decided
         raise ExportError(
             f"raw head {name} in {contract.precision}: expected at least {least:.0f} dB of signal to noise against "
             f"fp32, found {worst:.1f}; calibrate with images as the camera sees them, or another --calibrator"

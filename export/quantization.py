@@ -179,16 +179,34 @@ def _for_cpu(
         extra_options={},
     )
     quantizer.quantize_model()
-    quantizer.model.topological_sort()
     model: onnx.ModelProto = quantizer.model.model
-    producers = {output: node for node in model.graph.node for output in node.output}
-    for node in model.graph.node:
-        # One of several readers: the others want it quantised.
-        if node.name in put_back and (pair := producers.get(node.input[0])) and pair.op_type == "DequantizeLinear":
-            node.input[0] = producers[pair.input[0]].input[0]
+    _read_floats(network, model, put_back)
+    quantizer.model.topological_sort()
     # It lists its own domain, whose operators it does not use.
     exchange(model.opset_import, [item for item in model.opset_import if not item.domain])
     return model
+
+
+def _read_floats(network: onnx.ModelProto, model: onnx.ModelProto, put_back: Collection[str]) -> None:
+    """Lets convolutions that are put back read in floats what others read quantised.
+
+    The quantiser has taken out a Relu that quantising makes needless; for them it is done again.
+    """
+    reads = {node.name: node.input[0] for node in network.graph.node if node.name in put_back}
+    relus = {node.output[0] for node in network.graph.node if node.op_type == "Relu"}
+    producers = {output: node for node in model.graph.node for output in node.output}
+    rectified: dict[str, onnx.NodeProto] = {}
+    for node in model.graph.node:
+        pair = producers.get(node.input[0]) if node.name in reads else None
+        if pair is None or pair.op_type != "DequantizeLinear":
+            continue
+        raw = producers[pair.input[0]].input[0]
+        # Under the name of what it put out there is now what it read.
+        if reads[node.name] in relus and producers[raw].op_type != "Relu":
+            rectify = onnx.helper.make_node("Relu", [raw], [f"{raw}.rectified"], name=f"{raw}.rectify")
+            raw = rectified.setdefault(raw, rectify).output[0]
+        node.input[0] = raw
+    model.graph.node.extend(rectified.values())
 
 
 def _for_tensorrt(network: onnx.ModelProto, ranges: Ranges, kept: Collection[str]) -> onnx.ModelProto:

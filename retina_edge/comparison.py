@@ -102,7 +102,7 @@ class Comparison:
             "mean score drift": float(drift.mean()) if drift.size else None,
             "greatest score drift": float(np.abs(drift).max()) if drift.size else None,
             "mean IoU": float(overlaps.mean()) if overlaps.size else None,
-            "most changed": [change.image.path.name for change in self.changes[:10]],
+            "most changed": [change.image.path.name for change in self.changes[:10] if change.size > 0],
         }
 
     def summary(self) -> str:

@@ -26,7 +26,8 @@ class Confusion:
     Attributes:
         class_names: of the data set.
         calls: how many objects of a class were called what: a class name, ``box off`` or ``missed``.
-        false_alarms: boxes of a class on no object, or on one that has a better box already.
+        false_alarms: boxes of a class on no object, or on one that has a better box already. Regions that COCO marks as
+            crowds are no objects.
     """
 
     class_names: tuple[str, ...]

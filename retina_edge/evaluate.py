@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--score",
-        type=float,
+        type=_score,
         default=SCORE,
         metavar="S",
         help="boxes that count in the confusion and with --against (default: %(default)s); AP is of all",
@@ -72,6 +73,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _score(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a score from 0 to below 1, got {text!r}")
+    return value
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
@@ -88,17 +99,18 @@ def _evaluate(args: argparse.Namespace) -> int:
             "--max-detections is COCO's",
             highlight=False,
         )
+    # First: what is wrong with it is said before the other has run over everything.
+    other = _detect(args.against, dataset, args, console) if args.against else None
     found = _detect(args.model, dataset, args, console)
     result = score(found, dataset, most=args.max_detections)
     calls = confusion(found, dataset, args.score)
     _print(console, args.model, result)
     _print_confusion(console, calls, args.score)
     values: dict[str, Any] = {**json.loads(result.to_json()), "confusion": calls.to_dict()}
-    if args.against:
+    if other is not None:
         from retina_edge.comparison import Side, compare
         from retina_edge.comparison_report import write_report
 
-        other = _detect(args.against, dataset, args, console)
         first = Side(args.against.name, score(other, dataset, most=args.max_detections), other)
         changes = compare(first, Side(args.model.name, result, found), dataset, args.score)
         report = write_report(changes, args.report)
@@ -148,7 +160,7 @@ def _print_comparison(console: Console, changes: Comparison) -> None:
         ours, theirs = changes.first.evaluation.metrics[name], changes.second.evaluation.metrics[name]
         table.add_row(name, f"{ours:.4f}", f"{theirs:.4f}", f"{theirs - ours:+.4f}")
     console.print(table)
-    console.print(changes.summary(), highlight=False, soft_wrap=True)
+    console.print(escape(changes.summary()), highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

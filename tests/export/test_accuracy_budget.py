@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from export.accuracy_budget import AccuracyBudget, Names, Trial, check, hold
+from export.accuracy_budget import AccuracyBudget, Names, Trial, check, check_reference, hold
 from export.errors import ExportError
 
 FP32 = 0.40
@@ -75,6 +75,13 @@ def test_what_cannot_be_held_fails_before_nothing_is_int8(ap: float) -> None:
 def test_where_nothing_can_be_put_back(groups: list[Names]) -> None:
     with pytest.raises(ExportError, match="accuracy budget"):
         hold(FP32, budget(0.5), lambda kept: Trial(kept, 0.3, 1.0), lambda: groups)
+
+
+@pytest.mark.parametrize("ap", [0.0, math.nan])
+def test_a_reference_that_finds_nothing_is_refused(ap: float) -> None:
+    """Against 0 everything would hold, against NaN nothing."""
+    with pytest.raises(ExportError, match="expected an AP above 0 of fp32"):
+        check_reference(ap)
 
 
 def test_fp16_is_checked_alone() -> None:

@@ -18,6 +18,7 @@ import torch
 
 from engines.contract import DetectorContract
 from engines.graph import convolution_precisions
+from engines.letterbox import letterbox_batch
 from engines.names import INPUT
 from engines.precision import convolutions
 from export.calibration import CalibrationSet, audit
@@ -25,10 +26,13 @@ from export.errors import ExportError
 from export.network import Network, export_network
 from export.quantization import int8_share, quantize, sensitive_convolutions
 from export.ranges import Ranges, collect_ranges
+from export.verify import onnx_heads
 from retina_edge.image_file import read_image
 from retina_edge.model.config import octave_sizes
 from retina_edge.model.retinanet import RetinaNet
 from tests.models import TINY, contract_of, lively
+
+Frames = list[npt.NDArray[np.uint8]]
 
 LAYOUTS = ("tensorrt", "cpu")
 # With sums in the backbone and in the pyramid.
@@ -293,3 +297,23 @@ def test_what_is_put_back_reads_floats(exported: onnx.ModelProto, ranges: Ranges
         *always,
         chosen,
     }
+
+
+def test_what_is_put_back_keeps_its_relu(exported: onnx.ModelProto, ranges: Ranges, frames: Frames) -> None:
+    """The quantiser takes a Relu out where quantising clips anyway; who reads in floats still needs it."""
+    contract_size = tuple(dim.dim_value for dim in exported.graph.input[0].type.tensor_type.shape.dim[1:3])
+    batches = [letterbox_batch(frames[:1], (contract_size[0], contract_size[1]))[0]]
+    expected = onnx_heads(exported, batches)[0]
+    always = sensitive_convolutions(exported, "cpu")
+    read: dict[str, list[str]] = {}
+    for node in exported.graph.node:
+        if node.op_type == "Conv" and node.name not in always:
+            read.setdefault(node.input[0], []).append(node.name)
+    relus = {node.output[0] for node in exported.graph.node if node.op_type == "Relu"}
+    shared = [names for tensor, names in read.items() if tensor in relus and len(names) > 1]
+    assert shared
+    errors = []
+    for put_back in ((), *((names[0],) for names in shared)):
+        found = onnx_heads(quantize(exported, ranges, "cpu", always, put_back), batches)[0]
+        errors.append(sum(float(((a - b) ** 2).mean() / a.var()) for a, b in zip(expected, found, strict=True)))
+    assert max(errors[1:]) < 1.2 * errors[0]

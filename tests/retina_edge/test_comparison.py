@@ -49,6 +49,7 @@ def test_the_same_differs_in_nothing(dataset: CocoDataset, tmp_path: Path) -> No
     assert (values["matched"], values["lost"], values["new"]) == (296, 0, 0)
     assert (values["AP difference"], values["greatest score drift"]) == (0, 0)
     assert values["mean IoU"] == pytest.approx(1, abs=1e-6)
+    assert values["most changed"] == []
     page = write_report(comparison, tmp_path / "report").read_text()
     assert "b.onnx against a.pt" in page
     assert "AP +0.00 points" in page
@@ -140,3 +141,10 @@ def test_a_model_that_is_not_there_leaves_no_report(
     assert main([*map(str, words), "--report", str(tmp_path / "report")]) == 1
     assert "no.onnx: expected an ONNX file, found none" in capsys.readouterr().err
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("score", ["1", "-0.1", "nan", "sure"])
+def test_a_score_that_is_none(checkpoint: Path, score: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(checkpoint), "val.json", "--images", ".", f"--score={score}"])
+    assert "expected a score from 0 to below 1" in capsys.readouterr().err
