@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,7 +235,8 @@ def _within_budget(
 
     def attempt(put_back: Names) -> Trial:
         budget.tell("measuring int8" + (f" with {len(put_back)} convolutions put back" if put_back else ""))
-        ap = budget.measure(attach(quantized(put_back), contract))
+        # With the layout, by which a runtime knows how to run it.
+        ap = budget.measure(attach(quantized(put_back), contract, {QUANTIZATION_KEY: json.dumps({"layout": layout})}))
         return Trial(put_back, ap, round(int8_share(source, {*always, *put_back}), 4))
 
     def worst_first() -> list[Names]:

@@ -18,7 +18,6 @@ import onnx
 import onnxruntime
 
 from engines.contract import DetectorContract
-from engines.float32 import measurable
 from engines.graph import postprocess_only
 from engines.names import INPUT, OUTPUTS, head_names
 from engines.plugins.parameters import pack_parameters
@@ -148,16 +147,15 @@ def batches_of(images: Images, batch: int | None) -> Iterator[Images]:
 
 def onnx_heads(model: onnx.ModelProto, batches: Sequence[Images]) -> list[Arrays]:
     """Raw heads of each batch, in float32 whatever the network ends in."""
-    session = _session(measurable(model).SerializeToString())
-    halves = [output.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16 for output in model.graph.output]
-    return [
-        [
-            # As it leaves the network, whatever it was computed in.
-            head.astype(np.float16 if half else np.float32).astype(np.float32)
-            for half, head in zip(halves, session.run(None, {INPUT: images}), strict=True)
-        ]
-        for images in batches
-    ]
+    session = _session(model.SerializeToString(), optimized=not _is_quantized_half(model))
+    return [[head.astype(np.float32) for head in session.run(None, {INPUT: images})] for images in batches]
+
+
+def _is_quantized_half(model: onnx.ModelProto) -> bool:
+    """INT8 in float16, which ONNX Runtime has to leave as it is; see ``engines.onnx_runtime``."""
+    scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    halves = {item.name for item in model.graph.initializer if item.data_type == onnx.TensorProto.FLOAT16}
+    return bool(scales & halves)
 
 
 def timed_heads(model: onnx.ModelProto, images: Images) -> Callable[[], float]:
@@ -173,8 +171,10 @@ def timed_heads(model: onnx.ModelProto, images: Images) -> Callable[[], float]:
     return run
 
 
-def _session(content: bytes) -> onnxruntime.InferenceSession:
+def _session(content: bytes, *, optimized: bool = True) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
