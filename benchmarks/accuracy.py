@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 from rich.console import Console
 
 from benchmarks.record import begin, save
 from retina_edge import Detector
-from retina_edge.data.coco import load_coco
+from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.evaluation import evaluate
 
 ROOT = Path(__file__).parents[1]
@@ -19,14 +20,27 @@ ASSETS = ROOT / "retina_edge" / "assets"
 DATA = ROOT / "tests" / "data" / "treecrowns"
 
 
+def accuracy_of(model: onnx.ModelProto, dataset: CocoDataset, folder: Path) -> dict[str, float]:
+    """Metrics of a deployable ONNX, which is put into the folder for that."""
+    path = folder / "model.onnx"
+    onnx.save(model, path)
+    return metrics_of(path, dataset)
+
+
+def metrics_of(path: Path, dataset: CocoDataset) -> dict[str, float]:
+    """Metrics of a model file, rounded."""
+    with Detector.load(path) as detector:
+        metrics = evaluate(detector, dataset).metrics
+    return {name: round(value, 5) for name, value in metrics.items()}
+
+
 def main() -> int:
     before = begin()
     dataset = load_coco(DATA / "val.json", DATA / "images")
     figures = []
     for name in ("treecrowns.pt", "treecrowns.onnx"):
-        with Detector.load(ASSETS / name) as detector:
-            metrics = evaluate(detector, dataset).metrics
-        figures.append({"model": name, "metrics": {key: round(value, 5) for key, value in metrics.items()}})
+        metrics = metrics_of(ASSETS / name, dataset)
+        figures.append({"model": name, "metrics": metrics})
         Console().print(f"{name}: AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}")
     Console().print(f"written to {save('accuracy', figures, before=before).name}")
     return 0

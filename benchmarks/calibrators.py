@@ -21,7 +21,7 @@ import onnx
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.accuracy import DATA
+from benchmarks.accuracy import DATA, accuracy_of
 from benchmarks.forest_windows import write_windows
 from benchmarks.record import save
 from engines.contract import LAYOUTS, TENSORRT
@@ -32,9 +32,7 @@ from export.attach import attach
 from export.calibration import CALIBRATORS, CalibrationSet, audit
 from export.half_weights import restore_weights
 from export.precision import Calibration, convert
-from retina_edge import Detector
 from retina_edge.data.coco import CocoDataset, load_coco
-from retina_edge.evaluation import evaluate
 from retina_edge.image_file import read_image
 from retina_edge.sample import MODEL
 
@@ -54,10 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = Path(name)
         images = audit(write_windows(folder), read_image)
         model = onnx.load(MODEL)
-        rows: list[dict[str, Any]] = [{"calibrator": "fp32", "layout": "", **_accuracy(model, dataset, folder)}]
+        fp32 = _accuracy(model, dataset, folder)
+        rows: list[dict[str, Any]] = [{"calibrator": "fp32", "layout": "", **fp32}]
         cases = [(layout, calibrator) for layout in LAYOUTS for calibrator in CALIBRATORS]
         for layout, calibrator in bar.track(cases, description="calibrating"):
-            rows.append(measure(model, images, layout, calibrator, dataset, folder))
+            rows.append(measure(model, images, layout, calibrator, dataset, folder, fp32))
             path = save("calibrators", rows)
         for method in MODELOPT if modelopt else ():
             rows.append(peer(modelopt, model, images, method, dataset, folder))
@@ -69,7 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(
-    model: onnx.ModelProto, images: CalibrationSet, layout: str, calibrator: str, dataset: CocoDataset, folder: Path
+    model: onnx.ModelProto,
+    images: CalibrationSet,
+    layout: str,
+    calibrator: str,
+    dataset: CocoDataset,
+    folder: Path,
+    fp32: dict[str, float],
 ) -> dict[str, Any]:
     """One row; ranges are kept in the folder, since both layouts take the same.
 
@@ -80,7 +85,7 @@ def measure(
     found: dict[str, float] = {}
 
     def average_precision(candidate: onnx.ModelProto) -> float:
-        found.update(_accuracy(candidate, dataset, folder))
+        found.update(fp32 if candidate is model else _accuracy(candidate, dataset, folder))
         return found["AP"]
 
     budget = AccuracyBudget(100.0, average_precision, {}, frames)
@@ -107,11 +112,8 @@ def peer(
 
 
 def _accuracy(model: onnx.ModelProto, dataset: CocoDataset, folder: Path) -> dict[str, float]:
-    path = folder / "model.onnx"
-    onnx.save(model, path)
-    with Detector.load(path) as detector:
-        metrics = evaluate(detector, dataset).metrics
-    return {name: round(metrics[name], 5) for name in ("AP", "AP50", "APs", "APm", "APl")}
+    metrics = accuracy_of(model, dataset, folder)
+    return {name: metrics[name] for name in ("AP", "AP50", "APs", "APm", "APl")}
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import onnx
 import onnxruntime
 from rich.console import Console
 
-from benchmarks.accuracy import DATA
+from benchmarks.accuracy import DATA, accuracy_of
 from benchmarks.forest_windows import write_windows
 from benchmarks.networks import ARCHITECTURE, export_lively_r50
 from benchmarks.record import begin, interleaved, save
@@ -32,9 +32,7 @@ from engines.graph import heads_only
 from engines.names import INPUT
 from export.calibration import CalibrationSet, audit
 from export.precision import Calibration, convert
-from retina_edge import Detector
 from retina_edge.data.coco import load_coco
-from retina_edge.evaluation import evaluate
 from retina_edge.image_file import read_image
 from retina_edge.sample import MODEL
 
@@ -83,12 +81,10 @@ def _accuracy(images: CalibrationSet, folder: Path) -> list[dict[str, Any]]:
     dataset = load_coco(DATA / "val.json", DATA / "images")
     rows = []
     for name, (model, decibels) in _variants(onnx.load(MODEL), images).items():
-        path = folder / "model.onnx"
-        onnx.save(model, path)
-        with Detector.load(path) as detector:
-            metrics = evaluate(detector, dataset).metrics
-        found = {key: round(metrics[key], 5) for key in ("AP", "AP50")}
-        rows.append({"model": name, **found, "decibels": decibels, "megabytes": _megabytes(path)})
+        metrics = accuracy_of(model, dataset, folder)
+        found = {key: metrics[key] for key in ("AP", "AP50")}
+        megabytes = round(model.ByteSize() / 1e6, 1)
+        rows.append({"model": name, **found, "decibels": decibels, "megabytes": megabytes})
     return rows
 
 

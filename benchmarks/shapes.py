@@ -36,13 +36,14 @@ def write_shapes(folder: Path, *, train: int, val: int, seed: int = 0) -> tuple[
         seed: of everything random.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
+    forest = forest_frame()
     paths = []
     for number, (part, count) in enumerate((("train", train), ("val", val))):
         generator = np.random.default_rng((seed, number))
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for image_id in range(count):
-            picture, objects = render(generator)
+            picture, objects = render(forest, generator)
             name = f"{part}_{image_id:04}.jpg"
             cv2.imwrite(str(folder / "images" / name), picture)
             images.append({"id": image_id, "file_name": name, "height": SIDE, "width": SIDE})
@@ -62,9 +63,8 @@ def write_shapes(folder: Path, *, train: int, val: int, seed: int = 0) -> tuple[
     return paths[0], paths[1]
 
 
-def render(generator: np.random.Generator) -> tuple[Image, list[tuple[int, Box]]]:
+def render(forest: Image, generator: np.random.Generator) -> tuple[Image, list[tuple[int, Box]]]:
     """A picture, BGR uint8 [160, 160, 3], and of each shape its label and its box, xyxy in pixels."""
-    forest = forest_frame()
     top, left = (int(generator.integers(0, side - SIDE + 1)) for side in forest.shape[:2])
     picture = forest[top : top + SIDE, left : left + SIDE].copy()
     objects: list[tuple[int, Box]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,8 @@ from engines.graph import (
     fix_batch,
     head_types,
     heads_only,
-    metadata_of,
     read_deployable,
+    record_of,
     with_plugins,
 )
 from engines.names import ACCURACY_KEY, QUANTIZATION_KEY, head_names
@@ -110,10 +109,7 @@ def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
             f"precision: {options.precision} asked, and the ONNX is {contract.precision}; "
             f"retina-edge export --precision {options.precision} makes one that fits"
         )
-    metadata = metadata_of(deployable)
-    quantization, accuracy = (
-        json.loads(metadata[key]) if key in metadata else None for key in (QUANTIZATION_KEY, ACCURACY_KEY)
-    )
+    quantization, accuracy = (record_of(deployable, key) for key in (QUANTIZATION_KEY, ACCURACY_KEY))
     if quantization and quantization["layout"] != TENSORRT:
         raise BuildError(
             f"layout: expected an INT8 ONNX for TensorRT, got one for {quantization['layout']}; "

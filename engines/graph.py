@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -41,6 +42,13 @@ def read_deployable(content: bytes) -> onnx.ModelProto:
 def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
     """What a model carries beside its graph."""
     return {item.key: item.value for item in model.metadata_props}
+
+
+def record_of(model: onnx.ModelProto, key: str) -> dict[str, Any] | None:
+    """The JSON object under a key of the metadata, None where there is none."""
+    text = metadata_of(model).get(key)
+    record: dict[str, Any] | None = json.loads(text) if text else None
+    return record
 
 
 def contract_of(deployable: onnx.ModelProto) -> DetectorContract:

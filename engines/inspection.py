@@ -103,9 +103,9 @@ def _inspect_onnx(path: Path) -> Inspection:
         contract_of,
         convolution_precisions,
         describe,
-        metadata_of,
         name_convolutions,
         read_deployable,
+        record_of,
     )
 
     content = path.read_bytes()
@@ -115,10 +115,6 @@ def _inspect_onnx(path: Path) -> Inspection:
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
     name_convolutions(model)
-    metadata = metadata_of(model)
-    quantization, accuracy = (
-        json.loads(metadata[key]) if key in metadata else None for key in (QUANTIZATION_KEY, ACCURACY_KEY)
-    )
     convolutions = convolution_precisions(model)
     return Inspection(
         path,
@@ -130,6 +126,6 @@ def _inspect_onnx(path: Path) -> Inspection:
         {"convolution": dict(Counter(convolutions.values()))},
         convolutions,
         {"opset": ", ".join(f"{item.domain or 'onnx'} {item.version}" for item in model.opset_import)},
-        quantization,
-        accuracy,
+        record_of(model, QUANTIZATION_KEY),
+        record_of(model, ACCURACY_KEY),
     )

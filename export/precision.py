@@ -31,9 +31,9 @@ from export.calibration import CALIBRATORS, CalibrationSet
 from export.errors import ExportError
 from export.half_precision import to_half
 from export.half_weights import restore_weights
-from export.quantization import Quantization, int8_share, quantize, sensitive_convolutions
+from export.quantization import Quantization, int8_share, quantize, sensitive_convolutions, weight_groups
 from export.ranges import Progress, check_half, collect_ranges, ranges_on
-from export.sensitivity import sensitivities, weight_groups
+from export.sensitivity import sensitivities
 from export.verify import batches_of, compare_with_specification, onnx_heads, postprocessed, timed_heads
 
 # Signal to noise of the worst head, decibels. Rounding to float16 leaves 38 to 73 in R18 and R50. INT8 leaves 6.5 to 24
@@ -161,10 +161,16 @@ def convert_file(
     return len(content), drift
 
 
-def _check(deployable: onnx.ModelProto, converted: onnx.ModelProto, budget: AccuracyBudget, precision: str) -> Accuracy:
+def _reference(deployable: onnx.ModelProto, budget: AccuracyBudget) -> float:
+    """AP of FP32, which is more than nothing."""
     budget.tell("measuring fp32")
     fp32 = budget.measure(deployable)
     check_reference(fp32)
+    return fp32
+
+
+def _check(deployable: onnx.ModelProto, converted: onnx.ModelProto, budget: AccuracyBudget, precision: str) -> Accuracy:
+    fp32 = _reference(deployable, budget)
     budget.tell(f"measuring {precision}")
     here = budget.measure(converted)
     check(fp32, here, budget, precision)
@@ -191,15 +197,14 @@ def _quantized(
     always = sensitive_convolutions(source, calibration.layout)
 
     def quantized(put_back: Names) -> onnx.ModelProto:
-        kept = tuple(name for name in always if name not in put_back)
-        return quantize(source, ranges, calibration.layout, kept, put_back)
+        return quantize(source, ranges, calibration.layout, always, put_back)
 
     accuracy: Accuracy | None = None
     put_back: Names = ()
     if budget is not None:
-        accuracy = _within_budget(deployable, source, contract, calibration.layout, quantized, budget)
+        accuracy = _within_budget(deployable, source, contract, calibration.layout, always, quantized, budget)
         put_back = accuracy.trials[-1].kept
-    network, kept = quantized(put_back), tuple(dict.fromkeys((*always, *put_back)))
+    network, kept = quantized(put_back), (*always, *put_back)
     precisions = convolution_precisions(network)
     record = Quantization(
         layout=calibration.layout,
@@ -223,21 +228,19 @@ def _within_budget(
     source: onnx.ModelProto,
     contract: DetectorContract,
     layout: str,
+    always: Names,
     quantized: Callable[[Names], onnx.ModelProto],
     budget: AccuracyBudget,
 ) -> Accuracy:
     """FP32 and INT8 measured, and layers put back where that is needed."""
-    always = sensitive_convolutions(source, layout)
     groups = weight_groups(source, always)
-    budget.tell("measuring fp32")
-    fp32 = budget.measure(deployable)
-    check_reference(fp32)
+    fp32 = _reference(deployable, budget)
 
     def attempt(put_back: Names) -> Trial:
         budget.tell("measuring int8" + (f" with {len(put_back)} convolutions put back" if put_back else ""))
         # With the layout, by which a runtime knows how to run it.
         ap = budget.measure(attach(quantized(put_back), contract, {QUANTIZATION_KEY: json.dumps({"layout": layout})}))
-        return Trial(put_back, ap, round(int8_share(source, {*always, *put_back}), 4))
+        return Trial(put_back, ap, round(int8_share(source, (*always, *put_back)), 4))
 
     def worst_first() -> list[Names]:
         letterboxed, _ = letterbox_batch(budget.images, contract.input_size)

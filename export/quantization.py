@@ -118,13 +118,18 @@ def quantize(
 
 def _check_shared(network: onnx.ModelProto, kept: Collection[str]) -> None:
     """The heads use their weights on every level; they are stored once, in INT8 or not."""
-    uses: dict[str, list[str]] = {}
-    for node in network.graph.node:
-        if node.op_type == "Conv":
-            uses.setdefault(node.input[1], []).append(node.name)
-    for names in uses.values():
+    for names in weight_groups(network):
         if 0 < len(set(names) & set(kept)) < len(names):
             raise ValueError(f"kept: expected all or none of {', '.join(names)}, which share their weights")
+
+
+def weight_groups(network: onnx.ModelProto, kept: Collection[str] = ()) -> list[tuple[str, ...]]:
+    """Convolutions that are quantised together, because they share their weights; without those kept anyway."""
+    groups: dict[str, list[str]] = {}
+    for node in network.graph.node:
+        if node.op_type == "Conv" and node.name not in kept:
+            groups.setdefault(node.input[1], []).append(node.name)
+    return [tuple(names) for names in groups.values()]
 
 
 def int8_share(network: onnx.ModelProto, kept: Collection[str]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,15 +26,6 @@ class Sensitivity:
 
     names: Names
     cost: float
-
-
-def weight_groups(network: onnx.ModelProto, kept: Collection[str]) -> list[Names]:
-    """Convolutions that are quantised together, because they share their weights; without those kept anyway."""
-    groups: dict[str, list[str]] = {}
-    for node in network.graph.node:
-        if node.op_type == "Conv" and node.name not in kept:
-            groups.setdefault(node.input[1], []).append(node.name)
-    return [tuple(names) for names in groups.values()]
 
 
 def sensitivities(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import math
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engines.errors import ContractError
+from retina_edge import cli
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.detector import Detector
 from retina_edge.evaluation import evaluate
@@ -21,7 +21,7 @@ from retina_edge.evaluation import evaluate
 if TYPE_CHECKING:
     import onnx
 
-    from export.accuracy_budget import Accuracy, AccuracyBudget
+    from export.accuracy_budget import AccuracyBudget
 
 # On which layers are compared: every one of them runs on all of these.
 COMPARED_IMAGES = 4
@@ -113,10 +113,9 @@ def inputs(budget: AccuracyBudget) -> dict[str, str]:
     }
 
 
-def print_accuracy(console: Console, accuracy: Accuracy | Mapping[str, Any], precision: str) -> None:
-    """The attempts, and what the one taken costs."""
-    found = accuracy if isinstance(accuracy, Mapping) else vars(accuracy)
-    trials = [trial if isinstance(trial, Mapping) else vars(trial) for trial in found["trials"]]
+def print_accuracy(console: Console, found: Mapping[str, Any], precision: str) -> None:
+    """The attempts, and what the one taken costs: an ``Accuracy`` as a passport keeps it."""
+    trials = found["trials"]
     table = Table("", "layers put back", "AP", "points lost", "multiply-adds in INT8")
     table.add_row("fp32", "", f"{100 * found['ap_fp32']:.2f}", "", "")
     for trial in trials or [{"kept": (), "ap": found["ap"], "share": None}]:
@@ -165,10 +164,7 @@ def _images_of(annotations: Path) -> Path:
 
 
 def _points(text: str) -> float:
-    try:
-        points = float(text)
-    except ValueError:
-        points = math.nan
+    points = cli.number(text)
     if not 0 <= points <= 100:
         raise argparse.ArgumentTypeError(f"expected AP points from 0 to 100, for instance 0.5, got {text!r}")
     return points

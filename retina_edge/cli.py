@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import traceback
 from collections.abc import Callable
@@ -76,6 +77,14 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def number(text: str) -> float:
+    """The number in a text; NaN, which lies in no range, where there is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _broken_package(error: ImportError) -> str | None:

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retina_edge.confusion import iou
+from retina_edge.boxes import iou
 from retina_edge.data.coco import CocoDataset, LabelledImage
 from retina_edge.detections import Detections
 from retina_edge.evaluation import Evaluation
 
 # Two boxes of one class are the same from here on.
 SAME = 0.5
+# Images worth looking at, at most.
+SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ class Comparison:
     score: float
     changes: tuple[Change, ...]
 
+    @property
+    def most_changed(self) -> tuple[Change, ...]:
+        """The images worth looking at."""
+        return tuple(change for change in self.changes[:SHOWN] if change.size > 0)
+
     def to_dict(self) -> dict[str, Any]:
         """Counts and means, for JSON."""
         drift = np.concatenate([change.drift for change in self.changes]) if self.changes else np.zeros(0)
@@ -102,7 +109,7 @@ class Comparison:
             "mean score drift": float(drift.mean()) if drift.size else None,
             "greatest score drift": float(np.abs(drift).max()) if drift.size else None,
             "mean IoU": float(overlaps.mean()) if overlaps.size else None,
-            "most changed": [change.image.path.name for change in self.changes[:10] if change.size > 0],
+            "most changed": [change.image.path.name for change in self.most_changed],
         }
 
     def summary(self) -> str:
@@ -140,7 +147,7 @@ def compare(first: Side, second: Side, dataset: CocoDataset, score: float) -> Co
 
 def _change(image: LabelledImage, first: Detections, second: Detections) -> Change:
     """The first's best box chooses first, among boxes of its class by name."""
-    overlap = iou(first.boxes, second.boxes)
+    overlap = iou(first.boxes[:, None], second.boxes)
     overlap[np.array(first.names, object)[:, None] != np.array(second.names, object)[None]] = 0
     pairs = []
     for row in range(len(first)):

@@ -19,8 +19,8 @@ from retina_edge.evaluation import METRICS
 from retina_edge.streams.draw import annotate
 
 Picture = npt.NDArray[np.uint8]
-# Images shown; width of each of the two pictures of one, and between them, pixels.
-SHOWN, WIDTH, GAP = 10, 480, 8
+# Width of each of the two pictures of an image, and between them, pixels.
+WIDTH, GAP = 480, 8
 CAPTION = 28
 # Of the pictures in the page.
 QUALITY = 85
@@ -44,7 +44,7 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
         folder: is made where it is not there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    changes = [change for change in comparison.changes[:SHOWN] if change.size > 0]
+    changes = comparison.most_changed
     pictures = [picture_of(change, comparison) for change in changes]
     with atomic_file(folder / "changes.png") as file:
         file.write(_encoded(sheet(pictures), ".png"))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from retina_edge.boxes import iou
 from retina_edge.data.coco import CocoDataset
 from retina_edge.detections import Detections
 
@@ -79,7 +79,7 @@ def confusion(found: Sequence[Detections], dataset: CocoDataset, score: float) -
     for image, detections in zip(dataset.images, found, strict=True):
         sure = detections.above(score)
         true = [dataset.class_names[label] for label in image.labels.tolist()]
-        overlap = iou(sure.boxes, image.boxes)
+        overlap = iou(sure.boxes[:, None], image.boxes)
         called: dict[int, str] = {}
         left = []
         for row, name in enumerate(sure.names):
@@ -103,14 +103,3 @@ def confusion(found: Sequence[Detections], dataset: CocoDataset, score: float) -
                 alarms[name] += 1
         calls.update((name, called.get(column, MISSED)) for column, name in enumerate(true))
     return Confusion(dataset.class_names, dict(calls), dict(alarms))
-
-
-def iou(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Intersection over union of boxes [N, 4] and [M, 4], xyxy: float32 [N, M]; 0 where both have no area."""
-    corner = np.maximum(ours[:, None, :2], theirs[None, :, :2])
-    sides = np.clip(np.minimum(ours[:, None, 2:], theirs[None, :, 2:]) - corner, 0, None)
-    shared = sides.prod(axis=2)
-    areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1) for boxes in (ours, theirs)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    overlap: npt.NDArray[np.float32] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return overlap

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,10 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _score(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = cli.number(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"expected a score from 0 to below 1, got {text!r}")
     return value
@@ -106,7 +102,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     calls = confusion(found, dataset, args.score)
     _print(console, args.model, result)
     _print_confusion(console, calls, args.score)
-    values: dict[str, Any] = {**json.loads(result.to_json()), "confusion": calls.to_dict()}
+    values: dict[str, Any] = {**result.to_dict(), "confusion": calls.to_dict()}
     if other is not None:
         from retina_edge.comparison import Side, compare
         from retina_edge.comparison_report import write_report

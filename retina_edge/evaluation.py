@@ -35,12 +35,16 @@ class Evaluation:
     images: int
     detections: int
 
-    def to_json(self) -> str:
-        """A JSON object; what is not a number becomes null."""
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; what is not a number becomes None."""
         values = asdict(self)
         for group in ("metrics", "per_class"):
             values[group] = {name: None if np.isnan(value) else value for name, value in values[group].items()}
-        return json.dumps(values, indent=2)
+        return values
+
+    def to_json(self) -> str:
+        """The same as text."""
+        return json.dumps(self.to_dict(), indent=2)
 
 
 def evaluate(

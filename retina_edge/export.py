@@ -113,7 +113,7 @@ def _export(arguments: argparse.Namespace) -> int:
             report = dataclasses.replace(report, path=arguments.output, size=size, contract=contract)
     _print(console, report, drift, half_weights=arguments.half_weights)
     if drift is not None and drift.accuracy is not None:
-        accuracy_arguments.print_accuracy(console, drift.accuracy, arguments.precision)
+        accuracy_arguments.print_accuracy(console, dataclasses.asdict(drift.accuracy), arguments.precision)
     if calibration is not None:
         calibration_arguments.print_findings(calibration)
     return 0

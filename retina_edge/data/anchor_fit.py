@@ -17,6 +17,7 @@ import numpy.typing as npt
 from engines.contract import PyramidLevel
 from engines.errors import DataError
 from engines.letterbox import Letterbox
+from retina_edge.boxes import iou
 from retina_edge.data.coco import CocoDataset
 from retina_edge.model.config import octave_sizes
 
@@ -122,7 +123,7 @@ def best_iou(boxes: npt.NDArray[np.float32], levels: Sequence[PyramidLevel]) -> 
             last = np.array(level.feature_size[::-1], np.float32) - 1
             places = (np.clip(np.round(centers / stride), 0, last) * stride).astype(np.float32)
             anchors = np.tile(places, 2)[:, None] + level.cell_anchors()
-            overlap = _iou(part[:, None], anchors).max(axis=1)
+            overlap = iou(part[:, None], anchors).max(axis=1)
             np.maximum(best[start : start + CHUNK], overlap, out=best[start : start + CHUNK])
     return best
 
@@ -194,13 +195,3 @@ def _size_fit(overlap: npt.NDArray[np.float32]) -> SizeFit:
     if not len(overlap):
         return SizeFit(0, math.nan, math.nan)
     return SizeFit(len(overlap), float((overlap >= MATCHED).mean()), float(overlap.mean()))
-
-
-def _iou(boxes: npt.NDArray[np.float32], anchors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Of boxes [N, 1, 4] and anchors [N, A, 4], xyxy: [N, A]."""
-    inner = np.clip(
-        np.minimum(boxes[..., 2:], anchors[..., 2:]) - np.maximum(boxes[..., :2], anchors[..., :2]), 0, None
-    ).prod(axis=-1)
-    areas = [(each[..., 2:] - each[..., :2]).prod(axis=-1) for each in (boxes, anchors)]
-    overlap: npt.NDArray[np.float32] = inner / (areas[0] + areas[1] - inner)
-    return overlap

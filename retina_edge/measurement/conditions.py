@@ -52,20 +52,22 @@ TOOL_SECONDS = 20.0
 
 def cpu_model() -> str:
     """The processor as the system names it."""
-    try:
-        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        match = None
-    return match.group(1) if match else platform.processor() or platform.machine()
+    return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
 def cpu_extensions() -> list[str]:
     """Of its vector arithmetic, those that decide how fast INT8 and BF16 are; processors of one name differ in them."""
+    names = _cpu_info("flags|Features").split()
+    return [name for name in CPU_EXTENSIONS if name in names]
+
+
+def _cpu_info(field: str) -> str:
+    """What Linux says of the first core under a name, a regular expression; empty where it says nothing."""
     try:
-        match = re.search(r"^(?:flags|Features)\s*:(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        match = re.search(rf"^(?:{field})\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        return []
-    return [name for name in CPU_EXTENSIONS if match and name in match.group(1).split()]
+        return ""
+    return match.group(1) if match else ""
 
 
 def machine() -> dict[str, Any]:

@@ -14,9 +14,9 @@ import pytest
 from engines.contract import DetectorContract
 from engines.letterbox import letterbox_batch
 from export.calibration import audit
-from export.quantization import quantize, sensitive_convolutions
+from export.quantization import quantize, sensitive_convolutions, weight_groups
 from export.ranges import Ranges, collect_ranges
-from export.sensitivity import cost, sensitivities, weight_groups
+from export.sensitivity import cost, sensitivities
 from export.verify import onnx_heads
 from retina_edge.image_file import read_image
 

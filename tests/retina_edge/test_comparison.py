@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from retina_edge.comparison import Side, compare
-from retina_edge.comparison_report import SHOWN, write_report
+from retina_edge.comparison import SHOWN, Side, compare
+from retina_edge.comparison_report import write_report
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.detections import Detections
 from retina_edge.evaluate import main

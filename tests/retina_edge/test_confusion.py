@@ -12,7 +12,8 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from retina_edge.confusion import Confusion, confusion, iou
+from retina_edge.boxes import iou
+from retina_edge.confusion import Confusion, confusion
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.detections import Detections
 
@@ -107,7 +108,7 @@ def test_overlaps_are_those_of_torchvision() -> None:
 
     ours, theirs = boxes(40), boxes(30)
     expected = box_iou(torch.from_numpy(ours), torch.from_numpy(theirs)).numpy()
-    np.testing.assert_allclose(iou(ours, theirs), expected, atol=1e-6)
+    np.testing.assert_allclose(iou(ours[:, None], theirs), expected, atol=1e-6)
     flat = np.zeros((1, 4), np.float32)
     assert iou(flat, flat) == 0
-    assert iou(flat[:0], theirs).shape == (0, 30)
+    assert iou(flat[:0, None], theirs).shape == (0, 30)
