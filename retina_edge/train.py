@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from engines.errors import DataError
 from retina_edge import cli
 from retina_edge.data.anchor_fit import DEFAULT_RATIOS, DEFAULT_SIZES, MATCHED, input_boxes, suggest_anchors
-from retina_edge.data.coco import load_coco
+from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.data.options import ORIENTATIONS, AugmentOptions
 from retina_edge.model.config import BACKBONES, ModelConfig, octave_sizes
-from retina_edge.training.options import OPTIMIZERS, SCHEDULES, TrainOptions
+from retina_edge.training.options import OPTIMIZERS, QAT_OPTIONS, SCHEDULES, TrainOptions
+
+if TYPE_CHECKING:
+    from engines.contract import DetectorContract
+    from retina_edge.model.retinanet import RetinaNet
 
 AUTO = "auto"
+# What the checkpoint decides that --qat starts from.
+MODEL_OPTIONS = (
+    *("pretrained_backbone", "backbone", "backbone_levels", "backbone_norm", "fpn_channels", "head_depth", "head_norm"),
+    *("box_loss", "input", "anchors", "aspect_ratios"),
+)
+# Says a line to whoever is watching.
+Tell = Callable[[str], None]
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(defaults: TrainOptions) -> argparse.ArgumentParser:
     """The options of the verb; defaults are the paper's where it has one."""
     parser = argparse.ArgumentParser(prog="retina-edge train", description=__doc__)
     add = parser.add_argument
@@ -40,8 +53,15 @@ def build_parser() -> argparse.ArgumentParser:
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="go on from MODEL.last.pt")
     start.add_argument("--init", type=Path, metavar="PATH", help="fine-tune from another checkpoint")
+    parser.add_argument(
+        "--qat",
+        type=Path,
+        metavar="PATH",
+        help="fine-tune a trained checkpoint under the rounding of INT8 (quantisation-aware training); the model is "
+        "its own, and without other options it takes 3 epochs with AdamW at a small rate, falling to zero",
+    )
 
-    model = parser.add_argument_group("model")
+    model = parser.add_argument_group("model", "not with --qat")
     add = model.add_argument
     add("--backbone", choices=BACKBONES, default="resnet50")
     add("--pretrained-backbone", action="store_true", help="ImageNet weights, downloaded by torchvision")
@@ -81,7 +101,6 @@ def build_parser() -> argparse.ArgumentParser:
 
     run = parser.add_argument_group("run")
     add = run.add_argument
-    defaults = TrainOptions()
     add("--epochs", type=int, default=defaults.epochs)
     add("--epoch-samples", type=int, default=0, help="samples an epoch (default: each image once)")
     add("--batch", type=int, default=defaults.batch, help="in each process")
@@ -102,8 +121,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
+    parser = build_parser(TrainOptions())
     args = parser.parse_args(argv)
+    if args.qat:
+        parser = build_parser(QAT_OPTIONS)
+        args = parser.parse_args(argv)
+        given = [name for name in (*MODEL_OPTIONS, "init") if getattr(args, name) != parser.get_default(name)]
+        if given:
+            parser.error(f"--qat takes the model as it is; leave --{given[0].replace('_', '-')} out")
     try:
         args.anchors = _anchor_sizes(args)
         options, augment = _options(args), _augmentation(args)
@@ -139,6 +164,7 @@ def _options(args: argparse.Namespace) -> TrainOptions:
         schedule=args.schedule,
         amp=args.amp,
         ema=args.ema,
+        qat=args.qat is not None,
         clip_norm=args.clip_norm,
         workers=args.workers,
         seed=args.seed,
@@ -175,7 +201,7 @@ def _model_config(args: argparse.Namespace, *, num_classes: int) -> ModelConfig:
 def _train(args: argparse.Namespace, options: TrainOptions, augment: AugmentOptions) -> int:
     from retina_edge.model.checkpoint import load_checkpoint
     from retina_edge.torch_executor import select_device
-    from retina_edge.training.initialise import initialise_from, new_model
+    from retina_edge.training.initialise import quantized_model
     from retina_edge.training.processes import process_group
     from retina_edge.training.progress import TrainingProgress
     from retina_edge.training.trainer import Trainer
@@ -185,32 +211,21 @@ def _train(args: argparse.Namespace, options: TrainOptions, augment: AugmentOpti
     val_data = load_coco(args.val, args.val_images or args.images, skip_invalid=args.skip_invalid)
     if unknown := set(val_data.class_names) - set(train_data.class_names):
         raise DataError(f"{args.val}: expected only categories of {args.train}, got also {', '.join(sorted(unknown))}")
-    fitted = ""
-    if args.anchors is None:
-        fit = suggest_anchors(
-            input_boxes(train_data, args.input), args.input, DEFAULT_SIZES[: args.backbone_levels], args.aspect_ratios
-        )
-        args.anchors, args.aspect_ratios = fit.anchor_sizes, fit.aspect_ratios
-        fitted = f"{fit.options}, which match {fit.recall:.1%} of the boxes at IoU {MATCHED}"
-    config = _model_config(args, num_classes=len(train_data.class_names))
-    source = load_checkpoint(args.init) if args.init else None
-    if source:
-        # Not options of ours: they only tell torchvision's two architectures apart, so the source decides.
-        theirs = source.config
-        config = dataclasses.replace(config, extra_levels=theirs.extra_levels, norm_eps=theirs.norm_eps)
     with process_group(device) as group:
         console = Console(stderr=True, quiet=not group.is_main)
-        if fitted:
-            console.print(fitted, highlight=False, soft_wrap=True)
         for data in (train_data, val_data):
             if data.skipped:
                 console.print(f"{data.annotations.name}: {len(data.skipped)} invalid boxes left out", markup=False)
-        model, contract = new_model(
-            config, train_data, args.input, seed=args.seed, pretrained_backbone=args.pretrained_backbone
-        )
-        if source:
-            for line in initialise_from(model, contract, source):
-                console.print(f"{args.init.name}: {line}", highlight=False, soft_wrap=True, markup=False)
+        tell = partial(console.print, highlight=False, soft_wrap=True, markup=False)
+        if args.qat:
+            source = load_checkpoint(args.qat)
+            contract = source.contract
+            model = quantized_model(source, train_data, batch=options.batch, device=group.device)
+            augment = dataclasses.replace(
+                augment, input_size=contract.input_size, size=args.crop or contract.input_size
+            )
+        else:
+            model, contract = _model(args, train_data, tell)
         with TrainingProgress(console, options) as progress:
             trainer = Trainer(
                 model,
@@ -228,13 +243,34 @@ def _train(args: argparse.Namespace, options: TrainOptions, augment: AugmentOpti
             )
             if args.resume:
                 trainer.resume()
-                console.print(
-                    f"resuming {trainer.last_path.name} after step {trainer.step} of {trainer.total_steps}",
-                    markup=False,
-                )
+                tell(f"resuming {trainer.last_path.name} after step {trainer.step} of {trainer.total_steps}")
             trainer.run()
-        console.print(f"best AP {trainer.best_ap:.4f} in {args.output}", markup=False)
+        tell(f"best AP {trainer.best_ap:.4f} in {args.output}")
     return 0
+
+
+def _model(args: argparse.Namespace, data: CocoDataset, tell: Tell) -> tuple[RetinaNet, DetectorContract]:
+    """A new model, with the weights of another where that was asked."""
+    from retina_edge.model.checkpoint import load_checkpoint
+    from retina_edge.training.initialise import initialise_from, new_model
+
+    if args.anchors is None:
+        fit = suggest_anchors(
+            input_boxes(data, args.input), args.input, DEFAULT_SIZES[: args.backbone_levels], args.aspect_ratios
+        )
+        args.anchors, args.aspect_ratios = fit.anchor_sizes, fit.aspect_ratios
+        tell(f"{fit.options}, which match {fit.recall:.1%} of the boxes at IoU {MATCHED}")
+    config = _model_config(args, num_classes=len(data.class_names))
+    source = load_checkpoint(args.init) if args.init else None
+    if source:
+        # Not options of ours: they only tell torchvision's two architectures apart, so the source decides.
+        theirs = source.config
+        config = dataclasses.replace(config, extra_levels=theirs.extra_levels, norm_eps=theirs.norm_eps)
+    model, contract = new_model(config, data, args.input, seed=args.seed, pretrained_backbone=args.pretrained_backbone)
+    if source:
+        for line in initialise_from(model, contract, source):
+            tell(f"{args.init.name}: {line}")
+    return model, contract
 
 
 if __name__ == "__main__":

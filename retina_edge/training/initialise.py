@@ -1,14 +1,24 @@
-"""What a run starts from: random weights, torchvision's backbone, or another checkpoint."""
+"""What a run starts from: random weights, torchvision's backbone, another checkpoint, or one to be quantised."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
+from torch import Tensor
 
 from engines.contract import DetectorContract, versions
+from engines.errors import DataError
+from engines.letterbox import letterbox_batch
+from export.preprocess import Preprocess
 from retina_edge.data.coco import CocoDataset
 from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.config import ModelConfig
 from retina_edge.model.retinanet import RetinaNet
+from retina_edge.training.fake_quantization import add_fake_quantization
+
+# Of the training images, how many the ranges of activations come from.
+RANGED_IMAGES = 64
 
 
 def new_model(
@@ -70,6 +80,38 @@ def initialise_from(model: RetinaNet, contract: DetectorContract, source: Checkp
         fresh.append(f"{len(missing)} tensors keep their fresh values, the first: {missing[0]}")
     model.load_state_dict({**own, **fitting})
     return fresh
+
+
+def quantized_model(source: Checkpoint, data: CocoDataset, *, batch: int, device: torch.device) -> RetinaNet:
+    """A trained model under the rounding of INT8, with ranges from images spread over a data set.
+
+    Args:
+        source: the trained model.
+        data: what it is fine-tuned on.
+        batch: images it runs at a time.
+        device: where.
+
+    Raises:
+        DataError: the data set has other classes.
+    """
+    contract = source.contract
+    if (contract.class_names, contract.category_ids) != (data.class_names, data.category_ids):
+        raise DataError(
+            f"{data.annotations}: expected the classes of the model, {', '.join(contract.class_names)}, with its "
+            f"category ids, found {', '.join(data.class_names)}"
+        )
+    model = source.build_model().to(device)
+    count = min(RANGED_IMAGES, len(data))
+    images = [data.images[index * len(data) // count] for index in range(count)]
+    preprocess = Preprocess(contract).to(device)
+
+    def batches() -> Iterator[Tensor]:
+        for start in range(0, count, batch):
+            frames, _ = letterbox_batch([image.read() for image in images[start : start + batch]], contract.input_size)
+            yield preprocess(torch.from_numpy(frames).to(device))
+
+    add_fake_quantization(model, batches())
+    return model
 
 
 def _summary(contract: DetectorContract) -> str:

@@ -23,6 +23,7 @@ class TrainOptions:
         warmup_steps: steps in which the rate rises linearly from a hundredth.
         schedule: ``multistep``, ``cosine`` (to zero) or ``constant``.
         amp: precision of the forward pass: ``auto`` takes bf16 where the device computes in it, else fp16 on a GPU.
+        qat: whether the model rounds as INT8 does; see ``fake_quantization``.
         ema: decay of the average of weights that is evaluated and shipped; 0 for none.
         clip_norm: bound of the gradient's norm; 0 for none.
         workers: processes that load images; 0 loads in the training process.
@@ -39,6 +40,7 @@ class TrainOptions:
     warmup_steps: int = 500
     schedule: str = "multistep"
     amp: str = "auto"
+    qat: bool = False
     ema: float = 0.0
     clip_norm: float = 10.0
     workers: int = 2
@@ -59,3 +61,9 @@ class TrainOptions:
             raise ValueError(f"learning_rate: expected more than 0, got {self.learning_rate}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: expected 0 <= decay < 1, got {self.ema}")
+
+
+# For a model that is trained already. Krishnamoorthi (arXiv 1806.08342, section 4): a small rate, decayed, suffices.
+QAT_OPTIONS = TrainOptions(
+    epochs=3, optimizer="adamw", learning_rate=5e-5, warmup_steps=20, schedule="cosine", qat=True, ema=0.99
+)
