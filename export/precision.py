@@ -51,7 +51,7 @@ class Calibration:
     Attributes:
         images: the calibration set.
         layout: ``tensorrt`` or ``cpu``.
-        calibrator: minmax, entropy or percentile.
+        calibrator: minmax, entropy, percentile or mse.
         cache: folder for ranges, None to keep none.
         progress: called with the images done and their number.
     """

@@ -42,7 +42,7 @@ class Quantization:
 
     Attributes:
         layout: ``tensorrt`` or ``cpu``.
-        calibrator: minmax, entropy or percentile.
+        calibrator: minmax, entropy, percentile or mse.
         images: how many the ranges come from.
         digest: sha256 of those images' contents.
         findings: of the calibration set's audit.
