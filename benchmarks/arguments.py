@@ -84,6 +84,8 @@ def run(name: str, args: argparse.Namespace, measure: Measure, table: Callable[[
             for rows in measure(device, args.rounds or args.usual_rounds[device], work):
                 figures += rows
                 path = save(name, figures, suffix=SUFFIXES[device], before=before)
+        if not figures:
+            raise SystemExit(f"{name} on {device}: expected something to measure, found nothing")
         console.print(table(figures))
         console.print(f"written to {path.name}")
     return 0

@@ -41,9 +41,9 @@ from benchmarks.peers import onnx_by_hand, torchvisions
 from engines.contract import CPU as FOR_CPU
 from engines.graph import heads_only
 from engines.letterbox import Letterbox
+from engines.processor import cpu_extensions
 from retina_edge import Detector
 from retina_edge.detections import Detections
-from retina_edge.measurement.conditions import cpu_extensions
 from retina_edge.model.torchvision_checkpoint import convert
 
 SIZES = (320, 800)

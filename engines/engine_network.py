@@ -25,6 +25,7 @@ from engines.plugins.launch import Geometry, Launch, Tensor, plan
 from engines.plugins.parameters import pack_parameters
 
 if TYPE_CHECKING:
+    import onnx
     import tensorrt
 
 # Shape and TensorRT's name for the type.
@@ -116,7 +117,7 @@ def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
             "export it again with --for tensorrt"
         )
     network = heads_only(deployable)
-    _check_batch(batch_of(network), options)
+    check_batch(network, options)
     if options.max_batch is None:
         network = fix_batch(network, options.batch)
     half = _half(head_types(network))
@@ -131,7 +132,9 @@ def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
     return EngineNetwork(network.SerializeToString(), contract, geometry, launches, quantization, accuracy)
 
 
-def _check_batch(batch: int | None, options: BuildOptions) -> None:
+def check_batch(model: onnx.ModelProto, options: BuildOptions) -> None:
+    """Raises BuildError where a model, whole or its network alone, cannot take the batches asked for."""
+    batch = batch_of(model)
     if batch is None:
         return
     if options.max_batch is not None:

@@ -25,13 +25,14 @@ from engines.graph import (
 )
 from engines.letterbox import letterbox_batch
 from engines.names import ACCURACY_KEY, QUANTIZATION_KEY, head_names
+from engines.processor import cpu_model
 from export.accuracy_budget import Accuracy, AccuracyBudget, Names, Trial, check, check_reference, hold
 from export.attach import attach
 from export.calibration import CALIBRATORS, CalibrationSet
 from export.errors import ExportError
 from export.half_precision import to_half
 from export.half_weights import restore_weights
-from export.quantization import Quantization, int8_share, quantize, sensitive_convolutions, weight_groups
+from export.quantization import Quantization, int8_share, multiply_adds, quantize, sensitive_convolutions, weight_groups
 from export.ranges import Progress, check_half, collect_ranges, ranges_on
 from export.sensitivity import sensitivities
 from export.verify import batches_of, compare_with_specification, onnx_heads, postprocessed, timed_heads
@@ -184,6 +185,8 @@ def _quantized(
     calibration: Calibration,
     budget: AccuracyBudget | None,
 ) -> tuple[onnx.ModelProto, Quantization, Accuracy | None]:
+    # First, because what is wrong with the labelled images is said before minutes of calibration.
+    fp32 = None if budget is None else _reference(deployable, budget)
     ranges = collect_ranges(
         source,
         contract,
@@ -195,14 +198,15 @@ def _quantized(
     if calibration.layout == TENSORRT:
         check_half(ranges)  # what is not INT8 there
     always = sensitive_convolutions(source, calibration.layout)
+    work = multiply_adds(source)
 
     def quantized(put_back: Names) -> onnx.ModelProto:
         return quantize(source, ranges, calibration.layout, always, put_back)
 
     accuracy: Accuracy | None = None
     put_back: Names = ()
-    if budget is not None:
-        accuracy = _within_budget(deployable, source, contract, calibration.layout, always, quantized, budget)
+    if budget is not None and fp32 is not None:
+        accuracy = _within_budget(fp32, source, contract, calibration.layout, always, work, quantized, budget)
         put_back = accuracy.trials[-1].kept
     network, kept = quantized(put_back), (*always, *put_back)
     precisions = convolution_precisions(network)
@@ -214,7 +218,7 @@ def _quantized(
         findings=calibration.images.findings,
         convolutions=len(precisions),
         quantized=sum(precision == "int8" for precision in precisions.values()),
-        share=round(int8_share(source, kept), 4),
+        share=round(int8_share(work, kept), 4),
         kept=kept,
     )
     if accuracy is not None:
@@ -224,23 +228,23 @@ def _quantized(
 
 
 def _within_budget(
-    deployable: onnx.ModelProto,
+    fp32: float,
     source: onnx.ModelProto,
     contract: DetectorContract,
     layout: str,
     always: Names,
+    work: Mapping[str, int],
     quantized: Callable[[Names], onnx.ModelProto],
     budget: AccuracyBudget,
 ) -> Accuracy:
-    """FP32 and INT8 measured, and layers put back where that is needed."""
+    """INT8 measured, and layers put back where that is needed."""
     groups = weight_groups(source, always)
-    fp32 = _reference(deployable, budget)
 
     def attempt(put_back: Names) -> Trial:
         budget.tell("measuring int8" + (f" with {len(put_back)} convolutions put back" if put_back else ""))
         # With the layout, by which a runtime knows how to run it.
         ap = budget.measure(attach(quantized(put_back), contract, {QUANTIZATION_KEY: json.dumps({"layout": layout})}))
-        return Trial(put_back, ap, round(int8_share(source, (*always, *put_back)), 4))
+        return Trial(put_back, ap, round(int8_share(work, (*always, *put_back)), 4))
 
     def worst_first() -> list[Names]:
         letterboxed, _ = letterbox_batch(budget.images, contract.input_size)
@@ -262,7 +266,7 @@ def _speed(
     images = np.zeros((batch_of(source) or 1, *contract.input_size, 3), np.uint8)
     runs = [timed_heads(model, images) for model in (source, network)]
     fp32, int8 = (min(times) for times in zip(*((run() for run in runs) for _ in range(ROUNDS)), strict=True))
-    return round(fp32 / int8, 2), f"FP32; measured on this CPU, best of {ROUNDS}"
+    return round(fp32 / int8, 2), f"FP32; measured on {cpu_model()}, best of {ROUNDS}"
 
 
 def _compare(

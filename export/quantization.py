@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -132,17 +132,21 @@ def weight_groups(network: onnx.ModelProto, kept: Collection[str] = ()) -> list[
     return [tuple(names) for names in groups.values()]
 
 
-def int8_share(network: onnx.ModelProto, kept: Collection[str]) -> float:
-    """Of the multiply-adds of all convolutions, the share of those not kept, 0 to 1."""
+def multiply_adds(network: onnx.ModelProto) -> dict[str, int]:
+    """Of each convolution, for one image."""
     inferred = onnx.shape_inference.infer_shapes(network, data_prop=True)
     tensors = (*inferred.graph.value_info, *inferred.graph.output)
     shapes = {info.name: [dim.dim_value or 1 for dim in info.type.tensor_type.shape.dim] for info in tensors}
     weights = {tensor.name: tensor.dims for tensor in network.graph.initializer}
-    work = {
-        node.name: int(np.prod(shapes[node.output[0]])) * int(np.prod(weights[node.input[1]][1:]))
+    return {
+        node.name: int(np.prod(shapes[node.output[0]][1:])) * int(np.prod(weights[node.input[1]][1:]))
         for node in network.graph.node
         if node.op_type == "Conv"
     }
+
+
+def int8_share(work: Mapping[str, int], kept: Collection[str]) -> float:
+    """Of the ``multiply_adds`` of all convolutions, the share of those not kept, 0 to 1."""
     return 1 - sum(work[name] for name in kept) / sum(work.values())
 
 

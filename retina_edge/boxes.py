@@ -11,9 +11,27 @@ def iou(boxes: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.
 
     Of each with each, [N, M]: ``iou(boxes[:, None], others)``.
     """
+    shared = _shared(boxes, others)
+    return _ratio(shared, _area(boxes) + _area(others) - shared)
+
+
+def share_inside(boxes: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Of the area of boxes [..., 4], xyxy, the share that lies in others, 0 where there is no area."""
+    shared = _shared(boxes, others)
+    return _ratio(shared, np.broadcast_to(_area(boxes), shared.shape))
+
+
+def _shared(boxes: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     corner = np.maximum(boxes[..., :2], others[..., :2])
-    shared = np.clip(np.minimum(boxes[..., 2:], others[..., 2:]) - corner, 0, None).prod(axis=-1)
-    areas = [np.clip(each[..., 2:] - each[..., :2], 0, None).prod(axis=-1) for each in (boxes, others)]
-    union = areas[0] + areas[1] - shared
-    overlap: npt.NDArray[np.float32] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return overlap
+    area: npt.NDArray[np.float32] = np.clip(np.minimum(boxes[..., 2:], others[..., 2:]) - corner, 0, None).prod(axis=-1)
+    return area
+
+
+def _area(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    area: npt.NDArray[np.float32] = np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(axis=-1)
+    return area
+
+
+def _ratio(part: npt.NDArray[np.float32], whole: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    ratio: npt.NDArray[np.float32] = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+    return ratio

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from retina_edge.boxes import iou
-from retina_edge.data.coco import CocoDataset
+from retina_edge.boxes import iou, share_inside
+from retina_edge.data.coco import CocoDataset, LabelledImage
 from retina_edge.detections import Detections
 
 # From here on a box is on its object, as AP50 has it; from NEAR on it is near, and off.
@@ -26,8 +27,8 @@ class Confusion:
     Attributes:
         class_names: of the data set.
         calls: how many objects of a class were called what: a class name, ``box off`` or ``missed``.
-        false_alarms: boxes of a class on no object, or on one that has a better box already. Regions that COCO marks as
-            crowds are no objects.
+        false_alarms: boxes of a class on no object, or on one that has a better box already; not those that lie by half
+            in a region that COCO marks as a crowd of their class.
     """
 
     class_names: tuple[str, ...]
@@ -99,7 +100,13 @@ def confusion(found: Sequence[Detections], dataset: CocoDataset, score: float) -
             ]
             if near:
                 called[int(near[0])] = BOX_OFF
-            elif name in dataset.class_names:
+            elif name in dataset.class_names and not _in_crowd(sure.boxes[row], name, image, dataset):
                 alarms[name] += 1
         calls.update((name, called.get(column, MISSED)) for column, name in enumerate(true))
     return Confusion(dataset.class_names, dict(calls), dict(alarms))
+
+
+def _in_crowd(box: npt.NDArray[np.float32], name: str, image: LabelledImage, dataset: CocoDataset) -> bool:
+    """As COCO's own evaluation has it: by the share of the box that lies in the crowd's."""
+    crowds = image.crowds[image.crowd_labels == dataset.class_names.index(name)]
+    return bool((share_inside(box, crowds) >= ON).any())

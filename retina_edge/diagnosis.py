@@ -14,8 +14,9 @@ from pathlib import Path
 from time import perf_counter
 from types import ModuleType
 
+from engines.processor import cpu_model
 from retina_edge import __version__
-from retina_edge.measurement.conditions import cpu_model, tool_output
+from retina_edge.measurement.conditions import tool_output
 from retina_edge.platforms import CUDA_PATHS
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"

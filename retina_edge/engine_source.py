@@ -106,8 +106,10 @@ class EngineSource:
                     "to compare it with; leave --verify out, or build from the checkpoint or an fp32 ONNX"
                 )
             return content, verified
+        from engines.engine_network import check_batch
         from export.precision import convert
 
+        check_batch(model, self.options)  # before minutes of calibrating and measuring
         tell(f"converting to {self.options.precision}")
         images = self.images or windows_of_forest(contract.input_size)
         converted, drift = convert(

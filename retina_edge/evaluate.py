@@ -25,6 +25,7 @@ from retina_edge.tile_arguments import add_tiles, check_tiles, with_tiles
 if TYPE_CHECKING:
     from retina_edge.comparison import Comparison
 
+REPORT = Path("out/against")
 # Of a box that a user would be shown.
 SCORE = 0.3
 
@@ -47,9 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--report",
         type=Path,
-        default=Path("out/against"),
         metavar="DIR",
-        help="where --against writes index.html and changes.png (default: %(default)s)",
+        help=f"where --against writes index.html and changes.png (default: {REPORT})",
     )
     add(
         "--score",
@@ -83,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     check_tiles(parser, args)
+    if args.report and not args.against:
+        parser.error("--report belongs to --against OTHER_MODEL; give both or leave it out")
     return cli.run(lambda: _evaluate(args))
 
 
@@ -109,7 +111,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
         first = Side(args.against.name, score(other, dataset, most=args.max_detections), other)
         changes = compare(first, Side(args.model.name, result, found), dataset, args.score)
-        report = write_report(changes, args.report)
+        report = write_report(changes, args.report or REPORT)
         _print_comparison(console, changes)
         console.print(f"written to {escape(str(report))}", highlight=False, soft_wrap=True)
         values["against"] = changes.to_dict()

@@ -30,6 +30,8 @@ class LabelledImage:
         size: (height, width), pixels.
         boxes: float32 [N, 4], xyxy, image pixels, clipped to the image, crowds left out.
         labels: int64 [N], index into the data set's ``class_names``.
+        crowds: float32 [M, 4], as ``boxes``: regions of many objects, not to be learnt or counted.
+        crowd_labels: int64 [M].
     """
 
     id: int
@@ -37,6 +39,8 @@ class LabelledImage:
     size: tuple[int, int]
     boxes: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
+    crowds: npt.NDArray[np.float32]
+    crowd_labels: npt.NDArray[np.int64]
 
     def read(self) -> npt.NDArray[np.uint8]:
         """The image, BGR uint8 [height, width, 3].
@@ -106,8 +110,9 @@ def load_coco(annotations: Path | str, images: Path | str | None, *, skip_invali
     if not content["annotations"]:
         raise DataError(f"{path}: expected annotations, found none at all; there is nothing to learn or to measure")
     labels = {category_id: label for label, category_id in enumerate(categories)}
-    boxes: dict[int, list[list[float]]] = defaultdict(list)
-    classes: dict[int, list[int]] = defaultdict(list)
+    # By image and whether it is a crowd.
+    boxes: dict[tuple[int, bool], list[list[float]]] = defaultdict(list)
+    classes: dict[tuple[int, bool], list[int]] = defaultdict(list)
     skipped = set()
     for annotation_id, annotation in _by_id(
         path, "annotations", content["annotations"], ("image_id", "category_id", "bbox")
@@ -126,19 +131,23 @@ def load_coco(annotations: Path | str, images: Path | str | None, *, skip_invali
             if not skip_invalid:
                 raise DataError(
                     f"{where}, image {record['file_name']} ({record['width']}x{record['height']}): bbox {numbers} "
-                    f"(x, y, width, height) {problem}; correct the record, or leave such boxes out with --skip-invalid"
+                    f"(x, y, width, height) {problem}; correct the record, or have such boxes left out (train, "
+                    "evaluate: --skip-invalid)"
                 )
             skipped.add(annotation_id)
-        elif not annotation.get("iscrowd", 0):
-            boxes[image_id].append(box)
-            classes[image_id].append(labels[category_id])
+        else:
+            key = image_id, bool(annotation.get("iscrowd", 0))
+            boxes[key].append(box)
+            classes[key].append(labels[category_id])
     labelled = tuple(
         LabelledImage(
             id=image_id,
             path=folder / record["file_name"],
             size=(record["height"], record["width"]),
-            boxes=np.array(boxes[image_id], np.float32).reshape(-1, 4),
-            labels=np.array(classes[image_id], np.int64),
+            boxes=np.array(boxes[image_id, False], np.float32).reshape(-1, 4),
+            labels=np.array(classes[image_id, False], np.int64),
+            crowds=np.array(boxes[image_id, True], np.float32).reshape(-1, 4),
+            crowd_labels=np.array(classes[image_id, True], np.int64),
         )
         for image_id, record in records.items()
     )
@@ -190,7 +199,7 @@ def _check_sizes(path: Path, records: dict[int, dict[str, Any]]) -> None:
 
 def _check_files(path: Path, folder: Path, records: dict[int, dict[str, Any]]) -> None:
     if not folder.is_dir():
-        raise DataError(f"{folder}: expected the folder of the images of {path}, found none; see --images")
+        raise DataError(f"{folder}: expected the folder of the images of {path}, found none; give theirs")
     absent = []
     for image_id, record in records.items():
         if not (folder / record["file_name"]).is_file():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.machine import this_machine
+from engines.processor import cpu_extensions, cpu_model
 
 PACKAGES = (
     "numpy",
@@ -32,8 +33,6 @@ PACKAGES = (
     "libreyolo",
     "retina-edge",
 )
-# As /proc/cpuinfo names them, of x86 and of Arm.
-CPU_EXTENSIONS = tuple("avx2 avx512f avx_vnni avx512_vnni avx512_bf16 amx_int8 amx_bf16 asimddp i8mm bf16 sve".split())
 # Of nvidia-smi; the names in the report are these.
 GPU_QUERY = (
     "clocks.sm",
@@ -48,26 +47,6 @@ GPU_QUERY = (
 )
 # Without its persistence daemon the driver is loaded first, which takes a while.
 TOOL_SECONDS = 20.0
-
-
-def cpu_model() -> str:
-    """The processor as the system names it."""
-    return _cpu_info("model name") or platform.processor() or platform.machine()
-
-
-def cpu_extensions() -> list[str]:
-    """Of its vector arithmetic, those that decide how fast INT8 and BF16 are; processors of one name differ in them."""
-    names = _cpu_info("flags|Features").split()
-    return [name for name in CPU_EXTENSIONS if name in names]
-
-
-def _cpu_info(field: str) -> str:
-    """What Linux says of the first core under a name, a regular expression; empty where it says nothing."""
-    try:
-        match = re.search(rf"^(?:{field})\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        return ""
-    return match.group(1) if match else ""
 
 
 def machine() -> dict[str, Any]:

@@ -24,7 +24,7 @@ from engines.precision import convolutions
 from export.calibration import CalibrationSet, audit
 from export.errors import ExportError
 from export.network import Network, export_network
-from export.quantization import int8_share, quantize, sensitive_convolutions
+from export.quantization import int8_share, multiply_adds, quantize, sensitive_convolutions
 from export.ranges import Ranges, collect_ranges
 from export.verify import onnx_heads
 from retina_edge.image_file import read_image
@@ -196,8 +196,9 @@ def test_the_share_of_the_work(exported: onnx.ModelProto) -> None:
             work[node.name] = channels * height * width * weights[node.input[1]][0].size
     kept = sensitive_convolutions(exported, "tensorrt")
     expected = 1 - sum(work[name] for name in kept) / sum(work.values())
-    assert int8_share(exported, kept) == pytest.approx(expected, abs=1e-12)
-    assert int8_share(exported, ()) == 1.0
+    assert multiply_adds(exported) == work
+    assert int8_share(work, kept) == pytest.approx(expected, abs=1e-12)
+    assert int8_share(work, ()) == 1.0
     assert 0.5 < expected < 1
 
 

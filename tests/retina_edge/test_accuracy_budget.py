@@ -197,3 +197,29 @@ def test_a_class_that_the_model_has_not(
     words = [fp32, "-o", tmp_path / "tiny.engine", "--precision", "fp16", "--accuracy-budget", "1", "--val", other]
     assert build.main([*map(str, words), "--val-images", str(images)]) == 1
     assert "no category is a class of the model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["classes", "batch"])
+def test_what_cannot_work_is_said_before_calibrating(
+    fp32: Path,
+    val: Path,
+    images: Path,
+    tmp_path: Path,
+    wrong: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def calibrated(*_: object, **__: object) -> None:
+        raise AssertionError("calibrated already")
+
+    monkeypatch.setattr("export.precision.collect_ranges", calibrated)
+    if wrong == "classes":
+        val = tmp_path / "other.json"
+        val.write_text((images.parent / "val.json").read_text().replace('"tree"', '"house"'))
+    words = [fp32, "-o", tmp_path / "tiny.engine", "--precision", "int8", "--calibration", images]
+    words += ["--accuracy-budget", "1", "--val", val, "--val-images", images]
+    if wrong == "batch":
+        words += ["--batch", "2"]
+    assert build.main(list(map(str, words))) == 1
+    message = "no category is a class of the model" if wrong == "classes" else "batch: 2 asked, and the ONNX takes 1"
+    assert message in capsys.readouterr().err

@@ -148,3 +148,9 @@ def test_a_score_that_is_none(checkpoint: Path, score: str, capsys: pytest.Captu
     with pytest.raises(SystemExit, match="2"):
         main([str(checkpoint), "val.json", "--images", ".", f"--score={score}"])
     assert "expected a score from 0 to below 1" in capsys.readouterr().err
+
+
+def test_a_report_of_nothing(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(checkpoint), "val.json", "--images", ".", "--report", "there"])
+    assert "--report belongs to --against OTHER_MODEL" in capsys.readouterr().err

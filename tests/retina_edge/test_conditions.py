@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from engines.processor import CPU_EXTENSIONS, cpu_extensions
 from retina_edge.measurement.conditions import (
-    CPU_EXTENSIONS,
     conditions,
     conditions_after,
-    cpu_extensions,
     machine,
     peak_memory,
     versions,

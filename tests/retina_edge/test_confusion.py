@@ -112,3 +112,15 @@ def test_overlaps_are_those_of_torchvision() -> None:
     flat = np.zeros((1, 4), np.float32)
     assert iou(flat, flat) == 0
     assert iou(flat[:0, None], theirs).shape == (0, 30)
+
+
+def test_a_crowd_of_its_class_is_no_false_alarm(dataset: CocoDataset) -> None:
+    content = json.loads(dataset.annotations.read_text())
+    crowd = {"id": 9, "image_id": 0, "category_id": 7, "bbox": [100, 40, 100, 60], "iscrowd": 1}
+    content["annotations"].append(crowd)
+    dataset.annotations.write_text(json.dumps(content))
+    dataset = load_coco(dataset.annotations, dataset.annotations.parent)
+    inside, half, outside = (110.0, 50.0, 120.0, 60.0), (94.0, 50.0, 110.0, 60.0), (70.0, 50.0, 110.0, 60.0)
+    counted = calls(dataset, (inside, 0.9, "tree"), (half, 0.9, "tree"), (outside, 0.9, "tree"), (inside, 0.9, "bush"))
+    assert counted.false_alarms == {"tree": 1, "bush": 1}
+    assert sum(row[1] for row in counted.rows()) == 3  # it is no object either

@@ -88,7 +88,8 @@ def test_the_global_generator_is_left_alone(data: CocoDataset) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_image_is_the_error_it_is_also_from_a_worker(tmp_path: Path, workers: int) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
-    image = LabelledImage(1, tmp_path / "a.png", (8, 8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    none, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    image = LabelledImage(1, tmp_path / "a.png", (8, 8), none, no_labels, none, no_labels)
     data = CocoDataset(tmp_path / "labels.json", ("cat",), (1,), (image,))
     loader = BatchLoader(AugmentedDataset(data, OPTIONS), EpochSampler(1, 1, batch=1, seed=0), workers=workers)
     with pytest.raises(SourceError, match=r"a\.png: expected a picture") as caught:
