@@ -25,7 +25,7 @@ from retina_edge.evaluation import evaluate
 from retina_edge.train import main as train
 
 NETWORK = f"--backbone resnet18 --backbone-levels 4 --fpn-channels 64 --head-depth 2 --input {SIDE}x{SIDE}".split()
-RUN = "--batch 8 --epoch-samples 800 --warmup 50 --workers 1".split()
+RUN = "--batch 8 --warmup 50 --workers 1".split()
 BASE = "--lr 0.01".split()
 RECIPE = {
     "crops, flips and turns": ["--crop", "128x128", "--orientation", "dihedral"],
@@ -41,11 +41,13 @@ RECIPE = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=8, help="of 800 pictures (default: 8)")
+    parser.add_argument("--epochs", type=int, default=6, help="of each training (default: 6)")
+    parser.add_argument("--samples", type=int, default=800, help="pictures an epoch (default: 800)")
     parser.add_argument("--pictures", type=int, nargs=2, default=(120, 60), help="to train and measure on")
     args = parser.parse_args(argv)
     before, console = begin(), Console()
     rows: list[dict[str, Any]] = []
+    run = ["--epochs", str(args.epochs), "--epoch-samples", str(args.samples)]
     options = {
         "train's defaults": BASE,
         "the sample model's recipe": [word for part in RECIPE.values() for word in part],
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = Path(name)
         files = write_shapes(folder, train=args.pictures[0], val=args.pictures[1])
         for recipe, chosen in options.items():
-            rows.append({"recipe": recipe, "options": " ".join(chosen), **measure(files, chosen, args.epochs, folder)})
+            rows.append({"recipe": recipe, "options": " ".join(chosen), **measure(files, [*chosen, *run], folder)})
             path = save("recipe", rows, before=before)
     for row in rows:
         console.print(f"{row['recipe']}: {json.dumps({name: row[name] for name in ('AP', 'AP50', 'APs')})}")
@@ -62,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(files: tuple[Path, Path], options: Sequence[str], epochs: int, folder: Path) -> dict[str, float]:
+def measure(files: tuple[Path, Path], options: Sequence[str], folder: Path) -> dict[str, float]:
     """AP of the best epoch of one run."""
     model, images = folder / "model.pt", folder / "images"
     words = [str(files[0]), "--images", str(images), "--val", str(files[1]), "-o", str(model)]
-    if train([*words, *NETWORK, *RUN, *options, "--epochs", str(epochs)]):
+    if train([*words, *NETWORK, *RUN, *options]):
         raise RuntimeError("train: expected it to end well; see what it said")
     with Detector.load(model, device="cpu") as detector:
         metrics = evaluate(detector, load_coco(files[1], images), batch=8).metrics

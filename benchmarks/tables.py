@@ -195,6 +195,14 @@ def _calibrators(record: Record) -> str:
     return _table(header, [("FP32", "", f"{fp32['AP']:.4f}", "", f"{fp32['AP50']:.4f}", ""), *lines])
 
 
+def _recipe(record: Record) -> str:
+    names = ("AP", "AP50", "APs", "APm")
+    rows = [
+        (row["recipe"], f"`{row['options']}`", *(f"{row[name]:.3f}" for name in names)) for row in record["figures"]
+    ]
+    return _table(("", "options", *names), rows)
+
+
 def _precisions(record: Record) -> str:
     speed, sizes = record["figures"]["speed"], record["figures"]["engines"]["megabytes"]
     rows = []
@@ -262,6 +270,7 @@ TABLES: dict[str, Callable[[Record], str]] = {
     "accuracy": _accuracy,
     "precisions": _precisions,
     "calibrators": _calibrators,
+    "recipe": _recipe,
     "end_to_end_gpu": _end_to_end_gpu,
     "detectors_gpu": _detectors_gpu,
     "preprocess_gpu": _preprocess_gpu,
