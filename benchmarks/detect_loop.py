@@ -62,7 +62,7 @@ def _record_video(path: Path) -> Path:
     flight = Flight(read_image(FOREST), frames=FRAMES)
     with VideoSink(path, fps=FPS) as sink:
         for frame in flight:
-            sink.write(Result(frame, Detections.empty((), ()), frame.image))
+            sink.write(Result(frame, Detections.empty((), ())))
     return path
 
 

@@ -23,8 +23,6 @@ FRAMES = 240
 class StillSink(Sink):
     """Saves one annotated frame as a picture."""
 
-    draws = True
-
     def __init__(self, path: Path, *, index: int) -> None:
         self.path = path
         self.index = index

@@ -18,7 +18,6 @@ from time import perf_counter
 from engines.errors import RetinaEdgeError
 from retina_edge.detections import Detections
 from retina_edge.detector import Detector, Submitted
-from retina_edge.streams.draw import annotate
 from retina_edge.streams.sinks import Result, Sink
 from retina_edge.streams.sources import Frame, Source
 from retina_edge.streams.worker import Worker
@@ -213,14 +212,13 @@ class Pipeline:
         done: queue.Queue[_Results | None],
         give_up: Callable[[BaseException], None],
     ) -> None:
-        draws = any(sink.draws for sink in sinks)
         try:
             while (results := done.get()) is not None:
                 start = perf_counter()
                 for frame, detections in results:
-                    picture = annotate(frame.image, detections) if draws else frame.image
+                    result = Result(frame, detections)
                     for sink in sinks:
-                        sink.write(Result(frame, detections, picture))
+                        sink.write(result)
                     self._frames += 1
                     self._detections += len(detections)
                 self._stage_seconds["draw+write"] += perf_counter() - start

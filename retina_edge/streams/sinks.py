@@ -9,6 +9,7 @@ import sys
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from engines.errors import RetinaEdgeError
 from retina_edge.detections import Detections
 from retina_edge.quiet import quiet_opencv
+from retina_edge.streams.draw import annotate
 from retina_edge.streams.sources import Frame, ImageSource, Source, opencv_name, saved_name
 
 Picture = npt.NDArray[np.uint8]
@@ -44,24 +46,29 @@ class Result:
     Attributes:
         frame: as read.
         detections: in frame pixels.
-        picture: uint8 [height, width, 3], BGR: annotated where any sink draws, else the frame's own image. Not
-            to be written into: all sinks share it.
+        age_at_inference: seconds from its capture until the detector began with it; None where nobody measures.
+        age_at_output: seconds from its capture until the detections were there.
     """
 
     frame: Frame
     detections: Detections
-    picture: Picture
+    age_at_inference: float | None = None
+    age_at_output: float | None = None
+
+    @cached_property
+    def picture(self) -> Picture:
+        """uint8 [height, width, 3], BGR, annotated; drawn when the first sink asks. Not to be written into: all share
+        it, and where nothing was found it is the frame's own image."""
+        return annotate(self.frame.image, self.detections) if len(self.detections) else self.frame.image
 
 
 class Sink(ABC):
     """Takes results in order, from one thread at a time, inside its ``with`` block.
 
     Attributes:
-        draws: whether it needs the annotated picture.
         written: the file or folder that this sink has finished; None where it has not, or writes none.
     """
 
-    draws = False
     written: Path | None = None
 
     @abstractmethod
@@ -88,8 +95,6 @@ class VideoSink(Sink):
         path: the file to write, ending in .mp4; an older one is replaced at the end.
         fps: frames a second.
     """
-
-    draws = True
 
     def __init__(self, path: Path, *, fps: float | None) -> None:
         self.path = path
@@ -161,8 +166,6 @@ class ImageSink(Sink):
     """Annotated pictures in a folder, under the names of those they come from; ``.png`` is added where that
     format cannot be written."""
 
-    draws = True
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
@@ -233,8 +236,6 @@ class JsonlSink(Sink):
 class WindowSink(Sink):
     """Shows the newest picture. GUI toolkits want one thread, so ``write`` only keeps the picture: call
     ``show`` from the main thread."""
-
-    draws = True
 
     def __init__(self, title: str = "retina-edge") -> None:
         self.title = title

@@ -8,7 +8,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -37,12 +37,14 @@ class Frame:
         index: its place in the source, from 0.
         timestamp: seconds since the source's start; None for a still picture.
         name: the file or the stream it comes from, without credentials.
+        captured: when it was there, by ``time.monotonic``.
     """
 
     image: npt.NDArray[np.uint8]
     index: int
     timestamp: float | None
     name: str
+    captured: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Source(ABC):
         name: for people, without credentials.
         output_names: the file names under which its frames are saved in a folder.
         info: valid inside ``with``.
+        live: it goes on while nobody reads: a camera or an address.
         errors: what could not be read although the rest could, one line each.
         warnings: what is odd but lost nothing that could be had.
     """
@@ -74,6 +77,7 @@ class Source(ABC):
     name: str
     output_names: tuple[str, ...]
     info: SourceInfo = SourceInfo()
+    live: bool = False
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -134,7 +138,7 @@ class VideoSource(Source):
         else:
             self.name, stem = redact(address), "stream"
         self.output_names = (f"{stem}.mp4",)
-        self._live = False
+        self.live = not isinstance(address, Path)
 
     def __enter__(self) -> Source:
         try:

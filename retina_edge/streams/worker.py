@@ -28,11 +28,14 @@ class Worker:
         """Whether it was started and has not ended."""
         return self._thread.ident is not None and not self._finished.is_set()
 
-    def wait(self) -> None:
-        """Returns when the body has ended; at once when it was never started."""
-        if self._thread.ident is not None:
-            self._finished.wait()
+    def wait(self, seconds: float | None = None) -> bool:
+        """Whether the body has ended, at once when it was never started; waits so long at most, None for ever."""
+        if self._thread.ident is None:
+            return True
+        ended = self._finished.wait(seconds)
+        if ended:
             self._thread.join()
+        return ended
 
     def _run(self) -> None:
         try:

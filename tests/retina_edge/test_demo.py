@@ -90,7 +90,7 @@ def test_the_still_is_the_frame_asked_for(tmp_path: Path) -> None:
     with demo.StillSink(tmp_path / "a.png", index=2) as sink:
         for index in range(4):
             picture = np.full((64, 96, 3), 10 * index, np.uint8)
-            sink.write(Result(Frame(picture, index, None, "v"), found, picture))
+            sink.write(Result(Frame(picture, index, None, "v"), found))
     assert (read_image(tmp_path / "a.png") == 20).all()
 
 

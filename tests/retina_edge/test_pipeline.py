@@ -150,18 +150,23 @@ def test_a_stop_before_the_run_is_not_forgotten() -> None:
     assert sink.indices == []
 
 
-def test_the_picture_is_annotated_only_where_a_sink_draws() -> None:
+def test_the_picture_is_annotated_once_and_only_where_a_sink_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def annotate(image: Any, detections: Any) -> Any:
+        drawn.append(len(detections))
+        return image.copy()
+
     class Keep(Sink):
-        def __init__(self, *, draws: bool) -> None:
-            self.draws = draws
-
         def write(self, result: Result) -> None:
-            self.same = result.picture is result.frame.image
+            assert result.picture is result.picture
+            assert result.picture is not result.frame.image
 
-    for draws in (False, True):
-        sink = Keep(draws=draws)
-        run(Frames(1), [sink])
-        assert sink.same is not draws
+    monkeypatch.setattr("retina_edge.streams.sinks.annotate", annotate)
+    run(Frames(2), [Collect()])
+    assert drawn == []
+    run(Frames(2), [Keep(), Keep()])
+    assert drawn == [1, 1]
 
 
 ERRORS = [ValueError("boom"), SourceError("boom"), KeyboardInterrupt(), SystemExit(3), MemoryError()]

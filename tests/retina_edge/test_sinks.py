@@ -41,7 +41,7 @@ def result(index: int = 0, *, size: tuple[int, int] = (64, 96), name: str = "a.j
         (1, 2),
     )
     image = patch_frame(size, (8, 8))
-    return Result(Frame(image, index, None if count == 0 else index / 25, name), detections, image)
+    return Result(Frame(image, index, None if count == 0 else index / 25, name), detections)
 
 
 def write_all(sink: Sink, results: list[Result], *, error: BaseException | None = None) -> None:

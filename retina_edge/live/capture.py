@@ -1,0 +1,116 @@
+"""One thread a stream that keeps its slot filled: opens the source, reads it, and opens it again when it is lost."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from urllib.parse import urlsplit
+
+from engines.errors import SourceError
+from retina_edge.live.stream import State, Stream
+from retina_edge.streams.worker import Worker
+
+# Between attempts, seconds: doubled from the first to the last.
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+# A source that gave frames for so long was well, and what follows is a new failure.
+WELL_AFTER = 5.0
+# While the machine behind an address does not answer, how often it is knocked at, and how long that may take, seconds.
+KNOCK_EVERY, KNOCK_TIMEOUT = 0.5, 0.5
+PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
+
+
+class Capture:
+    """The thread of one stream.
+
+    Args:
+        stream: whose slot it fills.
+        failures: where an error goes that no reopening mends: a bug, not a lost camera.
+    """
+
+    def __init__(self, stream: Stream, failures: list[BaseException]) -> None:
+        self.stream = stream
+        self._stop = threading.Event()
+        self._worker = Worker(f"capture {stream.name}", self._run, failures)
+
+    def start(self) -> None:
+        """Begins to read."""
+        self._worker.start()
+
+    def stop(self) -> None:
+        """Asks it to end; ``wait`` returns when it has."""
+        self._stop.set()
+        self.stream.slot.close()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended within so many seconds; a camera that hangs in its driver may not."""
+        return self._worker.wait(seconds)
+
+    def _run(self) -> None:
+        stream, wait = self.stream, FIRST_WAIT
+        try:
+            while not self._stop.is_set():
+                began, before = time.monotonic(), stream.captured
+                try:
+                    self._read()
+                    lost = f"{stream.source}: gave no more frames"
+                except SourceError as error:
+                    lost = str(error)
+                    if not stream.live:
+                        stream.error = lost
+                        return
+                if not stream.live or self._stop.is_set():
+                    return
+                stream.error, stream.state = lost, State.OFFLINE
+                if stream.captured > before and time.monotonic() - began > WELL_AFTER:
+                    wait = FIRST_WAIT
+                self._pause(wait)
+                wait = min(2 * wait, LONGEST_WAIT)
+                stream.reconnects += 1
+        finally:
+            stream.state = State.ENDED
+            stream.slot.close()
+
+    def _read(self) -> None:
+        """One opening, to its end."""
+        stream = self.stream
+        if stream.state is not State.OFFLINE:
+            stream.state = State.CONNECTING
+        with stream.open() as source:
+            for frame in source:
+                if self._stop.is_set() or not stream.slot.put(frame):
+                    return
+                stream.captured += 1
+                stream.state = State.ONLINE
+            if stream.live and source.warnings:
+                raise SourceError(source.warnings[-1])
+            stream.error = "; ".join([*source.errors, *source.warnings])
+
+    def _pause(self, seconds: float) -> None:
+        """Waits; where nobody answers at the address, only until somebody does."""
+        address = _address(self.stream)
+        if address is None or _answers(address):
+            self._stop.wait(seconds)
+            return
+        end = time.monotonic() + LONGEST_WAIT
+        while time.monotonic() < end and not self._stop.wait(KNOCK_EVERY):
+            if _answers(address):
+                return
+
+
+def _address(stream: Stream) -> tuple[str, int] | None:
+    """Host and port of a stream's URL; None where it has none."""
+    try:
+        url = urlsplit(stream.open().name)
+        port = url.port or PORTS.get(url.scheme)
+        return (url.hostname, port) if url.hostname and port else None
+    except ValueError:
+        return None
+
+
+def _answers(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, KNOCK_TIMEOUT).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,94 @@
+"""Where a stream's frames wait for the detector: one place for the newest of a live stream, a queue for a file."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+
+from retina_edge.streams.sources import Frame
+
+# Of a file: enough to even out slow frames, few enough for large ones.
+QUEUE_SIZE = 4
+
+
+class Slot(ABC):
+    """Filled by one thread, emptied by another; never holds more than its bound.
+
+    Args:
+        ready: told of every change; one condition for the slots of all streams, so that one thread can wait for any.
+
+    Attributes:
+        dropped: frames that were overwritten, none of which anybody saw.
+    """
+
+    def __init__(self, ready: threading.Condition) -> None:
+        self._ready = ready
+        self._frames: deque[Frame] = deque()
+        self._closed = False
+        self.dropped = 0
+
+    @abstractmethod
+    def put(self, frame: Frame) -> bool:
+        """Takes a frame; false once the slot is closed, and the frame is nobody's."""
+
+    def take(self) -> Frame | None:
+        """The oldest frame that waits; None where none does. With the condition held."""
+        if not self._frames:
+            return None
+        frame = self._frames.popleft()
+        self._ready.notify_all()
+        return frame
+
+    @property
+    def waiting(self) -> int:
+        """Frames that wait. With the condition held."""
+        return len(self._frames)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing waits and nothing will come. With the condition held."""
+        return self._closed and not self._frames
+
+    def close(self) -> None:
+        """No more frames come; those that wait can still be taken."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+
+
+class NewestFrame(Slot):
+    """Of a live stream: the newest frame wins, and filling it never waits."""
+
+    def put(self, frame: Frame) -> bool:
+        with self._ready:
+            if self._closed:
+                return False
+            if self._frames:
+                self._frames.clear()
+                self.dropped += 1
+            self._frames.append(frame)
+            self._ready.notify_all()
+        return True
+
+
+class FrameQueue(Slot):
+    """Of a file: every frame, in order; filling it waits for room.
+
+    Args:
+        ready: as above.
+        size: frames at most.
+    """
+
+    def __init__(self, ready: threading.Condition, size: int = QUEUE_SIZE) -> None:
+        super().__init__(ready)
+        self._size = size
+
+    def put(self, frame: Frame) -> bool:
+        with self._ready:
+            self._ready.wait_for(lambda: self._closed or len(self._frames) < self._size)
+            if self._closed:
+                return False
+            self._frames.append(frame)
+            self._ready.notify_all()
+        return True

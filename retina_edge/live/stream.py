@@ -1,0 +1,163 @@
+"""One stream of several: what it is called, where its frames come from, what has become of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from enum import Enum
+
+from retina_edge.live.slots import FrameQueue, NewestFrame, Slot
+from retina_edge.streams.sinks import Result
+from retina_edge.streams.sources import Source, VideoSource
+
+# Of the newest results, how many rate and latency are taken from.
+WINDOW = 300
+# Rates are of the last seconds, so that a stream that stands still shows 0.
+RATE_SECONDS = 5.0
+
+
+class State(Enum):
+    """Of a stream."""
+
+    CONNECTING = "connecting"
+    ONLINE = "online"
+    OFFLINE = "offline"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class StreamStatus:
+    """What can be told of a stream at one moment; nothing in it is secret.
+
+    Attributes:
+        name: of the stream.
+        source: where its frames come from, without credentials.
+        live: whether the newest frame wins.
+        state: connecting, online, offline or ended.
+        error: what is wrong, or was wrong last; empty where nothing was.
+        size: (height, width) of its newest frame, pixels; None before there is one.
+        captured: frames read.
+        detected: frames with a result.
+        dropped: frames of a live stream that a newer one replaced before the detector was free.
+        expired: frames that were older than ``max_age`` when their turn came, or their result was there.
+        failed: frames that the detector raised on.
+        reconnects: how often it was opened again.
+        fps: results a second.
+        latency_p50, latency_p95: milliseconds from capture to result; None before there is one.
+        objects: in the newest result, by class.
+    """
+
+    name: str
+    source: str
+    live: bool
+    state: str
+    error: str
+    size: tuple[int, int] | None
+    captured: int
+    detected: int
+    dropped: int
+    expired: int
+    failed: int
+    reconnects: int
+    fps: float
+    latency_p50: float | None
+    latency_p95: float | None
+    objects: dict[str, int]
+
+
+@dataclass(eq=False)
+class Stream:
+    """One source among several, with the counts that threads keep of it.
+
+    Attributes:
+        name: unique among the streams of a run; stands in results, on pages, in metrics.
+        open: makes its source, anew for each attempt.
+        source: for people, without credentials.
+        live: the newest frame wins, and it is reopened when it ends; else every frame counts, and it ends.
+        slot: where its frames wait.
+    """
+
+    name: str
+    open: Callable[[], Source]
+    source: str
+    live: bool
+    slot: Slot
+    state: State = State.CONNECTING
+    error: str = ""
+    captured: int = 0
+    detected: int = 0
+    expired: int = 0
+    failed: int = 0
+    reconnects: int = 0
+    latest: Result | None = None
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _done: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+
+    @classmethod
+    def of(cls, name: str, open_source: Callable[[], Source], ready: threading.Condition) -> Stream:
+        """A stream of what a source is: a camera or an address is live, files are not."""
+        source = open_source()
+        live = is_live(source)
+        slot: Slot = NewestFrame(ready) if live else FrameQueue(ready)
+        return cls(name, open_source, source.name, live, slot)
+
+    def finish(self, result: Result, seconds: float) -> None:
+        """Takes a result, and its age in seconds: counts it, keeps the newest, and tells those who wait for it."""
+        with self._changed:
+            self.latest = result
+            self.detected += 1
+            self._done.append((time.monotonic(), seconds))
+            self._changed.notify_all()
+
+    def wait_for_result(self, after: Result | None, seconds: float) -> Result | None:
+        """The newest result once it is another than ``after``; None where none came within the seconds."""
+        with self._changed:
+            if self._changed.wait_for(lambda: self.latest is not after, seconds):
+                return self.latest
+        return None
+
+    def status(self) -> StreamStatus:
+        """As it is now."""
+        with self._changed:
+            done, latest = list(self._done), self.latest
+        ages = sorted(1000 * seconds for _, seconds in done)
+        now = time.monotonic()
+        recent = [moment for moment, _ in done if now - moment <= RATE_SECONDS]
+        span = max(now - recent[0], 1e-3) if recent else 0.0
+        return StreamStatus(
+            name=self.name,
+            source=self.source,
+            live=self.live,
+            state=self.state.value,
+            error=self.error,
+            size=latest.frame.image.shape[:2] if latest else None,  # type: ignore[arg-type]
+            captured=self.captured,
+            detected=self.detected,
+            dropped=self.slot.dropped,
+            expired=self.expired,
+            failed=self.failed,
+            reconnects=self.reconnects,
+            fps=round((len(recent) - 1) / span, 2) if len(recent) > 1 else 0.0,
+            latency_p50=_rank(ages, 0.5),
+            latency_p95=_rank(ages, 0.95),
+            objects=dict(Counter(latest.detections.names)) if latest and self.state is State.ONLINE else {},
+        )
+
+
+def is_live(source: Source) -> bool:
+    """Whether it goes on while nobody reads: a camera or an address, not a file."""
+    return isinstance(source, VideoSource) and source.live
+
+
+def utc(monotonic: float) -> str:
+    """A moment of ``time.monotonic`` as ISO 8601 in UTC, to the millisecond."""
+    moment = datetime.fromtimestamp(time.time() - (time.monotonic() - monotonic), tz=timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _rank(ordered: list[float], share: float) -> float | None:
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1) if ordered else None
