@@ -12,7 +12,7 @@ from enum import Enum
 
 from retina_edge.live.slots import FrameQueue, NewestFrame, Slot
 from retina_edge.streams.sinks import Result
-from retina_edge.streams.sources import Source, VideoSource
+from retina_edge.streams.sources import Source
 
 # Of the newest results, how many rate and latency are taken from.
 WINDOW = 300
@@ -99,11 +99,10 @@ class Stream:
 
     @classmethod
     def of(cls, name: str, open_source: Callable[[], Source], ready: threading.Condition) -> Stream:
-        """A stream of what a source is: a camera or an address is live, files are not."""
+        """A stream whose slot fits its source: live or not."""
         source = open_source()
-        live = is_live(source)
-        slot: Slot = NewestFrame(ready) if live else FrameQueue(ready)
-        return cls(name, open_source, source.name, live, slot)
+        slot: Slot = NewestFrame(ready) if source.live else FrameQueue(ready)
+        return cls(name, open_source, source.name, source.live, slot)
 
     def finish(self, result: Result, seconds: float) -> None:
         """Takes a result, and its age in seconds: counts it, keeps the newest, and tells those who wait for it."""
@@ -134,7 +133,7 @@ class Stream:
             live=self.live,
             state=self.state.value,
             error=self.error,
-            size=latest.frame.image.shape[:2] if latest else None,  # type: ignore[arg-type]
+            size=latest.frame.image.shape[:2] if latest else None,
             captured=self.captured,
             detected=self.detected,
             dropped=self.slot.dropped,
@@ -146,11 +145,6 @@ class Stream:
             latency_p95=_rank(ages, 0.95),
             objects=dict(Counter(latest.detections.names)) if latest and self.state is State.ONLINE else {},
         )
-
-
-def is_live(source: Source) -> bool:
-    """Whether it goes on while nobody reads: a camera or an address, not a file."""
-    return isinstance(source, VideoSource) and source.live
 
 
 def utc(monotonic: float) -> str:
