@@ -20,7 +20,7 @@ Frame = npt.NDArray[np.uint8]
 FEWEST, FEW = 8, 64
 DEFAULT_IMAGES = 128
 # How ranges are chosen, the default first; see export.ranges.
-CALIBRATORS = ("minmax", "entropy", "percentile", "mse")
+CALIBRATORS = ("percentile", "minmax", "entropy", "mse")
 # Standard deviation of the grey values, of 255, under which a picture shows nothing: a lens cap, a black frame.
 BLANK = 2.0
 # How many files a message names.

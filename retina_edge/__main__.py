@@ -20,6 +20,7 @@ VERBS = {
     "build": "build a TensorRT engine, FP32, FP16 or INT8, of a checkpoint or an ONNX",
     "inspect": "say what an engine or an ONNX is: contract, precision of each layer",
     "detect": "run a model on images, videos or a camera",
+    "serve": "run a model on many cameras, with a page to look at",
     "bench": "measure latency of each stage, throughput, MLPerf scenarios",
     "evaluate": "COCO average precision of a model",
     "doctor": "say what is installed, what works, and how to mend the rest",

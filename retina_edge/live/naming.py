@@ -1,0 +1,61 @@
+"""Names of streams: given with them, or made of what they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from engines.errors import SourceError
+from retina_edge.streams.sources import Source, VideoSource, open_sources
+
+# Stands in addresses, metrics and file names.
+NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
+
+
+def named_sources(words: Sequence[str]) -> dict[str, Callable[[], Source]]:
+    """What makes each source anew, by the name of its stream.
+
+    Args:
+        words: each a source as ``open_sources`` takes it, or ``NAME=SOURCE``. A file whose name holds an equals sign is
+            taken as it is.
+
+    Raises:
+        SourceError: not a source; a name twice, or one that is none.
+    """
+    sources: dict[str, Callable[[], Source]] = {}
+    for word in words:
+        name, equals, rest = word.partition("=")
+        given = bool(equals) and "/" not in name and ":" not in name and not Path(word).exists()
+        if given and not NAME.fullmatch(name):
+            raise SourceError(f"{name}: expected a name of 1 to 32 letters, digits, - and _ before the =")
+        for source in open_sources([rest if given else word]):
+            chosen = name if given else _unused(_name_of(source), sources)
+            if chosen in sources:
+                raise SourceError(f"{chosen}: expected each name once; of several files in one source leave it out")
+            sources[chosen] = _maker(rest if given else word, source)
+    return sources
+
+
+def _maker(word: str, source: Source) -> Callable[[], Source]:
+    # A glob is several files, each of which is opened by its own name.
+    return partial(_open, source.name if isinstance(source, VideoSource) and not source.live else word)
+
+
+def _open(word: str) -> Source:
+    return open_sources([word])[0]
+
+
+def _name_of(source: Source) -> str:
+    if isinstance(source, VideoSource):
+        stem = Path(source.output_names[0]).stem
+        return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:32] or "stream"
+    return "pictures"
+
+
+def _unused(name: str, used: dict[str, Callable[[], Source]]) -> str:
+    number, chosen = 2, name
+    while chosen in used:
+        chosen, number = f"{name[:28]}-{number}", number + 1
+    return chosen

@@ -1,0 +1,68 @@
+"""The state of the streams in Prometheus's format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from retina_edge.live.stream import State, StreamStatus
+
+# By their names in StreamStatus.
+COUNTERS = {
+    "captured": "Frames read.",
+    "detected": "Frames with a result.",
+    "dropped": "Frames of live streams that a newer one replaced.",
+    "expired": "Frames that were too old.",
+    "failed": "Frames that the detector raised on.",
+    "reconnects": "Times a stream was opened again.",
+}
+
+
+class StreamCollector(Collector):
+    """Reads the state when it is asked, and keeps nothing.
+
+    Args:
+        status: gives the state of all streams.
+    """
+
+    def __init__(self, status: Callable[[], Sequence[StreamStatus]]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        statuses = self._status()
+        for name, text in COUNTERS.items():
+            counter = CounterMetricFamily(
+                f"retina_edge_{name}_frames" if name != "reconnects" else "retina_edge_reconnects",
+                text,
+                labels=["stream"],
+            )
+            for status in statuses:
+                counter.add_metric([status.name], getattr(status, name))
+            yield counter
+        online = GaugeMetricFamily("retina_edge_online", "Whether a stream gives frames.", labels=["stream"])
+        rate = GaugeMetricFamily("retina_edge_results_per_second", "Results a second.", labels=["stream"])
+        latency = GaugeMetricFamily(
+            "retina_edge_latency_seconds",
+            "From capture to result, of the newest results.",
+            labels=["stream", "quantile"],
+        )
+        objects = GaugeMetricFamily("retina_edge_objects", "Objects in the newest result.", labels=["stream", "class"])
+        for status in statuses:
+            online.add_metric([status.name], status.state == State.ONLINE.value)
+            rate.add_metric([status.name], status.fps)
+            for quantile, milliseconds in (("0.5", status.latency_p50), ("0.95", status.latency_p95)):
+                if milliseconds is not None:
+                    latency.add_metric([status.name, quantile], milliseconds / 1000)
+            for kind, count in status.objects.items():
+                objects.add_metric([status.name, kind], count)
+        yield from (online, rate, latency, objects)
+
+
+def exposition(status: Callable[[], Sequence[StreamStatus]]) -> bytes:
+    """All of it as text."""
+    registry = CollectorRegistry()
+    registry.register(StreamCollector(status))
+    return generate_latest(registry)

@@ -1,0 +1,3 @@
+"use strict";
+
+document.getElementById("wrong").hidden = location.search !== "?wrong";

@@ -1,0 +1,125 @@
+"use strict";
+
+const byId = (id) => document.getElementById(id);
+const cards = [];
+let socket;
+
+async function ask(path, options) {
+  const response = await fetch(path, options);
+  if (response.status === 401) location.assign("/login");
+  if (!response.ok) throw new Error(`${path}: ${response.status}`);
+  return response.json();
+}
+
+function makeCard(status) {
+  const card = byId("stream").content.firstElementChild.cloneNode(true);
+  card.dataset.stream = status.name;
+  card.querySelector(".name").textContent = status.name;
+  card.querySelector("img").alt = `newest picture of ${status.name}`;
+  byId("streams").append(card);
+  return card;
+}
+
+function show(card, status) {
+  const badge = card.querySelector(".badge");
+  badge.textContent = badge.dataset.state = status.state;
+  card.querySelector(".error").textContent = status.state === "online" ? "" : status.error;
+  for (const cell of card.querySelectorAll("[data-field]")) {
+    const value = status[cell.dataset.field];
+    const unit = cell.dataset.field.startsWith("latency") ? " ms" : "";
+    cell.textContent = value === null ? "–" : `${cell.dataset.field === "fps" ? value.toFixed(1) : Math.round(value)}${unit}`;
+  }
+  const objects = Object.entries(status.objects).map(([name, count]) => {
+    const item = document.createElement("li");
+    item.textContent = `${count} ${name}`;
+    return item;
+  });
+  card.querySelector(".objects").replaceChildren(...objects);
+}
+
+async function refresh() {
+  try {
+    const streams = await ask("/api/streams");
+    streams.forEach((status, index) => {
+      cards[index] ??= makeCard(status);
+      show(cards[index], status);
+    });
+    const online = streams.filter((status) => status.state === "online").length;
+    byId("state").textContent = `${online} of ${streams.length} streams online`;
+    showEvents(await ask("/api/events?limit=20"));
+  } catch (error) {
+    byId("state").textContent = "serve does not answer";
+  }
+}
+
+function showEvents(events) {
+  byId("no-events").hidden = events.length > 0;
+  const list = byId("events");
+  if (list.dataset.newest === String(events[0]?.number)) return;
+  list.dataset.newest = String(events[0]?.number);
+  list.replaceChildren(...events.map((event) => {
+    const item = document.createElement("li");
+    const image = document.createElement("img");
+    image.src = `/api/events/${event.number}/thumbnail.jpg`;
+    image.alt = event.text;
+    image.loading = "lazy";
+    const text = document.createElement("p");
+    const time = document.createElement("time");
+    time.dateTime = event.time;
+    time.textContent = new Date(event.time).toLocaleTimeString();
+    text.append(`${event.text} `, time);
+    item.append(image, text);
+    return item;
+  }));
+}
+
+// Pictures of all streams come through one connection: a browser opens six to a host and no more.
+function watch() {
+  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/watch`);
+  socket.binaryType = "arraybuffer";
+  socket.onmessage = ({ data }) => {
+    const card = cards[new Uint8Array(data, 0, 1)[0]];
+    if (!card) return;
+    const image = card.querySelector("img");
+    const address = URL.createObjectURL(new Blob([data.slice(1)], { type: "image/jpeg" }));
+    image.onload = image.onerror = () => URL.revokeObjectURL(address);
+    image.src = address;
+    card.dataset.pictures = String(Number(card.dataset.pictures ?? 0) + 1);
+  };
+  socket.onclose = () => setTimeout(watch, 1000);
+}
+
+let sending = false;
+let wanted = null;
+
+async function sendScore() {
+  if (sending || wanted === null) return;
+  sending = true;
+  const score = wanted;
+  wanted = null;
+  try {
+    await ask("/api/score", {
+      method: "PUT",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ score }),
+    });
+  } catch (error) {
+    byId("state").textContent = String(error.message);
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+  sending = false;
+  sendScore();
+}
+
+async function start() {
+  const slider = byId("score");
+  const showScore = () => { byId("score-value").textContent = Number(slider.value).toFixed(2); };
+  slider.addEventListener("input", () => { showScore(); wanted = Number(slider.value); sendScore(); });
+  await refresh();
+  setInterval(refresh, 1000);
+  watch();
+  slider.value = (await ask("/api/score")).score;
+  showScore();
+}
+
+start();
