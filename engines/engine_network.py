@@ -25,7 +25,6 @@ from engines.plugins.launch import Geometry, Launch, Tensor, plan
 from engines.plugins.parameters import pack_parameters
 
 if TYPE_CHECKING:
-    import onnx
     import tensorrt
 
 # Shape and TensorRT's name for the type.
@@ -117,7 +116,7 @@ def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
             "export it again with --for tensorrt"
         )
     network = heads_only(deployable)
-    check_batch(network, options)
+    check_batch(batch_of(network), options)
     if options.max_batch is None:
         network = fix_batch(network, options.batch)
     half = _half(head_types(network))
@@ -132,9 +131,8 @@ def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
     return EngineNetwork(network.SerializeToString(), contract, geometry, launches, quantization, accuracy)
 
 
-def check_batch(model: onnx.ModelProto, options: BuildOptions) -> None:
-    """Raises BuildError where a model, whole or its network alone, cannot take the batches asked for."""
-    batch = batch_of(model)
+def check_batch(batch: int | None, options: BuildOptions) -> None:
+    """Raises BuildError where a model that takes such batches, None for any, cannot take those asked for."""
     if batch is None:
         return
     if options.max_batch is not None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from engines.build_options import BuildOptions
 from engines.contract import DetectorContract
 from engines.errors import BuildError, ModelFileError
-from engines.graph import contract_of, read_deployable
+from engines.graph import batch_of, contract_of, read_deployable
 from engines.passport import sha256
 from retina_edge import __version__, accuracy_arguments
 from retina_edge.verification_images import windows_of_forest
@@ -109,7 +109,7 @@ class EngineSource:
         from engines.engine_network import check_batch
         from export.precision import convert
 
-        check_batch(model, self.options)  # before minutes of calibrating and measuring
+        check_batch(batch_of(model), self.options)  # before minutes of calibrating and measuring
         tell(f"converting to {self.options.precision}")
         images = self.images or windows_of_forest(contract.input_size)
         converted, drift = convert(

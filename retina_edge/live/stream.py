@@ -39,7 +39,7 @@ class StreamStatus:
         live: whether the newest frame wins.
         state: connecting, online, offline or ended.
         error: what is wrong, or was wrong last; empty where nothing was.
-        size: (height, width) of its newest frame, pixels; None before there is one.
+        height, width: of its newest frame, pixels; None before there is one.
         captured: frames read.
         detected: frames with a result.
         dropped: frames of a live stream that a newer one replaced before the detector was free.
@@ -56,7 +56,8 @@ class StreamStatus:
     live: bool
     state: str
     error: str
-    size: tuple[int, int] | None
+    height: int | None
+    width: int | None
     captured: int
     detected: int
     dropped: int
@@ -133,7 +134,8 @@ class Stream:
             live=self.live,
             state=self.state.value,
             error=self.error,
-            size=latest.frame.image.shape[:2] if latest else None,
+            height=latest.frame.image.shape[0] if latest else None,
+            width=latest.frame.image.shape[1] if latest else None,
             captured=self.captured,
             detected=self.detected,
             dropped=self.slot.dropped,

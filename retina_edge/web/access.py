@@ -25,7 +25,7 @@ HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",
     "cache-control": "no-store",
 }
 
@@ -96,7 +96,8 @@ class Gate:
             return _problem(400, f"host: expected a name of this machine, got {host[:100]!r}")
         if origin is not None and urlsplit(origin).netloc != host:
             return _problem(403, "origin: expected a request of this page itself")
-        if int(headers.get("content-length") or 0) > LONGEST_BODY:
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > LONGEST_BODY:
             return _problem(413, f"body: expected at most {LONGEST_BODY} bytes")
         method = scope.get("method", "GET")
         if scope["path"] == LOGIN and method == "POST" and not self._logins.take():

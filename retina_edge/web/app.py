@@ -96,24 +96,24 @@ def create_app(pipeline: LivePipeline, events: EventLog, *, token: str | None, h
         """Of one."""
         return preview_of(name).stream.status()
 
-    @app.get("/api/streams/{name}/detections", responses={**not_found, 503: {"model": Problem}})
+    @app.get("/api/streams/{name}/detections", responses=not_found)
     def detections(name: Annotated[str, NAME]) -> dict[str, Any]:
         """The newest result: boxes xyxy in frame pixels, times in UTC, ages in seconds."""
         result = preview_of(name).stream.latest
         if result is None:
-            raise HTTPException(503, "no frame yet")
+            raise HTTPException(404, "no frame yet")
         return described(name, result)
 
     @app.get(
         "/api/streams/{name}/frame.jpg",
         response_class=Response,
-        responses={200: {"content": {"image/jpeg": {}}}, **not_found, 503: {"model": Problem}},
+        responses={200: {"content": {"image/jpeg": {}}}, **not_found},
     )
     def frame(name: Annotated[str, NAME]) -> Response:
         """The newest annotated frame."""
         found = preview_of(name).newest()
         if found is None:
-            raise HTTPException(503, "no frame yet")
+            raise HTTPException(404, "no frame yet")
         return Response(found[1], media_type="image/jpeg")
 
     @app.get(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import threading
 import time
@@ -23,35 +22,10 @@ from retina_edge.live.pipeline import MOST_FAILURES, LivePipeline
 from retina_edge.live.stream import Stream, StreamStatus
 from retina_edge.streams.sinks import Result
 from retina_edge.streams.sources import Frame, Source
+from tests.made_streams import Made, dead
 from tests.stand_in import StandIn, contract, patch_frame
 
 SECONDS = 30.0
-
-
-class Made(Source):
-    """Frames as told: ``count`` of them, or as ``rate`` a second for ever; ``script`` may raise or wait at a frame."""
-
-    def __init__(
-        self,
-        name: str = "made",
-        *,
-        count: int | None = None,
-        rate: float | None = None,
-        live: bool = False,
-        size: tuple[int, int] = (64, 96),
-        script: Callable[[int], None] = lambda _: None,
-    ) -> None:
-        super().__init__()
-        self.name, self.live, self.output_names = name, live, (f"{name}.mp4",)
-        self._count, self._rate, self._size, self._script = count, rate, size, script
-
-    def __iter__(self) -> Iterator[Frame]:
-        start = time.monotonic()
-        for index in itertools.count() if self._count is None else range(self._count):
-            if self._rate:
-                time.sleep(max(0.0, start + index / self._rate - time.monotonic()))
-            self._script(index)
-            yield Frame(patch_frame(self._size, (index % 60, 8)), index, index / 25, self.name)
 
 
 class Slow(StandIn):
@@ -165,12 +139,6 @@ def test_of_a_live_stream_the_newest_frame_wins_and_drops_are_counted() -> None:
 
 
 def test_a_dead_stream_slows_no_other() -> None:
-    def dead() -> Source:
-        def script(_index: int) -> None:
-            raise SourceError("camera: no route to host")
-
-        return Made("camera", live=True, script=script)
-
     run = Run({"dead": dead, "well": lambda: Made(rate=100, live=True)}, deadline=0.5).start()
     until(lambda: len(run.results["well"]) >= 60)
     status = run.end(stop=True)
@@ -282,7 +250,7 @@ def test_a_stream_that_changes_its_resolution() -> None:
     run = Run({"a": lambda: Changing(count=10)}).start()
     status = run.end()["a"]
     assert [result.frame.image.shape[0] for result in run.results["a"]] == [64] * 5 + [128] * 5
-    assert status.size == (128, 96)
+    assert (status.height, status.width) == (128, 96)
 
 
 def test_the_score_acts_on_the_next_result() -> None:

@@ -1,0 +1,99 @@
+"""A pipeline over made streams behind a real server on loopback."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+
+from retina_edge.detector import Detector
+from retina_edge.live.pipeline import LivePipeline
+from retina_edge.streams.sources import Source
+from retina_edge.web.app import create_app
+from retina_edge.web.event_log import EventLog
+from retina_edge.web.preview import thumbnail
+from tests.made_streams import Made, dead
+from tests.stand_in import StandIn, contract
+
+TOKEN = "correct horse battery"
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    url: str
+    pipeline: LivePipeline
+    events: EventLog
+
+
+@contextmanager
+def serving(token: str | None = None, sources: dict[str, Callable[[], Source]] | None = None) -> Iterator[Served]:
+    """Two cameras and a dead one, unless others are given."""
+    sources = sources or {
+        "north": partial(Made, "north", rate=30, live=True, size=(120, 160)),
+        "south": partial(Made, "south", rate=30, live=True, size=(96, 64)),
+        "gone": dead,
+    }
+    events = EventLog()
+    pipeline = LivePipeline(Detector(StandIn(contract())), sources, on_result=lambda *_: None, score=0.4)
+    runner = threading.Thread(target=pipeline.run)
+    app = create_app(pipeline, events, token=token, healthy=runner.is_alive)
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+    )
+    web = threading.Thread(target=server.run)
+    runner.start()
+    web.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        while pipeline.online < 2 or any(s.latest is None for s in pipeline.streams if s.name != "gone"):
+            time.sleep(0.01)
+        yield Served(f"http://127.0.0.1:{port}", pipeline, events)
+    finally:
+        pipeline.stop()
+        runner.join(10)
+        server.should_exit = True
+        web.join(10)
+        assert not runner.is_alive()
+        assert not web.is_alive()
+
+
+@pytest.fixture(scope="package")
+def served() -> Iterator[Served]:
+    """Without a token."""
+    with serving() as server:
+        picture = np.full((120, 160, 3), 90, np.uint8)
+        event = {"text": "tree entered gate", "time": "2026-01-01T00:00:00.000Z", "stream": "north"}
+        server.events.add(event, thumbnail(picture, (10, 10, 60, 60)))
+        yield server
+
+
+@pytest.fixture(scope="package")
+def guarded() -> Iterator[Served]:
+    """With a token."""
+    with serving(TOKEN) as server:
+        yield server
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=served.url, timeout=10) as found:
+        yield found
+
+
+@pytest.fixture
+def stranger(guarded: Served) -> Iterator[httpx.Client]:
+    """Has no token yet."""
+    with httpx.Client(base_url=guarded.url, timeout=10) as found:
+        yield found

@@ -1,0 +1,134 @@
+"""Who may see it: the token, the names of this machine, other pages, and how much may be asked for."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin
+
+from retina_edge.web.access import COOKIE, LOGINS, LONGEST_BODY, Bucket, is_loopback
+from tests.retina_edge.web.conftest import TOKEN, Served, serving
+
+SECRET_PATHS = ("/api/streams", "/api/streams/north/frame.jpg", "/metrics", "/api/score", "/openapi.json", "/api")
+
+
+def test_without_the_token_there_is_only_the_way_in(stranger: httpx.Client, guarded: Served) -> None:
+    for path in SECRET_PATHS:
+        assert stranger.get(path).status_code == 401, path
+    assert stranger.put("/api/score", json={"score": 0.9}).status_code == 401
+    assert stranger.get("/").headers["location"] == "/login"
+    assert stranger.get("/healthz").status_code == 200
+    with pytest.raises(InvalidStatus):
+        connect(guarded.url.replace("http", "ws") + "/api/watch")
+    assert guarded.pipeline.score == 0.4
+
+
+@pytest.mark.parametrize("wrong", ["correct", TOKEN + "x", "ж", "Basic abc"])
+def test_wrong_tokens(stranger: httpx.Client, wrong: str) -> None:
+    header = b"Bearer " + wrong.encode()
+    assert stranger.get("/api/streams", headers=[(b"authorization", header)]).status_code == 401
+    assert stranger.get("/api/streams", headers=[(b"cookie", f"{COOKIE}={wrong}".encode())]).status_code == 401
+
+
+def test_the_token_as_header(stranger: httpx.Client) -> None:
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    for path in SECRET_PATHS:
+        assert stranger.get(path, headers=headers).status_code == 200, path
+
+
+def test_logging_in_by_the_form() -> None:
+    with serving(TOKEN) as server, httpx.Client(base_url=server.url) as client:
+        assert client.post("/login", data={"token": "guess"}).headers["location"] == "/login?wrong"
+        assert client.get("/api/streams").status_code == 401
+        answer = client.post("/login", data={"token": TOKEN})
+        assert answer.headers["location"] == "/"
+        cookie = answer.headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+        client.cookies.set(COOKIE, TOKEN.replace(" ", "%20"))
+        # Guessing is slow.
+        for _ in range(LOGINS[0]):
+            refused = client.post("/login", data={"token": "guess"})
+        assert refused.status_code == 429
+
+
+def test_on_loopback_only_names_of_this_machine_are_answered_to(client: httpx.Client) -> None:
+    for host, status in (
+        ("127.0.0.1:8080", 200),
+        ("localhost", 200),
+        ("[::1]:80", 200),
+        ("evil.example", 400),
+        ("", 400),
+    ):
+        assert client.get("/api/streams", headers={"host": host}).status_code == status, host
+
+
+def test_other_pages_may_change_nothing(client: httpx.Client, served: Served) -> None:
+    answer = client.put("/api/score", json={"score": 0.9}, headers={"origin": "http://evil.example"})
+    assert answer.status_code == 403
+    assert served.pipeline.score == 0.4
+    with pytest.raises(InvalidStatus):
+        connect(served.url.replace("http", "ws") + "/api/watch", origin=Origin("http://evil.example"))
+    assert client.get("/api/score", headers={"origin": served.url}).status_code == 200
+
+
+def test_bodies_are_bounded(client: httpx.Client) -> None:
+    assert client.put("/api/score", content=b"x" * (LONGEST_BODY + 1)).status_code == 413
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(1000):
+            yield b"x" * 1000
+
+    try:
+        status = client.put("/api/score", content=endless()).status_code
+    except httpx.HTTPError:
+        return  # the connection was cut
+    assert status >= 400
+
+
+def test_changes_are_bounded() -> None:
+    with serving() as server, httpx.Client(base_url=server.url) as client:
+        statuses = [client.put("/api/score", json={"score": 0.5}).status_code for _ in range(60)]
+    assert statuses[0] == 200
+    assert 429 in statuses
+
+
+def test_garbage_is_answered_or_cut_and_the_rest_goes_on(client: httpx.Client, served: Served) -> None:
+    address = urlsplit(served.url)
+    length = b"GET /api/streams HTTP/1.1\r\nHost: localhost\r\nContent-Length: many\r\n\r\n"
+    for garbage in (
+        length,
+        b"\x00" * 100,
+        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 20000,
+        b"GET /\xff\xfe HTTP/1.1\r\n\r\n",
+    ):
+        with socket.create_connection((address.hostname or "", address.port or 0), 5) as raw:
+            try:
+                raw.sendall(garbage)
+                raw.recv(1000)
+            except OSError:
+                pass
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_bucket_runs_out_and_fills_up() -> None:
+    now = [0.0]
+    bucket = Bucket(2, 0.5, lambda: now[0])
+    assert [bucket.take() for _ in range(3)] == [True, True, False]
+    now[0] = 1.9
+    assert not bucket.take()
+    now[0] = 2.1
+    assert [bucket.take(), bucket.take()] == [True, False]
+    now[0] = 1000
+    assert [bucket.take() for _ in range(3)] == [True, True, False]
+
+
+def test_loopback() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "::1", "localhost", "127.8.8.8")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.2", "example.org", "")))

@@ -1,0 +1,177 @@
+"""The API over a real server: what it says, what it refuses, and that nothing of it can be made to say more."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from websockets.sync.client import connect
+
+from retina_edge.web.app import WATCHERS
+from tests.retina_edge.web.conftest import Served, serving
+
+
+def picture(content: bytes) -> np.ndarray:
+    found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    assert found is not None
+    return found
+
+
+def test_health(client: httpx.Client) -> None:
+    assert client.get("/healthz").json() == {"status": "ok", "online": 2, "streams": 3}
+
+
+def test_streams(client: httpx.Client) -> None:
+    found = {status["name"]: status for status in client.get("/api/streams").json()}
+    assert list(found) == ["north", "south", "gone"]
+    north, gone = found["north"], found["gone"]
+    assert (north["state"], north["height"], north["width"], north["live"]) == ("online", 120, 160, True)
+    assert north["objects"] == {"patch": 1}
+    assert 0 < north["latency_p50"] <= north["latency_p95"] < 2000
+    assert north["fps"] > 1
+    assert (gone["state"], gone["error"]) == ("offline", "camera: no route to host")
+    assert gone["latency_p50"] is None
+    assert client.get("/api/streams/south").json()["name"] == "south"
+
+
+def test_detections_have_a_time_and_ages(client: httpx.Client) -> None:
+    found = client.get("/api/streams/north/detections").json()
+    assert found["detections"][0]["name"] == "patch"
+    assert 0 <= found["age_at_inference"] <= found["age_at_output"] < 2
+    assert found["captured"].endswith("Z")
+    assert client.get("/api/streams/gone/detections").status_code == 404
+
+
+def test_pictures(client: httpx.Client) -> None:
+    frame = client.get("/api/streams/north/frame.jpg")
+    assert frame.headers["content-type"] == "image/jpeg"
+    assert picture(frame.content).shape == (120, 160, 3)
+    assert client.get("/api/streams/gone/frame.jpg").status_code == 404
+
+
+def test_mjpeg_moves(client: httpx.Client) -> None:
+    seen: list[bytes] = []
+    with client.stream("GET", "/api/streams/north/stream.mjpg") as response:
+        assert response.headers["content-type"] == "multipart/x-mixed-replace; boundary=frame"
+        buffer = b""
+        for chunk in response.iter_bytes():
+            buffer += chunk
+            while (end := buffer.find(b"\xff\xd9\r\n")) >= 0:
+                seen.append(buffer[buffer.index(b"\r\n\r\n") + 4 : end + 2])
+                buffer = buffer[end + 4 :]
+            if len(seen) >= 3:
+                break
+    assert len(set(seen)) == 3
+    assert all(picture(content).shape == (120, 160, 3) for content in seen)
+
+
+def test_one_connection_shows_all_streams(served: Served) -> None:
+    numbers: list[int] = []
+    with connect(served.url.replace("http", "ws") + "/api/watch") as socket:
+        while numbers.count(0) < 3 or numbers.count(1) < 3:
+            message = socket.recv(timeout=5)
+            assert isinstance(message, bytes)
+            numbers.append(message[0])
+            assert picture(message[1:]).shape == ((120, 160, 3) if message[0] == 0 else (96, 64, 3))
+    assert set(numbers) == {0, 1}
+
+
+def test_there_is_room_for_so_many_watchers(served: Served, client: httpx.Client) -> None:
+    url = served.url.replace("http", "ws") + "/api/watch"
+    with ExitStack() as stack:
+        for socket in [stack.enter_context(connect(url)) for _ in range(WATCHERS)]:
+            socket.recv(timeout=5)
+        assert client.get("/api/streams/north/stream.mjpg").status_code == 503
+    for _ in range(100):  # gone watchers make room
+        with client.stream("GET", "/api/streams/north/stream.mjpg") as response:
+            if response.status_code == 200:
+                return
+        time.sleep(0.05)
+    raise AssertionError("no room came back")
+
+
+def test_metrics_are_prometheuss(client: httpx.Client) -> None:
+    families = {family.name: family for family in text_string_to_metric_families(client.get("/metrics").text)}
+    online = {sample.labels["stream"]: sample.value for sample in families["retina_edge_online"].samples}
+    assert online == {"north": 1, "south": 1, "gone": 0}
+    captured = families["retina_edge_captured_frames"].samples
+    assert {sample.name for sample in captured} == {"retina_edge_captured_frames_total"}
+    latency = families["retina_edge_latency_seconds"].samples
+    assert {sample.labels["quantile"] for sample in latency} == {"0.5", "0.95"}
+    objects = families["retina_edge_objects"].samples
+    assert {sample.labels["class"] for sample in objects} == {"patch"}
+
+
+def test_the_score(client: httpx.Client, served: Served) -> None:
+    assert client.get("/api/score").json() == {"score": 0.4}
+    try:
+        assert client.put("/api/score", json={"score": 0.95}).json() == {"score": 0.95}
+        end = time.monotonic() + 5
+        while client.get("/api/streams/north/detections").json()["detections"]:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert client.put("/api/score", json={"score": 0.01}).status_code == 400  # the model's own is 0.05
+        values: list[Any] = [{"score": 1}, {"score": "0.5"}, {"score": -1}, {"score": None}, {}, []]
+        for wrong in values:
+            assert client.put("/api/score", json=wrong).status_code == 422, wrong
+        assert client.put("/api/score", content=b'{"score": NaN}').status_code == 422
+        assert served.pipeline.score == 0.95
+    finally:
+        served.pipeline.set_score(0.4)
+
+
+def test_events(client: httpx.Client) -> None:
+    (event,) = client.get("/api/events").json()
+    assert (event["text"], event["number"]) == ("tree entered gate", 0)
+    thumbnail = client.get("/api/events/0/thumbnail.jpg")
+    assert max(picture(thumbnail.content).shape) <= 160
+    assert client.get("/api/events/1/thumbnail.jpg").status_code == 404
+    assert client.get("/api/events", params={"limit": 1000}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/streams/nobody",
+        "/api/streams/nobody/frame.jpg",
+        "/api/streams/..%2f..%2fetc%2fpasswd",
+        "/..%2f..%2fetc/passwd",
+        "/page.css/../../serve.py",
+        "/static/page.css",
+        "/docs",
+    ],
+)
+def test_what_is_not_there(client: httpx.Client, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 404
+    assert "root:" not in response.text
+
+
+def test_the_page_and_what_it_needs(client: httpx.Client) -> None:
+    page = client.get("/")
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+    for name, kind in (("page.css", "text/css"), ("page.js", "text/javascript"), ("icon.svg", "image/svg+xml")):
+        assert f"/{name}" in page.text
+        assert client.get(f"/{name}").headers["content-type"].startswith(kind)
+    assert "http://" not in page.text
+    assert "https://" not in page.text  # nothing of elsewhere: the box may have no network
+    operations = client.get("/api")
+    assert "/api/streams/{name}/frame.jpg" in operations.text
+    assert client.get("/openapi.json").json()["info"]["title"] == "retina_edge"
+
+
+def test_a_pipeline_that_has_ended_is_not_healthy() -> None:
+    with serving() as server:
+        server.pipeline.stop()
+        end = time.monotonic() + 5
+        while (response := httpx.get(f"{server.url}/healthz")).status_code == 200:
+            assert time.monotonic() < end
+        assert response.status_code == 503
+        assert response.json()["status"] == "stopped"

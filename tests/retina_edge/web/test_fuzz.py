@@ -1,0 +1,23 @@
+"""The API against what a fuzzer makes of its own description: no crash, no answer it does not describe."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.retina_edge.web.conftest import Served
+
+
+def test_schemathesis_finds_nothing(served: Served, tmp_path: Path) -> None:
+    """As its users run it. Endless answers are left out, and what hangs on the rate of changes."""
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    command = [
+        *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run"),
+        *(f"{served.url}/openapi.json", "--checks", checks, "--max-examples", "25", "--seed", "1"),
+        *("--exclude-path-regex", r"stream\.mjpg", "--phases", "examples,coverage,fuzzing", "--no-color"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=tmp_path)
+    served.pipeline.set_score(0.4)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "No issues found" in done.stdout
