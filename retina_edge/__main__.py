@@ -22,6 +22,7 @@ VERBS = {
     "detect": "run a model on images, videos or a camera",
     "bench": "measure latency of each stage, throughput, MLPerf scenarios",
     "evaluate": "COCO average precision of a model",
+    "deploy": "write a model as Triton or DeepStream takes it",
     "doctor": "say what is installed, what works, and how to mend the rest",
     "demo": "detect tree crowns on a flight over a forest",
 }
