@@ -54,14 +54,18 @@ def _triton(arguments: argparse.Namespace) -> int:
     folder = triton.write_repository(
         model, arguments.output, name=arguments.name, max_batch=arguments.max_batch, raw_heads=arguments.raw_heads
     )
-    print(f"{folder}  for tritonserver --model-repository={arguments.output}; {folder / 'README.md'} is for its clients")
+    print(
+        f"{folder}  for tritonserver --model-repository={arguments.output}; {folder / 'README.md'} is for its clients"
+    )
     return 0
 
 
 def _deepstream(arguments: argparse.Namespace) -> int:
     model = DeployableModel.read(arguments.model)
     folder = deepstream.write_folder(model, arguments.output, streams=arguments.streams)
-    print(f"{folder}  for DeepStream {deepstream.OLDEST} or newer, not run on it by us; {folder / 'README.md'} says how")
+    print(
+        f"{folder}  for DeepStream {deepstream.OLDEST} or newer, not run on it by us; {folder / 'README.md'} says how"
+    )
     return 0
 
 

@@ -1,9 +1,9 @@
 """The text of a systemd unit that runs ``retina-edge serve`` from boot on.
 
 Words of ExecStart are written by the rules of systemd.service(5), "Command lines", and systemd.syntax(7): in double
-quotes, ``\\`` before ``\\`` and ``"``, ``%%`` for a percent sign (else a specifier), ``$$`` for a dollar (else a variable).
-An argument that holds credentials does not stand in the unit, which everyone may read: the unit names a variable in
-its place, and an environment file that only root reads holds the value.
+quotes, ``\\`` before ``\\`` and ``"``, ``%%`` for a percent sign (else a specifier), ``$$`` for a dollar (else a
+variable). An argument that holds credentials does not stand in the unit, which everyone may read: the unit names a
+variable in its place, and an environment file that only root reads holds the value.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ NAME = "retina-edge"
 GROUPS = ("video", "render")
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./$-]+")
 _SECRET_NAME = r"(?:pass(?:word|wd|phrase)?|pwd|tokens?|secret|api[-_]?key|auth|credentials?|user-pw|signature|sig|key)"
-# user:password@, user@ of any URL, also inside a GStreamer pipeline; name=value in a query or a pipeline.
-_USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s?#]*@")
+# user:password@ of a URL, also inside a GStreamer pipeline, and with a slash in the password, where none belongs:
+# rather an argument too many out of the unit than a password in it. Then name=value, in a query or a pipeline.
+_USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*@")
 _SECRET_VALUE = re.compile(rf"(?:^|[?&;\s_-]){_SECRET_NAME}\s*=\s*\S", re.IGNORECASE)
 _SECRET_OPTION = re.compile(rf"--(?:[a-z0-9]+-)*{_SECRET_NAME}", re.IGNORECASE)
 _ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\", "%": "%%", "$": "$$"}
@@ -96,8 +97,11 @@ def systemd_service(
         if value is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?", value):
             raise DeploymentError(f"{what}: expected the name of one, got {value!r}")
     python = _absolute("interpreter", sys.executable if interpreter is None else interpreter)
-    if "$" in python:
-        raise DeploymentError(f"interpreter: expected a path without '$', which systemd reads as a variable, got {python}")
+    if set(python) & set("$\"'\\"):
+        raise DeploymentError(
+            "interpreter: expected a path without $, quotes and backslashes, which systemd takes for no program, got "
+            f"{python}; install into another folder"
+        )
     directory = _absolute("working directory", Path.cwd() if working_directory is None else working_directory)
     public, secrets = split_secrets(arguments)
     environment_file = Path("/etc") / NAME / f"{name}.env"
@@ -119,7 +123,7 @@ def systemd_service(
         f"WorkingDirectory={_path(directory)}",
         *([f"EnvironmentFile={_path(str(environment_file))}"] if secrets else []),
         f"Environment=XDG_CACHE_HOME=%C/{name} CUDA_CACHE_PATH=%C/{name}/cuda PYTHONUNBUFFERED=1",
-        "# nvidia-uvm is made by a setuid program, which NoNewPrivileges would keep from working; where there is none, no.",
+        "# Makes /dev/nvidia-uvm, for which CUDA has a setuid program; NoNewPrivileges stops that. Not on a Jetson.",
         "ExecStartPre=-+/usr/bin/nvidia-modprobe -u -c=0",
         "# The pause doubles or so from 1 s to 60 s. Before systemd 254 the two lines behind it are passed over.",
         "Restart=on-failure",

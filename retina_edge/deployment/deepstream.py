@@ -8,6 +8,7 @@ Gst-nvinfer has no UINT8 among its types and refuses such an engine.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -125,7 +126,9 @@ def preprocess_config(contract: DetectorContract, *, batch: int, streams: int) -
         "Gst-nvdspreprocess: whole frames, aspect kept, at the top left, zeros at the right and the bottom.",
         "custom-lib-path is looked for from where the application runs; src-ids names every stream.",
     ]
-    return _file(notes, {"property": properties, "user-configs": {"pixel-normalization-factor": "1.0"}, "group-0": group})
+    return _file(
+        notes, {"property": properties, "user-configs": {"pixel-normalization-factor": "1.0"}, "group-0": group}
+    )
 
 
 def readme(model: DeployableModel) -> str:
@@ -135,11 +138,11 @@ def readme(model: DeployableModel) -> str:
 **Not run on DeepStream by the project that wrote it.** Keys, types and interfaces were read in the public source of
 DeepStream {OLDEST}; `{SOURCE}` has been compiled and run against stand-ins of its headers.
 
-DeepStream {OLDEST} or newer: older Gst-nvinfer has no UINT8 among its types and refuses the engine ("Unknown data type for
-bound layer"). The TensorRT of that DeepStream and the GPU have to be those the engine was built for:
+DeepStream {OLDEST} or newer: older Gst-nvinfer has no UINT8 among its types and refuses the engine ("Unknown data type
+for bound layer"). The TensorRT of that DeepStream and the GPU have to be those the engine was built for:
 `retina-edge inspect {ENGINE}` says which.
 
-1. Compile the library, in this folder:
+1. Compile the library, in this folder; CUDA's nvcc and the headers of TensorRT and GStreamer have to be there:
 
        {COMPILE}
 
@@ -147,13 +150,14 @@ bound layer"). The TensorRT of that DeepStream and the GPU have to be those the 
 
        nvstreammux ! nvdspreprocess config-file={PREPROCESS} ! nvinfer config-file-path={INFER} input-tensor-meta=1
 
-`src-ids` in `{PREPROCESS}` names the streams, 0 first: add those that are missing. Thresholds lie in `{INFER}` under
-`[class-attrs-all]`; below {model.contract.score_threshold} the engine itself gives nothing. Boxes are mapped back to the frame by
-DeepStream. Its scaler differs from the one the model was trained with in rounding, so scores differ a little.
+`src-ids` in `{PREPROCESS}` names the streams, 0 first: add those that are missing. Thresholds lie in `{INFER}`
+under `[class-attrs-all]`; below {model.contract.score_threshold} the engine itself gives nothing. Boxes are mapped back
+to the frame by DeepStream. Its scaler rounds differently from the one the model was trained with, so expect scores to
+differ a little.
 """
 
 
-def _file(notes: list[str], groups: dict[str, dict[str, object]] | dict[str, dict[str, object | str]]) -> str:
+def _file(notes: Sequence[str], groups: Mapping[str, Mapping[str, object]]) -> str:
     blocks = ["\n".join(f"# {note}" for note in notes)]
     for group, properties in groups.items():
         blocks.append("\n".join([f"[{group}]", *(f"{key}={value}" for key, value in properties.items())]))

@@ -83,12 +83,12 @@ def write_sheets(folder: Path, contract: DetectorContract) -> None:
 
 
 def label_line(contract: DetectorContract, label: int) -> str:
-    """A class name on one line. DeepStream passes over empty lines and splits at semicolons: later labels would shift."""
+    """A class name on one line. DeepStream passes over empty ones, so later labels would shift, and splits at ``;``."""
     return " ".join(contract.class_names[label].replace(";", ",").split()) or f"class {label}"
 
 
 def copy_model(model: DeployableModel, target: Path) -> None:
-    """The model file under another name, an engine with its passport, so that ``retina-edge inspect`` knows it there."""
+    """The model file under another name; an engine with its passport, so that ``retina-edge inspect`` knows it."""
     if target.resolve() != model.path.resolve():
         with model.path.open("rb") as source, atomic_file(target) as file:
             shutil.copyfileobj(source, file, 1 << 20)

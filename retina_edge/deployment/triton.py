@@ -54,8 +54,8 @@ def write_repository(
     if model.ends_at_heads and not raw_heads:
         raise DeploymentError(
             f"{model.path}: expected an engine that gives boxes, found one that ends at the raw heads; build it with "
-            "--postprocess plugin, or deploy the ONNX; --raw-heads serves it as it is, and leaves decode and NMS to the "
-            "client"
+            "--postprocess plugin, or deploy the ONNX; --raw-heads serves it as it is, and leaves decode and NMS to "
+            "the client"
         )
     text = config(model, name=name, max_batch=max_batch)
     folder = repository / name
@@ -106,11 +106,11 @@ def readme(model: DeployableModel, *, name: str) -> str:
     lines = [
         f"# {name}",
         "",
-        "Not run on a Triton server by the project that wrote it; the configuration was held against Triton's own schema.",
+        "Not run on a Triton server by the project that wrote it; its configurations are held against Triton's schema.",
         "",
         f"Input `images`: uint8 [{batch}, {height}, {width}, 3], BGR. A frame of h×w pixels is resized bilinearly by",
-        f"s = min({height} / h, {width} / w) to round(h · s) × round(w · s), put at the top left, zeros at the right and",
-        "the bottom. Nothing else: the normalisation is in the network.",
+        f"s = min({height} / h, {width} / w) to round(h · s) × round(w · s), put at the top left, zeros at the right",
+        "and the bottom. Nothing else: the normalisation is in the network.",
         "",
         *(_heads_note() if model.ends_at_heads else _detections_note(contract, batch)),
         "",
@@ -176,7 +176,7 @@ def _detections_note(contract: DetectorContract, batch: str) -> list[str]:
 
 def _heads_note() -> list[str]:
     return [
-        "Outputs are the raw heads: `cls_L`, the class logits, and `box_L`, the deltas of the boxes, for each level L of",
-        "the pyramid. **Decode and non-maximum suppression are the client's**; anchors, thresholds and strides stand in the",
-        "contract, and `engines/plugins/reference.py` of retina_edge is the specification, in NumPy.",
+        "Outputs are the raw heads: `cls_L`, the class logits, and `box_L`, the deltas of the boxes, for each level L",
+        "of the pyramid. **Decode and non-maximum suppression are the client's**; anchors, thresholds and strides are",
+        "in the contract, and `engines/plugins/reference.py` of retina_edge is the specification, in NumPy.",
     ]
