@@ -35,3 +35,7 @@ class TrainingError(RetinaEdgeError):
 
 class BuildError(RetinaEdgeError, ValueError):
     """An engine cannot be built, or would not be what was asked for."""
+
+
+class DeploymentError(RetinaEdgeError, ValueError):
+    """A model cannot be served where, or as, it was asked for."""

@@ -23,6 +23,7 @@ VERBS = {
     "serve": "run a model on many cameras, with a page to look at",
     "bench": "measure latency of each stage, throughput, MLPerf scenarios",
     "evaluate": "COCO average precision of a model",
+    "deploy": "write a model as Triton or DeepStream takes it",
     "doctor": "say what is installed, what works, and how to mend the rest",
     "demo": "detect tree crowns on a flight over a forest",
 }

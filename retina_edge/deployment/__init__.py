@@ -1,0 +1,1 @@
+"""A model as the servers of a fleet take it: Triton Inference Server, DeepStream."""
