@@ -111,8 +111,8 @@ def _text(tally: Tally) -> str:
 
 def _label_place(tally: Tally, size: tuple[int, int]) -> tuple[int, int]:
     """The label's lower left corner: a zone's highest point, or the start of a line."""
-    points = np.round(tally.region.in_pixels(size)).astype(int).tolist()
-    return tuple(min(points, key=lambda point: point[1])) if isinstance(tally.region, Zone) else tuple(points[0])
+    points = tally.region.in_pixels(size)
+    return _pixel(points[points[:, 1].argmin() if isinstance(tally.region, Zone) else 0])
 
 
 def _pixel(point: npt.NDArray[Any]) -> tuple[int, int]:

@@ -95,9 +95,6 @@ class Zone(Region):
         if len(self.points) < 3:
             raise ZoneError(f"{self.name}: expected a zone of 3 points or more, got {len(self.points)}")
         sides = list(zip(self.points, (*self.points[1:], self.points[0]), strict=True))
-        length = sum(math.dist(*side) for side in sides)
-        if abs(sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in sides)) < FLAT * length**2:
-            raise ZoneError(f"{self.name}: expected a zone with area, all its points lie on one line")
         for i, (start, end) in enumerate(sides):
             following = sides[(i + 1) % len(sides)][1]
             if _turn(start, end, following) == 0 and _dot(start, end, following) < 0:
@@ -111,6 +108,9 @@ class Zone(Region):
                         f"{_shown(start, self.unit)} and from {_shown(sides[j][0], self.unit)} meet; give the points "
                         "in order around it"
                     )
+        length = sum(math.dist(*side) for side in sides)
+        if abs(sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in sides)) < FLAT * length**2:
+            raise ZoneError(f"{self.name}: expected a zone with area, all its points lie on one line")
 
 
 @dataclass(frozen=True)

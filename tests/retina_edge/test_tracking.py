@@ -57,7 +57,8 @@ def test_nothing_found_is_an_empty_array_of_ids() -> None:
     tracker = ByteTrack()
     for i in range(3):
         tracks = tracker.update(found([]), i / FPS)
-        assert (tracks.shape, tracks.dtype) == ((0,), np.int64)
+        assert tracks.shape == (0,)
+        assert tracks.dtype == np.int64
 
 
 def test_ids_are_in_the_order_of_the_detections() -> None:
@@ -195,7 +196,7 @@ def test_trackers_side_by_side_are_as_each_alone() -> None:
 
 
 def test_boxes_that_are_none_have_no_track() -> None:
-    boxes = [[0, 0, math.inf, 4], [math.nan, 0, 4, 4], [5, 5, 5, 9], [9, 9, 5, 5], square(50, 50)]
+    boxes: list[list[float]] = [[0, 0, math.inf, 4], [math.nan, 0, 4, 4], [5, 5, 5, 9], [9, 9, 5, 5], square(50, 50)]
     assert follow(ByteTrack(), [found(boxes)] * 3)[-1] == [-1, -1, -1, -1, 1]
 
 
@@ -203,10 +204,12 @@ def test_a_thousand_frames_of_coming_and_going_take_no_more_memory() -> None:
     rng = np.random.default_rng(4)
     tracker = ByteTrack(lost_seconds=0.3)
     sizes = []
+    place = square(0, 0)
     tracemalloc.start()
     try:
         for i in range(1000):
-            place = square(*rng.uniform(0, 2000, 2).tolist()) if i % 7 == 0 else place
+            if i % 7 == 0:
+                place = square(*rng.uniform(0, 2000, 2).tolist())
             tracker.update(found([place, square(i % 100, 20)], labels=[i // 50 % 3, 0]), i / FPS)
             if i in (300, 999):
                 gc.collect()
@@ -214,6 +217,7 @@ def test_a_thousand_frames_of_coming_and_going_take_no_more_memory() -> None:
     finally:
         tracemalloc.stop()
     assert sizes[1] - sizes[0] < LEAK_BYTES
+    assert sum(len(one._ids) for one in tracker._classes.values()) < 10  # of more than 100 that were
     tracker.update(found([]), 1000 / FPS + 1)
     assert not tracker._classes
 
