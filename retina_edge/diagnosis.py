@@ -155,6 +155,7 @@ def _packages() -> list[Package]:
         Package("tensorboard", "tensorboard", "training curves", "pip install tensorboard", "__version__"),
         Package("mlcommons-loadgen", "mlperf_loadgen", "bench --mlperf", "pip install '.[bench]'", "StartTest"),
         Package("supervision", "supervision", "Detections.to_supervision", "pip install supervision", "Detections"),
+        Package("trackers", "trackers", "tracks objects in streams", "pip install '.[track]'", "ByteTrackTracker"),
         Package("tensorrt", "tensorrt", "builds and runs engines", engines, "Builder"),
         Package(
             "tensorrt-rtx",

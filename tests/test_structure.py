@@ -17,7 +17,17 @@ PACKAGES = ("engines", "export", "retina_edge")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # What the base install does not have.
 EXTRAS = frozenset(
-    {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "faster_coco_eval", "pycocotools", "supervision"}
+    {
+        "torch",
+        "torchvision",
+        "onnx",
+        "onnxscript",
+        "onnx_ir",
+        "faster_coco_eval",
+        "pycocotools",
+        "supervision",
+        "trackers",
+    }
 )
 FORBIDDEN = {
     "engines": {"export", "retina_edge", *EXTRAS - {"onnx"}},
@@ -41,6 +51,8 @@ BASE_MODULES = (
     "retina_edge.demo",
     "retina_edge.sample",
     "retina_edge.doctor",
+    "retina_edge.streams.counting",
+    "retina_edge.streams.tracking",
 )
 MAX_LINES = 350
 

@@ -1,7 +1,8 @@
-"""Draws detections so that they can be read on light and on dark ground."""
+"""Draws detections, tracks, zones and lines so that they can be read on light and on dark ground."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -9,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_edge.detections import Detections
+from retina_edge.streams.counting import Tally
+from retina_edge.streams.zones import Zone
 
 Color = tuple[int, int, int]
 
@@ -25,6 +28,8 @@ PALETTE: tuple[Color, ...] = (
 BLACK: Color = (0, 0, 0)
 WHITE: Color = (255, 255, 255)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+# How much of a zone's colour lies over its ground.
+TINT = 0.18
 # Shorter image side, pixels, for which lines are 2 pixels thick and text has the font's half size.
 REFERENCE_SIDE = 720
 
@@ -34,28 +39,84 @@ def color_of(label: int) -> Color:
     return PALETTE[label % len(PALETTE)]
 
 
-def annotate(image: npt.NDArray[np.uint8], detections: Detections) -> npt.NDArray[np.uint8]:
+def annotate(
+    image: npt.NDArray[np.uint8],
+    detections: Detections,
+    *,
+    tracks: npt.NDArray[np.int64] | None = None,
+    tallies: Sequence[Tally] = (),
+) -> npt.NDArray[np.uint8]:
     """A copy of ``image`` uint8 [height, width, 3] BGR with the boxes drawn, the best on top.
 
     Each box has a dark rim against light ground. A box narrower than its label shows the score alone; in
     pictures of one class the colour already says the rest.
+
+    Args:
+        image: is not written into.
+        detections: in its pixels.
+        tracks: int64 [N], the track of each; shown as #12 before the class, and alone on a narrow box. Below 0 none.
+        tallies: zones and lines with their counts. A line's arrow points to the side of "in".
     """
     picture = np.ascontiguousarray(image).copy()
     relative = min(picture.shape[:2]) / REFERENCE_SIDE
     thickness = max(2, round(2 * relative))
     font_scale = min(3.0, max(0.35, 0.5 * relative))
+    for tally in tallies:
+        _draw_region(picture, tally, thickness)
     corners = np.round(detections.boxes).astype(int).tolist()
-    rows = list(zip(corners, detections.scores.tolist(), detections.labels.tolist(), strict=True))
-    for (x1, y1, x2, y2), _, label in reversed(rows):
+    ids = [-1] * len(detections) if tracks is None else tracks.tolist()
+    rows = list(zip(corners, detections.scores.tolist(), detections.labels.tolist(), ids, strict=True))
+    for (x1, y1, x2, y2), _, label, _ in reversed(rows):
         cv2.rectangle(picture, (x1, y1), (x2, y2), BLACK, thickness + 2)
         cv2.rectangle(picture, (x1, y1), (x2, y2), color_of(label), thickness)
     # Labels after all boxes: no line crosses a number.
-    for (x1, y1, x2, _), score, label in reversed(rows):
+    for (x1, y1, x2, _), score, label, track in reversed(rows):
         text = f"{detections.class_names[label]} {score:.2f}"
+        if track >= 0:
+            text = f"#{track} {text}"
         if _text_size(text, font_scale)[0] > x2 - x1:
-            text = f"{score:.2f}"
+            text = f"{score:.2f}" if track < 0 else f"#{track}"
         _draw_label(picture, text, (x1, y1), color_of(label), font_scale)
+    for tally in tallies:
+        x, y = _label_place(tally, picture.shape[:2])
+        _draw_label(picture, _text(tally), (x, y), BLACK, font_scale)
     return picture
+
+
+def _draw_region(picture: npt.NDArray[np.uint8], tally: Tally, thickness: int) -> None:
+    """A zone's tint and border, or a line with its arrow, in white with a dark rim, which no class has."""
+    points = np.round(tally.region.in_pixels(picture.shape[:2])).astype(np.int32)
+    if isinstance(tally.region, Zone):
+        left, top, across, down = cv2.boundingRect(points)
+        part = picture[top : top + down, left : left + across]
+        if part.size:
+            tinted = part.copy()
+            cv2.fillPoly(tinted, [points - (left, top)], WHITE)
+            cv2.addWeighted(tinted, TINT, part, 1 - TINT, 0, dst=part)
+        for color, width in ((BLACK, thickness + 2), (WHITE, thickness)):
+            cv2.polylines(picture, [points], True, color, width, cv2.LINE_AA)
+        return
+    start, end = points
+    way = (end - start) / max(1.0, float(np.hypot(*(end - start))))
+    middle = (start + end) / 2
+    tip = middle + 16 * thickness * np.array((-way[1], way[0]))
+    for color, width in ((BLACK, thickness + 2), (WHITE, thickness)):
+        cv2.line(picture, _pixel(start), _pixel(end), color, width, cv2.LINE_AA)
+        cv2.arrowedLine(picture, _pixel(middle), _pixel(tip), color, width, cv2.LINE_AA, tipLength=0.4)
+
+
+def _text(tally: Tally) -> str:
+    return f"{tally.region.name}: " + ", ".join(f"{count} {name}" for name, count in tally.counts.items())
+
+
+def _label_place(tally: Tally, size: tuple[int, int]) -> tuple[int, int]:
+    """The label's lower left corner: a zone's highest point, or the start of a line."""
+    points = tally.region.in_pixels(size)
+    return _pixel(points[points[:, 1].argmin() if isinstance(tally.region, Zone) else 0])
+
+
+def _pixel(point: npt.NDArray[Any]) -> tuple[int, int]:
+    return round(float(point[0])), round(float(point[1]))
 
 
 def _draw_label(picture: npt.NDArray[Any], text: str, corner: tuple[int, int], color: Color, font_scale: float) -> None:

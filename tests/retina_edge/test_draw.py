@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from retina_edge import Detections
+from retina_edge.streams.counting import Tally
 from retina_edge.streams.draw import PALETTE, annotate, color_of
+from retina_edge.streams.zones import line, zone
+
+GATE = Tally(zone("gate=100,100px 300,100px 300,300px 100,300px"), {"inside": {"a": 2}, "entered": {"a": 3, "b": 1}})
+DOOR = Tally(line("door=0.25,0.5 0.75,0.5"), {"in": {}, "out": {"b": 7}})
 
 
 def found(boxes: list[list[float]], labels: list[int] | None = None, names: tuple[str, ...] = ("a", "b")) -> Detections:
@@ -52,6 +57,49 @@ def test_a_label_has_the_class_and_the_score_or_the_score_alone(monkeypatch: pyt
     image = np.zeros((400, 600, 3), np.uint8)
     annotate(image, found([[100, 100, 400, 300], [10, 10, 20, 20]], [1, 0], names=("tree", "person")))
     assert texts == ["0.50", "person 0.90"]  # the best last, on top
+
+
+def test_a_track_stands_before_the_class_or_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    monkeypatch.setattr("retina_edge.streams.draw._draw_label", lambda _picture, text, *_: texts.append(text))
+    boxes: list[list[float]] = [[100, 100, 400, 300], [10, 10, 20, 20], [50, 50, 60, 60]]
+    annotate(np.zeros((400, 600, 3), np.uint8), found(boxes), tracks=np.array([12, 3, -1], np.int64))
+    assert texts == ["0.50", "#3", "#12 a 0.90"]
+
+
+def test_without_tracks_and_tallies_the_picture_is_the_same() -> None:
+    image = np.full((400, 600, 3), 90, np.uint8)
+    boxes = found([[100, 100, 300, 300], [10, 10, 20, 20]], [1, 0])
+    plain = annotate(image, boxes)
+    assert (annotate(image, boxes, tracks=np.full(2, -1, np.int64), tallies=()) == plain).all()
+
+
+@pytest.mark.parametrize("ground", [0, 128, 255])
+def test_zones_and_lines_have_a_white_line_with_a_dark_rim(ground: int) -> None:
+    image = np.full((400, 600, 3), ground, np.uint8)
+    zone_only, line_only = (annotate(image, found([]), tallies=[tally]) for tally in (GATE, DOOR))
+    for column in (zone_only[190:210, 95:105].mean(axis=(0, 2)), line_only[195:205, 200:220].mean(axis=(1, 2))):
+        assert column.max() == 255
+        assert column.min() < 60
+    inside, outside = int(zone_only[250, 200, 0]), int(zone_only[250, 400, 0])
+    assert outside == ground
+    assert inside > ground or ground == 255
+    # The arrow points to "in", which is down.
+    assert (line_only[210:230, 290:310] != ground).any()
+    assert (line_only[170:190, 290:310] == ground).all()
+    assert (image == ground).all()
+
+
+def test_zones_say_their_name_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    monkeypatch.setattr("retina_edge.streams.draw._draw_label", lambda _picture, text, *_: texts.append(text))
+    annotate(np.zeros((400, 600, 3), np.uint8), found([[100, 100, 400, 300]]), tallies=[GATE, DOOR])
+    assert texts == ["a 0.90", "gate: 2 inside, 4 entered", "door: 0 in, 7 out"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2000), (50, 40), (99, 99), (200, 200)])
+def test_regions_beyond_the_picture_are_cut_off(size: tuple[int, int]) -> None:
+    assert annotate(np.zeros((*size, 3), np.uint8), found([]), tallies=[GATE, DOOR]).shape == (*size, 3)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2000), (2000, 3), (16, 16)])
