@@ -6,6 +6,7 @@ import argparse
 import secrets
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -13,8 +14,13 @@ from rich.console import Console
 from engines.errors import MissingDependencyError, RetinaEdgeError
 from retina_edge import cli
 from retina_edge.detector import Detector
+from retina_edge.live.analysis import Analysis
 from retina_edge.live.naming import named_sources
 from retina_edge.live.pipeline import DEADLINE, LivePipeline
+from retina_edge.live.stream import Stream
+from retina_edge.streams import zones
+from retina_edge.streams.counting import ANCHORS
+from retina_edge.streams.sinks import Result
 
 DEFAULT_SCORE = 0.4
 # Seconds that watchers have to go at the end.
@@ -38,6 +44,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch", type=cli.positive, metavar="N", help="frames an inference (default: the model's)")
     add(
         "--deadline", type=_seconds, default=DEADLINE, metavar="S", help="a batch waits so long at most (default: 0.01)"
+    )
+    add("--track", action="store_true", help="follow objects from frame to frame; --zone and --line do so, too")
+    add("--zone", type=zones.zone, action="append", default=[], metavar="ZONE", help=zones.ZONE_SYNTAX)
+    add("--line", type=zones.line, action="append", default=[], metavar="LINE", help=zones.LINE_SYNTAX)
+    add(
+        "--anchor",
+        choices=ANCHORS,
+        default=ANCHORS[0],
+        help="the point of a box that is in a zone: of its lower side, or its centre as seen from above "
+        "(default: %(default)s)",
     )
     add("--max-age", type=_seconds, metavar="S", help="drop frames and results of live streams that are older")
     return parser
@@ -66,17 +82,29 @@ def _serve(args: argparse.Namespace) -> int:
     token = secrets.token_urlsafe(24) if generated else args.token
     with Detector.load(args.model) as detector:
         least = detector.contract.score_threshold
+        regions = [*args.zone, *args.line]
+        zones.check_regions(regions, streams=list(sources), class_names=detector.contract.class_names)
+        score = max(DEFAULT_SCORE, least) if args.score is None else args.score
+        events = EventLog()
+
+        def on_result(_stream: Stream, result: Result) -> None:
+            for event in result.events:
+                events.add(event, result.frame.image)
+
         pipeline = LivePipeline(
             detector,
             sources,
-            on_result=lambda *_: None,
-            score=max(DEFAULT_SCORE, least) if args.score is None else args.score,
+            on_result=on_result,
+            analyse=partial(Analysis, regions=regions, score=score, anchor=args.anchor)
+            if args.track or regions
+            else None,
+            score=score,
             batch=args.batch,
             deadline=args.deadline,
             max_age=args.max_age,
         )
         running = _Running(pipeline)
-        app = create_app(pipeline, EventLog(), token=token, healthy=lambda: running.alive)
+        app = create_app(pipeline, events, token=token, healthy=lambda: running.alive)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

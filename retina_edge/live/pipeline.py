@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from engines.errors import RetinaEdgeError
 from retina_edge.detections import Detections
 from retina_edge.detector import Detector
+from retina_edge.live.analysis import Analysis
 from retina_edge.live.batcher import Batcher, Chosen
 from retina_edge.live.capture import Capture
 from retina_edge.live.stream import State, Stream
@@ -41,6 +42,7 @@ class LivePipeline:
         detector: stays open; whoever made it closes it.
         sources: of each stream, by its name, what makes its source.
         on_result: called in the loop's thread with each result, in the order of each stream's frames; must not wait.
+        analyse: makes what follows the objects of a stream, by its name; None follows nothing.
         score: detections score more than this; None keeps all. ``set_score`` changes it while it runs.
         batch: frames an inference; None takes the model's own, else one of each stream where it can run several.
         deadline: seconds that a batch waits to be full.
@@ -57,6 +59,7 @@ class LivePipeline:
         sources: Mapping[str, Callable[[], Source]],
         *,
         on_result: OnResult,
+        analyse: Callable[[str], Analysis] | None = None,
         score: float | None = None,
         batch: int | None = None,
         deadline: float = DEADLINE,
@@ -73,6 +76,7 @@ class LivePipeline:
         size = detector.check_batch(batch if batch is not None else self._usual_batch())
         self._batcher = Batcher(self.streams, ready, size=size, deadline=deadline, max_age=max_age)
         self._failures: list[BaseException] = []
+        self._analyses = {name: analyse(name) for name in sources} if analyse else {}
         self._captures = [Capture(stream, self._failures) for stream in self.streams]
         self._failed_in_a_row = 0
 
@@ -147,7 +151,12 @@ class LivePipeline:
             if self._max_age is not None and stream.live and age > self._max_age:
                 stream.expired += 1
                 continue
-            result = Result(frame, detections.above(self.score), began - frame.captured, age)
+            ages = began - frame.captured, age
+            if analysis := self._analyses.get(stream.name):
+                seen = analysis(frame, detections, self.score)
+                result = Result(frame, seen.detections, *ages, seen.tracks, seen.events, seen.tallies)
+            else:
+                result = Result(frame, detections.above(self.score), *ages)
             stream.finish(result, age)
             self._on_result(stream, result)
 

@@ -21,8 +21,11 @@ import numpy.typing as npt
 from engines.errors import RetinaEdgeError
 from retina_edge.detections import Detections
 from retina_edge.quiet import quiet_opencv
+from retina_edge.streams.counting import Tally
 from retina_edge.streams.draw import annotate
+from retina_edge.streams.events import Event
 from retina_edge.streams.sources import Frame, ImageSource, Source, opencv_name, saved_name
+from retina_edge.streams.tracking import Tracks
 
 Picture = npt.NDArray[np.uint8]
 
@@ -48,18 +51,26 @@ class Result:
         detections: in frame pixels.
         age_at_inference: seconds from its capture until the detector began with it; None where nobody measures.
         age_at_output: seconds from its capture until the detections were there.
+        tracks: int64 [N], the detections' ids in their stream; None where nobody follows them.
+        events: what happened in the frame.
+        tallies: of the stream's zones and lines.
     """
 
     frame: Frame
     detections: Detections
     age_at_inference: float | None = None
     age_at_output: float | None = None
+    tracks: Tracks | None = None
+    events: tuple[Event, ...] = ()
+    tallies: tuple[Tally, ...] = ()
 
     @cached_property
     def picture(self) -> Picture:
         """uint8 [height, width, 3], BGR, annotated; drawn when the first sink asks. Not to be written into: all share
         it, and where nothing was found it is the frame's own image."""
-        return annotate(self.frame.image, self.detections) if len(self.detections) else self.frame.image
+        if not len(self.detections) and not self.tallies:
+            return self.frame.image
+        return annotate(self.frame.image, self.detections, tracks=self.tracks, tallies=self.tallies)
 
 
 class Sink(ABC):

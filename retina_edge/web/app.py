@@ -207,7 +207,8 @@ def create_app(pipeline: LivePipeline, events: EventLog, *, token: str | None, h
 def described(name: str, result: Result) -> dict[str, Any]:
     """A result for JSON."""
     frame, found = result.frame, result.detections
-    rows = zip(found.boxes.tolist(), found.scores.tolist(), found.names, strict=True)
+    tracks = [None] * len(found) if result.tracks is None else result.tracks.tolist()
+    rows = zip(found.boxes.tolist(), found.scores.tolist(), found.names, tracks, strict=True)
     return {
         "stream": name,
         "frame": frame.index,
@@ -216,9 +217,10 @@ def described(name: str, result: Result) -> dict[str, Any]:
         "age_at_output": _rounded(result.age_at_output),
         "size": frame.image.shape[:2],
         "detections": [
-            {"box": [round(side, 1) for side in box], "score": round(score, 4), "name": kind}
-            for box, score, kind in rows
+            {"box": [round(side, 1) for side in box], "score": round(score, 4), "name": kind, "track": track}
+            for box, score, kind, track in rows
         ],
+        "regions": {tally.region.name: tally.counts for tally in result.tallies},
     }
 
 

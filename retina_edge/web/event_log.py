@@ -6,6 +6,12 @@ import threading
 from collections import OrderedDict
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from retina_edge.streams.events import Event
+from retina_edge.web.preview import thumbnail
+
 MOST = 100
 
 
@@ -18,14 +24,19 @@ class EventLog:
         self._next = 0
         self._events: OrderedDict[int, tuple[dict[str, Any], bytes]] = OrderedDict()
 
-    def add(self, event: dict[str, Any], thumbnail: bytes) -> int:
-        """Keeps an event and its JPEG; forgets the oldest. Its number, counted from 0."""
+    def add(self, event: Event, image: npt.NDArray[np.uint8]) -> None:
+        """Keeps an event, numbered from 0, and what its object looked like; forgets the oldest.
+
+        Args:
+            event: what happened.
+            image: the frame, BGR uint8 [h, w, 3].
+        """
+        picture = thumbnail(image, event.box)
         with self._lock:
             number, self._next = self._next, self._next + 1
-            self._events[number] = ({**event, "number": number}, thumbnail)
+            self._events[number] = ({**event.to_dict(), "text": _text(event), "number": number}, picture)
             while len(self._events) > self._most:
                 self._events.popitem(last=False)
-        return number
 
     def newest(self, limit: int) -> list[dict[str, Any]]:
         """Newest first."""
@@ -37,3 +48,9 @@ class EventLog:
         with self._lock:
             found = self._events.get(number)
         return found[1] if found else None
+
+
+def _text(event: Event) -> str:
+    """For people."""
+    what = f"{event.class_name} {event.track}"
+    return f"{event.stream}: {what} {event.kind} {event.region}" + (f", {event.direction}" if event.direction else "")

@@ -153,7 +153,7 @@ def test_a_stop_before_the_run_is_not_forgotten() -> None:
 def test_the_picture_is_annotated_once_and_only_where_a_sink_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
 
-    def annotate(image: Any, detections: Any) -> Any:
+    def annotate(image: Any, detections: Any, **_: Any) -> Any:
         drawn.append(len(detections))
         return image.copy()
 

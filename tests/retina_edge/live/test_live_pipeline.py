@@ -18,10 +18,12 @@ from engines.errors import RetinaEdgeError, SourceError
 from engines.plugins.reference import RawDetections
 from retina_edge.detector import Detector
 from retina_edge.live import capture as capturing
+from retina_edge.live.analysis import Analysis
 from retina_edge.live.pipeline import MOST_FAILURES, LivePipeline
 from retina_edge.live.stream import Stream, StreamStatus
 from retina_edge.streams.sinks import Result
 from retina_edge.streams.sources import Frame, Source
+from retina_edge.streams.zones import line
 from tests.made_streams import Made, dead
 from tests.stand_in import StandIn, contract, patch_frame
 
@@ -265,6 +267,24 @@ def test_the_score_acts_on_the_next_result() -> None:
     for score in (0.01, 1.0):
         with pytest.raises(RetinaEdgeError, match=r"score: expected 0\.05 <= score < 1"):
             run.pipeline.set_score(score)
+
+
+def test_objects_are_followed_and_counted() -> None:
+    """A patch that walks from left to right over a line, and starts again after 60 frames."""
+    analyse = partial(Analysis, regions=[line("door=0.5,0 0.5,1")], score=0.4, anchor="centre")
+    run = Run({"a": lambda: Made(count=120), "b": lambda: Made(count=20)}, analyse=analyse).start()
+    run.end()
+    assert run.error is None
+    events = [event for result in run.results["a"] for event in result.events]
+    assert [event.kind for event in events if event.direction == events[0].direction] == ["crossed", "crossed"]
+    assert {event.region for event in events} == {"door"}
+    assert all(event.stream == "a" for event in events)
+    assert not any(result.events for result in run.results["b"])
+    last = run.results["a"][-1]
+    assert last.tracks is not None
+    assert len(last.tracks) == len(last.detections) == 1
+    assert last.tallies[0].counts != run.results["a"][1].tallies[0].counts
+    assert (last.picture != last.frame.image).any()
 
 
 def test_no_streams() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import partial
 
 import httpx
@@ -16,10 +17,10 @@ import uvicorn
 
 from retina_edge.detector import Detector
 from retina_edge.live.pipeline import LivePipeline
+from retina_edge.streams.events import Event
 from retina_edge.streams.sources import Source
 from retina_edge.web.app import create_app
 from retina_edge.web.event_log import EventLog
-from retina_edge.web.preview import thumbnail
 from tests.made_streams import Made, dead
 from tests.stand_in import StandIn, contract
 
@@ -73,9 +74,10 @@ def serving(token: str | None = None, sources: dict[str, Callable[[], Source]] |
 def served() -> Iterator[Served]:
     """Without a token."""
     with serving() as server:
-        picture = np.full((120, 160, 3), 90, np.uint8)
-        event = {"text": "tree entered gate", "time": "2026-01-01T00:00:00.000Z", "stream": "north"}
-        server.events.add(event, thumbnail(picture, (10, 10, 60, 60)))
+        when = datetime(2026, 1, 1, tzinfo=timezone.utc)
+        box = (10.0, 10.0, 60.0, 60.0)
+        event = Event("entered", "north", "gate", None, 7, "patch", 0.9, box, (120, 160), when, {"inside": 1})
+        server.events.add(event, np.full((120, 160, 3), 90, np.uint8))
         yield server
 
 

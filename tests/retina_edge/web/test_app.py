@@ -128,7 +128,7 @@ def test_the_score(client: httpx.Client, served: Served) -> None:
 
 def test_events(client: httpx.Client) -> None:
     (event,) = client.get("/api/events").json()
-    assert (event["text"], event["number"]) == ("tree entered gate", 0)
+    assert (event["text"], event["number"]) == ("north: patch 7 entered gate", 0)
     thumbnail = client.get("/api/events/0/thumbnail.jpg")
     assert max(picture(thumbnail.content).shape) <= 160
     assert client.get("/api/events/1/thumbnail.jpg").status_code == 404

@@ -88,7 +88,7 @@ def test_streams_move_and_fit(
     assert "1 patch" in north
     assert " ms" in north
     assert "2 of 3 streams online" in browser.find_element(By.ID, "state").text
-    until(lambda: "tree entered gate" in browser.find_element(By.ID, "events").text)
+    until(lambda: "patch 7 entered gate" in browser.find_element(By.ID, "events").text)
     thumbnail = browser.find_element(By.CSS_SELECTOR, "#events img")
     browser.execute_script("arguments[0].scrollIntoView()", thumbnail)
     until(lambda: bool(browser.execute_script("return arguments[0].naturalWidth > 0", thumbnail)))
