@@ -8,7 +8,7 @@ BASE := $(VENV)/.base-installed
 ALL := $(VENV)/.all-installed
 # One that has what make gpu needs: a .venv that make demo made has neither.
 GPU_PYTHON = $(shell $(BIN)/python -c 'import torch, pytest' >/dev/null 2>&1 && echo $(BIN)/python || echo $(PYTHON))
-EXTRAS := train,export,tensorrt-rtx,bench,test,dev
+EXTRAS := train,export,tensorrt-rtx,bench,serve,test,dev
 
 .PHONY: help demo setup test check gpu clean
 

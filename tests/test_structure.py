@@ -17,7 +17,7 @@ PACKAGES = ("engines", "export", "retina_edge")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # What the base install does not have.
 EXTRAS = frozenset(
-    {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "faster_coco_eval", "pycocotools", "supervision"}
+    {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "faster_coco_eval", "pycocotools", "supervision", "paho"}
 )
 FORBIDDEN = {
     "engines": {"export", "retina_edge", *EXTRAS - {"onnx"}},

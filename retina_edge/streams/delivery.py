@@ -151,13 +151,15 @@ class Delivery:
             logger.warning("%s: hangs; left behind", self._transport.name)
 
     def _run(self) -> None:
-        attempt = 0
+        attempt, delivered = 0, 0
         try:
             while True:
                 try:
                     sent = self._send_some()
                 except Exception as error:
-                    attempt += 1
+                    # Progress starts the count anew.
+                    attempt = attempt + 1 if self._state.delivered == delivered else 1
+                    delivered = self._state.delivered
                     self._failed(error)
                     if self._stopping.is_set():
                         return

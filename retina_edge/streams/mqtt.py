@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, unquote
 
 from engines.errors import MissingDependencyError
@@ -50,10 +51,10 @@ class MqttTransport(Transport):
 
     def __init__(self, address: Address, *, client_id: str, timeout: float = TIMEOUT_SECONDS) -> None:
         try:
-            from paho.mqtt import client
+            from paho.mqtt import client, enums
         except ImportError as error:
             raise MissingDependencyError("events over MQTT need paho-mqtt: pip install '.[serve]'") from error
-        self._paho = client
+        self._new = partial(client.Client, enums.CallbackAPIVersion.VERSION2, reconnect_on_failure=False)
         self._address = address
         self._topic = unquote(address.path.removeprefix("/"))
         self.name = f"{address.scheme}://{address.place}/{self._topic}"
@@ -133,9 +134,7 @@ class MqttTransport(Transport):
             self._changed.notify_all()
 
     def _new_client(self) -> Client:
-        client = self._paho.Client(
-            self._paho.CallbackAPIVersion.VERSION2, client_id=self._client_id, reconnect_on_failure=False
-        )
+        client = self._new(client_id=self._client_id)
         client.connect_timeout = self._timeout
         if self._address.user is not None:
             client.username_pw_set(self._address.user, self._address.password)
@@ -189,5 +188,5 @@ class MqttTransport(Transport):
         if (sock := client.socket()) is not None:
             # Not closed, and not by SSLSocket's own method: the client's thread may be reading, and closes it itself.
             with suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(cast(socket.socket, sock), socket.SHUT_RDWR)
         client.loop_stop()

@@ -16,9 +16,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from urllib.parse import quote
 
 from retina_edge.streams.spool_file import Message
 from retina_edge.streams.transport import Address, Refused, Transport, Unreachable, reason_of
@@ -59,7 +60,10 @@ class WebhookTransport(Transport):
         self._address = address
         self._secret = secret.encode() if secret else None
         self._timeout = timeout
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection = self._new_connection()
+        # Kept apart: the connection forgets it while an answer without a length is still being read.
+        self._sock: socket.socket | None = None
+        self._given_up = False
 
     def connect(self) -> bool:
         return False
@@ -79,42 +83,46 @@ class WebhookTransport(Transport):
                 raise Unreachable(f"the server is in trouble ({status})", retry_after=retry_after)
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._connection.close()
 
     def abort(self) -> None:
-        connection = self._connection
-        sock = None if connection is None else connection.sock
-        if sock is not None:
-            # Ends a read that is waiting, which closing does not.
+        self._given_up = True
+        self._shut_down()
+
+    def _shut_down(self) -> None:
+        """Ends a read that waits in another thread, which closing does not; not by SSLSocket's method, which is not
+        made for that."""
+        if (sock := self._sock) is not None:
             with suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _post(self, message: Message) -> tuple[int, float | None]:
         """Status and seconds to wait. A connection that the server closed while it was idle is opened again."""
-        reused = self._connection is not None
+        reused = self._connection.sock is not None
         try:
             return self._request(message)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
             self.close()
-            if not reused:
+            if not reused or self._given_up:
                 raise Unreachable(f"the server cannot be reached: {reason_of(error)}") from error
         return self._post(message)
 
     def _request(self, message: Message) -> tuple[int, float | None]:
-        connection = self._connection = self._connection or self._new_connection()
+        connection = self._connection
         late = threading.Event()
 
         def end() -> None:
             late.set()
-            self.abort()
+            self._shut_down()
 
         # The socket's timeout bounds each read; a server that drips would never reach it.
         watchdog = threading.Timer(self._timeout, end)
         watchdog.daemon = True
         watchdog.start()
         try:
+            if connection.sock is None:
+                connection.connect()
+                self._sock = connection.sock
             connection.request("POST", self._target, message.payload, self._headers(message))
             response = connection.getresponse()
             status, retry_after = response.status, _retry_after(response.getheader("Retry-After"))
@@ -144,7 +152,8 @@ class WebhookTransport(Transport):
 
     @property
     def _target(self) -> str:
-        return (self._address.path or "/") + (f"?{self._address.query}" if self._address.query else "")
+        target = (self._address.path or "/") + (f"?{self._address.query}" if self._address.query else "")
+        return quote(target, safe="%/?:@!$&'()*+,;=~[]")
 
     def _headers(self, message: Message) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "User-Agent": "retina-edge", KEY_HEADER: message.key}
