@@ -41,6 +41,11 @@ BASE_MODULES = (
     "retina_edge.demo",
     "retina_edge.sample",
     "retina_edge.doctor",
+    "retina_edge.streams.background",
+    "retina_edge.streams.csv_sink",
+    "retina_edge.streams.delivery",
+    "retina_edge.streams.mqtt",
+    "retina_edge.streams.webhook",
 )
 MAX_LINES = 350
 

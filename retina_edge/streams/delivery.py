@@ -106,7 +106,9 @@ class Delivery:
         self._deadline = float("inf")
         self._lock = threading.Lock()
         self._state = DeliveryState(transport.name)
-        self._logged: set[str] = set()
+        # What the log has said: refusals for good, an outage until it is over; one of days would fill it.
+        self._refusals: set[str] = set()
+        self._outage: set[str] = set()
 
     def __enter__(self) -> Delivery:
         self._thread.start()
@@ -138,12 +140,13 @@ class Delivery:
     def stop(self, timeout: float = STOP_SECONDS) -> None:
         """Delivers what waits for at most ``timeout`` seconds and as long as nothing fails, says goodbye, and ends the
         thread. Returns within ``timeout`` and 2 seconds; the rest stays in the spool."""
-        self._deadline = time.monotonic() + timeout
+        if not self._stopping.is_set():
+            self._deadline = time.monotonic() + timeout
         self._stopping.set()
         self._wake.set()
         if self._thread.ident is None:
             return
-        self._thread.join(timeout)
+        self._thread.join(max(0.0, self._deadline - time.monotonic()))
         if self._thread.is_alive():
             self._transport.abort()
             self._thread.join(GRACE_SECONDS)
@@ -168,7 +171,10 @@ class Delivery:
                         delay = max(delay, min(MAX_RETRY_AFTER, error.retry_after))
                     self._stopping.wait(delay)
                     continue
-                attempt = 0
+                if attempt:
+                    attempt = 0
+                    self._outage.clear()
+                    logger.info("%s: well again", self._transport.name)
                 if self._stopping.is_set() and (not sent or time.monotonic() > self._deadline):
                     return
                 if not sent:
@@ -194,20 +200,16 @@ class Delivery:
             self._spool.set_aside(next(waiting), str(error))
             with self._lock:
                 self._state = replace(self._state, failed=self._state.failed + 1)
-            self._note(error, "set aside")
+            self._note(error, "set aside", self._refusals)
         return bool(batch)
 
     def _succeeded(self, count: int) -> None:
         with self._lock:
-            again = self._state.connected_since is None
             self._state = replace(
                 self._state,
                 delivered=self._state.delivered + count,
-                connected_since=_now() if again else self._state.connected_since,
+                connected_since=self._state.connected_since or _now(),
             )
-        if again:
-            self._logged.clear()
-            logger.info("%s: connected", self._transport.name)
 
     def _failed(self, error: Exception) -> None:
         with self._lock:
@@ -216,15 +218,14 @@ class Delivery:
             # A mistake of ours ends no delivery. Its text may hold anything, so only its place is told.
             logger.debug("delivery", exc_info=error)
             error = Unreachable(f"unexpected {type(error).__name__}")
-        self._note(error, "tried again until it succeeds")
+        self._note(error, "tried again until it succeeds", self._outage)
 
-    def _note(self, error: Exception, consequence: str) -> None:
+    def _note(self, error: Exception, consequence: str, said: set[str]) -> None:
         text = str(error)
         with self._lock:
             self._state = replace(self._state, last_error=text, last_error_at=_now())
-        # Each kind once, until the connection stands again: an outage of days would fill the log.
-        if text not in self._logged:
-            self._logged.add(text)
+        if text not in said:
+            said.add(text)
             logger.warning("%s: %s; %s", self._transport.name, text, consequence)
 
 

@@ -32,6 +32,17 @@ BATCH = 20
 ONLINE, OFFLINE = b"online", b"offline"
 
 
+class _ClosedOnFailure(ssl.SSLSocket):
+    """paho leaves a socket whose handshake failed to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
 class MqttTransport(Transport):
     """MQTT 3.1.1 by paho-mqtt, with the last will ``offline`` on TOPIC/status, where ``online`` is while connected.
 
@@ -139,7 +150,9 @@ class MqttTransport(Transport):
         if self._address.user is not None:
             client.username_pw_set(self._address.user, self._address.password)
         if self._address.scheme == "mqtts":
-            client.tls_set_context(ssl.create_default_context())
+            context = ssl.create_default_context()
+            context.sslsocket_class = _ClosedOnFailure
+            client.tls_set_context(context)
         client.will_set(f"{self._topic}/status", OFFLINE, QOS, retain=True)
 
         # A late call of a client that was dropped must not touch the state of its successor.

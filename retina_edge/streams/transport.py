@@ -122,7 +122,7 @@ class Address:
             raise AddressError(
                 f"{redact(text)}: expected events to go to mqtt://HOST/TOPIC, mqtts://HOST/TOPIC, http:// or https://"
             )
-        if not host or parts.fragment or any(ord(char) <= 32 or ord(char) == 127 for char in text):
+        if not host or "#" in text or any(ord(char) <= 32 or ord(char) == 127 for char in text):
             raise AddressError(
                 f"{redact(text)}: expected {parts.scheme}://[USER:PASSWORD@]HOST[:PORT]/..., without spaces or #; "
                 "write special characters of a password as %40 for @, %23 for #, %2F for /"

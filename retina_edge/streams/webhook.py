@@ -125,6 +125,8 @@ class WebhookTransport(Transport):
                 self._sock = connection.sock
             connection.request("POST", self._target, message.payload, self._headers(message))
             response = connection.getresponse()
+            if late.is_set():  # cut off amid its headers
+                raise TimeoutError
             status, retry_after = response.status, _retry_after(response.getheader("Retry-After"))
             with suppress(OSError, http.client.HTTPException):  # the status says it all
                 response.read(MAX_BODY_BYTES)
