@@ -17,6 +17,7 @@ EXTRAS = {
     "faster_coco_eval": "train",
     "onnx": "export",
     "onnxscript": "export",
+    "paho": "serve",
 }
 # What every verb but the doctor needs, by module; it may be there and yet not load, for want of a system library.
 BASE = {"numpy": "numpy", "cv2": "opencv-python", "onnxruntime": "onnxruntime"}

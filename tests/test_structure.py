@@ -27,6 +27,11 @@ EXTRAS = frozenset(
         "pycocotools",
         "supervision",
         "trackers",
+        "paho",
+        "fastapi",
+        "uvicorn",
+        "starlette",
+        "prometheus_client",
     }
 )
 FORBIDDEN = {
@@ -53,6 +58,11 @@ BASE_MODULES = (
     "retina_edge.doctor",
     "retina_edge.streams.counting",
     "retina_edge.streams.tracking",
+    "retina_edge.streams.background",
+    "retina_edge.streams.csv_sink",
+    "retina_edge.streams.delivery",
+    "retina_edge.streams.mqtt",
+    "retina_edge.streams.webhook",
 )
 MAX_LINES = 350
 
