@@ -60,7 +60,6 @@ class BackgroundSink(Sink):
             raise ValueError(f"expected a capacity of at least 1, got {capacity}")
         if policy not in ("wait", "drop oldest"):
             raise ValueError(f'expected the policy "wait" or "drop oldest", got {policy!r}')
-        self.draws = sink.draws
         self._sink = sink
         self._capacity = capacity
         self._policy = policy

@@ -21,8 +21,6 @@ from tests.waiting import wait_for
 class Recorder(Sink):
     """Keeps the indices; waits for ``gate`` before each write, and raises at index ``fails_at``."""
 
-    draws = True
-
     def __init__(self, *, fails_at: int | None = None, delay: float = 0.0, fails_to_close: bool = False) -> None:
         self.indices: list[int] = []
         self.gate = threading.Event()
@@ -56,7 +54,6 @@ def no_sink_threads() -> bool:
 def test_none_one_many(policy: Policy, count: int) -> None:
     inner = Recorder()
     with BackgroundSink(inner, capacity=8, policy=policy) as sink:
-        assert sink.draws
         for i in range(count):
             sink.write(result(i))
     assert inner.indices == list(range(count))
