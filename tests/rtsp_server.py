@@ -57,7 +57,7 @@ def write_flight(picture: Path, path: Path, *, size: tuple[int, int], seconds: f
     """A flight over a picture as a video of H.264, (height, width) pixels."""
     height, width = size
     # The picture is decoded once and repeated as a frame.
-    filters = f"loop=-1:1,setpts=N/{fps}/TB,crop={width}:{height}:x='mod(40*t,iw-{width})':y='(ih-{height})/2'"
+    filters = f"loop=-1:1,setpts=N/{fps}/TB,crop={width}:{height}:x='mod(200*t,iw-{width})':y='(ih-{height})/2'"
     command = ["-i", str(picture), "-vf", f"{filters},format=yuv420p", "-r", str(fps), "-t", str(seconds)]
     _ffmpeg(*command, "-c:v", "libx264", "-preset", "ultrafast", str(path))
     return path
@@ -66,7 +66,18 @@ def write_flight(picture: Path, path: Path, *, size: tuple[int, int], seconds: f
 def split(video: Path, folder: Path, *, fps: int) -> None:
     """Any video as H.264, each picture a file of its own: a key frame twice a second, nothing reordered."""
     command = ["-i", str(video), "-r", str(fps), "-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency"]
-    _ffmpeg(*command, "-pix_fmt", "yuv420p", "-g", str(max(1, fps // 2)), "-f", "image2", str(folder / "%05d.h264"))
+    _ffmpeg(
+        *command,
+        "-pix_fmt",
+        "yuv420p",
+        "-g",
+        str(max(1, fps // 2)),
+        "-x264-params",
+        "sliced-threads=0",
+        "-f",
+        "image2",
+        str(folder / "%05d.h264"),
+    )
 
 
 def _ffmpeg(*arguments: str) -> None:
@@ -178,6 +189,7 @@ def main() -> int:
         server.set_auth(auth)
         for allowed in ("media.factory.access", "media.factory.construct"):
             permissions.add_permission_for_role("user", allowed, True)
+
     def feed(_factory: object, media: GstRtspServer.RTSPMedia, pictures: list[bytes]) -> None:
         """Gives a client's pipeline the pictures in a loop, with times that go on."""
         duration, numbers = Gst.SECOND // args.fps, itertools.count()
@@ -197,7 +209,7 @@ def main() -> int:
         caps = f"video/x-h264,stream-format=byte-stream,alignment=au,framerate={args.fps}/1"
         factory.set_launch(
             f'( appsrc name=source format=time max-bytes=1 caps="{caps}" ! h264parse '
-            "! rtph264pay name=pay0 pt=96 config-interval=-1 )"
+            "! video/x-h264,alignment=au ! rtph264pay name=pay0 pt=96 config-interval=-1 )"
         )
         factory.connect("media-configure", feed, [path.read_bytes() for path in sorted(Path(folder).iterdir())])
         factory.set_shared(True)

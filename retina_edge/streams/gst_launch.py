@@ -223,7 +223,7 @@ class GstLaunch:
         if length != stride * height:
             raise PipelineEnd(f"a frame of {width}x{height} pixels has {length} bytes, expected {stride * height}")
         data = np.empty((height, stride), np.uint8)
-        self._fill(memoryview(data).cast("B"), deadline, seconds)
+        self._fill(data.data.cast("B"), deadline, seconds)
         time_ns = int.from_bytes(header[10:18], "big")
         image = np.ascontiguousarray(data[:, : 3 * width]).reshape(height, width, 3)
         return image, None if time_ns == _NO_TIME else time_ns / 1e9

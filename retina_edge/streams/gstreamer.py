@@ -42,7 +42,7 @@ _OPENCV_REMEDY = "an OpenCV built with GStreamer (pip's has none; JetPack's and 
 _FILE_ELEMENTS = frozenset({"filesrc", "multifilesrc", "splitmuxsrc", "imagesequencesrc", "pushfilesrc", "fdsrc"})
 # What tells one camera from another and is no secret; of addresses what redact leaves.
 _SHOWN = frozenset({"device", "sensor-id", "location", "uri", "address", "port", "pattern", "num-buffers"})
-_SECRET_KEY = re.compile(r"pw|pass|user|secret|token|key|auth|cookie", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"pw|pass|secret|token|key|auth|cookie", re.IGNORECASE)
 
 Picture = npt.NDArray[np.uint8]
 
@@ -83,9 +83,7 @@ class GStreamerSource(Source):
             way to run it, or it ends or fails before its first frame.
     """
 
-    def __init__(
-        self, text: str, *, open_timeout: float = OPEN_SECONDS, read_timeout: float = READ_SECONDS
-    ) -> None:
+    def __init__(self, text: str, *, open_timeout: float = OPEN_SECONDS, read_timeout: float = READ_SECONDS) -> None:
         super().__init__()
         if text.startswith(CSI):
             self._pipeline, camera = csi_pipeline(text)
@@ -328,16 +326,16 @@ def shown_pipeline(pipeline: str) -> str:
 
 
 def secrets(pipeline: str) -> list[str]:
-    """What is in a pipeline and must be in no message: values of properties that may be passwords, and user and
-    password of addresses; the longest first."""
+    """What is in a pipeline and must be in no message: values of properties that may be passwords, and what
+    stands before the @ of addresses; the longest first. A user's name alone may be part of any word."""
     found = set()
     for word in _words(pipeline):
         key, _, value = word.partition("=")
         if _SECRET_KEY.search(key):
             found.add(value.strip("\"'"))
         for authority in re.findall(r"://(.+)@", word):
-            found |= {authority, *authority.split(":", 1)}
-    return sorted(found - {""}, key=len, reverse=True)
+            found |= {authority, authority.partition(":")[2]}
+    return sorted(found - {""}, key=lambda item: (-len(item), item))
 
 
 def _words(pipeline: str) -> list[str]:

@@ -109,7 +109,7 @@ class VideoSource(Source):
         return capture
 
     def _advice(self) -> str:
-        if isinstance(self._address, int) or self.live and isinstance(self._address, Path):
+        if not isinstance(self._address, str) and self.live:
             return "check that the camera is connected and no other program uses it"
         if isinstance(self._address, str):
             return "check the address, the credentials and the network"

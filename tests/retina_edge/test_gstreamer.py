@@ -42,8 +42,6 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gstreamer, "opencv_has_gstreamer", lambda: False)
 
 
-
-
 def processes() -> set[int]:
     """Children of this process, zombies among them."""
     return {int(text) for path in Path("/proc/self/task").glob("*/children") for text in path.read_text().split()}
@@ -270,7 +268,9 @@ def test_a_csi_camera_is_jetsons_pipeline() -> None:
     assert (source.name, source.output_names, source.live) == ("csi://0", ("csi0.mp4",), True)
 
 
-@pytest.mark.parametrize("address", ["csi://", "csi://x", "csi://0/1", "csi://0?fps=0", "csi://0?flip=8", "csi://0?a=1"])
+@pytest.mark.parametrize(
+    "address", ["csi://", "csi://x", "csi://0/1", "csi://0?fps=0", "csi://0?flip=8", "csi://0?a=1"]
+)
 def test_a_wrong_csi_address_is_an_error(address: str) -> None:
     with pytest.raises(SourceError, match=r"expected csi://NUMBER\?width=1280"):
         open_sources([address])
@@ -302,12 +302,12 @@ def test_only_what_reads_files_is_not_live(pipeline: str, live: bool) -> None:
 @needs_gst
 def test_passwords_are_in_no_message() -> None:
     pipeline = (
-        "rtspsrc location=rtsp://me:h1dden@127.0.0.1:9/live?token=h1dden user-pw = 'h1 h1dden' user-id=\"h1dden x\" "
+        "rtspsrc location=rtsp://me:h1dden@127.0.0.1:9/live?token=h1dden user-pw = 'h1 h1dden' proxy-pw=\"h1dden x\" "
         "! rtph264depay ! video/x-raw, width=64"
     )
     shown = "rtspsrc location=rtsp://***@127.0.0.1:9/live?*** ! rtph264depay ! video/x-raw,"
     assert shown_pipeline(pipeline) == shown
-    assert secrets(pipeline) == ["me:h1dden", "h1 h1dden", "h1dden x", "h1dden", "me"]
+    assert secrets(pipeline) == ["h1 h1dden", "me:h1dden", "h1dden x", "h1dden"]
     (source,) = open_sources([f"gst:{pipeline}"])
     with pytest.raises(SourceError) as caught, source:
         pass
@@ -343,7 +343,7 @@ def test_gst_launchs_words() -> None:
 
 def test_caps() -> None:
     text = "video/x-raw, format=(string)BGR, width=(int)64, height=(int)48, framerate=(fraction)30000/1001"
-    assert parse_caps(text) == Caps((48, 64), pytest.approx(29.97, abs=0.01))
+    assert parse_caps(text) == Caps((48, 64), 30000 / 1001)
     assert parse_caps(text.replace("30000/1001", "0/1")).fps is None
     for wrong in ("", "audio/x-raw", text.replace("BGR", "RGB"), text.replace("64", "0")):
         with pytest.raises(PipelineEnd, match="expected"):
@@ -368,6 +368,7 @@ class FakeCapture:
     """Stands for an OpenCV with GStreamer, which the wheel is not: one frame, then a wait in vain or an end."""
 
     waits = False
+    made = ("", 0)
 
     def __init__(self, text: str, backend: int, parameters: list[int]) -> None:
         FakeCapture.made = (text, backend)

@@ -21,7 +21,7 @@ import pytest
 from engines.errors import SourceError
 from retina_edge.sample import FOREST
 from retina_edge.streams import video
-from retina_edge.streams.sources import VideoSource, open_sources
+from retina_edge.streams.sources import Source, VideoSource, open_sources
 from tests.rtsp_server import HOST, RtspServer, why_not, write_flight
 
 needs_server = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there is one")
@@ -57,7 +57,7 @@ def server(prepared: RtspServer) -> Iterator[RtspServer]:
     prepared.kill()
 
 
-def read(source: VideoSource, count: int) -> list[tuple[int, ...]]:
+def read(source: Source, count: int) -> list[tuple[int, ...]]:
     """Shapes of so many frames, or fewer."""
     return [frame.image.shape for _, frame in zip(range(count), source, strict=False)]
 
@@ -148,8 +148,9 @@ def test_only_the_right_password_opens_and_none_is_shown(
             assert len(read(source, 2)) == 2
         assert "s3same" not in source.name
         for login in ("guard:wr0ng@", ""):
-            with pytest.raises(SourceError, match="credentials") as caught, VideoSource(
-                server.url("/small", login=login)
+            with (
+                pytest.raises(SourceError, match="credentials") as caught,
+                VideoSource(server.url("/small", login=login)),
             ):
                 pass
             assert "wr0ng" not in str(caught.value)
@@ -288,9 +289,10 @@ def test_a_stream_of_garbage_is_an_error_in_time(
 ) -> None:
     start = time.monotonic()
     with serving(talk) as url:
-        with pytest.raises(SourceError, match="OpenCV cannot open it|no frame"), VideoSource(
-            url, open_timeout=TIMEOUT, read_timeout=TIMEOUT
-        ) as source:
+        with (
+            pytest.raises(SourceError, match=r"OpenCV cannot open it|no frame"),
+            VideoSource(url, open_timeout=TIMEOUT, read_timeout=TIMEOUT) as source,
+        ):
             list(source)
         assert time.monotonic() - start < 2 * TIMEOUT + MARGIN
     assert capfd.readouterr().err == ""
