@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="a picture, a folder of pictures, a video, a glob of files, a camera's number, a URL",
+        help="a picture, a folder of pictures, a video, a glob of files, a camera's number, a URL, a GStreamer "
+        "pipeline (gst:...), a Jetson's camera (csi://0)",
     )
     parser.add_argument("--save", type=Path, metavar="OUT.mp4|DIR", help="annotated video, or folder for all")
     parser.add_argument("--json", type=Path, metavar="OUT.jsonl", help="detections, one JSON object a frame")

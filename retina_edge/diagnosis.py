@@ -71,7 +71,29 @@ def check_packages() -> list[Check]:
     """One check for each package that some part of retina_edge uses."""
     python = Check("python", OK, platform.python_version(), "everything")
     own = Check("retina-edge", OK, __version__, "everything")
-    return [python, own, *(_check_package(package) for package in _packages())]
+    return [python, own, *(_check_package(package) for package in _packages()), check_gstreamer()]
+
+
+def check_gstreamer() -> Check:
+    """Whether a pipeline can be run: by OpenCV itself, or by gst-launch-1.0, and which of them it would be."""
+    name, purpose = "GStreamer", "pipelines (gst:...), a Jetson's cameras (csi://0)"
+    mend = (
+        "sudo apt-get install gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good "
+        "gstreamer1.0-plugins-bad, or an OpenCV built with GStreamer"
+    )
+    try:
+        import cv2
+
+        if re.search(r"^\s*GStreamer:\s*YES", cv2.getBuildInformation(), re.MULTILINE):
+            return Check(name, OK, "through OpenCV", purpose)
+    except Exception:  # missing, or broken, which its own check says
+        pass
+    version = tool_output("gst-launch-1.0", "--version").partition("\n")[0]
+    if not version:
+        return Check(name, MISSING, "neither OpenCV nor gst-launch-1.0 has it", purpose, mend)
+    if "Factory Details" not in tool_output("gst-inspect-1.0", "gdppay"):
+        return Check(name, BROKEN, f"{version}, without gdppay, which hands the frames over", purpose, mend)
+    return Check(name, OK, f"through {version}", purpose)
 
 
 def check_devices() -> list[Check]:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from engines.errors import SourceError
 from retina_edge.live.stream import State, Stream
+from retina_edge.streams.frames import Source
 from retina_edge.streams.worker import Worker
 
 # Between attempts, seconds: doubled from the first to the last.
@@ -31,6 +32,7 @@ class Capture:
     def __init__(self, stream: Stream, failures: list[BaseException]) -> None:
         self.stream = stream
         self._stop = threading.Event()
+        self._source: Source | None = None
         self._worker = Worker(f"capture {stream.name}", self._run, failures)
 
     def start(self) -> None:
@@ -41,6 +43,8 @@ class Capture:
         """Asks it to end; ``wait`` returns when it has."""
         self._stop.set()
         self.stream.slot.close()
+        if (source := self._source) is not None:
+            source.interrupt()
 
     def wait(self, seconds: float) -> bool:
         """Whether it has ended within so many seconds; a camera that hangs in its driver may not."""
@@ -76,7 +80,10 @@ class Capture:
         stream = self.stream
         if stream.state is not State.OFFLINE:
             stream.state = State.CONNECTING
-        with stream.open() as source:
+        source = self._source = stream.open()
+        if self._stop.is_set():  # it may have been asked for before there was something to interrupt
+            return
+        with source:
             for frame in source:
                 if self._stop.is_set() or not stream.slot.put(frame):
                     return

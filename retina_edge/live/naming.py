@@ -19,17 +19,15 @@ def named_sources(words: Sequence[str]) -> dict[str, Callable[[], Source]]:
 
     Args:
         words: each a source as ``open_sources`` takes it, or ``NAME=SOURCE``. A file whose name holds an equals sign is
-            taken as it is.
+            taken as it is, and so is what has no such name before it.
 
     Raises:
-        SourceError: not a source; a name twice, or one that is none.
+        SourceError: not a source; a name twice.
     """
     sources: dict[str, Callable[[], Source]] = {}
     for word in words:
         name, equals, rest = word.partition("=")
-        given = bool(equals) and "/" not in name and ":" not in name and not Path(word).exists()
-        if given and not NAME.fullmatch(name):
-            raise SourceError(f"{name}: expected a name of 1 to 32 letters, digits, - and _ before the =")
+        given = bool(equals) and bool(NAME.fullmatch(name)) and not Path(word).exists()
         for source in open_sources([rest if given else word]):
             chosen = name if given else _unused(_name_of(source), sources)
             if chosen in sources:

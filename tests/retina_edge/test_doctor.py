@@ -54,6 +54,7 @@ def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         "numpy": OK,
         "opencv-python": OK,
         "onnxruntime": OK,
+        "GStreamer": diagnosis.check_gstreamer().state,
     }
     assert report["devices"][0]["name"] == "CPU"
 

@@ -190,7 +190,7 @@ def test_a_name_that_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
 class FakeCamera:
     """A capture of three frames that declares neither size nor length."""
 
-    def __init__(self, _target: int | str) -> None:
+    def __init__(self, *_arguments: object) -> None:
         self.left = 3
         self.released = False
 
@@ -199,6 +199,9 @@ class FakeCamera:
 
     def get(self, item: int) -> float:
         return 90000.0 if item == cv2.CAP_PROP_FPS else -1.0
+
+    def set(self, _item: int, _value: float) -> bool:
+        return False
 
     def read(self) -> tuple[bool, np.ndarray | None]:
         self.left -= 1
@@ -212,9 +215,9 @@ class FakeCamera:
 def test_a_live_source_has_the_clocks_times_and_its_end_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, address: int | str, says: str
 ) -> None:
-    clock = iter([100.0, 100.5, 101.0, 103.0])
+    clock = iter([100.0, 100.0, 100.5, 100.5, 101.0, 101.0, 103.0, 103.0, 103.0])
     monkeypatch.setattr(cv2, "VideoCapture", FakeCamera)
-    monkeypatch.setattr("retina_edge.streams.sources.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("retina_edge.streams.video.time.monotonic", lambda: next(clock))
     with VideoSource(address) as source:
         assert (source.info.size, source.info.fps, source.info.frames) == (None, None, None)
         assert [frame.timestamp for frame in source] == [0.5, 1.0, 3.0]
