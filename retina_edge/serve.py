@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import signal
+import socket
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 
@@ -16,8 +21,10 @@ from retina_edge import cli
 from retina_edge.detector import Detector
 from retina_edge.live.analysis import Analysis
 from retina_edge.live.naming import named_sources
+from retina_edge.live.outputs import default_spool, open_outputs
 from retina_edge.live.pipeline import DEADLINE, LivePipeline
 from retina_edge.live.stream import Stream
+from retina_edge.service import systemd_service
 from retina_edge.streams import zones
 from retina_edge.streams.counting import ANCHORS
 from retina_edge.streams.sinks import Result
@@ -55,13 +62,28 @@ def build_parser() -> argparse.ArgumentParser:
         help="the point of a box that is in a zone: of its lower side, or its centre as seen from above "
         "(default: %(default)s)",
     )
+    add("--json", type=Path, metavar="OUT.jsonl", help="results, one JSON object a frame")
+    add("--csv", type=Path, metavar="OUT.csv", help="detections, one row each")
+    add(
+        "--events",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="where events of zones and lines go: mqtt://[USER@]HOST/TOPIC or https://HOST/PATH; those that cannot be "
+        "delivered wait on the disk; passwords from RETINA_EDGE_EVENTS_PASSWORD",
+    )
+    add("--spool", type=Path, default=default_spool(), metavar="DIR", help="where they wait (default: %(default)s)")
+    add("--install-service", action="store_true", help="print a systemd unit that runs this, and do no more")
     add("--max-age", type=_seconds, metavar="S", help="drop frames and results of live streams that are older")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 after SIGTERM or when all files have ended; 1 after an error; 130 after Ctrl-C."""
-    args = build_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(words)
+    if args.install_service:
+        return cli.run(lambda: _print_service([word for word in words if word != "--install-service"]))
     return cli.run(lambda: _serve(args))
 
 
@@ -80,7 +102,8 @@ def _serve(args: argparse.Namespace) -> int:
     sources = named_sources(args.sources)
     generated = args.token is None and not is_loopback(args.host)
     token = secrets.token_urlsafe(24) if generated else args.token
-    with Detector.load(args.model) as detector:
+    with ExitStack() as stack:
+        detector = stack.enter_context(Detector.load(args.model))
         least = detector.contract.score_threshold
         regions = [*args.zone, *args.line]
         zones.check_regions(regions, streams=list(sources), class_names=detector.contract.class_names)
@@ -90,6 +113,7 @@ def _serve(args: argparse.Namespace) -> int:
         def on_result(_stream: Stream, result: Result) -> None:
             for event in result.events:
                 events.add(event, result.frame.image)
+            outputs.write(result)
 
         pipeline = LivePipeline(
             detector,
@@ -102,6 +126,15 @@ def _serve(args: argparse.Namespace) -> int:
             batch=args.batch,
             deadline=args.deadline,
             max_age=args.max_age,
+        )
+        outputs = stack.enter_context(
+            open_outputs(
+                jsonl=args.json,
+                csv=args.csv,
+                receivers=args.events,
+                spool=args.spool,
+                live=any(stream.live for stream in pipeline.streams),
+            )
         )
         running = _Running(pipeline)
         app = create_app(pipeline, events, token=token, healthy=lambda: running.alive)
@@ -118,15 +151,68 @@ def _serve(args: argparse.Namespace) -> int:
                 ws_max_size=1024,
             )
         )
+        listening = stack.enter_context(_listen(args.host, args.port))
         where = f"[{args.host}]" if ":" in args.host else args.host
-        console.print(f"http://{where}:{args.port}/", highlight=False)
+        console.print(f"http://{where}:{listening.getsockname()[1]}/", highlight=False)
         if generated:
             console.print(f"token: {token}", highlight=False)
-        running.start(on_end=lambda: setattr(server, "should_exit", True))
-        try:
-            server.run()
-        finally:
-            running.stop()
+        # Its own would end the process by the signal, before files are closed.
+        server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
+
+        def end() -> None:
+            server.should_exit = True
+
+        running.start(on_end=end)
+        with _signals(end) as received:
+            try:
+                server.run(sockets=[listening])
+            finally:
+                running.stop()
+        if signal.SIGINT in received:
+            raise KeyboardInterrupt
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise RetinaEdgeError(
+            f"{host}, port {port}: cannot be listened on ({error.strerror}); give another --port or --host"
+        ) from error
+
+
+@contextmanager
+def _signals(end: Callable[[], None]) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM end in order; the second time at once."""
+    received: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        end()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print_service(words: Sequence[str]) -> int:
+    """The unit on stdout, what is left to do on stderr; credentials on neither."""
+    service = systemd_service(words)
+    print(service.unit, end="")
+    steps = [f"save it as /etc/systemd/system/{service.name}.service"]
+    if service.environment:
+        names = ", ".join(line.partition("=")[0] for line in service.environment.splitlines())
+        steps.append(f"put what is secret in the arguments into {service.environment_file}, for root alone: {names}")
+    steps.append(f"systemctl daemon-reload && systemctl enable --now {service.name}")
+    for number, step in enumerate(steps, start=1):
+        print(f"{number}. {step}", file=sys.stderr)
     return 0
 
 
@@ -164,8 +250,8 @@ class _Running:
 
 
 def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"expected a port up to 65535, or 0 for any that is free, got {text!r}")
     return int(text)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 
 from retina_edge.detections import Detections
 from retina_edge.streams.counting import Anchor, Tally, counters
 from retina_edge.streams.events import Event
-from retina_edge.streams.sources import Frame
+from retina_edge.streams.frames import Frame, captured_at
 from retina_edge.streams.tracking import ByteTrack, Tracks
 from retina_edge.streams.zones import Line, Zone
 
@@ -58,7 +56,7 @@ class Analysis:
         tracks = self._tracker.update(detections, frame.captured, size=size)
         keep = detections.scores > score
         detections, tracks = detections[keep], tracks[keep]
-        captured = datetime.now(timezone.utc) - timedelta(seconds=time.monotonic() - frame.captured)
+        captured = captured_at(frame)
         events: list[Event] = []
         for counter in self._counters:
             events += counter.update(detections, tracks, size=size, timestamp=frame.captured, captured=captured)

@@ -151,12 +151,12 @@ class LivePipeline:
             if self._max_age is not None and stream.live and age > self._max_age:
                 stream.expired += 1
                 continue
-            ages = began - frame.captured, age
+            told = stream.name, began - frame.captured, age
             if analysis := self._analyses.get(stream.name):
                 seen = analysis(frame, detections, self.score)
-                result = Result(frame, seen.detections, *ages, seen.tracks, seen.events, seen.tallies)
+                result = Result(frame, seen.detections, *told, seen.tracks, seen.events, seen.tallies)
             else:
-                result = Result(frame, detections.above(self.score), *ages)
+                result = Result(frame, detections.above(self.score), *told)
             stream.finish(result, age)
             self._on_result(stream, result)
 

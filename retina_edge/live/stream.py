@@ -7,7 +7,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from enum import Enum
 
 from retina_edge.live.slots import FrameQueue, NewestFrame, Slot
@@ -147,12 +146,6 @@ class Stream:
             latency_p95=_rank(ages, 0.95),
             objects=dict(Counter(latest.detections.names)) if latest and self.state is State.ONLINE else {},
         )
-
-
-def utc(monotonic: float) -> str:
-    """A moment of ``time.monotonic`` as ISO 8601 in UTC, to the millisecond."""
-    moment = datetime.fromtimestamp(time.time() - (time.monotonic() - monotonic), tz=timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _rank(ordered: list[float], share: float) -> float | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any, Literal
+
+from retina_edge.streams.frames import iso
 
 Kind = Literal["entered", "left", "crossed"]
 Direction = Literal["in", "out"]
@@ -52,9 +54,8 @@ class Event:
 
     def to_dict(self) -> dict[str, Any]:
         """For ``json.dumps``; the time is ISO 8601 to the millisecond, with Z for UTC."""
-        stamp = self.captured.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="milliseconds")
         return {
-            "time": f"{stamp}Z",
+            "time": iso(self.captured),
             "stream": self.stream,
             "kind": self.kind,
             "region": self.region,

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from types import TracebackType
 
 import numpy as np
@@ -88,3 +89,13 @@ class Source(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
+
+
+def captured_at(frame: Frame) -> datetime:
+    """When a frame was captured, in UTC."""
+    return datetime.now(timezone.utc) - timedelta(seconds=time.monotonic() - frame.captured)
+
+
+def iso(moment: datetime) -> str:
+    """A moment in UTC as ISO 8601, to the millisecond, with Z."""
+    return f"{moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"

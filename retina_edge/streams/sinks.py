@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ from retina_edge.quiet import quiet_opencv
 from retina_edge.streams.counting import Tally
 from retina_edge.streams.draw import annotate
 from retina_edge.streams.events import Event
+from retina_edge.streams.frames import captured_at, iso
 from retina_edge.streams.sources import Frame, ImageSource, Source, opencv_name, saved_name
 from retina_edge.streams.tracking import Tracks
 
@@ -49,6 +50,7 @@ class Result:
     Attributes:
         frame: as read.
         detections: in frame pixels.
+        stream: its name among several; empty where there is one.
         age_at_inference: seconds from its capture until the detector began with it; None where nobody measures.
         age_at_output: seconds from its capture until the detections were there.
         tracks: int64 [N], the detections' ids in their stream; None where nobody follows them.
@@ -58,6 +60,7 @@ class Result:
 
     frame: Frame
     detections: Detections
+    stream: str = ""
     age_at_inference: float | None = None
     age_at_output: float | None = None
     tracks: Tracks | None = None
@@ -71,6 +74,35 @@ class Result:
         if not len(self.detections) and not self.tallies:
             return self.frame.image
         return annotate(self.frame.image, self.detections, tracks=self.tracks, tallies=self.tallies)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: boxes xyxy in frame pixels; of a stream among several its name, times in UTC, ages in seconds."""
+        frame, found = self.frame, self.detections
+        rows = zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), found.names, strict=True)
+        detections = [
+            {"box": [round(side, 2) for side in box], "score": round(score, 4), "label": label, "name": name}
+            for box, score, label, name in rows
+        ]
+        if self.tracks is not None:
+            for row, track in zip(detections, self.tracks.tolist(), strict=True):
+                row["track"] = track
+        record: dict[str, Any] = {
+            "frame": frame.index,
+            "timestamp": None if frame.timestamp is None else round(frame.timestamp, 6),
+            "source": frame.name,
+            "detections": detections,
+        }
+        if self.stream:
+            record |= {
+                "stream": self.stream,
+                "captured": iso(captured_at(frame)),
+                "age_at_inference": _rounded(self.age_at_inference),
+                "age_at_output": _rounded(self.age_at_output),
+                "width": frame.image.shape[1],
+                "height": frame.image.shape[0],
+                "regions": {tally.region.name: tally.counts for tally in self.tallies},
+            }
+        return record
 
 
 class Sink(ABC):
@@ -203,25 +235,8 @@ class JsonlSink(Sink):
     def write(self, result: Result) -> None:
         if self._file is None:
             raise ValueError(f"{self.path}: a sink takes frames inside its with block only")
-        frame, detections = result.frame, result.detections
-        rows = zip(
-            detections.boxes.tolist(),
-            detections.scores.tolist(),
-            detections.labels.tolist(),
-            detections.names,
-            strict=True,
-        )
-        record = {
-            "frame": frame.index,
-            "timestamp": None if frame.timestamp is None else round(frame.timestamp, 6),
-            "source": frame.name,
-            "detections": [
-                {"box": [round(side, 2) for side in box], "score": round(score, 4), "label": label, "name": name}
-                for box, score, label, name in rows
-            ],
-        }
         try:
-            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps(result.to_dict(), ensure_ascii=False) + "\n")
         except OSError as error:
             self._whole = False
             raise self._named(error) from error
@@ -325,3 +340,7 @@ def write_image(path: Path, picture: Picture) -> None:
             f"{path.suffix or 'a file without ending'}; convert the source to .png or .jpg"
         )
     path.write_bytes(data.tobytes())
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)

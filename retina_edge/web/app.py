@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from engines.errors import RetinaEdgeError
 from retina_edge import __version__
 from retina_edge.live.pipeline import LivePipeline
-from retina_edge.live.stream import StreamStatus, utc
+from retina_edge.live.stream import StreamStatus
 from retina_edge.streams.sinks import Result
 from retina_edge.web.access import Gate
 from retina_edge.web.event_log import EventLog
@@ -102,7 +102,7 @@ def create_app(pipeline: LivePipeline, events: EventLog, *, token: str | None, h
         result = preview_of(name).stream.latest
         if result is None:
             raise HTTPException(404, "no frame yet")
-        return described(name, result)
+        return result.to_dict()
 
     @app.get(
         "/api/streams/{name}/frame.jpg",
@@ -202,30 +202,6 @@ def create_app(pipeline: LivePipeline, events: EventLog, *, token: str | None, h
         return JSONResponse({"detail": str(error)}, 400)
 
     return Gate(app, token)
-
-
-def described(name: str, result: Result) -> dict[str, Any]:
-    """A result for JSON."""
-    frame, found = result.frame, result.detections
-    tracks = [None] * len(found) if result.tracks is None else result.tracks.tolist()
-    rows = zip(found.boxes.tolist(), found.scores.tolist(), found.names, tracks, strict=True)
-    return {
-        "stream": name,
-        "frame": frame.index,
-        "captured": utc(frame.captured),
-        "age_at_inference": _rounded(result.age_at_inference),
-        "age_at_output": _rounded(result.age_at_output),
-        "size": frame.image.shape[:2],
-        "detections": [
-            {"box": [round(side, 1) for side in box], "score": round(score, 4), "name": kind, "track": track}
-            for box, score, kind, track in rows
-        ],
-        "regions": {tally.region.name: tally.counts for tally in result.tallies},
-    }
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 4)
 
 
 def _serve(app: FastAPI, name: str, files: Mapping[str, bytes]) -> None:

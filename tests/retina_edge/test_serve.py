@@ -1,0 +1,260 @@
+"""The verb ``serve`` as users run it: in a process of its own, on real streams that die and come back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from retina_edge.serve import main
+from tests.media import write_video
+from tests.rtsp_server import RtspServer, why_not
+
+needs_rtsp = pytest.mark.skipif(bool(why_not()), reason=f"needs an RTSP server: {why_not()}")
+
+
+@dataclass
+class Serving:
+    """A running ``retina-edge serve``."""
+
+    process: subprocess.Popen[str]
+    url: str
+    first_lines: list[str]
+
+    def streams(self) -> dict[str, Any]:
+        return {status["name"]: status for status in httpx.get(f"{self.url}/api/streams").json()}
+
+    def end(self, number: signal.Signals) -> tuple[int, str]:
+        self.process.send_signal(number)
+        _, errors = self.process.communicate(timeout=30)
+        return self.process.returncode, errors
+
+
+@contextmanager
+def serve(*words: object, token: bool = False) -> Iterator[Serving]:
+    command = [sys.executable, "-m", "retina_edge.serve", *map(str, words), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline().strip() for _ in range(1 + token)]
+        assert lines[0].startswith("http://"), [*lines, process.communicate(timeout=30)[1]]
+        url = lines[0].rstrip("/").replace("0.0.0.0", "127.0.0.1")
+        until(lambda: answers(url))
+        yield Serving(process, url, lines)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def until(condition: Callable[[], object], seconds: float = 30.0) -> float:
+    """Seconds until it held."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() < start + seconds, "did not happen"
+        time.sleep(0.02)
+    return time.monotonic() - start
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from retina_edge.export import main as export
+
+    path = tmp_path_factory.mktemp("served") / "tiny.onnx"
+    assert export([str(checkpoint), "-o", str(path), "--batch", "dynamic"]) == 0
+    return path
+
+
+def test_files_are_detected_to_their_end_and_it_ends(model: Path, tmp_path: Path) -> None:
+    videos = [
+        write_video(tmp_path / f"{name}.mp4", count=count, size=size)
+        for name, count, size in (("a", 7, (64, 96)), ("b", 23, (120, 160)), ("c", 12, (48, 48)))
+    ]
+    lines, table = tmp_path / "out.jsonl", tmp_path / "out.csv"
+    command = [
+        sys.executable,
+        "-m",
+        "retina_edge.serve",
+        model,
+        *videos,
+        "--json",
+        lines,
+        "--csv",
+        table,
+        "--port",
+        "0",
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    for name, count in (("a", 7), ("b", 23), ("c", 12)):
+        assert [record["frame"] for record in records if record["stream"] == name] == list(range(count))
+    assert all(record["age_at_output"] >= record["age_at_inference"] >= 0 for record in records)
+    found = sum(len(record["detections"]) for record in records)
+    with table.open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == found > 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@needs_rtsp
+def test_signals_end_it_in_order(model: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    lines = tmp_path / "out.jsonl"
+    video = write_video(tmp_path / "v.mp4", count=50)
+    with RtspServer({"/a": video}) as server, serve(model, f"cam={server.url('/a')}", "--json", lines) as serving:
+        until(lambda: serving.streams()["cam"]["detected"] > 5)
+        returned, errors = serving.end(number)
+    assert returned == code, errors
+    assert "Traceback" not in errors
+    assert all(json.loads(line)["stream"] == "cam" for line in lines.read_text().splitlines())
+
+
+@needs_rtsp
+def test_a_camera_that_drops_out_comes_back_and_stops_no_other(model: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", count=50)
+    with RtspServer({"/a": video}, user="me", password="geheim") as shaky, RtspServer({"/b": video}) as steady:
+        words = [f"shaky={shaky.url('/a')}", f"steady={steady.url('/b')}"]
+        with serve(model, *words) as serving:
+            until(lambda: all(status["detected"] > 5 for status in serving.streams().values()))
+            for _ in range(2):
+                before = serving.streams()
+                shaky.kill()
+                until(lambda: serving.streams()["shaky"]["state"] == "offline")
+                time.sleep(3)
+                during = serving.streams()
+                assert during["steady"]["detected"] > before["steady"]["detected"] + 20
+                assert during["shaky"]["error"]
+                seen = during["shaky"]["detected"]
+                shaky.start()
+                assert until(lambda: serving.streams()["shaky"]["state"] == "online") < 2.0 + 1.0
+                until(lambda seen=seen: serving.streams()["shaky"]["detected"] > seen)
+            told = json.dumps(serving.streams()) + httpx.get(f"{serving.url}/metrics").text
+            _, errors = serving.end(signal.SIGTERM)
+    assert "geheim" not in told + errors
+
+
+@needs_rtsp
+def test_reconnecting_leaks_nothing(model: Path, tmp_path: Path) -> None:
+    """A stream that ends every second; threads and descriptors of the process stay what they were."""
+    video = write_video(tmp_path / "v.mp4", count=8)
+
+    def held(process: int) -> tuple[int, int]:
+        return len(os.listdir(f"/proc/{process}/task")), len(os.listdir(f"/proc/{process}/fd"))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        content, stop = video.read_bytes(), threading.Event()
+
+        def answer() -> None:
+            while not stop.is_set():
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp4\r\n\r\n" + content)
+
+        threading.Thread(target=answer, daemon=True).start()
+        with serve(model, f"short=http://127.0.0.1:{listening.getsockname()[1]}/v") as serving:
+            until(lambda: serving.streams()["short"]["reconnects"] >= 2)
+            before = held(serving.process.pid)
+            until(lambda: serving.streams()["short"]["reconnects"] >= 5, 60)
+            until(lambda: all(now <= then + 2 for now, then in zip(held(serving.process.pid), before, strict=True)))
+            stop.set()
+
+
+def test_elsewhere_a_token_is_made_and_asked_for(model: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", count=2000)
+    with serve(model, video, "--host", "0.0.0.0", token=True) as serving:
+        assert httpx.get(f"{serving.url}/api/streams").status_code == 401
+        token = serving.first_lines[1].removeprefix("token: ")
+        assert len(token) >= 32
+        found = httpx.get(f"{serving.url}/api/streams", headers={"authorization": f"Bearer {token}"})
+        assert found.json()[0]["name"] == "v"
+        _, errors = serving.end(signal.SIGTERM)
+        assert token not in errors
+
+
+def test_events_reach_their_receiver(model: Path, tmp_path: Path) -> None:
+    """A zone over everything: what is found enters it."""
+    received: list[dict[str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = HTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    video = write_video(tmp_path / "v.mp4", count=40)
+    url = f"http://127.0.0.1:{server.server_port}/events"
+    words = [video, "--zone", "all=0,0 1,0 1,1 0,1", "--events", url, "--spool", tmp_path / "spool", "--score", "0.1"]
+    command = [sys.executable, "-m", "retina_edge.serve", model, *words, "--port", "0"]
+    try:
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == 0, done.stderr
+    assert received
+    assert {event["region"] for event in received} == {"all"}
+    assert len({event["id"] for event in received}) == len(received)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.mp4"], "nowhere.mp4: no such file or folder"),
+        (["0", "--token", "short"], "--token: expected at least 8 characters"),
+        (["0", "--zone", "other:z=0,0 1,0 1,1"], "other"),
+        (["a=0", "a=1"], "a: expected each name once"),
+        (["0", "--score", "0.001"], "score: expected 0.05 <= score < 1"),
+        (["0", "--events", "ftp://x/y"], "ftp"),
+        (["0", "--host", "192.0.2.1"], "cannot be listened on"),
+    ],
+)
+def test_mistakes_are_one_line(
+    model: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([str(model), *words, "--spool", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_port_that_is_taken(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main([str(model), "0", "--port", port]) == 1
+    assert f"port {port}: cannot be listened on (Address already in use); give another" in capsys.readouterr().err
+
+
+def test_a_unit_is_printed_without_what_is_secret(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(model), "cam=rtsp://me:geheim@camera/x", "--install-service", "--host", "0.0.0.0"]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("ExecStart=") == 1
+    assert "--host" in said.out
+    assert "--install-service" not in said.out
+    assert "geheim" not in said.out + said.err
+    assert "systemctl enable" in said.err
