@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from engines.contract import DetectorContract
+from engines.contract import CPU, TENSORRT, DetectorContract
 from engines.errors import DataError, SourceError
 from engines.letterbox import letterbox_batch
 
@@ -19,8 +19,9 @@ Frame = npt.NDArray[np.uint8]
 # Below FEW the ranges depend on which images they were; below FEWEST on each single one.
 FEWEST, FEW = 8, 64
 DEFAULT_IMAGES = 128
-# How ranges are chosen, the default first; see export.ranges.
+# How ranges are chosen, see export.ranges; the defaults are what came out best in benchmarks/results/calibrators.json.
 CALIBRATORS = ("percentile", "minmax", "entropy", "mse")
+DEFAULT_CALIBRATORS = {TENSORRT: "percentile", CPU: "mse"}
 # Standard deviation of the grey values, of 255, under which a picture shows nothing: a lens cap, a black frame.
 BLANK = 2.0
 # How many files a message names.

@@ -28,7 +28,7 @@ from engines.names import ACCURACY_KEY, QUANTIZATION_KEY, head_names
 from engines.processor import cpu_model
 from export.accuracy_budget import Accuracy, AccuracyBudget, Names, Trial, check, check_reference, hold
 from export.attach import attach
-from export.calibration import CALIBRATORS, CalibrationSet
+from export.calibration import DEFAULT_CALIBRATORS, CalibrationSet
 from export.errors import ExportError
 from export.half_precision import to_half
 from export.half_weights import restore_weights
@@ -52,16 +52,21 @@ class Calibration:
     Attributes:
         images: the calibration set.
         layout: ``tensorrt`` or ``cpu``.
-        calibrator: minmax, entropy, percentile or mse.
+        calibrator: minmax, entropy, percentile or mse; None for the layout's default.
         cache: folder for ranges, None to keep none.
         progress: called with the images done and their number.
     """
 
     images: CalibrationSet
     layout: str
-    calibrator: str = CALIBRATORS[0]
+    calibrator: str | None = None
     cache: Path | None = None
     progress: Progress | None = None
+
+    @property
+    def chosen(self) -> str:
+        """The calibrator."""
+        return self.calibrator or DEFAULT_CALIBRATORS[self.layout]
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def convert(
         network = to_half(source)
         accuracy = None if budget is None else _check(deployable, attach(network, converted), budget, precision)
     else:
-        network, record, accuracy = _quantized(deployable, source, converted, calibration, budget)
+        network, record, accuracy = _quantized(deployable, source, converted, calibration, batches, budget)
         metadata[QUANTIZATION_KEY] = record.to_json()
     if accuracy is not None:
         metadata[ACCURACY_KEY] = accuracy.to_json()
@@ -183,6 +188,7 @@ def _quantized(
     source: onnx.ModelProto,
     contract: DetectorContract,
     calibration: Calibration,
+    batches: Sequence[npt.NDArray[np.uint8]],
     budget: AccuracyBudget | None,
 ) -> tuple[onnx.ModelProto, Quantization, Accuracy | None]:
     # First, because what is wrong with the labelled images is said before minutes of calibration.
@@ -191,12 +197,13 @@ def _quantized(
         source,
         contract,
         calibration.images,
-        calibrator=calibration.calibrator,
+        calibrator=calibration.chosen,
         cache=calibration.cache,
         progress=calibration.progress,
     )
     if calibration.layout == TENSORRT:
-        check_half(ranges)  # what is not INT8 there
+        # What is not INT8 there; by all that occurs, because ranges leave out the largest.
+        check_half(ranges_on(source, batches))
     always = sensitive_convolutions(source, calibration.layout)
     work = multiply_adds(source)
 
@@ -212,7 +219,7 @@ def _quantized(
     precisions = convolution_precisions(network)
     record = Quantization(
         layout=calibration.layout,
-        calibrator=calibration.calibrator,
+        calibrator=calibration.chosen,
         images=len(calibration.images),
         digest=calibration.images.digest,
         findings=calibration.images.findings,

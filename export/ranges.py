@@ -54,7 +54,7 @@ def collect_ranges(
         calibration: the images.
         calibrator: ``minmax``: all that occurs; ``percentile``: 99.999 % of it; ``entropy``: what loses least
             information (Kullback-Leibler), as TensorRT's old calibrator did; ``mse``: where the squared error of
-            rounding and cutting off is least.
+            rounding to symmetric int8, and of cutting off, is least.
         cache: folder that keeps ranges by a digest of weights, images, settings and versions, so that a stale one
             cannot be found; None keeps nothing.
         progress: called with the images done and their number.
@@ -158,8 +158,13 @@ def _collect(
         )
         # One batch at a time: the histograms keep every activation of what they are given, gigabytes for a batch.
         for images in batches:
-            with contextlib.redirect_stdout(None):  # they print
-                collector.collect_data(_Reader(images))
+            try:
+                with contextlib.redirect_stdout(None):  # they print
+                    collector.collect_data(_Reader(images))
+            except ValueError as error:  # of what is not finite no histogram can be made
+                raise ExportError(
+                    f"calibration: expected finite values, found others ({error}); export in fp32"
+                ) from error
         if calibrator == "mse":
             histograms = collector.collector.histogram_dict
             return {name: least_squares(*histograms[name][:4]) for name in sorted(histograms)}
@@ -181,7 +186,11 @@ def least_squares(
     greatest = max(abs(float(low)), abs(float(high)))
     if not 0 < greatest < np.inf:
         return float(low), float(high)
+    if edges[1] - edges[0] > greatest / 127:  # too coarse to tell
+        return float(low), float(high)
     values = (edges[:-1].astype(np.float64) + edges[1:]) / 2
+    # Zeros, the most of what a Relu puts out, cost nothing.
+    values[(edges[:-1] <= 0) & (edges[1:] > 0)] = 0
     errors = []
     for share in SHARES:
         step = share * greatest / 127

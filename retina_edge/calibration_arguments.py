@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.contract import CPU, TENSORRT
 from engines.errors import ContractError, DataError, SourceError
-from export.calibration import CALIBRATORS, DEFAULT_IMAGES, audit
+from export.calibration import CALIBRATORS, DEFAULT_CALIBRATORS, DEFAULT_IMAGES, audit
 from retina_edge import cli
 from retina_edge.image_file import IMAGE_SUFFIXES, read_image
 
@@ -35,7 +36,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help=f"how many of them, evenly spread (default: {DEFAULT_IMAGES})",
     )
     parser.add_argument(
-        "--calibrator", choices=CALIBRATORS, default=CALIBRATORS[0], help="how ranges are chosen (default: %(default)s)"
+        "--calibrator",
+        choices=CALIBRATORS,
+        help=f"how ranges are chosen (default: for TensorRT {DEFAULT_CALIBRATORS[TENSORRT]}, for a CPU "
+        f"{DEFAULT_CALIBRATORS[CPU]})",
     )
     parser.add_argument(
         "--calibration-cache",

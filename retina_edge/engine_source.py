@@ -71,7 +71,7 @@ class EngineSource:
         inputs = {"model": sha256(self.path), "retina-edge": __version__}
         if self.calibration is not None:
             inputs["calibration"] = self.calibration.images.digest
-            inputs["calibrator"] = self.calibration.calibrator
+            inputs["calibrator"] = self.calibration.chosen
         if self.images:
             digest = hashlib.sha256()
             for image in self.images:

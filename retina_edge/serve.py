@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import secrets
 import signal
 import socket
@@ -47,7 +49,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="TOKEN",
         help="asked for on every request; beyond this machine one is made where none is given",
     )
-    add("--score", type=float, help=f"least score to begin with (default {DEFAULT_SCORE}, or the model's own)")
+    add(
+        "--score",
+        type=float,
+        help=f"least score to begin with, also to follow objects (default {DEFAULT_SCORE}, or the model's own)",
+    )
     add("--batch", type=cli.positive, metavar="N", help="frames an inference (default: the model's)")
     add(
         "--deadline", type=_seconds, default=DEADLINE, metavar="S", help="a batch waits so long at most (default: 0.01)"
@@ -96,8 +102,10 @@ def _serve(args: argparse.Namespace) -> int:
         from retina_edge.web.event_log import EventLog
     except ImportError as error:
         raise MissingDependencyError(f"serve needs a web server ({error}): pip install '.[serve]'") from error
-    if args.token is not None and len(args.token) < 8:
-        raise RetinaEdgeError("--token: expected at least 8 characters, which nobody can guess")
+    if args.token is not None and not re.fullmatch(r"[!-~]{8,}", args.token):
+        raise RetinaEdgeError(
+            "--token: expected at least 8 letters, digits and signs, no spaces, which nobody can guess"
+        )
     console = Console()
     sources = named_sources(args.sources)
     generated = args.token is None and not is_loopback(args.host)
@@ -136,8 +144,8 @@ def _serve(args: argparse.Namespace) -> int:
                 live=any(stream.live for stream in pipeline.streams),
             )
         )
-        running = _Running(pipeline)
-        app = create_app(pipeline, events, token=token, healthy=lambda: running.alive)
+        running, ending = _Running(pipeline), threading.Event()
+        app = create_app(pipeline, events, token=token, healthy=lambda: running.alive and not ending.is_set())
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -153,24 +161,25 @@ def _serve(args: argparse.Namespace) -> int:
         )
         listening = stack.enter_context(_listen(args.host, args.port))
         where = f"[{args.host}]" if ":" in args.host else args.host
-        console.print(f"http://{where}:{listening.getsockname()[1]}/", highlight=False)
+        console.print(f"http://{where}:{listening.getsockname()[1]}/", highlight=False, markup=False)
         if generated:
             console.print(f"token: {token}", highlight=False)
         # Its own would end the process by the signal, before files are closed.
         server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
 
         def end() -> None:
+            ending.set()
             server.should_exit = True
 
-        running.start(on_end=end)
         with _signals(end) as received:
             try:
+                running.start(on_end=end)
                 server.run(sockets=[listening])
             finally:
                 running.stop()
         if signal.SIGINT in received:
             raise KeyboardInterrupt
-    return 0
+    return 1 if any(stream.broken for stream in pipeline.streams) else 0
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -178,8 +187,10 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
+        # Python adds the address to the text of some.
+        why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise RetinaEdgeError(
-            f"{host}, port {port}: cannot be listened on ({error.strerror}); give another --port or --host"
+            f"{host}, port {port}: cannot be listened on ({why}); give another --port or --host"
         ) from error
 
 

@@ -125,10 +125,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.qat:
         parser = build_parser(QAT_OPTIONS)
+        usual = {name: parser.get_default(name) for name in (*MODEL_OPTIONS, "init")}
+        parser.set_defaults(**dict.fromkeys(usual))
         args = parser.parse_args(argv)
-        given = [name for name in (*MODEL_OPTIONS, "init") if getattr(args, name) != parser.get_default(name)]
+        given = [name for name in usual if getattr(args, name) is not None]
         if given:
             parser.error(f"--qat takes the model as it is; leave --{given[0].replace('_', '-')} out")
+        vars(args).update(usual)
+        if args.output.resolve() == args.qat.resolve():
+            parser.error("--output would replace the checkpoint of --qat; give another name")
     try:
         args.anchors = _anchor_sizes(args)
         options, augment = _options(args), _augmentation(args)

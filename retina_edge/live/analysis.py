@@ -9,7 +9,7 @@ from retina_edge.detections import Detections
 from retina_edge.streams.counting import Anchor, Tally, counters
 from retina_edge.streams.events import Event
 from retina_edge.streams.frames import Frame, captured_at
-from retina_edge.streams.tracking import ByteTrack, Tracks
+from retina_edge.streams.tracking import LEAST_SCORE, ByteTrack, Tracks
 from retina_edge.streams.zones import Line, Zone
 
 
@@ -44,7 +44,7 @@ class Analysis:
     """
 
     def __init__(self, stream: str, regions: Sequence[Zone | Line], *, score: float, anchor: Anchor = "bottom") -> None:
-        self._tracker = ByteTrack(score=score)
+        self._tracker = ByteTrack(score=max(score, LEAST_SCORE))
         self._counters = counters(regions, stream=stream, anchor=anchor)
 
     def __call__(self, frame: Frame, detections: Detections, score: float) -> Analysed:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from engines.errors import SourceError
@@ -20,20 +22,24 @@ WELL_AFTER = 5.0
 KNOCK_EVERY, KNOCK_TIMEOUT = 0.5, 0.5
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 
+logger = logging.getLogger(__name__)
+
 
 class Capture:
     """The thread of one stream.
 
     Args:
         stream: whose slot it fills.
-        failures: where an error goes that no reopening mends: a bug, not a lost camera.
+        on_failure: told of an error that no reopening mends: a bug, not a lost camera.
     """
 
-    def __init__(self, stream: Stream, failures: list[BaseException]) -> None:
+    def __init__(self, stream: Stream, on_failure: Callable[[BaseException], None]) -> None:
         self.stream = stream
         self._stop = threading.Event()
         self._source: Source | None = None
-        self._worker = Worker(f"capture {stream.name}", self._run, failures)
+        self._address = _address(stream.source)
+        self._worker = Worker(f"capture {stream.name}", self._run_or_tell, [])
+        self._on_failure = on_failure
 
     def start(self) -> None:
         """Begins to read."""
@@ -50,6 +56,12 @@ class Capture:
         """Whether it has ended within so many seconds; a camera that hangs in its driver may not."""
         return self._worker.wait(seconds)
 
+    def _run_or_tell(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:
+            self._on_failure(error)
+
     def _run(self) -> None:
         stream, wait = self.stream, FIRST_WAIT
         try:
@@ -61,16 +73,19 @@ class Capture:
                 except SourceError as error:
                     lost = str(error)
                     if not stream.live:
-                        stream.error = lost
+                        stream.error, stream.broken = lost, True
+                        logger.error("%s", lost)
                         return
                 if not stream.live or self._stop.is_set():
                     return
+                if stream.state is not State.OFFLINE:
+                    logger.warning("%s", lost)
                 stream.error, stream.state = lost, State.OFFLINE
                 if stream.captured > before and time.monotonic() - began > WELL_AFTER:
                     wait = FIRST_WAIT
                 self._pause(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
-                stream.reconnects += 1
+                stream.reconnects += not self._stop.is_set()
         finally:
             stream.state = State.ENDED
             stream.slot.close()
@@ -84,10 +99,15 @@ class Capture:
         if self._stop.is_set():  # it may have been asked for before there was something to interrupt
             return
         with source:
+            if stream.live and not source.live and not stream.captured:
+                # A file behind an address: it shows only now that it is one.
+                stream.live, stream.slot.keeps_all = False, True
             for frame in source:
                 if self._stop.is_set() or not stream.slot.put(frame):
                     return
                 stream.captured += 1
+                if stream.state is State.OFFLINE:
+                    logger.warning("%s: back again", stream.source)
                 stream.state = State.ONLINE
             if stream.live and source.warnings:
                 raise SourceError(source.warnings[-1])
@@ -95,7 +115,7 @@ class Capture:
 
     def _pause(self, seconds: float) -> None:
         """Waits; where nobody answers at the address, only until somebody does."""
-        address = _address(self.stream)
+        address = self._address
         if address is None or _answers(address):
             self._stop.wait(seconds)
             return
@@ -105,19 +125,19 @@ class Capture:
                 return
 
 
-def _address(stream: Stream) -> tuple[str, int] | None:
-    """Host and port of a stream's URL; None where it has none."""
+def _address(name: str) -> tuple[str, int] | None:
+    """Host and port of a stream's URL without credentials; None where it has none, or TCP is not what it speaks."""
     try:
-        url = urlsplit(stream.open().name)
-        port = url.port or PORTS.get(url.scheme)
-        return (url.hostname, port) if url.hostname and port else None
+        url = urlsplit(name)
+        port = (url.port or PORTS[url.scheme]) if url.scheme in PORTS else None
     except ValueError:
         return None
+    return (url.hostname, port) if url.hostname and port else None
 
 
 def _answers(address: tuple[str, int]) -> bool:
     try:
         socket.create_connection(address, KNOCK_TIMEOUT).close()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that cannot be one
         return False
     return True

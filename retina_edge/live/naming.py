@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from engines.errors import SourceError
-from retina_edge.streams.sources import Source, VideoSource, open_sources
+from retina_edge.streams.sources import ImageSource, Source, VideoSource, open_sources
 
 # Stands in addresses, metrics and file names.
 NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -27,7 +28,7 @@ def named_sources(words: Sequence[str]) -> dict[str, Callable[[], Source]]:
     sources: dict[str, Callable[[], Source]] = {}
     for word in words:
         name, equals, rest = word.partition("=")
-        given = bool(equals) and bool(NAME.fullmatch(name)) and not Path(word).exists()
+        given = bool(equals) and bool(NAME.fullmatch(name)) and not os.path.exists(word)
         for source in open_sources([rest if given else word]):
             chosen = name if given else _unused(_name_of(source), sources)
             if chosen in sources:
@@ -37,8 +38,12 @@ def named_sources(words: Sequence[str]) -> dict[str, Callable[[], Source]]:
 
 
 def _maker(word: str, source: Source) -> Callable[[], Source]:
-    # A glob is several files, each of which is opened by its own name.
-    return partial(_open, source.name if isinstance(source, VideoSource) and not source.live else word)
+    # A glob is several sources, each of which is made by itself.
+    if isinstance(source, ImageSource):
+        return partial(ImageSource, source.paths)
+    if isinstance(source, VideoSource) and not source.live:
+        return partial(VideoSource, Path(source.name))
+    return partial(_open, word)
 
 
 def _open(word: str) -> Source:

@@ -9,7 +9,7 @@ import queue
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from retina_edge.streams.events import Event
 from retina_edge.streams.frames import captured_at
 from retina_edge.streams.sinks import JsonlSink, Result, Sink
 from retina_edge.streams.sources import redact
-from retina_edge.streams.spool_file import SpoolError
 
 # Results that wait for a file, each with its frame; events that wait for the spool's disk.
 WAITING, EVENTS_WAITING = 64, 10_000
+# Seconds that a disk has at the end.
+PATIENCE = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -60,15 +61,18 @@ class EventSender:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._events.put(None)
-        self._thread.join()
+        with suppress(queue.Full):
+            self._events.put(None, timeout=PATIENCE)
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            logger.error("events: the disk of the spool does not answer; %d events are lost", self._events.qsize())
 
     def _run(self) -> None:
         while (event := self._events.get()) is not None:
             for delivery in self._deliveries:
                 try:
                     delivery.send(event)
-                except SpoolError as error:  # said once; the event waits in memory
+                except Exception as error:  # of a spool's disk it is said once, and the event waits in memory
                     logger.warning("%s", error)
 
 

@@ -77,7 +77,7 @@ class LivePipeline:
         self._batcher = Batcher(self.streams, ready, size=size, deadline=deadline, max_age=max_age)
         self._failures: list[BaseException] = []
         self._analyses = {name: analyse(name) for name in sources} if analyse else {}
-        self._captures = [Capture(stream, self._failures) for stream in self.streams]
+        self._captures = [Capture(stream, self._fail) for stream in self.streams]
         self._failed_in_a_row = 0
 
     def _usual_batch(self) -> int | None:
@@ -94,6 +94,11 @@ class LivePipeline:
         if not least <= score < 1:
             raise RetinaEdgeError(f"score: expected {least:g} <= score < 1, got {score:g}")
         self.score = score
+
+    def _fail(self, error: BaseException) -> None:
+        """Of a capture's thread; the loop ends when all slots are closed."""
+        self._failures.append(error)
+        self.stop()
 
     def stop(self) -> None:
         """Ends the run from any thread: what was captured of files is still detected, live streams end at once."""

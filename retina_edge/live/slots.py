@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import threading
-from abc import ABC, abstractmethod
 from collections import deque
 
-from retina_edge.streams.sources import Frame
+from retina_edge.streams.frames import Frame
 
 # Of a file: enough to even out slow frames, few enough for large ones.
 QUEUE_SIZE = 4
 
 
-class Slot(ABC):
+class Slot:
     """Filled by one thread, emptied by another; never holds more than its bound.
 
     Args:
         ready: told of every change; one condition for the slots of all streams, so that one thread can wait for any.
+        keeps_all: filling it waits for room; else it holds one frame, and the newest wins.
+        size: frames at most, where all are kept.
 
     Attributes:
         dropped: frames that were overwritten, none of which anybody saw.
     """
 
-    def __init__(self, ready: threading.Condition) -> None:
-        self._ready = ready
+    def __init__(self, ready: threading.Condition, *, keeps_all: bool, size: int = QUEUE_SIZE) -> None:
+        self.keeps_all = keeps_all
+        self.dropped = 0
+        self._ready, self._size = ready, size
         self._frames: deque[Frame] = deque()
         self._closed = False
-        self.dropped = 0
 
-    @abstractmethod
     def put(self, frame: Frame) -> bool:
         """Takes a frame; false once the slot is closed, and the frame is nobody's."""
+        with self._ready:
+            if self.keeps_all:
+                self._ready.wait_for(lambda: self._closed or len(self._frames) < self._size)
+            if self._closed:
+                return False
+            if not self.keeps_all and self._frames:
+                self._frames.clear()
+                self.dropped += 1
+            self._frames.append(frame)
+            self._ready.notify_all()
+        return True
 
     def take(self) -> Frame | None:
         """The oldest frame that waits; None where none does. With the condition held."""
@@ -55,40 +67,3 @@ class Slot(ABC):
         with self._ready:
             self._closed = True
             self._ready.notify_all()
-
-
-class NewestFrame(Slot):
-    """Of a live stream: the newest frame wins, and filling it never waits."""
-
-    def put(self, frame: Frame) -> bool:
-        with self._ready:
-            if self._closed:
-                return False
-            if self._frames:
-                self._frames.clear()
-                self.dropped += 1
-            self._frames.append(frame)
-            self._ready.notify_all()
-        return True
-
-
-class FrameQueue(Slot):
-    """Of a file: every frame, in order; filling it waits for room.
-
-    Args:
-        ready: as above.
-        size: frames at most.
-    """
-
-    def __init__(self, ready: threading.Condition, size: int = QUEUE_SIZE) -> None:
-        super().__init__(ready)
-        self._size = size
-
-    def put(self, frame: Frame) -> bool:
-        with self._ready:
-            self._ready.wait_for(lambda: self._closed or len(self._frames) < self._size)
-            if self._closed:
-                return False
-            self._frames.append(frame)
-            self._ready.notify_all()
-        return True

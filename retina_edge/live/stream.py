@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from retina_edge.live.slots import FrameQueue, NewestFrame, Slot
+from retina_edge.live.slots import Slot
 from retina_edge.streams.sinks import Result
 from retina_edge.streams.sources import Source
 
@@ -77,8 +77,10 @@ class Stream:
         name: unique among the streams of a run; stands in results, on pages, in metrics.
         open: makes its source, anew for each attempt.
         source: for people, without credentials.
-        live: the newest frame wins, and it is reopened when it ends; else every frame counts, and it ends.
+        live: the newest frame wins, and it is reopened when it ends; else every frame counts, and it ends. Of an
+            address it is a guess until it is open.
         slot: where its frames wait.
+        broken: a file that could not be read, or not to its end.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Stream:
     slot: Slot
     state: State = State.CONNECTING
     error: str = ""
+    broken: bool = False
     captured: int = 0
     detected: int = 0
     expired: int = 0
@@ -101,8 +104,7 @@ class Stream:
     def of(cls, name: str, open_source: Callable[[], Source], ready: threading.Condition) -> Stream:
         """A stream whose slot fits its source: live or not."""
         source = open_source()
-        slot: Slot = NewestFrame(ready) if source.live else FrameQueue(ready)
-        return cls(name, open_source, source.name, source.live, slot)
+        return cls(name, open_source, source.name, source.live, Slot(ready, keeps_all=not source.live))
 
     def finish(self, result: Result, seconds: float) -> None:
         """Takes a result, and its age in seconds: counts it, keeps the newest, and tells those who wait for it."""

@@ -126,6 +126,7 @@ def add_fake_quantization(model: RetinaNet, batches: Iterable[Tensor]) -> None:
             # torchvision's blocks send the skipped branch through ``downsample`` where there is one.
             branch = block.downsample or ()
             block.downsample = nn.Sequential(*branch, FakeQuantize())
+    model.to(next(model.parameters()).device)  # what is new was made on the CPU
     model.eval()
     with torch.inference_mode():
         count = sum(1 for _ in map(model, batches))
@@ -134,3 +135,8 @@ def add_fake_quantization(model: RetinaNet, batches: Iterable[Tensor]) -> None:
     for module in model.modules():
         if isinstance(module, FakeQuantize):
             module.observing = False
+
+
+def ranges_of(model: nn.Module) -> list[Tensor]:
+    """The greatest values of each rounding, in the model's order; empty where nothing is rounded."""
+    return [module.greatest for module in model.modules() if isinstance(module, FakeQuantize)]

@@ -64,6 +64,7 @@ class TrainOptions:
 
 
 # For a model that is trained already. Krishnamoorthi (arXiv 1806.08342, section 4): a small rate, decayed, suffices.
+# bfloat16 has 8 bits for a number: it would move what was just rounded to one of 256.
 QAT_OPTIONS = TrainOptions(
-    epochs=3, optimizer="adamw", learning_rate=5e-5, warmup_steps=20, schedule="cosine", qat=True, ema=0.99
+    epochs=3, optimizer="adamw", learning_rate=5e-5, warmup_steps=20, schedule="cosine", amp="off", qat=True, ema=0.99
 )

@@ -30,6 +30,7 @@ from retina_edge.model.checkpoint import Checkpoint, load_checkpoint
 from retina_edge.model.retinanet import RetinaNet
 from retina_edge.torch_executor import TorchExecutor
 from retina_edge.training.criterion import RetinaNetCriterion
+from retina_edge.training.fake_quantization import ranges_of
 from retina_edge.training.log import TrainingLog
 from retina_edge.training.optimization import amp_dtype, learning_rate, make_optimizer, ramped_ema
 from retina_edge.training.options import TrainOptions
@@ -235,6 +236,7 @@ class Trainer:
             "best_ap": self.best_ap,
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
+            "ranges": [value.cpu() for value in ranges_of(self.model)],
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
@@ -269,16 +271,20 @@ class Trainer:
         differences = [
             f"{name} {theirs.get(name)} there, {value} here"
             for name, value in ours.items()
-            if name not in FREE_ON_RESUME and theirs.get(name) != value
+            # A file of before there was quantisation says nothing of it.
+            if name not in FREE_ON_RESUME and theirs.get(name, False if name == "qat" else None) != value
         ]
         if differences:
             raise TrainingError(
                 f"{self.last_path} was made with other settings: {'; '.join(differences)}; resume with the same, "
-                "or start a new run from it with --init"
+                "or start a new run from it"
             )
         self.model.load_state_dict(state["model"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
+        for model in (self.model, self.ema) if self.ema else (self.model,):
+            for ours_there, saved in zip(ranges_of(model), state.get("ranges", ()), strict=True):
+                ours_there.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.best_ap, self.unfinished = state["step"], state["best_ap"], state["unfinished"]

@@ -19,13 +19,14 @@ LOGIN = "/login"
 OPEN_PATHS = frozenset({LOGIN, "/healthz", "/page.css", "/login.js", "/icon.svg"})
 # Of a request, bytes. The longest of ours sets a score.
 LONGEST_BODY = 4096
-# Attempts to log in, and changes, of all clients together: so many at once, and so many a second from then on.
-LOGINS, CHANGES = (5, 0.5), (20, 20.0)
+# Wrong tokens, and changes, of all clients together: so many at once, and so many a second from then on.
+GUESSES, CHANGES = (20, 0.5), (20, 20.0)
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
 
@@ -71,7 +72,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
         self._app, self._token = app, token
-        self._logins, self._changes = Bucket(*LOGINS), Bucket(*CHANGES)
+        self._guesses, self._changes = Bucket(*GUESSES), Bucket(*CHANGES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -92,21 +93,28 @@ class Gate:
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         """What to answer instead; None where the request may pass."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self._token is None and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        try:
+            name, page = urlsplit(f"//{host}").hostname, urlsplit(origin or "").netloc
+        except ValueError:
+            return _problem(400, "host or origin: expected one, got something else")
+        if self._token is None and not is_loopback(name or ""):
             return _problem(400, f"host: expected a name of this machine, got {host[:100]!r}")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and page != host:
             return _problem(403, "origin: expected a request of this page itself")
+        # A browser says where a request comes from; pictures that another page shows have no Origin.
+        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and scope["path"] not in ("/", LOGIN):
+            return _problem(403, "expected a request of this page itself")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > LONGEST_BODY:
             return _problem(413, f"body: expected at most {LONGEST_BODY} bytes")
         method = scope.get("method", "GET")
-        if scope["path"] == LOGIN and method == "POST" and not self._logins.take():
-            return _problem(429, "too many attempts; wait some seconds")
         if scope["path"] not in OPEN_PATHS and not self._known(headers):
+            if ("authorization" in headers or COOKIE in headers.get("cookie", "")) and not self._guesses.take():
+                return _problem(429, "too many attempts; wait some seconds")
             if scope["path"] == "/" and method == "GET":
                 return RedirectResponse(LOGIN, 303)
             return _problem(401, "expected the token, as cookie or as Authorization: Bearer TOKEN")
-        if method not in ("GET", "HEAD") and scope["path"] != LOGIN and not self._changes.take():
+        if method not in ("GET", "HEAD") and scope["path"] not in OPEN_PATHS and not self._changes.take():
             return _problem(429, "too many changes; wait a moment")
         return None
 
@@ -129,6 +137,9 @@ class Gate:
             more = message.get("more_body", False)
         given = parse_qs(body.decode(errors="replace")).get("token", [""])[0].strip()
         if self._token is None or not self._right(given):
+            # Who has the token is never kept waiting by those who guess.
+            if not self._guesses.take():
+                return _problem(429, "too many attempts; wait some seconds")
             return RedirectResponse(f"{LOGIN}?wrong", 303)
         response = RedirectResponse("/", 303)
         response.set_cookie(COOKIE, given, max_age=30 * 24 * 3600, httponly=True, samesite="strict")

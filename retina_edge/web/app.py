@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Path, Query, Response, WebSocket, WebSocketDisconnect
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
@@ -196,10 +196,6 @@ def create_app(pipeline: LivePipeline, events: EventLog, *, token: str | None, h
             pass
         finally:
             watchers.count -= 1
-
-    @app.exception_handler(ValueError)
-    async def refused(_request: object, error: ValueError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 400)
 
     return Gate(app, token)
 

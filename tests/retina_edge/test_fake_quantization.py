@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +145,17 @@ def test_without_images_there_are_no_ranges() -> None:
         add_fake_quantization(RetinaNet(TINY), [])
 
 
+def interrupt_at(step: int) -> Callable[..., None]:
+    """What a person does with Ctrl-C after the given number of steps."""
+    steps = iter(range(1, 10_000))
+
+    def on_step(*_: object) -> None:
+        if next(steps) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return on_step
+
+
 def arguments(tiny_coco: Path, treecrowns: Path, checkpoint: Path, output: Path, *more: str) -> list[str]:
     images = str(treecrowns / "images")
     words = [str(tiny_coco), "--images", images, "--val", str(tiny_coco), "-o", str(output)]
@@ -149,7 +163,12 @@ def arguments(tiny_coco: Path, treecrowns: Path, checkpoint: Path, output: Path,
 
 
 def test_verb_from_checkpoint_to_int8(
-    tiny_coco: Path, treecrowns: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_coco: Path,
+    treecrowns: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = tmp_path / "qat.pt"
     given = arguments(tiny_coco, treecrowns, checkpoint, output)
@@ -161,16 +180,23 @@ def test_verb_from_checkpoint_to_int8(
     assert {name.rpartition(".")[2] for name in moved} == {"weight", "bias"}  # no statistics
     assert len(moved) > 20
 
-    # Interrupted and resumed it comes to the same.
+    # Interrupted and resumed it comes to the same, by the ranges of its beginning, whatever --qat names by then.
     again = tmp_path / "again.pt"
     given = arguments(tiny_coco, treecrowns, checkpoint, again)
-    assert main([*given, "--epochs", "2"]) == 0
-    assert main([*given, "--epochs", "2", "--resume"]) == 0  # nothing left to do
-    one, other = (load_checkpoint(path).weights for path in (output, again))
-    assert all(torch.equal(other[name], value) for name, value in one.items())
+    with monkeypatch.context() as patch:
+        patch.setattr("retina_edge.training.progress.TrainingProgress.on_step", interrupt_at(3))
+        assert main([*given, "--epochs", "2"]) == 130
+    given = arguments(tiny_coco, treecrowns, output, again)
+    assert main([*given, "--epochs", "2", "--resume"]) == 0
+    one, other = (load_checkpoint(path.with_suffix(".last.pt")).training for path in (output, again))
+    assert one is not None
+    assert other is not None
+    assert one["step"] == other["step"] == 4
+    for part in ("model", "ema"):
+        assert all(torch.equal(other[part][name], value) for name, value in one[part].items()), part
 
     # Without --qat the same file is another run.
-    without = [word for word in given if word not in ("--qat", str(checkpoint))]
+    without = [word for word in given if word not in ("--qat", str(output))]
     capsys.readouterr()
     tiny = "--backbone resnet18 --backbone-levels 3 --fpn-channels 32 --head-depth 1 --head-norm group".split()
     assert main([*without, *tiny, *"--anchors 32 64 128 --input 128x160 --resume".split()]) == 1
@@ -183,12 +209,16 @@ def test_verb_says_what_does_not_belong(
     output = tmp_path / "qat.pt"
     for more, named in (
         (("--backbone", "resnet18"), "--backbone"),
+        (("--backbone", "resnet50"), "--backbone"),  # its default, too
         (("--fpn-channels", "64"), "--fpn-channels"),
         (("--init", str(checkpoint)), "--init"),
     ):
         with pytest.raises(SystemExit):
             main(arguments(tiny_coco, treecrowns, checkpoint, output, *more))
         assert f"--qat takes the model as it is; leave {named} out" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(arguments(tiny_coco, treecrowns, checkpoint, checkpoint))
+    assert "--output would replace the checkpoint of --qat" in capsys.readouterr().err
     content = json.loads(tiny_coco.read_text())
     content["categories"][0]["name"] = "bush"
     other = tmp_path / "bushes.json"

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from retina_edge.live.slots import FrameQueue, NewestFrame, Slot
+from retina_edge.live.slots import Slot
 from retina_edge.streams.frames import Frame
 
 
@@ -23,7 +23,7 @@ def take(slot: Slot, ready: threading.Condition) -> int | None:
 
 def test_the_newest_wins() -> None:
     ready = threading.Condition()
-    slot = NewestFrame(ready)
+    slot = Slot(ready, keeps_all=False)
     assert take(slot, ready) is None
     assert [slot.put(frame(index)) for index in range(5)] == [True] * 5
     assert take(slot, ready) == 4
@@ -41,7 +41,7 @@ def test_the_newest_wins() -> None:
 
 def test_a_queue_waits_for_room_and_loses_nothing() -> None:
     ready = threading.Condition()
-    slot = FrameQueue(ready, 2)
+    slot = Slot(ready, keeps_all=True, size=2)
     filler = threading.Thread(target=lambda: [slot.put(frame(index)) for index in range(50)])
     filler.start()
     taken: list[int] = []
@@ -60,7 +60,7 @@ def test_a_queue_waits_for_room_and_loses_nothing() -> None:
 
 def test_closing_frees_who_waits_for_room() -> None:
     ready = threading.Condition()
-    slot = FrameQueue(ready, 1)
+    slot = Slot(ready, keeps_all=True, size=1)
     slot.put(frame(0))
     answers: list[bool] = []
     filler = threading.Thread(target=lambda: answers.append(slot.put(frame(1))))

@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from retina_edge.web.access import COOKIE, LOGINS, LONGEST_BODY, Bucket, is_loopback
+from retina_edge.web.access import COOKIE, GUESSES, LONGEST_BODY, Bucket, is_loopback
 from tests.retina_edge.web.conftest import TOKEN, Served, serving
 
 SECRET_PATHS = ("/api/streams", "/api/streams/north/frame.jpg", "/metrics", "/api/score", "/openapi.json", "/api")
@@ -51,11 +51,13 @@ def test_logging_in_by_the_form() -> None:
         cookie = answer.headers["set-cookie"].lower()
         assert "httponly" in cookie
         assert "samesite=strict" in cookie
-        client.cookies.set(COOKIE, TOKEN.replace(" ", "%20"))
-        # Guessing is slow.
-        for _ in range(LOGINS[0]):
+        # Guessing is slow, by the form or not, and keeps nobody out who knows.
+        for _ in range(GUESSES[0]):
             refused = client.post("/login", data={"token": "guess"})
         assert refused.status_code == 429
+        assert client.get("/api/streams", headers={"authorization": "Bearer guess"}).status_code == 429
+        assert client.post("/login", data={"token": TOKEN}).headers["location"] == "/"
+        assert client.get("/api/streams", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
 
 
 def test_on_loopback_only_names_of_this_machine_are_answered_to(client: httpx.Client) -> None:
@@ -76,6 +78,11 @@ def test_other_pages_may_change_nothing(client: httpx.Client, served: Served) ->
     with pytest.raises(InvalidStatus):
         connect(served.url.replace("http", "ws") + "/api/watch", origin=Origin("http://evil.example"))
     assert client.get("/api/score", headers={"origin": served.url}).status_code == 200
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+        answer = client.get("/api/streams/north/frame.jpg", headers={"sec-fetch-site": site})
+        assert answer.status_code == status, site
+    for name in ("host", "origin"):
+        assert client.get("/api/score", headers={name: "http://["}).status_code == 400
 
 
 def test_bodies_are_bounded(client: httpx.Client) -> None:
