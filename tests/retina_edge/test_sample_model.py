@@ -18,6 +18,8 @@ LEAST_AP50 = 0.65
 # The checkpoint and the ONNX hold the same float16 weights; what is left is the order of summation. AP is 0 to 1.
 SAME_AP = 0.0005
 INT8_AP = 0.005
+# Both store weights in float16, one of them with the normalisation folded into them: each is off by up to 2^-11.
+SAME_SCORES = 5e-4
 MEGABYTE = 1_000_000
 
 
@@ -58,7 +60,7 @@ def test_checkpoint_and_onnx_promise_the_same(frames: list[npt.NDArray[np.uint8]
         ours, theirs = one(frames[0]).above(0.4), other(frames[0]).above(0.4)
     assert len(ours) == len(theirs) > 3
     np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=0.05)
-    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=SAME_SCORES)
 
 
 def test_model_and_imagery_are_small() -> None:

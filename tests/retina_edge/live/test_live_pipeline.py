@@ -77,7 +77,8 @@ class Run:
             self.pipeline.stop()
         self._thread.join(SECONDS)
         assert not self._thread.is_alive(), "hangs"
-        left = [thread.name for thread in threading.enumerate() if thread.name.startswith("capture")]
+        ours = {f"capture {stream.name}" for stream in self.pipeline.streams}
+        left = [thread.name for thread in threading.enumerate() if thread.name in ours]
         assert left == [], "a thread was left behind"
         return self.status()
 
