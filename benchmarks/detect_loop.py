@@ -29,8 +29,9 @@ from retina_edge import Detector
 from retina_edge.image_file import read_image
 from retina_edge.sample import FOREST, FPS, MODEL, Flight
 from retina_edge.streams.pipeline import Pipeline
-from retina_edge.streams.sinks import JsonlSink, VideoSink
+from retina_edge.streams.sinks import VideoSink
 from retina_edge.streams.sources import VideoSource
+from retina_edge.streams.text_sinks import JsonlSink
 
 FRAMES = 60
 SCORE = 0.4

@@ -15,7 +15,8 @@ from retina_edge.image_file import read_image
 from retina_edge.sample import FOREST, FPS, MODEL, SCORE, Flight
 from retina_edge.streams.pipeline import Pipeline
 from retina_edge.streams.report import RunProgress, print_summary
-from retina_edge.streams.sinks import JsonlSink, Result, Sink, VideoSink, write_image
+from retina_edge.streams.sinks import Result, Sink, VideoSink, write_image
+from retina_edge.streams.text_sinks import JsonlSink
 
 FRAMES = 240
 

@@ -16,8 +16,9 @@ from retina_edge.detector import Detector
 from retina_edge.streams.outputs import check_outputs
 from retina_edge.streams.pipeline import Pipeline
 from retina_edge.streams.report import RunProgress, print_summary
-from retina_edge.streams.sinks import JsonlSink, Sink, WindowSink, saving_sink
+from retina_edge.streams.sinks import Sink, WindowSink, saving_sink
 from retina_edge.streams.sources import ImageSource, Source, open_sources
+from retina_edge.streams.text_sinks import JsonlSink
 from retina_edge.tile_arguments import add_tiles, check_tiles, with_tiles
 
 DEFAULT_SCORE = 0.4

@@ -9,12 +9,10 @@ import secrets
 import signal
 import socket
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -27,9 +25,11 @@ from retina_edge.live.outputs import default_spool, open_outputs
 from retina_edge.live.pipeline import DEADLINE, LivePipeline
 from retina_edge.live.stream import Stream
 from retina_edge.service import systemd_service
+from retina_edge.signals import stop_on_signal
 from retina_edge.streams import zones
 from retina_edge.streams.counting import ANCHORS
 from retina_edge.streams.sinks import Result
+from retina_edge.streams.worker import Worker
 
 DEFAULT_SCORE = 0.4
 # Seconds that watchers have to go at the end.
@@ -144,8 +144,20 @@ def _serve(args: argparse.Namespace) -> int:
                 live=any(stream.live for stream in pipeline.streams),
             )
         )
-        running, ending = _Running(pipeline), threading.Event()
-        app = create_app(pipeline, events, token=token, healthy=lambda: running.alive and not ending.is_set())
+
+        def run() -> None:
+            try:
+                pipeline.run()
+            finally:
+                end()
+
+        def end() -> None:
+            server.should_exit = True
+
+        # The pipeline has a thread of its own, because the server has this one, and its signals.
+        failures: list[BaseException] = []
+        worker = Worker("pipeline", run, failures.append)
+        app = create_app(pipeline, events, token=token, healthy=lambda: worker.running and not server.should_exit)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -167,17 +179,16 @@ def _serve(args: argparse.Namespace) -> int:
         # Its own would end the process by the signal, before files are closed.
         server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
 
-        def end() -> None:
-            ending.set()
-            server.should_exit = True
-
-        with _signals(end) as received:
+        with stop_on_signal(end) as stop:
             try:
-                running.start(on_end=end)
+                worker.start()
                 server.run(sockets=[listening])
             finally:
-                running.stop()
-        if signal.SIGINT in received:
+                pipeline.stop()
+                worker.wait()
+        if failures:
+            raise failures[0]
+        if stop.number == signal.SIGINT:
             raise KeyboardInterrupt
     return 1 if any(stream.broken for stream in pipeline.streams) else 0
 
@@ -194,25 +205,6 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-@contextmanager
-def _signals(end: Callable[[], None]) -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM end in order; the second time at once."""
-    received: list[int] = []
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        end()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _print_service(words: Sequence[str]) -> int:
     """The unit on stdout, what is left to do on stderr; credentials on neither."""
     service = systemd_service(words)
@@ -225,39 +217,6 @@ def _print_service(words: Sequence[str]) -> int:
     for number, step in enumerate(steps, start=1):
         print(f"{number}. {step}", file=sys.stderr)
     return 0
-
-
-class _Running:
-    """The pipeline in a thread of its own, while the server has this one, and its signals."""
-
-    def __init__(self, pipeline: LivePipeline) -> None:
-        self._pipeline = pipeline
-        self._error: BaseException | None = None
-        self._on_end: Callable[[], None] = lambda: None
-        self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
-
-    def start(self, *, on_end: Callable[[], None]) -> None:
-        self._on_end = on_end
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends the pipeline, and raises what it ended with."""
-        self._pipeline.stop()
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        try:
-            self._pipeline.run()
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._on_end()
 
 
 def _port(text: str) -> int:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_for(reached: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(reached: Callable[[], object], seconds: float = 20.0) -> None:
     """Fails when a condition does not come true in time."""
     deadline = time.monotonic() + seconds
     while not reached():

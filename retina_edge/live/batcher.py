@@ -58,11 +58,11 @@ class Batcher:
         while len(chosen) < self._size:
             before = len(chosen)
             for step in range(len(self._streams)):
-                stream = self._streams[(self._next + step) % len(self._streams)]
-                frame = self._fresh(stream)
-                if frame is not None:
+                number = (self._next + step) % len(self._streams)
+                stream = self._streams[number]
+                if (frame := self._fresh(stream)) is not None:
                     chosen.append((stream, frame))
-                    self._next = (self._streams.index(stream) + 1) % len(self._streams)
+                    self._next = number + 1
                     break
             if len(chosen) == before:
                 return
@@ -76,8 +76,7 @@ class Batcher:
 
     def _expected(self, chosen: Chosen) -> bool:
         """Whether a stream that has no frame in the batch may give one any moment."""
-        there = {id(stream) for stream, _ in chosen}
+        there = {stream for stream, _ in chosen}
         return any(
-            stream.state is State.ONLINE and not stream.slot.ended and id(stream) not in there
-            for stream in self._streams
+            stream.state is State.ONLINE and not stream.slot.ended and stream not in there for stream in self._streams
         )

@@ -38,8 +38,7 @@ class Capture:
         self._stop = threading.Event()
         self._source: Source | None = None
         self._address = _address(stream.source)
-        self._worker = Worker(f"capture {stream.name}", self._run_or_tell, [])
-        self._on_failure = on_failure
+        self._worker = Worker(f"capture {stream.name}", self._run, on_failure)
 
     def start(self) -> None:
         """Begins to read."""
@@ -55,12 +54,6 @@ class Capture:
     def wait(self, seconds: float) -> bool:
         """Whether it has ended within so many seconds; a camera that hangs in its driver may not."""
         return self._worker.wait(seconds)
-
-    def _run_or_tell(self) -> None:
-        try:
-            self._run()
-        except BaseException as error:
-            self._on_failure(error)
 
     def _run(self) -> None:
         stream, wait = self.stream, FIRST_WAIT

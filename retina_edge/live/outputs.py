@@ -16,11 +16,12 @@ from typing import Any
 from engines.errors import RetinaEdgeError
 from retina_edge.streams.background import BackgroundSink, Policy
 from retina_edge.streams.csv_sink import CsvSink
-from retina_edge.streams.delivery import Delivery, DeliveryState, deliver_to
+from retina_edge.streams.delivery import Delivery, deliver_to
 from retina_edge.streams.events import Event
 from retina_edge.streams.frames import captured_at
-from retina_edge.streams.sinks import JsonlSink, Result, Sink
+from retina_edge.streams.sinks import Result, Sink
 from retina_edge.streams.sources import redact
+from retina_edge.streams.text_sinks import JsonlSink
 
 # Results that wait for a file, each with its frame; events that wait for the spool's disk.
 WAITING, EVENTS_WAITING = 64, 10_000
@@ -51,10 +52,6 @@ class EventSender:
             self._events.put_nowait({"id": uuid.uuid4().hex, **event.to_dict()})
         except queue.Full:
             self.dropped += 1
-
-    def states(self) -> list[DeliveryState]:
-        """How delivery goes."""
-        return [delivery.state for delivery in self._deliveries]
 
     def __enter__(self) -> EventSender:
         self._thread.start()

@@ -97,7 +97,7 @@ class Stream:
     failed: int = 0
     reconnects: int = 0
     latest: Result | None = None
-    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _done: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
     @classmethod
@@ -107,23 +107,15 @@ class Stream:
         return cls(name, open_source, source.name, source.live, Slot(ready, keeps_all=not source.live))
 
     def finish(self, result: Result, seconds: float) -> None:
-        """Takes a result, and its age in seconds: counts it, keeps the newest, and tells those who wait for it."""
-        with self._changed:
+        """Takes a result, and its age in seconds: counts it, and keeps the newest."""
+        with self._lock:
             self.latest = result
             self.detected += 1
             self._done.append((time.monotonic(), seconds))
-            self._changed.notify_all()
-
-    def wait_for_result(self, after: Result | None, seconds: float) -> Result | None:
-        """The newest result once it is another than ``after``; None where none came within the seconds."""
-        with self._changed:
-            if self._changed.wait_for(lambda: self.latest is not after, seconds):
-                return self.latest
-        return None
 
     def status(self) -> StreamStatus:
         """As it is now."""
-        with self._changed:
+        with self._lock:
             done, latest = list(self._done), self.latest
         ages = sorted(1000 * seconds for _, seconds in done)
         now = time.monotonic()

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
-from typing import TextIO
 
 from retina_edge.streams.sinks import Result, Sink
+from retina_edge.streams.text_sinks import TextFileSink
 
 HEADER = ("source", "frame", "captured", "track", "name", "score", "x1", "y1", "x2", "y2")
 # What makes a spreadsheet take a cell for a formula (OWASP, "CSV Injection"); full-width forms count for Excel too.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
-class CsvSink(Sink):
+class CsvSink(TextFileSink):
     """RFC 4180 in UTF-8 with a header: source, frame, captured, track, name, score, x1, y1, x2, y2 (frame pixels).
 
     A frame without detections leaves no row: that it was looked at is in the JSON lines, not here. ``captured`` is
@@ -33,6 +33,8 @@ class CsvSink(Sink):
         OSError: on entering or writing; names the file.
     """
 
+    newline = ""  # left to the csv module
+
     def __init__(
         self,
         path: Path,
@@ -40,25 +42,17 @@ class CsvSink(Sink):
         captured: Callable[[Result], datetime | float | None] | None = None,
         tracks: Callable[[Result], Sequence[int | None]] | None = None,
     ) -> None:
-        self.path = path
+        super().__init__(path)
         self._captured = captured or (lambda result: result.frame.timestamp)
         self._tracks = tracks or (lambda result: [None] * len(result.detections))
-        self._file: TextIO | None = None
-        self._whole = True
 
     def __enter__(self) -> Sink:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A name that is not UTF-8 holds surrogates; newline="" leaves the line ends to the csv module.
-        self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+        super().__enter__()
         self._write([HEADER])
         return self
 
     def write(self, result: Result) -> None:
-        if self._file is None:
-            raise ValueError(f"{self.path}: a sink takes frames inside its with block only")
         frame, detections = result.frame, result.detections
-        if not len(detections):
-            return
         source, captured = _plain(frame.name), _time(self._captured(result))
         rows = zip(
             self._tracks(result), detections.names, detections.scores.tolist(), detections.boxes.tolist(), strict=True
@@ -71,29 +65,9 @@ class CsvSink(Sink):
         )
 
     def _write(self, rows: Sequence[Sequence[object]]) -> None:
-        assert self._file is not None
-        try:
-            csv.writer(self._file).writerows(rows)
-        except OSError as error:
-            self._whole = False
-            raise self._named(error) from error
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is None:
-            return
-        file, self._file = self._file, None
-        try:
-            file.close()
-        except OSError as close_error:
-            raise self._named(close_error) from close_error
-        if self._whole:
-            self.written = self.path
-
-    def _named(self, error: OSError) -> OSError:
-        """The error with the file's name, which writing to an open file leaves out."""
-        return OSError(error.errno, error.strerror, str(self.path))
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(rows)
+        self.write_text(text.getvalue())
 
 
 def _plain(text: str) -> str:

@@ -146,8 +146,8 @@ class Pipeline:
             broken.set()
             self._halt.set()
 
-        reader = Worker("reader", lambda: self._read(source, todo), failures)
-        writer = Worker("writer", lambda: self._write(sinks, done, give_up), failures)
+        reader = Worker("reader", lambda: self._read(source, todo), failures.append)
+        writer = Worker("writer", lambda: self._write(sinks, done, give_up), failures.append)
         start = perf_counter()
         try:
             reader.start()

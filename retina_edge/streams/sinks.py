@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import cv2
 import numpy as np
@@ -216,47 +215,6 @@ class ImageSink(Sink):
         self.folder.mkdir(parents=True, exist_ok=True)
         write_image(self.folder / saved_name(Path(result.frame.name)), result.picture)
         self.written = self.folder
-
-
-class JsonlSink(Sink):
-    """One JSON object a frame: frame, timestamp, source and its detections, boxes xyxy in frame pixels."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: TextIO | None = None
-        self._whole = True
-
-    def __enter__(self) -> Sink:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A source's name that is not UTF-8 holds surrogates: backslashreplace writes them as JSON escapes.
-        self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace")
-        return self
-
-    def write(self, result: Result) -> None:
-        if self._file is None:
-            raise ValueError(f"{self.path}: a sink takes frames inside its with block only")
-        try:
-            self._file.write(json.dumps(result.to_dict(), ensure_ascii=False) + "\n")
-        except OSError as error:
-            self._whole = False
-            raise self._named(error) from error
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is None:
-            return
-        file, self._file = self._file, None
-        try:
-            file.close()
-        except OSError as close_error:
-            raise self._named(close_error) from close_error
-        if self._whole:
-            self.written = self.path
-
-    def _named(self, error: OSError) -> OSError:
-        """The error with the file's name, which writing to an open file leaves out."""
-        return OSError(error.errno, error.strerror, str(self.path))
 
 
 class WindowSink(Sink):

@@ -1,4 +1,4 @@
-"""A thread whose error is kept, and whose end can be waited for through Ctrl-C."""
+"""A thread whose error is told, and whose end can be waited for through Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 
 class Worker:
-    """Runs ``body`` in a thread of its own; what it raises is appended to ``failures``.
+    """Runs ``body`` in a thread of its own; what it raises goes to ``on_failure``, in that thread, before it ends.
 
     The end is told by an event: ``Thread.join`` that Ctrl-C interrupts takes a running thread for ended before
     Python 3.13.
     """
 
-    def __init__(self, name: str, body: Callable[[], None], failures: list[BaseException]) -> None:
+    def __init__(self, name: str, body: Callable[[], None], on_failure: Callable[[BaseException], None]) -> None:
         self._body = body
-        self._failures = failures
+        self._on_failure = on_failure
         self._finished = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -41,6 +41,6 @@ class Worker:
         try:
             self._body()
         except BaseException as error:
-            self._failures.append(error)
+            self._on_failure(error)
         finally:
             self._finished.set()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -59,27 +57,3 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
         yield ProcessGroup(dist.get_rank(), world, device)
     finally:
         dist.destroy_process_group()
-
-
-class StopRequest:
-    """Whether Ctrl-C (SIGINT) or SIGTERM has been asked for; the second time is taken at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
-    """Within it, the first signal only sets ``asked``, so that a step is finished and its state can be saved."""
-    request = StopRequest()
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

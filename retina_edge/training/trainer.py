@@ -28,13 +28,14 @@ from retina_edge.detector import Detector
 from retina_edge.evaluation import Evaluation, evaluate
 from retina_edge.model.checkpoint import Checkpoint, load_checkpoint
 from retina_edge.model.retinanet import RetinaNet
+from retina_edge.signals import StopRequest, stop_on_signal
 from retina_edge.torch_executor import TorchExecutor
 from retina_edge.training.criterion import RetinaNetCriterion
 from retina_edge.training.fake_quantization import ranges_of
 from retina_edge.training.log import TrainingLog
 from retina_edge.training.optimization import amp_dtype, learning_rate, make_optimizer, ramped_ema
 from retina_edge.training.options import TrainOptions
-from retina_edge.training.processes import ProcessGroup, StopRequest, stop_on_signal
+from retina_edge.training.processes import ProcessGroup
 
 # Settings that may change between a run and its continuation without changing what is computed.
 FREE_ON_RESUME = ("workers", "eval_every")

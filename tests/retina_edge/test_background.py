@@ -12,7 +12,8 @@ import pytest
 
 from retina_edge.streams import background
 from retina_edge.streams.background import BackgroundSink, Policy
-from retina_edge.streams.sinks import JsonlSink, Result, Sink, SinkError, VideoSink
+from retina_edge.streams.sinks import Result, Sink, SinkError, VideoSink
+from retina_edge.streams.text_sinks import JsonlSink
 from tests.media import count_frames
 from tests.retina_edge.test_sinks import result
 from tests.waiting import wait_for

@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
-import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +32,7 @@ from retina_edge.training.fake_quantization import (
     QuantizedConv2d,
     add_fake_quantization,
 )
+from tests.interruption import interrupt_at
 from tests.models import TINY, contract_of, lively
 
 RESNET18 = dataclasses.replace(
@@ -143,17 +141,6 @@ def test_a_checkpoint_does_not_know_of_it() -> None:
 def test_without_images_there_are_no_ranges() -> None:
     with pytest.raises(ValueError, match="batches: expected at least one"):
         add_fake_quantization(RetinaNet(TINY), [])
-
-
-def interrupt_at(step: int) -> Callable[..., None]:
-    """What a person does with Ctrl-C after the given number of steps."""
-    steps = iter(range(1, 10_000))
-
-    def on_step(*_: object) -> None:
-        if next(steps) == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    return on_step
 
 
 def arguments(tiny_coco: Path, treecrowns: Path, checkpoint: Path, output: Path, *more: str) -> list[str]:

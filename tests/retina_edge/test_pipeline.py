@@ -15,8 +15,9 @@ import pytest
 from engines.errors import RetinaEdgeError, SourceError
 from retina_edge.detector import Detector
 from retina_edge.streams.pipeline import QUEUE_SIZE, STAGES, Pipeline
-from retina_edge.streams.sinks import JsonlSink, Result, Sink, VideoSink
+from retina_edge.streams.sinks import Result, Sink, VideoSink
 from retina_edge.streams.sources import Frame, ImageSource, Source, VideoSource
+from retina_edge.streams.text_sinks import JsonlSink
 from tests.media import count_frames, write_picture, write_video
 from tests.stand_in import StandIn, contract, patch_frame
 

@@ -24,6 +24,7 @@ import pytest
 from retina_edge.serve import main
 from tests.media import write_picture, write_video
 from tests.rtsp_server import RtspServer, why_not
+from tests.waiting import wait_for
 
 needs_rtsp = pytest.mark.skipif(bool(why_not()), reason=f"needs an RTSP server: {why_not()}")
 
@@ -75,9 +76,7 @@ def answers(url: str) -> bool:
 def until(condition: Callable[[], object], seconds: float = 30.0) -> float:
     """Seconds until it held."""
     start = time.monotonic()
-    while not condition():
-        assert time.monotonic() < start + seconds, "did not happen"
-        time.sleep(0.02)
+    wait_for(condition, seconds)
     return time.monotonic() - start
 
 

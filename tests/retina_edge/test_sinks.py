@@ -18,7 +18,6 @@ from retina_edge.quiet import _log_level_setter, quiet_opencv
 from retina_edge.streams.outputs import check_outputs
 from retina_edge.streams.sinks import (
     ImageSink,
-    JsonlSink,
     Result,
     Sink,
     SinkError,
@@ -28,6 +27,7 @@ from retina_edge.streams.sinks import (
     write_image,
 )
 from retina_edge.streams.sources import Frame, ImageSource, VideoSource, open_sources
+from retina_edge.streams.text_sinks import JsonlSink
 from tests.media import count_frames, write_picture, write_video
 from tests.stand_in import patch_frame
 

@@ -7,7 +7,6 @@ import dataclasses
 import math
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from retina_edge.training.optimization import amp_dtype, learning_rate, make_opt
 from retina_edge.training.options import TrainOptions
 from retina_edge.training.processes import ProcessGroup
 from retina_edge.training.trainer import Trainer
+from tests.interruption import interrupt_at
 from tests.models import TINY
 
 CPU = ProcessGroup(0, 1, torch.device("cpu"))
@@ -46,17 +46,6 @@ def make_trainer(data: CocoDataset, output: Path, **changes: Any) -> Trainer:
     options = dataclasses.replace(OPTIONS, **changes)
     augment = AugmentOptions(SIZE, SIZE)
     return Trainer(model, contract, data, data, augment=augment, options=options, output=output, group=CPU, **keywords)
-
-
-def interrupt_at(step: int) -> Callable[..., None]:
-    """What a person does with Ctrl-C after the given number of steps."""
-    steps = iter(range(1, 10_000))
-
-    def on_step(*_: object) -> None:
-        if next(steps) == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    return on_step
 
 
 def assert_equal(one: Any, other: Any) -> None:

@@ -26,6 +26,7 @@ from retina_edge.streams.sources import Frame, Source
 from retina_edge.streams.zones import line
 from tests.made_streams import Made, dead
 from tests.stand_in import StandIn, contract, patch_frame
+from tests.waiting import wait_for
 
 SECONDS = 30.0
 
@@ -86,11 +87,8 @@ class Run:
         return {stream.name: stream.status() for stream in self.pipeline.streams}
 
 
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.005)
+def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    wait_for(condition, seconds)
 
 
 @pytest.mark.parametrize("batch", [None, 1, 3, 8])

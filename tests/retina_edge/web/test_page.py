@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from tests.retina_edge.web.conftest import TOKEN, Served
+from tests.waiting import wait_for
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 pytestmark = pytest.mark.skipif(
@@ -46,11 +46,8 @@ def open_browser(tmp_path: Path) -> Iterator[Callable[[tuple[int, int]], Chrome]
         browser.quit()
 
 
-def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.05)
+def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
+    wait_for(condition, seconds)
 
 
 def pictures(browser: Chrome, stream: str) -> int:

@@ -1,0 +1,18 @@
+"""Ctrl-C at a moment that a test chooses."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+
+def interrupt_at(step: int) -> Callable[..., None]:
+    """What a person does with Ctrl-C after the given number of steps."""
+    steps = iter(range(1, 10_000))
+
+    def on_step(*_: object) -> None:
+        if next(steps) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return on_step
