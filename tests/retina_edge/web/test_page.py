@@ -99,6 +99,7 @@ def test_streams_move_and_fit(
 def test_the_slider_acts_at_once(served: Served, open_browser: Callable[[tuple[int, int]], Chrome]) -> None:
     browser = open_browser(DESKTOP)
     browser.get(served.url)
+    until(lambda: pictures(browser, "north") >= 1)  # before, the page has no streams to look for
     until(lambda: "1 patch" in browser.find_element(By.CSS_SELECTOR, "[data-stream='north']").text)
     slider = browser.find_element(By.ID, "score")
     until(lambda: slider.get_attribute("value") == "0.4")
