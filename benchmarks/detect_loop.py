@@ -27,11 +27,11 @@ from benchmarks.record import begin, save
 from engines.letterbox import letterbox_batch
 from retina_edge import Detector
 from retina_edge.image_file import read_image
+from retina_edge.pipeline.single import Pipeline
 from retina_edge.sample import FOREST, FPS, MODEL, Flight
-from retina_edge.streams.pipeline import Pipeline
-from retina_edge.streams.sinks import VideoSink
-from retina_edge.streams.sources import VideoSource
-from retina_edge.streams.text_sinks import JsonlSink
+from retina_edge.sinks.text import JsonlSink
+from retina_edge.sinks.video import VideoSink
+from retina_edge.sources.video import VideoSource
 
 FRAMES = 60
 SCORE = 0.4
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _record_video(path: Path) -> Path:
     from retina_edge.detections import Detections
-    from retina_edge.streams.sinks import Result
+    from retina_edge.sinks.base import Result
 
     flight = Flight(read_image(FOREST), frames=FRAMES)
     with VideoSink(path, fps=FPS) as sink:

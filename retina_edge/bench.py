@@ -32,8 +32,8 @@ from retina_edge.measurement.timing import (
     measure_throughput,
     warm_up,
 )
-from retina_edge.streams.outputs import check_outputs
-from retina_edge.streams.sources import open_sources
+from retina_edge.sinks.checks import check_outputs
+from retina_edge.sources.opening import open_sources
 
 DECODE, WHOLE = "decode of one frame", "whole frame"
 SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")

@@ -16,7 +16,7 @@ from engines.files import atomic_file
 from retina_edge.comparison import Change, Comparison
 from retina_edge.detections import Detections
 from retina_edge.evaluation import METRICS
-from retina_edge.streams.draw import annotate
+from retina_edge.sinks.draw import annotate
 
 Picture = npt.NDArray[np.uint8]
 # Width of each of the two pictures of an image, and between them, pixels.

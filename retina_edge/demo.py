@@ -12,11 +12,13 @@ from engines.errors import ModelFileError
 from retina_edge import cli
 from retina_edge.detector import Detector
 from retina_edge.image_file import read_image
+from retina_edge.pipeline.report import RunProgress, print_summary
+from retina_edge.pipeline.single import Pipeline
 from retina_edge.sample import FOREST, FPS, MODEL, SCORE, Flight
-from retina_edge.streams.pipeline import Pipeline
-from retina_edge.streams.report import RunProgress, print_summary
-from retina_edge.streams.sinks import Result, Sink, VideoSink, write_image
-from retina_edge.streams.text_sinks import JsonlSink
+from retina_edge.sinks.base import Result, Sink
+from retina_edge.sinks.pictures import write_image
+from retina_edge.sinks.text import JsonlSink
+from retina_edge.sinks.video import VideoSink
 
 FRAMES = 240
 

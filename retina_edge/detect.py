@@ -13,12 +13,16 @@ from rich.console import Console
 from engines.errors import SourceError
 from retina_edge import cli
 from retina_edge.detector import Detector
-from retina_edge.streams.outputs import check_outputs
-from retina_edge.streams.pipeline import Pipeline
-from retina_edge.streams.report import RunProgress, print_summary
-from retina_edge.streams.sinks import Sink, WindowSink, saving_sink
-from retina_edge.streams.sources import ImageSource, Source, open_sources
-from retina_edge.streams.text_sinks import JsonlSink
+from retina_edge.pipeline.report import RunProgress, print_summary
+from retina_edge.pipeline.single import Pipeline
+from retina_edge.sinks.base import Sink
+from retina_edge.sinks.checks import check_outputs
+from retina_edge.sinks.saving import saving_sink
+from retina_edge.sinks.text import JsonlSink
+from retina_edge.sinks.window import WindowSink
+from retina_edge.sources.frames import Source
+from retina_edge.sources.opening import open_sources
+from retina_edge.sources.pictures import ImageSource
 from retina_edge.tile_arguments import add_tiles, check_tiles, with_tiles
 
 DEFAULT_SCORE = 0.4

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from retina_edge.streams.sources import Frame, Source, SourceInfo
+from retina_edge.sources.frames import Frame, Source, SourceInfo
 
 ASSETS = Path(__file__).parent / "assets"
 MODEL = ASSETS / "treecrowns.onnx"

@@ -19,17 +19,17 @@ from rich.console import Console
 from engines.errors import MissingDependencyError, RetinaEdgeError
 from retina_edge import cli
 from retina_edge.detector import Detector
-from retina_edge.live.analysis import Analysis
-from retina_edge.live.naming import named_sources
-from retina_edge.live.outputs import default_spool, open_outputs
-from retina_edge.live.pipeline import DEADLINE, LivePipeline
-from retina_edge.live.stream import Stream
+from retina_edge.pipeline.outputs import default_spool, open_outputs
+from retina_edge.pipeline.pipeline import DEADLINE, LivePipeline
+from retina_edge.pipeline.stream import Stream
+from retina_edge.pipeline.worker import Worker
 from retina_edge.service import systemd_service
 from retina_edge.signals import stop_on_signal
-from retina_edge.streams import zones
-from retina_edge.streams.counting import ANCHORS
-from retina_edge.streams.sinks import Result
-from retina_edge.streams.worker import Worker
+from retina_edge.sinks.base import Result
+from retina_edge.sources.naming import named_sources
+from retina_edge.tracking import zones
+from retina_edge.tracking.analysis import Analysis
+from retina_edge.tracking.counting import ANCHORS
 
 DEFAULT_SCORE = 0.4
 # Seconds that watchers have to go at the end.

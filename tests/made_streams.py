@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from engines.errors import SourceError
-from retina_edge.streams.sources import Frame, Source
+from retina_edge.sources.frames import Frame, Source
 from tests.stand_in import patch_frame
 
 

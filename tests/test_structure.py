@@ -56,13 +56,13 @@ BASE_MODULES = (
     "retina_edge.demo",
     "retina_edge.sample",
     "retina_edge.doctor",
-    "retina_edge.streams.counting",
-    "retina_edge.streams.tracking",
-    "retina_edge.streams.background",
-    "retina_edge.streams.csv_sink",
-    "retina_edge.streams.delivery",
-    "retina_edge.streams.mqtt",
-    "retina_edge.streams.webhook",
+    "retina_edge.tracking.counting",
+    "retina_edge.tracking.tracker",
+    "retina_edge.sinks.background",
+    "retina_edge.sinks.table",
+    "retina_edge.delivery.delivery",
+    "retina_edge.delivery.mqtt",
+    "retina_edge.delivery.webhook",
 )
 MAX_LINES = 350
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from engines.errors import SourceError
 from retina_edge.image_file import read_image
 from retina_edge.sample import FOREST, Flight
-from retina_edge.streams.sources import Source
+from retina_edge.sources.frames import Source
 
 # 1080p, of the flight over the forest, where no source is given.
 SAMPLE_SIZE, SAMPLE_FRAMES = (1080, 1920), 16

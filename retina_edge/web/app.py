@@ -15,9 +15,9 @@ from starlette.concurrency import run_in_threadpool
 
 from engines.errors import RetinaEdgeError
 from retina_edge import __version__
-from retina_edge.live.pipeline import LivePipeline
-from retina_edge.live.stream import StreamStatus
-from retina_edge.streams.sinks import Result
+from retina_edge.pipeline.pipeline import LivePipeline
+from retina_edge.pipeline.stream import StreamStatus
+from retina_edge.sinks.base import Result
 from retina_edge.web.access import Gate
 from retina_edge.web.event_log import EventLog
 from retina_edge.web.metrics import exposition

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retina_edge.streams.events import Event
+from retina_edge.tracking.events import Event
 from retina_edge.web.preview import thumbnail
 
 MOST = 100

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from retina_edge.live.stream import Stream
-from retina_edge.streams.sinks import Result
+from retina_edge.pipeline.stream import Stream
+from retina_edge.sinks.base import Result
 
 # Longer side, pixels, and quality of JPEG, 0 to 100.
 SIDE, QUALITY = 960, 80

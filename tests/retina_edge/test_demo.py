@@ -12,8 +12,8 @@ import pytest
 from retina_edge import demo, sample
 from retina_edge.detector import Detector
 from retina_edge.image_file import read_image
-from retina_edge.streams.sinks import Result
-from retina_edge.streams.sources import Frame
+from retina_edge.sinks.base import Result
+from retina_edge.sources.frames import Frame
 from tests.media import count_frames
 from tests.stand_in import StandIn, contract
 

@@ -19,7 +19,7 @@ import pytest
 
 from retina_edge import detect
 from retina_edge.detector import Detector
-from retina_edge.streams.sinks import WindowSink
+from retina_edge.sinks.window import WindowSink
 from tests.media import count_frames, write_picture, write_video
 from tests.stand_in import StandIn, contract
 

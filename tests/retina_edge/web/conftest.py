@@ -16,9 +16,9 @@ import pytest
 import uvicorn
 
 from retina_edge.detector import Detector
-from retina_edge.live.pipeline import LivePipeline
-from retina_edge.streams.events import Event
-from retina_edge.streams.sources import Source
+from retina_edge.pipeline.pipeline import LivePipeline
+from retina_edge.sources.frames import Source
+from retina_edge.tracking.events import Event
 from retina_edge.web.app import create_app
 from retina_edge.web.event_log import EventLog
 from tests.made_streams import Made, dead

@@ -1,0 +1,1 @@
+"""How events get to receivers elsewhere, over a spool on disk, so that none is lost."""

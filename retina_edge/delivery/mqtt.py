@@ -1,0 +1,205 @@
+"""Messages to an MQTT broker, QoS 1: delivered when the broker has acknowledged them.
+
+paho-mqtt has a queue and reconnection of its own. Both stay unused: the spool is the queue, and every connection is a
+new client, so that nothing is sent twice by two parties and the order is kept.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qs, unquote
+
+from engines.errors import MissingDependencyError
+from retina_edge.delivery.spool_file import Message
+from retina_edge.delivery.transport import Address, AddressError, Transport, Unreachable, reason_of
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import Client
+
+QOS = 1
+KEEPALIVE_SECONDS = 30
+TIMEOUT_SECONDS = 10.0
+CLOSE_SECONDS = 1.0
+# paho sends this many before it waits for the first acknowledgement.
+BATCH = 20
+ONLINE, OFFLINE = b"online", b"offline"
+
+
+class _ClosedOnFailure(ssl.SSLSocket):
+    """paho leaves a socket whose handshake failed to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
+class MqttTransport(Transport):
+    """MQTT 3.1.1 by paho-mqtt, with the last will ``offline`` on TOPIC/status, where ``online`` is while connected.
+
+    Both are retained; messages are not.
+
+    Args:
+        address: ``mqtt://`` or ``mqtts://``, whose path is the topic; ``?client_id=NAME`` replaces the client id.
+        client_id: the same in every run, so that the broker lets go of an earlier connection.
+        timeout: seconds for connecting, and for each acknowledgement.
+
+    Raises:
+        AddressError: no topic, or one with wildcards.
+        MissingDependencyError: paho-mqtt is not installed.
+    """
+
+    batch = BATCH
+
+    def __init__(self, address: Address, *, client_id: str, timeout: float = TIMEOUT_SECONDS) -> None:
+        try:
+            from paho.mqtt import client, enums
+        except ImportError as error:
+            raise MissingDependencyError("events over MQTT need paho-mqtt: pip install '.[serve]'") from error
+        self._new = partial(client.Client, enums.CallbackAPIVersion.VERSION2, reconnect_on_failure=False)
+        self._address = address
+        self._topic = unquote(address.path.removeprefix("/"))
+        self.name = f"{address.scheme}://{address.place}/{self._topic}"
+        if not self._topic or set(self._topic) & set("+#\0") or self._topic.startswith("$"):
+            raise AddressError(
+                f"{self.name}: expected a topic after the host, without + and #, for instance "
+                f"{address.scheme}://{address.place}/cameras/gate"
+            )
+        options = parse_qs(address.query, keep_blank_values=True)
+        self._client_id = options.pop("client_id", [client_id])[-1]
+        if options or not self._client_id:
+            raise AddressError(f"{self.name}: expected nothing after ? but client_id=NAME")
+        self._timeout = timeout
+        self._client: Client | None = None
+        self._changed = threading.Condition()
+        self._answer: str | None = None
+        self._accepted = False
+        self._confirmed: set[int] = set()
+        self._lost: str | None = None
+
+    def connect(self) -> bool:
+        if self._client is not None:
+            with self._changed:
+                lost = self._lost
+            if lost is None:
+                return True
+            self._drop()
+            raise Unreachable(lost)
+        self._confirmed, self._answer, self._accepted, self._lost = set(), None, False, None
+        self._client = client = self._new_client()
+        default = 8883 if self._address.scheme == "mqtts" else 1883
+        try:
+            client.connect(self._address.host, self._address.port or default, KEEPALIVE_SECONDS)
+            client.loop_start()
+            self._await(lambda: self._answer is not None)
+            if not self._accepted:
+                raise Unreachable(f"the broker refuses the connection: {self._answer}")
+            self._publish_and_wait(f"{self._topic}/status", ONLINE, retain=True)
+        except (OSError, ValueError) as error:
+            self._drop()
+            raise Unreachable(f"the broker cannot be reached: {reason_of(error)}") from error
+        except BaseException:
+            self._drop()
+            raise
+        return True
+
+    def deliver(self, messages: Sequence[Message]) -> Iterator[Message]:
+        client = self._client
+        if client is None:
+            raise Unreachable("not connected")
+        try:
+            sent = [(message, client.publish(self._topic, message.payload, QOS).mid) for message in messages]
+            for message, mid in sent:
+                self._await(lambda mid=mid: mid in self._confirmed)  # type: ignore[misc]
+                yield message
+        except Unreachable:
+            self._drop()
+            raise
+        except (OSError, ValueError) as error:
+            self._drop()
+            raise Unreachable(f"the broker cannot be reached: {reason_of(error)}") from error
+
+    def close(self) -> None:
+        if self._client is None:
+            return
+        with suppress(Unreachable, OSError, ValueError):
+            self._timeout = min(self._timeout, CLOSE_SECONDS)
+            self._publish_and_wait(f"{self._topic}/status", OFFLINE, retain=True)
+            self._client.disconnect()  # in order: the broker forgets the last will
+            with self._changed:
+                self._changed.wait_for(lambda: self._lost is not None, CLOSE_SECONDS)
+        self._drop()
+
+    def abort(self) -> None:
+        with self._changed:
+            self._lost = "given up"
+            self._changed.notify_all()
+
+    def _new_client(self) -> Client:
+        client = self._new(client_id=self._client_id)
+        client.connect_timeout = self._timeout
+        if self._address.user is not None:
+            client.username_pw_set(self._address.user, self._address.password)
+        if self._address.scheme == "mqtts":
+            context = ssl.create_default_context()
+            context.sslsocket_class = _ClosedOnFailure
+            client.tls_set_context(context)
+        client.will_set(f"{self._topic}/status", OFFLINE, QOS, retain=True)
+
+        # A late call of a client that was dropped must not touch the state of its successor.
+        def on_connect(who: Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+            with self._changed:
+                if who is self._client:
+                    self._answer, self._accepted = str(code), not code.is_failure
+                    self._changed.notify_all()
+
+        def on_publish(who: Client, _data: Any, mid: int, _code: Any, _properties: Any) -> None:
+            with self._changed:
+                if who is self._client:
+                    self._confirmed.add(mid)
+                    self._changed.notify_all()
+
+        def on_disconnect(who: Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+            with self._changed:
+                if who is self._client and self._lost is None:
+                    self._lost = f"the connection to the broker was lost: {code}"
+                    self._changed.notify_all()
+
+        client.on_connect, client.on_publish, client.on_disconnect = on_connect, on_publish, on_disconnect
+        return client
+
+    def _publish_and_wait(self, topic: str, payload: bytes, *, retain: bool) -> None:
+        assert self._client is not None
+        mid = self._client.publish(topic, payload, QOS, retain).mid
+        self._await(lambda: mid in self._confirmed)
+
+    def _await(self, arrived: Callable[[], bool]) -> None:
+        """Waits for an answer of the broker, which another thread notes."""
+        deadline = time.monotonic() + self._timeout
+        with self._changed:
+            # What has arrived counts, also where the connection is lost meanwhile.
+            while not arrived():
+                if self._lost is not None:
+                    raise Unreachable(self._lost)
+                if not self._changed.wait(max(0.0, deadline - time.monotonic())):
+                    raise Unreachable(f"the broker does not answer within {self._timeout:g} s")
+
+    def _drop(self) -> None:
+        """Ends the connection without a word, if it still stands, and its thread."""
+        client, self._client = self._client, None
+        if client is None:
+            return
+        if (sock := client.socket()) is not None:
+            # Not closed, and not by SSLSocket's own method: the client's thread may be reading, and closes it itself.
+            with suppress(OSError):
+                socket.socket.shutdown(cast(socket.socket, sock), socket.SHUT_RDWR)
+        client.loop_stop()

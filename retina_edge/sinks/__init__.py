@@ -1,0 +1,1 @@
+"""Where results go on this machine: videos, pictures, text files, a window."""

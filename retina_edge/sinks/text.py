@@ -1,0 +1,69 @@
+"""Results as text: what such files have in common, and JSON lines; a table is in ``csv_sink``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from retina_edge.sinks.base import Result, Sink
+
+
+class TextFileSink(Sink):
+    """A text file in UTF-8, open within the ``with`` block; an older one is replaced at once.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: on entering, writing or closing; names the file.
+    """
+
+    # As of ``open``: None for the system's line ends.
+    newline: str | None = None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: TextIO | None = None
+        self._whole = True
+
+    def __enter__(self) -> Sink:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # A name that is not UTF-8 holds surrogates: backslashreplace writes them as escapes.
+        self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace", newline=self.newline)
+        return self
+
+    def write_text(self, text: str) -> None:
+        """Appends to the file."""
+        if self._file is None:
+            raise ValueError(f"{self.path}: a sink takes frames inside its with block only")
+        try:
+            self._file.write(text)
+        except OSError as error:
+            self._whole = False
+            raise self._named(error) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        try:
+            file.close()
+        except OSError as close_error:
+            raise self._named(close_error) from close_error
+        if self._whole:
+            self.written = self.path
+
+    def _named(self, error: OSError) -> OSError:
+        """The error with the file's name, which writing to an open file leaves out."""
+        return OSError(error.errno, error.strerror, str(self.path))
+
+
+class JsonlSink(TextFileSink):
+    """One JSON object a frame: frame, timestamp, source and its detections, boxes xyxy in frame pixels."""
+
+    def write(self, result: Result) -> None:
+        self.write_text(json.dumps(result.to_dict(), ensure_ascii=False) + "\n")

@@ -1,0 +1,113 @@
+"""An annotated video."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+
+from retina_edge.quiet import quiet_opencv
+from retina_edge.sinks.base import Picture, Result, Sink, SinkError
+from retina_edge.sources.video import opencv_name
+
+# mp4v first: every OpenCV with FFMPEG has it; H.264 needs a library that most builds lack.
+CODECS = ("mp4v", "avc1")
+# For cameras that do not say their rate.
+DEFAULT_FPS = 25.0
+
+logger = logging.getLogger(__name__)
+
+
+class VideoSink(Sink):
+    """An annotated MP4 of the frames' size, where that is odd one pixel more.
+
+    Its colour planes have half the size, so FFmpeg writes even sizes only and would cut the last row or column:
+    here it is doubled instead. The file is written as ``NAME.partial.mp4`` and takes its name at the end; after an
+    error it stays under that name, playable as far as it goes.
+
+    Args:
+        path: the file to write, ending in .mp4; an older one is replaced at the end.
+        fps: frames a second.
+    """
+
+    def __init__(self, path: Path, *, fps: float | None) -> None:
+        self.path = path
+        self.frames = 0
+        self._partial = partial_path(path)
+        self._fps = fps or DEFAULT_FPS
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+
+    def write(self, result: Result) -> None:
+        frame, picture = result.frame, result.picture
+        size = (picture.shape[1], picture.shape[0])
+        if self._writer is None:
+            self._writer, self._size = self._open((size[0] + size[0] % 2, size[1] + size[1] % 2)), size
+        # OpenCV drops a frame of another size without a word.
+        if size != self._size:
+            raise SinkError(
+                f"{self.path}: expected frames of {self._size[0]}x{self._size[1]} pixels, frame {frame.index} of "
+                f"{frame.name} has {size[0]}x{size[1]}; save to a folder instead"
+            )
+        with quiet_opencv():
+            self._writer.write(_padded_to_even(picture))
+        self.frames += 1
+
+    def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
+        try:
+            name = opencv_name(self._partial)
+        except UnicodeEncodeError as error:
+            raise SinkError(f"{self.path}: the name is not UTF-8, which OpenCV needs; give another") from error
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._partial.touch()  # an unwritable folder is an OSError that says so
+        for codec in CODECS:
+            with quiet_opencv():
+                writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*codec), self._fps, size, isColor=True)
+            if writer.isOpened():
+                return writer
+        self._partial.unlink()
+        raise SinkError(
+            f"{self.path}: this OpenCV can write {size[0]}x{size[1]} pixels at {self._fps:g} frames a second with "
+            f"none of {', '.join(CODECS)}; retina-edge doctor says whether it has FFMPEG, and a folder works always"
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is None:
+            return
+        with quiet_opencv():
+            self._writer.release()
+        self._writer = None
+        # Ctrl-C is how a camera's recording ends: what was written is whole.
+        if kind is None or issubclass(kind, KeyboardInterrupt):
+            self._publish()
+        else:
+            logger.warning("%s: not completed; %d frames are in %s", self.path, self.frames, self._partial)
+
+    def _publish(self) -> None:
+        with quiet_opencv():
+            readable = cv2.VideoCapture(opencv_name(self._partial))
+        # OpenCV does not report a failed write; without its index, written last, an MP4 does not open.
+        if not readable.isOpened():
+            raise SinkError(f"{self._partial}: the video written cannot be opened; is there space on the disk?")
+        readable.release()
+        os.replace(self._partial, self.path)
+        self.written = self.path
+
+
+def partial_path(path: Path) -> Path:
+    """Where a video lies until it is whole."""
+    return path.with_suffix(".partial.mp4")
+
+
+def _padded_to_even(picture: Picture) -> Picture:
+    """The picture with its last row and column doubled where their number is odd."""
+    bottom, right = picture.shape[0] % 2, picture.shape[1] % 2
+    if not bottom and not right:
+        return picture
+    return cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)

@@ -1,0 +1,67 @@
+"""Names of streams: given with them, or made of what they are."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from engines.errors import SourceError
+from retina_edge.sources.frames import Source
+from retina_edge.sources.opening import open_sources
+from retina_edge.sources.pictures import ImageSource
+from retina_edge.sources.video import VideoSource
+
+# Stands in addresses, metrics and file names.
+NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
+
+
+def named_sources(words: Sequence[str]) -> dict[str, Callable[[], Source]]:
+    """What makes each source anew, by the name of its stream.
+
+    Args:
+        words: each a source as ``open_sources`` takes it, or ``NAME=SOURCE``. A file whose name holds an equals sign is
+            taken as it is, and so is what has no such name before it.
+
+    Raises:
+        SourceError: not a source; a name twice.
+    """
+    sources: dict[str, Callable[[], Source]] = {}
+    for word in words:
+        name, equals, rest = word.partition("=")
+        given = bool(equals) and bool(NAME.fullmatch(name)) and not os.path.exists(word)
+        for source in open_sources([rest if given else word]):
+            chosen = name if given else _unused(_name_of(source), sources)
+            if chosen in sources:
+                raise SourceError(f"{chosen}: expected each name once; of several files in one source leave it out")
+            sources[chosen] = _maker(rest if given else word, source)
+    return sources
+
+
+def _maker(word: str, source: Source) -> Callable[[], Source]:
+    # A glob is several sources, each of which is made by itself.
+    if isinstance(source, ImageSource):
+        return partial(ImageSource, source.paths)
+    if isinstance(source, VideoSource) and not source.live:
+        return partial(VideoSource, Path(source.name))
+    return partial(_open, word)
+
+
+def _open(word: str) -> Source:
+    return open_sources([word])[0]
+
+
+def _name_of(source: Source) -> str:
+    if isinstance(source, VideoSource):
+        stem = Path(source.output_names[0]).stem
+        return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:32] or "stream"
+    return "pictures"
+
+
+def _unused(name: str, used: dict[str, Callable[[], Source]]) -> str:
+    number, chosen = 2, name
+    while chosen in used:
+        chosen, number = f"{name[:28]}-{number}", number + 1
+    return chosen

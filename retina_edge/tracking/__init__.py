@@ -1,0 +1,1 @@
+"""What is made of detections over time: tracks, zones and lines, counts, events."""

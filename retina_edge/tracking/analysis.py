@@ -1,0 +1,63 @@
+"""What is made of the detections of one stream, frame by frame: tracks, counts, events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retina_edge.detections import Detections
+from retina_edge.sources.frames import Frame, captured_at
+from retina_edge.tracking.counting import Anchor, Tally, counters
+from retina_edge.tracking.events import Event
+from retina_edge.tracking.tracker import LEAST_SCORE, ByteTrack, Tracks
+from retina_edge.tracking.zones import Line, Zone
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """Of one frame.
+
+    Attributes:
+        detections: those that score enough to be shown.
+        tracks: int64 [N], their ids.
+        events: what happened.
+        tallies: of the stream's zones and lines.
+    """
+
+    detections: Detections
+    tracks: Tracks
+    events: tuple[Event, ...]
+    tallies: tuple[Tally, ...]
+
+
+class Analysis:
+    """Follows one stream; called from one thread, in the order of its frames.
+
+    Args:
+        stream: its name, as it stands in events.
+        regions: zones and lines; those of other streams are passed over.
+        score: from which on a detection begins a track.
+        anchor: the point of a box that is in a zone or not.
+
+    Raises:
+        MissingDependencyError: the trackers package is not installed.
+    """
+
+    def __init__(self, stream: str, regions: Sequence[Zone | Line], *, score: float, anchor: Anchor = "bottom") -> None:
+        self._tracker = ByteTrack(score=max(score, LEAST_SCORE))
+        self._counters = counters(regions, stream=stream, anchor=anchor)
+
+    def __call__(self, frame: Frame, detections: Detections, score: float) -> Analysed:
+        """Everything the model found in a frame; what scores more than ``score`` is kept.
+
+        The tracker sees the rest, too: poor boxes keep tracks alive.
+        """
+        size = frame.image.shape[0], frame.image.shape[1]
+        tracks = self._tracker.update(detections, frame.captured, size=size)
+        keep = detections.scores > score
+        detections, tracks = detections[keep], tracks[keep]
+        captured = captured_at(frame)
+        events: list[Event] = []
+        for counter in self._counters:
+            events += counter.update(detections, tracks, size=size, timestamp=frame.captured, captured=captured)
+        return Analysed(detections, tracks, tuple(events), tuple(counter.tally() for counter in self._counters))

@@ -1,0 +1,329 @@
+"""Events to a real broker: order, a broker that goes away, a killed process, passwords, TLS, the last will."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion
+
+from retina_edge.delivery.delivery import Backoff, deliver_to
+from retina_edge.delivery.mqtt import MqttTransport
+from retina_edge.delivery.spool import Spool
+from retina_edge.delivery.spool_file import Message
+from retina_edge.delivery.transport import Address, Unreachable
+from tests.events import first_times, make_certificate
+from tests.waiting import wait_for
+
+MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+SECRET = "hunter2"
+QUICK = Backoff(0.05, 0.1)
+# Descriptors of a connection that its thread is about to close.
+MAX_CLOSING = 3
+
+pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="no mosquitto, the broker that these tests talk to")
+
+
+class Broker:
+    """A mosquitto on loopback that keeps its subscriptions over restarts."""
+
+    def __init__(self, folder: Path, *, options: str = "allow_anonymous true") -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self._config = folder / "mosquitto.conf"
+        self._config.write_text(
+            f"listener {self.port} 127.0.0.1\nuser {getpass.getuser()}\npersistence true\n"
+            f"persistence_location {folder}/\nautosave_interval 1\nautosave_on_changes true\n{options}\n"
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        assert MOSQUITTO is not None
+        self._process = subprocess.Popen([MOSQUITTO, "-c", str(self._config)], stderr=subprocess.DEVNULL)
+        wait_for(self._listens)
+
+    def _listens(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "mosquitto ended"
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def send(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self.send(signal.SIGCONT)
+            self.send(number)
+            self._process.wait(10)
+            self._process = None
+
+
+class Subscriber:
+    """Takes everything below ``cameras``; the broker keeps for it what comes while it is away."""
+
+    def __init__(self, port: int, *, client_id: str = "subscriber") -> None:
+        self.events: list[int] = []
+        self.status: list[str] = []
+        subscribed = threading.Event()
+        self._client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=False)
+        self._client.reconnect_delay_set(0.05, 0.1)  # type: ignore[arg-type]
+
+        def on_connect(client: Client, *_: Any) -> None:
+            client.subscribe("cameras/#", qos=1)
+
+        def on_message(_client: Client, _data: Any, message: Any) -> None:
+            if message.topic.endswith("/status"):
+                self.status.append(message.payload.decode())
+            else:
+                assert message.topic == "cameras/gate"
+                self.events.append(json.loads(message.payload)["i"])
+
+        self._client.on_connect, self._client.on_message = on_connect, on_message
+        self._client.on_subscribe = lambda *_: subscribed.set()
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        assert subscribed.wait(10)
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    found = Broker(folder)
+    found.start()
+    yield found
+    found.end()
+
+
+@pytest.fixture
+def subscriber(broker: Broker) -> Iterator[Subscriber]:
+    found = Subscriber(broker.port)
+    yield found
+    found.close()
+
+
+def address_of(broker: Broker, login: str = "") -> str:
+    return f"mqtt://{login}127.0.0.1:{broker.port}/cameras/gate"
+
+
+def test_events_arrive_in_order_and_the_status_is_told(broker: Broker, subscriber: Subscriber, tmp_path: Path) -> None:
+    with deliver_to(address_of(broker), tmp_path / "s.db", environ={}) as delivery:
+        for i in range(200):
+            delivery.send({"i": i, "name": "naïve"})
+        wait_for(lambda: delivery.state.delivered == 200)
+        assert delivery.state.connected_since is not None
+        wait_for(lambda: subscriber.status == ["online"])
+    wait_for(lambda: len(subscriber.events) == 200 and subscriber.status == ["online", "offline"])
+    assert subscriber.events == list(range(200))
+    assert (delivery.state.pending, delivery.state.failed, delivery.state.last_error) == (0, 0, None)
+    late = Subscriber(broker.port, client_id="late")  # told what is retained
+    wait_for(lambda: late.status == ["offline"])
+    late.close()
+
+
+def test_a_broker_that_is_killed_loses_nothing(broker: Broker, subscriber: Subscriber, tmp_path: Path) -> None:
+    with deliver_to(address_of(broker), tmp_path / "s.db", environ={}, backoff=QUICK) as delivery:
+        for i in range(20):
+            delivery.send({"i": i})
+        wait_for(lambda: len(subscriber.events) == 20)
+        time.sleep(1.2)  # the subscription is on the broker's disk
+        broker.end(signal.SIGKILL)
+        for i in range(20, 120):
+            delivery.send({"i": i})
+            time.sleep(0.02)
+        wait_for(lambda: delivery.state.connected_since is None)
+        state = delivery.state
+        assert state.pending == 100
+        assert state.last_error is not None
+        assert "Connection refused" in state.last_error
+        broker.start()
+        wait_for(lambda: delivery.state.delivered == 120)
+        assert delivery.state.connected_since is not None
+        wait_for(lambda: subscriber.events[-1] == 119)
+    assert first_times(subscriber.events) == list(range(120))
+    assert delivery.state.dropped == 0
+
+
+def test_restarts_amid_the_flow_lose_nothing_and_keep_the_order(
+    broker: Broker, subscriber: Subscriber, tmp_path: Path
+) -> None:
+    with deliver_to(address_of(broker), tmp_path / "s.db", environ={}, backoff=QUICK) as delivery:
+        for i in range(300):
+            delivery.send({"i": i})
+            if i in (100, 200):
+                broker.end(signal.SIGTERM)  # saves what it has confirmed
+                broker.start()
+        wait_for(lambda: not delivery.state.pending)
+        wait_for(lambda: bool(subscriber.events) and subscriber.events[-1] == 299)
+    assert first_times(subscriber.events) == list(range(300))
+
+
+def test_an_idle_connection_comes_back_and_says_so(broker: Broker, subscriber: Subscriber, tmp_path: Path) -> None:
+    with deliver_to(address_of(broker), tmp_path / "s.db", environ={}, backoff=QUICK) as delivery:
+        wait_for(lambda: subscriber.status == ["online"])
+        broker.end()
+        wait_for(lambda: delivery.state.connected_since is None)
+        broker.start()
+        wait_for(lambda: delivery.state.connected_since is not None)
+        wait_for(lambda: subscriber.status[-1] == "online" and len(subscriber.status) >= 2)
+
+
+def test_a_broker_that_stands_still_is_given_up_and_the_end_is_bounded(broker: Broker, tmp_path: Path) -> None:
+    transport = MqttTransport(Address.parse(address_of(broker), {}), client_id="me", timeout=0.4)
+    assert transport.connect()
+    message = Message(1, "0" * 32, b'{"i":0}')
+    assert list(transport.deliver([message])) == [message]
+    broker.send(signal.SIGSTOP)
+    with pytest.raises(Unreachable, match=r"does not answer within 0\.4 s"):
+        list(transport.deliver([message]))
+    with pytest.raises(Unreachable, match=r"does not answer within 0\.4 s"):
+        transport.connect()  # the kernel accepts, the broker does not
+    broker.send(signal.SIGCONT)
+    wait_for(lambda: connects(transport))
+    broker.send(signal.SIGSTOP)
+    transport.close()
+
+    broker.send(signal.SIGCONT)
+    with deliver_to(address_of(broker), tmp_path / "s.db", environ={}) as delivery:
+        wait_for(lambda: delivery.state.connected_since is not None)
+        broker.send(signal.SIGSTOP)
+        delivery.send({"i": 0})
+        time.sleep(0.2)
+        start = time.monotonic()
+        delivery.stop(timeout=0.3)
+        assert time.monotonic() - start < 2
+    with Spool(tmp_path / "s.db") as spool:
+        assert len(spool) == 1
+
+
+def connects(transport: MqttTransport) -> bool:
+    try:
+        return transport.connect()
+    except Unreachable:
+        return False
+
+
+def test_a_process_killed_before_delivery_is_made_up_for_by_the_next(
+    broker: Broker, subscriber: Subscriber, tmp_path: Path
+) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom retina_edge.delivery.delivery import deliver_to\n"
+        "with deliver_to(sys.argv[1], Path(sys.argv[2]), environ={}) as delivery:\n"
+        "    for i in range(50): delivery.send({'i': i})\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    broker.send(signal.SIGSTOP)  # there, but confirms nothing
+    arguments = [sys.executable, "-c", code, address_of(broker), str(tmp_path / "s.db")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+    broker.send(signal.SIGCONT)
+    with deliver_to(address_of(broker), tmp_path / "s.db", environ={}) as delivery:
+        delivery.send({"i": 50})
+        wait_for(lambda: len(set(subscriber.events)) == 51)
+    assert first_times(subscriber.events) == list(range(51))
+    wait_for(lambda: subscriber.status[-1] == "offline")
+
+
+def test_a_killed_process_leaves_its_last_will(broker: Broker, subscriber: Subscriber, tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom retina_edge.delivery.delivery import deliver_to\n"
+        "with deliver_to(sys.argv[1], Path(sys.argv[2]), environ={}): time.sleep(60)\n"
+    )
+    arguments = [sys.executable, "-c", code, address_of(broker), str(tmp_path / "s.db")]
+    with subprocess.Popen(arguments) as process:
+        wait_for(lambda: subscriber.status == ["online"])
+        process.kill()
+    wait_for(lambda: subscriber.status == ["online", "offline"])
+
+
+def test_a_wrong_password_is_said_and_shown_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    if (tool := shutil.which("mosquitto_passwd")) is None:
+        pytest.skip("no mosquitto_passwd to make a password file")
+    caplog.set_level(logging.DEBUG)
+    passwords = tmp_path / "passwords"
+    subprocess.run([tool, "-c", "-b", str(passwords), "camera", "right"], check=True, capture_output=True)
+    broker = Broker(tmp_path, options=f"allow_anonymous false\npassword_file {passwords}")
+    broker.start()
+    try:
+        spool = tmp_path / "s.db"
+        with deliver_to(address_of(broker, f"camera:{SECRET}@"), spool, environ={}, backoff=QUICK) as delivery:
+            delivery.send({"i": 0})
+            wait_for(lambda: delivery.state.last_error is not None)
+            state = delivery.state
+            assert state.last_error == "the broker refuses the connection: Not authorized"
+            assert (state.connected_since, state.pending, state.failed) == (None, 1, 0)
+        assert SECRET not in caplog.text + repr(state)
+        assert "Not authorized" in caplog.text
+        right = {"RETINA_EDGE_EVENTS_PASSWORD": "right"}
+        with deliver_to(address_of(broker, "camera@"), spool, environ=right) as delivery:
+            wait_for(lambda: delivery.state.delivered == 1)
+    finally:
+        broker.end()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command to make a certificate")
+def test_tls_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_certificate(tmp_path)
+    broker = Broker(tmp_path, options=f"allow_anonymous true\ncertfile {tmp_path}/cert.pem\nkeyfile {tmp_path}/key.pem")
+    broker.start()
+    try:
+        address = Address.parse(f"mqtts://localhost:{broker.port}/cameras/gate", {})
+        with pytest.raises(Unreachable, match="its certificate is not trusted: self"):
+            MqttTransport(address, client_id="me").connect()
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        transport = MqttTransport(address, client_id="me")
+        assert transport.connect()
+        message = Message(1, "0" * 32, b'{"i":0}')
+        assert list(transport.deliver([message])) == [message]
+        transport.close()
+        by_number = Address.parse(f"mqtts://127.0.0.1:{broker.port}/cameras/gate", {})
+        with pytest.raises(Unreachable, match="not trusted: IP address mismatch"):
+            MqttTransport(by_number, client_id="me").connect()
+    finally:
+        broker.end()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc to count descriptors in")
+def test_reconnecting_leaks_nothing(broker: Broker) -> None:
+    transport = MqttTransport(Address.parse(address_of(broker), {}), client_id="me")
+    other = MqttTransport(Address.parse(address_of(broker), {}), client_id="me")
+
+    def count() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    counts = []
+    for _ in range(25):  # the same client id: each throws the other out
+        for one in (transport, other):
+            wait_for(lambda one=one: connects(one))  # type: ignore[misc]
+        wait_for(lambda: transport._lost is not None)
+        counts.append(count())
+    assert counts[-1][0] <= counts[4][0] + MAX_CLOSING
+    assert counts[-1][1] <= counts[4][1]
+    transport.close()
+    other.close()
+    assert not [thread for thread in threading.enumerate() if "paho" in thread.name]

@@ -1,0 +1,327 @@
+"""Several streams at a time: nothing of a file is lost, nothing of a camera is old, and nobody waits for the dead."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from engines.errors import RetinaEdgeError, SourceError
+from engines.plugins.reference import RawDetections
+from retina_edge.detector import Detector
+from retina_edge.pipeline import capture as capturing
+from retina_edge.pipeline.pipeline import MOST_FAILURES, LivePipeline
+from retina_edge.pipeline.stream import Stream, StreamStatus
+from retina_edge.sinks.base import Result
+from retina_edge.sources.frames import Frame, Source
+from retina_edge.tracking.analysis import Analysis
+from retina_edge.tracking.zones import line
+from tests.made_streams import Made, dead
+from tests.stand_in import StandIn, contract, patch_frame
+from tests.waiting import wait_for
+
+SECONDS = 30.0
+
+
+class Slow(StandIn):
+    """Takes its time for each run."""
+
+    def __init__(self, seconds: float, **options: Any) -> None:
+        super().__init__(contract(), **options)
+        self._seconds = seconds
+
+    def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
+        time.sleep(self._seconds)
+        return super().infer(images)
+
+
+class Run:
+    """A pipeline in a thread of its own, and what it gave."""
+
+    def __init__(
+        self, sources: Mapping[str, Callable[[], Source]], stand_in: StandIn | None = None, **options: Any
+    ) -> None:
+        self.indices: dict[str, list[int]] = defaultdict(list)
+        self.results: dict[str, list[Result]] = defaultdict(list)
+        self.error: BaseException | None = None
+        self.on_result: Callable[[Stream, Result], None] = lambda *_: None
+        self.pipeline = LivePipeline(
+            Detector(stand_in or StandIn(contract())), sources, on_result=self._on_result, **options
+        )
+        self._thread = threading.Thread(target=self._run)
+
+    def _on_result(self, stream: Stream, result: Result) -> None:
+        self.on_result(stream, result)
+        self.indices[stream.name].append(result.frame.index)
+        self.results[stream.name].append(result)
+
+    def _run(self) -> None:
+        try:
+            self.pipeline.run()
+        except BaseException as error:
+            self.error = error
+
+    def start(self) -> Run:
+        self._thread.start()
+        return self
+
+    def end(self, *, stop: bool = False) -> dict[str, StreamStatus]:
+        if stop:
+            self.pipeline.stop()
+        self._thread.join(SECONDS)
+        assert not self._thread.is_alive(), "hangs"
+        ours = {f"capture {stream.name}" for stream in self.pipeline.streams}
+        left = [thread.name for thread in threading.enumerate() if thread.name in ours]
+        assert left == [], "a thread was left behind"
+        return self.status()
+
+    def status(self) -> dict[str, StreamStatus]:
+        return {stream.name: stream.status() for stream in self.pipeline.streams}
+
+
+def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    wait_for(condition, seconds)
+
+
+@pytest.mark.parametrize("batch", [None, 1, 3, 8])
+def test_every_frame_of_files_once_and_in_order(batch: int | None) -> None:
+    counts = {"a": 0, "b": 1, "c": 37, "d": 80}
+    sizes = {"a": (64, 96), "b": (32, 32), "c": (120, 50), "d": (64, 96)}
+    sources = {name: partial(Made, name, count=counts[name], size=sizes[name]) for name in counts}
+    run = Run(sources, batch=batch).start()
+    status = run.end()
+    assert run.error is None
+    for name, count in counts.items():
+        assert run.indices[name] == list(range(count)), name
+        assert (status[name].captured, status[name].detected) == (count, count)
+        assert (status[name].dropped, status[name].state) == (0, "ended")
+        assert all(result.frame.name == name for result in run.results[name])
+        assert all(result.frame.image.shape[:2] == sizes[name] for result in run.results[name])
+
+
+def test_a_fixed_batch_is_shared_fairly() -> None:
+    stand_in = StandIn(contract(), batch=4)
+    order: list[str] = []
+    sources = {name: partial(Made, name, count=40) for name in ("a", "b", "c")}
+    run = Run(sources, stand_in, deadline=0.2)
+    run.on_result = lambda stream, _: order.append(stream.name)
+    run.start().end()
+    assert {shape[0] for shape in stand_in.calls} == {4}
+    # While all three have frames, none is ahead by more than the rest of a batch.
+    for end in range(3, 100):
+        counts = [order[:end].count(name) for name in ("a", "b", "c")]
+        assert max(counts) - min(counts) <= 6, order[:end]
+
+
+def test_of_a_live_stream_the_newest_frame_wins_and_drops_are_counted() -> None:
+    """A detector of 30 ms at 60 frames a second: results stay young, and do not grow older."""
+    run = Run({"camera": lambda: Made(rate=60, live=True)}, Slow(0.03)).start()
+    until(lambda: len(run.results["camera"]) >= 100)
+    status = run.end(stop=True)["camera"]
+    ages = [result.age_at_output for result in run.results["camera"] if result.age_at_output is not None]
+    assert len(ages) == len(run.results["camera"])
+    early, late = np.median(ages[10:40]), np.median(ages[-30:])
+    assert late < 0.06
+    assert late < early + 0.015
+    assert np.percentile(ages[5:], 90) < 0.06 + 0.02  # a loaded machine may be late now and then
+    indices = run.indices["camera"]
+    assert indices == sorted(set(indices))
+    # Captured is what was detected, dropped, or left waiting at the end.
+    assert status.captured - status.detected - status.dropped in (0, 1)
+    assert status.dropped > 50
+
+
+def test_a_dead_stream_slows_no_other() -> None:
+    run = Run({"dead": dead, "well": lambda: Made(rate=100, live=True)}, deadline=0.5).start()
+    until(lambda: len(run.results["well"]) >= 60)
+    status = run.end(stop=True)
+    assert status["dead"].error == "camera: no route to host"
+    assert status["dead"].detected == 0
+    gaps = np.diff([result.frame.captured for result in run.results["well"]])
+    assert np.median(gaps) < 0.02  # nobody waits for it
+
+
+def test_a_lost_stream_comes_back_with_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capturing, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(capturing, "LONGEST_WAIT", 0.08)
+    attempts: list[float] = []
+
+    def flaky() -> Source:
+        attempts.append(time.monotonic())
+
+        def script(index: int) -> None:
+            if 2 < len(attempts) < 8 or index == 5:
+                raise SourceError(f"lost {len(attempts)}")
+
+        return Made("flaky", live=True, rate=200, script=script)
+
+    run = Run({"flaky": flaky}).start()
+    until(lambda: run.status()["flaky"].reconnects >= 9)
+    seen = run.status()["flaky"]
+    status = run.end(stop=True)["flaky"]
+    assert seen.error.startswith("lost")
+    assert status.state == "ended"
+    assert status.detected > 10
+    waits = np.diff(attempts[3:8])
+    assert waits.max() < 0.3
+    assert waits[-1] > 0.07  # the longest
+
+
+def test_a_detector_that_raises_on_one_frame() -> None:
+    class Once(StandIn):
+        runs = 0
+
+        def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
+            self.runs += 1
+            if self.runs == 4:
+                raise RuntimeError("boom")
+            return super().infer(images)
+
+    # Of a live stream a frame is lost, and counted; it goes on.
+    run = Run({"camera": lambda: Made(rate=200, live=True)}, Once(contract())).start()
+    until(lambda: len(run.results["camera"]) >= 20)
+    status = run.end(stop=True)["camera"]
+    assert run.error is None
+    assert status.failed == 1
+    assert status.error == "detector: boom"
+    # Of a file none may be missing: it ends with the error.
+    run = Run({"file": lambda: Made(count=20)}, Once(contract()), batch=1).start()
+    run.end()
+    assert isinstance(run.error, RuntimeError)
+    assert run.indices["file"] == [0, 1, 2]
+
+
+def test_a_detector_that_is_broken_ends_the_run() -> None:
+    broken = StandIn(contract(), fail_at=0, error=RuntimeError("CUDA error"))
+    run = Run({"camera": lambda: Made(rate=500, live=True)}, broken).start()
+    status = run.end()["camera"]
+    assert str(run.error) == "CUDA error"
+    assert status.failed == MOST_FAILURES
+
+
+@pytest.mark.parametrize("where", ["source", "result"])
+def test_the_first_error_is_raised_and_all_threads_end(where: str) -> None:
+    def script(index: int) -> None:
+        if where == "source" and index == 7:
+            raise KeyError("a bug")
+
+    run = Run({"a": lambda: Made(rate=200, live=True, script=script), "b": lambda: Made(rate=200, live=True)})
+
+    def on_result(_stream: Stream, result: Result) -> None:
+        if where == "result" and result.frame.index == 7:
+            raise KeyError("a bug")
+
+    run.on_result = on_result
+    run.start().end()
+    assert isinstance(run.error, KeyError)
+
+
+def test_frames_that_are_too_old_are_dropped_and_counted() -> None:
+    class Old(Made):
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in super().__iter__():
+                late = 1.0 if frame.index % 2 else 0.0
+                yield Frame(frame.image, frame.index, None, frame.name, frame.captured - late)
+
+    run = Run({"camera": lambda: Old(rate=100, live=True), "file": lambda: Old(count=10)}, max_age=0.5).start()
+    until(lambda: len(run.results["camera"]) >= 10)
+    status = run.end(stop=True)
+    assert all(index % 2 == 0 for index in run.indices["camera"])
+    assert status["camera"].expired > 0
+    assert run.indices["file"] == list(range(10))  # a file's frames do not age
+    camera = status["camera"]
+    assert camera.captured - camera.detected - camera.dropped - camera.expired in (0, 1)
+
+
+def test_a_stream_that_changes_its_resolution() -> None:
+    class Changing(Made):
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in super().__iter__():
+                side = 64 if frame.index < 5 else 128
+                yield Frame(patch_frame((side, 96), (8, 8)), frame.index, None, frame.name)
+
+    run = Run({"a": lambda: Changing(count=10)}).start()
+    status = run.end()["a"]
+    assert [result.frame.image.shape[0] for result in run.results["a"]] == [64] * 5 + [128] * 5
+    assert (status.height, status.width) == (128, 96)
+
+
+def test_the_score_acts_on_the_next_result() -> None:
+    run = Run({"a": lambda: Made(rate=200, live=True)}, score=0.1).start()
+    until(lambda: len(run.results["a"]) > 3)
+    run.pipeline.set_score(0.95)
+    seen = len(run.results["a"])
+    until(lambda: len(run.results["a"]) > seen + 3)
+    run.end(stop=True)
+    assert len(run.results["a"][0].detections) == 1
+    assert len(run.results["a"][-1].detections) == 0
+    for score in (0.01, 1.0):
+        with pytest.raises(RetinaEdgeError, match=r"score: expected 0\.05 <= score < 1"):
+            run.pipeline.set_score(score)
+
+
+def test_objects_are_followed_and_counted() -> None:
+    """A patch that walks from left to right over a line, and starts again after 60 frames."""
+    analyse = partial(Analysis, regions=[line("door=0.5,0 0.5,1")], score=0.4, anchor="centre")
+    run = Run({"a": lambda: Made(count=120), "b": lambda: Made(count=20)}, analyse=analyse).start()
+    run.end()
+    assert run.error is None
+    events = [event for result in run.results["a"] for event in result.events]
+    assert [event.kind for event in events if event.direction == events[0].direction] == ["crossed", "crossed"]
+    assert {event.region for event in events} == {"door"}
+    assert all(event.stream == "a" for event in events)
+    assert not any(result.events for result in run.results["b"])
+    last = run.results["a"][-1]
+    assert last.tracks is not None
+    assert len(last.tracks) == len(last.detections) == 1
+    assert last.tallies[0].counts != run.results["a"][1].tallies[0].counts
+    assert (last.picture != last.frame.image).any()
+
+
+def test_no_streams() -> None:
+    with pytest.raises(RetinaEdgeError, match="expected at least one stream"):
+        Run({})
+
+
+def test_random_faults_lose_nothing_that_was_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,000 frames of files and cameras; sources and detector fail at random, by a seed."""
+    monkeypatch.setattr(capturing, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(capturing, "LONGEST_WAIT", 0.004)
+    chance = random.Random(5)
+
+    class Faulty(StandIn):
+        def submit(self, frames: Any) -> Any:
+            # Only where no file is among the streams of the batch: its frames are promised.
+            if all(frame.shape[0] == 32 for frame in frames) and chance.random() < 0.05:
+                raise RuntimeError("boom")
+            return super().submit(frames)
+
+    def camera() -> Source:
+        life = chance.randrange(1, 200)
+
+        def script(index: int) -> None:
+            if index == life:
+                raise SourceError("lost")
+
+        return Made("camera", live=True, rate=3000, size=(32, 32), script=script)
+
+    sources: dict[str, Callable[[], Source]] = {f"camera{n}": camera for n in range(2)}
+    sources |= {f"file{n}": partial(Made, f"file{n}", count=2000 + 500 * n, size=(40, 40)) for n in range(4)}
+    run = Run(sources, Faulty(contract()), batch=4).start()
+    until(lambda: all(run.status()[f"file{n}"].state == "ended" for n in range(4)), 60)
+    status = run.end(stop=True)
+    assert run.error is None
+    for n in range(4):
+        assert run.indices[f"file{n}"] == list(range(2000 + 500 * n))
+    for n in range(2):
+        counted = status[f"camera{n}"]
+        assert counted.reconnects > 0
+        assert counted.captured - counted.detected - counted.dropped - counted.failed in (0, 1)

@@ -1,0 +1,332 @@
+"""The pipeline: every frame once and in order, the first error raised, and never a thread left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.errors import RetinaEdgeError, SourceError
+from retina_edge.detector import Detector
+from retina_edge.pipeline.single import QUEUE_SIZE, STAGES, Pipeline
+from retina_edge.sinks.base import Result, Sink
+from retina_edge.sinks.text import JsonlSink
+from retina_edge.sinks.video import VideoSink
+from retina_edge.sources.frames import Frame, Source
+from retina_edge.sources.pictures import ImageSource
+from retina_edge.sources.video import VideoSource
+from tests.media import count_frames, write_picture, write_video
+from tests.stand_in import StandIn, contract, patch_frame
+
+# Far more than any test needs, far less than a hang.
+SECONDS = 20.0
+
+
+class Frames(Source):
+    """``count`` frames with a patch; raises ``error`` instead of frame ``fail_at``; endless without a count."""
+
+    def __init__(self, count: int | None, *, fail_at: int | None = None, error: BaseException | None = None) -> None:
+        super().__init__()
+        self.name = "frames"
+        self.output_names = ("frames.mp4",)
+        self.read = 0
+        self._count, self._fail_at, self._error = count, fail_at, error
+
+    def __iter__(self) -> Iterator[Frame]:
+        while self._count is None or self.read < self._count:
+            if self.read == self._fail_at and self._error is not None:
+                raise self._error
+            index = self.read
+            self.read += 1
+            yield Frame(patch_frame((64, 96), (index % 60, 8)), index, index / 25, self.name)
+
+
+class Collect(Sink):
+    """Keeps frame indices and boxes; raises ``error`` instead of taking frame ``fail_at``."""
+
+    def __init__(self, *, fail_at: int | None = None, error: BaseException | None = None, pause: float = 0) -> None:
+        self.indices: list[int] = []
+        self.lefts: list[float] = []
+        self._fail_at, self._error, self._pause = fail_at, error, pause
+
+    def write(self, result: Result) -> None:
+        if len(self.indices) == self._fail_at and self._error is not None:
+            raise self._error
+        time.sleep(self._pause)
+        self.indices.append(result.frame.index)
+        self.lefts += result.detections.boxes[:, 0].tolist()
+
+
+def run(source: Source, sinks: list[Sink], *, detector: Detector | None = None, **options: Any) -> Pipeline:
+    pipeline = Pipeline(detector or Detector(StandIn(contract())), **options)
+    start = time.monotonic()
+    try:
+        with source:
+            pipeline.run(source, sinks)
+    finally:
+        assert time.monotonic() - start < SECONDS
+        assert not {"reader", "writer"} & {thread.name for thread in threading.enumerate()}, "a thread was left behind"
+    return pipeline
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, QUEUE_SIZE, 50])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_every_frame_once_and_in_order(count: int, batch: int) -> None:
+    sink = Collect(pause=0.001)
+    summary = run(Frames(count), [sink], batch=batch).summary()
+    assert sink.indices == list(range(count))
+    assert sink.lefts == [index % 60 for index in range(count)]
+    assert (summary.frames, summary.detections) == (count, count)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_an_executors_fixed_batch_is_used(batch: int) -> None:
+    stand_in = StandIn(contract(), batch=batch)
+    sink = Collect()
+    run(Frames(10), [sink], detector=Detector(stand_in))
+    assert sink.indices == list(range(10))
+    assert {shape[0] for shape in stand_in.calls} == {batch}
+    with pytest.raises(RetinaEdgeError, match=f"batch: expected {batch}, got 7"):
+        Pipeline(Detector(stand_in), batch=7)
+
+
+def test_max_frames_ends_a_source_that_does_not_end() -> None:
+    sink = Collect()
+    run(Frames(None), [sink], max_frames=7)
+    assert sink.indices == list(range(7))
+
+
+def test_scores() -> None:
+    for score, expected in ((None, 5), (0.89, 5), (0.95, 0)):
+        assert run(Frames(5), [Collect()], score=score).summary().detections == expected
+
+
+@pytest.mark.parametrize("score", [0.049, 0.0, -1.0, 1.0])
+def test_scores_the_model_cannot_give_are_refused(score: float) -> None:
+    with pytest.raises(RetinaEdgeError, match=r"score: expected 0\.05 <= score < 1"):
+        Pipeline(Detector(StandIn(contract())), score=score)
+
+
+def test_the_summary_adds_up_over_sources() -> None:
+    pipeline = Pipeline(Detector(StandIn(contract())))
+    for count in (3, 4):
+        with Frames(count) as source:
+            pipeline.run(source, [Collect()])
+    summary = pipeline.summary()
+    assert (summary.frames, summary.detections) == (7, 7)
+    assert set(summary.stage_ms) == set(STAGES)
+    assert all(value > 0 for value in summary.stage_ms.values())
+    assert summary.fps == pytest.approx(7 / summary.seconds)
+
+
+def test_progress_is_told_in_the_callers_thread() -> None:
+    told: list[tuple[int, str]] = []
+    run(Frames(7), [Collect()], batch=3, on_progress=lambda n: told.append((n, threading.current_thread().name)))
+    assert told == [(3, "MainThread"), (3, "MainThread"), (1, "MainThread")]
+
+
+def test_stop_finishes_what_was_read() -> None:
+    source, sink = Frames(None), Collect()
+
+    def stop_after_five(_frames: int) -> None:
+        if len(sink.indices) >= 5:
+            pipeline.stop()
+
+    pipeline = Pipeline(Detector(StandIn(contract())), on_progress=stop_after_five)
+    with source:
+        pipeline.run(source, [sink])
+    assert pipeline.stopped
+    assert sink.indices == list(range(source.read))
+
+
+def test_a_stop_before_the_run_is_not_forgotten() -> None:
+    source, sink = Frames(3), Collect()
+    pipeline = Pipeline(Detector(StandIn(contract())))
+    pipeline.stop()
+    with source:
+        pipeline.run(source, [sink])
+    assert sink.indices == []
+
+
+def test_the_picture_is_annotated_once_and_only_where_a_sink_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def annotate(image: Any, detections: Any, **_: Any) -> Any:
+        drawn.append(len(detections))
+        return image.copy()
+
+    class Keep(Sink):
+        def write(self, result: Result) -> None:
+            assert result.picture is result.picture
+            assert result.picture is not result.frame.image
+
+    monkeypatch.setattr("retina_edge.sinks.base.annotate", annotate)
+    run(Frames(2), [Collect()])
+    assert drawn == []
+    run(Frames(2), [Keep(), Keep()])
+    assert drawn == [1, 1]
+
+
+ERRORS = [ValueError("boom"), SourceError("boom"), KeyboardInterrupt(), SystemExit(3), MemoryError()]
+
+
+@pytest.mark.parametrize("at", [0, 1, 10])
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_error_in_the_source(error: BaseException, at: int) -> None:
+    sink = Collect(pause=0.002)
+    with pytest.raises(type(error)) as caught:
+        run(Frames(None, fail_at=at, error=error), [sink])
+    assert caught.value is error
+    # What was read before is still detected and written.
+    assert sink.indices == list(range(at))
+
+
+@pytest.mark.parametrize("at", [0, 1, 10])
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("pause", [0.0, 0.005])
+def test_an_error_in_the_detector(error: BaseException, at: int, pause: float) -> None:
+    sink = Collect(pause=pause)
+    with pytest.raises(type(error)) as caught:
+        run(Frames(None), [sink], detector=Detector(StandIn(contract(), fail_at=at, error=error)))
+    assert caught.value is error
+    assert sink.indices == list(range(at))
+
+
+@pytest.mark.parametrize("at", [0, 1, 10])
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_an_error_in_a_sink(error: BaseException, at: int, batch: int) -> None:
+    source, sink = Frames(None), Collect(fail_at=at, error=error)
+    with pytest.raises(type(error)) as caught:
+        run(source, [sink], batch=batch)
+    assert caught.value is error
+    assert sink.indices == list(range(at))
+    assert source.read <= at + (2 * QUEUE_SIZE + 4) * batch  # the reader stopped too
+
+
+def test_an_error_in_the_progress_callback() -> None:
+    def fail(_frames: int) -> None:
+        raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        run(Frames(None), [Collect()], on_progress=fail)
+
+
+def test_a_frame_that_is_none_is_an_error() -> None:
+    class Odd(Frames):
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in super().__iter__():
+                yield Frame(frame.image.astype(float), 0, 0.0, "odd")
+
+    with pytest.raises(ValueError, match="expected a frame"):
+        run(Odd(None), [Collect()])
+
+
+def test_the_first_of_two_errors_is_raised() -> None:
+    # The detector fails while the writer is held up on frame 0, which fails later.
+    sink = Collect(fail_at=1, error=OSError("second"), pause=0.1)
+    with pytest.raises(ValueError, match="first"):
+        run(Frames(None), [sink], detector=Detector(StandIn(contract(), fail_at=3, error=ValueError("first"))))
+
+
+@pytest.mark.parametrize("stage", ["source", "detector", "sink"])
+def test_videos_stay_playable(tmp_path: Path, stage: str) -> None:
+    error = RuntimeError("boom")
+    source = Frames(None, fail_at=10, error=error) if stage == "source" else Frames(None)
+    stand_in = StandIn(contract(), fail_at=10, error=error) if stage == "detector" else StandIn(contract())
+    failing = Collect(fail_at=10, error=error) if stage == "sink" else Collect()
+    video, lines = VideoSink(tmp_path / "out.mp4", fps=25), JsonlSink(tmp_path / "out.jsonl")
+    with pytest.raises(RuntimeError, match="boom"), video, lines:
+        run(source, [failing, video, lines], detector=Detector(stand_in))
+    assert not (tmp_path / "out.mp4").exists()
+    assert count_frames(tmp_path / "out.partial.mp4")[0] == 10
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 10
+
+
+def test_ctrl_c_leaves_a_whole_video(tmp_path: Path) -> None:
+    stand_in = StandIn(contract(), fail_at=12, error=KeyboardInterrupt())
+    sink = VideoSink(tmp_path / "out.mp4", fps=25)
+    with pytest.raises(KeyboardInterrupt), sink:
+        run(Frames(None), [sink], detector=Detector(stand_in))
+    assert count_frames(tmp_path / "out.mp4")[0] == 12
+
+
+def interrupt_after(*delays: float) -> None:
+    """Sends this process SIGINT after each delay, seconds, as a shell does on Ctrl-C."""
+    for delay in delays:
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT, which Windows lacks")
+def test_ctrl_c_while_the_last_frames_are_written_waits_for_them() -> None:
+    class Interrupting(Collect):
+        def write(self, result: Result) -> None:
+            super().write(result)
+            if result.frame.index == 1:  # all others are in the queue by then
+                os.kill(os.getpid(), signal.SIGINT)
+
+    sink = Interrupting(pause=0.2)
+    with pytest.raises(KeyboardInterrupt):
+        run(Frames(QUEUE_SIZE), [sink])
+    assert sink.indices == list(range(QUEUE_SIZE))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT, which Windows lacks")
+def test_another_ctrl_c_gives_up_a_source_that_hangs() -> None:
+    hangs = threading.Event()
+
+    class Hanging(Frames):
+        def __iter__(self) -> Iterator[Frame]:
+            yield from super().__iter__()
+            hangs.wait(SECONDS)
+
+    sink = Collect()
+    pipeline = Pipeline(Detector(StandIn(contract())))
+    interrupt_after(0.5, 0.7, 0.9)
+    with pytest.raises(KeyboardInterrupt), Hanging(2) as source:
+        pipeline.run(source, [sink])
+    assert sink.indices == [0, 1]
+    hangs.set()
+    for thread in threading.enumerate():
+        assert thread.name != "writer"
+        if thread.name == "reader":
+            thread.join(SECONDS)
+
+
+def test_errors_and_warnings_of_sources_reach_the_summary(tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"text")
+    pictures = ImageSource([write_picture(tmp_path / "a.png"), tmp_path / "bad.jpg", write_picture(tmp_path / "b.png")])
+    sink = Collect()
+    summary = run(pictures, [sink]).summary()
+    assert sink.indices == [0, 2]
+    assert ["bad.jpg" in line for line in summary.errors] == [True]
+    whole = write_video(tmp_path / "v.avi", count=40, codec="MJPG")
+    (tmp_path / "cut.avi").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    summary = run(VideoSource(tmp_path / "cut.avi"), [Collect()]).summary()
+    assert ["cut.avi" in line for line in summary.warnings] == [True]
+    assert summary.errors == ()
+
+
+def test_reading_and_writing_overlap_with_inference() -> None:
+    pause, count = 0.01, 30
+
+    class Slow(StandIn):
+        def infer(self, images: Any) -> Any:
+            time.sleep(pause)
+            return super().infer(images)
+
+    class SlowFrames(Frames):
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in super().__iter__():
+                time.sleep(pause)
+                yield frame
+
+    pipeline = run(SlowFrames(count), [Collect(pause=pause)], detector=Detector(Slow(contract())))
+    # One after another would take three times the pause a frame.
+    assert pipeline.summary().seconds < 2.5 * pause * count

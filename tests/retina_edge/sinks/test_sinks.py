@@ -1,0 +1,398 @@
+"""Sinks: what is written can be read back, nothing half-written takes the place of something whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from retina_edge import Detections
+from retina_edge.image_file import read_image
+from retina_edge.quiet import _log_level_setter, quiet_opencv
+from retina_edge.sinks.base import Result, Sink, SinkError
+from retina_edge.sinks.checks import check_outputs
+from retina_edge.sinks.pictures import ImageSink, write_image
+from retina_edge.sinks.saving import saving_sink
+from retina_edge.sinks.text import JsonlSink
+from retina_edge.sinks.video import VideoSink
+from retina_edge.sinks.window import WindowSink
+from retina_edge.sources.frames import Frame
+from retina_edge.sources.opening import open_sources
+from retina_edge.sources.pictures import ImageSource
+from retina_edge.sources.video import VideoSource
+from tests.media import count_frames, write_picture, write_video
+from tests.stand_in import patch_frame
+
+
+def result(index: int = 0, *, size: tuple[int, int] = (64, 96), name: str = "a.jpg", count: int = 1) -> Result:
+    detections = Detections(
+        np.array([[1, 2, 30.123456, 40]] * count, np.float32).reshape(count, 4),
+        np.full(count, 0.75, np.float32),
+        np.full(count, 1, np.int32),
+        ("person", "naïve"),
+        (1, 2),
+    )
+    image = patch_frame(size, (8, 8))
+    return Result(Frame(image, index, None if count == 0 else index / 25, name), detections)
+
+
+def write_all(sink: Sink, results: list[Result], *, error: BaseException | None = None) -> None:
+    with sink:
+        for item in results:
+            sink.write(item)
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize("fps", [25.0, 12.5, 29.97, 59.94005994, 119.88, 7.3])
+def test_a_video_has_the_frames_size_and_rate(tmp_path: Path, fps: float) -> None:
+    path = tmp_path / "new folder" / "out.mp4"
+    with VideoSink(path, fps=fps) as sink:
+        for index in range(7):
+            sink.write(result(index, size=(62, 94)))
+        assert not path.exists()
+    count, size, rate = count_frames(path)
+    assert (count, size) == (7, (62, 94))
+    assert rate == pytest.approx(fps, abs=0.01)
+    assert [item.name for item in path.parent.iterdir()] == ["out.mp4"]
+
+
+@pytest.mark.parametrize(("size", "saved"), [((33, 47), (34, 48)), ((33, 48), (34, 48)), ((32, 47), (32, 48))])
+def test_odd_sizes_gain_a_pixel(tmp_path: Path, size: tuple[int, int], saved: tuple[int, int]) -> None:
+    with VideoSink(tmp_path / "odd.mp4", fps=None) as sink:
+        for index in range(2):
+            sink.write(result(index, size=size))
+    assert count_frames(tmp_path / "odd.mp4") == (2, saved, 25.0)
+
+
+def test_a_relative_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_all(VideoSink(Path("13:30.mp4"), fps=25), [result()])
+    assert [item.name for item in tmp_path.iterdir()] == ["13:30.mp4"]
+
+
+def test_a_video_name_that_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"v\xff.mp4")
+    with pytest.raises(SinkError, match="not UTF-8, which OpenCV needs"):
+        write_all(VideoSink(path, fps=25), [result()])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sinks_say_what_they_finished(tmp_path: Path) -> None:
+    video, pictures, jsonl = VideoSink(tmp_path / "v.mp4", fps=25), ImageSink(tmp_path / "p"), JsonlSink(tmp_path / "j")
+    for sink in (video, pictures, jsonl):
+        assert sink.written is None
+        write_all(sink, [result()])
+    assert (video.written, pictures.written, jsonl.written) == (tmp_path / "v.mp4", tmp_path / "p", tmp_path / "j")
+    failed = VideoSink(tmp_path / "v.mp4", fps=25)
+    with pytest.raises(ZeroDivisionError):
+        write_all(failed, [result()], error=ZeroDivisionError())
+    assert failed.written is None
+
+
+def test_opencv_is_silent_while_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_level = _log_level_setter()
+    before = set_level(3)
+    seen: list[int] = []
+
+    def level() -> None:
+        seen.append(set_level(0))
+        set_level(seen[-1])
+
+    class Writer:
+        def write(self, _picture: object) -> None:
+            level()
+
+        def release(self) -> None:
+            level()
+            write_video(tmp_path / "out.partial.mp4", count=1)
+
+    def encode(*_arguments: object) -> tuple[bool, Any]:
+        level()
+        return True, np.zeros(3, np.uint8)
+
+    monkeypatch.setattr(VideoSink, "_open", lambda *_: Writer())
+    monkeypatch.setattr(cv2, "imencode", encode)
+    try:
+        write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result()])
+        write_image(tmp_path / "a.png", result().picture)
+        assert seen == [0, 0, 0]
+        with quiet_opencv(), quiet_opencv():
+            level()
+        level()
+        assert seen[3:] == [0, 3]
+    finally:
+        set_level(before)
+
+
+def test_no_frame_no_file(tmp_path: Path) -> None:
+    with VideoSink(tmp_path / "out.mp4", fps=25):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_after_an_error_the_old_video_stays_and_the_part_is_playable(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"the old one")
+    with pytest.raises(ZeroDivisionError):
+        write_all(VideoSink(path, fps=25), [result(i) for i in range(5)], error=ZeroDivisionError())
+    assert path.read_bytes() == b"the old one"
+    assert count_frames(tmp_path / "out.partial.mp4")[0] == 5
+    assert "5 frames are in" in caplog.text
+
+
+def test_after_ctrl_c_the_video_is_whole(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result()], error=KeyboardInterrupt())
+    assert count_frames(tmp_path / "out.mp4")[0] == 1
+
+
+def test_frames_of_another_size_are_an_error_not_dropped(tmp_path: Path) -> None:
+    with pytest.raises(SinkError, match=r"expected frames of 96x64 pixels, frame 1 of b\.jpg has 100x64"):
+        write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result(0), result(1, size=(64, 100), name="b.jpg")])
+
+
+def test_a_writer_that_does_not_open_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retina_edge.sinks.video.CODECS", ("zzzz",))
+    with pytest.raises(SinkError, match="none of zzzz"), VideoSink(tmp_path / "out.mp4", fps=25) as sink:
+        sink.write(result())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_without_its_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullDisk:
+        def release(self) -> None:
+            (tmp_path / "out.partial.mp4").write_bytes(b"what fitted")
+
+        def write(self, _picture: object) -> None:
+            """OpenCV reports nothing."""
+
+    monkeypatch.setattr(VideoSink, "_open", lambda *_: FullDisk())
+    with pytest.raises(SinkError, match="space on the disk"):
+        write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result()])
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_an_unwritable_place_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for sink in (VideoSink(tmp_path / "file" / "out.mp4", fps=25), ImageSink(tmp_path / "file")):
+        with pytest.raises(OSError, match="file"), sink:
+            sink.write(result())
+    with pytest.raises(OSError, match="file"), JsonlSink(tmp_path / "file" / "out.jsonl"):
+        pass
+
+
+def test_pictures_keep_their_names_and_formats(tmp_path: Path) -> None:
+    with ImageSink(tmp_path / "out") as sink:
+        for name in ("x/a.png", "y/b.jpg", "c.webp"):
+            sink.write(result(name=name))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.jpg", "c.webp"]
+    assert np.array_equal(read_image(tmp_path / "out" / "a.png"), result().picture)
+
+
+@pytest.mark.parametrize("name", ["picture", "picture.xyz", "picture.pgm"])
+def test_a_format_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SinkError, match=r"picture.*cannot write 96x64 pixels in colour as .*\.png or \.jpg"):
+        write_image(tmp_path / name, result().picture)
+
+
+@pytest.mark.parametrize("name", ["a.pgm", "a.pbm"])
+def test_pictures_of_grey_formats_are_saved_as_png(tmp_path: Path, name: str) -> None:
+    with ImageSink(tmp_path) as sink:
+        sink.write(result(name=name))
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.png"]
+    assert np.array_equal(read_image(tmp_path / f"{name}.png"), result().picture)
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "out.jsonl"
+    with JsonlSink(path) as sink:
+        sink.write(result(0, name="v.mp4"))
+        sink.write(result(1, name="v.mp4", count=0))
+        sink.write(result(2, name="v.mp4", count=3))
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert lines[0] == {
+        "frame": 0,
+        "timestamp": 0.0,
+        "source": "v.mp4",
+        "detections": [{"box": [1.0, 2.0, 30.12, 40.0], "score": 0.75, "label": 1, "name": "naïve"}],
+    }
+    assert lines[1] == {"frame": 1, "timestamp": None, "source": "v.mp4", "detections": []}
+    assert len(lines[2]["detections"]) == 3
+
+
+def test_json_lines_of_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"v\xff.png")
+    write_all(JsonlSink(tmp_path / "out.jsonl"), [result(name=name)])
+    (line,) = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["source"] == name
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("count", [1, 500])  # noticed at the end, and while writing
+def test_a_full_disk_names_the_json_file(count: int) -> None:
+    sink = JsonlSink(Path("/dev/full"))
+    with pytest.raises(OSError, match="'/dev/full'") as caught:
+        write_all(sink, [result()] * count)
+    assert caught.value.errno == errno.ENOSPC
+    assert sink.written is None
+
+
+def test_json_lines_outside_the_block(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="with block"):
+        JsonlSink(tmp_path / "out.jsonl").write(result())
+
+
+def test_no_display_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SinkError, match="DISPLAY is not set"), WindowSink():
+        pass
+
+
+def test_a_headless_opencv_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def headless(*_arguments: Any) -> None:
+        raise cv2.error("The function is not implemented")
+
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "namedWindow", headless)
+    with pytest.raises(SinkError, match="opencv-python-headless"), WindowSink():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("key", "visible", "goes_on"), [(255, 1.0, True), (27, 1.0, False), (ord("q"), 1.0, False), (255, 0.0, False)]
+)
+def test_a_window_ends_by_key_or_close(
+    monkeypatch: pytest.MonkeyPatch, key: int, visible: float, goes_on: bool
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
+    monkeypatch.setattr(cv2, "destroyWindow", lambda *_: None)
+    monkeypatch.setattr(cv2, "imshow", lambda _title, picture: shown.append(picture))
+    monkeypatch.setattr(cv2, "waitKey", lambda _delay: key)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: visible)
+    window = WindowSink()
+    with window:
+        window.write(result())
+        assert window.show() is goes_on
+    assert len(shown) == 1
+
+
+@pytest.mark.parametrize("broken", ["imshow", "waitKey", "getWindowProperty"])
+def test_a_window_closed_by_its_frame_ends_like_a_key(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    def closed(*_arguments: object) -> None:
+        raise cv2.error("NULL guiReceiver (please create a window)")
+
+    monkeypatch.setenv("DISPLAY", ":0")
+    for name in ("namedWindow", "imshow"):
+        monkeypatch.setattr(cv2, name, lambda *_: None)
+    monkeypatch.setattr(cv2, "waitKey", lambda _delay: 255)
+    for name in (broken, "destroyWindow"):
+        monkeypatch.setattr(cv2, name, closed)
+    window = WindowSink()
+    with window:
+        window.write(result())
+        assert window.show() is False
+
+
+def test_where_each_source_is_saved(tmp_path: Path) -> None:
+    pictures = ImageSource([write_picture(tmp_path / "a.png")])
+    assert isinstance(saving_sink(tmp_path / "out", pictures), ImageSink)
+    with VideoSource(write_video(tmp_path / "v.avi", count=2, fps=12.5)) as video:
+        direct, inside = saving_sink(tmp_path / "x.mp4", video), saving_sink(tmp_path / "out", video)
+    assert isinstance(direct, VideoSink)
+    assert isinstance(inside, VideoSink)
+    assert (direct.path, inside.path) == (tmp_path / "x.mp4", tmp_path / "out" / "v.mp4")
+
+
+@pytest.mark.parametrize(
+    ("save", "sources", "says"),
+    [
+        ("out.mp4", ["a/1.png"], "an MP4 takes one video"),
+        ("out.mp4", ["a"], "an MP4 takes one video"),
+        ("out.mp4", ["v.mp4", "w.mp4"], "an MP4 takes one video"),
+        ("out.avi", ["v.mp4"], "a name ending in .mp4, or a folder"),
+        ("out.jpg", ["a/1.png"], "a name ending in .mp4, or a folder"),
+        ("out", ["a/1.png", "b/1.png"], "two sources would write"),
+        ("out", ["v.mp4", "b/v.mp4"], "two sources would write"),
+        ("a", ["a"], "would replace the source"),
+        ("a", ["a/1.png"], "would replace the source"),
+        ("v.mp4", ["v.mp4"], "would replace the source"),
+        (".", ["v.mp4"], "would replace the source"),
+    ],
+)
+def test_places_that_cannot_be_meant_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: str, sources: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        write_picture(Path(folder) / "1.png")
+    for name in ("v.mp4", "w.mp4", "b/v.mp4"):
+        Path(name).touch()
+    with pytest.raises(SinkError, match=says):
+        check_outputs(Path("m.onnx"), open_sources(sources), save=Path(save), jsonl=None)
+
+
+@pytest.mark.parametrize(
+    ("save", "jsonl", "sources", "says"),
+    [
+        (None, "w.mp4", ["w.mp4"], "--json w.mp4: would replace the source w.mp4"),
+        (None, "a/1.png", ["a"], "would replace the source"),
+        (None, "link.jsonl", ["w.mp4"], "would replace the source w.mp4"),
+        (None, "m.onnx", ["w.mp4"], "would replace the model m.onnx"),
+        ("out.mp4", None, ["out.partial.mp4"], "--save out.mp4: would replace the source out.partial.mp4"),
+        (".", None, ["out.partial.mp4", "b/out.mp4"], "two sources would write out.partial.mp4"),
+        ("out.mp4", "a/../out.mp4", ["w.mp4"], "--save would write the same file"),
+        ("out.mp4", "out.partial.mp4", ["w.mp4"], "--save would write the same file"),
+    ],
+)
+def test_outputs_that_would_destroy_a_file_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: str | None, jsonl: str | None, sources: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        Path(name).mkdir()
+    write_picture(Path("a/1.png"))
+    for name in ("w.mp4", "out.partial.mp4", "b/out.mp4", "m.onnx"):
+        Path(name).touch()
+    Path("link.jsonl").symlink_to("w.mp4")
+    with pytest.raises(SinkError, match=says):
+        check_outputs(
+            Path("m.onnx"),
+            open_sources(sources),
+            save=None if save is None else Path(save),
+            jsonl=None if jsonl is None else Path(jsonl),
+        )
+
+
+@pytest.mark.parametrize(
+    ("save", "sources"),
+    [
+        ("out.mp4", ["v.mp4"]),
+        ("out", ["v.mp4", "a"]),
+        ("a", ["b/2.png"]),
+        ("run.v2", ["a"]),
+        ("out.mp4", ["0"]),
+        ("o", ["0"]),
+    ],
+)
+def test_places_that_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: str, sources: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("a/1.png", "b/2.png"):
+        Path(path).parent.mkdir()
+        write_picture(Path(path))
+    Path("v.mp4").touch()
+    Path("old.jsonl").touch()
+    check_outputs(Path("m.onnx"), open_sources(sources), save=Path(save), jsonl=Path("old.jsonl"))

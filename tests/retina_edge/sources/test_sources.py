@@ -1,0 +1,294 @@
+"""Sources: pictures, folders, globs and videos that the tests write, whole and damaged."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from engines.errors import SourceError
+from retina_edge.image_file import read_image
+from retina_edge.sources.opening import open_sources
+from retina_edge.sources.pictures import ImageSource, saved_name
+from retina_edge.sources.video import VideoSource, redact
+from tests.media import write_picture, write_video
+
+# Lossy codecs and the narrow range of video levels.
+CODEC_LEVELS = 9
+FORMATS = (".jpg", ".png", ".bmp", ".webp", ".tiff", ".ppm")
+
+
+def numbers(source: ImageSource | VideoSource) -> list[int]:
+    with source:
+        return [frame.index for frame in source]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_one_picture(tmp_path: Path, suffix: str) -> None:
+    path = write_picture(tmp_path / f"a{suffix}", size=(31, 47))
+    (source,) = open_sources([str(path)])
+    with source:
+        (frame,) = source
+    assert frame.image.shape == (31, 47, 3)
+    assert frame.image.dtype == np.uint8
+    assert (frame.index, frame.timestamp, frame.name) == (0, None, str(path))
+    assert source.info.frames == 1
+
+
+def test_greyscale_alpha_and_16_bit_files_become_bgr(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, array in {
+        "grey.png": rng.integers(0, 256, (20, 30), np.uint8),
+        "alpha.png": rng.integers(0, 256, (20, 30, 4), np.uint8),
+        "deep.png": rng.integers(0, 65536, (20, 30, 3), np.uint16),
+    }.items():
+        assert cv2.imwrite(str(tmp_path / name), array)
+        image = read_image(tmp_path / name)
+        assert image.shape == (20, 30, 3)
+        assert image.dtype == np.uint8
+
+
+def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a.PNG", "c.bmp"):
+        write_picture(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    (source,) = open_sources([str(tmp_path)])
+    with source:
+        assert [Path(frame.name).name for frame in source] == ["a.PNG", "b.jpg", "c.bmp"]
+    assert source.info.frames == 3
+    assert source.output_names == ("a.PNG", "b.jpg", "c.bmp")
+
+
+def test_a_glob_also_below_folders(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    for name in ("a1.png", "a2.png", "b1.png", "x/a3.png"):
+        write_picture(tmp_path / name)
+    (source,) = open_sources([str(tmp_path / "**" / "a*.png")])
+    assert [path.name for path in source.paths] == ["a1.png", "a2.png", "a3.png"]  # type: ignore[attr-defined]
+
+
+def test_a_glob_opens_each_match_by_its_kind(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png")
+    write_video(tmp_path / "b.avi", count=2)
+    write_picture(tmp_path / "c.jpg")
+    write_picture(tmp_path / "d.jpg")
+    kinds = [(type(source), len(source.output_names)) for source in open_sources([str(tmp_path / "*")])]
+    assert kinds == [(ImageSource, 1), (VideoSource, 1), (ImageSource, 2)]
+
+
+def test_saved_names_keep_formats_that_take_colour() -> None:
+    names = ("a.png", "b.JPG", "c.ppm", "d.pgm", "e.PBM", "f.xyz", "g")
+    saved = [saved_name(Path("x") / name) for name in names]
+    assert saved == ["a.png", "b.JPG", "c.ppm", "d.pgm.png", "e.PBM.png", "f.xyz.png", "g.png"]
+
+
+def test_neighbouring_pictures_become_one_source(tmp_path: Path) -> None:
+    names = [str(write_picture(tmp_path / f"{i}.png")) for i in range(3)]
+    video = str(write_video(tmp_path / "v.avi", count=2))
+    sources = open_sources([names[0], names[1], video, names[2]])
+    assert [len(source.output_names) for source in sources] == [2, 1, 1]
+    assert isinstance(sources[1], VideoSource)
+
+
+@pytest.mark.parametrize("cut", [2, 100, 1000])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_truncated_picture_is_an_error_that_names_it(
+    tmp_path: Path, suffix: str, cut: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_picture(tmp_path / f"cut{suffix}", size=(90, 120))
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(SourceError, match=rf"cut\{suffix}"):
+        read_image(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_truncated_jpeg_with_a_whole_thumbnail_is_noticed(tmp_path: Path) -> None:
+    thumbnail = write_picture(tmp_path / "t.jpg").read_bytes()
+    data = write_picture(tmp_path / "a.jpg", size=(90, 120)).read_bytes()
+    header = b"\xff\xe5" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    (tmp_path / "whole.jpg").write_bytes(data[:2] + header + data[2:] + b"trailing bytes of a camera")
+    assert read_image(tmp_path / "whole.jpg").shape == (90, 120, 3)
+    (tmp_path / "cut.jpg").write_bytes(data[:2] + header + data[2:-500])
+    with pytest.raises(SourceError, match=r"cut\.jpg: the picture is truncated"):
+        read_image(tmp_path / "cut.jpg")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xd8", b"\xff\xd8\xff\xff", b"just text", b"\x89PNG\r\n\x1a\n", b"BM" * 9]
+)
+def test_what_is_no_picture_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "odd.png").write_bytes(content)
+    with pytest.raises(SourceError, match=r"odd\.png"):
+        read_image(tmp_path / "odd.png")
+
+
+def test_bad_pictures_in_a_folder_are_noted_and_the_rest_is_read(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
+        write_picture(tmp_path / name)
+    (tmp_path / "b.jpg").write_bytes(b"text")
+    (tmp_path / "d.jpg").write_bytes((tmp_path / "d.jpg").read_bytes()[:-40])
+    (source,) = open_sources([str(tmp_path)])
+    assert numbers(source) == [0, 2]  # type: ignore[arg-type]
+    assert ["b.jpg" in source.errors[0], "d.jpg" in source.errors[1], len(source.errors)] == [True, True, 2]
+
+
+def test_a_single_bad_picture_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "b.jpg").write_bytes(b"text")
+    (source,) = open_sources([str(tmp_path / "b.jpg")])
+    with source, pytest.raises(SourceError, match=r"b\.jpg"):
+        list(source)
+
+
+@pytest.mark.parametrize(("name", "fps"), [("v.mp4", 25.0), ("v.avi", 12.5), ("v.mkv", 29.97)])
+def test_a_video(tmp_path: Path, name: str, fps: float) -> None:
+    path = write_video(tmp_path / name, count=20, fps=fps, size=(48, 64))
+    (source,) = open_sources([str(path)])
+    with source:
+        assert source.info.size == (48, 64)
+        assert source.info.fps == pytest.approx(fps, abs=0.01)
+        assert source.info.frames == 20
+        read = list(source)
+    assert [frame.index for frame in read] == list(range(20))
+    assert all(frame.image.shape == (48, 64, 3) for frame in read)
+    times = [frame.timestamp for frame in read if frame.timestamp is not None]
+    # Matroska stores whole milliseconds.
+    assert np.abs(np.array(times) - np.arange(20) / fps).max() < 2e-3
+    # Each frame has its own picture: the list holds no buffer that was written over.
+    grey = [int(frame.image[4, 4, 0]) for frame in read[::5]]
+    assert grey == pytest.approx([0, 50, 100, 150], abs=CODEC_LEVELS)
+    assert source.errors == source.warnings == []
+
+
+def test_a_video_that_ends_early_is_a_warning(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "v.avi", count=40, codec="MJPG")
+    (tmp_path / "cut.avi").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    source = VideoSource(tmp_path / "cut.avi")
+    read = numbers(source)
+    assert 0 < len(read) < 39
+    (warning,) = source.warnings
+    assert f"declares 40 frames, {len(read)} could be read" in warning
+    assert "cut.avi" in warning
+
+
+def test_a_relative_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "v.mp4", count=3).rename("12:30.mp4")
+    (source,) = open_sources(["12:30.mp4"])
+    assert numbers(source) == [0, 1, 2]  # type: ignore[arg-type]
+    assert source.name == "12:30.mp4"
+
+
+def test_a_name_that_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"v\xff.mp4")
+    for address in (path, "http://127.0.0.1:9/\udcff"):
+        with pytest.raises(SourceError, match="not UTF-8, which OpenCV needs; rename it"), VideoSource(address):
+            pass
+
+
+class FakeCamera:
+    """A capture of three frames that declares neither size nor length."""
+
+    def __init__(self, *_arguments: object) -> None:
+        self.left = 3
+        self.released = False
+
+    def isOpened(self) -> bool:
+        return True
+
+    def get(self, item: int) -> float:
+        return 90000.0 if item == cv2.CAP_PROP_FPS else -1.0
+
+    def set(self, _item: int, _value: float) -> bool:
+        return False
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.left -= 1
+        return (True, np.zeros((4, 6, 3), np.uint8)) if self.left >= 0 else (False, None)
+
+    def release(self) -> None:
+        self.released = True
+
+
+@pytest.mark.parametrize(("address", "says"), [(0, "camera is connected"), ("rtsp://u:secret@h/live", "network")])
+def test_a_live_source_has_the_clocks_times_and_its_end_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, address: int | str, says: str
+) -> None:
+    clock = iter([100.0, 100.0, 100.5, 100.5, 101.0, 101.0, 103.0, 103.0, 103.0])
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCamera)
+    monkeypatch.setattr("retina_edge.sources.video.time.monotonic", lambda: next(clock))
+    with VideoSource(address) as source:
+        assert (source.info.size, source.info.fps, source.info.frames) == (None, None, None)
+        assert [frame.timestamp for frame in source] == [0.5, 1.0, 3.0]
+    (warning,) = source.warnings
+    assert warning.startswith(f"{source.name}: gave no frame after 3")
+    assert says in warning
+    assert "secret" not in warning
+
+
+def test_stopping_early_is_no_warning(tmp_path: Path) -> None:
+    source = VideoSource(write_video(tmp_path / "v.avi", count=20))
+    with source:
+        next(iter(source))
+    assert source.warnings == []
+
+
+@pytest.mark.parametrize("content", [b"", b"just text", bytes(5000)])
+def test_what_is_no_video_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "odd.mp4").write_bytes(content)
+    with pytest.raises(SourceError, match=r"odd\.mp4: OpenCV cannot open it"), VideoSource(tmp_path / "odd.mp4"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("missing.mp4", r"missing\.mp4: no such file"),
+        ("missing.jpg", r"missing\.jpg: no such file"),
+        ("*.jpg", "no file matches"),
+        ("empty", "expected a folder with pictures"),
+    ],
+)
+def test_what_is_not_there_is_said_before_any_work(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=says):
+        open_sources([str(tmp_path / name)])
+
+
+def test_a_number_is_a_camera_unless_a_file_has_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (camera,) = open_sources(["97"])
+    assert camera.name == "camera 97"
+    with pytest.raises(SourceError, match="camera 97: OpenCV cannot open it; check that the camera"), camera:
+        pass
+    write_picture(tmp_path / "97.png").rename(tmp_path / "97")
+    (file,) = open_sources(["97"])
+    assert file.name == "97"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://user:secret@10.0.0.7:554/live", "rtsp://***@10.0.0.7:554/live"),
+        ("rtsp://user:se@cr/et@host/live", "rtsp://***@host/live"),
+        ("http://host/video?user=a&password=secret", "http://host/video?***"),
+        ("rtsp://host:554/live", "rtsp://host:554/live"),
+    ],
+)
+def test_credentials_are_never_shown(address: str, shown: str) -> None:
+    assert redact(address) == shown
+    (source,) = open_sources([address])
+    assert source.name == shown
+    assert "secret" not in "".join(source.output_names)
+
+
+def test_credentials_are_not_in_errors(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    # A closed port on this machine: refused at once, and nothing leaves it.
+    (source,) = open_sources(["http://user:secret@127.0.0.1:9/live?token=secret"])
+    with caplog.at_level(logging.DEBUG), pytest.raises(SourceError) as caught, source:
+        pass
+    assert "127.0.0.1" in str(caught.value)
+    assert "secret" not in str(caught.value) + caplog.text + "".join(capfd.readouterr())
