@@ -157,7 +157,13 @@ def _serve(args: argparse.Namespace) -> int:
         # The pipeline has a thread of its own, because the server has this one, and its signals.
         failures: list[BaseException] = []
         worker = Worker("pipeline", run, failures.append)
-        app = create_app(pipeline, events, token=token, healthy=lambda: worker.running and not server.should_exit)
+        app = create_app(
+            pipeline,
+            events,
+            token=token,
+            healthy=lambda: worker.running and not server.should_exit,
+            outputs=outputs.status,
+        )
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

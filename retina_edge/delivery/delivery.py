@@ -70,6 +70,7 @@ class DeliveryState:
         dropped: given up by the spool, since the start.
         connected_since: None while the receiver cannot be reached, and before the first message over HTTP.
         last_error, last_error_at: what went wrong most recently; stays when it has been mended.
+        disk_error: why messages wait in memory; None when the spool's disk is well.
     """
 
     name: str
@@ -81,6 +82,7 @@ class DeliveryState:
     connected_since: str | None = None
     last_error: str | None = None
     last_error_at: str | None = None
+    disk_error: str | None = None
 
 
 class Delivery:
@@ -135,7 +137,14 @@ class Delivery:
         """How it goes, at this moment."""
         with self._lock:
             state = self._state
-        return replace(state, pending=len(self._spool), in_memory=self._spool.in_memory, dropped=self._spool.dropped)
+        spool = self._spool
+        return replace(
+            state,
+            pending=len(spool),
+            in_memory=spool.in_memory,
+            dropped=spool.dropped,
+            disk_error=spool.error,
+        )
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
         """Delivers what waits for at most ``timeout`` seconds and as long as nothing fails, says goodbye, and ends the

@@ -7,7 +7,6 @@ import queue
 import threading
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from retina_edge.delivery.delivery import Delivery
@@ -25,12 +24,13 @@ class EventSender:
     """Puts events into the spools of their receivers, in a thread of its own: a spool waits for its disk.
 
     Attributes:
-        dropped: events that found no room to wait, because no disk took them for long.
+        dropped: events that found no room to wait, because no disk took them for long, or not until the end.
     """
 
     def __init__(self, deliveries: Sequence[Delivery]) -> None:
         self._deliveries = list(deliveries)
-        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue(EVENTS_WAITING)
+        self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._given_up = False
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self.dropped = 0
 
@@ -38,24 +38,26 @@ class EventSender:
         """Takes an event; never waits. Receivers that get one twice know it by its ``id``."""
         if not self._deliveries:
             return
-        try:
-            self._events.put_nowait({"id": uuid.uuid4().hex, **event.to_dict()})
-        except queue.Full:
+        if self._events.qsize() >= EVENTS_WAITING:
             self.dropped += 1
+        else:
+            self._events.put({"id": uuid.uuid4().hex, **event.to_dict()})
 
     def __enter__(self) -> EventSender:
         self._thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        with suppress(queue.Full):
-            self._events.put(None, timeout=PATIENCE)
+        self._events.put(None)
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
-            logger.error("events: the disk of the spool does not answer; %d events are lost", self._events.qsize())
+            self._given_up = True
+            left = self._events.qsize()  # the end's own mark stands for the event that the disk has now
+            self.dropped += left
+            logger.error("events: the disk of the spool does not answer; %d events are lost", left)
 
     def _run(self) -> None:
-        while (event := self._events.get()) is not None:
+        while (event := self._events.get()) is not None and not self._given_up:
             for delivery in self._deliveries:
                 try:
                     delivery.send(event)

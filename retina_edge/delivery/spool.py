@@ -30,6 +30,8 @@ MAX_MESSAGE_BYTES = 256 * 1024
 MEMORY_BOUNDS = Amount(10_000, 8 * 2**20)
 # Between two attempts to write to a disk that failed.
 RETRY_SECONDS = 5.0
+# At the end, for a write in progress: a disk that hangs would hold up the end for ever.
+CLOSE_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +88,11 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._lock:
+        if not self._lock.acquire(timeout=CLOSE_SECONDS):
+            logger.error("%s: the disk does not answer; up to %d messages are lost", self.path, len(self._tail))
+            self._dropped += len(self._tail)
+            return
+        try:
             self._retry_at = 0.0
             self._store()
             self._inside = False
@@ -97,6 +103,8 @@ class Spool:
             if self._file is not None:
                 self._file.close()
                 self._file = None
+        finally:
+            self._lock.release()
 
     def __len__(self) -> int:
         """Messages that wait, those in memory included."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from engines.errors import RetinaEdgeError
-from retina_edge.delivery.delivery import deliver_to
+from retina_edge.delivery.delivery import Delivery, deliver_to
 from retina_edge.delivery.sender import EventSender
 from retina_edge.sinks.background import BackgroundSink, Policy
 from retina_edge.sinks.base import Result, Sink
@@ -25,35 +28,80 @@ WAITING = 64
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class OutputStatus:
+    """What has become of the results or events for one output; nothing in it is secret.
+
+    Attributes:
+        name: the file, or the receiver's address without credentials; unique among the outputs.
+        kind: a file of results, or a receiver of events.
+        state: "ok"; "waiting" for a slow disk, or a receiver that is away; "lost": it works, and some are gone for
+            good; "failed": nothing more goes there.
+        waiting: results that wait for the file, or events in the spool.
+        done: results written, or events that the receiver confirmed, since the start.
+        dropped: oldest ones that made room for newer ones.
+        lost: results that came after the file failed, or with its failure; events that the receiver refused.
+        error: what is wrong, or was wrong last; empty where nothing was.
+    """
+
+    name: str
+    kind: Literal["file", "events"]
+    state: Literal["ok", "waiting", "lost", "failed"]
+    waiting: int
+    done: int
+    dropped: int
+    lost: int
+    error: str
+
+    @property
+    def broke_its_promise(self) -> bool:
+        """Whether more is gone than a slow file may drop of a live stream."""
+        return self.state == "failed" or (self.kind == "events" and self.dropped + self.lost > 0)
+
+    def __str__(self) -> str:
+        what = "results" if self.kind == "file" else "events"
+        return f"{self.name}: {self.dropped + self.lost} {what} lost" + (f" ({self.error})" if self.error else "")
+
+
 class Outputs:
     """Takes every result of every stream.
 
     Args:
-        sinks: each in a thread of its own already.
-        events: who sends them on.
+        files: by what they are called, each in a thread of its own already.
+        receivers: of events, by what they are called.
+        events: who sends them on to the receivers.
     """
 
-    def __init__(self, sinks: Sequence[Sink], events: EventSender) -> None:
-        self._sinks, self.events = list(sinks), events
+    def __init__(
+        self, files: Mapping[str, BackgroundSink], receivers: Mapping[str, Delivery], events: EventSender
+    ) -> None:
+        self._files, self._receivers, self._events = files, receivers, events
 
     def write(self, result: Result) -> None:
-        """Hands one on, to the sinks that still work."""
+        """Hands one on; a file that has failed counts it."""
         for event in result.events:
-            self.events.send(event)
-        for sink in list(self._sinks):
-            try:
-                sink.write(result)
-            except Exception as error:
-                # A full disk ends this file, and neither the page nor the other streams.
-                logger.error("%s; nothing more is written there", error)
-                self._sinks.remove(sink)
+            self._events.send(event)
+        for sink in self._files.values():
+            sink.write(result)
+
+    def status(self) -> list[OutputStatus]:
+        """Of each output, at this moment; from any thread, also after the end."""
+        return [
+            *(_of_file(name, sink) for name, sink in self._files.items()),
+            *(_of_receiver(name, receiver, self._events.dropped) for name, receiver in self._receivers.items()),
+        ]
+
+    @property
+    def failed(self) -> list[OutputStatus]:
+        """Those that lost what was promised."""
+        return [status for status in self.status() if status.broke_its_promise]
 
 
 @contextmanager
 def open_outputs(
     *, jsonl: Path | None, csv: Path | None, receivers: Sequence[str], spool: Path, live: bool
 ) -> Iterator[Outputs]:
-    """Files and deliveries, open within the block.
+    """Files and deliveries, open within the block; at its end the log says which of them lost what.
 
     Args:
         jsonl: for results as JSON lines.
@@ -66,19 +114,33 @@ def open_outputs(
         OSError: a file cannot be opened.
         RetinaEdgeError: an address that cannot be used, or one twice.
     """
-    if len(set(receivers)) != len(receivers):
+    spools = [spool / f"{_file_name(address)}.sqlite" for address in receivers]
+    if len(set(spools)) != len(spools):
         raise RetinaEdgeError("--events: expected each address once")
     policy: Policy = "drop oldest" if live else "wait"
+    sinks: list[tuple[Path, Sink]] = [] if jsonl is None else [(jsonl, JsonlSink(jsonl))]
+    if csv is not None:
+        sinks.append((csv, CsvSink(csv, captured=lambda result: captured_at(result.frame), tracks=_tracks)))
     with ExitStack() as stack:
         deliveries = [
-            stack.enter_context(deliver_to(address, spool / f"{_file_name(address)}.sqlite")) for address in receivers
+            stack.enter_context(deliver_to(address, path)) for address, path in zip(receivers, spools, strict=True)
         ]
         events = stack.enter_context(EventSender(deliveries))
-        files: list[Sink] = [] if jsonl is None else [JsonlSink(jsonl)]
-        if csv is not None:
-            files.append(CsvSink(csv, captured=lambda result: captured_at(result.frame), tracks=_tracks))
-        sinks = [stack.enter_context(BackgroundSink(sink, capacity=WAITING, policy=policy)) for sink in files]
-        yield Outputs(sinks, events)
+        files = [BackgroundSink(sink, capacity=WAITING, policy=policy, on_error=_tell) for _, sink in sinks]
+        for file in files:
+            stack.enter_context(file)
+        outputs = Outputs(
+            dict(zip(_names(str(path) for path, _ in sinks), files, strict=True)),
+            dict(zip(_names(delivery.state.name for delivery in deliveries), deliveries, strict=True)),
+            events,
+        )
+        opened = stack.pop_all()
+    try:
+        with opened:
+            yield outputs
+    finally:
+        if failed := outputs.failed:
+            logger.error("outputs failed: %s", "; ".join(map(str, failed)))
 
 
 def default_spool() -> Path:
@@ -90,6 +152,48 @@ def default_spool() -> Path:
 def _file_name(address: str) -> str:
     """The same for an address whatever its password."""
     return hashlib.sha256(redact(address).encode()).hexdigest()[:16]
+
+
+def _names(names: Iterable[str]) -> list[str]:
+    """Each once: two webhooks of a host are called alike, because their paths are secret. Bytes of a path that are no
+    UTF-8 become escapes, for neither JSON nor metrics hold them."""
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        text = name.encode(errors="backslashreplace").decode()
+        seen[text] += 1
+        unique.append(text if seen[text] == 1 else f"{text} ({seen[text]})")
+    return unique
+
+
+def _tell(error: BaseException) -> None:
+    """A full disk ends this file, and neither the page nor the other streams."""
+    logger.error("%s; nothing more is written there", error)
+
+
+def _of_file(name: str, sink: BackgroundSink) -> OutputStatus:
+    state: Literal["ok", "waiting", "lost", "failed"] = "ok"
+    if sink.error is not None:
+        state = "failed"
+    elif sink.pending >= WAITING:
+        state = "waiting"
+    elif sink.dropped:
+        state = "lost"
+    error = "" if sink.error is None else str(sink.error).encode(errors="backslashreplace").decode()
+    return OutputStatus(name, "file", state, sink.pending, sink.done, sink.dropped, sink.lost, error)
+
+
+def _of_receiver(name: str, receiver: Delivery, unsent: int) -> OutputStatus:
+    """``unsent`` events found no room on their way to the spools, of all receivers alike."""
+    found = receiver.state
+    dropped = found.dropped + unsent
+    state: Literal["ok", "waiting", "lost", "failed"] = "ok"
+    if found.disk_error or (found.pending and found.connected_since is None):
+        state = "waiting"
+    elif dropped or found.failed:
+        state = "lost"
+    error = found.disk_error or found.last_error or ""
+    return OutputStatus(name, "events", state, found.pending, found.delivered, dropped, found.failed, error)
 
 
 def _tracks(result: Result) -> list[int | None]:

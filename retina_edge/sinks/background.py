@@ -75,6 +75,7 @@ class BackgroundSink(Sink):
         self._told = False
         self._dropped = 0
         self._lost = 0
+        self._done = 0
 
     @property
     def pending(self) -> int:
@@ -90,6 +91,16 @@ class BackgroundSink(Sink):
     def lost(self) -> int:
         """Results that came after the sink's error, or waited when it happened, the one it happened with included."""
         return self._lost
+
+    @property
+    def done(self) -> int:
+        """Results that the sink has taken; of a file the last may not be on the disk yet."""
+        return self._done
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the sink; None while it works."""
+        return self._error
 
     def __enter__(self) -> Sink:
         self._sink.__enter__()
@@ -167,6 +178,7 @@ class BackgroundSink(Sink):
             try:
                 while (result := self._next()) is not None:
                     self._sink.write(result)
+                    self._done += 1
             except BaseException as error:
                 with self._changed:
                     self._lost += 1 + len(self._queue)

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from engines.errors import RetinaEdgeError
 from retina_edge import __version__
+from retina_edge.pipeline.outputs import OutputStatus
 from retina_edge.pipeline.pipeline import LivePipeline
 from retina_edge.pipeline.stream import StreamStatus
 from retina_edge.sinks.base import Result
@@ -50,7 +51,14 @@ class Watchers:
     count: int = 0
 
 
-def create_app(pipeline: LivePipeline, events: EventLog, *, token: str | None, healthy: Callable[[], bool]) -> Gate:
+def create_app(
+    pipeline: LivePipeline,
+    events: EventLog,
+    *,
+    token: str | None,
+    healthy: Callable[[], bool],
+    outputs: Callable[[], list[OutputStatus]] = list,
+) -> Gate:
     """The application behind its gate.
 
     Args:
@@ -58,6 +66,7 @@ def create_app(pipeline: LivePipeline, events: EventLog, *, token: str | None, h
         events: what happened last.
         token: asked for on every request; None on loopback.
         healthy: whether the pipeline still runs.
+        outputs: what has become of results and events; there are none unless given.
     """
     app = FastAPI(title="retina_edge", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     files = {name: (importlib.resources.files(__package__) / "page" / name).read_bytes() for name in PAGE}
@@ -84,7 +93,7 @@ def create_app(pipeline: LivePipeline, events: EventLog, *, token: str | None, h
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     def metrics() -> Response:
         """In Prometheus's text format."""
-        return Response(exposition(status), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(exposition(status, outputs), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/api/streams")
     def streams() -> list[StreamStatus]:
@@ -133,6 +142,11 @@ def create_app(pipeline: LivePipeline, events: EventLog, *, token: str | None, h
         return StreamingResponse(
             _parts(preview, watchers, healthy), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}"
         )
+
+    @app.get("/api/outputs")
+    def output_states() -> list[OutputStatus]:
+        """What has become of results and events: files, and receivers elsewhere."""
+        return outputs()
 
     @app.get("/api/events")
     def last_events(limit: Annotated[int, Query(ge=1, le=100)] = 20) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The state of the streams in Prometheus's format."""
+"""The state of the streams and the outputs in Prometheus's format."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from retina_edge.pipeline.outputs import OutputStatus
 from retina_edge.pipeline.stream import State, StreamStatus
 
 # By their names in StreamStatus.
@@ -18,6 +19,12 @@ COUNTERS = {
     "expired": "Frames that were too old.",
     "failed": "Frames that the detector raised on.",
     "reconnects": "Times a stream was opened again.",
+}
+# By their names in OutputStatus.
+OUTPUT_COUNTERS = {
+    "done": "Results written, or events that the receiver confirmed.",
+    "dropped": "Results or events that made room for newer ones.",
+    "lost": "Results that a failed file did not take, or events that the receiver refused.",
 }
 
 
@@ -61,8 +68,36 @@ class StreamCollector(Collector):
         yield from (online, rate, latency, objects)
 
 
-def exposition(status: Callable[[], Sequence[StreamStatus]]) -> bytes:
+class OutputCollector(Collector):
+    """Reads the state when it is asked, and keeps nothing.
+
+    Args:
+        status: gives the state of all outputs.
+    """
+
+    def __init__(self, status: Callable[[], Sequence[OutputStatus]]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        statuses, labels = self._status(), ["output", "kind"]
+        for name, text in OUTPUT_COUNTERS.items():
+            counter = CounterMetricFamily(f"retina_edge_output_{name}", text, labels=labels)
+            for status in statuses:
+                counter.add_metric([status.name, status.kind], getattr(status, name))
+            yield counter
+        waiting = GaugeMetricFamily("retina_edge_output_waiting", "Results or events that wait.", labels=labels)
+        up = GaugeMetricFamily("retina_edge_output_up", "Whether an output neither waits nor failed.", labels=labels)
+        for status in statuses:
+            waiting.add_metric([status.name, status.kind], status.waiting)
+            up.add_metric([status.name, status.kind], status.state in ("ok", "lost"))
+        yield from (waiting, up)
+
+
+def exposition(
+    streams: Callable[[], Sequence[StreamStatus]], outputs: Callable[[], Sequence[OutputStatus]] = list
+) -> bytes:
     """All of it as text."""
     registry = CollectorRegistry()
-    registry.register(StreamCollector(status))
+    registry.register(StreamCollector(streams))
+    registry.register(OutputCollector(outputs))
     return generate_latest(registry)

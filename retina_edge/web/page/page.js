@@ -46,10 +46,29 @@ async function refresh() {
     });
     const online = streams.filter((status) => status.state === "online").length;
     byId("state").textContent = `${online} of ${streams.length} streams online`;
+    showOutputs(await ask("/api/outputs"));
     showEvents(await ask("/api/events?limit=20"));
   } catch (error) {
     byId("state").textContent = "serve does not answer";
   }
+}
+
+function showOutputs(outputs) {
+  byId("outputs-section").hidden = outputs.length === 0;
+  byId("outputs").replaceChildren(...outputs.map((status) => {
+    const item = byId("output").content.firstElementChild.cloneNode(true);
+    item.dataset.output = status.name;
+    item.querySelector(".name").textContent = status.name;
+    const badge = item.querySelector(".badge");
+    badge.textContent = badge.dataset.state = status.state;
+    const counts = [
+      `${status.done} ${status.kind === "file" ? "written" : "delivered"}`,
+      ...["waiting", "dropped", "lost"].filter((field) => status[field]).map((field) => `${status[field]} ${field}`),
+    ];
+    item.querySelector(".counts").textContent = counts.join(" · ");
+    item.querySelector(".error").textContent = status.state === "ok" ? "" : status.error;
+    return item;
+  }));
 }
 
 function showEvents(events) {

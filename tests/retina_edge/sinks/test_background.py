@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 
 import pytest
-from tests.retina_edge.sinks.test_sinks import result
 
 from retina_edge.sinks import background
 from retina_edge.sinks.background import BackgroundSink, Policy
@@ -17,6 +16,7 @@ from retina_edge.sinks.base import Result, Sink, SinkError
 from retina_edge.sinks.text import JsonlSink
 from retina_edge.sinks.video import VideoSink
 from tests.media import count_frames
+from tests.retina_edge.sinks.test_sinks import result
 from tests.waiting import wait_for
 
 

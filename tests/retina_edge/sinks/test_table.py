@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.retina_edge.sinks.test_sinks import result, write_all
 
 from retina_edge.detections import Detections
 from retina_edge.sinks.base import Result
 from retina_edge.sinks.table import CsvSink
+from tests.retina_edge.sinks.test_sinks import result, write_all
 
 HEADER = ["source", "frame", "captured", "track", "name", "score", "x1", "y1", "x2", "y2"]
 

@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 
 from retina_edge.detector import Detector
+from retina_edge.pipeline.outputs import OutputStatus
 from retina_edge.pipeline.pipeline import LivePipeline
 from retina_edge.sources.frames import Source
 from retina_edge.tracking.events import Event
@@ -25,6 +26,19 @@ from tests.made_streams import Made, dead
 from tests.stand_in import StandIn, contract
 
 TOKEN = "correct horse battery"
+
+# One of each state; the page shows them as they are.
+OUTPUTS = [
+    OutputStatus("out.jsonl", "file", "ok", 3, 1204, 0, 0, ""),
+    OutputStatus(
+        "/data/night/out.csv", "file", "failed", 0, 871, 0, 336, "[Errno 28] No space left on device: 'out.csv'"
+    ),
+    OutputStatus(
+        *("mqtt://broker/site/a-topic-of-some-length", "events", "waiting", 27, 4, 0, 0),
+        "the broker cannot be reached: Connection refused",
+    ),
+    OutputStatus("https://example.org/***", "events", "lost", 0, 9, 0, 1, "the server refuses the message (400)"),
+]
 
 
 @dataclass
@@ -47,7 +61,7 @@ def serving(token: str | None = None, sources: dict[str, Callable[[], Source]] |
     events = EventLog()
     pipeline = LivePipeline(Detector(StandIn(contract())), sources, on_result=lambda *_: None, score=0.4)
     runner = threading.Thread(target=pipeline.run)
-    app = create_app(pipeline, events, token=token, healthy=runner.is_alive)
+    app = create_app(pipeline, events, token=token, healthy=runner.is_alive, outputs=lambda: OUTPUTS)
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -14,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.sync.client import connect
 
 from retina_edge.web.app import WATCHERS
-from tests.retina_edge.web.conftest import Served, serving
+from tests.retina_edge.web.conftest import OUTPUTS, Served, serving
 
 
 def picture(content: bytes) -> np.ndarray:
@@ -106,6 +107,33 @@ def test_metrics_are_prometheuss(client: httpx.Client) -> None:
     assert {sample.labels["quantile"] for sample in latency} == {"0.5", "0.95"}
     objects = families["retina_edge_objects"].samples
     assert {sample.labels["class"] for sample in objects} == {"patch"}
+
+
+def test_outputs(client: httpx.Client, guarded: Served) -> None:
+    assert client.get("/api/outputs").json() == [dataclasses.asdict(status) for status in OUTPUTS]
+    schema = client.get("/openapi.json").json()
+    answer = schema["paths"]["/api/outputs"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert answer["items"] == {"$ref": "#/components/schemas/OutputStatus"}
+    states = schema["components"]["schemas"]["OutputStatus"]["properties"]["state"]["enum"]
+    assert states == ["ok", "waiting", "lost", "failed"]
+    assert httpx.get(f"{guarded.url}/api/outputs").status_code == 401
+    # A failed output is no reason to restart the pipeline.
+    assert client.get("/healthz").json()["status"] == "ok"
+
+
+def test_metrics_of_outputs(client: httpx.Client) -> None:
+    families = {family.name: family for family in text_string_to_metric_families(client.get("/metrics").text)}
+
+    def values(name: str) -> list[float]:
+        samples = families[f"retina_edge_output_{name}"].samples
+        assert [sample.labels for sample in samples] == [{"output": s.name, "kind": s.kind} for s in OUTPUTS]
+        return [sample.value for sample in samples]
+
+    assert values("up") == [1, 0, 0, 1]
+    assert values("waiting") == [3, 0, 27, 0]
+    assert values("done") == [1204, 871, 4, 9]
+    assert values("lost") == [0, 336, 0, 1]
+    assert values("dropped") == [0, 0, 0, 0]
 
 
 def test_the_score(client: httpx.Client, served: Served) -> None:

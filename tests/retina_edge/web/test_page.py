@@ -14,7 +14,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.retina_edge.web.conftest import TOKEN, Served
+from tests.retina_edge.web.conftest import OUTPUTS, TOKEN, Served
 from tests.waiting import wait_for
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -85,14 +85,31 @@ def test_streams_move_and_fit(
     assert "1 patch" in north
     assert " ms" in north
     assert "2 of 3 streams online" in browser.find_element(By.ID, "state").text
+    until(lambda: "336 lost" in browser.find_element(By.ID, "outputs").text)
+    outputs = {
+        item.get_attribute("data-output"): item.text for item in browser.find_elements(By.CSS_SELECTOR, "#outputs li")
+    }
+    assert list(outputs) == [status.name for status in OUTPUTS]
+    assert outputs["out.jsonl"].split("\n") == ["out.jsonl", "ok", "1204 written · 3 waiting"]
+    assert "failed\n871 written · 336 lost\n[Errno 28] No space left" in outputs["/data/night/out.csv"]
+    assert "waiting\n4 delivered · 27 waiting\nthe broker cannot be reached" in outputs[OUTPUTS[2].name]
     until(lambda: "patch 7 entered gate" in browser.find_element(By.ID, "events").text)
     thumbnail = browser.find_element(By.CSS_SELECTOR, "#events img")
     browser.execute_script("arguments[0].scrollIntoView()", thumbnail)
     until(lambda: bool(browser.execute_script("return arguments[0].naturalWidth > 0", thumbnail)))
     width, inner = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert width <= inner
+    script = "showOutputs([]); return getComputedStyle(document.getElementById('outputs-section')).display"
+    assert browser.execute_script(script) == "none"
+    until(lambda: browser.find_element(By.ID, "outputs").is_displayed())  # at the next refresh
     browser.execute_script("scrollTo(0, 0)")
     keep(browser, f"page-{size[0]}")
+    browser.execute_script("document.getElementById('outputs-section').scrollIntoView({block: 'center'})")
+    keep(browser, f"outputs-{size[0]}")
+    if browser.execute_script("return matchMedia('(prefers-color-scheme: light)').matches"):
+        dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+        keep(browser, f"outputs-dark-{size[0]}")
     no_errors(browser)
 
 
