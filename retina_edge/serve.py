@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0 after SIGTERM or when all files have ended; 1 after an error; 130 after Ctrl-C."""
+    """Exit code 0 after SIGTERM or when all files have ended; 1 after an error, also of an output; 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
     if args.install_service:
@@ -194,8 +194,10 @@ def _serve(args: argparse.Namespace) -> int:
                 worker.wait()
         if failures:
             raise failures[0]
-        if stop.number == signal.SIGINT:
-            raise KeyboardInterrupt
+    if outputs.failed:  # the log has said which
+        return 1
+    if stop.number == signal.SIGINT:
+        raise KeyboardInterrupt
     return 1 if any(stream.broken for stream in pipeline.streams) else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -228,6 +229,43 @@ def test_events_reach_their_receiver(model: Path, tmp_path: Path) -> None:
     assert received
     assert {event["region"] for event in received} == {"all"}
     assert len({event["id"] for event in received}) == len(received)
+
+
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+FULL = r"outputs failed: /dev/full: \d+ results lost \(.*No space left on device: '/dev/full'\)"
+
+
+@needs_full
+def test_a_full_disk_is_said_at_the_end_of_files(model: Path, tmp_path: Path) -> None:
+    lines, video = tmp_path / "out.jsonl", write_video(tmp_path / "v.mp4", count=100)
+    words = [model, video, "--json", lines, "--csv", "/dev/full", "--score", "0.05", "--port", "0"]
+    command = [sys.executable, "-m", "retina_edge.serve", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert re.fullmatch(FULL, done.stderr.splitlines()[-1]), done.stderr
+    assert [json.loads(line)["frame"] for line in lines.read_text().splitlines()] == list(range(100))
+
+
+@needs_full
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_full_disk_stops_nothing_and_is_said_at_the_end(model: Path, tmp_path: Path, number: signal.Signals) -> None:
+    lines, video = tmp_path / "out.jsonl", write_video(tmp_path / "v.mp4", count=3000)
+    with serve(model, video, "--json", lines, "--csv", "/dev/full", "--score", "0.05") as serving:
+        until(lambda: states(serving)["/dev/full"] == "failed")
+        detected = serving.streams()["v"]["detected"]
+        until(lambda: serving.streams()["v"]["detected"] > detected)
+        assert states(serving)[str(lines)] != "failed"
+        returned, errors = serving.end(number)
+    assert returned == 1, errors
+    assert re.fullmatch(FULL, errors.splitlines()[-1]), errors
+    assert errors.count("nothing more is written there") == 1
+    written = [json.loads(line)["frame"] for line in lines.read_text().splitlines()]
+    assert written == list(range(len(written)))
+    assert len(written) > detected
+
+
+def states(serving: Serving) -> dict[str, str]:
+    return {output["name"]: output["state"] for output in httpx.get(f"{serving.url}/api/outputs").json()}
 
 
 @pytest.mark.parametrize(
