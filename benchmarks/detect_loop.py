@@ -27,9 +27,9 @@ from benchmarks.record import begin, save
 from engines.letterbox import letterbox_batch
 from retina_edge import Detector
 from retina_edge.image_file import read_image
-from retina_edge.pipeline.single import Pipeline
+from retina_edge.pipeline.outputs import open_outputs
+from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.sample import FOREST, FPS, MODEL, Flight
-from retina_edge.sinks.text import JsonlSink
 from retina_edge.sinks.video import VideoSink
 from retina_edge.sources.video import VideoSource
 
@@ -101,16 +101,23 @@ def _loop(model: Path, video: Path, folder: Path) -> float:
     """Frames a second of the whole loop, from opening the video to closing the files; loading the model is not
     in it, as it is not in the session's figure."""
     with Detector.load(model) as detector:
-        pipeline = Pipeline(detector, score=SCORE)
         start = perf_counter()
-        with (
-            VideoSource(video) as source,
-            VideoSink(folder / "out.mp4", fps=FPS) as annotated,
-            JsonlSink(folder / "out.jsonl") as lines,
-        ):
-            pipeline.run(source, [annotated, lines])
+        with open_outputs(
+            jsonl=folder / "out.jsonl",
+            save=folder / "out.mp4",
+            saving=lambda _: VideoSink(folder / "out.mp4", fps=FPS),
+            strict=True,
+        ) as outputs:
+            pipeline = Pipeline(
+                detector,
+                {"video": lambda: VideoSource(video)},
+                on_result=lambda _, result: outputs.write(result),
+                on_end=lambda stream: outputs.end(stream.name),
+                score=SCORE,
+            )
+            pipeline.run()
         seconds = perf_counter() - start
-        assert pipeline.summary().frames == FRAMES
+        assert pipeline.streams[0].detected == FRAMES
     return FRAMES / seconds
 
 

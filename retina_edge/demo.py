@@ -12,27 +12,30 @@ from engines.errors import ModelFileError
 from retina_edge import cli
 from retina_edge.detector import Detector
 from retina_edge.image_file import read_image
-from retina_edge.pipeline.report import RunProgress, print_summary
-from retina_edge.pipeline.single import Pipeline
+from retina_edge.pipeline.outputs import open_outputs
+from retina_edge.pipeline.pipeline import Pipeline
+from retina_edge.pipeline.report import RunProgress, Summary, print_summary
+from retina_edge.pipeline.watched import run_watched
 from retina_edge.sample import FOREST, FPS, MODEL, SCORE, Flight
-from retina_edge.sinks.base import Result, Sink
+from retina_edge.signals import stop_on_signal
+from retina_edge.sinks.base import Result
 from retina_edge.sinks.pictures import write_image
-from retina_edge.sinks.text import JsonlSink
 from retina_edge.sinks.video import VideoSink
 
 FRAMES = 240
 
 
-class StillSink(Sink):
-    """Saves one annotated frame as a picture."""
+class FilmSink(VideoSink):
+    """An annotated video, and of one frame a picture."""
 
-    def __init__(self, path: Path, *, index: int) -> None:
-        self.path = path
-        self.index = index
+    def __init__(self, path: Path, still: Path, *, index: int) -> None:
+        super().__init__(path, fps=FPS)
+        self.still, self.index = still, index
 
     def write(self, result: Result) -> None:
+        super().write(result)
         if result.frame.index == self.index:
-            write_image(self.path, result.picture)
+            write_image(self.still, result.picture)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,17 +52,24 @@ def _demo(output: Path, *, frames: int) -> int:
     console = Console()
     flight = Flight(read_image(FOREST), frames=frames)
     video, lines, still = (output / f"demo.{kind}" for kind in ("mp4", "jsonl", "png"))
-    with (
-        Detector.load(MODEL) as detector,
-        RunProgress(console) as progress,
-        JsonlSink(lines) as jsonl_sink,
-        VideoSink(video, fps=FPS) as video_sink,
-        StillSink(still, index=frames // 2) as still_sink,
-    ):
-        progress.start("flight over the forest", frames)
-        pipeline = Pipeline(detector, score=SCORE, on_progress=progress.advance)
-        pipeline.run(flight, [jsonl_sink, video_sink, still_sink])
-    print_summary(console, pipeline.summary(), [str(path) for path in (video, lines, still)])
+    with Detector.load(MODEL) as detector:
+        pipeline = Pipeline(
+            detector,
+            {flight.name: lambda: flight},
+            on_result=lambda _, result: outputs.write(result),
+            on_end=lambda stream: outputs.end(stream.name),
+            score=SCORE,
+        )
+        with (
+            stop_on_signal(pipeline.stop) as stop,
+            open_outputs(
+                jsonl=lines, save=video, saving=lambda _: FilmSink(video, still, index=frames // 2), strict=True
+            ) as outputs,
+        ):
+            run_watched(pipeline, RunProgress(console, pipeline.streams))
+    if stop.asked:
+        raise KeyboardInterrupt
+    print_summary(console, Summary.of(pipeline, writing=outputs.seconds), [str(p) for p in (video, lines, still)])
     return 0
 
 

@@ -20,7 +20,7 @@ from engines.errors import MissingDependencyError, RetinaEdgeError
 from retina_edge import cli
 from retina_edge.detector import Detector
 from retina_edge.pipeline.outputs import default_spool, open_outputs
-from retina_edge.pipeline.pipeline import DEADLINE, LivePipeline
+from retina_edge.pipeline.pipeline import DEADLINE, Pipeline
 from retina_edge.pipeline.stream import Stream
 from retina_edge.pipeline.worker import Worker
 from retina_edge.service import systemd_service
@@ -123,7 +123,7 @@ def _serve(args: argparse.Namespace) -> int:
                 events.add(event, result.frame.image)
             outputs.write(result)
 
-        pipeline = LivePipeline(
+        pipeline = Pipeline(
             detector,
             sources,
             on_result=on_result,
@@ -141,7 +141,7 @@ def _serve(args: argparse.Namespace) -> int:
                 csv=args.csv,
                 receivers=args.events,
                 spool=args.spool,
-                live=any(stream.live for stream in pipeline.streams),
+                strict=False,
             )
         )
 
@@ -198,7 +198,7 @@ def _serve(args: argparse.Namespace) -> int:
         return 1
     if stop.number == signal.SIGINT:
         raise KeyboardInterrupt
-    return 1 if any(stream.broken for stream in pipeline.streams) else 0
+    return 1 if any(stream.errors for stream in pipeline.streams) else 0
 
 
 def _listen(host: str, port: int) -> socket.socket:

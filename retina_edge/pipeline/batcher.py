@@ -19,8 +19,8 @@ class Batcher:
         streams: in whose slots frames wait.
         ready: the condition of all of them.
         size: frames of a batch at most.
-        deadline: seconds that the first frame of a batch waits for the others at most. Nobody waits for a stream that
-            is offline.
+        deadline: seconds that the first live frame of a batch waits for the others at most. Nobody waits for a stream
+            that is offline. Frames of files are in no hurry: alone they wait for a full batch.
         max_age: seconds from its capture after which a live stream's frame is not worth detecting in; None for any.
     """
 
@@ -45,11 +45,12 @@ class Batcher:
             while True:
                 self._collect(chosen)
                 now = time.monotonic()
-                if chosen and end is None:
+                if end is None and any(stream.live for stream, _ in chosen):
                     end = now + self._deadline
-                if len(chosen) >= self._size or (end is not None and (now >= end or not self._expected(chosen))):
+                late = end is not None and now >= end
+                if len(chosen) >= self._size or (chosen and (late or not self._expected(chosen))):
                     return chosen
-                if end is None and all(stream.slot.ended for stream in self._streams):
+                if not chosen and all(stream.slot.ended for stream in self._streams):
                     return None
                 self._ready.wait(None if end is None else end - now)
 
@@ -75,8 +76,15 @@ class Batcher:
         return None
 
     def _expected(self, chosen: Chosen) -> bool:
-        """Whether a stream that has no frame in the batch may give one any moment."""
+        """Whether a frame that the batch should wait for may come any moment.
+
+        In a hurry the first of a stream that has none in the batch, else the next of any file.
+        """
         there = {stream for stream, _ in chosen}
+        hurry = any(stream.live for stream in there)
         return any(
-            stream.state is State.ONLINE and not stream.slot.ended and stream not in there for stream in self._streams
+            stream.state is State.ONLINE
+            and not stream.slot.ended
+            and (stream not in there if hurry else not stream.live)
+            for stream in self._streams
         )

@@ -31,10 +31,21 @@ class Capture:
     Args:
         stream: whose slot it fills.
         on_failure: told of an error that no reopening mends: a bug, not a lost camera.
+        on_end: called when it ends, in its thread.
+        keep_trying: a live stream that cannot be opened is tried again and again; else only one that gave a frame once,
+            and the first failure is an error of the stream, for its owner to tell.
     """
 
-    def __init__(self, stream: Stream, on_failure: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        on_failure: Callable[[BaseException], None],
+        *,
+        on_end: Callable[[], None] = lambda: None,
+        keep_trying: bool = True,
+    ) -> None:
         self.stream = stream
+        self._keep_trying, self._on_end = keep_trying, on_end
         self._stop = threading.Event()
         self._source: Source | None = None
         self._address = _address(stream.source)
@@ -42,6 +53,7 @@ class Capture:
 
     def start(self) -> None:
         """Begins to read."""
+        self.stream.started = True
         self._worker.start()
 
     def stop(self) -> None:
@@ -56,32 +68,39 @@ class Capture:
         return self._worker.wait(seconds)
 
     def _run(self) -> None:
-        stream, wait = self.stream, FIRST_WAIT
         try:
-            while not self._stop.is_set():
-                began, before = time.monotonic(), stream.captured
-                try:
-                    self._read()
-                    lost = f"{stream.source}: gave no more frames"
-                except SourceError as error:
-                    lost = str(error)
-                    if not stream.live:
-                        stream.error, stream.broken = lost, True
-                        logger.error("%s", lost)
-                        return
-                if not stream.live or self._stop.is_set():
-                    return
-                if stream.state is not State.OFFLINE:
-                    logger.warning("%s", lost)
-                stream.error, stream.state = lost, State.OFFLINE
-                if stream.captured > before and time.monotonic() - began > WELL_AFTER:
-                    wait = FIRST_WAIT
-                self._pause(wait)
-                wait = min(2 * wait, LONGEST_WAIT)
-                stream.reconnects += not self._stop.is_set()
+            self._read_for_ever()
         finally:
-            stream.state = State.ENDED
-            stream.slot.close()
+            self.stream.state = State.ENDED
+            self.stream.slot.close()
+            self._on_end()
+
+    def _read_for_ever(self) -> None:
+        """Of a file until it ends, of a live stream until it is told to."""
+        stream, wait = self.stream, FIRST_WAIT
+        while not self._stop.is_set():
+            began, before = time.monotonic(), stream.captured
+            try:
+                self._read()
+                lost = f"{stream.source}: gave no more frames"
+            except SourceError as error:
+                lost = str(error)
+                if not stream.live or not (self._keep_trying or stream.captured):
+                    stream.error = lost
+                    stream.errors.append(lost)
+                    if self._keep_trying:
+                        logger.error("%s", lost)
+                    return
+            if not stream.live or self._stop.is_set():
+                return
+            if stream.state is not State.OFFLINE:
+                logger.warning("%s", lost)
+            stream.error, stream.state = lost, State.OFFLINE
+            if stream.captured > before and time.monotonic() - began > WELL_AFTER:
+                wait = FIRST_WAIT
+            self._pause(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+            stream.reconnects += not self._stop.is_set()
 
     def _read(self) -> None:
         """One opening, to its end."""
@@ -92,18 +111,25 @@ class Capture:
         if self._stop.is_set():  # it may have been asked for before there was something to interrupt
             return
         with source:
+            stream.info = source.info
             if stream.live and not source.live and not stream.captured:
                 # A file behind an address: it shows only now that it is one.
                 stream.live, stream.slot.keeps_all = False, True
+            began = time.perf_counter()
             for frame in source:
+                stream.read_seconds += time.perf_counter() - began
                 if self._stop.is_set() or not stream.slot.put(frame):
                     return
                 stream.captured += 1
                 if stream.state is State.OFFLINE:
                     logger.warning("%s: back again", stream.source)
                 stream.state = State.ONLINE
+                began = time.perf_counter()
             if stream.live and source.warnings:
                 raise SourceError(source.warnings[-1])
+            if not stream.live:
+                stream.errors += source.errors
+                stream.warnings += source.warnings
             stream.error = "; ".join([*source.errors, *source.warnings])
 
     def _pause(self, seconds: float) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +15,16 @@ from typing import Literal
 from engines.errors import RetinaEdgeError
 from retina_edge.delivery.delivery import Delivery, deliver_to
 from retina_edge.delivery.sender import EventSender
-from retina_edge.sinks.background import BackgroundSink, Policy
+from retina_edge.sinks.background import BackgroundSink
 from retina_edge.sinks.base import Result, Sink
+from retina_edge.sinks.saving import SavingSink
 from retina_edge.sinks.table import CsvSink
 from retina_edge.sinks.text import JsonlSink
 from retina_edge.sources.frames import captured_at
 from retina_edge.sources.video import redact
 
 # Results that wait for a file, each with its frame.
-WAITING = 64
+WAITING = 16
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,21 @@ class Outputs:
         for sink in self._files.values():
             sink.write(result)
 
+    def end(self, stream: str) -> None:
+        """No more results of this stream come."""
+        for sink in self._files.values():
+            sink.end(stream)
+
+    @property
+    def seconds(self) -> float:
+        """That the files have taken."""
+        return sum(sink.seconds for sink in self._files.values())
+
+    @property
+    def written(self) -> list[Path]:
+        """Files and folders that are whole; after the end."""
+        return list(dict.fromkeys(path for sink in self._files.values() for path in sink.written))
+
     def status(self) -> list[OutputStatus]:
         """Of each output, at this moment; from any thread, also after the end."""
         return [
@@ -99,34 +115,45 @@ class Outputs:
 
 @contextmanager
 def open_outputs(
-    *, jsonl: Path | None, csv: Path | None, receivers: Sequence[str], spool: Path, live: bool
+    *,
+    jsonl: Path | None = None,
+    csv: Path | None = None,
+    save: Path | None = None,
+    saving: Callable[[str], Sink] | None = None,
+    receivers: Sequence[str] = (),
+    spool: Path | None = None,
+    strict: bool,
 ) -> Iterator[Outputs]:
-    """Files and deliveries, open within the block; at its end the log says which of them lost what.
+    """Files and deliveries, open within the block.
 
     Args:
         jsonl: for results as JSON lines.
         csv: for detections as a table.
+        save: for annotated videos and pictures, in files that ``saving`` makes by the name of a stream.
+        saving: see there.
         receivers: addresses of events, ``mqtt://`` or ``https://``.
-        spool: folder for events that wait, a file for each receiver.
-        live: whether a file that is slow loses results, oldest first, instead of holding up the streams.
+        spool: folder for events that wait, a file for each receiver; None for ``default_spool``.
+        strict: a file that cannot be written is raised by ``write`` or at the end; else it is logged, the rest goes on,
+            and at the end the log says what was lost.
 
     Raises:
         OSError: a file cannot be opened.
         RetinaEdgeError: an address that cannot be used, or one twice.
     """
-    spools = [spool / f"{_file_name(address)}.sqlite" for address in receivers]
+    spools = [(spool or default_spool()) / f"{_file_name(address)}.sqlite" for address in receivers]
     if len(set(spools)) != len(spools):
         raise RetinaEdgeError("--events: expected each address once")
-    policy: Policy = "drop oldest" if live else "wait"
     sinks: list[tuple[Path, Sink]] = [] if jsonl is None else [(jsonl, JsonlSink(jsonl))]
     if csv is not None:
         sinks.append((csv, CsvSink(csv, captured=lambda result: captured_at(result.frame), tracks=_tracks)))
+    if save is not None and saving is not None:
+        sinks.append((save, SavingSink(saving)))
     with ExitStack() as stack:
         deliveries = [
             stack.enter_context(deliver_to(address, path)) for address, path in zip(receivers, spools, strict=True)
         ]
         events = stack.enter_context(EventSender(deliveries))
-        files = [BackgroundSink(sink, capacity=WAITING, policy=policy, on_error=_tell) for _, sink in sinks]
+        files = [BackgroundSink(sink, capacity=WAITING, on_error=None if strict else _tell) for _, sink in sinks]
         for file in files:
             stack.enter_context(file)
         outputs = Outputs(
@@ -139,7 +166,7 @@ def open_outputs(
         with opened:
             yield outputs
     finally:
-        if failed := outputs.failed:
+        if not strict and (failed := outputs.failed):
             logger.error("outputs failed: %s", "; ".join(map(str, failed)))
 
 

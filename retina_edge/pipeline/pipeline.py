@@ -1,53 +1,79 @@
-"""Many streams through one detector: capture threads fill slots, one loop batches, detects and hands on.
+"""The loop of many streams and one detector.
 
-No frame is picked before the detector is free, so that a live stream's result is never older than a frame of its own
-and two runs of the detector. What is handed on is taken at once by whoever takes it: a slow disk or network holds up
-nothing here.
+Capture threads fill slots, a feeder takes batches out of them and submits them to the detector, the loop waits for
+detections and hands results on. On a CPU submitting is letterboxing, and waiting is inference; an engine has the
+frames from submission on. What is handed on is taken at once by whoever takes it: a slow disk or network holds up no
+camera here.
 """
 
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from engines.errors import RetinaEdgeError
 from retina_edge.detections import Detections
-from retina_edge.detector import Detector
+from retina_edge.detector import Detector, Submitted
 from retina_edge.pipeline.batcher import Batcher, Chosen
 from retina_edge.pipeline.capture import Capture
 from retina_edge.pipeline.stream import State, Stream
+from retina_edge.pipeline.worker import Worker
 from retina_edge.sinks.base import Result
 from retina_edge.sources.frames import Source
 from retina_edge.tracking.analysis import Analysis
 
 # Seconds that the first frame of a batch waits for those of other streams.
 DEADLINE = 0.01
+# Batches on their way through the detector: of files enough to keep it busy. A live stream's frame is better taken
+# late, and new, than early.
+AHEAD, AHEAD_LIVE = 4, 1
+# Of many files so many are open at a time, each with a decoder.
+FILES_AT_A_TIME = 4
 # Of batches in a row that the detector raises on, until it is taken to be broken.
 MOST_FAILURES = 10
 # Seconds that a camera has to let go of its thread at the end; one that hangs in its driver is left behind.
 PATIENCE = 5.0
 
-# Takes a result; must not wait.
+# Takes a result. It is waited for: of live streams it must not wait itself.
 OnResult = Callable[[Stream, Result], None]
 
 logger = logging.getLogger(__name__)
 
 
-class LivePipeline:
-    """Runs a detector on several streams at a time, each live or a file.
+@dataclass(frozen=True)
+class _Flight:
+    """A batch on its way through the detector, with its ticket, or with what kept it from getting one."""
+
+    chosen: Chosen
+    began: float
+    ticket: Submitted[list[Detections]] | Exception
+
+
+class Pipeline:
+    """Runs a detector on several streams at a time, each live or a file, once.
 
     Args:
         detector: stays open; whoever made it closes it.
         sources: of each stream, by its name, what makes its source.
-        on_result: called in the loop's thread with each result, in the order of each stream's frames; must not wait.
+        on_result: called in the loop's thread with each result, in the order of each stream's frames.
+        on_end: called there when a stream has given its last result.
         analyse: makes what follows the objects of a stream, by its name; None follows nothing.
         score: detections score more than this; None keeps all. ``set_score`` changes it while it runs.
         batch: frames an inference; None takes the model's own, else one of each stream where it can run several.
-        deadline: seconds that a batch waits to be full.
+        deadline: seconds that a batch with a live stream's frame waits to be full.
         max_age: seconds from capture after which frames and results of live streams are dropped, and counted; None
             keeps all.
+        max_frames: of each stream, after which it ends; None for all.
+        keep_trying: a live stream that cannot be opened at first is tried again for ever; else that is an error, and
+            only one that was there is reopened.
+
+    Attributes:
+        preprocess_seconds, infer_seconds: of the feeder and the loop, spent in the detector.
+        seconds: that ``run`` took.
 
     Raises:
         RetinaEdgeError: a score or a batch size that the model cannot give, no streams.
@@ -59,26 +85,40 @@ class LivePipeline:
         sources: Mapping[str, Callable[[], Source]],
         *,
         on_result: OnResult,
+        on_end: Callable[[Stream], None] = lambda _stream: None,
         analyse: Callable[[str], Analysis] | None = None,
         score: float | None = None,
         batch: int | None = None,
         deadline: float = DEADLINE,
         max_age: float | None = None,
+        max_frames: int | None = None,
+        keep_trying: bool = True,
     ) -> None:
         if not sources:
             raise RetinaEdgeError("sources: expected at least one stream, got none")
-        self._detector, self._on_result, self._max_age = detector, on_result, max_age
+        self._detector, self._on_result, self._on_end, self._max_age = detector, on_result, on_end, max_age
         self.score = detector.contract.score_threshold
         if score is not None:
             self.set_score(score)
-        ready = threading.Condition()
-        self.streams = tuple(Stream.of(name, source, ready) for name, source in sources.items())
+        self._changed = threading.Condition()
+        self.streams = tuple(
+            Stream.of(name, source, self._changed, max_frames=max_frames) for name, source in sources.items()
+        )
         size = detector.check_batch(batch if batch is not None else self._usual_batch())
-        self._batcher = Batcher(self.streams, ready, size=size, deadline=deadline, max_age=max_age)
+        self._batcher = Batcher(self.streams, self._changed, size=size, deadline=deadline, max_age=max_age)
         self._failures: list[BaseException] = []
         self._analyses = {name: analyse(name) for name in sources} if analyse else {}
-        self._captures = [Capture(stream, self._fail) for stream in self.streams]
+        self._captures = [
+            Capture(stream, self._fail, on_end=self._start_captures, keep_trying=keep_trying) for stream in self.streams
+        ]
+        self._starting = threading.Lock()
+        self._stopping = False
+        self._flights: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()
+        self._flying = 0
+        self._landed = False
         self._failed_in_a_row = 0
+        self._going = list(self.streams)
+        self.preprocess_seconds = self.infer_seconds = self.seconds = 0.0
 
     def _usual_batch(self) -> int | None:
         largest = self._detector.executor.max_batch
@@ -92,16 +132,21 @@ class LivePipeline:
         """
         least = self._detector.contract.score_threshold
         if not least <= score < 1:
-            raise RetinaEdgeError(f"score: expected {least:g} <= score < 1, got {score:g}")
+            raise RetinaEdgeError(
+                f"score: expected {least:g} <= score < 1, got {score:g}; the model drops what scores less than its "
+                f"threshold {least:g}, so export it with a lower one"
+            )
         self.score = score
 
-    def _fail(self, error: BaseException) -> None:
-        """Of a capture's thread; the loop ends when all slots are closed."""
-        self._failures.append(error)
-        self.stop()
+    @property
+    def online(self) -> int:
+        """Streams that give frames now."""
+        return sum(stream.state is State.ONLINE for stream in self.streams)
 
     def stop(self) -> None:
         """Ends the run from any thread: what was captured of files is still detected, live streams end at once."""
+        with self._starting:
+            self._stopping = True
         for capture in self._captures:
             capture.stop()
 
@@ -110,35 +155,100 @@ class LivePipeline:
 
         Raises:
             BaseException: the first error of the detector, of ``on_result`` or of a thread; of the detector only if a
-                frame of a file was in the batch, where every frame counts, or if it raises many times in a row.
+                frame of a file was in the batch, where every frame counts, or if it raises many times in a row. What
+                was captured of files before a source failed is still detected.
         """
-        error: BaseException | None = None
+        start = time.monotonic()
+        feeder = Worker("feeder", self._feed, self._fail)
         try:
-            for capture in self._captures:
-                capture.start()
-            while (chosen := self._batcher.take()) is not None and not self._failures:
-                self._handle(chosen)
-        except BaseException as raised:
-            error = raised
+            self._start_captures()
+            feeder.start()
+            while (flight := self._flights.get()) is not None:
+                self._land(flight)
+            for stream in self._going:
+                self._on_end(stream)
+        except BaseException as error:
+            self._failures.append(error)
         finally:
             self.stop()
-            end = time.monotonic() + PATIENCE
-            for capture in self._captures:
-                if not capture.wait(max(0.0, end - time.monotonic())):
-                    logger.warning("%s: hangs, and is left behind", capture.stream.source)
-        for first in [error, *self._failures]:
-            if first is not None:
-                raise first
+            with self._changed:
+                self._landed = True
+                self._changed.notify_all()
+            self._leave([("the detector", feeder.wait), *((c.stream.source, c.wait) for c in self._captures)])
+            self.seconds += time.monotonic() - start
+        if self._failures:
+            raise self._failures[0]
 
-    def _handle(self, chosen: Chosen) -> None:
+    def _leave(self, waits: Sequence[tuple[str, Callable[[float], bool]]]) -> None:
+        """Waits for threads that have been asked to end, not for ever."""
+        end = time.monotonic() + PATIENCE
+        for name, wait in waits:
+            if not wait(max(0.0, end - time.monotonic())):
+                logger.warning("%s: hangs, and is left behind", name)
+
+    def _fail(self, error: BaseException) -> None:
+        """Of another thread; the loop ends when all slots are closed, and empty."""
+        self._failures.append(error)
+        self.stop()
+
+    def _start_captures(self) -> None:
+        """Live streams at once, of files as many as may be open at a time; called again whenever one has ended."""
+        with self._starting:
+            open_files = sum(
+                stream.started and not stream.live and stream.state is not State.ENDED for stream in self.streams
+            )
+            for capture in self._captures:
+                stream = capture.stream
+                if not self._stopping and not stream.started and (stream.live or open_files < FILES_AT_A_TIME):
+                    open_files += not stream.live
+                    capture.start()
+
+    def _feed(self) -> None:
+        """Submits batch after batch, as far ahead as is good for them."""
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._landed or self._flying < self._ahead())
+                if self._landed or (chosen := self._batcher.take()) is None:
+                    return
+                with self._changed:
+                    self._flying += 1
+                self._flights.put(self._submit(chosen))
+        finally:
+            self._flights.put(None)
+
+    def _ahead(self) -> int:
+        return AHEAD_LIVE if any(stream.live and not stream.slot.ended for stream in self.streams) else AHEAD
+
+    def _submit(self, chosen: Chosen) -> _Flight:
         began = time.monotonic()
         try:
-            found = self._detector.result(self._detector.submit([frame.image for _, frame in chosen]))
+            return _Flight(chosen, began, self._detector.submit([frame.image for _, frame in chosen]))
         except Exception as error:
-            self._failed(chosen, error)
-            return
-        self._failed_in_a_row = 0
-        self._hand_on(chosen, found, began)
+            return _Flight(chosen, began, error)
+        finally:
+            self.preprocess_seconds += time.monotonic() - began
+
+    def _land(self, flight: _Flight) -> None:
+        start = time.monotonic()
+        try:
+            if isinstance(flight.ticket, Exception):
+                raise flight.ticket
+            found = self._detector.result(flight.ticket)
+        except Exception as error:
+            self._failed(flight.chosen, error)
+        else:
+            self._failed_in_a_row = 0
+            self.infer_seconds += time.monotonic() - start
+            self._hand_on(flight.chosen, found, flight.began)
+        finally:
+            with self._changed:
+                self._flying -= 1
+                over = [stream for stream in self._going if stream.over]
+                self._changed.notify_all()
+        for stream in over:
+            self._going.remove(stream)
+            self._on_end(stream)
 
     def _failed(self, chosen: Chosen, error: Exception) -> None:
         """Live streams go on with their next frame; of a file no frame may be missing."""
@@ -156,16 +266,17 @@ class LivePipeline:
             if self._max_age is not None and stream.live and age > self._max_age:
                 stream.expired += 1
                 continue
-            told = stream.name, began - frame.captured, age
             if analysis := self._analyses.get(stream.name):
                 seen = analysis(frame, detections, self.score)
-                result = Result(frame, seen.detections, *told, seen.tracks, seen.events, seen.tallies)
+                result = Result(frame, seen.detections, tracks=seen.tracks, events=seen.events, tallies=seen.tallies)
             else:
-                result = Result(frame, detections.above(self.score), *told)
+                result = Result(frame, detections.above(self.score))
+            result = replace(
+                result,
+                stream=stream.name,
+                live=stream.live,
+                age_at_inference=began - frame.captured,
+                age_at_output=age,
+            )
             stream.finish(result, age)
             self._on_result(stream, result)
-
-    @property
-    def online(self) -> int:
-        """Streams that give frames now."""
-        return sum(stream.state is State.ONLINE for stream in self.streams)

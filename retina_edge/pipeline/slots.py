@@ -18,15 +18,20 @@ class Slot:
         ready: told of every change; one condition for the slots of all streams, so that one thread can wait for any.
         keeps_all: filling it waits for room; else it holds one frame, and the newest wins.
         size: frames at most, where all are kept.
+        limit: frames that are taken out before it closes by itself; None for no such end.
 
     Attributes:
+        taken: frames that were taken out.
         dropped: frames that were overwritten, none of which anybody saw.
     """
 
-    def __init__(self, ready: threading.Condition, *, keeps_all: bool, size: int = QUEUE_SIZE) -> None:
+    def __init__(
+        self, ready: threading.Condition, *, keeps_all: bool, size: int = QUEUE_SIZE, limit: int | None = None
+    ) -> None:
         self.keeps_all = keeps_all
+        self.taken = 0
         self.dropped = 0
-        self._ready, self._size = ready, size
+        self._ready, self._size, self._limit = ready, size, limit
         self._frames: deque[Frame] = deque()
         self._closed = False
 
@@ -49,13 +54,12 @@ class Slot:
         if not self._frames:
             return None
         frame = self._frames.popleft()
+        self.taken += 1
+        if self.taken == self._limit:
+            self._frames.clear()
+            self._closed = True
         self._ready.notify_all()
         return frame
-
-    @property
-    def waiting(self) -> int:
-        """Frames that wait. With the condition held."""
-        return len(self._frames)
 
     @property
     def ended(self) -> bool:

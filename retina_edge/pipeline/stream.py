@@ -11,7 +11,7 @@ from enum import Enum
 
 from retina_edge.pipeline.slots import Slot
 from retina_edge.sinks.base import Result
-from retina_edge.sources.frames import Source
+from retina_edge.sources.frames import Source, SourceInfo
 
 # Of the newest results, how many rate and latency are taken from.
 WINDOW = 300
@@ -80,7 +80,12 @@ class Stream:
         live: the newest frame wins, and it is reopened when it ends; else every frame counts, and it ends. Of an
             address it is a guess until it is open.
         slot: where its frames wait.
-        broken: a file that could not be read, or not to its end.
+        info: of its source, once that is open.
+        errors: what could not be read of a file, or at all; one line each.
+        warnings: what is odd in a file, one line each.
+        objects: detections in all results.
+        started: whether its turn has come.
+        read_seconds: that its thread spent waiting for frames, decoding included.
     """
 
     name: str
@@ -90,7 +95,12 @@ class Stream:
     slot: Slot
     state: State = State.CONNECTING
     error: str = ""
-    broken: bool = False
+    info: SourceInfo = field(default_factory=SourceInfo)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    read_seconds: float = 0.0
+    objects: int = 0
+    started: bool = False
     captured: int = 0
     detected: int = 0
     expired: int = 0
@@ -101,16 +111,30 @@ class Stream:
     _done: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
     @classmethod
-    def of(cls, name: str, open_source: Callable[[], Source], ready: threading.Condition) -> Stream:
+    def of(
+        cls,
+        name: str,
+        open_source: Callable[[], Source],
+        ready: threading.Condition,
+        *,
+        max_frames: int | None = None,
+    ) -> Stream:
         """A stream whose slot fits its source: live or not."""
         source = open_source()
-        return cls(name, open_source, source.name, source.live, Slot(ready, keeps_all=not source.live))
+        slot = Slot(ready, keeps_all=not source.live, limit=max_frames)
+        return cls(name, open_source, source.name, source.live, slot)
+
+    @property
+    def over(self) -> bool:
+        """Whether no more results come. With the slot's condition held, in the thread that hands results on."""
+        return self.slot.ended and self.slot.taken == self.detected + self.failed + self.expired
 
     def finish(self, result: Result, seconds: float) -> None:
         """Takes a result, and its age in seconds: counts it, and keeps the newest."""
         with self._lock:
             self.latest = result
             self.detected += 1
+            self.objects += len(result.detections)
             self._done.append((time.monotonic(), seconds))
 
     def status(self) -> StreamStatus:

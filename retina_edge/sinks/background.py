@@ -1,21 +1,19 @@
 """A sink in a thread of its own, so that a slow disk or a broken one holds up neither capture nor the other sinks.
 
-A bounded queue lies before it. What a full queue means is said once: a file waits, and loses nothing; a live stream
-drops the oldest, and counts it.
+A bounded queue lies before it. When it is full, the oldest result of a live stream makes room, and is counted; where
+there is none, a result of a file waits for room, and none is lost.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal
 
 from retina_edge.sinks.base import Result, Sink, SinkError
-
-Policy = Literal["wait", "drop oldest"]
 
 # At the end, for what is queued.
 CLOSE_SECONDS = 10.0
@@ -33,18 +31,17 @@ class BackgroundSink(Sink):
     counted in ``lost``. The error is raised by the next ``write`` or at the end of the block, once; with ``on_error``
     it goes there instead. It never replaces an error that ends the block anyway: then it is logged.
 
-    At the end the queue is written for at most ``close_seconds``. What is left then is dropped, which with "wait" is
-    an error: the file is closed as after any other.
+    At the end the queue is written for at most ``close_seconds``. What is left then is dropped, which of a file is an
+    error: the sink is closed as after any other.
 
     Args:
         sink: not entered yet; belongs to this one. Not a window, which needs the main thread.
         capacity: results that may wait. Each holds a frame and, where a sink draws, an annotated copy.
-        policy: what ``write`` does when so many wait: "wait" until there is room, or "drop oldest".
         on_error: called once with the sink's error, mostly from the other thread.
         close_seconds: for writing what waits at the end.
 
     Raises:
-        ValueError: a capacity below 1, another policy.
+        ValueError: a capacity below 1.
     """
 
     def __init__(
@@ -52,20 +49,17 @@ class BackgroundSink(Sink):
         sink: Sink,
         *,
         capacity: int,
-        policy: Policy,
         on_error: Callable[[BaseException], None] | None = None,
         close_seconds: float = CLOSE_SECONDS,
     ) -> None:
         if capacity < 1:
             raise ValueError(f"expected a capacity of at least 1, got {capacity}")
-        if policy not in ("wait", "drop oldest"):
-            raise ValueError(f'expected the policy "wait" or "drop oldest", got {policy!r}')
         self._sink = sink
         self._capacity = capacity
-        self._policy = policy
         self._on_error = on_error
         self._close_seconds = close_seconds
-        self._queue: deque[Result] = deque()
+        # Results, and names of streams that end.
+        self._queue: deque[Result | str] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         # The arguments of __exit__, once the owner's block has ended.
@@ -76,20 +70,28 @@ class BackgroundSink(Sink):
         self._dropped = 0
         self._lost = 0
         self._done = 0
+        self._seconds = 0.0
 
     @property
     def pending(self) -> int:
         """Results that wait."""
-        return len(self._queue)
+        with self._changed:
+            return self._waiting()
+
+    @property
+    def seconds(self) -> float:
+        """That the other sink has spent writing."""
+        return self._seconds
 
     @property
     def dropped(self) -> int:
-        """Results that made room for newer ones, or were left over at the end."""
+        """Results of live streams that made room for others, or were left over at the end."""
         return self._dropped
 
     @property
     def lost(self) -> int:
-        """Results that came after the sink's error, or waited when it happened, the one it happened with included."""
+        """Results that came after the sink's error, or waited when it happened, the one it happened with included; and
+        those of files that were left over at the end."""
         return self._lost
 
     @property
@@ -117,19 +119,41 @@ class BackgroundSink(Sink):
         with self._changed:
             if self._thread is None or self._end is not None:
                 raise ValueError("a sink takes frames inside its with block only")
-            while self._policy == "wait" and self._error is None and len(self._queue) >= self._capacity:
+            room = self._make_room()
+            while not room and not result.live and self._error is None:
                 self._changed.wait()
+                room = self._make_room()
             if self._error is not None:
                 self._lost += 1
                 if not self._told:
                     self._told = True
                     raise self._error
                 return
-            if len(self._queue) >= self._capacity:
-                self._queue.popleft()
+            if not room:
                 self._dropped += 1
+                return
             self._queue.append(result)
             self._changed.notify_all()
+
+    def end(self, stream: str) -> None:
+        with self._changed:
+            if self._error is None:
+                self._queue.append(stream)
+                self._changed.notify_all()
+
+    def _waiting(self) -> int:
+        return sum(isinstance(item, Result) for item in self._queue)
+
+    def _make_room(self) -> bool:
+        """Whether one more may wait, if need be in the place of the oldest of a live stream."""
+        if self._waiting() < self._capacity:
+            return True
+        oldest = next((item for item in self._queue if isinstance(item, Result) and item.live), None)
+        if oldest is None:
+            return False
+        self._queue.remove(oldest)
+        self._dropped += 1
+        return True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -161,11 +185,11 @@ class BackgroundSink(Sink):
     def _give_up(self) -> None:
         """Drops what waits, at the end."""
         with self._changed:
-            left = len(self._queue)
-            self._dropped += left
+            left = sum(isinstance(item, Result) and not item.live for item in self._queue)
+            self._lost += left
+            self._dropped += self._waiting() - left
             self._queue.clear()
-            slow = left > 0 and self._policy == "wait"
-        if slow:
+        if left:
             self._record(
                 SinkError(
                     f"{self._name} is too slow: {left} frames were not written within {self._close_seconds:g} s of the "
@@ -176,20 +200,25 @@ class BackgroundSink(Sink):
     def _run(self) -> None:
         try:
             try:
-                while (result := self._next()) is not None:
-                    self._sink.write(result)
-                    self._done += 1
+                while (item := self._next()) is not None:
+                    began = time.perf_counter()
+                    if isinstance(item, Result):
+                        self._sink.write(item)
+                        self._done += 1
+                    else:
+                        self._sink.end(item)
+                    self._seconds += time.perf_counter() - began
             except BaseException as error:
                 with self._changed:
-                    self._lost += 1 + len(self._queue)
+                    self._lost += isinstance(item, Result) + self._waiting()
                     self._queue.clear()
                 self._record(error)
             self._close()
         finally:
             self._finished.set()
 
-    def _next(self) -> Result | None:
-        """The oldest result that waits; None at the end."""
+    def _next(self) -> Result | str | None:
+        """The oldest result, or end of a stream, that waits; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._end is not None)
             self._changed.notify_all()

@@ -34,7 +34,8 @@ class Result:
     Attributes:
         frame: as read.
         detections: in frame pixels.
-        stream: its name among several; empty where there is one.
+        stream: its name among several.
+        live: whether it is one of a stream whose newest frame wins, so that not every frame counts.
         age_at_inference: seconds from its capture until the detector began with it; None where nobody measures.
         age_at_output: seconds from its capture until the detections were there.
         tracks: int64 [N], the detections' ids in their stream; None where nobody follows them.
@@ -45,6 +46,7 @@ class Result:
     frame: Frame
     detections: Detections
     stream: str = ""
+    live: bool = False
     age_at_inference: float | None = None
     age_at_output: float | None = None
     tracks: Tracks | None = None
@@ -60,7 +62,7 @@ class Result:
         return annotate(self.frame.image, self.detections, tracks=self.tracks, tallies=self.tallies)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: boxes xyxy in frame pixels; of a stream among several its name, times in UTC, ages in seconds."""
+        """For JSON: boxes xyxy in frame pixels, ``captured`` in UTC, ``timestamp`` and ages in seconds."""
         frame, found = self.frame, self.detections
         rows = zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), found.names, strict=True)
         detections = [
@@ -70,37 +72,36 @@ class Result:
         if self.tracks is not None:
             for row, track in zip(detections, self.tracks.tolist(), strict=True):
                 row["track"] = track
-        record: dict[str, Any] = {
+        return {
+            "stream": self.stream,
+            "source": frame.name,
             "frame": frame.index,
             "timestamp": None if frame.timestamp is None else round(frame.timestamp, 6),
-            "source": frame.name,
+            "captured": iso(captured_at(frame)),
+            "age_at_inference": _rounded(self.age_at_inference),
+            "age_at_output": _rounded(self.age_at_output),
+            "width": frame.image.shape[1],
+            "height": frame.image.shape[0],
             "detections": detections,
+            "regions": {tally.region.name: tally.counts for tally in self.tallies},
         }
-        if self.stream:
-            record |= {
-                "stream": self.stream,
-                "captured": iso(captured_at(frame)),
-                "age_at_inference": _rounded(self.age_at_inference),
-                "age_at_output": _rounded(self.age_at_output),
-                "width": frame.image.shape[1],
-                "height": frame.image.shape[0],
-                "regions": {tally.region.name: tally.counts for tally in self.tallies},
-            }
-        return record
 
 
 class Sink(ABC):
     """Takes results in order, from one thread at a time, inside its ``with`` block.
 
     Attributes:
-        written: the file or folder that this sink has finished; None where it has not, or writes none.
+        written: the files or folders that this sink has finished.
     """
 
-    written: Path | None = None
+    written: tuple[Path, ...] = ()
 
     @abstractmethod
     def write(self, result: Result) -> None:
         """Takes one frame."""
+
+    def end(self, stream: str) -> None:  # noqa: B027 -- most have nothing to do
+        """No more results of this stream come."""
 
     def __enter__(self) -> Sink:
         return self

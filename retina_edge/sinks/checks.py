@@ -15,14 +15,16 @@ from retina_edge.sources.pictures import ImageSource
 _OTHER_VIDEOS = frozenset({".avi", ".mkv", ".mov", ".webm"})
 
 
-def check_outputs(model: Path, sources: Sequence[Source], *, save: Path | None, jsonl: Path | None) -> None:
+def check_outputs(
+    model: Path, sources: Sequence[Source], *, save: Path | None, jsonl: Path | None, csv: Path | None = None
+) -> None:
     """Refuses places that cannot be meant.
 
     Args:
         model: the model file.
         sources: what is read.
         save: the video or folder for pictures; None for neither.
-        jsonl: the file for detections; None for none.
+        jsonl, csv: the files for detections; None for none.
 
     Raises:
         SinkError: one MP4 for several sources or for pictures, two outputs of one name, an output that would
@@ -32,12 +34,15 @@ def check_outputs(model: Path, sources: Sequence[Source], *, save: Path | None, 
     for target in [] if save is None else _targets(save, sources):
         for path in [target, partial_path(target)] if target.suffix.lower() == ".mp4" else [target]:
             if path in outputs:
-                raise SinkError(f"--save {save}: two sources would write {path}; run them one by one")
+                raise SinkError(f"--save {save}: two sources would write {path}; give one another name: NAME=SOURCE")
             outputs[path] = f"--save {save}"
-    if jsonl is not None:
-        if any(path.name == jsonl.name and path.resolve() == jsonl.resolve() for path in outputs):
-            raise SinkError(f"--json {jsonl}: --save would write the same file; give another name")
-        outputs[jsonl] = f"--json {jsonl}"
+    for option, file in (("--json", jsonl), ("--csv", csv)):
+        if file is None:
+            continue
+        for path, other in outputs.items():
+            if path.name == file.name and path.resolve() == file.resolve():
+                raise SinkError(f"{option} {file}: {other.split()[0]} would write the same file; give another name")
+        outputs[file] = f"{option} {file}"
     # Only an output that is there can be an input, whatever links and upper case its name goes through.
     present = {_identity(path): option for path, option in outputs.items()}
     present.pop(None, None)
@@ -61,7 +66,8 @@ def _targets(save: Path, sources: Sequence[Source]) -> list[Path]:
         return [save]
     if save.suffix.lower() in IMAGE_SUFFIXES | _OTHER_VIDEOS and not save.is_dir():
         raise SinkError(f"--save {save}: expected a name ending in .mp4, or a folder; pictures keep their names")
-    return [save / name for source in sources for name in source.output_names]
+    # Recordings of live streams are named by their time, and replace nothing.
+    return [save / name for source in sources if not source.live for name in source.output_names]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -21,7 +21,7 @@ class ImageSink(Sink):
     def write(self, result: Result) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_image(self.folder / saved_name(Path(result.frame.name)), result.picture)
-        self.written = self.folder
+        self.written = (self.folder,)
 
 
 def write_image(path: Path, picture: Picture) -> None:

@@ -1,20 +1,72 @@
-"""Which sink saves what a source shows."""
+"""What streams show, saved: for each stream the sink that fits it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 
-from retina_edge.sinks.base import Sink
+from retina_edge.sinks.base import Result, Sink
 from retina_edge.sinks.pictures import ImageSink
+from retina_edge.sinks.recording import RecordingSink
 from retina_edge.sinks.video import VideoSink
 from retina_edge.sources.frames import Source
 from retina_edge.sources.pictures import ImageSource
 
 
-def saving_sink(save: Path, source: Source) -> Sink:
-    """The sink that saves an open source's pictures: at ``save`` itself when it ends in .mp4, else inside that
-    folder."""
+class SavingSink(Sink):
+    """Gives each stream a sink of its own with its first result, and closes it when the stream ends.
+
+    Args:
+        open_sink: what makes the sink of a stream, by its name.
+    """
+
+    def __init__(self, open_sink: Callable[[str], Sink]) -> None:
+        self._open_sink = open_sink
+        self._sinks: dict[str, Sink] = {}
+
+    def write(self, result: Result) -> None:
+        if result.stream not in self._sinks:
+            self._sinks[result.stream] = self._open_sink(result.stream).__enter__()
+        self._sinks[result.stream].write(result)
+
+    def end(self, stream: str) -> None:
+        if (sink := self._sinks.pop(stream, None)) is not None:
+            self._close(sink, None, None, None)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with ExitStack() as stack:
+            for sink in self._sinks.values():
+                stack.callback(self._close, sink, kind, error, trace)
+
+    def _close(
+        self,
+        sink: Sink,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        sink.__exit__(kind, error, trace)
+        # Each once: the pictures of several streams go to one folder.
+        self.written = tuple(dict.fromkeys([*self.written, *sink.written]))
+
+
+def saving_sink(save: Path, source: Source, *, name: str, fps: float | None) -> Sink:
+    """The sink that saves what a stream shows: at ``save`` itself when that ends in .mp4, else inside that folder.
+
+    Args:
+        save: the video or the folder.
+        source: of the stream; need not be open.
+        name: of the stream.
+        fps: frames a second, as the open source says.
+    """
     if isinstance(source, ImageSource):
         return ImageSink(save)
-    path = save if save.suffix.lower() == ".mp4" else save / source.output_names[0]
-    return VideoSink(path, fps=source.info.fps)
+    if save.suffix.lower() == ".mp4":
+        return VideoSink(save, fps=fps)
+    if source.live:
+        return RecordingSink(save, name, fps=fps)
+    return VideoSink(save / source.output_names[0], fps=fps)

@@ -55,7 +55,7 @@ class TextFileSink(Sink):
         except OSError as close_error:
             raise self._named(close_error) from close_error
         if self._whole:
-            self.written = self.path
+            self.written = (self.path,)
 
     def _named(self, error: OSError) -> OSError:
         """The error with the file's name, which writing to an open file leaves out."""

@@ -18,6 +18,8 @@ from retina_edge.sources.video import opencv_name
 CODECS = ("mp4v", "avc1")
 # For cameras that do not say their rate.
 DEFAULT_FPS = 25.0
+# Seconds that a picture stands in the video of a live stream while nothing comes.
+LONGEST_STILL = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,9 @@ class VideoSink(Sink):
     Its colour planes have half the size, so FFmpeg writes even sizes only and would cut the last row or column:
     here it is doubled instead. The file is written as ``NAME.partial.mp4`` and takes its name at the end; after an
     error it stays under that name, playable as far as it goes.
+
+    Of a live stream, whose results come in their own time, the video keeps to that time: a picture is shown until the
+    next one is due, and what comes faster than ``fps`` is left out.
 
     Args:
         path: the file to write, ending in .mp4; an older one is replaced at the end.
@@ -41,21 +46,41 @@ class VideoSink(Sink):
         self._fps = fps or DEFAULT_FPS
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
+        # Of a live stream: when it began, pictures in the file, and the last of them.
+        self._began = 0.0
+        self._shown = 0
+        self._last: Picture | None = None
 
     def write(self, result: Result) -> None:
         frame, picture = result.frame, result.picture
         size = (picture.shape[1], picture.shape[0])
         if self._writer is None:
             self._writer, self._size = self._open((size[0] + size[0] % 2, size[1] + size[1] % 2)), size
+            self._began = frame.captured
         # OpenCV drops a frame of another size without a word.
         if size != self._size:
             raise SinkError(
                 f"{self.path}: expected frames of {self._size[0]}x{self._size[1]} pixels, frame {frame.index} of "
                 f"{frame.name} has {size[0]}x{size[1]}; save to a folder instead"
             )
-        with quiet_opencv():
-            self._writer.write(_padded_to_even(picture))
         self.frames += 1
+        picture = _padded_to_even(picture)
+        if not result.live:
+            self._add(picture)
+            return
+        due = round((frame.captured - self._began) * self._fps)
+        for _ in range(min(due - self._shown, round(LONGEST_STILL * self._fps))):
+            self._add(self._last if self._last is not None else picture)
+        self._shown = max(self._shown, due)  # after a longer gap the video goes on as if it had been so long
+        if due == self._shown:
+            self._add(picture)
+            self._shown += 1
+        self._last = picture
+
+    def _add(self, picture: Picture) -> None:
+        assert self._writer is not None
+        with quiet_opencv():
+            self._writer.write(picture)
 
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
         try:
@@ -97,7 +122,7 @@ class VideoSink(Sink):
             raise SinkError(f"{self._partial}: the video written cannot be opened; is there space on the disk?")
         readable.release()
         os.replace(self._partial, self.path)
-        self.written = self.path
+        self.written = (self.path,)
 
 
 def partial_path(path: Path) -> Path:

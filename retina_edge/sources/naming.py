@@ -23,34 +23,41 @@ def named_sources(words: Sequence[str]) -> dict[str, Callable[[], Source]]:
 
     Args:
         words: each a source as ``open_sources`` takes it, or ``NAME=SOURCE``. A file whose name holds an equals sign is
-            taken as it is, and so is what has no such name before it.
+            taken as it is, and so is what has no such name before it. Neighbouring pictures without names are one
+            stream, so that they are batched.
 
     Raises:
         SourceError: not a source; a name twice.
     """
-    sources: dict[str, Callable[[], Source]] = {}
+    found: list[tuple[str | None, str, Source]] = []
     for word in words:
         name, equals, rest = word.partition("=")
         given = bool(equals) and bool(NAME.fullmatch(name)) and not os.path.exists(word)
         for source in open_sources([rest if given else word]):
-            chosen = name if given else _unused(_name_of(source), sources)
-            if chosen in sources:
-                raise SourceError(f"{chosen}: expected each name once; of several files in one source leave it out")
-            sources[chosen] = _maker(rest if given else word, source)
+            before = found[-1][2] if found and found[-1][0] is None and not given else None
+            if isinstance(source, ImageSource) and isinstance(before, ImageSource):
+                found[-1] = None, word, ImageSource([*before.paths, *source.paths])
+            else:
+                found.append((name if given else None, rest if given else word, source))
+    sources: dict[str, Callable[[], Source]] = {}
+    for given_name, word, source in found:
+        chosen = given_name or _unused(_name_of(source), sources)
+        if chosen in sources:
+            raise SourceError(f"{chosen}: expected each name once; of several files in one source leave it out")
+        sources[chosen] = partial(_make, word, source, given_name)
     return sources
 
 
-def _maker(word: str, source: Source) -> Callable[[], Source]:
-    # A glob is several sources, each of which is made by itself.
+def _make(word: str, source: Source, name: str | None) -> Source:
+    """A source like this one, not opened yet."""
     if isinstance(source, ImageSource):
-        return partial(ImageSource, source.paths)
-    if isinstance(source, VideoSource) and not source.live:
-        return partial(VideoSource, Path(source.name))
-    return partial(_open, word)
-
-
-def _open(word: str) -> Source:
-    return open_sources([word])[0]
+        return ImageSource(source.paths)
+    # Of a glob each file is a source.
+    file = isinstance(source, VideoSource) and not source.live
+    made = VideoSource(Path(source.name)) if file else open_sources([word])[0]
+    if name:
+        made.output_names = (f"{name}.mp4",)
+    return made
 
 
 def _name_of(source: Source) -> str:

@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from engines.errors import RetinaEdgeError
 from retina_edge import __version__
 from retina_edge.pipeline.outputs import OutputStatus
-from retina_edge.pipeline.pipeline import LivePipeline
+from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.pipeline.stream import StreamStatus
 from retina_edge.sinks.base import Result
 from retina_edge.web.access import Gate
@@ -52,7 +52,7 @@ class Watchers:
 
 
 def create_app(
-    pipeline: LivePipeline,
+    pipeline: Pipeline,
     events: EventLog,
     *,
     token: str | None,

@@ -87,11 +87,12 @@ def test_three_files_come_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_still_is_the_frame_asked_for(tmp_path: Path) -> None:
     found = Detector(StandIn(contract()))(np.zeros((64, 96, 3), np.uint8))
-    with demo.StillSink(tmp_path / "a.png", index=2) as sink:
+    with demo.FilmSink(tmp_path / "a.mp4", tmp_path / "a.png", index=2) as sink:
         for index in range(4):
             picture = np.full((64, 96, 3), 10 * index, np.uint8)
             sink.write(Result(Frame(picture, index, None, "v"), found))
     assert (read_image(tmp_path / "a.png") == 20).all()
+    assert count_frames(tmp_path / "a.mp4")[0] == 4
 
 
 def test_a_missing_model_is_one_line(

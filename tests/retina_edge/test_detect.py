@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from engines.plugins.reference import RawDetections
 from retina_edge import detect
 from retina_edge.detector import Detector
 from retina_edge.sinks.window import WindowSink
@@ -106,7 +107,8 @@ def test_several_sources_of_all_kinds(tmp_path: Path, capsys: pytest.CaptureFixt
     assert detect.main(["m.onnx", *names, "--save", str(out), "--json", str(tmp_path / "o.jsonl")]) == 1
     assert sorted(path.name for path in out.iterdir()) == ["p.png", "v.mp4"]
     assert count_frames(out / "v.mp4")[0] == 5
-    assert [Path(record["source"]).name for record in lines(tmp_path / "o.jsonl")] == ["p.png"] + ["v.avi"] * 5
+    found = sorted(Path(record["source"]).name for record in lines(tmp_path / "o.jsonl"))
+    assert found == ["p.png"] + ["v.avi"] * 5
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'broken.mp4'}: ")
 
 
@@ -193,7 +195,7 @@ class FakeWindow(WindowSink):
 
     def __init__(self, stop_at: int) -> None:
         super().__init__()
-        self.shown: list[tuple[npt.NDArray[np.uint8] | None, bool]] = []
+        self.shown: list[list[str]] = []
         self.stop_at = stop_at
 
     def __enter__(self) -> WindowSink:
@@ -202,36 +204,41 @@ class FakeWindow(WindowSink):
     def __exit__(self, *_error: object) -> None:
         return None
 
-    def show(self, *, wait: bool = False) -> bool:
-        self.shown.append((self._picture, wait))
+    def show(self) -> bool:
+        self.shown.append(sorted(self._results))
         return len(self.shown) < self.stop_at
 
 
-@pytest.mark.usefixtures("stand_in")
-def test_a_window_shows_the_video_and_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(StandIn):
+        def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
+            time.sleep(0.02)
+            return super().infer(images)
+
+    monkeypatch.setattr(Detector, "load", lambda _path: Detector(Slow(contract())))
+
+
+def test_windows_show_all_videos_and_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     window = FakeWindow(stop_at=5)
     monkeypatch.setattr(detect, "WindowSink", lambda: window)
+    slow(monkeypatch)
     names = [str(write_video(tmp_path / name, count=40)) for name in ("v.mp4", "w.mp4")]
     assert detect.main(["m.onnx", *names, "--show", "--json", str(tmp_path / "o.jsonl")]) == 0
     read = lines(tmp_path / "o.jsonl")
-    assert 5 <= len(read) < 40
-    assert {record["source"] for record in read} == {names[0]}
-    assert len(window.shown) >= 5
-    assert window._picture is not None
+    assert 2 <= len(read) < 80
+    assert {record["source"] for record in read} == set(names)
+    assert len(window.shown) == 5
+    assert window.shown[-1] == ["v", "w"]
 
 
-@pytest.mark.parametrize(("stop_at", "read"), [(99, 2), (2, 1)])
 @pytest.mark.usefixtures("stand_in")
-def test_a_window_waits_at_still_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, read: int
-) -> None:
-    window = FakeWindow(stop_at)
+def test_still_pictures_stay_in_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    window = FakeWindow(stop_at=30)  # long after the end
     monkeypatch.setattr(detect, "WindowSink", lambda: window)
-    # A video between them, so that they are two sources.
     names = [str(write_picture(tmp_path / "a.png")), str(write_video(tmp_path / "v.avi", count=2))]
-    assert detect.main(["m.onnx", *names, "--show", "--json", str(tmp_path / "o.jsonl")]) == 0
-    assert [wait for _, wait in window.shown[:2]] == [False, True]
-    assert len({record["source"] for record in lines(tmp_path / "o.jsonl")}) == read
+    assert detect.main(["m.onnx", *names, "--show"]) == 0
+    assert len(window.shown) == 30
+    assert window.shown[-1] == ["pictures", "v"]
 
 
 def test_a_missing_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,7 +270,7 @@ def test_an_interrupt_in_the_middle_exits_130_with_whole_files(tmp_path: Path, m
     arguments = ["m.onnx", str(video), "--save", str(tmp_path / "o.mp4"), "--json", str(tmp_path / "o.jsonl")]
     assert detect.main(arguments) == 130
     # By name: rich does not wait for the end of its own thread.
-    assert not {"reader", "writer"} & {thread.name for thread in threading.enumerate()}
+    assert not {"pipeline", "feeder", "capture v"} & {thread.name for thread in threading.enumerate()}
     assert count_frames(tmp_path / "o.mp4")[0] == len(lines(tmp_path / "o.jsonl")) == 9
     assert executor.closed
 
@@ -273,6 +280,7 @@ import sys, time
 sys.path.insert(0, {root!r})
 from tests.stand_in import StandIn, contract
 from retina_edge.detector import Detector
+from engines.plugins.reference import RawDetections
 from retina_edge import detect
 
 class Slow(StandIn):

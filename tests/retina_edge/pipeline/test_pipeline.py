@@ -18,8 +18,10 @@ from engines.errors import RetinaEdgeError, SourceError
 from engines.plugins.reference import RawDetections
 from retina_edge.detector import Detector
 from retina_edge.pipeline import capture as capturing
-from retina_edge.pipeline.pipeline import MOST_FAILURES, LivePipeline
-from retina_edge.pipeline.stream import Stream, StreamStatus
+from retina_edge.pipeline.batcher import Batcher
+from retina_edge.pipeline.pipeline import MOST_FAILURES, Pipeline
+from retina_edge.pipeline.slots import Slot
+from retina_edge.pipeline.stream import State, Stream, StreamStatus
 from retina_edge.sinks.base import Result
 from retina_edge.sources.frames import Frame, Source
 from retina_edge.tracking.analysis import Analysis
@@ -53,7 +55,7 @@ class Run:
         self.results: dict[str, list[Result]] = defaultdict(list)
         self.error: BaseException | None = None
         self.on_result: Callable[[Stream, Result], None] = lambda *_: None
-        self.pipeline = LivePipeline(
+        self.pipeline = Pipeline(
             Detector(stand_in or StandIn(contract())), sources, on_result=self._on_result, **options
         )
         self._thread = threading.Thread(target=self._run)
@@ -107,18 +109,64 @@ def test_every_frame_of_files_once_and_in_order(batch: int | None) -> None:
         assert all(result.frame.image.shape[:2] == sizes[name] for result in run.results[name])
 
 
-def test_a_fixed_batch_is_shared_fairly() -> None:
-    stand_in = StandIn(contract(), batch=4)
+def waiting(name: str, ready: threading.Condition, count: int, *, live: bool = False) -> Stream:
+    """A stream that is online, with so many frames in its slot."""
+    slot = Slot(ready, keeps_all=not live, size=40)
+    stream = Stream(name, partial(Made, name), name, live, slot, State.ONLINE)
+    for frame in Made(name, count=count):
+        stream.slot.put(frame)
+    return stream
+
+
+def test_a_batch_is_shared_fairly() -> None:
+    ready = threading.Condition()
+    streams = [waiting(name, ready, 40) for name in ("a", "b", "c")]
+    batcher = Batcher(streams, ready, size=4, deadline=10)
     order: list[str] = []
-    sources = {name: partial(Made, name, count=40) for name in ("a", "b", "c")}
-    run = Run(sources, stand_in, deadline=0.2)
-    run.on_result = lambda stream, _: order.append(stream.name)
-    run.start().end()
-    assert {shape[0] for shape in stand_in.calls} == {4}
-    # While all three have frames, none is ahead by more than the rest of a batch.
-    for end in range(3, 100):
+    for _ in range(30):
+        chosen = batcher.take()
+        assert chosen is not None
+        assert len(chosen) == 4
+        order += [stream.name for stream, _ in chosen]
+    for end in range(1, 121):
         counts = [order[:end].count(name) for name in ("a", "b", "c")]
-        assert max(counts) - min(counts) <= 6, order[:end]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_a_file_alone_waits_for_full_batches() -> None:
+    ready = threading.Condition()
+    file, camera = waiting("file", ready, 3), waiting("camera", ready, 0, live=True)
+    batcher = Batcher([file, camera], ready, size=4, deadline=0.01)
+    (frame,) = Made(count=1)
+    threading.Timer(0.2, file.slot.put, [frame]).start()
+    start = time.monotonic()
+    assert [stream.name for stream, _ in batcher.take() or []] == ["file"] * 4
+    assert time.monotonic() - start >= 0.2
+    file.slot.put(frame)
+    threading.Timer(0.1, file.slot.close).start()
+    assert [stream.name for stream, _ in batcher.take() or []] == ["file"]  # no more come
+
+
+@pytest.mark.parametrize(("state", "seconds"), [(State.ONLINE, 0.3), (State.OFFLINE, 0.1), (State.ENDED, 0.1)])
+def test_a_cameras_frame_waits_for_the_others_no_longer_than_the_deadline(state: State, seconds: float) -> None:
+    ready = threading.Condition()
+    file, camera, other = waiting("file", ready, 1), *(waiting(name, ready, 0, live=True) for name in ("one", "two"))
+    other.state = state
+    batcher = Batcher([file, camera, other], ready, size=4, deadline=0.2)
+    (frame,) = Made(count=1)
+    threading.Timer(0.1, camera.slot.put, [frame]).start()
+    start = time.monotonic()
+    assert [stream.name for stream, _ in batcher.take() or []] == ["file", "one"]
+    assert seconds <= time.monotonic() - start < seconds + 0.15
+
+
+def test_a_fixed_batch_is_filled() -> None:
+    stand_in = StandIn(contract(), batch=4)
+    sources = {name: partial(Made, name, count=40) for name in ("a", "b", "c")}
+    run = Run(sources, stand_in).start()
+    run.end()
+    assert {shape[0] for shape in stand_in.calls} == {4}
+    assert len(stand_in.calls) <= 33  # 30 full ones; some short ones when streams begin and end
 
 
 def test_of_a_live_stream_the_newest_frame_wins_and_drops_are_counted() -> None:
@@ -311,12 +359,12 @@ def test_random_faults_lose_nothing_that_was_promised(monkeypatch: pytest.Monkey
             if index == life:
                 raise SourceError("lost")
 
-        return Made("camera", live=True, rate=3000, size=(32, 32), script=script)
+        return Made("camera", live=True, rate=600, size=(32, 32), script=script)
 
     sources: dict[str, Callable[[], Source]] = {f"camera{n}": camera for n in range(2)}
     sources |= {f"file{n}": partial(Made, f"file{n}", count=2000 + 500 * n, size=(40, 40)) for n in range(4)}
     run = Run(sources, Faulty(contract()), batch=4).start()
-    until(lambda: all(run.status()[f"file{n}"].state == "ended" for n in range(4)), 60)
+    until(lambda: all(not stream.name.startswith("file") or stream.over for stream in run.pipeline.streams), 60)
     status = run.end(stop=True)
     assert run.error is None
     for n in range(4):

@@ -6,6 +6,7 @@ import threading
 import time
 
 import numpy as np
+import pytest
 
 from retina_edge.pipeline.slots import Slot
 from retina_edge.sources.frames import Frame
@@ -46,8 +47,6 @@ def test_a_queue_waits_for_room_and_loses_nothing() -> None:
     filler.start()
     taken: list[int] = []
     while len(taken) < 50:
-        with ready:
-            assert slot.waiting <= 2
         found = take(slot, ready)
         if found is None:
             time.sleep(0.001)
@@ -70,3 +69,20 @@ def test_closing_frees_who_waits_for_room() -> None:
     filler.join(5)
     assert answers == [False]
     assert take(slot, ready) == 0  # what was in it can still be taken
+
+
+@pytest.mark.parametrize("keeps_all", [False, True])
+def test_after_its_limit_it_closes(keeps_all: bool) -> None:
+    ready = threading.Condition()
+    slot = Slot(ready, keeps_all=keeps_all, limit=2)
+    slot.put(frame(0))
+    assert take(slot, ready) == 0
+    slot.put(frame(1))
+    if keeps_all:
+        slot.put(frame(2))
+    assert take(slot, ready) == 1
+    assert not slot.put(frame(3))
+    assert take(slot, ready) is None
+    with ready:
+        assert slot.ended
+        assert slot.taken == 2

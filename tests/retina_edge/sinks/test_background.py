@@ -11,7 +11,7 @@ from types import TracebackType
 import pytest
 
 from retina_edge.sinks import background
-from retina_edge.sinks.background import BackgroundSink, Policy
+from retina_edge.sinks.background import BackgroundSink
 from retina_edge.sinks.base import Result, Sink, SinkError
 from retina_edge.sinks.text import JsonlSink
 from retina_edge.sinks.video import VideoSink
@@ -51,13 +51,13 @@ def no_sink_threads() -> bool:
     return not [thread for thread in threading.enumerate() if thread.name.startswith("sink ")]
 
 
-@pytest.mark.parametrize("policy", ["wait", "drop oldest"])
+@pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_none_one_many(policy: Policy, count: int) -> None:
+def test_none_one_many(live: bool, count: int) -> None:
     inner = Recorder()
-    with BackgroundSink(inner, capacity=8, policy=policy) as sink:
+    with BackgroundSink(inner, capacity=8) as sink:
         for i in range(count):
-            sink.write(result(i))
+            sink.write(result(i, live=live))
     assert inner.indices == list(range(count))
     assert inner.closed_with == [None]
     assert no_sink_threads()
@@ -65,7 +65,7 @@ def test_none_one_many(policy: Policy, count: int) -> None:
 
 def test_a_file_waits_and_loses_nothing() -> None:
     inner = Recorder(delay=0.001)
-    sink = BackgroundSink(inner, capacity=2, policy="wait")
+    sink = BackgroundSink(inner, capacity=2)
     with sink:
         for i in range(200):
             sink.write(result(i))
@@ -77,13 +77,13 @@ def test_a_file_waits_and_loses_nothing() -> None:
 def test_a_live_stream_never_waits_and_keeps_the_newest() -> None:
     inner = Recorder()
     inner.gate.clear()
-    sink = BackgroundSink(inner, capacity=3, policy="drop oldest")
+    sink = BackgroundSink(inner, capacity=3)
     with sink:
-        sink.write(result(0))
+        sink.write(result(0, live=True))
         wait_for(lambda: sink.pending == 0)  # it is being written
         start = time.monotonic()
         for i in range(1, 100):
-            sink.write(result(i))
+            sink.write(result(i, live=True))
         assert time.monotonic() - start < 1
         assert (sink.pending, sink.dropped) == (3, 96)
         inner.gate.set()
@@ -91,15 +91,51 @@ def test_a_live_stream_never_waits_and_keeps_the_newest() -> None:
     assert (sink.dropped, inner.closed_with) == (96, [None])
 
 
-@pytest.mark.parametrize("policy", ["wait", "drop oldest"])
-def test_an_error_is_raised_once_in_the_owners_thread(policy: Policy) -> None:
+def test_beside_a_live_stream_a_file_loses_nothing() -> None:
+    inner = Recorder()
+    inner.gate.clear()
+    sink = BackgroundSink(inner, capacity=3)
+    with sink:
+        sink.write(result(0))
+        wait_for(lambda: sink.pending == 0)  # it is being written
+        for i in (1, 2, 3):
+            sink.write(result(i, live=True))
+        for i in (10, 11, 12):  # in the places of the three
+            sink.write(result(i))
+        sink.write(result(4, live=True))  # no place left
+        assert (sink.pending, sink.dropped) == (3, 4)
+        threading.Timer(0.05, inner.gate.set).start()
+        sink.write(result(13))  # waits
+    assert inner.indices == [0, 10, 11, 12, 13]
+    assert (sink.dropped, sink.lost) == (4, 0)
+
+
+def test_the_end_of_a_stream_keeps_its_place() -> None:
+    class Ends(Recorder):
+        def end(self, stream: str) -> None:
+            assert stream == "a"
+            self.indices.append(-1)
+
+    inner = Ends()
+    inner.gate.clear()
+    with BackgroundSink(inner, capacity=2) as sink:
+        for i in range(4):
+            sink.write(result(i, live=True))
+        sink.end("a")
+        sink.write(result(4, live=True))
+        inner.gate.set()
+    assert inner.indices.index(-1) == len(inner.indices) - 2
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_an_error_is_raised_once_in_the_owners_thread(live: bool) -> None:
     inner = Recorder(fails_at=3)
-    sink = BackgroundSink(inner, capacity=2, policy=policy)
+    sink = BackgroundSink(inner, capacity=2)
     raised = []
     with sink:
         for i in range(20):
             try:
-                sink.write(result(i))
+                sink.write(result(i, live=live))
             except OSError as error:
                 raised.append(error)
             time.sleep(0.01 if i == 3 else 0.001)
@@ -111,7 +147,7 @@ def test_an_error_is_raised_once_in_the_owners_thread(policy: Policy) -> None:
 def test_an_error_frees_a_writer_that_waits() -> None:
     inner = Recorder(fails_at=0)
     inner.gate.clear()
-    sink = BackgroundSink(inner, capacity=1, policy="wait")
+    sink = BackgroundSink(inner, capacity=1)
     threading.Timer(0.1, inner.gate.set).start()
 
     def write_many() -> None:
@@ -128,7 +164,7 @@ def test_an_error_frees_a_writer_that_waits() -> None:
 def test_an_error_at_the_end_is_raised_there(fails_to_close: bool) -> None:
     inner = Recorder(fails_at=None if fails_to_close else 1, fails_to_close=fails_to_close)
     inner.gate.clear()
-    entered = BackgroundSink(inner, capacity=4, policy="wait").__enter__()
+    entered = BackgroundSink(inner, capacity=4).__enter__()
     entered.write(result(0))
     entered.write(result(1))
     inner.gate.set()
@@ -141,7 +177,7 @@ def test_the_owners_error_comes_first(caplog: pytest.LogCaptureFixture) -> None:
     inner.gate.clear()
 
     def write_and_fail() -> None:
-        with BackgroundSink(inner, capacity=4, policy="wait") as sink:
+        with BackgroundSink(inner, capacity=4) as sink:
             sink.write(result(0))
             inner.gate.set()
             raise ZeroDivisionError
@@ -157,7 +193,7 @@ def test_one_broken_sink_ends_no_other(tmp_path: Path) -> None:
     jsonl = JsonlSink(tmp_path / "out.jsonl")
     with ExitStack() as stack:
         sinks = [
-            stack.enter_context(BackgroundSink(inner, capacity=4, policy="wait", on_error=errors.append))
+            stack.enter_context(BackgroundSink(inner, capacity=4, on_error=errors.append))
             for inner in (broken, well, jsonl)
         ]
         for i in range(50):
@@ -167,25 +203,25 @@ def test_one_broken_sink_ends_no_other(tmp_path: Path) -> None:
     assert broken.indices == [0, 1]
     assert well.indices == list(range(50))
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 50
-    assert [sink.written for sink in sinks] == [None, None, tmp_path / "out.jsonl"]
+    assert [sink.written for sink in sinks] == [(), (), (tmp_path / "out.jsonl",)]
 
 
 def test_what_cannot_be_opened_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        BackgroundSink(JsonlSink(tmp_path / "file" / "x"), capacity=1, policy="wait").__enter__()
+        BackgroundSink(JsonlSink(tmp_path / "file" / "x"), capacity=1).__enter__()
     assert no_sink_threads()
 
 
 def test_videos_are_whole_and_after_errors_playable(tmp_path: Path) -> None:
-    with BackgroundSink(VideoSink(tmp_path / "a.mp4", fps=25), capacity=2, policy="wait") as sink:
+    with BackgroundSink(VideoSink(tmp_path / "a.mp4", fps=25), capacity=2) as sink:
         for i in range(12):
             sink.write(result(i))
     assert count_frames(tmp_path / "a.mp4")[0] == 12
-    assert sink.written == tmp_path / "a.mp4"
+    assert sink.written == (tmp_path / "a.mp4",)
 
     def write_until(error: BaseException | None, path: Path) -> None:
-        with BackgroundSink(VideoSink(path, fps=25), capacity=2, policy="wait") as video:
+        with BackgroundSink(VideoSink(path, fps=25), capacity=2) as video:
             for i in range(5):
                 video.write(result(i))
             if error is not None:
@@ -208,19 +244,19 @@ def test_too_slow_at_the_end_is_an_error_for_files_and_a_count_for_live(tmp_path
             time.sleep(0.06)
             super().write(result)
 
-    def run(path: Path, policy: Policy) -> BackgroundSink:
-        sink = BackgroundSink(SlowVideo(path, fps=25), capacity=20, policy=policy, close_seconds=0.3)
+    def run(path: Path, live: bool) -> BackgroundSink:
+        sink = BackgroundSink(SlowVideo(path, fps=25), capacity=20, close_seconds=0.3)
         with sink:
             for i in range(20):
-                sink.write(result(i))
+                sink.write(result(i, live=live))
         return sink
 
     start = time.monotonic()
-    live = run(tmp_path / "live.mp4", "drop oldest")
-    assert count_frames(tmp_path / "live.mp4")[0] + live.dropped == 20
-    assert live.dropped > 0
+    live = run(tmp_path / "live.mp4", True)
+    assert count_frames(tmp_path / "live.mp4")[0] > 0
+    assert 0 < live.dropped < 20
     with pytest.raises(SinkError, match=r"too slow: \d+ frames were not written within 0\.3 s of the end"):
-        run(tmp_path / "file.mp4", "wait")
+        run(tmp_path / "file.mp4", False)
     assert 0 < count_frames(tmp_path / "file.partial.mp4")[0] < 20
     assert time.monotonic() - start < 3
     assert no_sink_threads()
@@ -230,7 +266,7 @@ def test_a_sink_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplo
     monkeypatch.setattr(background, "GRACE_SECONDS", 0.1)
     inner = Recorder()
     inner.gate.clear()
-    entered = BackgroundSink(inner, capacity=4, policy="drop oldest", close_seconds=0.1).__enter__()
+    entered = BackgroundSink(inner, capacity=4, close_seconds=0.1).__enter__()
     entered.write(result(0))
     start = time.monotonic()
     with pytest.raises(SinkError, match="Recorder hangs"):
@@ -244,10 +280,8 @@ def test_a_sink_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplo
 
 def test_arguments_and_the_with_block_are_checked() -> None:
     with pytest.raises(ValueError, match="capacity of at least 1"):
-        BackgroundSink(Recorder(), capacity=0, policy="wait")
-    with pytest.raises(ValueError, match="expected the policy"):
-        BackgroundSink(Recorder(), capacity=1, policy="drop")  # type: ignore[arg-type]
-    sink = BackgroundSink(Recorder(), capacity=1, policy="wait")
+        BackgroundSink(Recorder(), capacity=0)
+    sink = BackgroundSink(Recorder(), capacity=1)
     with pytest.raises(ValueError, match="with block"):
         sink.write(result())
     with sink:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ import pytest
 from retina_edge import Detections
 from retina_edge.image_file import read_image
 from retina_edge.quiet import _log_level_setter, quiet_opencv
+from retina_edge.sinks import recording
 from retina_edge.sinks.base import Result, Sink, SinkError
 from retina_edge.sinks.checks import check_outputs
 from retina_edge.sinks.pictures import ImageSink, write_image
-from retina_edge.sinks.saving import saving_sink
+from retina_edge.sinks.recording import RecordingSink
+from retina_edge.sinks.saving import SavingSink, saving_sink
 from retina_edge.sinks.text import JsonlSink
-from retina_edge.sinks.video import VideoSink
+from retina_edge.sinks.video import LONGEST_STILL, VideoSink
 from retina_edge.sinks.window import WindowSink
 from retina_edge.sources.frames import Frame
 from retina_edge.sources.opening import open_sources
@@ -30,7 +34,9 @@ from tests.media import count_frames, write_picture, write_video
 from tests.stand_in import patch_frame
 
 
-def result(index: int = 0, *, size: tuple[int, int] = (64, 96), name: str = "a.jpg", count: int = 1) -> Result:
+def result(
+    index: int = 0, *, size: tuple[int, int] = (64, 96), name: str = "a.jpg", count: int = 1, live: bool = False
+) -> Result:
     detections = Detections(
         np.array([[1, 2, 30.123456, 40]] * count, np.float32).reshape(count, 4),
         np.full(count, 0.75, np.float32),
@@ -39,7 +45,7 @@ def result(index: int = 0, *, size: tuple[int, int] = (64, 96), name: str = "a.j
         (1, 2),
     )
     image = patch_frame(size, (8, 8))
-    return Result(Frame(image, index, None if count == 0 else index / 25, name), detections)
+    return Result(Frame(image, index, None if count == 0 else index / 25, name), detections, "a", live)
 
 
 def write_all(sink: Sink, results: list[Result], *, error: BaseException | None = None) -> None:
@@ -87,13 +93,13 @@ def test_a_video_name_that_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
 def test_sinks_say_what_they_finished(tmp_path: Path) -> None:
     video, pictures, jsonl = VideoSink(tmp_path / "v.mp4", fps=25), ImageSink(tmp_path / "p"), JsonlSink(tmp_path / "j")
     for sink in (video, pictures, jsonl):
-        assert sink.written is None
+        assert sink.written == ()
         write_all(sink, [result()])
-    assert (video.written, pictures.written, jsonl.written) == (tmp_path / "v.mp4", tmp_path / "p", tmp_path / "j")
+    assert video.written + pictures.written + jsonl.written == (tmp_path / "v.mp4", tmp_path / "p", tmp_path / "j")
     failed = VideoSink(tmp_path / "v.mp4", fps=25)
     with pytest.raises(ZeroDivisionError):
         write_all(failed, [result()], error=ZeroDivisionError())
-    assert failed.written is None
+    assert failed.written == ()
 
 
 def test_opencv_is_silent_while_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,13 +225,13 @@ def test_json_lines(tmp_path: Path) -> None:
         sink.write(result(1, name="v.mp4", count=0))
         sink.write(result(2, name="v.mp4", count=3))
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert lines[0] == {
-        "frame": 0,
-        "timestamp": 0.0,
-        "source": "v.mp4",
-        "detections": [{"box": [1.0, 2.0, 30.12, 40.0], "score": 0.75, "label": 1, "name": "naïve"}],
-    }
-    assert lines[1] == {"frame": 1, "timestamp": None, "source": "v.mp4", "detections": []}
+    captured = [datetime.fromisoformat(line.pop("captured").replace("Z", "+00:00")) for line in lines]
+    assert all(abs((datetime.now(timezone.utc) - moment).total_seconds()) < 10 for moment in captured)
+    common = {"stream": "a", "source": "v.mp4", "width": 96, "height": 64, "regions": {}}
+    common |= {"age_at_inference": None, "age_at_output": None}
+    detection = {"box": [1.0, 2.0, 30.12, 40.0], "score": 0.75, "label": 1, "name": "naïve"}
+    assert lines[0] == {**common, "frame": 0, "timestamp": 0.0, "detections": [detection]}
+    assert lines[1] == {**common, "frame": 1, "timestamp": None, "detections": []}
     assert len(lines[2]["detections"]) == 3
 
 
@@ -243,7 +249,7 @@ def test_a_full_disk_names_the_json_file(count: int) -> None:
     with pytest.raises(OSError, match="'/dev/full'") as caught:
         write_all(sink, [result()] * count)
     assert caught.value.errno == errno.ENOSPC
-    assert sink.written is None
+    assert sink.written == ()
 
 
 def test_json_lines_outside_the_block(tmp_path: Path) -> None:
@@ -264,7 +270,7 @@ def test_a_headless_opencv_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         raise cv2.error("The function is not implemented")
 
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(cv2, "namedWindow", headless)
+    monkeypatch.setattr(cv2, "destroyAllWindows", headless)
     with pytest.raises(SinkError, match="opencv-python-headless"), WindowSink():
         pass
 
@@ -277,7 +283,8 @@ def test_a_window_ends_by_key_or_close(
 ) -> None:
     shown: list[Any] = []
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
+    for name in ("namedWindow", "destroyAllWindows"):
+        monkeypatch.setattr(cv2, name, lambda *_: None)
     monkeypatch.setattr(cv2, "destroyWindow", lambda *_: None)
     monkeypatch.setattr(cv2, "imshow", lambda _title, picture: shown.append(picture))
     monkeypatch.setattr(cv2, "waitKey", lambda _delay: key)
@@ -295,7 +302,7 @@ def test_a_window_closed_by_its_frame_ends_like_a_key(monkeypatch: pytest.Monkey
         raise cv2.error("NULL guiReceiver (please create a window)")
 
     monkeypatch.setenv("DISPLAY", ":0")
-    for name in ("namedWindow", "imshow"):
+    for name in ("namedWindow", "destroyAllWindows", "imshow"):
         monkeypatch.setattr(cv2, name, lambda *_: None)
     monkeypatch.setattr(cv2, "waitKey", lambda _delay: 255)
     for name in (broken, "destroyWindow"):
@@ -308,12 +315,14 @@ def test_a_window_closed_by_its_frame_ends_like_a_key(monkeypatch: pytest.Monkey
 
 def test_where_each_source_is_saved(tmp_path: Path) -> None:
     pictures = ImageSource([write_picture(tmp_path / "a.png")])
-    assert isinstance(saving_sink(tmp_path / "out", pictures), ImageSink)
-    with VideoSource(write_video(tmp_path / "v.avi", count=2, fps=12.5)) as video:
-        direct, inside = saving_sink(tmp_path / "x.mp4", video), saving_sink(tmp_path / "out", video)
+    assert isinstance(saving_sink(tmp_path / "out", pictures, name="a", fps=None), ImageSink)
+    video = VideoSource(write_video(tmp_path / "v.avi", count=2))
+    direct, inside = (saving_sink(tmp_path / save, video, name="a", fps=12.5) for save in ("x.mp4", "out"))
     assert isinstance(direct, VideoSink)
     assert isinstance(inside, VideoSink)
     assert (direct.path, inside.path) == (tmp_path / "x.mp4", tmp_path / "out" / "v.mp4")
+    assert isinstance(saving_sink(tmp_path / "out", VideoSource(0), name="a", fps=25), RecordingSink)
+    assert isinstance(saving_sink(tmp_path / "x.mp4", VideoSource(0), name="a", fps=25), VideoSink)
 
 
 @pytest.mark.parametrize(
@@ -396,3 +405,60 @@ def test_places_that_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s
     Path("v.mp4").touch()
     Path("old.jsonl").touch()
     check_outputs(Path("m.onnx"), open_sources(sources), save=Path(save), jsonl=Path("old.jsonl"))
+
+
+def live(index: int, seconds: float, *, size: tuple[int, int] = (64, 96)) -> Result:
+    """A live stream's result, captured so many seconds after the beginning."""
+    frame = Frame(patch_frame(size, (8, 8)), index, None, "camera", 1000.0 + seconds)
+    return Result(frame, Detections.empty((), ()), "camera", True)
+
+
+def test_the_video_of_a_live_stream_keeps_its_time(tmp_path: Path) -> None:
+    with VideoSink(tmp_path / "v.mp4", fps=10) as sink:
+        # Twice as fast as the video, then too slow, then nothing for long.
+        for index, seconds in enumerate([0, 0.05, 0.1, 0.15, 0.2, 1.0, 1.5, 100.0]):
+            sink.write(live(index, seconds))
+    count, _, _ = count_frames(tmp_path / "v.mp4")
+    assert count == 16 + round(10 * LONGEST_STILL) + 1  # up to 1.5 s, the last of them standing, the one after
+
+
+def test_a_recording_is_many_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "PART_SECONDS", 2.0)
+    clock = iter(range(100))
+    start = datetime(2026, 11, 26, 7, 0, 0, tzinfo=timezone.utc)
+    monkeypatch.setattr(recording, "captured_at", lambda _frame: start + timedelta(seconds=next(clock)))
+    with RecordingSink(tmp_path / "r", "yard", fps=10) as sink:
+        for index in range(25):  # two seconds, and half a second
+            sink.write(live(index, index / 10))
+        sink.write(live(25, 2.5, size=(32, 32)))  # another resolution
+        sink.write(live(26, 13.0, size=(32, 32)))  # a gap
+        assert len(list(tmp_path.glob("r/*.partial.mp4"))) == 1  # the others are whole
+    found = {path.name: count_frames(path)[:2] for path in (tmp_path / "r").iterdir()}
+    assert found == {
+        "yard-20261126T070000Z.mp4": (20, (64, 96)),
+        "yard-20261126T070001Z.mp4": (5, (64, 96)),
+        "yard-20261126T070002Z.mp4": (1, (32, 32)),
+        "yard-20261126T070003Z.mp4": (1, (32, 32)),
+    }
+    assert sink.written == (tmp_path / "r",)
+
+
+def test_each_stream_is_saved_by_itself_and_closed_at_its_end(tmp_path: Path) -> None:
+    def open_sink(name: str) -> Sink:
+        return VideoSink(tmp_path / f"{name}.mp4", fps=25)
+
+    saving = SavingSink(open_sink)
+    with saving:
+        for index in range(3):
+            for stream in ("a", "b"):
+                saving.write(replace(result(index), stream=stream))
+        saving.end("a")
+        assert list(saving.written) == [tmp_path / "a.mp4"]
+        saving.write(replace(result(3), stream="b"))
+    assert list(saving.written) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    assert [count_frames(path)[0] for path in saving.written] == [3, 4]
+    broken = SavingSink(open_sink)
+    with pytest.raises(ZeroDivisionError):
+        write_all(broken, [replace(result(), stream=stream) for stream in ("a", "c")], error=ZeroDivisionError())
+    assert broken.written == ()
+    assert sorted(path.name for path in tmp_path.glob("*.partial.mp4")) == ["a.partial.mp4", "c.partial.mp4"]

@@ -34,7 +34,7 @@ def named(name: str) -> Result:
 
 def test_one_row_a_detection_and_none_for_an_empty_frame(tmp_path: Path) -> None:
     sink = CsvSink(tmp_path / "new" / "out.csv")
-    assert sink.written is None
+    assert sink.written == ()
     write_all(sink, [result(0, name="v.mp4"), result(1, count=0), result(2, name="v.mp4", count=3)])
     rows = read(sink.path)
     box = ["naïve", "0.75", "1.0", "2.0", "30.12", "40.0"]
@@ -42,7 +42,7 @@ def test_one_row_a_detection_and_none_for_an_empty_frame(tmp_path: Path) -> None
     data = sink.path.read_bytes()
     assert data.endswith(b"\r\n")
     assert data.count(b"\n") == data.count(b"\r\n") == 5
-    assert sink.written == sink.path
+    assert list(sink.written) == [tmp_path / "new" / "out.csv"]
 
 
 def test_no_frames_leave_the_header_alone(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_full_disk_names_the_file(count: int) -> None:
     with pytest.raises(OSError, match="'/dev/full'") as caught:
         write_all(sink, [result()] * count)
     assert caught.value.errno == errno.ENOSPC
-    assert sink.written is None
+    assert sink.written == ()
 
 
 def test_outside_the_block(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import uvicorn
 
 from retina_edge.detector import Detector
 from retina_edge.pipeline.outputs import OutputStatus
-from retina_edge.pipeline.pipeline import LivePipeline
+from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.sources.frames import Source
 from retina_edge.tracking.events import Event
 from retina_edge.web.app import create_app
@@ -46,7 +46,7 @@ class Served:
     """A running server."""
 
     url: str
-    pipeline: LivePipeline
+    pipeline: Pipeline
     events: EventLog
 
 
@@ -59,7 +59,7 @@ def serving(token: str | None = None, sources: dict[str, Callable[[], Source]] |
         "gone": dead,
     }
     events = EventLog()
-    pipeline = LivePipeline(Detector(StandIn(contract())), sources, on_result=lambda *_: None, score=0.4)
+    pipeline = Pipeline(Detector(StandIn(contract())), sources, on_result=lambda *_: None, score=0.4)
     runner = threading.Thread(target=pipeline.run)
     app = create_app(pipeline, events, token=token, healthy=runner.is_alive, outputs=lambda: OUTPUTS)
     server = uvicorn.Server(

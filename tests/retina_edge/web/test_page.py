@@ -86,9 +86,10 @@ def test_streams_move_and_fit(
     assert " ms" in north
     assert "2 of 3 streams online" in browser.find_element(By.ID, "state").text
     until(lambda: "336 lost" in browser.find_element(By.ID, "outputs").text)
-    outputs = {
-        item.get_attribute("data-output"): item.text for item in browser.find_elements(By.CSS_SELECTOR, "#outputs li")
-    }
+    # At once: the list is made anew at each refresh.
+    items = "[...document.querySelectorAll('#outputs li')].map((item) => [item.dataset.output, item.innerText])"
+    told = dict(browser.execute_script(f"return {items}"))
+    outputs = {name: text.replace("\n\n", "\n") for name, text in told.items()}
     assert list(outputs) == [status.name for status in OUTPUTS]
     assert outputs["out.jsonl"].split("\n") == ["out.jsonl", "ok", "1204 written · 3 waiting"]
     assert "failed\n871 written · 336 lost\n[Errno 28] No space left" in outputs["/data/night/out.csv"]
