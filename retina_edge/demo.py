@@ -15,7 +15,6 @@ from retina_edge.image_file import read_image
 from retina_edge.pipeline.outputs import open_outputs
 from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.pipeline.report import RunProgress, Summary, print_summary
-from retina_edge.pipeline.watched import run_watched
 from retina_edge.sample import FOREST, FPS, MODEL, SCORE, Flight
 from retina_edge.signals import stop_on_signal
 from retina_edge.sinks.base import Result
@@ -65,8 +64,9 @@ def _demo(output: Path, *, frames: int) -> int:
             open_outputs(
                 jsonl=lines, save=video, saving=lambda _: FilmSink(video, still, index=frames // 2), strict=True
             ) as outputs,
+            RunProgress(console, pipeline.streams) as progress,
         ):
-            run_watched(pipeline, RunProgress(console, pipeline.streams))
+            pipeline.run(progress.update)
     if stop.asked:
         raise KeyboardInterrupt
     print_summary(console, Summary.of(pipeline, writing=outputs.seconds), [str(p) for p in (video, lines, still)])

@@ -10,38 +10,28 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
-from functools import partial
-from pathlib import Path
+from contextlib import nullcontext
 
 from rich.console import Console
 
 from engines.errors import MissingDependencyError, RetinaEdgeError
 from retina_edge import cli
-from retina_edge.detector import Detector
-from retina_edge.pipeline.outputs import default_spool, open_outputs
-from retina_edge.pipeline.pipeline import DEADLINE, Pipeline
-from retina_edge.pipeline.stream import Stream
+from retina_edge.pipeline.pipeline import DEADLINE
 from retina_edge.pipeline.worker import Worker
 from retina_edge.service import systemd_service
-from retina_edge.signals import stop_on_signal
 from retina_edge.sinks.base import Result
-from retina_edge.sources.naming import named_sources
-from retina_edge.tracking import zones
-from retina_edge.tracking.analysis import Analysis
-from retina_edge.tracking.counting import ANCHORS
+from retina_edge.stream_arguments import StreamParser, opened
 
-DEFAULT_SCORE = 0.4
 # Seconds that watchers have to go at the end.
 GRACE = 2
+# Of one batch in the detector: then it is taken to hang, and the process ends, so that systemd can begin anew.
+HANGS_AFTER = 60.0
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> StreamParser:
     """The options of the verb."""
-    parser = argparse.ArgumentParser(prog="retina-edge serve", description=__doc__)
+    parser = StreamParser("serve", "Many streams through one detector, with a page to look at, an API and metrics.")
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="model.engine, model.onnx or model.pt")
-    add("sources", nargs="+", metavar="[NAME=]SOURCE", help="a camera's number, a URL, a video; a name for the page")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
     add("--port", type=_port, default=8080, help="default: %(default)s")
     add(
@@ -50,37 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="asked for on every request; beyond this machine one is made where none is given",
     )
     add(
-        "--score",
-        type=float,
-        help=f"least score to begin with, also to follow objects (default {DEFAULT_SCORE}, or the model's own)",
-    )
-    add("--batch", type=cli.positive, metavar="N", help="frames an inference (default: the model's)")
-    add(
         "--deadline", type=_seconds, default=DEADLINE, metavar="S", help="a batch waits so long at most (default: 0.01)"
     )
-    add("--track", action="store_true", help="follow objects from frame to frame; --zone and --line do so, too")
-    add("--zone", type=zones.zone, action="append", default=[], metavar="ZONE", help=zones.ZONE_SYNTAX)
-    add("--line", type=zones.line, action="append", default=[], metavar="LINE", help=zones.LINE_SYNTAX)
-    add(
-        "--anchor",
-        choices=ANCHORS,
-        default=ANCHORS[0],
-        help="the point of a box that is in a zone: of its lower side, or its centre as seen from above "
-        "(default: %(default)s)",
-    )
-    add("--json", type=Path, metavar="OUT.jsonl", help="results, one JSON object a frame")
-    add("--csv", type=Path, metavar="OUT.csv", help="detections, one row each")
-    add(
-        "--events",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="where events of zones and lines go: mqtt://[USER@]HOST/TOPIC or https://HOST/PATH; those that cannot be "
-        "delivered wait on the disk; passwords from RETINA_EDGE_EVENTS_PASSWORD",
-    )
-    add("--spool", type=Path, default=default_spool(), metavar="DIR", help="where they wait (default: %(default)s)")
-    add("--install-service", action="store_true", help="print a systemd unit that runs this, and do no more")
     add("--max-age", type=_seconds, metavar="S", help="drop frames and results of live streams that are older")
+    add("--install-service", action="store_true", help="print a systemd unit that runs this, and do no more")
     return parser
 
 
@@ -107,62 +70,38 @@ def _serve(args: argparse.Namespace) -> int:
             "--token: expected at least 8 letters, digits and signs, no spaces, which nobody can guess"
         )
     console = Console()
-    sources = named_sources(args.sources)
     generated = args.token is None and not is_loopback(args.host)
     token = secrets.token_urlsafe(24) if generated else args.token
-    with ExitStack() as stack:
-        detector = stack.enter_context(Detector.load(args.model))
-        least = detector.contract.score_threshold
-        regions = [*args.zone, *args.line]
-        zones.check_regions(regions, streams=list(sources), class_names=detector.contract.class_names)
-        score = max(DEFAULT_SCORE, least) if args.score is None else args.score
-        events = EventLog()
+    events = EventLog()
 
-        def on_result(_stream: Stream, result: Result) -> None:
-            for event in result.events:
-                events.add(event, result.frame.image)
-            outputs.write(result)
+    def on_result(result: Result) -> None:
+        for event in result.events:
+            events.add(event, result.frame.image)
 
-        pipeline = Pipeline(
-            detector,
-            sources,
-            on_result=on_result,
-            analyse=partial(Analysis, regions=regions, score=score, anchor=args.anchor)
-            if args.track or regions
-            else None,
-            score=score,
-            batch=args.batch,
-            deadline=args.deadline,
-            max_age=args.max_age,
-        )
-        outputs = stack.enter_context(
-            open_outputs(
-                jsonl=args.json,
-                csv=args.csv,
-                receivers=args.events,
-                spool=args.spool,
-                strict=False,
-            )
-        )
+    with opened(
+        args,
+        strict=False,
+        on_result=on_result,
+        deadline=args.deadline,
+        max_age=args.max_age,
+        hangs_after=HANGS_AFTER,
+    ) as run:
 
-        def run() -> None:
+        def detect() -> None:
             try:
-                pipeline.run()
+                run.pipeline.run()
             finally:
-                end()
+                server.should_exit = True
 
-        def end() -> None:
-            server.should_exit = True
-
-        # The pipeline has a thread of its own, because the server has this one, and its signals.
+        # The pipeline has a thread of its own, because the server has this one.
         failures: list[BaseException] = []
-        worker = Worker("pipeline", run, failures.append)
+        worker = Worker("pipeline", detect, failures.append)
         app = create_app(
-            pipeline,
+            run.pipeline,
             events,
             token=token,
-            healthy=lambda: worker.running and not server.should_exit,
-            outputs=outputs.status,
+            healthy=lambda: worker.running and not run.stop.asked,
+            outputs=run.outputs.status,
         )
         server = uvicorn.Server(
             uvicorn.Config(
@@ -177,28 +116,26 @@ def _serve(args: argparse.Namespace) -> int:
                 ws_max_size=1024,
             )
         )
-        listening = stack.enter_context(_listen(args.host, args.port))
-        where = f"[{args.host}]" if ":" in args.host else args.host
-        console.print(f"http://{where}:{listening.getsockname()[1]}/", highlight=False, markup=False)
-        if generated:
-            console.print(f"token: {token}", highlight=False)
         # Its own would end the process by the signal, before files are closed.
         server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
-
-        with stop_on_signal(end) as stop:
+        with _listen(args.host, args.port) as listening:
+            where = f"[{args.host}]" if ":" in args.host else args.host
+            console.print(f"http://{where}:{listening.getsockname()[1]}/", highlight=False, markup=False)
+            if generated:
+                console.print(f"token: {token}", highlight=False)
             try:
                 worker.start()
                 server.run(sockets=[listening])
             finally:
-                pipeline.stop()
+                run.pipeline.stop()
                 worker.wait()
         if failures:
             raise failures[0]
-    if outputs.failed:  # the log has said which
+    if run.outputs.failed:  # the log has said which
         return 1
-    if stop.number == signal.SIGINT:
+    if run.stop.number == signal.SIGINT:
         raise KeyboardInterrupt
-    return 1 if any(stream.errors for stream in pipeline.streams) else 0
+    return 1 if any(stream.errors for stream in run.pipeline.streams) else 0
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,9 +1,9 @@
-"""The loop of many streams and one detector.
+"""Many streams and one detector.
 
-Capture threads fill slots, a feeder takes batches out of them and submits them to the detector, the loop waits for
-detections and hands results on. On a CPU submitting is letterboxing, and waiting is inference; an engine has the
-frames from submission on. What is handed on is taken at once by whoever takes it: a slow disk or network holds up no
-camera here.
+Capture threads fill slots, the feeder's thread takes batches out of them and submits them to the detector, the
+detector's thread waits for detections and hands results on. On a CPU submitting is letterboxing, and waiting is
+inference; an engine has the frames from submission on. What is handed on is taken at once by whoever takes it: a slow
+disk or network holds up no camera here. The caller's thread only looks on, so that no hanging one holds it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from engines.errors import RetinaEdgeError
@@ -37,6 +38,8 @@ FILES_AT_A_TIME = 4
 MOST_FAILURES = 10
 # Seconds that a camera has to let go of its thread at the end; one that hangs in its driver is left behind.
 PATIENCE = 5.0
+# Seconds between two looks at how far all are.
+TICK = 0.05
 
 # Takes a result. It is waited for: of live streams it must not wait itself.
 OnResult = Callable[[Stream, Result], None]
@@ -59,7 +62,7 @@ class Pipeline:
     Args:
         detector: stays open; whoever made it closes it.
         sources: of each stream, by its name, what makes its source.
-        on_result: called in the loop's thread with each result, in the order of each stream's frames.
+        on_result: called in the detector's thread with each result, in the order of each stream's frames.
         on_end: called there when a stream has given its last result.
         analyse: makes what follows the objects of a stream, by its name; None follows nothing.
         score: detections score more than this; None keeps all. ``set_score`` changes it while it runs.
@@ -70,9 +73,11 @@ class Pipeline:
         max_frames: of each stream, after which it ends; None for all.
         keep_trying: a live stream that cannot be opened at first is tried again for ever; else that is an error, and
             only one that was there is reopened.
+        hangs_after: seconds that the detector or whoever takes results may take for one batch; who takes longer is
+            given up, and the run ends with an error. None waits for ever.
 
     Attributes:
-        preprocess_seconds, infer_seconds: of the feeder and the loop, spent in the detector.
+        preprocess_seconds, infer_seconds: of the two threads, spent in the detector.
         seconds: that ``run`` took.
 
     Raises:
@@ -93,10 +98,12 @@ class Pipeline:
         max_age: float | None = None,
         max_frames: int | None = None,
         keep_trying: bool = True,
+        hangs_after: float | None = None,
     ) -> None:
         if not sources:
             raise RetinaEdgeError("sources: expected at least one stream, got none")
         self._detector, self._on_result, self._on_end, self._max_age = detector, on_result, on_end, max_age
+        self._hangs_after = hangs_after
         self.score = detector.contract.score_threshold
         if score is not None:
             self.set_score(score)
@@ -118,6 +125,8 @@ class Pipeline:
         self._landed = False
         self._failed_in_a_row = 0
         self._going = list(self.streams)
+        self._workers = Worker("feeder", self._feed, self._fail), Worker("detector", self._land_all, self._fail)
+        self._busy: dict[object, tuple[str, float]] = {}
         self.preprocess_seconds = self.infer_seconds = self.seconds = 0.0
 
     def _usual_batch(self) -> int | None:
@@ -150,44 +159,69 @@ class Pipeline:
         for capture in self._captures:
             capture.stop()
 
-    def run(self) -> None:
+    @property
+    def hangs(self) -> bool:
+        """Whether a thread that was left behind may still use the detector."""
+        return any(worker.running for worker in self._workers)
+
+    def run(self, tick: Callable[[], None] = lambda: None) -> None:
         """Runs until every stream has ended or ``stop``; live streams do not end by themselves.
 
+        Args:
+            tick: called in the caller's thread now and then: for bars and windows.
+
         Raises:
-            BaseException: the first error of the detector, of ``on_result`` or of a thread; of the detector only if a
-                frame of a file was in the batch, where every frame counts, or if it raises many times in a row. What
-                was captured of files before a source failed is still detected.
+            BaseException: the first error of the detector, of ``on_result``, of ``tick`` or of a thread; of the
+                detector only if a frame of a file was in the batch, where every frame counts, or if it raises many
+                times in a row. What was captured of files before a source failed is still detected.
         """
-        start = time.monotonic()
-        feeder = Worker("feeder", self._feed, self._fail)
+        start, patience = time.monotonic(), PATIENCE
         try:
             self._start_captures()
-            feeder.start()
-            while (flight := self._flights.get()) is not None:
-                self._land(flight)
-            for stream in self._going:
-                self._on_end(stream)
+            for worker in self._workers:
+                worker.start()
+            while not self._workers[-1].wait(TICK):
+                self._look_for_one_that_hangs()
+                tick()
         except BaseException as error:
             self._failures.append(error)
+            if isinstance(error, KeyboardInterrupt):  # somebody has no patience
+                patience = 0.0
         finally:
             self.stop()
             with self._changed:
                 self._landed = True
                 self._changed.notify_all()
-            self._leave([("the detector", feeder.wait), *((c.stream.source, c.wait) for c in self._captures)])
+            threads = [("the detector", worker.wait) for worker in self._workers]
+            self._leave([*threads, *((c.stream.source, c.wait) for c in self._captures)], patience)
             self.seconds += time.monotonic() - start
         if self._failures:
             raise self._failures[0]
 
-    def _leave(self, waits: Sequence[tuple[str, Callable[[float], bool]]]) -> None:
+    @contextmanager
+    def _watched(self, name: str) -> Iterator[None]:
+        """Within it, ``name`` is waited for."""
+        key = object()
+        self._busy[key] = name, time.monotonic()
+        try:
+            yield
+        finally:
+            del self._busy[key]
+
+    def _look_for_one_that_hangs(self) -> None:
+        for name, since in list(self._busy.values()):
+            if self._hangs_after is not None and time.monotonic() - since > self._hangs_after:
+                raise RetinaEdgeError(f"{name} hangs: expected an end within {self._hangs_after:g} s, and none came")
+
+    def _leave(self, waits: Sequence[tuple[str, Callable[[float], bool]]], patience: float) -> None:
         """Waits for threads that have been asked to end, not for ever."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         for name, wait in waits:
             if not wait(max(0.0, end - time.monotonic())):
                 logger.warning("%s: hangs, and is left behind", name)
 
     def _fail(self, error: BaseException) -> None:
-        """Of another thread; the loop ends when all slots are closed, and empty."""
+        """Of another thread; all end when all slots are closed, and empty."""
         self._failures.append(error)
         self.stop()
 
@@ -223,18 +257,26 @@ class Pipeline:
     def _submit(self, chosen: Chosen) -> _Flight:
         began = time.monotonic()
         try:
-            return _Flight(chosen, began, self._detector.submit([frame.image for _, frame in chosen]))
+            with self._watched("detector"):
+                return _Flight(chosen, began, self._detector.submit([frame.image for _, frame in chosen]))
         except Exception as error:
             return _Flight(chosen, began, error)
         finally:
             self.preprocess_seconds += time.monotonic() - began
+
+    def _land_all(self) -> None:
+        while (flight := self._flights.get()) is not None:
+            self._land(flight)
+        for stream in self._going:
+            self._on_end(stream)
 
     def _land(self, flight: _Flight) -> None:
         start = time.monotonic()
         try:
             if isinstance(flight.ticket, Exception):
                 raise flight.ticket
-            found = self._detector.result(flight.ticket)
+            with self._watched("detector"):
+                found = self._detector.result(flight.ticket)
         except Exception as error:
             self._failed(flight.chosen, error)
         else:
@@ -279,4 +321,5 @@ class Pipeline:
                 age_at_output=age,
             )
             stream.finish(result, age)
-            self._on_result(stream, result)
+            with self._watched("output"):
+                self._on_result(stream, result)

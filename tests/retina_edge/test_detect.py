@@ -270,7 +270,7 @@ def test_an_interrupt_in_the_middle_exits_130_with_whole_files(tmp_path: Path, m
     arguments = ["m.onnx", str(video), "--save", str(tmp_path / "o.mp4"), "--json", str(tmp_path / "o.jsonl")]
     assert detect.main(arguments) == 130
     # By name: rich does not wait for the end of its own thread.
-    assert not {"pipeline", "feeder", "capture v"} & {thread.name for thread in threading.enumerate()}
+    assert not {"detector", "feeder", "capture v"} & {thread.name for thread in threading.enumerate()}
     assert count_frames(tmp_path / "o.mp4")[0] == len(lines(tmp_path / "o.jsonl")) == 9
     assert executor.closed
 

@@ -22,7 +22,6 @@ from retina_edge.pipeline.pipeline import AHEAD, PATIENCE, Pipeline
 from retina_edge.pipeline.report import STAGES, RunProgress, Summary
 from retina_edge.pipeline.slots import QUEUE_SIZE
 from retina_edge.pipeline.stream import Stream
-from retina_edge.pipeline.watched import run_watched
 from retina_edge.signals import stop_on_signal
 from retina_edge.sinks.background import BackgroundSink
 from retina_edge.sinks.base import Result, Sink
@@ -305,8 +304,9 @@ def test_ctrl_c_while_the_last_frames_are_written_waits_for_them() -> None:
 
     sink = Interrupting(pause=0.1)
     running = Run(Frames(QUEUE_SIZE), [sink])
-    with stop_on_signal(running.pipeline.stop) as stop, running.sinks[0]:
-        run_watched(running.pipeline, RunProgress(Console(file=io.StringIO()), running.pipeline.streams))
+    progress = RunProgress(Console(file=io.StringIO()), running.pipeline.streams)
+    with stop_on_signal(running.pipeline.stop) as stop, running.sinks[0], progress:
+        running.pipeline.run(progress.update)
     assert stop.asked
     assert sink.indices == list(range(QUEUE_SIZE))
 
@@ -326,12 +326,12 @@ def test_another_ctrl_c_gives_up_a_source_that_hangs() -> None:
     start = time.monotonic()
     for delay in (0.3, 0.5):
         threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt), stop_on_signal(running.pipeline.stop), running.sinks[0]:
-        run_watched(running.pipeline, progress)
+    with pytest.raises(KeyboardInterrupt), stop_on_signal(running.pipeline.stop), running.sinks[0], progress:
+        running.pipeline.run(progress.update)
     assert time.monotonic() - start < PATIENCE
     assert sink.indices == [0, 1]
     hangs.set()
-    wait_for(lambda: not {"pipeline", "feeder", "capture frames"} & {t.name for t in threading.enumerate()})
+    wait_for(lambda: not {"detector", "feeder", "capture frames"} & {t.name for t in threading.enumerate()})
 
 
 def test_errors_and_warnings_of_sources_reach_the_summary(tmp_path: Path) -> None:
