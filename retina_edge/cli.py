@@ -36,14 +36,14 @@ def run(body: Callable[[], int]) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except (RetinaEdgeError, OSError) as error:
-        return fail(error)
+        return _fail(error)
     except ImportError as error:
         if (broken := _broken_package(error)) is not None:
-            return fail(f"{broken} cannot be imported ({error}); retina-edge doctor says how to mend it")
+            return _fail(f"{broken} cannot be imported ({error}); retina-edge doctor says how to mend it")
         package = (error.name or "").partition(".")[0]
         if not isinstance(error, ModuleNotFoundError) or package not in EXTRAS:
             raise
-        return fail(f"this needs {package}, which is not installed: pip install '.[{EXTRAS[package]}]'")
+        return _fail(f"this needs {package}, which is not installed: pip install '.[{EXTRAS[package]}]'")
 
 
 def size(text: str) -> tuple[int, int]:
@@ -97,6 +97,6 @@ def _broken_package(error: ImportError) -> str | None:
     return None
 
 
-def fail(error: object) -> int:
+def _fail(error: object) -> int:
     print("error:", " ".join(str(error).split()), file=sys.stderr)
     return 1

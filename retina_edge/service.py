@@ -130,7 +130,8 @@ def systemd_service(
         "RestartSec=1",
         "RestartSteps=6",
         "RestartMaxDelaySec=60",
-        "TimeoutStopSec=30",
+        "# A detector that hangs is given up after a minute, then outputs have their time.",
+        "TimeoutStopSec=90",
         *account,
         *([f"SupplementaryGroups={' '.join(groups)}"] if groups else []),
         f"StateDirectory={name}",
@@ -218,6 +219,7 @@ def _secrets_note(secrets: dict[str, str], environment_file: Path) -> list[str]:
         return []
     return [
         f"# Arguments with credentials stand in {environment_file}, mode 600, owner root: {', '.join(secrets)}.",
-        "# On the running machine the command line shows them to whoever may list its processes.",
+        "# On the running machine the command line shows them to whoever may list its processes; arguments in a file",
+        "# (@FILE, one a line) are not shown.",
         "",
     ]

@@ -174,18 +174,16 @@ def opened(
 
 @contextmanager
 def _leaving_what_hangs(pipeline: Pipeline) -> Iterator[None]:
-    code = 1
     try:
         yield
-    except KeyboardInterrupt:
-        code = cli.INTERRUPTED
-        raise
-    except Exception as error:
+    except BaseException as error:
         if pipeline.hangs:
-            cli.fail(error)
-        raise
-    finally:
-        if pipeline.hangs:
+            code = cli.run(partial(_raise, error))
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+        raise
+
+
+def _raise(error: BaseException) -> int:
+    raise error

@@ -83,6 +83,7 @@ class Result:
             "width": frame.image.shape[1],
             "height": frame.image.shape[0],
             "detections": detections,
+            "events": [event.to_dict() for event in self.events],
             "regions": {tally.region.name: tally.counts for tally in self.tallies},
         }
 

@@ -312,3 +312,79 @@ def test_ctrl_c_at_any_moment_ends_the_process(tmp_path: Path) -> None:
         written = lines(folder / "o.jsonl")
         assert 0 <= len(written) < 400
         assert (count_frames(folder / "o.mp4")[0] if written else 0) == len(written)
+
+
+HANGING_RUN = """
+import sys, threading
+sys.path.insert(0, {root!r})
+from tests.stand_in import StandIn, contract
+from retina_edge.detector import Detector
+from retina_edge import {verb}
+
+class Hanging(StandIn):
+    def infer(self, images):
+        if len(self.calls) == 20:
+            print("hangs", flush=True)
+            threading.Event().wait()
+        return super().infer(images)
+
+    def close(self):
+        raise SystemExit("closed although it hangs")
+
+Detector.load = lambda _path: Detector(Hanging(contract()))
+{verb}.HANGS_AFTER = 1.0
+sys.exit({verb}.main({arguments!r}))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT, which Windows lacks")
+def test_a_detector_that_hangs_is_given_up_at_the_second_ctrl_c(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", count=100)
+    arguments = ["m.onnx", str(video), "--save", str(tmp_path / "o.mp4"), "--json", str(tmp_path / "o.jsonl")]
+    code = HANGING_RUN.format(root=str(ROOT), verb="detect", arguments=[*arguments, "--batch", "1"])
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "hangs\n"
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):  # the first waits for it
+                process.wait(1)
+            process.send_signal(signal.SIGINT)
+            errors = process.communicate(timeout=20)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "interrupted"
+    assert [record["frame"] for record in lines(tmp_path / "o.jsonl")] == list(range(20))
+    assert count_frames(tmp_path / "o.mp4")[0] == 20
+
+
+def test_serve_gives_up_a_detector_that_hangs(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", count=100)
+    arguments = ["m.onnx", str(video), "--json", str(tmp_path / "o.jsonl"), "--batch", "1", "--port", "0"]
+    code = HANGING_RUN.format(root=str(ROOT), verb="serve", arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "error: detector hangs: expected an end within 1 s, and none came" in done.stderr.splitlines()
+    assert [record["frame"] for record in lines(tmp_path / "o.jsonl")] == list(range(20))
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_arguments_from_a_file(tmp_path: Path) -> None:
+    videos = [write_video(tmp_path / name, count=count) for name, count in (("a b.mp4", 3), ("c.mp4", 4))]
+    listed = tmp_path / "cameras.txt"
+    listed.write_text(f"# two films\none={videos[0]}\n\n  {videos[1]}\n--json\n{tmp_path / 'o.jsonl'}\n")
+    assert detect.main(["m.onnx", f"@{listed}"]) == 0
+    names = [record["stream"] for record in lines(tmp_path / "o.jsonl")]
+    assert (names.count("one"), names.count("c")) == (3, 4)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_objects_are_followed_and_counted_in_files(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", count=40)
+    arguments = ["m.onnx", str(video), "--zone", "all=0,0 1,0 1,1 0,1", "--json", str(tmp_path / "o.jsonl")]
+    assert detect.main(arguments) == 0
+    events = [event for record in lines(tmp_path / "o.jsonl") for event in record["events"]]
+    assert [event["kind"] for event in events] == ["entered"]

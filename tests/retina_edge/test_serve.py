@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import httpx
 import pytest
 
 from retina_edge.serve import main
-from tests.media import write_picture, write_video
+from tests.media import count_frames, write_picture, write_video
 from tests.rtsp_server import RtspServer, why_not
 from tests.waiting import wait_for
 
@@ -131,6 +132,30 @@ def test_signals_end_it_in_order(model: Path, tmp_path: Path, number: signal.Sig
     assert returned == code, errors
     assert "Traceback" not in errors
     assert all(json.loads(line)["stream"] == "cam" for line in lines.read_text().splitlines())
+
+
+@needs_rtsp
+def test_a_camera_is_recorded(model: Path, tmp_path: Path) -> None:
+    """As it was seen: the recording lasts as long as the camera was watched, whatever the detector left out."""
+    video, lines = write_video(tmp_path / "v.mp4", count=50), tmp_path / "out.jsonl"
+    film, saved = write_video(tmp_path / "film.mp4", count=30), tmp_path / "saved"
+    with RtspServer({"/a": video}) as server:
+        words = [f"cam={server.url('/a')}", film, "--save", saved, "--json", lines]
+        with serve(model, *words) as serving:
+            until(lambda: serving.streams()["cam"]["detected"] > 40)
+            until(lambda: serving.streams()["film"]["state"] == "ended")
+            returned, errors = serving.end(signal.SIGTERM)
+    assert returned == 0, errors
+    (recording,) = saved.glob("cam-*.mp4")
+    assert re.fullmatch(r"cam-\d{8}T\d{6}Z\.mp4", recording.name)
+    moments = [
+        datetime.fromisoformat(record["captured"].replace("Z", "+00:00")).timestamp()
+        for record in map(json.loads, lines.read_text().splitlines())
+        if record["stream"] == "cam"
+    ]
+    count, _, fps = count_frames(recording)
+    assert count / fps == pytest.approx(moments[-1] - moments[0], abs=0.3)
+    assert count_frames(saved / "film.mp4")[0] == 30
 
 
 def drop_out(serving: Serving, shaky: RtspServer) -> None:
@@ -275,6 +300,7 @@ def states(serving: Serving) -> dict[str, str]:
         (["0", "--token", "short"], "--token: expected at least 8 letters"),
         (["0", "--zone", "other:z=0,0 1,0 1,1"], "other"),
         (["a=0", "a=1"], "a: expected each name once"),
+        (["a=0", "b=1", "--save", "one.mp4"], "an MP4 takes one video, camera or URL; for this give a folder"),
         (["0", "--score", "0.001"], "score: expected 0.05 <= score < 1"),
         (["0", "--events", "ftp://x/y"], "ftp"),
         (["0", "--host", "192.0.2.1"], "cannot be listened on"),

@@ -18,6 +18,7 @@ from engines.errors import RetinaEdgeError, SourceError
 from engines.plugins.reference import RawDetections
 from retina_edge.detector import Detector
 from retina_edge.pipeline import capture as capturing
+from retina_edge.pipeline import pipeline as running
 from retina_edge.pipeline.batcher import Batcher
 from retina_edge.pipeline.pipeline import MOST_FAILURES, Pipeline
 from retina_edge.pipeline.slots import Slot
@@ -138,8 +139,8 @@ def test_a_file_alone_waits_for_full_batches() -> None:
     file, camera = waiting("file", ready, 3), waiting("camera", ready, 0, live=True)
     batcher = Batcher([file, camera], ready, size=4, deadline=0.01)
     (frame,) = Made(count=1)
-    threading.Timer(0.2, file.slot.put, [frame]).start()
     start = time.monotonic()
+    threading.Timer(0.2, file.slot.put, [frame]).start()
     assert [stream.name for stream, _ in batcher.take() or []] == ["file"] * 4
     assert time.monotonic() - start >= 0.2
     file.slot.put(frame)
@@ -154,8 +155,8 @@ def test_a_cameras_frame_waits_for_the_others_no_longer_than_the_deadline(state:
     other.state = state
     batcher = Batcher([file, camera, other], ready, size=4, deadline=0.2)
     (frame,) = Made(count=1)
-    threading.Timer(0.1, camera.slot.put, [frame]).start()
     start = time.monotonic()
+    threading.Timer(0.1, camera.slot.put, [frame]).start()
     assert [stream.name for stream, _ in batcher.take() or []] == ["file", "one"]
     assert seconds <= time.monotonic() - start < seconds + 0.15
 
@@ -253,6 +254,36 @@ def test_a_detector_that_is_broken_ends_the_run() -> None:
     status = run.end()["camera"]
     assert str(run.error) == "CUDA error"
     assert status.failed == MOST_FAILURES
+
+
+@pytest.mark.parametrize("where", ["submit", "infer", "on_result"])
+def test_what_hangs_is_given_up(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "PATIENCE", 0.1)
+    released = threading.Event()
+
+    def wait_at(here: str, count: int) -> None:
+        if (here, count) == (where, 3):
+            released.wait(SECONDS)
+
+    class Hanging(StandIn):
+        def submit(self, frames: Any) -> Any:
+            wait_at("submit", len(self.calls))
+            return super().submit(frames)
+
+        def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
+            wait_at("infer", len(self.calls))
+            return super().infer(images)
+
+    run = Run({"a": lambda: Made(rate=100, live=True)}, Hanging(contract()), hangs_after=0.3)
+    run.on_result = lambda *_: wait_at("on_result", len(run.results["a"]))
+    start = time.monotonic()
+    run.start().end()
+    name = "output" if where == "on_result" else "detector"
+    assert str(run.error) == f"{name} hangs: expected an end within 0.3 s, and none came"
+    assert time.monotonic() - start < 5
+    assert run.pipeline.hangs
+    released.set()
+    until(lambda: not run.pipeline.hangs)
 
 
 @pytest.mark.parametrize("where", ["source", "result"])
