@@ -11,14 +11,16 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
 from rich.console import Console
 
 from engines.errors import MissingDependencyError, RetinaEdgeError
 from retina_edge import cli
+from retina_edge.pipeline.outputs import default_spool
 from retina_edge.pipeline.pipeline import DEADLINE
 from retina_edge.pipeline.worker import Worker
-from retina_edge.service import systemd_service
+from retina_edge.service import NAME, systemd_service
 from retina_edge.sinks.base import Result
 from retina_edge.stream_arguments import StreamParser, opened
 
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
     if args.install_service:
-        return cli.run(lambda: _print_service([word for word in words if word != "--install-service"]))
+        return cli.run(lambda: _print_service(args, [word for word in words if word != "--install-service"]))
     return cli.run(lambda: _serve(args))
 
 
@@ -150,18 +152,33 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _print_service(words: Sequence[str]) -> int:
+def _print_service(args: argparse.Namespace, words: Sequence[str]) -> int:
     """The unit on stdout, what is left to do on stderr; credentials on neither."""
-    service = systemd_service(words)
+    folders = _written_folders(args)
+    service = systemd_service(words, writable=folders)
     print(service.unit, end="")
     steps = [f"save it as /etc/systemd/system/{service.name}.service"]
     if service.environment:
         names = ", ".join(line.partition("=")[0] for line in service.environment.splitlines())
         steps.append(f"put what is secret in the arguments into {service.environment_file}, for root alone: {names}")
+    if folders:
+        steps.append(
+            f"let the unit's user write to {', '.join(map(str, folders))}, or give outputs a place in "
+            f"/var/lib/{service.name}, which systemd makes for it"
+        )
     steps.append(f"systemctl daemon-reload && systemctl enable --now {service.name}")
     for number, step in enumerate(steps, start=1):
         print(f"{number}. {step}", file=sys.stderr)
     return 0
+
+
+def _written_folders(args: argparse.Namespace) -> list[Path]:
+    """Where outputs go, but for what systemd gives the service anyway."""
+    saved = args.save.parent if args.save is not None and args.save.suffix.lower() == ".mp4" else args.save
+    spool = None if args.spool == default_spool() else args.spool
+    files = [path.parent for path in (args.json, args.csv) if path is not None]
+    folders = {path.absolute() for path in (saved, spool, *files) if path is not None}
+    return sorted(folder for folder in folders if Path("/var/lib", NAME) not in (folder, *folder.parents))
 
 
 def _port(text: str) -> int:

@@ -219,7 +219,7 @@ def _secrets_note(secrets: dict[str, str], environment_file: Path) -> list[str]:
         return []
     return [
         f"# Arguments with credentials stand in {environment_file}, mode 600, owner root: {', '.join(secrets)}.",
-        "# On the running machine the command line shows them to whoever may list its processes; arguments in a file",
-        "# (@FILE, one a line) are not shown.",
+        "# On the running machine the command line shows them to whoever may list its processes. Arguments in a file",
+        "# that the service's user can read (@FILE, one a line) it does not.",
         "",
     ]

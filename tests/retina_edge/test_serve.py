@@ -330,3 +330,24 @@ def test_a_unit_is_printed_without_what_is_secret(model: Path, capsys: pytest.Ca
     assert "--install-service" not in said.out
     assert "geheim" not in said.out + said.err
     assert "systemctl enable" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "writable"),
+    [
+        (["--json", "/var/lib/retina-edge/o.jsonl", "--save", "/var/lib/retina-edge"], []),
+        (
+            ["--json", "/data/a/o.jsonl", "--csv", "/data/a/o.csv", "--save", "/rec", "--spool", "/s"],
+            ["/data/a", "/rec", "/s"],
+        ),
+        (["--save", "/rec/o.mp4"], ["/rec"]),
+    ],
+)
+def test_a_unit_can_write_where_outputs_go(
+    words: list[str], writable: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["/m.engine", "0", *words, "--install-service"]) == 0
+    said = capsys.readouterr()
+    found = [line.partition("=")[2] for line in said.out.splitlines() if line.startswith("ReadWritePaths=")]
+    assert found == writable
+    assert all(folder in said.err for folder in writable)
