@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.resources
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Path, Query, Response, WebSocket, WebSocketDisconnect
-from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
+from fastapi import FastAPI, HTTPException, Path, Query, Response, WebSocket
+from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, Field
-from starlette.concurrency import run_in_threadpool
 
 from engines.errors import RetinaEdgeError
 from retina_edge import __version__
 from retina_edge.pipeline.outputs import OutputStatus
 from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.pipeline.stream import StreamStatus
-from retina_edge.sinks.base import Result
+from retina_edge.web import moving_pictures
 from retina_edge.web.access import Gate
 from retina_edge.web.event_log import EventLog
 from retina_edge.web.metrics import exposition
+from retina_edge.web.moving_pictures import MjpegResponse, Places
 from retina_edge.web.preview import Preview
 
 PAGE = ("index.html", "login.html", "page.css", "page.js", "login.js", "icon.svg")
 TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-# Pictures a second that a watcher gets of each stream at most; watchers at a time.
-PICTURES_PER_SECOND, WATCHERS = 15.0, 16
-BOUNDARY = "frame"
 NAME = Path(description="name of a stream", max_length=64)
 
 
@@ -42,13 +37,6 @@ class Problem(BaseModel):
     """Why a request is refused."""
 
     detail: str
-
-
-@dataclass
-class Watchers:
-    """How many look at moving pictures now."""
-
-    count: int = 0
 
 
 def create_app(
@@ -71,7 +59,7 @@ def create_app(
     app = FastAPI(title="retina_edge", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     files = {name: (importlib.resources.files(__package__) / "page" / name).read_bytes() for name in PAGE}
     previews = {stream.name: Preview(stream) for stream in pipeline.streams}
-    watchers = Watchers()
+    places = Places(moving_pictures.WATCHERS)
 
     def status() -> list[StreamStatus]:
         return [stream.status() for stream in pipeline.streams]
@@ -127,21 +115,17 @@ def create_app(
 
     @app.get(
         "/api/streams/{name}/stream.mjpg",
-        response_class=StreamingResponse,
+        status_code=200,
+        response_class=MjpegResponse,
         responses={
-            200: {"content": {f"multipart/x-mixed-replace; boundary={BOUNDARY}": {}}},
+            200: {"content": {moving_pictures.MEDIA_TYPE: {}}},
             **not_found,
             503: {"model": Problem},
         },
     )
-    def mjpeg(name: Annotated[str, NAME]) -> StreamingResponse:
+    def mjpeg(name: Annotated[str, NAME]) -> MjpegResponse:
         """Annotated frames as they come, for players and ``<img>``."""
-        preview = preview_of(name)
-        if watchers.count >= WATCHERS:
-            raise HTTPException(503, f"{WATCHERS} watch already")
-        return StreamingResponse(
-            _parts(preview, watchers, healthy), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}"
-        )
+        return MjpegResponse(preview_of(name), places, healthy)
 
     @app.get("/api/outputs")
     def output_states() -> list[OutputStatus]:
@@ -199,17 +183,7 @@ def create_app(
     @app.websocket("/api/watch")
     async def watch(socket: WebSocket) -> None:
         """Pictures of all streams: the stream's number in one byte, then JPEG."""
-        await socket.accept()
-        if watchers.count >= WATCHERS:
-            await socket.close(1013)
-            return
-        watchers.count += 1
-        try:
-            await _watch(socket, list(previews.values()), healthy)
-        except (WebSocketDisconnect, RuntimeError):  # gone, in the middle of a picture
-            pass
-        finally:
-            watchers.count -= 1
+        await moving_pictures.watch(socket, list(previews.values()), places, healthy)
 
     return Gate(app, token)
 
@@ -220,37 +194,6 @@ def _serve(app: FastAPI, name: str, files: Mapping[str, bytes]) -> None:
     @app.get(f"/{name}", include_in_schema=False)
     def static() -> Response:
         return Response(files[name], media_type=media_type)
-
-
-async def _parts(preview: Preview, watchers: Watchers, healthy: Callable[[], bool]) -> AsyncIterator[bytes]:
-    shown: Result | None = None
-    watchers.count += 1
-    try:
-        while healthy():
-            found = await run_in_threadpool(preview.newest)
-            if found is not None and found[0] is not shown:
-                shown = found[0]
-                head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(found[1])}\r\n\r\n"
-                yield head.encode() + found[1] + b"\r\n"
-            await asyncio.sleep(1 / PICTURES_PER_SECOND)
-    finally:
-        watchers.count -= 1
-
-
-async def _watch(socket: WebSocket, previews: list[Preview], healthy: Callable[[], bool]) -> None:
-    """Newest pictures, one after another; a slow watcher gets fewer, not later ones."""
-    shown: dict[int, Result] = {}
-    gone = asyncio.ensure_future(socket.receive())
-    try:
-        while healthy() and not gone.done():
-            for number, preview in enumerate(previews):
-                found = await run_in_threadpool(preview.newest)
-                if found is not None and found[0] is not shown.get(number):
-                    shown[number] = found[0]
-                    await socket.send_bytes(bytes([number]) + found[1])
-            await asyncio.sleep(1 / PICTURES_PER_SECOND)
-    finally:
-        gone.cancel()
 
 
 def _operations(schema: dict[str, Any]) -> str:
