@@ -22,6 +22,7 @@ from typing import Any
 from retina_edge.delivery.spool import Spool
 from retina_edge.delivery.spool_file import SpoolError
 from retina_edge.delivery.transport import DeliveryError, Refused, Transport, Unreachable, open_transport
+from retina_edge.sources.frames import iso
 
 # At the end what waits is sent for so long; what is left stays in the spool.
 STOP_SECONDS = 5.0
@@ -263,4 +264,4 @@ def deliver_to(
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return iso(datetime.now(timezone.utc))

@@ -20,7 +20,6 @@ from retina_edge.sinks.base import Result, Sink
 from retina_edge.sinks.saving import SavingSink
 from retina_edge.sinks.table import CsvSink
 from retina_edge.sinks.text import JsonlSink
-from retina_edge.sources.frames import captured_at
 from retina_edge.sources.video import redact
 
 # Results that wait for a file, each with its frame.
@@ -145,7 +144,7 @@ def open_outputs(
         raise RetinaEdgeError("--events: expected each address once")
     sinks: list[tuple[Path, Sink]] = [] if jsonl is None else [(jsonl, JsonlSink(jsonl))]
     if csv is not None:
-        sinks.append((csv, CsvSink(csv, captured=lambda result: captured_at(result.frame), tracks=_tracks)))
+        sinks.append((csv, CsvSink(csv)))
     if save is not None and saving is not None:
         sinks.append((save, SavingSink(saving)))
     with ExitStack() as stack:
@@ -221,9 +220,3 @@ def _of_receiver(name: str, receiver: Delivery, unsent: int) -> OutputStatus:
         state = "lost"
     error = found.disk_error or found.last_error or ""
     return OutputStatus(name, "events", state, found.pending, found.delivered, dropped, found.failed, error)
-
-
-def _tracks(result: Result) -> list[int | None]:
-    if result.tracks is None:
-        return [None] * len(result.detections)
-    return [track if track > 0 else None for track in result.tracks.tolist()]

@@ -4,47 +4,35 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
-from pathlib import Path
+from collections.abc import Sequence
 
 from retina_edge.sinks.base import Result, Sink
 from retina_edge.sinks.text import TextFileSink
+from retina_edge.sources.frames import captured_at, iso
 
-HEADER = ("source", "frame", "captured", "track", "name", "score", "x1", "y1", "x2", "y2")
+HEADER = (
+    *("stream", "source", "frame", "timestamp", "captured"),
+    *("track", "name", "score", "x1", "y1", "x2", "y2"),
+)
 # What makes a spreadsheet take a cell for a formula (OWASP, "CSV Injection"); full-width forms count for Excel too.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 class CsvSink(TextFileSink):
-    """RFC 4180 in UTF-8 with a header: source, frame, captured, track, name, score, x1, y1, x2, y2 (frame pixels).
+    """RFC 4180 in UTF-8 with a header: a row of ``HEADER`` for each detection, boxes in frame pixels.
 
-    A frame without detections leaves no row: that it was looked at is in the JSON lines, not here. ``captured`` is
-    UTC, ISO 8601, or seconds from the source's start, or empty where there is no time; ``track`` is empty without
-    tracking. A source or class name that a spreadsheet would compute gets an apostrophe in front.
+    A frame without detections leaves no row: that it was looked at is in the JSON lines, not here. ``timestamp`` is
+    seconds from the source's start, empty where there is no time; ``captured`` UTC, ISO 8601; ``track`` is empty where
+    there is none. A name that a spreadsheet would compute gets an apostrophe in front.
 
     Args:
         path: the file; an older one is replaced at once.
-        captured: when a result's frame was captured: a time with its zone, or seconds. Default: the frame's
-            ``timestamp``.
-        tracks: the track number of each of a result's detections, None where there is none. Default: no tracks.
 
     Raises:
         OSError: on entering or writing; names the file.
     """
 
     newline = ""  # left to the csv module
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        captured: Callable[[Result], datetime | float | None] | None = None,
-        tracks: Callable[[Result], Sequence[int | None]] | None = None,
-    ) -> None:
-        super().__init__(path)
-        self._captured = captured or (lambda result: result.frame.timestamp)
-        self._tracks = tracks or (lambda result: [None] * len(result.detections))
 
     def __enter__(self) -> Sink:
         super().__enter__()
@@ -53,13 +41,16 @@ class CsvSink(TextFileSink):
 
     def write(self, result: Result) -> None:
         frame, detections = result.frame, result.detections
-        source, captured = _plain(frame.name), _time(self._captured(result))
-        rows = zip(
-            self._tracks(result), detections.names, detections.scores.tolist(), detections.boxes.tolist(), strict=True
-        )
+        tracks = [0] * len(detections) if result.tracks is None else result.tracks.tolist()
+        time = "" if frame.timestamp is None else round(frame.timestamp, 6)
+        where = (_plain(result.stream), _plain(frame.name), frame.index, time, iso(captured_at(frame)))
+        rows = zip(tracks, detections.names, detections.scores.tolist(), detections.boxes.tolist(), strict=True)
         self._write(
             [
-                (source, frame.index, captured, track, _plain(name), round(score, 4), *(round(side, 2) for side in box))
+                (
+                    *(*where, track if track > 0 else "", _plain(name), round(score, 4)),
+                    *(round(side, 2) for side in box),
+                )
                 for track, name, score, box in rows
             ]
         )
@@ -73,11 +64,3 @@ class CsvSink(TextFileSink):
 def _plain(text: str) -> str:
     """A text that no spreadsheet computes."""
     return f"'{text}" if text.lstrip(" ").startswith(FORMULA_STARTS) else text
-
-
-def _time(moment: datetime | float | None) -> str:
-    if moment is None:
-        return ""
-    if isinstance(moment, datetime):
-        return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")
-    return str(round(moment, 6))

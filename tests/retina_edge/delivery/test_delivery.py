@@ -79,7 +79,11 @@ def test_none_one_many(tmp_path: Path) -> None:
         assert state.last_error is None
         assert state.connected_since is not None
         assert (
-            abs(datetime.now(timezone.utc).timestamp() - datetime.fromisoformat(state.connected_since).timestamp()) < 60
+            abs(
+                datetime.now(timezone.utc).timestamp()
+                - datetime.fromisoformat(state.connected_since.replace("Z", "+00:00")).timestamp()
+            )
+            < 60
         )
 
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import errno
 import os
+import re
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -15,9 +16,11 @@ import pytest
 from retina_edge.detections import Detections
 from retina_edge.sinks.base import Result
 from retina_edge.sinks.table import CsvSink
+from retina_edge.tracking.tracker import UNTRACKED
 from tests.retina_edge.sinks.test_sinks import result, write_all
 
-HEADER = ["source", "frame", "captured", "track", "name", "score", "x1", "y1", "x2", "y2"]
+HEADER = "stream,source,frame,timestamp,captured,track,name,score,x1,y1,x2,y2".split(",")
+CAPTURED, NAME = HEADER.index("captured"), HEADER.index("name")
 
 
 def read(path: Path) -> list[list[str]]:
@@ -36,9 +39,10 @@ def test_one_row_a_detection_and_none_for_an_empty_frame(tmp_path: Path) -> None
     sink = CsvSink(tmp_path / "new" / "out.csv")
     assert sink.written == ()
     write_all(sink, [result(0, name="v.mp4"), result(1, count=0), result(2, name="v.mp4", count=3)])
-    rows = read(sink.path)
+    rows = [[*row[:CAPTURED], *row[CAPTURED + 1 :]] for row in read(sink.path)]
+    head = [name for name in HEADER if name != "captured"]
     box = ["naïve", "0.75", "1.0", "2.0", "30.12", "40.0"]
-    assert rows == [HEADER, ["v.mp4", "0", "0.0", "", *box], *[["v.mp4", "2", "0.08", "", *box]] * 3]
+    assert rows == [head, ["a", "v.mp4", "0", "0.0", "", *box], *[["a", "v.mp4", "2", "0.08", "", *box]] * 3]
     data = sink.path.read_bytes()
     assert data.endswith(b"\r\n")
     assert data.count(b"\n") == data.count(b"\r\n") == 5
@@ -53,15 +57,18 @@ def test_no_frames_leave_the_header_alone(tmp_path: Path) -> None:
 
 
 def test_times_and_tracks(tmp_path: Path) -> None:
-    moment = datetime(2031, 5, 6, 9, 8, 7, 123456, timezone(timedelta(hours=2)))
-    utc = "2031-05-06T07:08:07.123+00:00"
-    sink = CsvSink(tmp_path / "out.csv", captured=lambda _: moment, tracks=lambda _: [7, None])
-    write_all(sink, [result(count=2)])
-    assert [row[2:4] for row in read(sink.path)[1:]] == [[utc, "7"], [utc, ""]]
-    write_all(CsvSink(tmp_path / "none.csv", captured=lambda _: None), [result()])
-    assert read(tmp_path / "none.csv")[1][2] == ""
-    with pytest.raises(ValueError, match="zip"):
-        write_all(CsvSink(tmp_path / "wrong.csv", tracks=lambda _: [1]), [result(count=2)])
+    sink = CsvSink(tmp_path / "out.csv")
+    before = datetime.now(timezone.utc)
+    followed = dataclasses.replace(result(count=2), tracks=np.array([7, UNTRACKED]))
+    picture = dataclasses.replace(result(), frame=dataclasses.replace(result().frame, timestamp=None))
+    write_all(sink, [followed, picture])
+    rows = read(sink.path)[1:]
+    assert [row[HEADER.index("track")] for row in rows] == ["7", "", ""]
+    assert [row[HEADER.index("timestamp")] for row in rows] == ["0.0", "0.0", ""]
+    for row in rows:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", row[CAPTURED])
+        moment = datetime.fromisoformat(row[CAPTURED].replace("Z", "+00:00"))
+        assert abs(moment - before) < timedelta(seconds=5)
 
 
 @pytest.mark.parametrize(
@@ -69,20 +76,20 @@ def test_times_and_tracks(tmp_path: Path) -> None:
 )
 def test_names_are_no_formulas(tmp_path: Path, name: str) -> None:
     write_all(CsvSink(tmp_path / "out.csv"), [named(name)])
-    assert read(tmp_path / "out.csv")[1][4] == f"'{name}"
+    assert read(tmp_path / "out.csv")[1][NAME] == f"'{name}"
 
 
 @pytest.mark.parametrize("name", ['a "b", c', "two\nlines", "two\r\nlines", "naïve 木", "", "a=b", "'quoted'"])
 def test_other_names_come_back_as_they_are(tmp_path: Path, name: str) -> None:
     write_all(CsvSink(tmp_path / "out.csv"), [named(name), named("next")])
     rows = read(tmp_path / "out.csv")
-    assert [row[4] for row in rows[1:]] == [name, "next"]
+    assert [row[NAME] for row in rows[1:]] == [name, "next"]
     assert {len(row) for row in rows} == {len(HEADER)}
 
 
 def test_a_source_is_no_formula_and_need_not_be_utf_8(tmp_path: Path) -> None:
     write_all(CsvSink(tmp_path / "out.csv"), [result(name="=cmd|x"), result(name=os.fsdecode(b"v\xff.png"))])
-    assert [row[0] for row in read(tmp_path / "out.csv")[1:]] == ["'=cmd|x", "v\\udcff.png"]
+    assert [row[1] for row in read(tmp_path / "out.csv")[1:]] == ["'=cmd|x", "v\\udcff.png"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
