@@ -150,7 +150,7 @@ def opened(
             named,
             on_result=hand_on,
             on_end=lambda stream: outputs.end(stream.name),
-            analyse=partial(Analysis, regions=regions, score=score, anchor=args.anchor) if follows else None,
+            analyse=partial(Analysis, regions=regions, anchor=args.anchor) if follows else None,
             score=score,
             batch=1 if args.tile else args.batch,
             **options,

@@ -36,22 +36,23 @@ class Analysis:
     Args:
         stream: its name, as it stands in events.
         regions: zones and lines; those of other streams are passed over.
-        score: from which on a detection begins a track.
         anchor: the point of a box that is in a zone or not.
 
     Raises:
         MissingDependencyError: the trackers package is not installed.
     """
 
-    def __init__(self, stream: str, regions: Sequence[Zone | Line], *, score: float, anchor: Anchor = "bottom") -> None:
-        self._tracker = ByteTrack(score=max(score, LEAST_SCORE))
+    def __init__(self, stream: str, regions: Sequence[Zone | Line], *, anchor: Anchor = "bottom") -> None:
+        self._tracker = ByteTrack()
         self._counters = counters(regions, stream=stream, anchor=anchor)
 
     def __call__(self, frame: Frame, detections: Detections, score: float) -> Analysed:
-        """Everything the model found in a frame; what scores more than ``score`` is kept.
+        """Everything the model found in a frame; what scores more than ``score`` is kept, and begins tracks.
 
-        The tracker sees the rest, too: poor boxes keep tracks alive.
+        The tracker sees the rest, too: poor boxes keep tracks alive. What scores less than ``LEAST_SCORE`` it never
+        follows.
         """
+        self._tracker.set_score(max(score, LEAST_SCORE))
         size = frame.image.shape[0], frame.image.shape[1]
         tracks = self._tracker.update(detections, frame.captured, size=size)
         keep = detections.scores > score

@@ -73,8 +73,7 @@ class ByteTrack:
     def __init__(
         self, *, score: float = 0.4, fps: float = 30.0, lost_seconds: float = 1.0, away_seconds: float = 3.0
     ) -> None:
-        if not 0 < score < 1:
-            raise ValueError(f"score: expected more than 0 and less than 1, got {score:g}")
+        _check_score(score)
         for name, value in (("fps", fps), ("lost_seconds", lost_seconds), ("away_seconds", away_seconds)):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}: expected a number greater than 0, got {value:g}")
@@ -96,6 +95,17 @@ class ByteTrack:
         self._size: tuple[int, int] | None = None
         self._timestamp: float | None = None
         self._clock = 0.0
+
+    def set_score(self, score: float) -> None:
+        """Changes which detections begin tracks, from the next frame on; living tracks go on.
+
+        Raises:
+            ValueError: not between 0 and 1.
+        """
+        _check_score(score)
+        self._score = score
+        for found in self._classes.values():
+            found.tracker.track_activation_threshold = found.tracker.high_conf_det_threshold = score
 
     def reset(self) -> None:
         """Forgets every object; what is seen next is new."""
@@ -150,6 +160,11 @@ class ByteTrack:
             track_activation_threshold=self._score,
             high_conf_det_threshold=self._score,
         )
+
+
+def _check_score(score: float) -> None:
+    if not 0 < score < 1:
+        raise ValueError(f"score: expected more than 0 and less than 1, got {score:g}")
 
 
 class _OneClass:

@@ -349,7 +349,7 @@ def test_the_score_acts_on_the_next_result() -> None:
 
 def test_objects_are_followed_and_counted() -> None:
     """A patch that walks from left to right over a line, and starts again after 60 frames."""
-    analyse = partial(Analysis, regions=[line("door=0.5,0 0.5,1")], score=0.4, anchor="centre")
+    analyse = partial(Analysis, regions=[line("door=0.5,0 0.5,1")], anchor="centre")
     run = Run({"a": lambda: Made(count=120), "b": lambda: Made(count=20)}, analyse=analyse).start()
     run.end()
     assert run.error is None

@@ -14,6 +14,8 @@ import pytest
 
 from engines.errors import MissingDependencyError
 from retina_edge import Detections
+from retina_edge.sources.frames import Frame
+from retina_edge.tracking.analysis import Analysis
 from retina_edge.tracking.tracker import UNTRACKED, ByteTrack, Tracker
 
 pytest.importorskip("trackers", reason="needs the trackers package: pip install '.[track]'")
@@ -110,6 +112,22 @@ def test_poor_boxes_keep_a_track_and_begin_none() -> None:
     frames = [found([square(10 + 2 * i, 20), square(500, 300)], [score, 0.3]) for i, score in enumerate(scores)]
     tracks = follow(ByteTrack(score=0.4), frames)
     assert all(row == [1, UNTRACKED] for row in tracks[1:])
+
+
+def test_the_score_changes_while_it_runs() -> None:
+    """What is kept is followed, whatever was asked for before; who has an id keeps it."""
+    analysis = Analysis("yard", [])
+    good, poor = square(10, 20), square(500, 300)
+    seen: list[list[int]] = []
+    for index, score in enumerate([0.4] * 5 + [0.2] * 5 + [0.6] * 5 + [0.2] * 5):
+        frame = Frame(np.zeros((400, 600, 3), np.uint8), index, None, "yard", captured=index / FPS)
+        seen.append(analysis(frame, found([good, poor], [0.9, 0.3]), score).tracks.tolist())
+    assert seen[4] == [1]
+    assert seen[9] == [1, 2]
+    assert seen[14] == [1]
+    assert seen[19] == [1, 2]
+    with pytest.raises(ValueError, match="score: expected more than 0"):
+        ByteTrack().set_score(1.0)
 
 
 def test_noise_keeps_no_track() -> None:
