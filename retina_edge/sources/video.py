@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +19,7 @@ from engines.errors import SourceError
 from retina_edge.image_file import IMAGE_SUFFIXES
 from retina_edge.quiet import quiet_opencv
 from retina_edge.sources.frames import Frame, Source, SourceInfo
+from retina_edge.sources.rtsp import wait_for_answer
 
 # A container's frame count is often an estimate from its duration; one frame less means nothing.
 FRAME_COUNT_TOLERANCE = 1
@@ -32,6 +34,10 @@ OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 STREAM_OPTIONS = "rtsp_flags;prefer_tcp|fpsprobesize;5"
 # Of a camera's pictures that wait in its driver, so that none is old: one is filled while one is read.
 CAMERA_BUFFERS = 2
+# OpenCV opens one stream or file of a process at a time, videos that are written included. Of addresses only one waits
+# for that, so that a file waits for one that hangs at most, and the others can be interrupted.
+_turn = threading.Lock()
+_PIECE_SECONDS = 0.2
 
 
 class VideoSource(Source):
@@ -39,7 +45,11 @@ class VideoSource(Source):
 
     RTSP comes over TCP where the server gives it. The first URL opened sets ``OPENCV_FFMPEG_CAPTURE_OPTIONS``, which
     is the process's, to ``STREAM_OPTIONS``, unless the user has set it. ``interrupt`` ends a read in progress with
-    the next frame or ``read_timeout``.
+    the next frame or ``read_timeout``, and the wait for an RTSP server that says nothing at once.
+
+    OpenCV opens one address or file of a process at a time, and a video that is written, too: a server that accepts
+    and then hangs holds up whatever else is opened, for ``open_timeout``. One of RTSP does not: it is asked for a sign
+    of life before.
 
     Frames keep the size of the first one: where a stream changes its resolution, OpenCV scales the rest to it,
     without a word. A GStreamer pipeline, ``gst:uridecodebin uri=...``, gives the new size.
@@ -50,7 +60,7 @@ class VideoSource(Source):
         read_timeout: seconds until a stream that sends nothing is given up.
 
     Raises:
-        SourceError: on entering, when OpenCV cannot open it; while iterating, when it has no frame.
+        SourceError: on entering, when no server answers or OpenCV cannot open it; while iterating, when it has no frame.
     """
 
     def __init__(
@@ -74,9 +84,11 @@ class VideoSource(Source):
             target = self._address if isinstance(self._address, int) else opencv_name(self._address)
         except UnicodeEncodeError as error:
             raise SourceError(f"{self.name}: the name is not UTF-8, which OpenCV needs; rename it") from error
+        if isinstance(self._address, str) and self._address.startswith("rtsp://"):
+            self._wait_for_server(self._address)
         with quiet_opencv():
             self._capture = self._open(target)
-        if not self._capture.isOpened():
+        if not self._capture.isOpened() and not self._interrupted.is_set():
             raise SourceError(f"{self.name}: OpenCV cannot open it; {self._advice()}")
         height, width = (int(self._capture.get(item)) for item in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
         fps = self._capture.get(cv2.CAP_PROP_FPS)
@@ -92,6 +104,26 @@ class VideoSource(Source):
         )
         return self
 
+    def _wait_for_server(self, address: str) -> None:
+        try:
+            wait_for_answer(address, seconds=self._open_timeout, given_up=self._interrupted)
+        except ValueError:
+            return  # what Python takes for no address may be one to FFmpeg
+        except OSError as error:
+            reason = error.strerror or error
+            raise SourceError(f"{self.name}: the server does not answer ({reason}); {self._advice()}") from error
+
+    @contextmanager
+    def _turn(self) -> Iterator[bool]:
+        """Waits for it; False where ``interrupt`` came first."""
+        while not (got := _turn.acquire(timeout=_PIECE_SECONDS)) and not self._interrupted.is_set():
+            pass
+        try:
+            yield got and not self._interrupted.is_set()
+        finally:
+            if got:
+                _turn.release()
+
     def _open(self, target: str | int) -> cv2.VideoCapture:
         if isinstance(self._address, str) and cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
             os.environ.setdefault(OPTIONS, STREAM_OPTIONS)  # and left: changing it is not safe beside other threads
@@ -102,7 +134,8 @@ class VideoSource(Source):
             parameters = [int(item) for key, seconds in timeouts.items() for item in (key, 1000 * seconds)]
             # FFmpeg's decoder holds a frame back for each of its threads but one.
             parameters += [cv2.CAP_PROP_N_THREADS, 1]
-            return cv2.VideoCapture(self._address, cv2.CAP_FFMPEG, parameters)
+            with self._turn() as mine:
+                return cv2.VideoCapture(self._address, cv2.CAP_FFMPEG, parameters) if mine else cv2.VideoCapture()
         capture = cv2.VideoCapture(target)
         if isinstance(self._address, int):
             capture.set(cv2.CAP_PROP_BUFFERSIZE, CAMERA_BUFFERS)

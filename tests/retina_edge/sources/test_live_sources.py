@@ -24,6 +24,7 @@ from retina_edge.sources import video
 from retina_edge.sources.frames import Source
 from retina_edge.sources.opening import open_sources
 from retina_edge.sources.video import VideoSource
+from tests.media import count_frames, write_video
 from tests.rtsp_server import HOST, RtspServer, why_not, write_flight
 
 needs_server = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there is one")
@@ -33,6 +34,8 @@ SIZES = {"/small": (240, 320), "/large": (360, 640)}
 # OpenCV's own timeouts are 30 s; these keep the tests short, and the margin a busy machine.
 TIMEOUT = 1.5
 MARGIN = 1.5
+# Nothing takes so long here but what hangs.
+LONG = 10.0
 # Lossy codecs.
 CODEC_LEVELS = 12
 
@@ -102,7 +105,7 @@ def test_a_server_that_is_killed_and_comes_back(server: RtspServer) -> None:
         assert time.monotonic() - killed < TIMEOUT + MARGIN
     (warning,) = source.warnings
     assert "gave no frame after" in warning
-    with pytest.raises(SourceError, match="OpenCV cannot open it"), VideoSource(server.url("/small")):
+    with pytest.raises(SourceError, match=r"does not answer \(Connection refused\)"), VideoSource(server.url("/small")):
         pass
     server.start()
     returned = time.monotonic()
@@ -269,6 +272,64 @@ def test_an_mjpeg_stream_over_http() -> None:
     assert len(frames) == pytest.approx(40, abs=1)
     assert all(np.abs(frame.image.astype(int) - picture).max() <= CODEC_LEVELS for frame in frames)
     assert "s3same" not in "".join([source.name, *source.warnings])
+
+
+@contextlib.contextmanager
+def opening(scheme: str, *, count: int) -> Iterator[list[tuple[VideoSource, threading.Thread]]]:
+    """Sources in threads of their own, in the midst of being opened by a camera that accepts and says nothing."""
+    accepted, over = threading.Event(), threading.Event()
+
+    def hang(_connection: socket.socket) -> None:
+        accepted.set()
+        over.wait()
+
+    def read_all(source: VideoSource) -> None:
+        with contextlib.suppress(SourceError), source:
+            list(source)
+
+    with serving(hang) as url:
+        address = url.replace("tcp", scheme)
+        sources = [VideoSource(f"{address}/{number}", open_timeout=LONG) for number in range(count)]
+        threads = [threading.Thread(target=read_all, args=(source,)) for source in sources]
+        try:
+            threads[0].start()
+            assert accepted.wait(LONG)
+            for thread in threads[1:]:
+                thread.start()
+            yield list(zip(sources, threads, strict=True))
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+
+
+def test_an_rtsp_camera_that_hangs_holds_up_no_other_source_and_no_video(tmp_path: Path) -> None:
+    with opening("rtsp", count=1) as [(camera, thread)]:
+        assert count_frames(write_video(tmp_path / "film.mp4", count=5))[0] == 5
+        assert thread.is_alive()
+        camera.interrupt()
+        thread.join(LONG / 2)
+        assert not thread.is_alive()
+
+
+def test_who_waits_for_a_camera_that_hangs_can_be_interrupted() -> None:
+    """OpenCV opens one address at a time: the first is in its hands, the second waits for its turn."""
+    with opening("http", count=2) as [(_, first), (source, second)]:
+        source.interrupt()
+        second.join(LONG / 2)
+        assert not second.is_alive()
+        assert first.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("port", "says"),
+    [(None, r"the server does not answer \(Connection refused\)"), (99999, "OpenCV cannot open it")],
+)
+def test_an_rtsp_server_that_is_not_there(port: int | None, says: str) -> None:
+    with socket.create_server((HOST, 0)) as gone:
+        free = gone.getsockname()[1]
+    with pytest.raises(SourceError, match=f"{says}; check the address"), VideoSource(f"rtsp://{HOST}:{port or free}/x"):
+        pass
 
 
 def trickle(connection: socket.socket) -> None:

@@ -213,7 +213,7 @@ class FakeCamera:
         self.released = True
 
 
-@pytest.mark.parametrize(("address", "says"), [(0, "camera is connected"), ("rtsp://u:secret@h/live", "network")])
+@pytest.mark.parametrize(("address", "says"), [(0, "camera is connected"), ("http://u:secret@h/live", "network")])
 def test_a_live_source_has_the_clocks_times_and_its_end_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, address: int | str, says: str
 ) -> None:
