@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -25,9 +27,10 @@ class ImageSink(Sink):
 
 
 def write_image(path: Path, picture: Picture) -> None:
-    """Writes a picture uint8 [height, width, 3] BGR in the format of the path's ending.
+    """Writes a picture uint8 [height, width, 3] BGR in the format of the path's ending; whole, or not at all.
 
     Raises:
+        OSError: there is no place for it; names the file.
         SinkError: OpenCV cannot write this format or size.
     """
     try:
@@ -40,4 +43,11 @@ def write_image(path: Path, picture: Picture) -> None:
             f"{path}: OpenCV cannot write {picture.shape[1]}x{picture.shape[0]} pixels in colour as "
             f"{path.suffix or 'a file without ending'}; convert the source to .png or .jpg"
         )
-    path.write_bytes(data.tobytes())
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(data.tobytes())
+        os.replace(partial, path)
+    except OSError as error:  # of a full disk it names no file
+        with suppress(OSError):
+            partial.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import shutil
 from pathlib import Path
 from types import TracebackType
 
@@ -20,6 +22,9 @@ CODECS = ("mp4v", "avc1")
 DEFAULT_FPS = 25.0
 # Seconds that a picture stands in the video of a live stream while nothing comes.
 LONGEST_STILL = 10.0
+# Bytes left on the disk for the index of a video, which is written last: without it nothing of it can be played. And
+# OpenCV does not report a failed write.
+RESERVE = 16 * 2**20
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +34,7 @@ class VideoSink(Sink):
 
     Its colour planes have half the size, so FFmpeg writes even sizes only and would cut the last row or column:
     here it is doubled instead. The file is written as ``NAME.partial.mp4`` and takes its name at the end; after an
-    error it stays under that name, playable as far as it goes.
+    error it stays under that name, playable as far as it goes; a full disk is one while ``RESERVE`` bytes are left.
 
     Of a live stream, whose results come in their own time, the video keeps to that time: a picture is shown until the
     next one is due, and what comes faster than ``fps`` is left out.
@@ -61,8 +66,11 @@ class VideoSink(Sink):
         if size != self._size:
             raise SinkError(
                 f"{self.path}: expected frames of {self._size[0]}x{self._size[1]} pixels, frame {frame.index} of "
-                f"{frame.name} has {size[0]}x{size[1]}; save to a folder instead"
+                f"{frame.name} has {size[0]}x{size[1]}; save a camera to a folder, and let the GStreamer "
+                f"pipeline of a file scale: videoscale ! video/x-raw,width={self._size[0]},height={self._size[1]}"
             )
+        if shutil.disk_usage(self.path.parent).free < RESERVE:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, but for the video's index", str(self._partial))
         self.frames += 1
         picture = _padded_to_even(picture)
         if not result.live:

@@ -60,7 +60,8 @@ class VideoSource(Source):
         read_timeout: seconds until a stream that sends nothing is given up.
 
     Raises:
-        SourceError: on entering, when no server answers or OpenCV cannot open it; while iterating, when it has no frame.
+        SourceError: on entering, when no server answers or OpenCV cannot open it; while iterating, when it has no
+            frame.
     """
 
     def __init__(

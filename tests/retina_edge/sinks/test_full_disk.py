@@ -1,0 +1,63 @@
+"""A disk that is full while videos and pictures are written: what is there can be seen, and nothing else looks so."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retina_edge.image_file import read_image
+from retina_edge.sinks.background import BackgroundSink
+from retina_edge.sinks.base import Result
+from retina_edge.sinks.pictures import ImageSink
+from retina_edge.sinks.saving import SavingSink
+from retina_edge.sinks.video import RESERVE, VideoSink
+from retina_edge.sources.frames import Frame
+from tests.media import count_frames
+from tests.retina_edge.sinks.test_sinks import result, write_all
+from tests.small_disk import small_disk
+
+
+def noise(index: int, *, name: str = "a.png", stream: str = "a") -> Result:
+    """What no codec makes small."""
+    image = np.random.default_rng(index).integers(0, 256, (240, 320, 3), np.uint8)
+    return replace(result(), frame=Frame(image, index, index / 25, name), stream=stream)
+
+
+def test_videos_end_while_there_is_room_for_their_indices(tmp_path: Path) -> None:
+    """Each is playable as far as it goes, and does not claim to be whole."""
+    with small_disk(tmp_path / "disk", RESERVE + 2**20) as disk:
+        videos = {name: VideoSink(disk / f"{name}.mp4", fps=25) for name in ("a", "b")}
+        sink = SavingSink(videos.__getitem__)
+        with pytest.raises(OSError, match=r"No space left on device.*[ab]\.partial\.mp4") as caught:
+            write_all(sink, [noise(index, stream="ab"[index % 2]) for index in range(100)])
+        assert caught.value.errno == errno.ENOSPC
+        assert sink.written == ()
+        assert sorted(path.name for path in disk.iterdir()) == ["a.partial.mp4", "b.partial.mp4"]
+        counts = [count_frames(disk / f"{name}.partial.mp4")[0] for name in ("a", "b")]
+        assert counts == [video.frames for video in videos.values()]
+        assert 2 < sum(counts) < 100
+
+
+def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 2**20) as disk:
+        sink = BackgroundSink(VideoSink(disk / "a.mp4", fps=25), capacity=4)
+        with pytest.raises(OSError, match="No space left on device"), sink:
+            sink.write(noise(0))
+        assert not (disk / "a.mp4").exists()
+        assert (sink.done, sink.lost) == (0, 1)
+
+
+def test_a_picture_is_whole_or_not_there(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 2**19) as disk:
+        old = noise(100).frame.image
+        with ImageSink(disk) as sink:
+            sink.write(noise(100, name="old.png"))
+            sink.write(noise(0, name="new.png"))
+            with pytest.raises(OSError, match=r"No space left on device.*/old\.png'"):
+                sink.write(noise(1, name="old.png"))
+        assert not list(disk.glob("*.partial"))
+        assert all(read_image(path).shape == old.shape for path in disk.iterdir())
