@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import shutil
+import struct
 from pathlib import Path
 from types import TracebackType
 
@@ -123,12 +124,10 @@ class VideoSink(Sink):
             logger.warning("%s: not completed; %d frames are in %s", self.path, self.frames, self._partial)
 
     def _publish(self) -> None:
-        with quiet_opencv():
-            readable = cv2.VideoCapture(opencv_name(self._partial))
-        # OpenCV does not report a failed write; without its index, written last, an MP4 does not open.
-        if not readable.isOpened():
-            raise SinkError(f"{self._partial}: the video written cannot be opened; is there space on the disk?")
-        readable.release()
+        # OpenCV does not report a failed write. Opening the video would show it, but has to wait while OpenCV opens a
+        # camera that hangs.
+        if not _has_index(self._partial):
+            raise SinkError(f"{self._partial}: the video cannot be played, it has no end; is there space on the disk?")
         os.replace(self._partial, self.path)
         self.written = (self.path,)
 
@@ -136,6 +135,20 @@ class VideoSink(Sink):
 def partial_path(path: Path) -> Path:
     """Where a video lies until it is whole."""
     return path.with_suffix(".partial.mp4")
+
+
+def _has_index(path: Path) -> bool:
+    """Whether an MP4 has its index, which is written last, whole: ``moov`` among its boxes (ISO/IEC 14496-12, 4.2)."""
+    start, end = 0, path.stat().st_size
+    with path.open("rb") as file:
+        while start + 16 <= end:
+            file.seek(start)
+            short, kind, long = struct.unpack(">I4sQ", file.read(16))
+            size: int = long if short == 1 else short
+            if kind == b"moov" or size < 8:
+                return kind == b"moov" and start + size <= end
+            start += size
+    return False
 
 
 def _padded_to_even(picture: Picture) -> Picture:

@@ -173,10 +173,15 @@ def test_a_writer_that_does_not_open_is_an_error(tmp_path: Path, monkeypatch: py
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_video_without_its_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("left", [0, 10, 0.5, -1])
+def test_a_video_without_its_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float) -> None:
+    """Of which a full disk has taken only so many bytes, or that share, or all but one; OpenCV reports nothing."""
+    whole = write_video(tmp_path / "whole.mp4", count=5).read_bytes()
+
     class FullDisk:
         def release(self) -> None:
-            (tmp_path / "out.partial.mp4").write_bytes(b"what fitted")
+            end = int(left * len(whole)) if 0 < left < 1 else int(left)
+            (tmp_path / "out.partial.mp4").write_bytes(whole[:end])
 
         def write(self, _picture: object) -> None:
             """OpenCV reports nothing."""
