@@ -111,6 +111,7 @@ def _serve(args: argparse.Namespace) -> int:
                 host=args.host,
                 port=args.port,
                 log_level="warning",
+                lifespan="off",  # there is none, and one that a second Ctrl-C cuts off is a traceback
                 access_log=False,  # addresses of watchers are nobody's business
                 server_header=False,
                 limit_concurrency=100,
