@@ -20,3 +20,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
     Checkpoint(contract_of(model), model.config, dict(model.state_dict())).save(path)
     return path
+
+
+@pytest.fixture(scope="package")
+def tiny_onnx(checkpoint: Path) -> Path:
+    """That one as an ONNX of any batch."""
+    from retina_edge.export import main as export
+
+    path = checkpoint.with_suffix(".onnx")
+    assert export([str(checkpoint), "-o", str(path), "--batch", "dynamic"]) == 0
+    return path

@@ -82,13 +82,9 @@ def until(condition: Callable[[], object], seconds: float = 30.0) -> float:
     return time.monotonic() - start
 
 
-@pytest.fixture(scope="module")
-def model(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from retina_edge.export import main as export
-
-    path = tmp_path_factory.mktemp("served") / "tiny.onnx"
-    assert export([str(checkpoint), "-o", str(path), "--batch", "dynamic"]) == 0
-    return path
+@pytest.fixture
+def model(tiny_onnx: Path) -> Path:
+    return tiny_onnx
 
 
 def test_files_are_detected_to_their_end_and_it_ends(model: Path, tmp_path: Path) -> None:
