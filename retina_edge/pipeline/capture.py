@@ -130,6 +130,8 @@ class Capture:
             if not stream.live:
                 stream.errors += source.errors
                 stream.warnings += source.warnings
+                for text in [*source.errors, *source.warnings] if self._keep_trying else []:
+                    logger.warning("%s", text)
             stream.error = "; ".join([*source.errors, *source.warnings])
 
     def _pause(self, seconds: float) -> None:

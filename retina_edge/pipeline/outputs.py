@@ -60,7 +60,10 @@ class OutputStatus:
 
     def __str__(self) -> str:
         what = "results" if self.kind == "file" else "events"
-        return f"{self.name}: {self.dropped + self.lost} {what} lost" + (f" ({self.error})" if self.error else "")
+        count = self.dropped + self.lost
+        return f"{self.name}: {f'{count} {what} lost' if count else 'incomplete'}" + (
+            f" ({self.error})" if self.error else ""
+        )
 
 
 class Outputs:

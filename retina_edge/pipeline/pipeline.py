@@ -9,6 +9,7 @@ disk or network holds up no camera here. The caller's thread only looks on, so t
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -40,6 +41,8 @@ MOST_FAILURES = 10
 PATIENCE = 5.0
 # Seconds between two looks at how far all are.
 TICK = 0.05
+# Seconds that the detector and outputs have for what is on its way, once the end was asked for.
+LAST_SECONDS = 30.0
 
 # Takes a result. It is waited for: of live streams it must not wait itself.
 OnResult = Callable[[Stream, Result], None]
@@ -74,7 +77,7 @@ class Pipeline:
         keep_trying: a live stream that cannot be opened at first is tried again for ever; else that is an error, and
             only one that was there is reopened.
         hangs_after: seconds that the detector or whoever takes results may take for one batch; who takes longer is
-            given up, and the run ends with an error. None waits for ever.
+            given up, and the run ends with an error. None waits for ever; after ``stop`` it is 30 s at most.
 
     Attributes:
         preprocess_seconds, infer_seconds: of the two threads, spent in the detector.
@@ -119,7 +122,7 @@ class Pipeline:
             Capture(stream, self._fail, on_end=self._start_captures, keep_trying=keep_trying) for stream in self.streams
         ]
         self._starting = threading.Lock()
-        self._stopping = False
+        self._stopped_at = math.inf
         self._flights: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()
         self._flying = 0
         self._landed = False
@@ -155,7 +158,7 @@ class Pipeline:
     def stop(self) -> None:
         """Ends the run from any thread: what was captured of files is still detected, live streams end at once."""
         with self._starting:
-            self._stopping = True
+            self._stopped_at = min(self._stopped_at, time.monotonic())
         for capture in self._captures:
             capture.stop()
 
@@ -209,15 +212,18 @@ class Pipeline:
             del self._busy[key]
 
     def _look_for_one_that_hangs(self) -> None:
+        now = time.monotonic()
         for name, since in list(self._busy.values()):
-            if self._hangs_after is not None and time.monotonic() - since > self._hangs_after:
+            if self._hangs_after is not None and now - since > self._hangs_after:
                 raise RetinaEdgeError(f"{name} hangs: expected an end within {self._hangs_after:g} s, and none came")
+            if now - max(since, self._stopped_at) > LAST_SECONDS:
+                raise RetinaEdgeError(f"{name} hangs: expected an end {LAST_SECONDS:g} s after it was asked for")
 
     def _leave(self, waits: Sequence[tuple[str, Callable[[float], bool]]], patience: float) -> None:
         """Waits for threads that have been asked to end, not for ever."""
         end = time.monotonic() + patience
         for name, wait in waits:
-            if not wait(max(0.0, end - time.monotonic())):
+            if not wait(max(0.0, end - time.monotonic())) and patience:
                 logger.warning("%s: hangs, and is left behind", name)
 
     def _fail(self, error: BaseException) -> None:
@@ -233,7 +239,11 @@ class Pipeline:
             )
             for capture in self._captures:
                 stream = capture.stream
-                if not self._stopping and not stream.started and (stream.live or open_files < FILES_AT_A_TIME):
+                if (
+                    self._stopped_at == math.inf
+                    and not stream.started
+                    and (stream.live or open_files < FILES_AT_A_TIME)
+                ):
                     open_files += not stream.live
                     capture.start()
 

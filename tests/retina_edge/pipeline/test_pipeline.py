@@ -59,7 +59,8 @@ class Run:
         self.pipeline = Pipeline(
             Detector(stand_in or StandIn(contract())), sources, on_result=self._on_result, **options
         )
-        self._thread = threading.Thread(target=self._run)
+        # Left behind by a test that fails, it must not keep the whole run from its end.
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _on_result(self, stream: Stream, result: Result) -> None:
         self.on_result(stream, result)
@@ -90,7 +91,7 @@ class Run:
         return {stream.name: stream.status() for stream in self.pipeline.streams}
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
     wait_for(condition, seconds)
 
 
@@ -282,6 +283,24 @@ def test_what_hangs_is_given_up(where: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert str(run.error) == f"{name} hangs: expected an end within 0.3 s, and none came"
     assert time.monotonic() - start < 5
     assert run.pipeline.hangs
+    released.set()
+    until(lambda: not run.pipeline.hangs)
+
+
+def test_what_hangs_when_it_is_told_to_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "PATIENCE", 0.1)
+    monkeypatch.setattr(running, "LAST_SECONDS", 0.3)
+    released = threading.Event()
+
+    class Hanging(StandIn):
+        def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
+            released.wait(SECONDS)
+            return super().infer(images)
+
+    run = Run({"a": lambda: Made(rate=100, live=True)}, Hanging(contract())).start()
+    until(lambda: run.status()["a"].dropped > 60)  # nobody stops it before
+    run.end(stop=True)
+    assert str(run.error) == "detector hangs: expected an end 0.3 s after it was asked for"
     released.set()
     until(lambda: not run.pipeline.hangs)
 
