@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from filelock import FileLock
 
 from benchmarks.forest_windows import write_windows
 from engines.builder import build_engine
@@ -52,12 +55,23 @@ def tiny_coco(treecrowns: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that ``make`` fills, once for all workers of a run."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            partial = folder.with_name(f"{name}.partial")
+            partial.mkdir()
+            make(partial)
+            partial.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def calibration_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """64 windows of the picture that comes along, as large as the sample model's input."""
-    folder = tmp_path_factory.mktemp("calibration")
-    write_windows(folder)
-    return folder
+    return made_once(tmp_path_factory, "calibration", write_windows)
 
 
 @pytest.fixture(scope="session")
@@ -65,26 +79,28 @@ def sample_models(
     calibration_folder: Path, frames: list[npt.NDArray[np.uint8]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """The sample model in every precision: fp32, fp16, int8-tensorrt, int8-cpu."""
-    folder = tmp_path_factory.mktemp("precisions")
-    images = audit(list(calibration_folder.iterdir()), read_image)
-    models = {"fp32": MODEL, "fp16": folder / "fp16.onnx"}
-    convert_file(MODEL, models["fp16"], "fp16", images=frames)
-    for layout in ("tensorrt", "cpu"):
-        name = f"int8-{layout}"
-        models[name] = folder / f"{name}.onnx"
-        # The quickest, whose ranges both layouts share; benchmarks measure the others.
-        calibration = Calibration(images, layout, "minmax", folder / "ranges")
-        convert_file(MODEL, models[name], "int8", images=frames, calibration=calibration)
-    return models
+
+    def make(folder: Path) -> None:
+        images = audit(list(calibration_folder.iterdir()), read_image)
+        convert_file(MODEL, folder / "fp16.onnx", "fp16", images=frames)
+        for layout in ("tensorrt", "cpu"):
+            # The quickest, whose ranges both layouts share; benchmarks measure the others.
+            calibration = Calibration(images, layout, "minmax", folder / "ranges")
+            convert_file(MODEL, folder / f"int8-{layout}.onnx", "int8", images=frames, calibration=calibration)
+
+    folder = made_once(tmp_path_factory, "precisions", make)
+    return {"fp32": MODEL, **{name: folder / f"{name}.onnx" for name in ("fp16", "int8-tensorrt", "int8-cpu")}}
 
 
 @pytest.fixture(scope="session")
 def engine(frames: list[npt.NDArray[np.uint8]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample model for up to 3 images of 224×224; ``model.onnx`` stands beside it. The emulator is slow."""
-    folder = tmp_path_factory.mktemp("runner")
-    checkpoint = load_checkpoint(MODEL.with_suffix(".pt"))
-    model = checkpoint.build_model()
-    contract = dataclasses.replace(checkpoint.contract, input_size=SMALL_INPUT, levels=model.pyramid(SMALL_INPUT))
-    onnx = folder / "model.onnx"
-    export_onnx(model, contract, onnx, batch=None, images=frames[:1])
-    return build_engine(onnx, folder / "model.engine", OPTIONS).engine
+
+    def make(folder: Path) -> None:
+        checkpoint = load_checkpoint(MODEL.with_suffix(".pt"))
+        model = checkpoint.build_model()
+        contract = dataclasses.replace(checkpoint.contract, input_size=SMALL_INPUT, levels=model.pyramid(SMALL_INPUT))
+        export_onnx(model, contract, folder / "model.onnx", batch=None, images=frames[:1])
+        build_engine(folder / "model.onnx", folder / "model.engine", OPTIONS)
+
+    return made_once(tmp_path_factory, "runner", make) / "model.engine"

@@ -45,7 +45,7 @@ def deployables(
     fp32 = onnx.load(path)
     images = audit(list((treecrowns / "images").iterdir())[:8], read_image)
     half, _ = convert(fp32, "fp16", images=frames[:1])
-    int8, _ = convert(fp32, "int8", images=frames[:1], calibration=Calibration(images, "tensorrt"))
+    int8, _ = convert(fp32, "int8", images=frames[:1], calibration=Calibration(images, "tensorrt", "minmax"))
     return {
         precision: deployable.SerializeToString()
         for precision, deployable in zip(PRECISIONS, (fp32, half, int8), strict=True)

@@ -90,7 +90,7 @@ def test_the_commands_exist(platform: Platform, monkeypatch: pytest.MonkeyPatch)
     extras = re.findall(r"^([\w-]+) = \[", (ROOT / "pyproject.toml").read_text(), flags=re.M)
     parsed: list[str] = []
 
-    def stop(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    def stop(parser: argparse.ArgumentParser, arguments: list[str], _namespace: object = None) -> argparse.Namespace:
         argparse.ArgumentParser.parse_known_args(parser, arguments)
         parsed.append(parser.prog)
         raise SystemExit(0)
