@@ -25,7 +25,8 @@ from retina_edge.sources.frames import Source
 from retina_edge.sources.opening import open_sources
 from retina_edge.sources.video import VideoSource
 from tests.media import count_frames, write_video
-from tests.rtsp_server import HOST, RtspServer, why_not, write_flight
+from tests.rtsp_server import HOST, RtspServer, free_port, why_not, write_flight
+from tests.waiting import wait_for
 
 needs_server = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there is one")
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg: sudo apt-get install ffmpeg")
@@ -242,6 +243,28 @@ def test_a_stream_that_changes_its_resolution_is_scaled_to_the_first(flights: di
     data = mpegts(flights["/small"], flights["/large"])
     with serving(lambda connection: connection.sendall(data)) as url, VideoSource(url) as source:
         assert read(source, 100) == [(*SIZES["/small"], 3)] * 100
+
+
+@needs_ffmpeg
+def test_an_rtmp_stream(flights: dict[str, Path]) -> None:
+    """FFmpeg as the server, as soon as it listens."""
+    url = f"rtmp://{HOST}:{free_port()}/live/flight"
+    encode = ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "12", "-f", "flv"]
+    command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-re", "-stream_loop", "-1", "-i", str(flights["/small"])]
+    shapes: list[tuple[int, ...]] = []
+    with subprocess.Popen([*command, *encode, "-listen", "1", url]) as process:
+        try:
+
+            def came() -> bool:
+                with contextlib.suppress(SourceError), VideoSource(url) as source:
+                    assert source.live
+                    shapes[:] = read(source, 30)
+                return bool(shapes)
+
+            wait_for(came, 30)
+            assert shapes == [(*SIZES["/small"], 3)] * 30
+        finally:
+            process.kill()
 
 
 def test_an_mjpeg_stream_over_http() -> None:
