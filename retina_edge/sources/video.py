@@ -19,6 +19,7 @@ from engines.errors import SourceError
 from retina_edge.image_file import IMAGE_SUFFIXES
 from retina_edge.quiet import quiet_opencv
 from retina_edge.sources.frames import Frame, Source, SourceInfo
+from retina_edge.sources.recycling import Recycler
 from retina_edge.sources.rtsp import wait_for_answer
 
 # A container's frame count is often an estimate from its duration; one frame less means nothing.
@@ -154,12 +155,12 @@ class VideoSource(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         start = time.monotonic()
-        index = 0
+        index, recycler = 0, Recycler()
         while not self._interrupted.is_set():
             asked = time.monotonic()
             try:
                 with quiet_opencv() if self.live else nullcontext():
-                    ok, image = self._capture.read()
+                    ok, read = self._capture.read(recycler.take())
             except cv2.error as error:
                 raise SourceError(f"{self.name}: frame {index} cannot be decoded ({error.err})") from error
             now = time.monotonic()
@@ -170,7 +171,10 @@ class VideoSource(Source):
                 self._check_end(index, reason)
                 return
             seconds = now - start if self._by_clock else self._position(index)
-            yield Frame(image.astype(np.uint8, copy=False), index, seconds, self.name)
+            image = read.astype(np.uint8, copy=False)
+            recycler.give(image)
+            yield Frame(image, index, seconds, self.name)
+            del read, image  # held here, it would never be written into again
             index += 1
 
     def _position(self, index: int) -> float:
