@@ -19,7 +19,7 @@ from retina_edge.stream_arguments import Opened, StreamParser, opened
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0; 1 after an error, when a source or picture could not be read, or when events were lost; 130 after
-    Ctrl-C."""
+    Ctrl-C or SIGTERM."""
     parser = StreamParser("detect", "Run a model on pictures, videos, cameras and streams.")
     parser.add_argument("--show", action="store_true", help="windows; q or Escape ends the run")
     parser.add_argument("--max-frames", type=cli.positive, metavar="N", help="end each source after N frames")
@@ -45,12 +45,14 @@ def _detect(args: argparse.Namespace) -> int:
             _run(console, run, window, max_frames=args.max_frames)
     finally:
         if run is not None:
-            summary = Summary.of(run.pipeline, writing=run.outputs.seconds)
+            summary = Summary.of(run.pipeline, writing=run.outputs.seconds, outputs=run.outputs.status())
             if summary.frames or summary.errors:
                 print_summary(console, summary, [str(path) for path in run.outputs.written])
+    if run.outputs.failed:  # the log has said which
+        return 1
     if run.stop.asked:
         raise KeyboardInterrupt
-    return 1 if run.outputs.failed or any(stream.errors for stream in run.pipeline.streams) else 0
+    return 1 if any(stream.errors for stream in run.pipeline.streams) else 0
 
 
 def _run(console: Console, run: Opened, window: WindowSink | None, *, max_frames: int | None) -> None:

@@ -80,14 +80,18 @@ def _serve(args: argparse.Namespace) -> int:
         for event in result.events:
             events.add(event, result.frame.image)
 
-    with opened(
-        args,
-        strict=False,
-        on_result=on_result,
-        deadline=args.deadline,
-        max_age=args.max_age,
-        hangs_after=HANGS_AFTER,
-    ) as run:
+    # Listens first: a port that is taken must not cost the one who has it the files that both would write.
+    with (
+        _listen(args.host, args.port) as listening,
+        opened(
+            args,
+            strict=False,
+            on_result=on_result,
+            deadline=args.deadline,
+            max_age=args.max_age,
+            hangs_after=HANGS_AFTER,
+        ) as run,
+    ):
 
         def detect() -> None:
             try:
@@ -121,17 +125,20 @@ def _serve(args: argparse.Namespace) -> int:
         )
         # Its own would end the process by the signal, before files are closed.
         server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
-        with _listen(args.host, args.port) as listening:
-            where = f"[{args.host}]" if ":" in args.host else args.host
-            console.print(f"http://{where}:{listening.getsockname()[1]}/", highlight=False, markup=False)
-            if generated:
-                console.print(f"token: {token}", highlight=False)
-            try:
-                worker.start()
-                server.run(sockets=[listening])
-            finally:
-                run.pipeline.stop()
-                worker.wait()
+        where = f"[{args.host}]" if ":" in args.host else args.host
+        console.print(f"http://{where}:{listening.getsockname()[1]}/", highlight=False, markup=False)
+        if generated:
+            console.print(f"token: {token}", highlight=False)
+        patience: float | None = None
+        try:
+            worker.start()
+            server.run(sockets=[listening])
+        except KeyboardInterrupt:  # the second one
+            patience = 0.0
+            raise
+        finally:
+            run.pipeline.stop()
+            worker.wait(patience)
         if failures:
             raise failures[0]
     if run.outputs.failed:  # the log has said which

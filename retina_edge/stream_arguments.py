@@ -39,7 +39,13 @@ class StreamParser(argparse.ArgumentParser):
     """Of a verb that runs a model on streams, with the options that all such verbs have."""
 
     def __init__(self, verb: str, description: str) -> None:
-        super().__init__(prog=f"retina-edge {verb}", description=description, epilog=EPILOG, fromfile_prefix_chars="@")
+        super().__init__(
+            prog=f"retina-edge {verb}",
+            description=description,
+            epilog=EPILOG,
+            fromfile_prefix_chars="@",
+            allow_abbrev=False,  # whoever looks for --token in the arguments must find it
+        )
         add = self.add_argument
         add("model", type=Path, metavar="MODEL", help="model.engine, model.onnx or model.pt")
         add(
@@ -139,7 +145,7 @@ def opened(
 
         def saving(name: str) -> Sink:
             (stream,) = (stream for stream in pipeline.streams if stream.name == name)
-            return saving_sink(args.save, sources[name], name=name, fps=stream.info.fps)
+            return saving_sink(args.save, sources[name], name=name, live=stream.live, fps=stream.info.fps)
 
         def hand_on(_stream: Stream, result: Result) -> None:
             on_result(result)

@@ -49,6 +49,8 @@ class Capture:
         self._stop = threading.Event()
         self._source: Source | None = None
         self._address = _address(stream.source)
+        # Seconds from the first frame to the last of the last opening.
+        self._well_for = 0.0
         self._worker = Worker(f"capture {stream.name}", self._run, on_failure)
 
     def start(self) -> None:
@@ -79,11 +81,12 @@ class Capture:
         """Of a file until it ends, of a live stream until it is told to."""
         stream, wait = self.stream, FIRST_WAIT
         while not self._stop.is_set():
-            began, before = time.monotonic(), stream.captured
             try:
                 self._read()
                 lost = f"{stream.source}: gave no more frames"
             except SourceError as error:
+                if self._stop.is_set():  # because of that
+                    return
                 lost = str(error)
                 if not stream.live or not (self._keep_trying or stream.captured):
                     stream.error = lost
@@ -91,12 +94,12 @@ class Capture:
                     if self._keep_trying:
                         logger.error("%s", lost)
                     return
-            if not stream.live or self._stop.is_set():
+            if not stream.live or self._stop.is_set() or stream.slot.closed:
                 return
             if stream.state is not State.OFFLINE:
                 logger.warning("%s", lost)
             stream.error, stream.state = lost, State.OFFLINE
-            if stream.captured > before and time.monotonic() - began > WELL_AFTER:
+            if self._well_for > WELL_AFTER:
                 wait = FIRST_WAIT
             self._pause(wait)
             wait = min(2 * wait, LONGEST_WAIT)
@@ -107,6 +110,7 @@ class Capture:
         stream = self.stream
         if stream.state is not State.OFFLINE:
             stream.state = State.CONNECTING
+        self._well_for = 0.0
         source = self._source = stream.open()
         if self._stop.is_set():  # it may have been asked for before there was something to interrupt
             return
@@ -115,8 +119,10 @@ class Capture:
             if stream.live and not source.live and not stream.captured:
                 # A file behind an address: it shows only now that it is one.
                 stream.live, stream.slot.keeps_all = False, True
-            began = time.perf_counter()
+            began, first = time.perf_counter(), None
             for frame in source:
+                first = frame.captured if first is None else first
+                self._well_for = frame.captured - first
                 stream.read_seconds += time.perf_counter() - began
                 if self._stop.is_set() or not stream.slot.put(frame):
                     return
@@ -153,7 +159,7 @@ def _address(name: str) -> tuple[str, int] | None:
         port = (url.port or PORTS[url.scheme]) if url.scheme in PORTS else None
     except ValueError:
         return None
-    return (url.hostname, port) if url.hostname and port else None
+    return (url.hostname, port) if url.hostname and port and "*" not in url.hostname else None
 
 
 def _answers(address: tuple[str, int]) -> bool:

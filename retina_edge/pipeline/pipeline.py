@@ -121,7 +121,8 @@ class Pipeline:
         self._captures = [
             Capture(stream, self._fail, on_end=self._start_captures, keep_trying=keep_trying) for stream in self.streams
         ]
-        self._starting = threading.Lock()
+        # Of a signal's handler, too, which may come while its own thread has it.
+        self._starting = threading.RLock()
         self._stopped_at = math.inf
         self._flights: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()
         self._flying = 0
@@ -316,10 +317,12 @@ class Pipeline:
         for (stream, frame), detections in zip(chosen, found, strict=True):
             age = time.monotonic() - frame.captured
             if self._max_age is not None and stream.live and age > self._max_age:
-                stream.expired += 1
+                with self._changed:
+                    stream.expired += 1
                 continue
             if analysis := self._analyses.get(stream.name):
-                seen = analysis(frame, detections, self.score)
+                seconds = frame.captured if stream.live or frame.timestamp is None else frame.timestamp
+                seen = analysis(frame, detections, self.score, seconds=seconds)
                 result = Result(frame, seen.detections, tracks=seen.tracks, events=seen.events, tallies=seen.tallies)
             else:
                 result = Result(frame, detections.above(self.score))

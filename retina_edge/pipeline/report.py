@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from retina_edge.pipeline.outputs import OutputStatus
 from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.pipeline.stream import State, Stream
 
@@ -36,7 +37,7 @@ class Summary:
         seconds: from the first read to the last result.
         stage_ms: milliseconds a frame of each of ``STAGES``. They overlap, so their sum is not the time a frame.
         errors: streams and pictures that could not be read, one line each.
-        warnings: what is odd in a source, one line each.
+        warnings: what is odd in a source, or was left out of an output, one line each.
     """
 
     frames: int
@@ -48,8 +49,9 @@ class Summary:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, pipeline: Pipeline, *, writing: float) -> Summary:
-        """Of a pipeline that has run; ``writing`` are the seconds that its sinks took."""
+    def of(cls, pipeline: Pipeline, *, writing: float, outputs: Sequence[OutputStatus] = ()) -> Summary:
+        """Of a pipeline that has run; ``writing`` are the seconds that its sinks took, ``outputs`` what became of
+        them."""
         streams = pipeline.streams
         frames = sum(stream.detected for stream in streams)
         reading = sum(stream.read_seconds for stream in streams)
@@ -61,7 +63,14 @@ class Summary:
             seconds=pipeline.seconds,
             stage_ms={stage: 1000 * spent / max(1, frames) for stage, spent in zip(STAGES, stages, strict=True)},
             errors=tuple(error for stream in streams for error in stream.errors),
-            warnings=tuple(warning for stream in streams for warning in stream.warnings),
+            warnings=(
+                *(warning for stream in streams for warning in stream.warnings),
+                *(
+                    f"{output.name}: too slow, {output.dropped} results of live streams were left out"
+                    for output in outputs
+                    if output.kind == "file" and output.dropped
+                ),
+            ),
         )
 
     @property

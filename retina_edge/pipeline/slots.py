@@ -62,6 +62,11 @@ class Slot:
         return frame
 
     @property
+    def closed(self) -> bool:
+        """Whether nothing will come."""
+        return self._closed
+
+    @property
     def ended(self) -> bool:
         """Whether nothing waits and nothing will come. With the condition held."""
         return self._closed and not self._frames

@@ -44,7 +44,7 @@ class StreamStatus:
         dropped: frames of a live stream that a newer one replaced before the detector was free.
         expired: frames that were older than ``max_age`` when their turn came, or their result was there.
         failed: frames that the detector raised on.
-        reconnects: how often it was opened again.
+        reconnects: how often it was tried to open it again.
         fps: results a second.
         latency_p50, latency_p95: milliseconds from capture to result; None before there is one.
         objects: in the newest result, by class.
@@ -147,10 +147,10 @@ class Stream:
         span = max(now - recent[0], 1e-3) if recent else 0.0
         return StreamStatus(
             name=self.name,
-            source=self.source,
+            source=_printable(self.source),
             live=self.live,
             state=self.state.value,
-            error=self.error,
+            error=_printable(self.error),
             height=latest.frame.image.shape[0] if latest else None,
             width=latest.frame.image.shape[1] if latest else None,
             captured=self.captured,
@@ -164,6 +164,11 @@ class Stream:
             latency_p95=_rank(ages, 0.95),
             objects=dict(Counter(latest.detections.names)) if latest and self.state is State.ONLINE else {},
         )
+
+
+def _printable(text: str) -> str:
+    """A file's name that is no UTF-8, with escapes: neither JSON nor metrics hold it as it is."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _rank(ordered: list[float], share: float) -> float | None:

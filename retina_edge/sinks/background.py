@@ -1,7 +1,7 @@
 """A sink in a thread of its own, so that a slow disk or a broken one holds up neither capture nor the other sinks.
 
-A bounded queue lies before it. When it is full, the oldest result of a live stream makes room, and is counted; where
-there is none, a result of a file waits for room, and none is lost.
+A bounded queue lies before it. Of live streams the oldest result makes room when it is full, and is counted; of files
+a result waits for room, and none is lost. Each has a queue's length of its own, so that neither starves the other.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class BackgroundSink(Sink):
 
     Args:
         sink: not entered yet; belongs to this one. Not a window, which needs the main thread.
-        capacity: results that may wait. Each holds a frame and, where a sink draws, an annotated copy.
+        capacity: results of live streams that may wait, and as many of files.
+            Each holds a frame and, where a sink draws, an annotated copy.
         on_error: called once with the sink's error, mostly from the other thread.
         close_seconds: for writing what waits at the end.
 
@@ -119,18 +120,13 @@ class BackgroundSink(Sink):
         with self._changed:
             if self._thread is None or self._end is not None:
                 raise ValueError("a sink takes frames inside its with block only")
-            room = self._make_room()
-            while not room and not result.live and self._error is None:
+            while not self._make_room(live=result.live) and self._error is None:
                 self._changed.wait()
-                room = self._make_room()
             if self._error is not None:
                 self._lost += 1
                 if not self._told:
                     self._told = True
                     raise self._error
-                return
-            if not room:
-                self._dropped += 1
                 return
             self._queue.append(result)
             self._changed.notify_all()
@@ -144,16 +140,15 @@ class BackgroundSink(Sink):
     def _waiting(self) -> int:
         return sum(isinstance(item, Result) for item in self._queue)
 
-    def _make_room(self) -> bool:
-        """Whether one more may wait, if need be in the place of the oldest of a live stream."""
-        if self._waiting() < self._capacity:
+    def _make_room(self, *, live: bool) -> bool:
+        """Whether one more may wait, of a live stream if need be in the place of the oldest."""
+        alike = [item for item in self._queue if isinstance(item, Result) and item.live is live]
+        if len(alike) < self._capacity:
             return True
-        oldest = next((item for item in self._queue if isinstance(item, Result) and item.live), None)
-        if oldest is None:
-            return False
-        self._queue.remove(oldest)
-        self._dropped += 1
-        return True
+        if live:
+            self._queue.remove(alike[0])
+            self._dropped += 1
+        return live
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

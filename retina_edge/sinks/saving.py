@@ -54,19 +54,20 @@ class SavingSink(Sink):
         self.written = tuple(dict.fromkeys([*self.written, *sink.written]))
 
 
-def saving_sink(save: Path, source: Source, *, name: str, fps: float | None) -> Sink:
+def saving_sink(save: Path, source: Source, *, name: str, live: bool, fps: float | None) -> Sink:
     """The sink that saves what a stream shows: at ``save`` itself when that ends in .mp4, else inside that folder.
 
     Args:
         save: the video or the folder.
         source: of the stream; need not be open.
         name: of the stream.
+        live: whether it is, as the open source says.
         fps: frames a second, as the open source says.
     """
     if isinstance(source, ImageSource):
         return ImageSink(save)
     if save.suffix.lower() == ".mp4":
         return VideoSink(save, fps=fps)
-    if source.live:
+    if live:
         return RecordingSink(save, name, fps=fps)
     return VideoSink(save / source.output_names[0], fps=fps)

@@ -1,4 +1,4 @@
-"""Results as text: what such files have in common, and JSON lines; a table is in ``csv_sink``."""
+"""Results as text: what such files have in common, and JSON lines; a table is in ``table``."""
 
 from __future__ import annotations
 

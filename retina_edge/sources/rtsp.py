@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 PORT = 554
 # So often it is looked whether the wait has been given up.
-_PIECE_SECONDS = 0.2
+_PIECE_SECONDS, _CONNECT_SECONDS = 0.2, 2.0
 
 
 def wait_for_answer(address: str, *, seconds: float, given_up: threading.Event) -> None:
@@ -29,7 +29,7 @@ def wait_for_answer(address: str, *, seconds: float, given_up: threading.Event) 
     shown = f"[{host}]" if ":" in host else host
     request = f"OPTIONS rtsp://{shown}:{port}{url.path} RTSP/1.0\r\nCSeq: 1\r\n\r\n"
     end = time.monotonic() + seconds
-    with socket.create_connection((host, port), seconds) as connection:
+    with _connect(host, port, end, given_up) as connection:
         connection.sendall(request.encode())
         connection.settimeout(_PIECE_SECONDS)
         while not given_up.is_set():
@@ -40,3 +40,12 @@ def wait_for_answer(address: str, *, seconds: float, given_up: threading.Event) 
                     raise TimeoutError(f"it says nothing for {seconds:g} s") from None
             else:
                 return
+
+
+def _connect(host: str, port: int, end: float, given_up: threading.Event) -> socket.socket:
+    while True:
+        try:
+            return socket.create_connection((host, port), _CONNECT_SECONDS)
+        except TimeoutError:
+            if given_up.is_set() or time.monotonic() >= end:
+                raise

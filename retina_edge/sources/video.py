@@ -38,6 +38,10 @@ CAMERA_BUFFERS = 2
 # OpenCV opens one stream or file of a process at a time, videos that are written included. Of addresses only one waits
 # for that, so that a file waits for one that hangs at most, and the others can be interrupted.
 _turn = threading.Lock()
+# Without a user; with one of IPv6 in brackets.
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^:@\[\]]*)(?::\d*)?")
+# As in /user=admin_password=tlJwpbo6_channel=1_stream=0.sdp of some cameras.
+_SECRET_PATH = re.compile(r"/[^/]*(?:user|pass|pwd|token|secret|key|auth)[^/=]*=.*", re.IGNORECASE | re.DOTALL)
 _PIECE_SECONDS = 0.2
 
 
@@ -46,11 +50,11 @@ class VideoSource(Source):
 
     RTSP comes over TCP where the server gives it. The first URL opened sets ``OPENCV_FFMPEG_CAPTURE_OPTIONS``, which
     is the process's, to ``STREAM_OPTIONS``, unless the user has set it. ``interrupt`` ends a read in progress with
-    the next frame or ``read_timeout``, and the wait for an RTSP server that says nothing at once.
+    the next frame or ``read_timeout``, and the wait for an RTSP server that says nothing within two seconds.
 
     OpenCV opens one address or file of a process at a time, and a video that is written, too: a server that accepts
-    and then hangs holds up whatever else is opened, for ``open_timeout``. One of RTSP does not: it is asked for a sign
-    of life before.
+    and then hangs holds up whatever else is opened, for ``open_timeout``. One of RTSP that says nothing does not: it is
+    asked for a sign of life before.
 
     Frames keep the size of the first one: where a stream changes its resolution, OpenCV scales the rest to it,
     without a word. A GStreamer pipeline, ``gst:uridecodebin uri=...``, gives the new size.
@@ -205,8 +209,22 @@ class VideoSource(Source):
 
 
 def redact(address: str) -> str:
-    """An address without what may be secret: user, password and query."""
-    return re.sub(r"\?.*$", "?***", re.sub(r"://.*@", "://***@", address, flags=re.DOTALL), flags=re.DOTALL)
+    """An address without what may be secret: user, password, query, and a path that names them.
+
+    Signs that a URL would have escaped are looked for, too: rather hide too much than a part of a password.
+    """
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return re.sub(r"\?.*$", "?***", address, flags=re.DOTALL)
+    before, question, after = rest.partition("?")
+    host = before.partition("/")[0]
+    bare = _HOST.fullmatch(host) is not None
+    if "@" in before and not bare:
+        before = f"***@{before.rpartition('@')[2]}"
+    elif "@" in after and not bare:
+        return f"{scheme}://***"
+    before = _SECRET_PATH.sub("/***", before)
+    return f"{scheme}://{before}" + ("?***" if question else "")
 
 
 def opencv_name(address: Path | str) -> str:

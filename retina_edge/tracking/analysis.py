@@ -46,19 +46,20 @@ class Analysis:
         self._tracker = ByteTrack()
         self._counters = counters(regions, stream=stream, anchor=anchor)
 
-    def __call__(self, frame: Frame, detections: Detections, score: float) -> Analysed:
+    def __call__(self, frame: Frame, detections: Detections, score: float, *, seconds: float) -> Analysed:
         """Everything the model found in a frame; what scores more than ``score`` is kept, and begins tracks.
 
         The tracker sees the rest, too: poor boxes keep tracks alive. What scores less than ``LEAST_SCORE`` it never
-        follows.
+        follows. ``seconds`` is when it happened, by the stream's own clock: of a file not that of the reader, or what
+        is counted would depend on the machine's speed.
         """
         self._tracker.set_score(max(score, LEAST_SCORE))
         size = frame.image.shape[0], frame.image.shape[1]
-        tracks = self._tracker.update(detections, frame.captured, size=size)
+        tracks = self._tracker.update(detections, seconds, size=size)
         keep = detections.scores > score
         detections, tracks = detections[keep], tracks[keep]
         captured = captured_at(frame)
         events: list[Event] = []
         for counter in self._counters:
-            events += counter.update(detections, tracks, size=size, timestamp=frame.captured, captured=captured)
+            events += counter.update(detections, tracks, size=size, timestamp=seconds, captured=captured)
         return Analysed(detections, tracks, tuple(events), tuple(counter.tally() for counter in self._counters))

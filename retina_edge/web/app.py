@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -94,12 +95,13 @@ def create_app(
         return preview_of(name).stream.status()
 
     @app.get("/api/streams/{name}/detections", responses=not_found)
-    def detections(name: Annotated[str, NAME]) -> dict[str, Any]:
+    def detections(name: Annotated[str, NAME]) -> Response:
         """The newest result: boxes xyxy in frame pixels, times in UTC, ages in seconds."""
         result = preview_of(name).stream.latest
         if result is None:
             raise HTTPException(404, "no frame yet")
-        return result.to_dict()
+        # ASCII, because a file's name need not be UTF-8.
+        return Response(json.dumps(result.to_dict()), media_type="application/json")
 
     @app.get(
         "/api/streams/{name}/frame.jpg",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from fastapi import Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse
@@ -91,8 +91,7 @@ async def watch(socket: WebSocket, previews: Sequence[Preview], places: Places, 
             return
         gone = asyncio.ensure_future(socket.receive())
         shown: dict[int, Result] = {}
-        # Gone in the middle of a picture, or too slow to take one.
-        with suppress(WebSocketDisconnect, RuntimeError, TimeoutError, asyncio.TimeoutError):
+        try:
             while healthy() and not gone.done():
                 for number, preview in enumerate(previews):
                     found = await run_in_threadpool(preview.newest)
@@ -100,7 +99,10 @@ async def watch(socket: WebSocket, previews: Sequence[Preview], places: Places, 
                         shown[number] = found[0]
                         await asyncio.wait_for(socket.send_bytes(bytes([number]) + found[1]), SEND_SECONDS)
                 await asyncio.sleep(1 / PICTURES_PER_SECOND)
-        gone.cancel()
+        except (WebSocketDisconnect, RuntimeError, TimeoutError, asyncio.TimeoutError):
+            pass  # gone in the middle of a picture, or too slow to take one
+        finally:
+            gone.cancel()
 
 
 async def _disconnect(receive: Receive) -> None:

@@ -305,17 +305,28 @@ def states(serving: Serving) -> dict[str, str]:
 def test_mistakes_are_one_line(
     model: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert main([str(model), *words, "--spool", str(tmp_path)]) == 1
+    assert main([str(model), *words, "--spool", str(tmp_path), "--port", "0"]) == 1
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
 
 
-def test_a_port_that_is_taken(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_that_is_taken(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = tmp_path / "o.jsonl"
+    lines.write_text("of the one that has the port\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert main([str(model), "0", "--port", port]) == 1
+        assert main([str(model), "0", "--port", port, "--json", str(lines)]) == 1
+    assert lines.read_text() == "of the one that has the port\n"
     assert f"port {port}: cannot be listened on (Address already in use); give another" in capsys.readouterr().err
+
+
+def test_an_option_is_written_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """What looks for secrets among the arguments must find --token."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["/m.engine", "0", "--tok", "hunter2hunter2", "--install-service"])
+    assert stopped.value.code == 2
+    assert "ExecStart" not in capsys.readouterr().out
 
 
 def test_a_unit_is_printed_without_what_is_secret(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
 import time
 from collections import defaultdict
@@ -23,10 +25,11 @@ from retina_edge.pipeline.batcher import Batcher
 from retina_edge.pipeline.pipeline import MOST_FAILURES, Pipeline
 from retina_edge.pipeline.slots import Slot
 from retina_edge.pipeline.stream import State, Stream, StreamStatus
+from retina_edge.signals import stop_on_signal
 from retina_edge.sinks.base import Result
 from retina_edge.sources.frames import Frame, Source
 from retina_edge.tracking.analysis import Analysis
-from retina_edge.tracking.zones import line
+from retina_edge.tracking.zones import line, zone
 from tests.made_streams import Made, dead
 from tests.stand_in import StandIn, contract, patch_frame
 from tests.waiting import wait_for
@@ -382,6 +385,105 @@ def test_objects_are_followed_and_counted() -> None:
     assert len(last.tracks) == len(last.detections) == 1
     assert last.tallies[0].counts != run.results["a"][1].tallies[0].counts
     assert (last.picture != last.frame.image).any()
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.002, 0.05])
+def test_what_is_counted_in_a_file_depends_on_no_machine(wait: float) -> None:
+    """Seconds of the film are what tracks and zones go by: an object that is away for two of them has left."""
+
+    class Film(Made):
+        def __iter__(self) -> Iterator[Frame]:
+            for index in range(60):  # at 5 frames a second
+                image = patch_frame((64, 96), (8, 8)) if not 20 <= index < 45 else np.zeros((64, 96, 3), np.uint8)
+                time.sleep(wait)
+                yield Frame(image, index, index / 5, "film")
+
+    analyse = partial(Analysis, regions=[zone("all=0,0 1,0 1,1 0,1")])
+    run = Run({"film": Film}, analyse=analyse).start()
+    run.end()
+    events = [event.kind for result in run.results["film"] for event in result.events]
+    assert events == ["entered", "left", "entered"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT, which Windows lacks")
+def test_a_signal_while_captures_start_ends_the_run() -> None:
+    def opened() -> Source:
+        if threading.current_thread() is threading.main_thread():
+            started.append(True)
+        return Made(rate=100, live=True)
+
+    started: list[bool] = []
+    pipeline = Pipeline(Detector(StandIn(contract())), {"a": opened, "b": opened}, on_result=lambda *_: None)
+    for capture in pipeline._captures:
+        start = capture.start
+
+        def and_interrupt(start: Callable[[], None] = start) -> None:
+            start()
+            signal.raise_signal(signal.SIGINT)
+
+        capture.start = and_interrupt  # type: ignore[method-assign]
+    watchdog = threading.Timer(20, os._exit, [1])  # a deadlock of the main thread ends no other way
+    watchdog.start()
+    try:
+        with stop_on_signal(pipeline.stop) as stop:
+            pipeline.run()
+        assert stop.asked
+    except KeyboardInterrupt:  # the second one
+        pass
+    finally:
+        watchdog.cancel()
+
+
+def test_a_stop_while_a_source_opens_is_no_error_of_the_source() -> None:
+    class Opening(Made):
+        def __enter__(self) -> Source:
+            opening.set()
+            assert self._interrupted.wait(SECONDS)
+            raise SourceError("it was interrupted")
+
+    opening = threading.Event()
+    run = Run({"clip": lambda: Opening(count=3)}).start()
+    assert opening.wait(SECONDS)
+    run.end(stop=True)
+    assert run.error is None
+    assert run.pipeline.streams[0].errors == []
+
+
+def test_a_camera_that_has_given_its_frames_is_not_opened_again(caplog: pytest.LogCaptureFixture) -> None:
+    opened: list[bool] = []
+
+    def camera() -> Source:
+        opened.append(True)
+        return Made("camera", rate=200, live=True)
+
+    run = Run({"camera": camera, "file": lambda: Made(count=60)}, Slow(0.02), max_frames=10).start()
+    status = run.end()
+    assert (status["camera"].detected, status["file"].detected) == (10, 10)
+    assert status["camera"].reconnects == 0
+    assert len(opened) == 2  # once to see whether it is live
+    assert caplog.text == ""
+
+
+def test_a_camera_that_stalls_after_a_frame_is_tried_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capturing, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(capturing, "LONGEST_WAIT", 0.16)
+    monkeypatch.setattr(capturing, "WELL_AFTER", 0.1)
+    opened: list[float] = []
+
+    def camera() -> Source:
+        opened.append(time.monotonic())
+
+        def script(index: int) -> None:
+            if index == 1:
+                time.sleep(0.12)
+                raise SourceError("nothing came")
+
+        return Made("camera", live=True, script=script)
+
+    run = Run({"camera": camera}).start()
+    until(lambda: len(opened) >= 7)
+    run.end(stop=True)
+    assert np.diff(opened)[-1] > 0.12 + 0.1
 
 
 def test_no_streams() -> None:

@@ -91,7 +91,7 @@ def test_a_live_stream_never_waits_and_keeps_the_newest() -> None:
     assert (sink.dropped, inner.closed_with) == (96, [None])
 
 
-def test_beside_a_live_stream_a_file_loses_nothing() -> None:
+def test_a_file_and_a_live_stream_starve_one_another_nowhere() -> None:
     inner = Recorder()
     inner.gate.clear()
     sink = BackgroundSink(inner, capacity=3)
@@ -100,14 +100,14 @@ def test_beside_a_live_stream_a_file_loses_nothing() -> None:
         wait_for(lambda: sink.pending == 0)  # it is being written
         for i in (1, 2, 3):
             sink.write(result(i, live=True))
-        for i in (10, 11, 12):  # in the places of the three
+        for i in (10, 11, 12):
             sink.write(result(i))
-        sink.write(result(4, live=True))  # no place left
-        assert (sink.pending, sink.dropped) == (3, 4)
+        sink.write(result(4, live=True))  # in the place of the oldest of its own
+        assert (sink.pending, sink.dropped) == (6, 1)
         threading.Timer(0.05, inner.gate.set).start()
         sink.write(result(13))  # waits
-    assert inner.indices == [0, 10, 11, 12, 13]
-    assert (sink.dropped, sink.lost) == (4, 0)
+    assert inner.indices == [0, 2, 3, 10, 11, 12, 4, 13]
+    assert (sink.dropped, sink.lost) == (1, 0)
 
 
 def test_the_end_of_a_stream_keeps_its_place() -> None:

@@ -320,14 +320,14 @@ def test_a_window_closed_by_its_frame_ends_like_a_key(monkeypatch: pytest.Monkey
 
 def test_where_each_source_is_saved(tmp_path: Path) -> None:
     pictures = ImageSource([write_picture(tmp_path / "a.png")])
-    assert isinstance(saving_sink(tmp_path / "out", pictures, name="a", fps=None), ImageSink)
+    assert isinstance(saving_sink(tmp_path / "out", pictures, name="a", live=False, fps=None), ImageSink)
     video = VideoSource(write_video(tmp_path / "v.avi", count=2))
-    direct, inside = (saving_sink(tmp_path / save, video, name="a", fps=12.5) for save in ("x.mp4", "out"))
+    direct, inside = (saving_sink(tmp_path / save, video, name="a", live=False, fps=12.5) for save in ("x.mp4", "out"))
     assert isinstance(direct, VideoSink)
     assert isinstance(inside, VideoSink)
     assert (direct.path, inside.path) == (tmp_path / "x.mp4", tmp_path / "out" / "v.mp4")
-    assert isinstance(saving_sink(tmp_path / "out", VideoSource(0), name="a", fps=25), RecordingSink)
-    assert isinstance(saving_sink(tmp_path / "x.mp4", VideoSource(0), name="a", fps=25), VideoSink)
+    assert isinstance(saving_sink(tmp_path / "out", VideoSource(0), name="a", live=True, fps=25), RecordingSink)
+    assert isinstance(saving_sink(tmp_path / "x.mp4", VideoSource(0), name="a", live=True, fps=25), VideoSink)
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ class FakeCamera:
     def set(self, _item: int, _value: float) -> bool:
         return False
 
-    def read(self) -> tuple[bool, np.ndarray | None]:
+    def read(self, _image: np.ndarray | None = None) -> tuple[bool, np.ndarray | None]:
         self.left -= 1
         return (True, np.zeros((4, 6, 3), np.uint8)) if self.left >= 0 else (False, None)
 
@@ -276,6 +276,12 @@ def test_a_number_is_a_camera_unless_a_file_has_that_name(tmp_path: Path, monkey
         ("rtsp://user:se@cr/et@host/live", "rtsp://***@host/live"),
         ("http://host/video?user=a&password=secret", "http://host/video?***"),
         ("rtsp://host:554/live", "rtsp://host:554/live"),
+        ("rtsp://10.0.0.5/live?user=admin&password=p@ss123", "rtsp://10.0.0.5/live?***"),
+        ("rtsp://host/cam@1", "rtsp://host/cam@1"),
+        ("rtsp://[fe80::1]:554/cam@1", "rtsp://[fe80::1]:554/cam@1"),
+        ("rtsp://user:se/cr@host/live", "rtsp://***@host/live"),
+        ("rtsp://user:se?cr@host/live", "rtsp://***"),
+        ("rtsp://10.0.0.5:554/user=admin_password=tlJwpbo6_channel=1_stream=0.sdp", "rtsp://10.0.0.5:554/***"),
     ],
 )
 def test_credentials_are_never_shown(address: str, shown: str) -> None:

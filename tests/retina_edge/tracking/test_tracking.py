@@ -121,7 +121,7 @@ def test_the_score_changes_while_it_runs() -> None:
     seen: list[list[int]] = []
     for index, score in enumerate([0.4] * 5 + [0.2] * 5 + [0.6] * 5 + [0.2] * 5):
         frame = Frame(np.zeros((400, 600, 3), np.uint8), index, None, "yard", captured=index / FPS)
-        seen.append(analysis(frame, found([good, poor], [0.9, 0.3]), score).tracks.tolist())
+        seen.append(analysis(frame, found([good, poor], [0.9, 0.3]), score, seconds=index / FPS).tracks.tolist())
     assert seen[4] == [1]
     assert seen[9] == [1, 2]
     assert seen[14] == [1]
