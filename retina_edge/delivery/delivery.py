@@ -69,7 +69,7 @@ class DeliveryState:
         delivered: confirmed since the start.
         failed: refused for good and set aside, since the start.
         dropped: given up by the spool, since the start.
-        connected_since: None while the receiver cannot be reached, and before the first message over HTTP.
+        connected_since: None while the receiver cannot be reached, and before the first answer over HTTP.
         last_error, last_error_at: what went wrong most recently; stays when it has been mended.
         disk_error: why messages wait in memory; None when the spool's disk is well.
     """
@@ -196,28 +196,29 @@ class Delivery:
     def _send_some(self) -> bool:
         """Delivers what the transport takes at once; false when nothing waits."""
         if self._transport.connect():
-            self._succeeded(0)
+            self._reached()
         batch = self._spool.peek(self._transport.batch)
         waiting = iter(batch)
         try:
             for message in self._transport.deliver(batch) if batch else ():
                 next(waiting)
                 self._spool.acknowledge(message)
-                self._succeeded(1)
+                self._reached(delivered=1)
                 if time.monotonic() > self._deadline:
                     break
         except Refused as error:
             self._spool.set_aside(next(waiting), str(error))
-            with self._lock:
-                self._state = replace(self._state, failed=self._state.failed + 1)
+            self._reached(failed=1)
             self._note(error, "set aside", self._refusals)
         return bool(batch)
 
-    def _succeeded(self, count: int) -> None:
+    def _reached(self, *, delivered: int = 0, failed: int = 0) -> None:
+        """The receiver is there, and has confirmed or refused so many."""
         with self._lock:
             self._state = replace(
                 self._state,
-                delivered=self._state.delivered + count,
+                delivered=self._state.delivered + delivered,
+                failed=self._state.failed + failed,
                 connected_since=self._state.connected_since or _now(),
             )
 

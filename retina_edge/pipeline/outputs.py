@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal
 
@@ -60,8 +60,8 @@ class OutputStatus:
 
     def __str__(self) -> str:
         what = "results" if self.kind == "file" else "events"
-        count = self.dropped + self.lost
-        return f"{self.name}: {f'{count} {what} lost' if count else 'incomplete'}" + (
+        gone = self.dropped + self.lost
+        return f"{self.name}: {f'{gone} {what} lost' if gone else 'incomplete'}" + (
             f" ({self.error})" if self.error else ""
         )
 
@@ -186,12 +186,11 @@ def _file_name(address: str) -> str:
 def _names(names: Iterable[str]) -> list[str]:
     """Each once: two webhooks of a host are called alike, because their paths are secret. Bytes of a path that are no
     UTF-8 become escapes, for neither JSON nor metrics hold them."""
-    seen: Counter[str] = Counter()
-    unique = []
+    unique: list[str] = []
     for name in names:
         text = name.encode(errors="backslashreplace").decode()
-        seen[text] += 1
-        unique.append(text if seen[text] == 1 else f"{text} ({seen[text]})")
+        candidates = chain([text], (f"{text} ({number})" for number in count(2)))
+        unique.append(next(candidate for candidate in candidates if candidate not in unique))
     return unique
 
 

@@ -37,12 +37,12 @@ class Recorder(Transport):
     def __init__(self, *, batch: int = 1, plan: Callable[[int], None] = lambda _: None) -> None:
         self.batch = batch
         self.received: list[int] = []
-        self.connected = False
+        self.connected = True
         self.closed = 0
         self.plan = plan
 
     def connect(self) -> bool:
-        return True
+        return self.connected
 
     def deliver(self, messages: Sequence[Message]) -> Iterator[Message]:
         for message in messages:
@@ -126,6 +126,27 @@ def test_a_refused_message_is_set_aside_and_said_once(tmp_path: Path, caplog: py
         assert spool.restore() == 3
         assert [json.loads(message.payload)["i"] for message in spool.peek(9)] == [1, 4, 7]
     assert caplog.text.count("(400); set aside") == 1
+
+
+def test_a_refusal_shows_that_the_receiver_is_there(tmp_path: Path) -> None:
+    """Where there is no connection between messages, only an answer shows it, of whatever kind."""
+    answers: list[Exception] = [Refused("no"), Unreachable("down"), Refused("no")]
+    seen: list[bool] = []
+
+    def plan(_number: int) -> None:
+        seen.append(delivery.state.connected_since is not None)
+        if answers:
+            raise answers.pop(0)
+
+    transport = Recorder(plan=plan)
+    transport.connected = False
+    with Spool(tmp_path / "s.db") as spool, Delivery(spool, transport, backoff=FAST) as delivery:
+        for i in range(3):
+            delivery.send({"i": i})
+        wait_for(lambda: delivery.state.delivered == 1)
+        assert delivery.state.failed == 2
+    # At the first message, at the second, at the second again after the outage; before and after the third is taken.
+    assert seen == [False, True, False, True, True]
 
 
 def test_an_outage_is_said_once_and_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
