@@ -17,7 +17,10 @@ README = Path(__file__).parents[1] / "README.md"
 # Result files of each mark. The first must be there; what comes from a GPU is shown once it is.
 PLACES: dict[str, tuple[str, ...]] = {
     **{name: (name, f"{name}_gpu") for name in ("end_to_end", "detectors", "preprocess", "postprocess", "scaling")},
-    **{name: (name,) for name in ("detect_loop", "accuracy", "precisions", "calibrators", "recipe")},
+    **{
+        name: (name,)
+        for name in ("detect_loop", "load", "endurance", "accuracy", "precisions", "calibrators", "recipe")
+    },
     "gpu": ("gpu", "runner_gpu"),
 }
 NOT_YET = "*It has not been run yet.*"

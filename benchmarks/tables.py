@@ -172,6 +172,44 @@ def _detect_loop(record: Record) -> str:
     return _table(("Model", "frames a second of the loop, as a share of the bare session's"), rows)
 
 
+def _load(record: Record) -> str:
+    figures = record["figures"]
+    height, width = figures["size"]
+    header = (
+        f"{figures['videos']} videos of {width}×{height} at a time",
+        "frames a second, as a share of bare decoding's",
+    )
+    share = f"**{figures['share']:.2f}** ({figures['least_share']:.2f} to {figures['greatest_share']:.2f})"
+    return _table(header, [("decoded, through the pipeline with a detector that costs nothing", share)])
+
+
+def _endurance(record: Record) -> str:
+    slow, lost = record["figures"]["slow_detector"], record["figures"]["reconnects"]
+    first, last = slow["first_third"], slow["last_third"]
+    ages = [f"{part['p50_ms']:.0f}, {part['p95_ms']:.0f}, {part['max_ms']:.0f}" for part in (first, last)]
+    counts = f"{slow['captured']} = {slow['detected']} + {slow['dropped']} + {slow['unaccounted']}"
+    rows = [
+        ("age of results, first third of the time: p50, p95, most", f"{ages[0]} ms"),
+        ("the same, last third", f"{ages[1]} ms"),
+        ("results older than two periods of the detector", f"{100 * slow['late']:.1f} %"),
+        ("frames captured = detected + left out + waiting at the end", counts),
+        (
+            f"{lost['reconnects']} times an RTSP server dies: the stream is back after it, p50, most",
+            f"{lost['back_p50_s']:.1f} s, {lost['back_max_s']:.1f} s",
+        ),
+        ("longest pause of another stream meanwhile", f"{1000 * lost['longest_pause_of_the_other_s']:.0f} ms"),
+        *(
+            (f"{what} after {lost['warm_after']} and after all", f"{lost['warm'][key]}, {lost['end'][key]}")
+            for key, what in (("threads", "threads"), ("descriptors", "file descriptors"), ("MiB", "MiB of memory"))
+        ),
+    ]
+    title = (
+        f"a detector of {slow['detector_ms']:.0f} ms, a camera of {slow['camera_fps']:.0f} frames/s, "
+        f"{slow['seconds']:.0f} s"
+    )
+    return _table((title, ""), rows)
+
+
 def _accuracy(record: Record) -> str:
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
     rows = [(f"`{row['model']}`", *(f"{row['metrics'][name]:.3f}" for name in names)) for row in record["figures"]]
@@ -267,6 +305,8 @@ TABLES: dict[str, Callable[[Record], str]] = {
     "postprocess": _postprocess,
     "scaling": _scaling,
     "detect_loop": _detect_loop,
+    "load": _load,
+    "endurance": _endurance,
     "accuracy": _accuracy,
     "precisions": _precisions,
     "calibrators": _calibrators,

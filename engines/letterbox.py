@@ -43,6 +43,8 @@ class Letterbox:
 
     def to_frame(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Boxes float32 [N, 4] xyxy from input pixels to frame pixels, clipped to the frame."""
+        if not len(boxes):  # as of most frames of many a camera
+            return np.zeros((0, 4), np.float32)
         height, width = self.frame_size
         limits = np.array([width, height, width, height], np.float32)
         clipped: npt.NDArray[np.float32] = np.clip(boxes / self.scale_xyxy(), np.float32(0), limits)

@@ -59,7 +59,7 @@ class Detections:
     def above(self, score: float) -> Detections:
         """Those that score more than ``score``. The same as detecting with that higher threshold, because a box
         is only ever suppressed by a better one."""
-        return self[self.scores > score]
+        return self[self.scores > score] if len(self) else self
 
     @property
     def names(self) -> list[str]:

@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 from engines.errors import RetinaEdgeError
 from retina_edge.detections import Detections
@@ -320,18 +321,22 @@ class Pipeline:
                 with self._changed:
                     stream.expired += 1
                 continue
+            followed: dict[str, Any] = {}
             if analysis := self._analyses.get(stream.name):
                 seconds = frame.captured if stream.live or frame.timestamp is None else frame.timestamp
                 seen = analysis(frame, detections, self.score, seconds=seconds)
-                result = Result(frame, seen.detections, tracks=seen.tracks, events=seen.events, tallies=seen.tallies)
+                kept = seen.detections
+                followed = {"tracks": seen.tracks, "events": seen.events, "tallies": seen.tallies}
             else:
-                result = Result(frame, detections.above(self.score))
-            result = replace(
-                result,
-                stream=stream.name,
-                live=stream.live,
+                kept = detections.above(self.score)
+            result = Result(
+                frame,
+                kept,
+                stream.name,
+                stream.live,
                 age_at_inference=began - frame.captured,
                 age_at_output=age,
+                **followed,
             )
             stream.finish(result, age)
             with self._watched("output"):

@@ -15,7 +15,8 @@ class Slot:
     """Filled by one thread, emptied by another; never holds more than its bound.
 
     Args:
-        ready: told of every change; one condition for the slots of all streams, so that one thread can wait for any.
+        ready: told of every change, but of a file's frames only when no more can wait; one condition for the slots of
+            all streams, so that one thread can wait for any.
         keeps_all: filling it waits for room; else it holds one frame, and the newest wins.
         size: frames at most, where all are kept.
         limit: frames that are taken out before it closes by itself; None for no such end.
@@ -46,7 +47,9 @@ class Slot:
                 self._frames.clear()
                 self.dropped += 1
             self._frames.append(frame)
-            self._ready.notify_all()
+            # A file is in no hurry: to wake the other thread for each frame is much of what the pipeline costs.
+            if not self.keeps_all or len(self._frames) >= self._size:
+                self._ready.notify_all()
         return True
 
     def take(self) -> Frame | None:

@@ -114,9 +114,9 @@ def test_every_frame_of_files_once_and_in_order(batch: int | None) -> None:
         assert all(result.frame.image.shape[:2] == sizes[name] for result in run.results[name])
 
 
-def waiting(name: str, ready: threading.Condition, count: int, *, live: bool = False) -> Stream:
+def waiting(name: str, ready: threading.Condition, count: int, *, live: bool = False, size: int = 40) -> Stream:
     """A stream that is online, with so many frames in its slot."""
-    slot = Slot(ready, keeps_all=not live, size=40)
+    slot = Slot(ready, keeps_all=not live, size=size)
     stream = Stream(name, partial(Made, name), name, live, slot, State.ONLINE)
     for frame in Made(name, count=count):
         stream.slot.put(frame)
@@ -140,16 +140,15 @@ def test_a_batch_is_shared_fairly() -> None:
 
 def test_a_file_alone_waits_for_full_batches() -> None:
     ready = threading.Condition()
-    file, camera = waiting("file", ready, 3), waiting("camera", ready, 0, live=True)
+    file, camera = waiting("file", ready, 3, size=4), waiting("camera", ready, 0, live=True)
     batcher = Batcher([file, camera], ready, size=4, deadline=0.01)
-    (frame,) = Made(count=1)
+    frames = list(Made(count=4))
     start = time.monotonic()
-    threading.Timer(0.2, file.slot.put, [frame]).start()
+    threading.Timer(0.2, lambda: [file.slot.put(frame) for frame in frames]).start()
     assert [stream.name for stream, _ in batcher.take() or []] == ["file"] * 4
     assert time.monotonic() - start >= 0.2
-    file.slot.put(frame)
     threading.Timer(0.1, file.slot.close).start()
-    assert [stream.name for stream, _ in batcher.take() or []] == ["file"]  # no more come
+    assert [stream.name for stream, _ in batcher.take() or []] == ["file"] * 3  # no more come
 
 
 @pytest.mark.parametrize(("state", "seconds"), [(State.ONLINE, 0.3), (State.OFFLINE, 0.1), (State.ENDED, 0.1)])

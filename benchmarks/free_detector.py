@@ -1,0 +1,62 @@
+"""A detector that costs nothing, or as long as it is told: what is left is the pipeline around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.contract import DetectorContract, PyramidLevel
+from engines.executor import NETWORK, Ticket
+from engines.letterbox import Letterbox
+from engines.plugins.reference import RawDetections
+
+CONTRACT = DetectorContract(
+    architecture="none",
+    input_size=(416, 736),
+    class_names=("thing",),
+    category_ids=(1,),
+    levels=(PyramidLevel((52, 92), (8, 8), (32.0,), (1.0,)),),
+    max_detections=1,
+)
+
+
+class FreeExecutor:
+    """An ``Executor`` that finds nothing. As an engine it takes frames as they are: letterboxing is the GPU's.
+
+    Args:
+        seconds: that a batch takes.
+        max_batch: as an executor's.
+    """
+
+    contract = CONTRACT
+    batch: int | None = None
+
+    def __init__(self, *, seconds: float = 0.0, max_batch: int | None = None) -> None:
+        self.seconds = seconds
+        self.max_batch = max_batch
+
+    def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> Ticket:
+        return Ticket([Letterbox.fit((frame.shape[0], frame.shape[1]), CONTRACT.input_size) for frame in frames])
+
+    def result(self, ticket: Ticket) -> RawDetections:
+        if self.seconds:  # even a sleep of 0 is one
+            time.sleep(self.seconds)
+        count = len(ticket.letterboxes)
+        return RawDetections(
+            np.zeros(count, np.int32),
+            np.zeros((count, 1, 4), np.float32),
+            np.zeros((count, 1), np.float32),
+            np.zeros((count, 1), np.int32),
+        )
+
+    def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
+        """Nothing is found, whatever they are."""
+
+    def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
+        return {NETWORK: 1000 * self.seconds * bool(frames)}
+
+    def close(self) -> None:
+        """Holds nothing."""

@@ -1,0 +1,121 @@
+"""What the pipeline costs: four videos through it, with a detector that costs nothing, against bare decoding.
+
+    python -m benchmarks.load
+
+Bare decoding is OpenCV's ``VideoCapture.read``, again and again, in a thread for each video. Both run in turn, on a
+flight over the forest at 1280x720, H.264, of four different lengths. Needs ffmpeg, which encodes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import cv2
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.free_detector import FreeExecutor
+from benchmarks.record import begin, save
+from retina_edge.detector import Detector
+from retina_edge.pipeline.pipeline import Pipeline
+from retina_edge.sample import FOREST
+from retina_edge.sources.video import VideoSource
+
+SIZE = (720, 1280)
+FPS = 25
+LENGTHS = (300, 360, 420, 480)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9, help="runs of each (default: 9)")
+    rounds = parser.parse_args(argv).rounds
+    before = begin()
+    with tempfile.TemporaryDirectory() as name:
+        videos = {f"video{count}": film(Path(name, f"{count}.mp4"), count) for count in LENGTHS}
+        figures = measure(videos, rounds)
+    table = Table("bare, frames/s", "pipeline, frames/s", "share")
+    table.add_row(*(str(figures[key]) for key in ("bare_fps", "pipeline_fps", "share")))
+    Console().print(table)
+    Console().print(f"written to {save('load', figures, before=before).name}")
+    return 0
+
+
+def film(path: Path, frames: int) -> Path:
+    """A flight over the forest of so many frames."""
+    height, width = SIZE
+    pan = f"loop=-1:1,setpts=N/{FPS}/TB,scale=-2:{height},crop={width}:{height}:x='mod(60*t,iw-{width})',format=yuv420p"
+    command = ["ffmpeg", "-y", "-nostdin", "-loglevel", "error", "-i", str(FOREST), "-vf", pan, "-r", str(FPS)]
+    subprocess.run([*command, "-frames:v", str(frames), "-c:v", "libx264", "-preset", "fast", str(path)], check=True)
+    return path
+
+
+def measure(videos: dict[str, Path], rounds: int) -> dict[str, Any]:
+    """Frames a second of both, and of each round the pipeline's share of what bare decoding reached."""
+    bare_decoding(videos)
+    bare, ours = [], []
+    for number in range(rounds):
+        bare.append(bare_decoding(videos))
+        ours.append(pipeline(videos))
+        Console().print(f"{number + 1}/{rounds}: {bare[-1]:.0f} and {ours[-1]:.0f} frames a second")
+    shares = [own / theirs for own, theirs in zip(ours, bare, strict=True)]
+    return {
+        "videos": len(videos),
+        "size": list(SIZE),
+        "frames": sum(LENGTHS),
+        "rounds": rounds,
+        "bare_fps": round(statistics.median(bare), 1),
+        "pipeline_fps": round(statistics.median(ours), 1),
+        "share": round(statistics.median(shares), 3),
+        "least_share": round(min(shares), 3),
+        "greatest_share": round(max(shares), 3),
+    }
+
+
+def bare_decoding(videos: dict[str, Path]) -> float:
+    """Frames a second of OpenCV alone."""
+    counts = dict.fromkeys(videos, 0)
+
+    def decode(name: str, video: Path) -> None:
+        capture = cv2.VideoCapture(str(video))
+        while capture.read()[0]:
+            counts[name] += 1
+        capture.release()
+
+    threads = [threading.Thread(target=decode, args=item) for item in videos.items()]
+    start = perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts.values()) / (perf_counter() - start)
+
+
+def pipeline(videos: dict[str, Path]) -> float:
+    """Frames a second of the pipeline; all of them went through it, in order."""
+    sources = {name: lambda video=video: VideoSource(video) for name, video in videos.items()}
+    next_frame = dict.fromkeys(videos, 0)
+
+    def on_result(stream: Any, result: Any) -> None:
+        assert result.frame.index == next_frame[stream.name], "out of order"
+        next_frame[stream.name] += 1
+
+    with Detector(FreeExecutor(max_batch=len(videos))) as detector:
+        running = Pipeline(detector, sources, on_result=on_result)
+        start = perf_counter()
+        running.run()
+        seconds = perf_counter() - start
+    assert sorted(next_frame.values()) == sorted(LENGTHS)
+    return sum(next_frame.values()) / seconds
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
