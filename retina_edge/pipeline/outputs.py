@@ -15,6 +15,7 @@ from typing import Literal
 from engines.errors import RetinaEdgeError
 from retina_edge.delivery.delivery import Delivery, deliver_to
 from retina_edge.delivery.sender import EventSender
+from retina_edge.printable import printable
 from retina_edge.sinks.background import BackgroundSink
 from retina_edge.sinks.base import Result, Sink
 from retina_edge.sinks.saving import SavingSink
@@ -188,7 +189,7 @@ def _names(names: Iterable[str]) -> list[str]:
     UTF-8 become escapes, for neither JSON nor metrics hold them."""
     unique: list[str] = []
     for name in names:
-        text = name.encode(errors="backslashreplace").decode()
+        text = printable(name)
         candidates = chain([text], (f"{text} ({number})" for number in count(2)))
         unique.append(next(candidate for candidate in candidates if candidate not in unique))
     return unique
@@ -207,7 +208,7 @@ def _of_file(name: str, sink: BackgroundSink) -> OutputStatus:
         state = "waiting"
     elif sink.dropped:
         state = "lost"
-    error = "" if sink.error is None else str(sink.error).encode(errors="backslashreplace").decode()
+    error = "" if sink.error is None else printable(str(sink.error))
     return OutputStatus(name, "file", state, sink.pending, sink.done, sink.dropped, sink.lost, error)
 
 

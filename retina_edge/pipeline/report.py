@@ -22,6 +22,7 @@ from rich.text import Text
 from retina_edge.pipeline.outputs import OutputStatus
 from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.pipeline.stream import State, Stream
+from retina_edge.printable import printable
 
 STAGES = ("read", "preprocess", "infer", "draw+write")
 
@@ -101,8 +102,7 @@ class RunProgress:
         )
         self._max_frames = max_frames
         self._tasks = [
-            (stream, self._progress.add_task(_printable(stream.source), total=None, visible=False))
-            for stream in streams
+            (stream, self._progress.add_task(printable(stream.source), total=None, visible=False)) for stream in streams
         ]
 
     def update(self) -> None:
@@ -112,7 +112,7 @@ class RunProgress:
             state = "" if stream.state is State.ONLINE else f" ({stream.state.value})"
             self._progress.update(
                 task,
-                description=_printable(stream.source) + state,
+                description=printable(stream.source) + state,
                 completed=stream.detected,
                 total=min(limits) if limits else None,
                 visible=stream.started and stream.state is not State.ENDED,
@@ -148,14 +148,9 @@ def print_summary(console: Console, summary: Summary, outputs: list[str]) -> Non
         console.print(table)
     # Outside the table, whole lines: names that a table breaks cannot be searched or copied.
     for output in outputs:
-        console.print(Text(f"written: {_printable(output)}"), soft_wrap=True)
+        console.print(Text(f"written: {printable(output)}"), soft_wrap=True)
     problems = Console(stderr=True)
     for warning in summary.warnings:
         problems.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
     for error in summary.errors:
         problems.print(Text(f"error: {error}", "red"), soft_wrap=True)
-
-
-def _printable(name: str) -> str:
-    """A file name for stdout, which refuses the surrogates of names that are not UTF-8."""
-    return name.encode(errors="backslashreplace").decode()

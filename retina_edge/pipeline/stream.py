@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from retina_edge.pipeline.slots import Slot
+from retina_edge.printable import printable
 from retina_edge.sinks.base import Result
 from retina_edge.sources.frames import Source, SourceInfo
 
@@ -147,10 +148,10 @@ class Stream:
         span = max(now - recent[0], 1e-3) if recent else 0.0
         return StreamStatus(
             name=self.name,
-            source=_printable(self.source),
+            source=printable(self.source),
             live=self.live,
             state=self.state.value,
-            error=_printable(self.error),
+            error=printable(self.error),
             height=latest.frame.image.shape[0] if latest else None,
             width=latest.frame.image.shape[1] if latest else None,
             captured=self.captured,
@@ -164,11 +165,6 @@ class Stream:
             latency_p95=_rank(ages, 0.95),
             objects=dict(Counter(latest.detections.names)) if latest and self.state is State.ONLINE else {},
         )
-
-
-def _printable(text: str) -> str:
-    """A file's name that is no UTF-8, with escapes: neither JSON nor metrics hold it as it is."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def _rank(ordered: list[float], share: float) -> float | None:

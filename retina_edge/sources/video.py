@@ -37,7 +37,7 @@ STREAM_OPTIONS = "rtsp_flags;prefer_tcp|fpsprobesize;5"
 CAMERA_BUFFERS = 2
 # OpenCV opens one stream or file of a process at a time, videos that are written included. Of addresses only one waits
 # for that, so that a file waits for one that hangs at most, and the others can be interrupted.
-_turn = threading.Lock()
+_opening = threading.Lock()
 # Without a user; with one of IPv6 in brackets.
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^:@\[\]]*)(?::\d*)?")
 # As in /user=admin_password=tlJwpbo6_channel=1_stream=0.sdp of some cameras.
@@ -122,13 +122,13 @@ class VideoSource(Source):
     @contextmanager
     def _turn(self) -> Iterator[bool]:
         """Waits for it; False where ``interrupt`` came first."""
-        while not (got := _turn.acquire(timeout=_PIECE_SECONDS)) and not self._interrupted.is_set():
+        while not (got := _opening.acquire(timeout=_PIECE_SECONDS)) and not self._interrupted.is_set():
             pass
         try:
             yield got and not self._interrupted.is_set()
         finally:
             if got:
-                _turn.release()
+                _opening.release()
 
     def _open(self, target: str | int) -> cv2.VideoCapture:
         if isinstance(self._address, str) and cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):

@@ -16,34 +16,33 @@ import pytest
 from engines.errors import RetinaEdgeError
 from retina_edge.delivery import sender
 from retina_edge.pipeline.outputs import WAITING, Outputs, OutputStatus, default_spool, open_outputs
-from retina_edge.sinks.base import Result, Sink
+from retina_edge.sinks.base import Result
 from tests.events import entered
+from tests.retina_edge.sinks.test_background import Recorder
 from tests.retina_edge.sinks.test_sinks import result
 from tests.waiting import wait_for
 from tests.webhook_server import Handler, Server, serving, status
 
 
-class Recorder(Sink):
-    """Keeps the indices; waits for ``gate`` before each write, and raises at index ``fails_at``."""
+class Shown(Recorder):
+    """Tells when the first write has begun, and what it has written."""
 
     def __init__(self, *, fails_at: int | None = None) -> None:
-        self.indices: list[int] = []
-        self.reached, self.gate = threading.Event(), threading.Event()
-        self.gate.set()
-        self.closed = 0
-        self._fails_at = fails_at
+        super().__init__(fails_at=fails_at)
+        self.reached = threading.Event()
+
+    @property
+    def closed(self) -> int:
+        return len(self.closed_with)
 
     def write(self, result: Result) -> None:
         self.reached.set()
-        assert self.gate.wait(20)
-        if result.frame.index == self._fails_at:
-            raise OSError("the disk is full")
-        self.indices.append(result.frame.index)
+        super().write(result)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.closed += 1
+        super().__exit__(kind, error, trace)
         self.written = () if error else (Path("shown.mp4"), Path("folder"))
 
 
@@ -83,7 +82,7 @@ def test_no_outputs_take_everything() -> None:
 
 
 def test_each_file_gets_every_result_and_is_whole_after_the_end(tmp_path: Path, server: Server) -> None:
-    lines, table, shown = tmp_path / "new" / "o.jsonl", tmp_path / "o.csv", Recorder()
+    lines, table, shown = tmp_path / "new" / "o.jsonl", tmp_path / "o.csv", Shown()
     address = f"http://127.0.0.1:{server.port}/secret"
     with open_outputs(
         jsonl=lines,
@@ -116,10 +115,8 @@ def test_each_file_gets_every_result_and_is_whole_after_the_end(tmp_path: Path, 
 
 
 def test_the_end_of_a_stream_closes_what_saves_that_stream_alone(tmp_path: Path) -> None:
-    shown: dict[str, Recorder] = {}
-    with open_outputs(
-        save=tmp_path, saving=lambda stream: shown.setdefault(stream, Recorder()), strict=True
-    ) as outputs:
+    shown: dict[str, Shown] = {}
+    with open_outputs(save=tmp_path, saving=lambda stream: shown.setdefault(stream, Shown()), strict=True) as outputs:
         for stream in ("a", "b"):
             outputs.write(live(0, stream=stream))
         outputs.end("a")
@@ -178,7 +175,7 @@ def test_what_cannot_be_opened_is_raised_and_leaves_nothing_open(strict: bool, t
 
 
 def test_a_slow_file_waits_and_then_says_what_it_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    shown = Recorder()
+    shown = Shown()
     shown.gate.clear()
     with open_outputs(save=tmp_path, saving=lambda _stream: shown, strict=False) as outputs:
         outputs.write(live(0))
@@ -198,7 +195,7 @@ def test_a_slow_file_waits_and_then_says_what_it_dropped(tmp_path: Path, caplog:
 
 
 def test_a_file_that_fails_is_told_and_holds_up_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    lines, shown = tmp_path / "o.jsonl", Recorder(fails_at=1)
+    lines, shown = tmp_path / "o.jsonl", Shown(fails_at=1)
     with open_outputs(jsonl=lines, save=tmp_path, saving=lambda _stream: shown, strict=False) as outputs:
         outputs.write(live(0))
         outputs.write(live(1))
@@ -233,7 +230,7 @@ def test_strict_raises_at_the_end_what_no_result_could(tmp_path: Path, caplog: p
 
 def run_strictly(folder: Path, block: Callable[[Outputs], None]) -> None:
     """Runs a block whose first result cannot be saved; the other file is closed all the same."""
-    lines, shown = folder / "o.jsonl", Recorder(fails_at=0)
+    lines, shown = folder / "o.jsonl", Shown(fails_at=0)
     with (
         pytest.raises(OSError, match="the disk is full"),
         open_outputs(jsonl=lines, save=folder, saving=lambda _stream: shown, strict=True) as outputs,

@@ -1,0 +1,185 @@
+"""How a run ends: a detector that raises or hangs, the first error, a signal; and what is promised through all."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from engines.errors import SourceError
+from engines.plugins.reference import RawDetections
+from retina_edge.detector import Detector
+from retina_edge.pipeline import capture as capturing
+from retina_edge.pipeline import pipeline as running
+from retina_edge.pipeline.pipeline import MOST_FAILURES, Pipeline
+from retina_edge.pipeline.stream import Stream
+from retina_edge.signals import stop_on_signal
+from retina_edge.sinks.base import Result
+from retina_edge.sources.frames import Source
+from tests.made_streams import Made
+from tests.retina_edge.pipeline.running import SECONDS, Run, until
+from tests.stand_in import StandIn, contract
+
+
+def test_a_detector_that_raises_on_one_frame() -> None:
+    class Once(StandIn):
+        runs = 0
+
+        def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
+            self.runs += 1
+            if self.runs == 4:
+                raise RuntimeError("boom")
+            return super().infer(images)
+
+    # Of a live stream a frame is lost, and counted; it goes on.
+    run = Run({"camera": lambda: Made(rate=200, live=True)}, Once(contract())).start()
+    until(lambda: len(run.results["camera"]) >= 20)
+    status = run.end(stop=True)["camera"]
+    assert run.error is None
+    assert status.failed == 1
+    assert status.error == "detector: boom"
+    # Of a file none may be missing: it ends with the error.
+    run = Run({"file": lambda: Made(count=20)}, Once(contract()), batch=1).start()
+    run.end()
+    assert isinstance(run.error, RuntimeError)
+    assert run.indices["file"] == [0, 1, 2]
+
+
+def test_a_detector_that_is_broken_ends_the_run() -> None:
+    broken = StandIn(contract(), fail_at=0, error=RuntimeError("CUDA error"))
+    run = Run({"camera": lambda: Made(rate=500, live=True)}, broken).start()
+    status = run.end()["camera"]
+    assert str(run.error) == "CUDA error"
+    assert status.failed == MOST_FAILURES
+
+
+@pytest.mark.parametrize("where", ["submit", "infer", "on_result"])
+def test_what_hangs_is_given_up(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "PATIENCE", 0.1)
+    released = threading.Event()
+
+    def wait_at(here: str, count: int) -> None:
+        if (here, count) == (where, 3):
+            released.wait(SECONDS)
+
+    class Hanging(StandIn):
+        def submit(self, frames: Any) -> Any:
+            wait_at("submit", len(self.calls))
+            return super().submit(frames)
+
+        def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
+            wait_at("infer", len(self.calls))
+            return super().infer(images)
+
+    run = Run({"a": lambda: Made(rate=100, live=True)}, Hanging(contract()), hangs_after=0.3)
+    run.on_result = lambda *_: wait_at("on_result", len(run.results["a"]))
+    start = time.monotonic()
+    run.start().end()
+    name = "output" if where == "on_result" else "detector"
+    assert str(run.error) == f"{name} hangs: expected an end within 0.3 s, and none came"
+    assert time.monotonic() - start < 5
+    assert run.pipeline.hangs
+    released.set()
+    until(lambda: not run.pipeline.hangs)
+
+
+def test_what_hangs_when_it_is_told_to_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "PATIENCE", 0.1)
+    monkeypatch.setattr(running, "LAST_SECONDS", 0.3)
+    released = threading.Event()
+
+    class Hanging(StandIn):
+        def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
+            released.wait(SECONDS)
+            return super().infer(images)
+
+    run = Run({"a": lambda: Made(rate=100, live=True)}, Hanging(contract())).start()
+    until(lambda: run.status()["a"].dropped > 60)  # nobody stops it before
+    run.end(stop=True)
+    assert str(run.error) == "detector hangs: expected an end 0.3 s after it was asked for"
+    released.set()
+    until(lambda: not run.pipeline.hangs)
+
+
+@pytest.mark.parametrize("where", ["source", "result"])
+def test_the_first_error_is_raised_and_all_threads_end(where: str) -> None:
+    def script(index: int) -> None:
+        if where == "source" and index == 7:
+            raise KeyError("a bug")
+
+    run = Run({"a": lambda: Made(rate=200, live=True, script=script), "b": lambda: Made(rate=200, live=True)})
+
+    def on_result(_stream: Stream, result: Result) -> None:
+        if where == "result" and result.frame.index == 7:
+            raise KeyError("a bug")
+
+    run.on_result = on_result
+    run.start().end()
+    assert isinstance(run.error, KeyError)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT, which Windows lacks")
+def test_a_signal_while_captures_start_ends_the_run() -> None:
+    sources = dict.fromkeys(("a", "b"), partial(Made, rate=100, live=True))
+    pipeline = Pipeline(Detector(StandIn(contract())), sources, on_result=lambda *_: None)
+    for capture in pipeline._captures:
+        start = capture.start
+
+        def and_interrupt(start: Callable[[], None] = start) -> None:
+            start()
+            signal.raise_signal(signal.SIGINT)
+
+        capture.start = and_interrupt  # type: ignore[method-assign]
+    watchdog = threading.Timer(20, os._exit, [1])  # a deadlock of the main thread ends no other way
+    watchdog.start()
+    try:
+        with stop_on_signal(pipeline.stop) as stop:
+            pipeline.run()
+        assert stop.asked
+    finally:
+        watchdog.cancel()
+
+
+def test_random_faults_lose_nothing_that_was_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,000 frames of files and cameras; sources and detector fail at random, by a seed."""
+    monkeypatch.setattr(capturing, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(capturing, "LONGEST_WAIT", 0.004)
+    chance = random.Random(5)
+
+    class Faulty(StandIn):
+        def submit(self, frames: Any) -> Any:
+            # Only where no file is among the streams of the batch: its frames are promised.
+            if all(frame.shape[0] == 32 for frame in frames) and chance.random() < 0.05:
+                raise RuntimeError("boom")
+            return super().submit(frames)
+
+    def camera() -> Source:
+        life = chance.randrange(1, 200)
+
+        def script(index: int) -> None:
+            if index == life:
+                raise SourceError("lost")
+
+        return Made("camera", live=True, rate=600, size=(32, 32), script=script)
+
+    sources: dict[str, Callable[[], Source]] = {f"camera{n}": camera for n in range(2)}
+    sources |= {f"file{n}": partial(Made, f"file{n}", count=2000 + 500 * n, size=(40, 40)) for n in range(4)}
+    run = Run(sources, Faulty(contract()), batch=4).start()
+    until(lambda: all(not stream.name.startswith("file") or stream.over for stream in run.pipeline.streams), 60)
+    status = run.end(stop=True)
+    assert run.error is None
+    for n in range(4):
+        assert run.indices[f"file{n}"] == list(range(2000 + 500 * n))
+    for n in range(2):
+        counted = status[f"camera{n}"]
+        assert counted.reconnects > 0
+        assert counted.captured - counted.detected - counted.dropped - counted.failed in (0, 1)
