@@ -18,8 +18,9 @@ from retina_edge.pipeline.outputs import Outputs, default_spool, open_outputs
 from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.pipeline.stream import Stream
 from retina_edge.signals import StopRequest, stop_on_signal
-from retina_edge.sinks.base import Result, Sink
+from retina_edge.sinks.base import Result, Sink, SinkError
 from retina_edge.sinks.checks import check_outputs
+from retina_edge.sinks.retrying import PAUSE, RetryingSink
 from retina_edge.sinks.saving import saving_sink
 from retina_edge.sources.frames import Source
 from retina_edge.sources.naming import named_sources
@@ -135,6 +136,8 @@ def opened(
     named = named_sources(args.sources)
     sources = {name: make() for name, make in named.items()}
     check_outputs(args.model, list(sources.values()), save=args.save, jsonl=args.json, csv=args.csv)
+    if not strict and args.save and args.save.suffix.lower() == ".mp4" and any(s.live for s in sources.values()):
+        raise SinkError(f"--save {args.save}: each start would replace it; of a stream without end give a folder")
     with Detector.load(args.model) as loaded:
         detector = with_tiles(loaded, args)
         contract = detector.contract
@@ -145,7 +148,11 @@ def opened(
 
         def saving(name: str) -> Sink:
             (stream,) = (stream for stream in pipeline.streams if stream.name == name)
-            return saving_sink(args.save, sources[name], name=name, live=stream.live, fps=stream.info.fps)
+            make = partial(saving_sink, args.save, sources[name], name=name, live=stream.live, fps=stream.info.fps)
+            # A film that lacks frames is no whole one; of a camera the next recording may be.
+            return (
+                make() if strict else RetryingSink(f"{args.save}, {name}", make, pause=PAUSE if stream.live else None)
+            )
 
         def hand_on(_stream: Stream, result: Result) -> None:
             on_result(result)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Literal
@@ -18,9 +19,10 @@ from retina_edge.delivery.sender import EventSender
 from retina_edge.printable import printable
 from retina_edge.sinks.background import BackgroundSink
 from retina_edge.sinks.base import Result, Sink
+from retina_edge.sinks.retrying import RetryingSink
 from retina_edge.sinks.saving import SavingSink
 from retina_edge.sinks.table import CsvSink
-from retina_edge.sinks.text import JsonlSink
+from retina_edge.sinks.text import JsonlSink, TextFileSink
 from retina_edge.sources.video import redact
 
 # Results that wait for a file, each with its frame.
@@ -37,7 +39,7 @@ class OutputStatus:
         name: the file, or the receiver's address without credentials; unique among the outputs.
         kind: a file of results, or a receiver of events.
         state: "ok"; "waiting" for a slow disk, or a receiver that is away; "lost": it works, and some are gone for
-            good; "failed": nothing more goes there.
+            good; "failed": at present, or ever since, nothing goes there.
         waiting: results that wait for the file, or events in the spool.
         done: results written, or events that the receiver confirmed, since the start.
         dropped: oldest ones that made room for newer ones.
@@ -57,14 +59,13 @@ class OutputStatus:
     @property
     def broke_its_promise(self) -> bool:
         """Whether more is gone than a slow file may drop of a live stream."""
-        return self.state == "failed" or (self.kind == "events" and self.dropped + self.lost > 0)
+        return self.state == "failed" or self.lost > 0 or (self.kind == "events" and self.dropped > 0)
 
     def __str__(self) -> str:
-        what = "results" if self.kind == "file" else "events"
         gone = self.dropped + self.lost
-        return f"{self.name}: {f'{gone} {what} lost' if gone else 'incomplete'}" + (
-            f" ({self.error})" if self.error else ""
-        )
+        what = ("result" if self.kind == "file" else "event") + ("s" if gone != 1 else "")
+        text = f"{self.name}: {f'{gone} {what} lost' if gone else 'incomplete'}"
+        return f"{text} ({self.error})" if self.error else text
 
 
 class Outputs:
@@ -136,8 +137,9 @@ def open_outputs(
         saving: see there.
         receivers: addresses of events, ``mqtt://`` or ``https://``.
         spool: folder for events that wait, a file for each receiver; None for ``default_spool``.
-        strict: a file that cannot be written is raised by ``write`` or at the end; else it is logged, the rest goes on,
-            and at the end the log says what was lost. Of events it always does.
+        strict: older files are replaced, and one that cannot be written is raised by ``write`` or at the end; else
+            they are continued, an error is logged, the rest goes on, the file is tried again, and at the end the log
+            says what was lost. Of events it always does.
 
     Raises:
         OSError: a file cannot be opened.
@@ -146,9 +148,12 @@ def open_outputs(
     spools = [(spool or default_spool()) / f"{_file_name(address)}.sqlite" for address in receivers]
     if len(set(spools)) != len(spools):
         raise RetinaEdgeError("--events: expected each address once")
-    sinks: list[tuple[Path, Sink]] = [] if jsonl is None else [(jsonl, JsonlSink(jsonl))]
-    if csv is not None:
-        sinks.append((csv, CsvSink(csv)))
+    sinks: list[tuple[Path, Sink]] = []
+    texts: list[tuple[Path | None, type[TextFileSink]]] = [(jsonl, JsonlSink), (csv, CsvSink)]
+    for path, kind in texts:
+        if path is not None:
+            make = partial(kind, path, append=not strict)
+            sinks.append((path, make() if strict else RetryingSink(str(path), make)))
     if save is not None and saving is not None:
         sinks.append((save, SavingSink(saving)))
     with ExitStack() as stack:
@@ -206,7 +211,7 @@ def _of_file(name: str, sink: BackgroundSink) -> OutputStatus:
         state = "failed"
     elif sink.pending >= WAITING:
         state = "waiting"
-    elif sink.dropped:
+    elif sink.dropped or sink.lost:
         state = "lost"
     error = "" if sink.error is None else printable(str(sink.error))
     return OutputStatus(name, "file", state, sink.pending, sink.done, sink.dropped, sink.lost, error)

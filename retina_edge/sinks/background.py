@@ -91,9 +91,9 @@ class BackgroundSink(Sink):
 
     @property
     def lost(self) -> int:
-        """Results that came after the sink's error, or waited when it happened, the one it happened with included; and
-        those of files that were left over at the end."""
-        return self._lost
+        """Results that came after the sink's error, or waited when it happened, the one it happened with included;
+        those of files that were left over at the end; and what the sink itself has lost."""
+        return self._lost + self._sink.lost
 
     @property
     def done(self) -> int:
@@ -102,8 +102,8 @@ class BackgroundSink(Sink):
 
     @property
     def error(self) -> BaseException | None:
-        """What ended the sink; None while it works."""
-        return self._error
+        """What ended the sink, or what it says itself; None while it works."""
+        return self._error or self._sink.error
 
     def __enter__(self) -> Sink:
         self._sink.__enter__()
@@ -198,8 +198,9 @@ class BackgroundSink(Sink):
                 while (item := self._next()) is not None:
                     began = time.perf_counter()
                     if isinstance(item, Result):
+                        lost = self._sink.lost
                         self._sink.write(item)
-                        self._done += 1
+                        self._done += self._sink.lost == lost
                     else:
                         self._sink.end(item)
                     self._seconds += time.perf_counter() - began

@@ -97,6 +97,16 @@ class Sink(ABC):
 
     written: tuple[Path, ...] = ()
 
+    @property
+    def lost(self) -> int:
+        """Results that were taken and could not be written; of most an error says so instead."""
+        return 0
+
+    @property
+    def error(self) -> BaseException | None:
+        """What keeps it from writing at present; None while it works."""
+        return None
+
     @abstractmethod
     def write(self, result: Result) -> None:
         """Takes one frame."""

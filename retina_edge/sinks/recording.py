@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from retina_edge.sinks.base import Result, Sink
-from retina_edge.sinks.video import LONGEST_STILL, VideoSink
+from retina_edge.sinks.video import LONGEST_STILL, VideoSink, partial_path
 from retina_edge.sources.frames import captured_at
 
 # Seconds of a video; what a power cut may cost.
@@ -44,7 +44,7 @@ class RecordingSink(Sink):
 
     def _unused(self, moment: str) -> Path:
         path, number = self._folder / f"{self._name}-{moment}.mp4", 2
-        while path.exists():
+        while path.exists() or partial_path(path).exists():  # after an error that one stays
             path, number = self._folder / f"{self._name}-{moment}-{number}.mp4", number + 1
         return path
 

@@ -25,30 +25,42 @@ class SavingSink(Sink):
     def __init__(self, open_sink: Callable[[str], Sink]) -> None:
         self._open_sink = open_sink
         self._sinks: dict[str, Sink] = {}
+        self._open: set[str] = set()
+
+    @property
+    def lost(self) -> int:
+        return sum(sink.lost for sink in list(self._sinks.values()))
+
+    @property
+    def error(self) -> BaseException | None:
+        return next((sink.error for sink in list(self._sinks.values()) if sink.error is not None), None)
 
     def write(self, result: Result) -> None:
         if result.stream not in self._sinks:
             self._sinks[result.stream] = self._open_sink(result.stream).__enter__()
+            self._open.add(result.stream)
         self._sinks[result.stream].write(result)
 
     def end(self, stream: str) -> None:
-        if (sink := self._sinks.pop(stream, None)) is not None:
-            self._close(sink, None, None, None)
+        if stream in self._open:
+            self._close(stream, None, None, None)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with ExitStack() as stack:
-            for sink in self._sinks.values():
-                stack.callback(self._close, sink, kind, error, trace)
+            for stream in list(self._open):
+                stack.callback(self._close, stream, kind, error, trace)
 
     def _close(
         self,
-        sink: Sink,
+        stream: str,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._open.remove(stream)
+        sink = self._sinks[stream]
         sink.__exit__(kind, error, trace)
         # Each once: the pictures of several streams go to one folder.
         self.written = tuple(dict.fromkeys([*self.written, *sink.written]))

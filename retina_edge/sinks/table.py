@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from retina_edge.sinks.base import Result, Sink
+from retina_edge.sinks.base import Result
 from retina_edge.sinks.text import TextFileSink
 from retina_edge.sources.frames import captured_at, iso
 
@@ -24,20 +24,10 @@ class CsvSink(TextFileSink):
     A frame without detections leaves no row: that it was looked at is in the JSON lines, not here. ``timestamp`` is
     seconds from the source's start, empty where there is no time; ``captured`` UTC, ISO 8601; ``track`` is empty where
     there is none. A name that a spreadsheet would compute gets an apostrophe in front.
-
-    Args:
-        path: the file; an older one is replaced at once.
-
-    Raises:
-        OSError: on entering or writing; names the file.
     """
 
     newline = ""  # left to the csv module
-
-    def __enter__(self) -> Sink:
-        super().__enter__()
-        self._write([HEADER])
-        return self
+    header = ",".join(HEADER) + "\r\n"
 
     def write(self, result: Result) -> None:
         frame, detections = result.frame, result.detections

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -11,10 +13,11 @@ from retina_edge.sinks.base import Result, Sink
 
 
 class TextFileSink(Sink):
-    """A text file in UTF-8, open within the ``with`` block; an older one is replaced at once.
+    """A text file in UTF-8, open within the ``with`` block; each text is in it at once, for whoever reads along.
 
     Args:
         path: the file.
+        append: to an older one; else that is replaced at once.
 
     Raises:
         OSError: on entering, writing or closing; names the file.
@@ -22,16 +25,34 @@ class TextFileSink(Sink):
 
     # As of ``open``: None for the system's line ends.
     newline: str | None = None
+    # At the beginning of a file.
+    header = ""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, append: bool = False) -> None:
         self.path = path
+        self._append = append
         self._file: TextIO | None = None
         self._whole = True
 
     def __enter__(self) -> Sink:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # A name that is not UTF-8 holds surrogates: backslashreplace writes them as escapes.
-        self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace", newline=self.newline)
+        self._file = self.path.open(
+            "a" if self._append else "w",
+            buffering=1,
+            encoding="utf-8",
+            errors="backslashreplace",
+            newline=self.newline,
+        )
+        try:
+            if not self.path.stat().st_size:
+                self.write_text(self.header)
+            elif not _ends_a_line(self.path):  # after a full disk or a power cut: what comes next is no part of it
+                self.write_text("\n")
+        except OSError as error:
+            with suppress(OSError):
+                self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def write_text(self, text: str) -> None:
@@ -67,3 +88,9 @@ class JsonlSink(TextFileSink):
 
     def write(self, result: Result) -> None:
         self.write_text(json.dumps(result.to_dict(), ensure_ascii=False) + "\n")
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

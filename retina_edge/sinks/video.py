@@ -61,6 +61,8 @@ class VideoSink(Sink):
         frame, picture = result.frame, result.picture
         size = (picture.shape[1], picture.shape[0])
         if self._writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._check_space()
             self._writer, self._size = self._open((size[0] + size[0] % 2, size[1] + size[1] % 2)), size
             self._began = frame.captured
         # OpenCV drops a frame of another size without a word.
@@ -70,8 +72,7 @@ class VideoSink(Sink):
                 f"{frame.name} has {size[0]}x{size[1]}; save a camera to a folder, and let the GStreamer "
                 f"pipeline of a file scale: videoscale ! video/x-raw,width={self._size[0]},height={self._size[1]}"
             )
-        if shutil.disk_usage(self.path.parent).free < RESERVE:
-            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, but for the video's index", str(self._partial))
+        self._check_space()
         self.frames += 1
         picture = _padded_to_even(picture)
         if not result.live:
@@ -86,6 +87,10 @@ class VideoSink(Sink):
             self._shown += 1
         self._last = picture
 
+    def _check_space(self) -> None:
+        if shutil.disk_usage(self.path.parent).free < RESERVE:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, but for the video's index", str(self._partial))
+
     def _add(self, picture: Picture) -> None:
         assert self._writer is not None
         with quiet_opencv():
@@ -96,7 +101,6 @@ class VideoSink(Sink):
             name = opencv_name(self._partial)
         except UnicodeEncodeError as error:
             raise SinkError(f"{self.path}: the name is not UTF-8, which OpenCV needs; give another") from error
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._partial.touch()  # an unwritable folder is an OSError that says so
         for codec in CODECS:
             with quiet_opencv():

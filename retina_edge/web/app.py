@@ -184,7 +184,7 @@ def create_app(
 
     @app.websocket("/api/watch")
     async def watch(socket: WebSocket) -> None:
-        """Pictures of all streams: the stream's number in one byte, then JPEG."""
+        """Pictures of all streams: the stream's number in two bytes, the high one first, then JPEG."""
         await moving_pictures.watch(socket, list(previews.values()), places, healthy)
 
     return Gate(app, token)

@@ -82,8 +82,10 @@ class MjpegResponse(Response):
 
 
 async def watch(socket: WebSocket, previews: Sequence[Preview], places: Places, healthy: Callable[[], bool]) -> None:
-    """Newest pictures of all streams: the stream's number in one byte, then JPEG. A slow watcher gets fewer, not later
-    ones; one for whom there is no place is told to come again later."""
+    """Newest pictures of all streams: the stream's number in two bytes, the high one first, then JPEG.
+
+    A slow watcher gets fewer, not later ones; one for whom there is no place is told to come again later.
+    """
     await socket.accept()
     with places.taken() as got:
         if not got:
@@ -97,7 +99,7 @@ async def watch(socket: WebSocket, previews: Sequence[Preview], places: Places, 
                     found = await run_in_threadpool(preview.newest)
                     if found is not None and found[0] is not shown.get(number):
                         shown[number] = found[0]
-                        await asyncio.wait_for(socket.send_bytes(bytes([number]) + found[1]), SEND_SECONDS)
+                        await asyncio.wait_for(socket.send_bytes(number.to_bytes(2, "big") + found[1]), SEND_SECONDS)
                 await asyncio.sleep(1 / PICTURES_PER_SECOND)
         except (WebSocketDisconnect, RuntimeError, TimeoutError, asyncio.TimeoutError):
             pass  # gone in the middle of a picture, or too slow to take one

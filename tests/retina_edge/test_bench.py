@@ -153,7 +153,7 @@ def test_decoding_is_measured_where_there_is_something_to_decode(checkpoint: Pat
 def test_an_engine(monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path, *, plugin: bool) -> None:
     boxes = [{"name": name, "type": "float", "shape": []} for name in OUTPUTS]
     changes: dict[str, Any] = {"backend": "tensorrt", "postprocess": PLUGIN, "outputs": boxes} if plugin else {}
-    world = World(monkeypatch, Driver(), engine, **changes)
+    world = World(monkeypatch, Driver(), engine, tmp_path, **changes)
     report = run([world.engine], tmp_path)
     stages = ["pack", "H2D", "preprocess", "engine", "postprocess", "D2H", "GPU", "whole frame"]
     assert list(report["milliseconds"]) == [stage for stage in stages if not (plugin and stage == "postprocess")]

@@ -279,7 +279,7 @@ def test_a_full_disk_stops_nothing_and_is_said_at_the_end(model: Path, tmp_path:
         returned, errors = serving.end(number)
     assert returned == 1, errors
     assert re.fullmatch(FULL, errors.splitlines()[-1]), errors
-    assert errors.count("nothing more is written there") == 1
+    assert errors.count("next attempt in 10 s") == 1
     written = [json.loads(line)["frame"] for line in lines.read_text().splitlines()]
     assert written == list(range(len(written)))
     assert len(written) > detected
@@ -297,6 +297,7 @@ def states(serving: Serving) -> dict[str, str]:
         (["0", "--zone", "other:z=0,0 1,0 1,1"], "other"),
         (["a=0", "a=1"], "a: expected each name once"),
         (["a=0", "b=1", "--save", "one.mp4"], "an MP4 takes one video, camera or URL; for this give a folder"),
+        (["0", "--save", "one.mp4"], "each start would replace it; of a stream without end give a folder"),
         (["0", "--score", "0.001"], "score: expected 0.05 <= score < 1"),
         (["0", "--events", "ftp://x/y"], "ftp"),
         (["0", "--host", "192.0.2.1"], "cannot be listened on"),

@@ -97,10 +97,10 @@ function watch() {
   socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/watch`);
   socket.binaryType = "arraybuffer";
   socket.onmessage = ({ data }) => {
-    const card = cards[new Uint8Array(data, 0, 1)[0]];
+    const card = cards[new DataView(data).getUint16(0)];
     if (!card) return;
     const image = card.querySelector("img");
-    const address = URL.createObjectURL(new Blob([data.slice(1)], { type: "image/jpeg" }));
+    const address = URL.createObjectURL(new Blob([data.slice(2)], { type: "image/jpeg" }));
     image.onload = image.onerror = () => URL.revokeObjectURL(address);
     image.src = address;
     card.dataset.pictures = String(Number(card.dataset.pictures ?? 0) + 1);

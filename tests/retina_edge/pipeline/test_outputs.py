@@ -264,7 +264,7 @@ def test_events_that_a_receiver_refuses_are_lost(
         lost = OutputStatus(name, "events", "lost", 0, 2, 0, 1, "the server refuses the message (400)")
         wait_for(lambda: of(outputs, name) == lost)
         assert outputs.failed == [lost]
-    assert f"outputs failed: {name}: 1 events lost (the server refuses the message (400))" in caplog.messages
+    assert f"outputs failed: {name}: 1 event lost (the server refuses the message (400))" in caplog.messages
 
 
 def test_who_refuses_an_event_is_there(server: Server, tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ def test_one_connection_shows_all_streams(served: Served) -> None:
         while numbers.count(0) < 3 or numbers.count(1) < 3:
             message = socket.recv(timeout=5)
             assert isinstance(message, bytes)
-            numbers.append(message[0])
-            assert picture(message[1:]).shape == ((120, 160, 3) if message[0] == 0 else (96, 64, 3))
+            numbers.append(int.from_bytes(message[:2], "big"))
+            assert picture(message[2:]).shape == ((96, 64, 3) if numbers[-1] else (120, 160, 3))
     assert set(numbers) == {0, 1}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,8 +18,10 @@ from websockets.sync.client import connect
 
 from retina_edge.sources.frames import Frame, Source
 from retina_edge.web import moving_pictures
-from retina_edge.web.moving_pictures import WATCHERS
+from retina_edge.web.moving_pictures import WATCHERS, Places
+from retina_edge.web.preview import Preview
 from tests.made_streams import Made
+from tests.retina_edge.sinks.test_sinks import result
 from tests.retina_edge.web.conftest import Served, serving
 from tests.waiting import wait_for
 
@@ -106,3 +110,25 @@ def test_who_takes_nothing_does_not_hold_up_the_end() -> None:
             time.sleep(1)  # until nothing more is taken
             start = time.monotonic()
         assert time.monotonic() - start < 5
+
+
+def test_more_streams_than_a_byte_counts() -> None:
+    """A folder of films may be so many."""
+    streams = [SimpleNamespace(latest=None) for _ in range(300)]
+    streams[298].latest = result()
+    sent: list[bytes] = []
+
+    class Watcher:
+        async def accept(self) -> None:
+            pass
+
+        async def receive(self) -> None:
+            await asyncio.Event().wait()
+
+        async def send_bytes(self, data: bytes) -> None:
+            sent.append(data)
+
+    previews = [Preview(stream) for stream in streams]  # type: ignore[arg-type]
+    asyncio.run(moving_pictures.watch(Watcher(), previews, Places(1), lambda: not sent))  # type: ignore[arg-type]
+    assert [int.from_bytes(data[:2], "big") for data in sent] == [298]
+    assert sent[0][2:4] == b"\xff\xd8"

@@ -1,0 +1,98 @@
+"""A sink that outlives its errors: a disk that is full for a while costs what came meanwhile, and nothing later."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from retina_edge.sinks.base import Result, Sink
+
+# Seconds from an error until the sink is tried again.
+PAUSE = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+class RetryingSink(Sink):
+    """Writes to a sink, and after an error of it to a new one, which may not replace what the old one has written.
+
+    Results that come within the pause are counted in ``lost``, with the one that the error happened with. An error is
+    logged when results begin to be lost, and the end of that, too.
+
+    Args:
+        name: of what is written, for the log.
+        make: the sink; not entered yet.
+        pause: seconds from an error until the next attempt; None for none, then nothing more is written.
+
+    Raises:
+        Exception: of the sink, on entering, but for a full disk; later ones end in ``error``.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Sink], *, pause: float | None = PAUSE) -> None:
+        self._name, self._make, self._pause = name, make, pause
+        self._sink: Sink | None = None
+        self._failed_at = 0.0
+        self._lost = self._lost_before = 0
+        self._error: BaseException | None = None
+
+    @property
+    def lost(self) -> int:
+        return self._lost
+
+    @property
+    def error(self) -> BaseException | None:
+        return self._error
+
+    def __enter__(self) -> Sink:
+        try:
+            self._sink = self._make().__enter__()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._fail(error)  # in time there may be room
+        return self
+
+    def write(self, result: Result) -> None:
+        if self._error is not None and (self._pause is None or time.monotonic() < self._failed_at + self._pause):
+            self._lost += 1
+            return
+        try:
+            if self._sink is None:
+                self._sink = self._make().__enter__()
+            self._sink.write(result)
+        except Exception as error:
+            self._lost += 1
+            self._fail(error)
+            self._close(type(error), error, error.__traceback__)
+        else:
+            if self._error is not None:
+                self._error = None
+                logger.warning("%s: written again; %d results are lost", self._name, self._lost - self._lost_before)
+                self._lost_before = self._lost
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close(kind, error, trace)
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            what = "nothing more is written there" if self._pause is None else f"next attempt in {self._pause:g} s"
+            logger.error("%s: %s; %s", self._name, error, what)
+        self._error, self._failed_at = error, time.monotonic()
+
+    def _close(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._sink is None:
+            return
+        sink, self._sink = self._sink, None
+        try:
+            sink.__exit__(kind, error, trace)
+        except Exception as close_error:
+            if error is None:  # else it is the first that counts
+                self._fail(close_error)
+        self.written = tuple(dict.fromkeys([*self.written, *sink.written]))

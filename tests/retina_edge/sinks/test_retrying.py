@@ -1,0 +1,195 @@
+"""A sink that is tried again: what is lost meanwhile, what the log says, what is left of a full disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from retina_edge.sinks import retrying
+from retina_edge.sinks.background import BackgroundSink
+from retina_edge.sinks.recording import RecordingSink
+from retina_edge.sinks.retrying import PAUSE, RetryingSink
+from retina_edge.sinks.saving import SavingSink
+from retina_edge.sinks.table import HEADER, CsvSink
+from retina_edge.sinks.text import JsonlSink
+from retina_edge.sinks.video import RESERVE
+from tests.media import count_frames
+from tests.retina_edge.sinks.test_background import Recorder
+from tests.retina_edge.sinks.test_full_disk import noise
+from tests.retina_edge.sinks.test_sinks import result
+from tests.small_disk import small_disk
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Its only item is the time, which stands still."""
+    now = [1000.0]
+    monkeypatch.setattr(retrying, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def test_a_new_sink_takes_over_after_the_pause(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    made: list[Recorder] = []
+
+    def make() -> Recorder:
+        made.append(Recorder(fails_at=2 if not made else None))
+        return made[-1]
+
+    with RetryingSink("name", make) as sink:
+        for index in range(4):
+            sink.write(result(index))
+        assert (sink.lost, str(sink.error)) == (2, "the disk is full")
+        clock[0] += PAUSE - 0.1
+        sink.write(result(4))
+        clock[0] += 0.2
+        for index in (5, 6):
+            sink.write(result(index))
+        assert (sink.lost, sink.error) == (3, None)
+    assert [recorder.indices for recorder in made] == [[0, 1], [5, 6]]
+    assert [list(map(str, recorder.closed_with)) for recorder in made] == [["the disk is full"], ["None"]]
+    assert caplog.messages == [
+        "name: the disk is full; next attempt in 10 s",
+        "name: written again; 3 results are lost",
+    ]
+
+
+def test_an_error_that_stays_is_said_once(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    with RetryingSink("name", lambda: Recorder(fails_at=0)) as sink:
+        for _ in range(5):
+            sink.write(result(0))
+            clock[0] += PAUSE
+    assert (sink.lost, str(sink.error)) == (5, "the disk is full")
+    assert caplog.messages == ["name: the disk is full; next attempt in 10 s"]
+
+
+def test_what_cannot_go_on_is_not_tried_again(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    made: list[Recorder] = []
+
+    def make() -> Recorder:
+        made.append(Recorder(fails_at=1))
+        return made[-1]
+
+    with RetryingSink("name", make, pause=None) as sink:
+        for index in range(4):
+            sink.write(result(index))
+            clock[0] += 1e6
+    assert (len(made), sink.lost, str(sink.error)) == (1, 3, "the disk is full")
+    assert caplog.messages == ["name: the disk is full; nothing more is written there"]
+
+
+def test_an_error_of_closing_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    with RetryingSink("name", lambda: Recorder(fails_to_close=True)) as sink:
+        sink.write(result())
+    assert (sink.lost, str(sink.error)) == (0, "the index could not be written")
+    assert len(caplog.messages) == 1
+
+
+def test_the_first_error_is_the_one_that_counts() -> None:
+    with RetryingSink("name", lambda: Recorder(fails_at=0, fails_to_close=True)) as sink:
+        sink.write(result())
+    assert str(sink.error) == "the disk is full"
+
+
+def test_what_cannot_be_opened_is_raised_and_a_full_disk_is_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError), RetryingSink("name", lambda: JsonlSink(tmp_path)):
+        pytest.fail("opened")
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full, which Linux has")
+    with RetryingSink("full", lambda: CsvSink(Path("/dev/full"), append=True)) as sink:  # it has no room for its header
+        assert isinstance(sink.error, OSError)
+        assert sink.error.errno == errno.ENOSPC
+        sink.write(result())
+    assert sink.lost == 1
+
+
+def test_a_disk_that_gets_room_again_is_written_to_again(tmp_path: Path, clock: list[float]) -> None:
+    """Lines go on behind the one that was cut, and a recording in a new file; while it was full none was begun."""
+    with small_disk(tmp_path / "disk", RESERVE + 2**20) as disk:
+        lines = RetryingSink("lines", lambda: JsonlSink(disk / "o.jsonl", append=True))
+        recordings = RetryingSink("recordings", lambda: RecordingSink(disk, "yard", fps=25))
+        ballast = disk / "ballast"
+        with lines, recordings:
+            lines.write(result(0))
+            recordings.write(noise(0))
+            ballast.write_bytes(bytes(2**19))
+            for index in range(1, 40):
+                recordings.write(noise(index))
+            assert isinstance(recordings.error, OSError)
+            ballast.write_bytes(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize + 2**19))
+            for index in range(1, 400):
+                lines.write(result(index))
+                recordings.write(noise(index))
+                clock[0] += 0.1
+            assert isinstance(lines.error, OSError)
+            assert len(list(disk.glob("yard-*"))) == 1
+            ballast.unlink()
+            clock[0] += PAUSE
+            for index in (400, 401):
+                lines.write(result(index))
+                recordings.write(noise(index))
+            assert [sink.error for sink in (lines, recordings)] == [None, None]
+        assert sorted(path.suffixes[0] for path in disk.glob("yard-*")) == [".mp4", ".partial"]
+        (whole,) = (path for path in disk.glob("yard-*") if ".partial" not in path.name)
+        assert count_frames(whole)[0] == 2
+        read = []
+        for line in (disk / "o.jsonl").read_text().splitlines():
+            try:
+                read.append(json.loads(line)["frame"])
+            except json.JSONDecodeError:
+                read.append(-1)
+        cut = read.index(-1)
+        assert read == [*range(cut), -1, 400, 401]
+        assert lines.lost == 400 - cut
+
+
+def test_one_stream_that_cannot_be_saved_ends_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    shown = {"a": Recorder(fails_at=1), "b": Recorder()}
+    saving = SavingSink(lambda stream: RetryingSink(stream, lambda: shown[stream], pause=None))
+    background = BackgroundSink(saving, capacity=32)
+    with background as sink:
+        for index in range(4):
+            for stream in shown:
+                sink.write(replace(result(index), stream=stream))
+        sink.end("a")
+    assert [recorder.indices for recorder in shown.values()] == [[0], [0, 1, 2, 3]]
+    assert (background.done, background.lost, str(background.error)) == (5, 3, "the disk is full")
+    assert caplog.messages == ["a: the disk is full; nothing more is written there"]
+
+
+def test_older_results_are_continued(tmp_path: Path) -> None:
+    lines, table = tmp_path / "o.jsonl", tmp_path / "o.csv"
+    for index in range(2):
+        with JsonlSink(lines, append=True) as one, CsvSink(table, append=True) as other:
+            one.write(result(index))
+            other.write(result(index))
+            assert len(lines.read_text().splitlines()) == index + 1  # at once, for whoever reads along
+    assert [json.loads(line)["frame"] for line in lines.read_text().splitlines()] == [0, 1]
+    header, *rows = table.read_text().splitlines()
+    assert header == ",".join(HEADER)
+    assert header not in rows
+    assert len(rows) >= 2
+    lines.write_text(lines.read_text()[:-5])
+    with JsonlSink(lines, append=True) as one:
+        one.write(result(2))
+    cut, last = lines.read_text().splitlines()[1:]
+    assert json.loads(last)["frame"] == 2
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(cut)
+
+
+def test_an_error_of_the_sink_is_one_of_the_run_too() -> None:
+    """Bugs as well: one output of many is not worth the others."""
+
+    class Broken(Recorder):
+        def write(self, _result: object) -> None:
+            raise TypeError
+
+    with RetryingSink("name", Broken) as sink:
+        sink.write(result())
+    assert sink.lost == 1
