@@ -50,9 +50,9 @@ class OnTheStandIn(TorchNetwork):
 
 @needs_compiler
 def test_detections_are_those_of_onnx_runtime(
-    monkeypatch: pytest.MonkeyPatch, engine: Path, frames: list[npt.NDArray[np.uint8]]
+    monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path, frames: list[npt.NDArray[np.uint8]]
 ) -> None:
-    world = World(monkeypatch, Driver(seed=1), engine)
+    world = World(monkeypatch, Driver(seed=1), engine, tmp_path)
     checkpoint = load_checkpoint(MODEL.with_suffix(".pt"))
     model = checkpoint.build_model()
     contract = dataclasses.replace(checkpoint.contract, input_size=SMALL_INPUT, levels=model.pyramid(SMALL_INPUT))

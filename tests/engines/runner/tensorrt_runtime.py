@@ -34,7 +34,7 @@ class Runtime(types.SimpleNamespace):
         compiled: what the runtime cache is serialised to; None where the driver has no fingerprint of the GPU.
     """
 
-    def __init__(self, driver: Driver, onnx: bytes, name: str, version: str) -> None:
+    def __init__(self, driver: Driver, session: onnxruntime.InferenceSession, name: str, version: str) -> None:
         super().__init__(__version__=version, Builder=object)
         self.driver, self.name, self.refuses = driver, name, ""
         self.alive: list[str] = []
@@ -43,7 +43,7 @@ class Runtime(types.SimpleNamespace):
         self.accepts = True
         self.runs: list[int] = []
         self.aux_streams = 0
-        self.session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+        self.session = session
         self.ProfilingVerbosity = types.SimpleNamespace(NONE="none")
         self.DynamicShapesKernelSpecializationStrategy = types.SimpleNamespace(EAGER="eager")
         self.CudaGraphStrategy = types.SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph", DISABLED="disabled")

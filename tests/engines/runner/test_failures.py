@@ -1,0 +1,130 @@
+"""What the runner says when something fails, on stand-ins, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from engines.errors import DeviceError
+from engines.machine import Machine
+from engines.onnx_runtime import OnnxExecutor
+from engines.runner.engine import EngineExecutor
+from retina_edge.detector import Detector
+from retina_edge.sample import MODEL
+from tests.engines.plugins.emulated import needs_compiler
+from tests.engines.runner.world import World
+
+pytestmark = needs_compiler
+Frames = list[npt.NDArray[np.uint8]]
+ALLOCATIONS = 22  # until an engine is loaded
+
+
+def test_which_gpu(world: World) -> None:
+    Detector.load(world.engine, device="cuda:0", in_flight=1).close()
+    with pytest.raises(DeviceError, match=r"GPU 1: expected an NVIDIA GPU and its driver, found none"):
+        Detector.load(world.engine, device="cuda:1")
+    with pytest.raises(DeviceError, match="expected device auto, cuda or cuda:N for an engine, got 'cpu'"):
+        Detector.load(world.engine, device="cpu")
+
+
+def test_another_gpu(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Machine("NVIDIA GeForce RTX 2080", "7.5", "580.95", "")
+    monkeypatch.setattr("engines.runner.engine.this_machine", lambda _device: other)
+    with pytest.raises(DeviceError, match=r"expected a GPU of sm86, .* found NVIDIA GeForce RTX 2080"):
+        EngineExecutor(world.engine)
+    world.check_nothing_is_left()
+
+
+def test_wrong_frames_say_what_came(world: World, small_frames: Frames) -> None:
+    executor = EngineExecutor(world.engine)
+    with pytest.raises(ValueError, match=r"expected a frame .* got float32 \[240, 232, 3\]"):
+        executor.submit([small_frames[0].astype(np.float32)])
+    with pytest.raises(ValueError, match="expected 1 to 3, the engine's batch, got 4"):
+        executor.submit(small_frames[:4])
+    with pytest.raises(ValueError, match="expected 1 to 3, the engine's batch, got 0"):
+        executor.submit([])
+    executor.close()
+    executor.close()
+    with pytest.raises(ValueError, match="the detector is closed; load it again"):
+        executor.submit(small_frames[:1])
+    world.check_nothing_is_left()
+
+
+def test_a_ticket_of_another_executor(world: World, small_frames: Frames) -> None:
+    first, second = EngineExecutor(world.engine), EngineExecutor(world.engine)
+    ticket = first.submit(small_frames[:1])
+    with pytest.raises(ValueError, match="got another's"):
+        second.result(ticket)
+    host = OnnxExecutor(MODEL).submit(small_frames[:1])
+    with pytest.raises(ValueError, match="expected one of this executor's submit"):
+        first.result(host)
+    first.close()
+    with pytest.raises(ValueError, match="the detector is closed"):
+        first.result(ticket)
+    second.close()
+    del ticket
+    world.check_nothing_is_left()
+
+
+@pytest.mark.parametrize("allocation", range(ALLOCATIONS))
+def test_no_memory_leaves_none_behind(world: World, allocation: int) -> None:
+    world.driver.fail_at = allocation
+    with pytest.raises(DeviceError, match="expected memory for this model, found too little"):
+        EngineExecutor(world.engine)
+    world.check_nothing_is_left()
+
+
+def test_no_allocation_is_left_untried(world: World) -> None:
+    EngineExecutor(world.engine).close()
+    assert world.driver._allocated == ALLOCATIONS
+
+
+def test_no_memory_for_a_larger_frame(world: World, small_frames: Frames) -> None:
+    executor = EngineExecutor(world.engine, in_flight=1)
+    expected = executor.result(executor.submit(small_frames[:1]))
+    world.driver.fail_at = world.driver._allocated + 1
+    with pytest.raises(DeviceError, match="keep fewer frames in flight"):
+        executor.submit([np.tile(small_frames[0], (3, 3, 1))])
+    world.driver.fail_at = None
+    again = executor.result(executor.submit(small_frames[:1]))  # it goes on
+    assert again.boxes.tobytes() == expected.boxes.tobytes()
+    executor.close()
+    world.check_nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("deserialize", "takes no such engine; it says: no kernel image is available; mend it with retina-edge build"),
+        ("context", "makes no execution context; it says: nothing; mend it with end other programs"),
+    ],
+)
+def test_tensorrt_refuses_to_load(world: World, call: str, words: str) -> None:
+    world.trt.refuses = call
+    with pytest.raises(DeviceError) as caught:
+        EngineExecutor(world.engine)
+    assert words in str(caught.value)
+    del caught
+    world.check_nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("context", "makes no execution context"),
+        ("address", "takes no address for "),
+        ("shape", "takes no input of"),
+        ("enqueue", "does not run the engine"),
+    ],
+)
+def test_tensorrt_refuses_to_run(world: World, small_frames: Frames, call: str, words: str) -> None:
+    executor = EngineExecutor(world.engine, in_flight=1)
+    world.trt.refuses = call
+    for _ in range(3):
+        with pytest.raises(DeviceError, match=words):
+            executor.submit(small_frames[:2])
+    world.trt.refuses = ""
+    assert executor.result(executor.submit(small_frames[:2])).num_detections[0] > 3
+    executor.close()
+    world.check_nothing_is_left()
