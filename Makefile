@@ -25,9 +25,9 @@ demo: $(BASE)
 
 setup: $(ALL)
 
-# On every core, a file at a time; torch's own threads would only take them from one another.
+# On every core, a file at a time, long ones first; torch's own threads would only take them from one another.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,17 @@ def _is_for_tensorrt(session: onnxruntime.InferenceSession) -> bool:
     return bool(text) and json.loads(text).get("layout") == TENSORRT
 
 
+def _threads_asked_for() -> int:
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # one number for each level of nesting
+    return int(first) if first.isdecimal() else 0
+
+
 class OnnxExecutor(HostExecutor):
     """An ``Executor`` on ONNX Runtime.
 
     Args:
         path: a deployable ONNX, as ``retina-edge export`` writes it.
-        threads: of ONNX Runtime; 0 lets it take every core.
+        threads: of ONNX Runtime; 0 for as many as ``OMP_NUM_THREADS`` says, which torch obeys too, or every core.
 
     Raises:
         ModelFileError: the file is missing, no ONNX model, or not a deployable one of ours.
@@ -39,7 +45,7 @@ class OnnxExecutor(HostExecutor):
         if not path.is_file():
             raise ModelFileError(f"{path}: expected an ONNX file, found none; make it with retina-edge export")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or _threads_asked_for()
         options.log_severity_level = 3
         # Spinning between the operators of a run saves a fifth of its time on two cores; after the run it would
         # only take the cores from decoding, drawing and encoding.

@@ -29,6 +29,11 @@ DATA = Path(__file__).parent / "data"
 SMALL_INPUT = (224, 224)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session")
 def treecrowns() -> Path:
     """Folder of the validation tiles: ``val.json`` and ``images/``, 16 tiles of 400×400 pixels, 296 boxes."""

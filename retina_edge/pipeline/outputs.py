@@ -147,7 +147,7 @@ def open_outputs(
     """
     spools = [(spool or default_spool()) / f"{_file_name(address)}.sqlite" for address in receivers]
     if len(set(spools)) != len(spools):
-        raise RetinaEdgeError("--events: expected each address once")
+        raise RetinaEdgeError("--events: expected each address once; passwords and queries make them no other")
     sinks: list[tuple[Path, Sink]] = []
     texts: list[tuple[Path | None, type[TextFileSink]]] = [(jsonl, JsonlSink), (csv, CsvSink)]
     for path, kind in texts:

@@ -21,6 +21,8 @@ from retina_edge.model.config import ModelConfig
 from retina_edge.model.retinanet import RetinaNet
 from tests.models import contract_of, lively
 
+pytestmark = pytest.mark.long
+
 Frames = list[npt.NDArray[np.uint8]]
 BACKBONES = ("resnet18", "resnet50")
 TARGETS = ("sm75", "sm86", "sm89", "sm120", "portable")

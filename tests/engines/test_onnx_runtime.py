@@ -55,6 +55,20 @@ def test_detects(tmp_path: Path, batch: int | str, blue: list[int]) -> None:
     executor.close()
 
 
+@pytest.mark.parametrize(("said", "threads"), [("3", 3), (" 2,1", 2), ("all", 0), (None, 0)])
+def test_threads_are_those_that_the_environment_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, threads: int
+) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(deployable(), path)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    for asked in (0, 1):
+        options = OnnxExecutor(path, threads=asked)._session.get_session_options()
+        assert options.intra_op_num_threads == (asked or threads)
+
+
 def test_the_contract_comes_back_equal(tmp_path: Path) -> None:
     contract = dataclasses.replace(CONTRACT, class_names=("arbre", "Fichte, rot", '"木"'), produced_by={"torch": "2"})
     path = tmp_path / "model.onnx"

@@ -16,6 +16,8 @@ from retina_edge.detections import Detections
 from retina_edge.detector import Detector
 from tests.export.torchvision_models import BUILDERS, Images, as_torchvision, lively
 
+pytestmark = pytest.mark.long
+
 INPUT_SIZE = (256, 320)
 # What the project promises. Convolutions summed in another order move logits by some 1e-5.
 PIXELS = 0.05

@@ -24,6 +24,8 @@ from retina_edge.evaluation import evaluate
 from retina_edge.image_file import read_image
 from retina_edge.model.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.long
+
 # Fewer than COCO counts in an image, and none that rounding could move across the score threshold.
 MOST, SURE = 50, 0.1
 CUT = 0.01

@@ -20,6 +20,8 @@ from engines.passport import passport_path, read_engine
 from retina_edge.build import main
 from retina_edge.sample import MODEL
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:

@@ -35,6 +35,8 @@ from retina_edge.training.fake_quantization import (
 from tests.interruption import interrupt_at
 from tests.models import TINY, contract_of, lively
 
+pytestmark = pytest.mark.long
+
 RESNET18 = dataclasses.replace(
     TINY, num_classes=3, backbone_levels=(3, 4, 5), anchor_sizes=octave_sizes((16, 32, 64, 128, 256))
 )

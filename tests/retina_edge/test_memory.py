@@ -16,6 +16,8 @@ from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.retinanet import RetinaNet
 from tests.models import TINY, contract_of, lively
 
+pytestmark = pytest.mark.long
+
 SIZE = (64, 64)
 FRAME = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
 # Pages that allocators keep; one leaked result a round would be ten times that.
@@ -43,7 +45,7 @@ def test_rounds(models: dict[str, Path], kind: str, rounds: int) -> None:
         assert growth(lambda: detector(FRAME), rounds) < TOLERANCE
 
 
-@pytest.mark.parametrize(("kind", "rounds"), [(".onnx", 200), (".pt", 50)])
+@pytest.mark.parametrize(("kind", "rounds"), [(".onnx", 100), (".pt", 30)])
 def test_loading(models: dict[str, Path], kind: str, rounds: int) -> None:
     def once() -> None:
         with Detector.load(models[kind], device="cpu") as detector:

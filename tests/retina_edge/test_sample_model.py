@@ -13,6 +13,8 @@ from retina_edge import Detector
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.evaluation import evaluate
 
+pytestmark = pytest.mark.long
+
 ASSETS = Path(retina_edge.__file__).parent / "assets"
 LEAST_AP50 = 0.65
 # The checkpoint and the ONNX hold the same float16 weights; what is left is the order of summation. AP is 0 to 1.

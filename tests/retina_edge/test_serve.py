@@ -28,6 +28,8 @@ from tests.media import count_frames, write_picture, write_video
 from tests.rtsp_server import RtspServer, why_not
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.long
+
 needs_rtsp = pytest.mark.skipif(bool(why_not()), reason=f"needs an RTSP server: {why_not()}")
 
 

@@ -18,6 +18,8 @@ from retina_edge.data.coco import load_coco
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.train import main
 
+pytestmark = pytest.mark.long
+
 SMALL = (
     "--backbone resnet18 --backbone-levels 3 --backbone-norm frozen --fpn-channels 32 --head-depth 1 "
     "--head-norm group --anchors 32 64 128 --input 96x128 --lr 0.002 --warmup 2 --amp off --seed 3"

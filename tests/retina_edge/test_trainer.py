@@ -28,6 +28,8 @@ from retina_edge.training.trainer import Trainer
 from tests.interruption import interrupt_at
 from tests.models import TINY
 
+pytestmark = pytest.mark.long
+
 CPU = ProcessGroup(0, 1, torch.device("cpu"))
 SIZE = (96, 128)
 OPTIONS = TrainOptions(

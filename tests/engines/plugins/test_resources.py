@@ -13,6 +13,8 @@ from engines.plugins.compile import Nvrtc, compile_entry, entries
 from engines.plugins.launch import BLOCK_THREADS, FILTER_THREADS
 from engines.runner.frames import THREADS as THREADS_OF_LETTERBOX
 
+pytestmark = pytest.mark.long
+
 # Registers of a thread: Filter, Select, NMS, letterbox, the worst of their variants.
 REGISTERS = {
     75: (64, 49, 39, 41),
