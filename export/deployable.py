@@ -72,6 +72,7 @@ def export_onnx(
         raise ValueError(f"batch: expected at least 1, or None for any number, got {batch}")
     if not images:
         raise ValueError("images: expected at least one to verify the export with, got none")
+    letterboxed, _ = letterbox_batch(images, contract.input_size)  # first, for it may refuse them
     contract = dataclasses.replace(contract, produced_by={**contract.produced_by, **versions(*PACKAGES)})
     network = Network(copy.deepcopy(model).cpu().float(), contract).eval()
     exported = export_network(network, contract, batch=batch)
@@ -79,7 +80,6 @@ def export_onnx(
     deployable = attach(stored, contract)
     onnx.checker.check_model(deployable, full_check=True)
     content = deployable.SerializeToString()
-    letterboxed, _ = letterbox_batch(images, contract.input_size)
     agreement = verify(
         lambda chunk: torch_heads(network, chunk), exported, stored, content, contract, letterboxed, batch=batch
     )

@@ -23,6 +23,7 @@ from export.precision import Calibration, convert_file
 from retina_edge.image_file import read_image
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.sample import MODEL
+from tests.engines.plugins.emulated import compile_into
 from tests.engines.runner.world import OPTIONS
 
 DATA = Path(__file__).parent / "data"
@@ -71,6 +72,11 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(partial)
             partial.rename(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+    compile_into(made_once(tmp_path_factory, "kernels", lambda _folder: None))
 
 
 @pytest.fixture(scope="session")

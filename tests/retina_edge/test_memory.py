@@ -38,7 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
-@pytest.mark.parametrize(("kind", "rounds"), [(".onnx", 10_000), (".pt", 2_000)])
+@pytest.mark.parametrize(("kind", "rounds"), [(".onnx", 10_000), (".pt", 1_000)])
 def test_rounds(models: dict[str, Path], kind: str, rounds: int) -> None:
     with Detector.load(models[kind], device="cpu") as detector:
         assert len(detector(FRAME)) > 0

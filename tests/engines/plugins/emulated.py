@@ -6,7 +6,6 @@ import ctypes
 import functools
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from filelock import FileLock
 
 from engines.names import CANDIDATES, OUTPUTS, PARAMETERS, head_names
 from engines.plugins.compile import entries
@@ -27,23 +27,30 @@ EMULATOR = Path(__file__).parent / "emulator"
 OPTIONS = ("-O2", "-std=c++17", "-ffp-contract=off", "-fPIC", "-shared", "-Wno-unknown-pragmas")
 # Around and in every output before a kernel runs: a slot that is not written, or one too many, shows.
 POISON, GUARD = 0x5A, 64
+_folder: Path | None = None
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to run the kernels on the CPU")
 
 
-@functools.cache
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="kernels"))
+def compile_into(folder: Path) -> None:
+    """Of all workers of a run each compiles what the others have not."""
+    global _folder
+    _folder = folder
 
 
 @functools.cache
 def library(entry: str) -> ctypes.CDLL:
-    """One kernel, compiled once a session."""
+    """One kernel, compiled once a run."""
+    assert _folder is not None
     (file, macros), *_ = [(file, macros) for name, file, macros in entries() if name == entry]
-    target = _folder() / f"{entry}.so"
+    target = _folder / f"{entry}.so"
     kind = Path(file).stem.upper()
     command = ["g++", *OPTIONS, f'-DSOURCE="{FOLDER / file}"', f"-D{kind}", *macros]
-    subprocess.run([*command, str(EMULATOR / "emulator.cpp"), "-o", str(target)], check=True)
+    with FileLock(f"{target}.lock"):
+        if not target.exists():
+            partial = target.with_suffix(".partial.so")
+            subprocess.run([*command, str(EMULATOR / "emulator.cpp"), "-o", str(partial)], check=True)
+            partial.rename(target)
     return ctypes.CDLL(str(target))
 
 

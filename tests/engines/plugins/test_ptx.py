@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import subprocess
 from pathlib import Path
@@ -17,15 +18,15 @@ _FOLDERS = _NVIDIA.submodule_search_locations if _NVIDIA else None
 PTXAS = [file for folder in _FOLDERS or () for file in Path(folder).glob("cuda_nvcc/bin/ptxas")]
 
 
-@pytest.fixture(scope="module")
-def nvrtc() -> Nvrtc:
-    return Nvrtc()
+@functools.cache
+def compiled(file: str, macros: tuple[str, ...]) -> bytes:
+    return compile_entry(Nvrtc(), file, macros)[0]
 
 
 @pytest.mark.parametrize(("entry", "file", "macros"), list(entries()), ids=[entry for entry, *_ in entries()])
-def test_compiling_again_gives_the_same(nvrtc: Nvrtc, entry: str, file: str, macros: tuple[str, ...]) -> None:
+def test_compiling_again_gives_the_same(entry: str, file: str, macros: tuple[str, ...]) -> None:
     ptx = read_ptx(entry)
-    assert clean(compile_entry(nvrtc, file, macros)[0]) == ptx
+    assert clean(compiled(file, macros)) == ptx
     assert f".visible .entry {entry}(".encode() in ptx
     # For GPUs from Turing on, and for the drivers of JetPack 6.
     assert b"\n.version 7.0\n" in ptx
@@ -34,11 +35,9 @@ def test_compiling_again_gives_the_same(nvrtc: Nvrtc, entry: str, file: str, mac
 
 @pytest.mark.skipif(not PTXAS, reason="needs ptxas, of the package nvidia-cuda-nvcc-cu12")
 @pytest.mark.parametrize(("entry", "file", "macros"), list(entries()), ids=[entry for entry, *_ in entries()])
-def test_an_older_isa_says_the_same(
-    nvrtc: Nvrtc, entry: str, file: str, macros: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_an_older_isa_says_the_same(entry: str, file: str, macros: tuple[str, ...], tmp_path: Path) -> None:
     """NVIDIA's assembler takes it, and makes the same machine code of it as of the compiler's own."""
-    newest = compile_entry(nvrtc, file, macros)[0].rstrip(b"\0")
+    newest = compiled(file, macros).rstrip(b"\0")
     assert newest != read_ptx(entry)
     codes = []
     for text in (newest, read_ptx(entry)):
