@@ -39,7 +39,7 @@ class OutputStatus:
         name: the file, or the receiver's address without credentials; unique among the outputs.
         kind: a file of results, or a receiver of events.
         state: "ok"; "waiting" for a slow disk, or a receiver that is away; "lost": it works, and some are gone for
-            good; "failed": at present, or ever since, nothing goes there.
+            good; "failed": results are lost at present, of one stream or of all.
         waiting: results that wait for the file, or events in the spool.
         done: results written, or events that the receiver confirmed, since the start.
         dropped: oldest ones that made room for newer ones.

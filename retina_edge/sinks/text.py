@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from retina_edge.sinks.base import Result, Sink
+from retina_edge.sinks.base import Result, Sink, SinkError
 
 
 class TextFileSink(Sink):
@@ -21,6 +21,7 @@ class TextFileSink(Sink):
 
     Raises:
         OSError: on entering, writing or closing; names the file.
+        SinkError: the older one begins with something else.
     """
 
     # As of ``open``: None for the system's line ends.
@@ -45,15 +46,29 @@ class TextFileSink(Sink):
             newline=self.newline,
         )
         try:
-            if not self.path.stat().st_size:
-                self.write_text(self.header)
-            elif not _ends_a_line(self.path):  # after a full disk or a power cut: what comes next is no part of it
-                self.write_text("\n")
-        except OSError as error:
+            self._begin(self._file)
+        except (OSError, SinkError) as error:
             with suppress(OSError):
                 self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
+
+    def _begin(self, file: TextIO) -> None:
+        """Writes the header, or sees to it that what comes is no part of what is there: a full disk or a power cut may
+        have cut its last line, or the header."""
+        size = self.path.stat().st_size
+        start = _start(self.path, len(self.header)) if size else ""
+        if not self.header.startswith(start):
+            raise SinkError(
+                f"{self.path}: expected a table that begins with {self.header.strip()}, to continue it, found another; "
+                "give another name"
+            )
+        if start != self.header:
+            if size:
+                file.truncate(0)
+            self.write_text(self.header)
+        elif size and not _ends_a_line(self.path):
+            self.write_text("\n")
 
     def write_text(self, text: str) -> None:
         """Appends to the file."""
@@ -88,6 +103,11 @@ class JsonlSink(TextFileSink):
 
     def write(self, result: Result) -> None:
         self.write_text(json.dumps(result.to_dict(), ensure_ascii=False) + "\n")
+
+
+def _start(path: Path, length: int) -> str:
+    with path.open("rb") as file:
+        return file.read(length).decode("ascii", errors="replace")
 
 
 def _ends_a_line(path: Path) -> bool:

@@ -13,6 +13,7 @@ import pytest
 
 from retina_edge.sinks import retrying
 from retina_edge.sinks.background import BackgroundSink
+from retina_edge.sinks.base import SinkError
 from retina_edge.sinks.recording import RecordingSink
 from retina_edge.sinks.retrying import PAUSE, RetryingSink
 from retina_edge.sinks.saving import SavingSink
@@ -193,3 +194,32 @@ def test_an_error_of_the_sink_is_one_of_the_run_too() -> None:
     with RetryingSink("name", Broken) as sink:
         sink.write(result())
     assert sink.lost == 1
+
+
+def test_a_header_that_was_cut_is_written_again(tmp_path: Path) -> None:
+    table = tmp_path / "o.csv"
+    table.write_text(",".join(HEADER)[:20])
+    for index in range(2):
+        with CsvSink(table, append=True) as sink:
+            sink.write(result(index))
+    header, *rows = table.read_text().splitlines()
+    assert (header, len(rows)) == (",".join(HEADER), 2)
+
+
+def test_a_table_of_something_else_is_not_continued(tmp_path: Path) -> None:
+    table = tmp_path / "o.csv"
+    table.write_text("day,trees\n")
+    with pytest.raises(SinkError, match=r"expected a table that begins with stream,source,.*give another name"):
+        RetryingSink("name", lambda: CsvSink(table, append=True)).__enter__()
+    assert table.read_text() == "day,trees\n"
+
+
+def test_lines_go_into_a_pipe(tmp_path: Path) -> None:
+    """Which has no end to look at."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with JsonlSink(pipe, append=True) as sink:
+        sink.write(result(7))
+    with os.fdopen(reader) as lines:
+        assert json.loads(lines.read())["frame"] == 7
