@@ -24,6 +24,7 @@ from retina_edge.sinks.retrying import PAUSE, RetryingSink
 from retina_edge.sinks.saving import saving_sink
 from retina_edge.sources.frames import Source
 from retina_edge.sources.naming import named_sources
+from retina_edge.sources.pictures import ImageSource
 from retina_edge.tile_arguments import add_tiles, check_tiles, with_tiles
 from retina_edge.tracking import zones
 from retina_edge.tracking.analysis import Analysis
@@ -62,8 +63,13 @@ class StreamParser(argparse.ArgumentParser):
             metavar="OUT.mp4|DIR",
             help="annotated video, or folder for all; of cameras it gets videos of ten minutes",
         )
-        add("--json", type=Path, metavar="OUT.jsonl", help="results, one JSON object a frame")
-        add("--csv", type=Path, metavar="OUT.csv", help="detections, one row each")
+        add(
+            "--json",
+            type=Path,
+            metavar="OUT.jsonl",
+            help="results, one JSON object a frame; serve continues an older file, detect replaces it",
+        )
+        add("--csv", type=Path, metavar="OUT.csv", help="detections, one row each; likewise")
         add("--score", type=float, help=f"least score (default {DEFAULT_SCORE}, or the model's own)")
         add("--batch", type=cli.positive, metavar="N", help="frames, or tiles, an inference (default: the model's)")
         add_tiles(self)
@@ -136,7 +142,9 @@ def opened(
     named = named_sources(args.sources)
     sources = {name: make() for name, make in named.items()}
     check_outputs(args.model, list(sources.values()), save=args.save, jsonl=args.json, csv=args.csv)
-    if not strict and args.save and args.save.suffix.lower() == ".mp4" and any(s.live for s in sources.values()):
+    # Behind an HTTP address may be a film.
+    endless = any(source.live and not source.name.startswith("http") for source in sources.values())
+    if not strict and endless and args.save is not None and args.save.suffix.lower() == ".mp4":
         raise SinkError(f"--save {args.save}: each start would replace it; of a stream without end give a folder")
     with Detector.load(args.model) as loaded:
         detector = with_tiles(loaded, args)
@@ -149,10 +157,11 @@ def opened(
         def saving(name: str) -> Sink:
             (stream,) = (stream for stream in pipeline.streams if stream.name == name)
             make = partial(saving_sink, args.save, sources[name], name=name, live=stream.live, fps=stream.info.fps)
-            # A film that lacks frames is no whole one; of a camera the next recording may be.
-            return (
-                make() if strict else RetryingSink(f"{args.save}, {name}", make, pause=PAUSE if stream.live else None)
-            )
+            # A video that lacks frames is no whole one; the next recording may be, or the next picture.
+            again = stream.live or isinstance(sources[name], ImageSource)
+            one = args.save.suffix.lower() == ".mp4"
+            pause = PAUSE if again and not one else None
+            return make() if strict else RetryingSink(f"{args.save}, {name}", make, pause=pause)
 
         def hand_on(_stream: Stream, result: Result) -> None:
             on_result(result)

@@ -201,20 +201,21 @@ def _names(names: Iterable[str]) -> list[str]:
 
 
 def _tell(error: BaseException) -> None:
-    """A full disk ends this file, and neither the page nor the other streams."""
+    """What no new attempt mends ends this file, and neither the page nor the others."""
     logger.error("%s; nothing more is written there", error)
 
 
 def _of_file(name: str, sink: BackgroundSink) -> OutputStatus:
     state: Literal["ok", "waiting", "lost", "failed"] = "ok"
-    if sink.error is not None:
+    if sink.failing:
         state = "failed"
     elif sink.pending >= WAITING:
         state = "waiting"
     elif sink.dropped or sink.lost:
         state = "lost"
-    error = "" if sink.error is None else printable(str(sink.error))
-    return OutputStatus(name, "file", state, sink.pending, sink.done, sink.dropped, sink.lost, error)
+    error = sink.error
+    text = "" if error is None else printable(str(error))
+    return OutputStatus(name, "file", state, sink.pending, sink.done, sink.dropped, sink.lost, text)
 
 
 def _of_receiver(name: str, receiver: Delivery, unsent: int) -> OutputStatus:

@@ -1,7 +1,7 @@
 """A sink in a thread of its own, so that a slow disk or a broken one holds up neither capture nor the other sinks.
 
 A bounded queue lies before it. Of live streams the oldest result makes room when it is full, and is counted; of files
-a result waits for room, and none is lost. Each has a queue's length of its own, so that neither starves the other.
+a result waits for room, and none is dropped. Each has a queue's length of its own, so that neither starves the other.
 """
 
 from __future__ import annotations
@@ -102,8 +102,12 @@ class BackgroundSink(Sink):
 
     @property
     def error(self) -> BaseException | None:
-        """What ended the sink, or what it says itself; None while it works."""
+        """What ended the sink, or what it says itself; None where nothing is or was wrong."""
         return self._error or self._sink.error
+
+    @property
+    def failing(self) -> bool:
+        return self._error is not None or self._sink.failing
 
     def __enter__(self) -> Sink:
         self._sink.__enter__()

@@ -104,8 +104,18 @@ class Sink(ABC):
 
     @property
     def error(self) -> BaseException | None:
-        """What keeps it from writing at present; None while it works."""
+        """What keeps it from writing, or did so last; None where nothing did."""
         return None
+
+    @property
+    def failing(self) -> bool:
+        """Whether results are lost at present."""
+        return self.error is not None
+
+    def takes(self, result: Result) -> bool:
+        """Whether a result leaves anything in what is written."""
+        del result
+        return True
 
     @abstractmethod
     def write(self, result: Result) -> None:

@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 class RetryingSink(Sink):
     """Writes to a sink, and after an error of it to a new one, which may not replace what the old one has written.
 
-    Results that come within the pause are counted in ``lost``, with the one that the error happened with. An error is
-    logged when results begin to be lost, and the end of that, too.
+    Results that come within the pause are counted in ``lost``, with the one that the error happened with; a file that
+    could not be closed counts as one. An error is logged when results begin to be lost, and the end of that, too.
 
     Args:
         name: of what is written, for the log.
@@ -33,7 +33,8 @@ class RetryingSink(Sink):
 
     def __init__(self, name: str, make: Callable[[], Sink], *, pause: float | None = PAUSE) -> None:
         self._name, self._make, self._pause = name, make, pause
-        self._sink: Sink | None = None
+        self._sink, self._open = make(), False
+        self._failing = False
         self._failed_at = 0.0
         self._lost = self._lost_before = 0
         self._error: BaseException | None = None
@@ -43,34 +44,47 @@ class RetryingSink(Sink):
         return self._lost
 
     @property
+    def failing(self) -> bool:
+        return self._failing
+
+    @property
     def error(self) -> BaseException | None:
         return self._error
 
+    def takes(self, result: Result) -> bool:
+        return self._sink.takes(result)
+
     def __enter__(self) -> Sink:
         try:
-            self._sink = self._make().__enter__()
+            self._enter()
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            self._fail(error)  # in time there may be room
+            self._fail(error, self._next)  # in time there may be room
         return self
 
     def write(self, result: Result) -> None:
-        if self._error is not None and (self._pause is None or time.monotonic() < self._failed_at + self._pause):
+        if not self.takes(result):  # it would prove nothing
+            return
+        if self._failing and (self._pause is None or time.monotonic() < self._failed_at + self._pause):
             self._lost += 1
             return
         try:
-            if self._sink is None:
-                self._sink = self._make().__enter__()
+            if not self._open:
+                self._enter()
             self._sink.write(result)
         except Exception as error:
             self._lost += 1
-            self._fail(error)
+            self._fail(error, self._next)
             self._close(type(error), error, error.__traceback__)
+            if self._pause is not None:
+                self._sink = self._make()
+            # It would hold the frame for as long as it is shown.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
         else:
-            if self._error is not None:
-                self._error = None
-                logger.warning("%s: written again; %d results are lost", self._name, self._lost - self._lost_before)
+            if self._failing:
+                self._failing = False
+                logger.warning("%s: written again; results lost: %d", self._name, self._lost - self._lost_before)
                 self._lost_before = self._lost
 
     def __exit__(
@@ -78,21 +92,29 @@ class RetryingSink(Sink):
     ) -> None:
         self._close(kind, error, trace)
 
-    def _fail(self, error: Exception) -> None:
-        if self._error is None:
-            what = "nothing more is written there" if self._pause is None else f"next attempt in {self._pause:g} s"
+    @property
+    def _next(self) -> str:
+        return "nothing more is written there" if self._pause is None else f"next attempt in {self._pause:g} s"
+
+    def _enter(self) -> None:
+        self._sink.__enter__()
+        self._open = True
+
+    def _fail(self, error: Exception, what: str) -> None:
+        if not self._failing:
             logger.error("%s: %s; %s", self._name, error, what)
-        self._error, self._failed_at = error, time.monotonic()
+        self._error, self._failed_at, self._failing = error, time.monotonic(), True
 
     def _close(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._sink is None:
+        if not self._open:
             return
-        sink, self._sink = self._sink, None
+        self._open = False
         try:
-            sink.__exit__(kind, error, trace)
+            self._sink.__exit__(kind, error, trace)
         except Exception as close_error:
-            if error is None:  # else it is the first that counts
-                self._fail(close_error)
-        self.written = tuple(dict.fromkeys([*self.written, *sink.written]))
+            if not self._failing:  # else the first error is the one that counts
+                self._lost += 1
+                self._fail(close_error, "it is not whole")
+        self.written = tuple(dict.fromkeys([*self.written, *self._sink.written]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 
@@ -25,31 +27,44 @@ class SavingSink(Sink):
     def __init__(self, open_sink: Callable[[str], Sink]) -> None:
         self._open_sink = open_sink
         self._sinks: dict[str, Sink] = {}
-        self._open: set[str] = set()
+        # Of streams that have ended; changed in one thread, read in others.
+        self._ended = threading.Lock()
+        self._lost = 0
+        self._error: BaseException | None = None
 
     @property
     def lost(self) -> int:
-        return sum(sink.lost for sink in list(self._sinks.values()))
+        with self._ended:
+            return self._lost + sum(sink.lost for sink in self._sinks.values())
 
     @property
     def error(self) -> BaseException | None:
-        return next((sink.error for sink in list(self._sinks.values()) if sink.error is not None), None)
+        with self._ended:
+            errors = [(sink.failing, error) for sink in self._sinks.values() if (error := sink.error) is not None]
+            return max(errors, key=itemgetter(0), default=(False, self._error))[1]
+
+    @property
+    def failing(self) -> bool:
+        """Of any stream that goes on."""
+        with self._ended:
+            return any(sink.failing for sink in self._sinks.values())
 
     def write(self, result: Result) -> None:
         if result.stream not in self._sinks:
-            self._sinks[result.stream] = self._open_sink(result.stream).__enter__()
-            self._open.add(result.stream)
+            sink = self._open_sink(result.stream).__enter__()
+            with self._ended:
+                self._sinks[result.stream] = sink
         self._sinks[result.stream].write(result)
 
     def end(self, stream: str) -> None:
-        if stream in self._open:
+        if stream in self._sinks:
             self._close(stream, None, None, None)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with ExitStack() as stack:
-            for stream in list(self._open):
+            for stream in list(self._sinks):
                 stack.callback(self._close, stream, kind, error, trace)
 
     def _close(
@@ -59,9 +74,14 @@ class SavingSink(Sink):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._open.remove(stream)
         sink = self._sinks[stream]
-        sink.__exit__(kind, error, trace)
+        try:
+            sink.__exit__(kind, error, trace)
+        finally:
+            with self._ended:
+                del self._sinks[stream]
+                self._lost += sink.lost
+                self._error = sink.error or self._error
         # Each once: the pictures of several streams go to one folder.
         self.written = tuple(dict.fromkeys([*self.written, *sink.written]))
 

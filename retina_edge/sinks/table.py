@@ -27,7 +27,11 @@ class CsvSink(TextFileSink):
     """
 
     newline = ""  # left to the csv module
-    header = ",".join(HEADER) + "\r\n"
+    start = ",".join(HEADER)
+    header = start + "\r\n"
+
+    def takes(self, result: Result) -> bool:
+        return len(result.detections) > 0
 
     def write(self, result: Result) -> None:
         frame, detections = result.frame, result.detections

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from retina_edge.sinks.base import Result, Sink, SinkError
 
@@ -26,14 +28,16 @@ class TextFileSink(Sink):
 
     # As of ``open``: None for the system's line ends.
     newline: str | None = None
-    # At the beginning of a file.
+    # Of a new file.
     header = ""
+    # How older files begin that can be continued.
+    start = ""
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
         self.path = path
         self._append = append
         self._file: TextIO | None = None
-        self._whole = True
+        self._whole = self._regular = True
 
     def __enter__(self) -> Sink:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,26 +58,33 @@ class TextFileSink(Sink):
         return self
 
     def _begin(self, file: TextIO) -> None:
-        """Writes the header, or sees to it that what comes is no part of what is there: a full disk or a power cut may
-        have cut its last line, or the header."""
-        size = self.path.stat().st_size
-        start = _start(self.path, len(self.header)) if size else ""
-        if not self.header.startswith(start):
-            raise SinkError(
-                f"{self.path}: expected a table that begins with {self.header.strip()}, to continue it, found another; "
-                "give another name"
-            )
-        if start != self.header:
-            if size:
-                file.truncate(0)
-            self.write_text(self.header)
-        elif size and not _ends_a_line(self.path):
-            self.write_text("\n")
+        """Writes the header; of an older file it first takes away a last line that a full disk or a power cut has cut,
+        for a quote that is open in it would swallow what comes."""
+        status = self.path.stat()
+        size, self._regular = status.st_size, stat.S_ISREG(status.st_mode)
+        with self.path.open("rb") if size else io.BytesIO() as older:
+            start = older.read(len(self.start)).decode("ascii", errors="replace")
+            if not self.start.startswith(start):
+                raise SinkError(
+                    f"{self.path}: expected a file that begins with {self.start.strip()}, to continue it, found "
+                    "another; give another name"
+                )
+            whole = _end_of_lines(older)
+        if whole != size:
+            file.truncate(whole)
+        if not whole:
+            self._put(self.header)
 
     def write_text(self, text: str) -> None:
         """Appends to the file."""
         if self._file is None:
             raise ValueError(f"{self.path}: a sink takes frames inside its with block only")
+        # Whoever rotates the file may have emptied it meanwhile.
+        emptied = bool(self.header) and self._regular and not os.fstat(self._file.fileno()).st_size
+        self._put(self.header + text if emptied else text)
+
+    def _put(self, text: str) -> None:
+        assert self._file is not None
         try:
             self._file.write(text)
         except OSError as error:
@@ -101,16 +112,20 @@ class TextFileSink(Sink):
 class JsonlSink(TextFileSink):
     """One JSON object a frame: frame, timestamp, source and its detections, boxes xyxy in frame pixels."""
 
+    start = '{"stream": '
+
     def write(self, result: Result) -> None:
         self.write_text(json.dumps(result.to_dict(), ensure_ascii=False) + "\n")
 
 
-def _start(path: Path, length: int) -> str:
-    with path.open("rb") as file:
-        return file.read(length).decode("ascii", errors="replace")
-
-
-def _ends_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+def _end_of_lines(file: BinaryIO) -> int:
+    """Bytes up to the last line end, that included."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        begin = max(0, end - 65536)
+        file.seek(begin)
+        found = file.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0

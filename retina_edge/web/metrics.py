@@ -24,7 +24,7 @@ COUNTERS = {
 OUTPUT_COUNTERS = {
     "done": "Results written, or events that the receiver confirmed.",
     "dropped": "Results or events that made room for newer ones.",
-    "lost": "Results that a failed file did not take, or events that the receiver refused.",
+    "lost": "Results that a file did not take while it failed, or events that the receiver refused.",
 }
 
 

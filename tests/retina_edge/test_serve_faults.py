@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ import httpx
 import numpy as np
 import pytest
 
+from retina_edge import stream_arguments
+from retina_edge.sinks.base import Sink
+from retina_edge.sinks.retrying import PAUSE
 from retina_edge.sinks.video import RESERVE
 from tests.cameras import camera, say_nothing, send_pictures
 from tests.media import count_frames, write_video
@@ -257,3 +261,23 @@ def test_files_that_change_their_resolution(tiny_onnx: Path, tmp_path: Path) -> 
     (partial,) = saved.iterdir()
     assert partial.name.endswith(".partial.mp4")
     assert count_frames(partial)[:2] == (FRAMES, SMALL)
+
+
+def test_recordings_and_pictures_are_tried_again_and_films_are_not(
+    tiny_onnx: Path, treecrowns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A film without its beginning would pass for a whole one."""
+    film = write_video(tmp_path / "film.mp4", count=3)
+    pauses: dict[str, float | None] = {}
+
+    def kept(name: str, make: Callable[[], Sink], *, pause: float | None) -> Sink:
+        pauses[name] = pause
+        return make()
+
+    monkeypatch.setattr(stream_arguments, "RetryingSink", kept)
+    saved = tmp_path / "saved"
+    words = [tiny_onnx, f"film={film}", f"pictures={treecrowns / 'images'}", "--save", saved]
+    args = stream_arguments.StreamParser("serve", "").parse_args(list(map(str, words)))
+    with stream_arguments.opened(args, strict=False) as run:
+        run.pipeline.run()
+    assert pauses == {f"{saved}, film": None, f"{saved}, pictures": PAUSE}

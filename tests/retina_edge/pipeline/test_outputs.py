@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from engines.errors import RetinaEdgeError
 from retina_edge.delivery import sender
 from retina_edge.pipeline.outputs import WAITING, Outputs, OutputStatus, default_spool, open_outputs
+from retina_edge.sinks import retrying
 from retina_edge.sinks.base import Result
 from tests.events import entered
 from tests.retina_edge.sinks.test_background import Recorder
@@ -210,6 +212,39 @@ def test_a_file_that_fails_is_told_and_holds_up_no_other(tmp_path: Path, caplog:
     assert outputs.written == [lines]
     assert len(lines.read_text().splitlines()) == 4
     assert caplog.messages[1:] == [f"outputs failed: {tmp_path}: 3 results lost (the disk is full)"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, which Linux has")
+def test_older_files_are_continued_and_what_was_lost_meanwhile_is_said_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link to a full device becomes one to a file: a disk that gets room."""
+    monkeypatch.setattr(retrying.RetryingSink.__init__, "__kwdefaults__", {"pause": 0.2})
+    lines, older = tmp_path / "o.jsonl", tmp_path / "older.jsonl"
+    with open_outputs(jsonl=older, strict=False) as outputs:
+        outputs.write(live(0))
+    lines.symlink_to("/dev/full")
+    with open_outputs(jsonl=lines, strict=False) as outputs:
+        outputs.write(live(1))
+        wait_for(lambda: of(outputs, str(lines)).state == "failed")
+        lines.unlink()
+        lines.symlink_to(older)
+        time.sleep(0.3)
+        outputs.write(live(2))
+        error = f"[Errno 28] No space left on device: '{lines}'"
+        lost = OutputStatus(str(lines), "file", "lost", 0, 1, 0, 1, error)
+        wait_for(lambda: of(outputs, str(lines)) == lost)
+    assert outputs.failed == [lost]
+    assert caplog.messages[-1] == f"outputs failed: {lines}: 1 result lost ({error})"
+    assert [json.loads(line)["frame"] for line in older.read_text().splitlines()] == [0, 2]
+
+
+def test_strict_replaces_older_files(tmp_path: Path) -> None:
+    for index in range(2):
+        with open_outputs(jsonl=tmp_path / "o", csv=tmp_path / "c", strict=True) as outputs:
+            outputs.write(live(index))
+    assert [json.loads(line)["frame"] for line in (tmp_path / "o").read_text().splitlines()] == [1]
+    assert len((tmp_path / "c").read_text().splitlines()) == 2
 
 
 def test_strict_raises_at_the_next_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

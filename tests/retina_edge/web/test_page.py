@@ -75,7 +75,8 @@ def test_streams_move_and_fit(
     browser.get(served.url)
     until(lambda: pictures(browser, "north") >= 3 and pictures(browser, "south") >= 3)
     shown = browser.find_element(By.CSS_SELECTOR, "[data-stream='north'] img")
-    assert browser.execute_script("return [arguments[0].naturalWidth, arguments[0].naturalHeight]", shown) == [160, 120]
+    size_of = "return [arguments[0].naturalWidth, arguments[0].naturalHeight]"
+    until(lambda: browser.execute_script(size_of, shown) == [160, 120])  # between two pictures there is none
     assert pictures(browser, "gone") == 0
     gone = browser.find_element(By.CSS_SELECTOR, "[data-stream='gone']")
     assert "offline" in gone.text
