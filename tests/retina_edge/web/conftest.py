@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +84,11 @@ def serving(token: str | None = None, sources: dict[str, Callable[[], Source]] |
         web.join(10)
         assert not runner.is_alive()
         assert not web.is_alive()
+        # A transport of asyncio waits for who does not read, and the loop that it would be closed in has ended.
+        del server, app
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 @pytest.fixture(scope="package")
