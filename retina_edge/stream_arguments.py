@@ -18,13 +18,12 @@ from retina_edge.pipeline.outputs import Outputs, default_spool, open_outputs
 from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.pipeline.stream import Stream
 from retina_edge.signals import StopRequest, stop_on_signal
-from retina_edge.sinks.base import Result, Sink, SinkError
+from retina_edge.sinks.base import Result, Sink
 from retina_edge.sinks.checks import check_outputs
-from retina_edge.sinks.retrying import PAUSE, RetryingSink
+from retina_edge.sinks.retrying import RetryingSink
 from retina_edge.sinks.saving import saving_sink
 from retina_edge.sources.frames import Source
 from retina_edge.sources.naming import named_sources
-from retina_edge.sources.pictures import ImageSource
 from retina_edge.tile_arguments import add_tiles, check_tiles, with_tiles
 from retina_edge.tracking import zones
 from retina_edge.tracking.analysis import Analysis
@@ -141,11 +140,9 @@ def opened(
     """
     named = named_sources(args.sources)
     sources = {name: make() for name, make in named.items()}
-    check_outputs(args.model, list(sources.values()), save=args.save, jsonl=args.json, csv=args.csv)
-    # Behind an HTTP address may be a film.
-    endless = any(source.live and not source.name.startswith("http") for source in sources.values())
-    if not strict and endless and args.save is not None and args.save.suffix.lower() == ".mp4":
-        raise SinkError(f"--save {args.save}: each start would replace it; of a stream without end give a folder")
+    check_outputs(
+        args.model, list(sources.values()), save=args.save, jsonl=args.json, csv=args.csv, for_good=not strict
+    )
     with Detector.load(args.model) as loaded:
         detector = with_tiles(loaded, args)
         contract = detector.contract
@@ -157,11 +154,7 @@ def opened(
         def saving(name: str) -> Sink:
             (stream,) = (stream for stream in pipeline.streams if stream.name == name)
             make = partial(saving_sink, args.save, sources[name], name=name, live=stream.live, fps=stream.info.fps)
-            # A video that lacks frames is no whole one; the next recording may be, or the next picture.
-            again = stream.live or isinstance(sources[name], ImageSource)
-            one = args.save.suffix.lower() == ".mp4"
-            pause = PAUSE if again and not one else None
-            return make() if strict else RetryingSink(f"{args.save}, {name}", make, pause=pause)
+            return make() if strict else RetryingSink(f"{args.save}, {name}", make)
 
         def hand_on(_stream: Stream, result: Result) -> None:
             on_result(result)

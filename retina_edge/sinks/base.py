@@ -93,9 +93,11 @@ class Sink(ABC):
 
     Attributes:
         written: the files or folders that this sink has finished.
+        resumable: whether after an error another one can go on in its place.
     """
 
     written: tuple[Path, ...] = ()
+    resumable = True
 
     @property
     def lost(self) -> int:

@@ -16,7 +16,13 @@ _OTHER_VIDEOS = frozenset({".avi", ".mkv", ".mov", ".webm"})
 
 
 def check_outputs(
-    model: Path, sources: Sequence[Source], *, save: Path | None, jsonl: Path | None, csv: Path | None = None
+    model: Path,
+    sources: Sequence[Source],
+    *,
+    save: Path | None,
+    jsonl: Path | None,
+    csv: Path | None = None,
+    for_good: bool = False,
 ) -> None:
     """Refuses places that cannot be meant.
 
@@ -25,13 +31,14 @@ def check_outputs(
         sources: what is read.
         save: the video or folder for pictures; None for neither.
         jsonl, csv: the files for detections; None for none.
+        for_good: the run is to go on for ever, and begins anew where it was cut off.
 
     Raises:
         SinkError: one MP4 for several sources or for pictures, two outputs of one name, an output that would
             replace a source or the model, another file format.
     """
     outputs: dict[Path, str] = {}
-    for target in [] if save is None else _targets(save, sources):
+    for target in [] if save is None else _targets(save, sources, for_good=for_good):
         for path in [target, partial_path(target)] if target.suffix.lower() == ".mp4" else [target]:
             if path in outputs:
                 raise SinkError(f"--save {save}: two sources would write {path}; give one another name: NAME=SOURCE")
@@ -58,11 +65,14 @@ def check_outputs(
             raise SinkError(f"{present[identity]}: would replace the {kind} {path}; give another folder or name")
 
 
-def _targets(save: Path, sources: Sequence[Source]) -> list[Path]:
+def _targets(save: Path, sources: Sequence[Source], *, for_good: bool) -> list[Path]:
     """The files that saving writes in the end."""
     if save.suffix.lower() == ".mp4":
         if len(sources) != 1 or isinstance(sources[0], ImageSource):
             raise SinkError(f"--save {save}: an MP4 takes one video, camera or URL; for this give a folder")
+        # Behind an HTTP address may be a film.
+        if for_good and sources[0].live and not sources[0].name.startswith("http"):
+            raise SinkError(f"--save {save}: each start would replace it; of a stream without end give a folder")
         return [save]
     if save.suffix.lower() in IMAGE_SUFFIXES | _OTHER_VIDEOS and not save.is_dir():
         raise SinkError(f"--save {save}: expected a name ending in .mp4, or a folder; pictures keep their names")

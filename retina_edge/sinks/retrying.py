@@ -17,22 +17,21 @@ logger = logging.getLogger(__name__)
 
 
 class RetryingSink(Sink):
-    """Writes to a sink, and after an error of it to a new one, which may not replace what the old one has written.
+    """Writes to a sink, and after an error of it, where it is resumable, to a new one; else nothing more is written.
 
     Results that come within the pause are counted in ``lost``, with the one that the error happened with; a file that
     could not be closed counts as one. An error is logged when results begin to be lost, and the end of that, too.
 
     Args:
         name: of what is written, for the log.
-        make: the sink; not entered yet.
-        pause: seconds from an error until the next attempt; None for none, then nothing more is written.
+        make: the sink, not entered yet; a new one may not replace what the one before has written.
 
     Raises:
         Exception: of the sink, on entering, but for a full disk; later ones end in ``error``.
     """
 
-    def __init__(self, name: str, make: Callable[[], Sink], *, pause: float | None = PAUSE) -> None:
-        self._name, self._make, self._pause = name, make, pause
+    def __init__(self, name: str, make: Callable[[], Sink]) -> None:
+        self._name, self._make = name, make
         self._sink, self._open = make(), False
         self._failing = False
         self._failed_at = 0.0
@@ -66,7 +65,7 @@ class RetryingSink(Sink):
     def write(self, result: Result) -> None:
         if not self.takes(result):  # it would prove nothing
             return
-        if self._failing and (self._pause is None or time.monotonic() < self._failed_at + self._pause):
+        if self._failing and (not self._sink.resumable or time.monotonic() < self._failed_at + PAUSE):
             self._lost += 1
             return
         try:
@@ -77,7 +76,7 @@ class RetryingSink(Sink):
             self._lost += 1
             self._fail(error, self._next)
             self._close(type(error), error, error.__traceback__)
-            if self._pause is not None:
+            if self._sink.resumable:
                 self._sink = self._make()
             # It would hold the frame for as long as it is shown.
             error.__traceback__ = error.__cause__ = error.__context__ = None
@@ -94,7 +93,7 @@ class RetryingSink(Sink):
 
     @property
     def _next(self) -> str:
-        return "nothing more is written there" if self._pause is None else f"next attempt in {self._pause:g} s"
+        return f"next attempt in {PAUSE:g} s" if self._sink.resumable else "nothing more is written there"
 
     def _enter(self) -> None:
         self._sink.__enter__()

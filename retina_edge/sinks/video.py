@@ -45,6 +45,8 @@ class VideoSink(Sink):
         fps: frames a second.
     """
 
+    resumable = False  # without its beginning it would pass for whole
+
     def __init__(self, path: Path, *, fps: float | None) -> None:
         self.path = path
         self.frames = 0
@@ -62,7 +64,9 @@ class VideoSink(Sink):
         size = (picture.shape[1], picture.shape[0])
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._check_space()
+        if shutil.disk_usage(self.path.parent).free < RESERVE:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, but for the video's index", str(self._partial))
+        if self._writer is None:
             self._writer, self._size = self._open((size[0] + size[0] % 2, size[1] + size[1] % 2)), size
             self._began = frame.captured
         # OpenCV drops a frame of another size without a word.
@@ -72,7 +76,6 @@ class VideoSink(Sink):
                 f"{frame.name} has {size[0]}x{size[1]}; save a camera to a folder, and let the GStreamer "
                 f"pipeline of a file scale: videoscale ! video/x-raw,width={self._size[0]},height={self._size[1]}"
             )
-        self._check_space()
         self.frames += 1
         picture = _padded_to_even(picture)
         if not result.live:
@@ -86,10 +89,6 @@ class VideoSink(Sink):
             self._add(picture)
             self._shown += 1
         self._last = picture
-
-    def _check_space(self) -> None:
-        if shutil.disk_usage(self.path.parent).free < RESERVE:
-            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, but for the video's index", str(self._partial))
 
     def _add(self, picture: Picture) -> None:
         assert self._writer is not None

@@ -23,7 +23,7 @@ import pytest
 
 from retina_edge import stream_arguments
 from retina_edge.sinks.base import Sink
-from retina_edge.sinks.retrying import PAUSE
+from retina_edge.sinks.recording import RecordingSink
 from retina_edge.sinks.video import RESERVE
 from tests.cameras import camera, say_nothing, send_pictures
 from tests.media import count_frames, write_video
@@ -268,11 +268,12 @@ def test_recordings_and_pictures_are_tried_again_and_films_are_not(
 ) -> None:
     """A film without its beginning would pass for a whole one."""
     film = write_video(tmp_path / "film.mp4", count=3)
-    pauses: dict[str, float | None] = {}
+    again: dict[str, bool] = {}
 
-    def kept(name: str, make: Callable[[], Sink], *, pause: float | None) -> Sink:
-        pauses[name] = pause
-        return make()
+    def kept(name: str, make: Callable[[], Sink]) -> Sink:
+        sink = make()
+        again[name] = sink.resumable
+        return sink
 
     monkeypatch.setattr(stream_arguments, "RetryingSink", kept)
     saved = tmp_path / "saved"
@@ -280,4 +281,5 @@ def test_recordings_and_pictures_are_tried_again_and_films_are_not(
     args = stream_arguments.StreamParser("serve", "").parse_args(list(map(str, words)))
     with stream_arguments.opened(args, strict=False) as run:
         run.pipeline.run()
-    assert pauses == {f"{saved}, film": None, f"{saved}, pictures": PAUSE}
+    assert again == {f"{saved}, film": False, f"{saved}, pictures": True}
+    assert RecordingSink(saved, "camera", fps=25).resumable

@@ -219,7 +219,7 @@ def test_older_files_are_continued_and_what_was_lost_meanwhile_is_said_at_the_en
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A link to a full device becomes one to a file: a disk that gets room."""
-    monkeypatch.setattr(retrying.RetryingSink.__init__, "__kwdefaults__", {"pause": 0.2})
+    monkeypatch.setattr(retrying, "PAUSE", 0.2)
     lines, older = tmp_path / "o.jsonl", tmp_path / "older.jsonl"
     with open_outputs(jsonl=older, strict=False) as outputs:
         outputs.write(live(0))

@@ -29,6 +29,12 @@ from tests.small_disk import small_disk
 from tests.waiting import wait_for
 
 
+class Final(Recorder):
+    """As a film's video."""
+
+    resumable = False
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Its only item is the time, which stands still."""
@@ -77,10 +83,10 @@ def test_what_cannot_go_on_is_not_tried_again(clock: list[float], caplog: pytest
     made: list[Recorder] = []
 
     def make() -> Recorder:
-        made.append(Recorder(fails_at=1))
+        made.append(Final(fails_at=1))
         return made[-1]
 
-    with RetryingSink("name", make, pause=None) as sink:
+    with RetryingSink("name", make) as sink:
         for index in range(4):
             sink.write(result(index))
             clock[0] += 1e6
@@ -175,8 +181,8 @@ def test_a_disk_that_gets_room_again_is_written_to_again(tmp_path: Path, clock: 
 
 
 def test_one_stream_that_cannot_be_saved_ends_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    shown = {"a": Recorder(fails_at=1), "b": Recorder()}
-    saving = SavingSink(lambda stream: RetryingSink(stream, lambda: shown[stream], pause=None))
+    shown = {"a": Final(fails_at=1), "b": Recorder()}
+    saving = SavingSink(lambda stream: RetryingSink(stream, lambda: shown[stream]))
     background = BackgroundSink(saving, capacity=32)
     with background as sink:
         for index in range(4):
