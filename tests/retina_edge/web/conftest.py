@@ -91,14 +91,21 @@ def serving(token: str | None = None, sources: dict[str, Callable[[], Source]] |
             gc.collect()
 
 
-@pytest.fixture(scope="package")
-def served() -> Iterator[Served]:
-    """Without a token."""
+@contextmanager
+def serving_an_event() -> Iterator[Served]:
+    """Without a token, and with something to look at."""
     with serving() as server:
         when = datetime(2026, 1, 1, tzinfo=timezone.utc)
         box = (10.0, 10.0, 60.0, 60.0)
         event = Event("entered", "north", "gate", None, 7, "patch", 0.9, box, (120, 160), when, {"inside": 1})
         server.events.add(event, np.full((120, 160, 3), 90, np.uint8))
+        yield server
+
+
+@pytest.fixture(scope="package")
+def served() -> Iterator[Served]:
+    """For all tests of this folder."""
+    with serving_an_event() as server:
         yield server
 
 
