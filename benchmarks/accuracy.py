@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks.record import begin, save
 from retina_edge import Detector
 from retina_edge.data.coco import CocoDataset, load_coco
-from retina_edge.evaluation import evaluate
+from retina_edge.evaluation.coco_metrics import evaluate
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "retina_edge" / "assets"

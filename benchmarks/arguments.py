@@ -13,7 +13,7 @@ from rich.table import Table
 
 from benchmarks.comparison import Row
 from benchmarks.record import SUFFIXES, begin, save
-from engines.machine import this_machine
+from engines.core.machine import this_machine
 
 CPU, CUDA, AUTO = "cpu", "cuda", "auto"
 # Device, rounds, folder for models.

@@ -15,15 +15,15 @@ from pathlib import Path
 
 from benchmarks.forest_frame import forest_frame
 from benchmarks.forest_windows import write_windows
-from engines.backend import find_backend
-from engines.build_options import KERNELS, PORTABLE, BuildOptions
-from engines.builder import build_engine
-from engines.contract import PRECISIONS, TENSORRT
-from engines.errors import RetinaEdgeError
-from engines.machine import this_machine
-from export.calibration import audit
-from export.precision import Calibration, convert_file
-from retina_edge.image_file import read_image
+from engines.core.contract import PRECISIONS, TENSORRT
+from engines.core.errors import RetinaEdgeError
+from engines.core.machine import this_machine
+from engines.tensorrt.backend import find_backend
+from engines.tensorrt.build_options import KERNELS, PORTABLE, BuildOptions
+from engines.tensorrt.builder import build_engine
+from export.precision.calibration import audit
+from export.precision.conversion import Calibration, convert_file
+from retina_edge.imaging.image_file import read_image
 
 # Enough for the speed, which does not depend on the ranges.
 CALIBRATION_IMAGES = 16

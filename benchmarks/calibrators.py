@@ -24,17 +24,17 @@ from rich.progress import Progress
 from benchmarks.accuracy import DATA, accuracy_of
 from benchmarks.forest_windows import write_windows
 from benchmarks.record import save
-from engines.contract import LAYOUTS, TENSORRT
-from engines.graph import contract_of, heads_only
-from engines.letterbox import letterbox_batch
-from export.accuracy_budget import AccuracyBudget
+from engines.core.contract import LAYOUTS, TENSORRT
+from engines.core.letterbox import letterbox_batch
+from engines.onnx.deployable import contract_of, heads_only
 from export.attach import attach
-from export.calibration import CALIBRATORS, CalibrationSet, audit
 from export.half_weights import restore_weights
-from export.precision import Calibration, convert
+from export.precision.accuracy_budget import AccuracyBudget
+from export.precision.calibration import CALIBRATORS, CalibrationSet, audit
+from export.precision.conversion import Calibration, convert
+from retina_edge.assets import MODEL
 from retina_edge.data.coco import CocoDataset, load_coco
-from retina_edge.image_file import read_image
-from retina_edge.sample import MODEL
+from retina_edge.imaging.image_file import read_image
 
 # Its two ways of choosing ranges.
 MODELOPT = ("max", "entropy")

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any, TypeAlias
 
 from benchmarks.record import interleaved, without_folders
-from engines.errors import RetinaEdgeError
+from engines.core.errors import RetinaEdgeError
 
 Row: TypeAlias = dict[str, Any]
 Work: TypeAlias = Callable[[], Any]

@@ -24,14 +24,15 @@ from rich.table import Table
 from benchmarks.forest_frame import forest_frame
 from benchmarks.networks import export_lively_r50
 from benchmarks.record import begin, save
-from engines.letterbox import letterbox_batch
+from engines.core.letterbox import letterbox_batch
 from retina_edge import Detector
-from retina_edge.image_file import read_image
-from retina_edge.pipeline.outputs import open_outputs
+from retina_edge.assets import FOREST, MODEL
+from retina_edge.imaging.image_file import read_image
 from retina_edge.pipeline.pipeline import Pipeline
-from retina_edge.sample import FOREST, FPS, MODEL, Flight
-from retina_edge.sinks.video import VideoSink
-from retina_edge.sources.video import VideoSource
+from retina_edge.sinks.outputs import open_outputs
+from retina_edge.sinks.video_sink import VideoSink
+from retina_edge.sources.flight import FPS, Flight
+from retina_edge.sources.video_source import VideoSource
 
 FRAMES = 60
 SCORE = 0.4
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _record_video(path: Path) -> Path:
     from retina_edge.detections import Detections
-    from retina_edge.sinks.base import Result
+    from retina_edge.pipeline.result import Result
 
     flight = Flight(read_image(FOREST), frames=FRAMES)
     with VideoSink(path, fps=FPS) as sink:
@@ -105,7 +106,7 @@ def _loop(model: Path, video: Path, folder: Path) -> float:
         with open_outputs(
             jsonl=folder / "out.jsonl",
             save=folder / "out.mp4",
-            saving=lambda _: VideoSink(folder / "out.mp4", fps=FPS),
+            open_sink=lambda _: VideoSink(folder / "out.mp4", fps=FPS),
             strict=True,
         ) as outputs:
             pipeline = Pipeline(

@@ -38,10 +38,10 @@ from benchmarks.networks import (
     lively_r50,
 )
 from benchmarks.peers import onnx_by_hand, torchvisions
-from engines.contract import CPU as FOR_CPU
-from engines.graph import heads_only
-from engines.letterbox import Letterbox
-from engines.processor import cpu_extensions
+from engines.core.contract import CPU as FOR_CPU
+from engines.core.letterbox import Letterbox
+from engines.core.processor import cpu_extensions
+from engines.onnx.deployable import heads_only
 from retina_edge import Detector
 from retina_edge.detections import Detections
 from retina_edge.model.torchvision_checkpoint import convert
@@ -166,7 +166,7 @@ def _by_torch(case: Case) -> dict[str, Maker]:
 
     def make(stack: ExitStack) -> Work:
         from benchmarks.torch_network import TorchNetwork
-        from engines.runner.executor import GpuExecutor
+        from engines.runner.gpu_executor import GpuExecutor
 
         checkpoint = convert(case.model.state_dict(), ARCHITECTURE, input_size=(case.size, case.size))
         executor = GpuExecutor(lambda _driver: TorchNetwork(checkpoint.build_model(), checkpoint.contract))

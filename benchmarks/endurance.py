@@ -29,10 +29,10 @@ from benchmarks.load import film
 from benchmarks.record import begin, save
 from retina_edge.detector import Detector
 from retina_edge.pipeline.pipeline import Pipeline
+from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import Stream
-from retina_edge.sinks.base import Result
 from retina_edge.sources.frames import Frame, Source
-from retina_edge.sources.video import VideoSource
+from retina_edge.sources.video_source import VideoSource
 from tests.rtsp_server import RtspServer
 
 PERIOD, RATE = 0.03, 60.0

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from retina_edge.image_file import read_image
-from retina_edge.sample import FOREST
+from retina_edge.assets import FOREST
+from retina_edge.imaging.image_file import read_image
 
 # Height and width of a common camera.
 FRAME_SIZE = (720, 1280)

@@ -7,8 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from retina_edge.image_file import read_image
-from retina_edge.sample import FOREST, WINDOW
+from retina_edge.assets import FOREST
+from retina_edge.imaging.image_file import read_image
+from retina_edge.sources.flight import WINDOW
 
 ROWS, COLUMNS = 4, 16
 

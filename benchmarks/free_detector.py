@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from engines.contract import DetectorContract, PyramidLevel
-from engines.executor import NETWORK, Ticket
-from engines.letterbox import Letterbox
-from engines.plugins.reference import RawDetections
+from engines.core.contract import DetectorContract, PyramidLevel
+from engines.core.executor import NETWORK, RawDetections, Ticket
+from engines.core.letterbox import Letterbox
 
 CONTRACT = DetectorContract(
     architecture="none",

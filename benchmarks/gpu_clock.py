@@ -117,7 +117,7 @@ def pycuda_stream(driver: Any, stream: Any, block: int) -> Stream:
     """A stream of pycuda.
 
     Args:
-        driver: from ``engines.cuda.primary_context``.
+        driver: from ``engines.core.cuda_context.primary_context``.
         stream: where the work goes.
         block: address of ``FLUSH_BYTES`` on the GPU.
     """

@@ -24,10 +24,10 @@ from rich.table import Table
 
 from benchmarks.free_detector import FreeExecutor
 from benchmarks.record import begin, save
+from retina_edge.assets import FOREST
 from retina_edge.detector import Detector
 from retina_edge.pipeline.pipeline import Pipeline
-from retina_edge.sample import FOREST
-from retina_edge.sources.video import VideoSource
+from retina_edge.sources.video_source import VideoSource
 
 SIZE = (720, 1280)
 FPS = 25

@@ -21,10 +21,10 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 from torchvision.transforms.v2 import functional
 
 from benchmarks.forest_frame import forest_frame
-from engines.contract import DetectorContract
-from engines.letterbox import letterbox_batch
+from engines.core.contract import DetectorContract
+from engines.core.letterbox import letterbox_batch
 from engines.plugins.parameters import logit
-from export.deployable import export_onnx
+from export.torch_export import export_onnx
 from retina_edge.model.config import ModelConfig
 from retina_edge.model.retinanet import RetinaNet
 from retina_edge.model.torchvision_checkpoint import convert
@@ -34,7 +34,7 @@ ARCHITECTURE = "retinanet_resnet50_fpn"
 SCORE_THRESHOLD = 0.05
 # Scores above the threshold, as decode and NMS meet them on a photograph with trained weights, and how far another
 # picture or arithmetic may be from that.
-CANDIDATES, FEWEST, MOST = 1000, 300, 3000
+CANDIDATES, MIN_CANDIDATES, MAX_CANDIDATES = 1000, 300, 3000
 # ImageNet's, which torchvision's detectors subtract and divide by.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Of networks that find nothing: standard deviations around the prior's logit and around zero, and a threshold.
@@ -98,9 +98,10 @@ def count_candidates(logits: Sequence[npt.NDArray[Any]]) -> int:
         ValueError: they are far from what decode and NMS meet in use, and so would be what is measured.
     """
     count = sum(int(np.count_nonzero(level > logit(SCORE_THRESHOLD))) for level in logits)
-    if not FEWEST <= count <= MOST:
+    if not MIN_CANDIDATES <= count <= MAX_CANDIDATES:
         raise ValueError(
-            f"candidates: expected {FEWEST} to {MOST}, found {count}; networks.py says how the weights come about"
+            f"candidates: expected {MIN_CANDIDATES} to {MAX_CANDIDATES}, "
+            f"got {count}; networks.py says how the weights come about"
         )
     return count
 

@@ -24,8 +24,9 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
-from retina_edge.image_file import read_image
-from retina_edge.sample import FOREST, FPS, MODEL, Flight
+from retina_edge.assets import FOREST, MODEL
+from retina_edge.imaging.image_file import read_image
+from retina_edge.sources.flight import FPS, Flight
 from tests.rtsp_server import RtspServer, free_port
 
 PICTURE = Path(__file__).parent / "pictures" / "page.jpg"

@@ -15,9 +15,9 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.image_list import ImageList
 
 from benchmarks.networks import as_torch
-from engines.errors import MissingDependencyError
-from engines.letterbox import letterbox_batch
-from engines.names import INPUT
+from engines.core.errors import MissingDependencyError
+from engines.core.letterbox import letterbox_batch
+from engines.core.tensor_names import INPUT
 
 Frame = npt.NDArray[np.uint8]
 Found = dict[str, Tensor]

@@ -31,14 +31,14 @@ from benchmarks.gpu_clock import gpu_times, torch_stream
 from benchmarks.networks import count_candidates, export_lively_r50, lively_r50
 from benchmarks.peers import torchvision_postprocess
 from benchmarks.record import Times
-from engines.contract import DetectorContract, PyramidLevel
-from engines.graph import contract_of, heads_only, postprocess_only
-from engines.letterbox import letterbox_batch
-from engines.names import INPUT, OUTPUTS, head_names
+from engines.core.contract import DetectorContract, PyramidLevel
+from engines.core.letterbox import letterbox_batch
+from engines.core.tensor_names import INPUT, OUTPUTS, head_names
+from engines.onnx.deployable import contract_of, heads_only, postprocess_only
 from engines.plugins.kernels import KernelRun, run_kernels
 from engines.plugins.launch import Geometry
 from engines.plugins.parameters import pack_parameters, unpack_parameters
-from engines.plugins.reference import decode, postprocess
+from engines.plugins.specification import decode, postprocess
 
 SIDE = 800
 # Feature sizes and strides of torchvision's RetinaNet at this input.

@@ -24,17 +24,17 @@ from benchmarks.accuracy import DATA, accuracy_of
 from benchmarks.forest_windows import write_windows
 from benchmarks.networks import ARCHITECTURE, export_lively_r50
 from benchmarks.record import begin, interleaved, save
-from engines.backend import TENSORRT_RTX
-from engines.build_options import BuildOptions
-from engines.builder import build_engine
-from engines.contract import LAYOUTS, TENSORRT
-from engines.graph import heads_only
-from engines.names import INPUT
-from export.calibration import CalibrationSet, audit
-from export.precision import Calibration, convert
+from engines.core.contract import LAYOUTS, TENSORRT
+from engines.core.tensor_names import INPUT
+from engines.onnx.deployable import heads_only
+from engines.tensorrt.backend import TENSORRT_RTX
+from engines.tensorrt.build_options import BuildOptions
+from engines.tensorrt.builder import build_engine
+from export.precision.calibration import CalibrationSet, audit
+from export.precision.conversion import Calibration, convert
+from retina_edge.assets import MODEL
 from retina_edge.data.coco import load_coco
-from retina_edge.image_file import read_image
-from retina_edge.sample import MODEL
+from retina_edge.imaging.image_file import read_image
 
 SIZE = 800
 TARGET = "sm86"

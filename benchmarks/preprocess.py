@@ -25,11 +25,11 @@ from benchmarks.arguments import CPU, CUDA, run, script_parser
 from benchmarks.comparison import Maker, Row, compare, not_run
 from benchmarks.forest_frame import forest_frame
 from benchmarks.gpu_clock import FLUSH_BYTES, GpuTimes, gpu_times, pycuda_stream, torch_stream
-from engines.cuda import primary_context
-from engines.letterbox import Letterbox, letterbox_batch
-from engines.names import INPUT
-from engines.plugins.kernels import load_kernel, put
-from engines.runner.frames import FRAMES, letterbox_launch, pack, packed_bytes
+from engines.core.cuda_context import primary_context
+from engines.core.letterbox import Letterbox, letterbox_batch
+from engines.core.tensor_names import INPUT
+from engines.plugins.kernels import launch_kernel, load_kernel
+from engines.runner.packed_frames import FRAMES, letterbox_launch, pack, packed_bytes
 
 Image = npt.NDArray[np.uint8]
 FRAME_SIZES = ((720, 1280), (1080, 1920), (2160, 3840))
@@ -130,7 +130,7 @@ def _run_kernel(driver: Any, frame: Image, size: tuple[int, int], expected: Imag
             addresses[name] = int(allocation)
         driver.memcpy_htod(addresses[FRAMES], packed)
         stream = driver.Stream()
-        work = partial(put, launch, load_kernel(driver, launch), addresses, stream)
+        work = partial(launch_kernel, launch, load_kernel(driver, launch), addresses, stream)
         found = gpu_times(pycuda_stream(driver, stream, addresses["flushed"]), work, runs=rounds)
         image = np.empty_like(expected)
         driver.memcpy_dtoh(image, addresses[INPUT])

@@ -21,7 +21,7 @@ from benchmarks.record import begin, save
 from benchmarks.shapes import SIDE, write_shapes
 from retina_edge.data.coco import load_coco
 from retina_edge.detector import Detector
-from retina_edge.evaluation import evaluate
+from retina_edge.evaluation.coco_metrics import evaluate
 from retina_edge.train import main as train
 
 NETWORK = f"--backbone resnet18 --backbone-levels 4 --fpn-channels 64 --head-depth 2 --input {SIDE}x{SIDE}".split()

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from engines.files import atomic_file
-from retina_edge.measurement.conditions import conditions, machine, versions
+from engines.core.atomic_file import atomic_file
+from retina_edge.environment.conditions import conditions, describe_machine, versions
 
 RESULTS = Path(__file__).parent / "results"
 # What is measured on a GPU stands beside what is measured on a CPU.
@@ -109,7 +109,7 @@ def is_busy(before: Mapping[str, Any], cores: int) -> bool:
 
 
 def save(name: str, figures: Any, *, suffix: str = "", before: Mapping[str, Any] | None = None) -> Path:
-    """Writes ``benchmarks/results/NAMESUFFIX.json``: command, machine, versions, conditions, figures.
+    """Writes ``benchmarks/results/NAMESUFFIX.json``: command, describe_machine, versions, conditions, figures.
 
     Cheap enough to be called after every row, so that what is stopped leaves what it has.
 
@@ -123,7 +123,7 @@ def save(name: str, figures: Any, *, suffix: str = "", before: Mapping[str, Any]
     path = RESULTS / f"{name}{suffix}.json"
     content = {
         "command": " ".join(["python -m", f"benchmarks.{name}", *_arguments(sys.argv[1:])]),
-        "machine": machine(),
+        "machine": describe_machine(),
         "versions": versions(),
         "conditions": {**({} if before is None else {"before": dict(before)}), "after": conditions()},
         "figures": figures,

@@ -23,12 +23,12 @@ from benchmarks.forest_frame import forest_frame
 from benchmarks.networks import ARCHITECTURE, export_lively_r50, lively_r50
 from benchmarks.record import SUFFIXES, begin, save
 from benchmarks.torch_network import TorchNetwork
-from engines.executor import GPU, STAGES
-from engines.machine import this_machine
-from engines.passport import read_passport
-from engines.runner.executor import GpuExecutor
+from engines.core.executor import GPU, STAGES
+from engines.core.machine import this_machine
+from engines.runner.gpu_executor import GpuExecutor
+from engines.tensorrt.passport import read_passport
 from retina_edge import Detector
-from retina_edge.measurement.frames import sample_frames
+from retina_edge.measurement.bench_frames import sample_frames
 from retina_edge.measurement.timing import Rounds, host_overhead, measure_in_turn, measure_throughput, warm_up
 from retina_edge.model.torchvision_checkpoint import convert
 

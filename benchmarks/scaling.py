@@ -24,7 +24,7 @@ from benchmarks.building import built
 from benchmarks.comparison import Maker, Row, Work, compare, reason_of
 from benchmarks.networks import exported, random_retinanet
 from retina_edge import Detector
-from retina_edge.measurement.frames import sample_frames
+from retina_edge.measurement.bench_frames import sample_frames
 from retina_edge.model.config import ModelConfig
 
 Values = Mapping[str, tuple[int, ...]]

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from engines.contract import DetectorContract
-from engines.names import INPUT
+from engines.core.contract import DetectorContract
+from engines.core.tensor_names import INPUT
 from engines.plugins.launch import Geometry
 from export.network import Network
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 
 import onnx
 import onnx.helper
 import onnx.numpy_helper
 
-from engines.contract import DetectorContract
-from engines.names import CANDIDATES, DOMAIN, OUTPUTS, PARAMETERS, head_names
-from engines.onnx_runtime import CONTRACT_KEY
+from engines import __version__
+from engines.core.contract import DetectorContract
+from engines.core.tensor_names import CANDIDATES, DOMAIN, OUTPUTS, PARAMETERS, head_names
+from engines.onnx.onnx_executor import CONTRACT_KEY
 from engines.plugins.parameters import pack_parameters
 from export.functions import (
     DOMAIN_VERSION,
@@ -45,7 +45,7 @@ def attach(
         function.opset_import[0].version = opset
         model.functions.append(function)
     model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
-    model.producer_name, model.producer_version = "retina_edge", importlib.metadata.version("retina-edge")
+    model.producer_name, model.producer_version = "retina_edge", __version__
     onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json(), **(metadata or {})})
     return model
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engines.errors import RetinaEdgeError
+from engines.core.errors import RetinaEdgeError
 
 
 class ExportError(RetinaEdgeError):

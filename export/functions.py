@@ -2,7 +2,7 @@
 
 They are written in ONNX's own text syntax and use standard operators of opset 18 only, so ONNX Runtime runs
 the file as it is, and TensorRT can put a plugin in the place of each. The semantics are those of
-``engines.plugins.reference``, step by step in the same order, so that the same candidates win.
+``engines.plugins.specification``, step by step in the same order, so that the same candidates win.
 
 Thresholds, anchors and strides are read from the parameter tensor (``engines.plugins.parameters``), which can
 be exchanged without touching the functions; sizes are written into them.
@@ -19,8 +19,8 @@ from collections.abc import Iterable
 import onnx
 import onnx.parser
 
-from engines.contract import DetectorContract, PyramidLevel
-from engines.names import DOMAIN, PARAMETERS, head_names
+from engines.core.contract import DetectorContract, PyramidLevel
+from engines.core.tensor_names import DOMAIN, PARAMETERS, head_names
 from engines.plugins.parameters import HEADER
 
 DOMAIN_VERSION = 1

@@ -9,7 +9,7 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 
-from engines.graph import exchange
+from engines.onnx.deployable import replace_items
 from export.errors import ExportError
 
 HALF_SUFFIX = ".half"
@@ -52,7 +52,7 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
         name = tensor.name
         tensor.CopyFrom(half_tensor(tensor, name + HALF_SUFFIX, "export without half weights"))
         casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
-    exchange(graph.node, [*casts, *graph.node])
+    replace_items(graph.node, [*casts, *graph.node])
     return model
 
 

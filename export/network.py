@@ -8,9 +8,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from engines.contract import DetectorContract
-from engines.graph import name_convolutions
-from engines.names import INPUT, head_names
+from engines.core.contract import DetectorContract
+from engines.core.tensor_names import INPUT, head_names
+from engines.onnx.deployable import name_convolutions
 from export.errors import ExportError
 from export.functions import OPSET
 from export.preprocess import Preprocess

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engines.contract import DetectorContract
+from engines.core.contract import DetectorContract
 
 
 class Preprocess(nn.Module):

@@ -1,7 +1,7 @@
 """Before a model is written: does ONNX Runtime give what torch gives, on real images?
 
 In two steps, so that both can be strict. First the raw heads, torch against ONNX Runtime. Then the file itself
-against the specification (``engines.plugins.reference``) on ONNX Runtime's own heads. Comparing torch's final
+against the specification (``engines.plugins.specification``) on ONNX Runtime's own heads. Comparing torch's final
 detections with the file's would need slack for every pair of boxes whose overlap lies on the threshold.
 """
 
@@ -17,11 +17,12 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from engines.contract import DetectorContract
-from engines.graph import postprocess_only
-from engines.names import INPUT, OUTPUTS, head_names
+from engines.core.contract import DetectorContract
+from engines.core.executor import RawDetections
+from engines.core.tensor_names import INPUT, OUTPUTS, head_names
+from engines.onnx.deployable import postprocess_only
 from engines.plugins.parameters import pack_parameters
-from engines.plugins.reference import RawDetections, postprocess
+from engines.plugins.specification import postprocess
 from export.errors import ExportError
 
 Images = npt.NDArray[np.uint8]
@@ -152,7 +153,7 @@ def onnx_heads(model: onnx.ModelProto, batches: Sequence[Images]) -> list[Arrays
 
 
 def _is_quantized_half(model: onnx.ModelProto) -> bool:
-    """INT8 in float16, which ONNX Runtime has to leave as it is; see ``engines.onnx_runtime``."""
+    """INT8 in float16, which ONNX Runtime has to leave as it is; see ``engines.onnx.onnx_executor``."""
     scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     halves = {item.name for item in model.graph.initializer if item.data_type == onnx.TensorProto.FLOAT16}
     return bool(scales & halves)

@@ -2,8 +2,11 @@
 
 Example:
     >>> from retina_edge import Detector
-    >>> detector = Detector.load("model.onnx")
-    >>> detections = detector(frame)
+    >>> from retina_edge.assets import FOREST, MODEL
+    >>> with Detector.load(MODEL) as detector:
+    ...     detections = detector(FOREST, score=0.4)
+    >>> detections[0].name
+    'tree'
 """
 
 from __future__ import annotations
@@ -11,25 +14,36 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from engines.errors import RetinaEdgeError
+from engines import __version__
+from engines.core.errors import RetinaEdgeError
 
 if TYPE_CHECKING:
-    from engines.contract import DetectorContract
-    from retina_edge.detections import Detections
+    from engines.core.contract import DetectorContract
+    from retina_edge.detections import Detection, Detections
     from retina_edge.detector import Detector
+    from retina_edge.tiling import TiledDetector
 
-__version__ = "0.1.0"
-__all__ = ["Detections", "Detector", "DetectorContract", "RetinaEdgeError", "__version__"]
+__all__ = [
+    "Detection",
+    "Detections",
+    "Detector",
+    "DetectorContract",
+    "RetinaEdgeError",
+    "TiledDetector",
+    "__version__",
+]
 
-# Loaded when first asked for, so that `retina-edge doctor` runs where NumPy or OpenCV does not.
-_HOMES = {
+# Imported on first use, so that `retina-edge doctor` runs even if NumPy or OpenCV does not load.
+_MODULES = {
+    "Detection": "retina_edge.detections",
     "Detections": "retina_edge.detections",
     "Detector": "retina_edge.detector",
-    "DetectorContract": "engines.contract",
+    "DetectorContract": "engines.core.contract",
+    "TiledDetector": "retina_edge.tiling",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -10,7 +10,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from retina_edge import __version__, cli
+from retina_edge import __version__
+from retina_edge.cli import running
 
 VERBS = {
     "anchors": "say whether the anchors fit a data set, and which would",
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The verb's own arguments are kept from this parser, so that their --help and --version stay theirs.
     position = next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
     verb = parser.parse_args(arguments[: position + 1]).verb
-    return cli.run(lambda: int(importlib.import_module(f"retina_edge.{verb}").main(arguments[position + 1 :])))
+    return running.run(lambda: int(importlib.import_module(f"retina_edge.{verb}").main(arguments[position + 1 :])))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from retina_edge import cli
+from retina_edge.cli import argument_types, running
 from retina_edge.data.anchor_fit import (
     DEFAULT_RATIOS,
     DEFAULT_SIZES,
     FINEST_STRIDE,
-    MATCHED,
+    MATCH_IOU,
     AnchorFit,
     fit_anchors,
     input_boxes,
@@ -31,15 +31,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("annotations", type=Path, metavar="ANNOTATIONS.json", help="COCO annotations; images are not needed")
-    add("--input", type=cli.input_size, default=(800, 800), metavar="HxW", help="the network's input (default 800x800)")
+    add(
+        "--input",
+        type=argument_types.input_size,
+        default=(800, 800),
+        metavar="HxW",
+        help="the network's input (default 800x800)",
+    )
     add(
         "--anchors",
-        type=_positive,
+        type=argument_types.positive_float,
         nargs="+",
         metavar="PX",
         help="smallest anchor size of each level (default 32 64 ...)",
     )
-    add("--aspect-ratios", type=_positive, nargs="+", default=DEFAULT_RATIOS, metavar="R", help="height / width")
+    add(
+        "--aspect-ratios",
+        type=argument_types.positive_float,
+        nargs="+",
+        default=DEFAULT_RATIOS,
+        metavar="R",
+        help="height / width",
+    )
     add("--backbone-levels", type=int, choices=(3, 4, 5), default=5, metavar="3|4|5", help="last stage used, C3 to C5")
     add("--skip-invalid", action="store_true", help="leave out boxes without area or outside their image")
     add("--json", action="store_true", help="print one JSON object instead of tables")
@@ -48,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = tuple(args.anchors or DEFAULT_SIZES[:levels])
     if len(sizes) != levels:
         parser.error(f"--anchors: expected {levels} sizes, one for each level of the pyramid, got {len(sizes)}")
-    return cli.run(lambda: _anchors(args, sizes))
+    return running.run(lambda: _anchors(args, sizes))
 
 
 def _anchors(args: argparse.Namespace, sizes: tuple[float, ...]) -> int:
@@ -72,7 +85,7 @@ def _anchors(args: argparse.Namespace, sizes: tuple[float, ...]) -> int:
 
 
 def _print(console: Console, title: str, fit: AnchorFit) -> None:
-    table = Table("boxes", "", f"matched at IoU {MATCHED}", "not matched", "mean of best IoU", title=title)
+    table = Table("boxes", "", f"matched at IoU {MATCH_IOU}", "not matched", "mean of best IoU", title=title)
     table.title_justify = "left"
     for name, size in fit.sizes.items():
         if size.boxes:
@@ -87,16 +100,6 @@ def _print(console: Console, title: str, fit: AnchorFit) -> None:
             highlight=False,
             soft_wrap=True,
         )
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return number
 
 
 if __name__ == "__main__":

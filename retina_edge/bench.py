@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -16,13 +15,13 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from engines.executor import GPU, NETWORK, POSTPROCESS, STAGES
-from engines.files import atomic_file
-from retina_edge import cli
+from engines.core.atomic_file import atomic_file
+from engines.core.executor import GPU, NETWORK, POSTPROCESS, STAGES
+from retina_edge.cli import argument_types, running
 from retina_edge.detector import Detector
-from retina_edge.measurement.conditions import conditions, conditions_after, machine, peak_memory, versions
-from retina_edge.measurement.frames import read_frames, sample_frames
-from retina_edge.measurement.report import print_report
+from retina_edge.environment.conditions import conditions, conditions_after, describe_machine, peak_memory, versions
+from retina_edge.measurement.bench_frames import read_frames, sample_frames
+from retina_edge.measurement.bench_report import print_report
 from retina_edge.measurement.timing import (
     IN_FLIGHT,
     Latency,
@@ -32,7 +31,7 @@ from retina_edge.measurement.timing import (
     measure_throughput,
     warm_up,
 )
-from retina_edge.sinks.checks import check_outputs
+from retina_edge.sinks.output_checks import check_outputs
 from retina_edge.sources.opening import open_sources
 
 DECODE, WHOLE = "decode of one frame", "whole frame"
@@ -58,21 +57,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="what to detect in; its first frames are decoded beforehand (default: 1080p frames of a forest)",
     )
     parser.add_argument(
-        "--seconds", type=_above_zero, default=10.0, help="of measuring, after warming up (default: 10)"
+        "--seconds",
+        type=argument_types.positive_float,
+        default=10.0,
+        help="of measuring, after warming up (default: 10)",
     )
-    parser.add_argument("--batch", type=cli.positive, metavar="N", help="frames an inference (default: the model's)")
-    parser.add_argument("--streams", type=cli.positive, default=1, metavar="N", help="threads that submit (default: 1)")
+    parser.add_argument(
+        "--batch", type=argument_types.positive_int, metavar="N", help="frames an inference (default: the model's)"
+    )
+    parser.add_argument(
+        "--streams", type=argument_types.positive_int, default=1, metavar="N", help="threads that submit (default: 1)"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT.json", help="everything, with machine and versions")
     parser.add_argument(
         "--no-cuda-graph", action="store_false", dest="cuda_graph", help="launch an engine's work kernel by kernel"
     )
     parser.add_argument("--mlperf", choices=SCENARIOS, help=MLPERF)
-    parser.add_argument("--mlperf-qps", type=_above_zero, metavar="N", help="queries a second of Server")
+    parser.add_argument(
+        "--mlperf-qps", type=argument_types.positive_float, metavar="N", help="queries a second of Server"
+    )
     parser.add_argument("--mlperf-logs", type=Path, default=Path("mlperf"), metavar="DIR", help="LoadGen's own files")
     args = parser.parse_args(argv)
     if args.mlperf and args.streams > 1:
         parser.error(f"--streams {args.streams}: expected none with --mlperf, where LoadGen says when frames come")
-    return cli.run(lambda: _bench(args))
+    return running.run(lambda: _bench(args))
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -84,7 +92,7 @@ def _bench(args: argparse.Namespace) -> int:
     # Each stream has so many submissions on their way, and each takes a slot of an engine.
     with Detector.load(args.model, in_flight=IN_FLIGHT * args.streams, cuda_graph=args.cuda_graph) as detector:
         load_seconds = perf_counter() - start
-        batch = detector.check_batch(args.batch)
+        batch = detector.choose_batch(args.batch)
         report: dict[str, Any] = {
             "model": args.model.name,
             "precision": detector.contract.precision,
@@ -110,7 +118,7 @@ def _bench(args: argparse.Namespace) -> int:
     if GPU_MEMORY in before and GPU_MEMORY in after:
         report["gpu_memory_mib"] = after[GPU_MEMORY] - before[GPU_MEMORY]
     report["conditions"] = {"before": before, "during": report.pop("during"), "after": after}
-    report |= {"machine": machine(), "versions": versions(), "contract": contract}
+    report |= {"machine": describe_machine(), "versions": versions(), "contract": contract}
     if args.json is not None:
         with atomic_file(args.json) as file:
             file.write((json.dumps(report, indent=2) + "\n").encode())
@@ -179,7 +187,7 @@ def _notes(model: Path, stages: Mapping[str, object]) -> dict[str, str]:
     if POSTPROCESS not in stages:
         return {NETWORK: "decode and NMS inside"}
     if model.suffix == ".pt":
-        from retina_edge.torch_executor import select_device
+        from retina_edge.model.torch_executor import select_device
 
         if select_device("auto").type == "cuda":
             return {NETWORK: "copies to the GPU and back inside, by the host's clock"}
@@ -193,16 +201,6 @@ def _progress() -> Progress:
 
 def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: round(value, 5) if isinstance(value, float) else value for name, value in values.items()}
-
-
-def _above_zero(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return number
 
 
 if __name__ == "__main__":

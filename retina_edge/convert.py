@@ -9,14 +9,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from engines.errors import DataError
-from retina_edge import cli
+from engines.core.errors import DataError
+from retina_edge.cli import argument_types, running
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the verb and gives its exit code."""
     arguments = _parser().parse_args(argv)
-    return cli.run(lambda: _convert(arguments))
+    return running.run(lambda: _convert(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -29,7 +29,9 @@ def _parser() -> argparse.ArgumentParser:
         "the weights on COCO that torchvision publishes for the two architectures, downloaded",
     )
     parser.add_argument("--arch", choices=["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"], required=True)
-    parser.add_argument("--input", type=cli.input_size, required=True, metavar="HxW", help="of the network, pixels")
+    parser.add_argument(
+        "--input", type=argument_types.input_size, required=True, metavar="HxW", help="of the network, pixels"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.pt")
     parser.add_argument(
         "--class-names",

@@ -1,4 +1,4 @@
-"""``retina-edge demo``: tree crowns detected on a flight over a forest, with the model that ships."""
+"""``retina-edge demo``: detect tree crowns on a flight over a forest, with the sample model."""
 
 from __future__ import annotations
 
@@ -8,49 +8,65 @@ from pathlib import Path
 
 from rich.console import Console
 
-from engines.errors import ModelFileError
-from retina_edge import cli
+from engines.core.errors import ModelFileError
+from retina_edge.assets import FOREST, MODEL, SCORE
+from retina_edge.cli import argument_types, running
+from retina_edge.cli.run_report import RunProgress, Summary, print_summary
 from retina_edge.detector import Detector
-from retina_edge.image_file import read_image
-from retina_edge.pipeline.outputs import open_outputs
+from retina_edge.imaging.image_file import read_image, write_image
 from retina_edge.pipeline.pipeline import Pipeline
-from retina_edge.pipeline.report import RunProgress, Summary, print_summary
-from retina_edge.sample import FOREST, FPS, MODEL, SCORE, Flight
-from retina_edge.signals import stop_on_signal
-from retina_edge.sinks.base import Result
-from retina_edge.sinks.pictures import write_image
-from retina_edge.sinks.video import VideoSink
+from retina_edge.pipeline.result import Result
+from retina_edge.sinks.outputs import open_outputs
+from retina_edge.sinks.video_sink import VideoSink
+from retina_edge.sources.flight import FPS, Flight
+from retina_edge.system.stop_request import stop_on_signal
 
 FRAMES = 240
 
 
-class FilmSink(VideoSink):
-    """An annotated video, and of one frame a picture."""
+class DemoSink(VideoSink):
+    """An annotated video, and an image of one of its frames.
 
-    def __init__(self, path: Path, still: Path, *, index: int) -> None:
+    Args:
+        path: the video.
+        image_path: the image.
+        index: index of the frame to write as an image.
+    """
+
+    def __init__(self, path: Path, image_path: Path, *, index: int) -> None:
         super().__init__(path, fps=FPS)
-        self.still, self.index = still, index
+        self.image_path, self.index = image_path, index
 
     def write(self, result: Result) -> None:
         super().write(result)
         if result.frame.index == self.index:
-            write_image(self.still, result.picture)
+            write_image(self.image_path, result.annotated)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="retina-edge demo", description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, default=Path("out"), metavar="DIR", help="default: out")
-    parser.add_argument("--frames", type=cli.positive, default=FRAMES, metavar="N", help=f"default: {FRAMES}")
+    """Run the verb and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="retina-edge demo", description="Detect tree crowns on a flight over a forest, with the sample model."
+    )
+    add = parser.add_argument
+    add("-o", "--output", type=Path, default=Path("out"), metavar="DIR", help="folder to write to (default: out)")
+    add(
+        "--frames",
+        type=argument_types.positive_int,
+        default=FRAMES,
+        metavar="N",
+        help="frames of the flight (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
-    return cli.run(lambda: _demo(args.output, frames=args.frames))
+    return running.run(lambda: _demo(args.output, frames=args.frames))
 
 
 def _demo(output: Path, *, frames: int) -> int:
     if not MODEL.is_file():
-        raise ModelFileError(f"{MODEL}: the demo's model is missing from this installation; install it again")
+        raise ModelFileError(f"{MODEL}: the sample model is missing from this installation; install retina-edge again")
     console = Console()
     flight = Flight(read_image(FOREST), frames=frames)
-    video, lines, still = (output / f"demo.{kind}" for kind in ("mp4", "jsonl", "png"))
+    video, lines, image = (output / f"demo.{kind}" for kind in ("mp4", "jsonl", "png"))
     with Detector.load(MODEL) as detector:
         pipeline = Pipeline(
             detector,
@@ -62,14 +78,18 @@ def _demo(output: Path, *, frames: int) -> int:
         with (
             stop_on_signal(pipeline.stop) as stop,
             open_outputs(
-                jsonl=lines, save=video, saving=lambda _: FilmSink(video, still, index=frames // 2), strict=True
+                jsonl=lines,
+                save=video,
+                open_sink=lambda _: DemoSink(video, image, index=frames // 2),
+                strict=True,
             ) as outputs,
             RunProgress(console, pipeline.streams) as progress,
         ):
             pipeline.run(progress.update)
-    if stop.asked:
+    if stop.requested:
         raise KeyboardInterrupt
-    print_summary(console, Summary.of(pipeline, writing=outputs.seconds), [str(p) for p in (video, lines, still)])
+    written = [str(path) for path in (video, lines, image)]
+    print_summary(console, Summary.of(pipeline, writing=outputs.seconds), written)
     return 0
 
 

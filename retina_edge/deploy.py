@@ -6,15 +6,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from retina_edge import cli
+from retina_edge.cli import argument_types, running
 from retina_edge.deployment import deepstream, triton
-from retina_edge.deployment.model import DeployableModel
+from retina_edge.deployment.deployable_model import DeployableModel
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the verb and gives its exit code."""
     arguments = _parser().parse_args(argv)
-    return cli.run(lambda: int(arguments.run(arguments)))
+    return running.run(lambda: int(arguments.run(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--name", help="what clients call the model (default: the file's name)")
     server.add_argument(
         "--max-batch",
-        type=cli.positive,
+        type=argument_types.positive_int,
         metavar="N",
         help="most images Triton puts together, for a model of any batch "
         f"(default: the engine's, of an ONNX {triton.DEFAULT_MAX_BATCH})",
@@ -43,7 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("model", type=Path, metavar="MODEL.engine")
     server.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     server.add_argument(
-        "--streams", type=cli.positive, metavar="N", help="how many streams there are (default: the engine's batch)"
+        "--streams",
+        type=argument_types.positive_int,
+        metavar="N",
+        help="how many streams there are (default: the engine's batch)",
     )
     server.set_defaults(run=_deepstream)
     return parser

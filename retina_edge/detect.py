@@ -1,4 +1,4 @@
-"""``retina-edge detect``: a model on pictures, videos, cameras and streams."""
+"""``retina-edge detect``: run a model on images, videos, cameras and streams."""
 
 from __future__ import annotations
 
@@ -9,33 +9,41 @@ from contextlib import nullcontext
 
 from rich.console import Console
 
-from retina_edge import cli
-from retina_edge.pipeline.pipeline import TICK
-from retina_edge.pipeline.report import RunProgress, Summary, print_summary
-from retina_edge.sinks.window import WindowSink
-from retina_edge.sources.pictures import ImageSource
-from retina_edge.stream_arguments import Opened, StreamParser, opened
+from retina_edge.api.running import StreamRun, open_run
+from retina_edge.cli import argument_types, running
+from retina_edge.cli.run_report import RunProgress, Summary, print_summary
+from retina_edge.cli.stream_options import StreamParser, run_options
+from retina_edge.pipeline.pipeline import TICK_SECONDS
+from retina_edge.sinks.window_sink import WindowSink
+from retina_edge.sources.image_source import ImageSource
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0; 1 after an error, when a source or picture could not be read, or when events were lost; 130 after
-    Ctrl-C or SIGTERM."""
-    parser = StreamParser("detect", "Run a model on pictures, videos, cameras and streams.")
-    parser.add_argument("--show", action="store_true", help="windows; q or Escape ends the run")
-    parser.add_argument("--max-frames", type=cli.positive, metavar="N", help="end each source after N frames")
+    """Run the verb and return its exit code.
+
+    Returns:
+        0; 1 after an error, if a source or image could not be read, or if events were lost; 130 after Ctrl-C or
+        SIGTERM.
+    """
+    parser = StreamParser("detect", "Run a model on images, videos, cameras and streams.")
+    parser.add_argument("--show", action="store_true", help="show windows; q or Escape ends the run")
+    parser.add_argument(
+        "--max-frames", type=argument_types.positive_int, metavar="N", help="end each source after N frames"
+    )
     args = parser.parse_args(argv)
-    return cli.run(lambda: _detect(args))
+    return running.run(lambda: _detect(args))
 
 
 def _detect(args: argparse.Namespace) -> int:
     console = Console()
-    run: Opened | None = None
+    run: StreamRun | None = None
     window = WindowSink() if args.show else None
     try:
         with (
+            running.exit_if(lambda: run is not None and run.pipeline.hangs),
             window or nullcontext(),
-            opened(
-                args,
+            open_run(
+                run_options(args),
                 strict=True,
                 on_result=window.write if window else lambda _: None,
                 max_frames=args.max_frames,
@@ -48,14 +56,14 @@ def _detect(args: argparse.Namespace) -> int:
             summary = Summary.of(run.pipeline, writing=run.outputs.seconds, outputs=run.outputs.status())
             if summary.frames or summary.errors:
                 print_summary(console, summary, [str(path) for path in run.outputs.written])
-    if run.outputs.failed:  # the log has said which
+    if run.outputs.failed:  # the log has named them
         return 1
-    if run.stop.asked:
+    if run.stop.requested:
         raise KeyboardInterrupt
     return 1 if any(stream.errors for stream in run.pipeline.streams) else 0
 
 
-def _run(console: Console, run: Opened, window: WindowSink | None, *, max_frames: int | None) -> None:
+def _run(console: Console, run: StreamRun, window: WindowSink | None, *, max_frames: int | None) -> None:
     pipeline = run.pipeline
     closed = False
 
@@ -69,8 +77,8 @@ def _run(console: Console, run: Opened, window: WindowSink | None, *, max_frames
     with RunProgress(console, pipeline.streams, max_frames=max_frames) as progress:
         pipeline.run(tick)
     if window is not None and not closed and any(isinstance(source, ImageSource) for source in run.sources.values()):
-        while not run.stop.asked and window.show():  # pictures stay
-            time.sleep(TICK)
+        while not run.stop.requested and window.show():  # images stay until the user closes them
+            time.sleep(TICK_SECONDS)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,74 @@
-"""The result of a detector on one frame."""
+"""The detections of one frame: arrays for computing, rows for reading."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from engines.errors import MissingDependencyError
+from engines.core.errors import MissingDependencyError
+from engines.core.letterbox import BgrImage
+
+if TYPE_CHECKING:
+    import supervision
+
+# Classes that ``repr`` names; the others are counted together.
+MAX_NAMED_CLASSES = 5
+
+
+class CocoResult(TypedDict):
+    """One detection in COCO's results format.
+
+    Attributes:
+        image_id: id of the image in the data set.
+        category_id: the data set's id of the class.
+        bbox: [x, y, width, height], frame pixels.
+        score: 0 to 1.
+    """
+
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    score: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One detected object.
+
+    Attributes:
+        box: (x1, y1, x2, y2), frame pixels.
+        score: 0 to 1.
+        label: index of the class.
+        name: name of the class.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+    label: int
+    name: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: ``box`` to a hundredth of a pixel, ``score`` to four digits."""
+        return {
+            "box": [round(side, 2) for side in self.box],
+            "score": round(self.score, 4),
+            "label": self.label,
+            "name": self.name,
+        }
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Boxes found in one frame, best first.
+    """The objects that a detector found in one frame, best first.
+
+    ``len``, iteration and indexing work as for a list: a number gives a ``Detection``; a slice, a mask or an array of
+    indices gives ``Detections``.
 
     Attributes:
         boxes: float32 [N, 4], xyxy, frame pixels.
@@ -22,9 +76,28 @@ class Detections:
         labels: int32 [N], index into ``class_names``.
         class_names: name of each label.
         category_ids: the training data set's id of each label.
+        frame: the frame, uint8 [height, width, 3], BGR, if the detector read it from a file or converted it; None for
+            an array, which belongs to the caller.
 
     Raises:
-        ValueError: a shape, dtype or label that does not fit.
+        ValueError: if a shape, dtype or label does not fit.
+
+    Example:
+        >>> detections = Detections(
+        ...     boxes=np.array([[10, 20, 30, 60], [50, 20, 90, 60]], np.float32),
+        ...     scores=np.array([0.9, 0.6], np.float32),
+        ...     labels=np.array([0, 1], np.int32),
+        ...     class_names=("tree", "car"),
+        ...     category_ids=(1, 2),
+        ... )
+        >>> detections
+        Detections(2: 1 tree, 1 car; best 0.90)
+        >>> [detection.name for detection in detections]
+        ['tree', 'car']
+        >>> detections[0].box
+        (10.0, 20.0, 30.0, 60.0)
+        >>> detections[detections.scores > 0.8]
+        Detections(1: 1 tree; best 0.90)
     """
 
     boxes: npt.NDArray[np.float32]
@@ -32,6 +105,7 @@ class Detections:
     labels: npt.NDArray[np.int32]
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    frame: BgrImage | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         count = len(self.scores)
@@ -45,29 +119,146 @@ class Detections:
                     f"{name}: expected {np.dtype(dtype)} {list(shape)}, got {array.dtype} {list(array.shape)}"
                 )
         if len(self.class_names) != len(self.category_ids):
-            raise ValueError(f"expected a category id a class name, got {self.category_ids} for {self.class_names}")
+            raise ValueError(
+                f"expected one category id for each class name, got {self.category_ids} for {self.class_names}"
+            )
         if count and not (self.labels.min() >= 0 and self.labels.max() < len(self.class_names)):
             raise ValueError(f"labels: expected 0 to {len(self.class_names) - 1}, got {np.unique(self.labels)}")
+
+    @classmethod
+    def empty(cls, class_names: Sequence[str], category_ids: Sequence[int]) -> Detections:
+        """Return no detections.
+
+        Example:
+            >>> Detections.empty(["tree"], [1])
+            Detections(0)
+        """
+        return cls(
+            np.zeros((0, 4), np.float32),
+            np.zeros(0, np.float32),
+            np.zeros(0, np.int32),
+            tuple(class_names),
+            tuple(category_ids),
+        )
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, rows: npt.NDArray[Any] | slice) -> Detections:
-        """The rows chosen by a slice, a mask or indices."""
-        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows], self.class_names, self.category_ids)
+    def __iter__(self) -> Iterator[Detection]:
+        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
+        for (x1, y1, x2, y2), score, label in rows:
+            yield Detection((x1, y1, x2, y2), score, label, self.class_names[label])
 
-    def above(self, score: float) -> Detections:
-        """Those that score more than ``score``. The same as detecting with that higher threshold, because a box
-        is only ever suppressed by a better one."""
-        return self[self.scores > score] if len(self) else self
+    @overload
+    def __getitem__(self, rows: int | np.integer[Any]) -> Detection: ...
+
+    @overload
+    def __getitem__(self, rows: slice | npt.NDArray[Any] | Sequence[int] | Sequence[bool]) -> Detections: ...
+
+    def __getitem__(
+        self, rows: int | np.integer[Any] | slice | npt.NDArray[Any] | Sequence[int] | Sequence[bool]
+    ) -> Detection | Detections:
+        if isinstance(rows, int | np.integer) and not isinstance(rows, bool):
+            x1, y1, x2, y2 = self.boxes[rows].tolist()
+            label = int(self.labels[rows])
+            return Detection((x1, y1, x2, y2), float(self.scores[rows]), label, self.class_names[label])
+        if not isinstance(rows, slice):
+            rows = np.asarray(rows, dtype=None if len(rows) else np.int64)  # type: ignore[arg-type]
+        return Detections(
+            self.boxes[rows], self.scores[rows], self.labels[rows], self.class_names, self.category_ids, self.frame
+        )
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "Detections(0)"
+        counts = Counter(self.names).most_common()
+        shown = [f"{count} {name}" for name, count in counts[:MAX_NAMED_CLASSES]]
+        if rest := sum(count for _, count in counts[MAX_NAMED_CLASSES:]):
+            shown.append(f"{rest} other")
+        return f"Detections({len(self)}: {', '.join(shown)}; best {self.scores.max():.2f})"
 
     @property
     def names(self) -> list[str]:
-        """The class name of each row."""
+        """The class name of each detection."""
         return [self.class_names[label] for label in self.labels]
 
-    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
-        """COCO results: dicts with image_id, category_id, bbox (x, y, width, height, frame pixels) and score."""
+    @property
+    def xywh(self) -> npt.NDArray[np.float32]:
+        """The boxes as COCO writes them: float32 [N, 4], x and y of the top left corner, width, height, in pixels."""
+        return np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
+
+    @property
+    def area(self) -> npt.NDArray[np.float32]:
+        """The areas of the boxes: float32 [N], square pixels of the frame."""
+        area: npt.NDArray[np.float32] = self.xywh[:, 2:].prod(axis=1)
+        return area
+
+    def above(self, score: float) -> Detections:
+        """Return the detections that score more than ``score``.
+
+        Detecting with this higher threshold gives the same, because a box is only ever suppressed by a better one.
+
+        Example:
+            >>> Detections.empty(["tree"], [1]).above(0.5)
+            Detections(0)
+        """
+        return self[self.scores > score] if len(self) else self
+
+    def plot(self, frame: BgrImage | None = None) -> BgrImage:
+        """Return a copy of the frame with the boxes drawn into it, the best one on top.
+
+        A box narrower than its label shows the score alone.
+
+        Args:
+            frame: uint8 [height, width, 3], BGR; by default the ``frame`` of these detections.
+
+        Raises:
+            ValueError: if no frame is given and none is known.
+
+        Example:
+            >>> Detections.empty(["tree"], [1]).plot(np.zeros((48, 64, 3), np.uint8)).shape
+            (48, 64, 3)
+        """
+        from retina_edge.imaging.drawing import draw_boxes, label_texts
+
+        image = self.frame if frame is None else frame
+        if image is None:
+            raise ValueError("frame: expected the frame of these detections, got none; give it: plot(frame)")
+        annotated = np.ascontiguousarray(image).copy()
+        draw_boxes(annotated, self.boxes, self.labels, label_texts(self.names, self.scores))
+        return annotated
+
+    def _repr_png_(self) -> bytes | None:
+        """Show the annotated frame in a notebook, if the frame is known."""
+        if self.frame is None:
+            return None
+        from retina_edge.imaging.image_file import encode_image
+
+        return encode_image(self.plot(), ".png")
+
+    def to_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """Return plain values for JSON, as ``--json`` writes them.
+
+        Example:
+            >>> Detections.empty(["tree"], [1]).to_dict()
+            {'detections': []}
+        """
+        return {"detections": [detection.to_dict() for detection in self]}
+
+    def to_json(self) -> str:
+        """Return ``to_dict`` as JSON text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    def to_coco(self, image_id: int = 0) -> list[CocoResult]:
+        """Return the detections in COCO's results format, with the data set's category ids.
+
+        Args:
+            image_id: id of the image in the data set.
+
+        Example:
+            >>> Detections.empty(["tree"], [1]).to_coco(image_id=7)
+            []
+        """
         return [
             {
                 "image_id": image_id,
@@ -80,11 +271,11 @@ class Detections:
             )
         ]
 
-    def to_supervision(self) -> Any:
-        """A ``supervision.Detections`` with ``class_name`` in its data.
+    def to_supervision(self) -> supervision.Detections:
+        """Return a ``supervision.Detections`` with ``class_name`` in its data.
 
         Raises:
-            MissingDependencyError: supervision is not installed.
+            MissingDependencyError: if supervision is not installed.
         """
         try:
             import supervision
@@ -95,15 +286,4 @@ class Detections:
             confidence=self.scores,
             class_id=self.labels.astype(int),
             data={"class_name": np.array(self.names, dtype=str)},
-        )
-
-    @classmethod
-    def empty(cls, class_names: Sequence[str], category_ids: Sequence[int]) -> Detections:
-        """No detections."""
-        return cls(
-            np.zeros((0, 4), np.float32),
-            np.zeros(0, np.float32),
-            np.zeros(0, np.int32),
-            tuple(class_names),
-            tuple(category_ids),
         )

@@ -1,141 +1,289 @@
-"""Frames in, detections out: the same for a checkpoint, an ONNX model and an engine."""
+"""The front door: images in, detections out, the same for a checkpoint, an ONNX model and an engine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-import numpy as np
-import numpy.typing as npt
-
-from engines.errors import DeviceError, ModelFileError, RetinaEdgeError
-from engines.executor import Executor, Ticket
-from engines.letterbox import Letterbox
-from engines.plugins.reference import RawDetections
+from engines.core.errors import DeviceError, ModelFileError, RetinaEdgeError
+from engines.core.executor import Executor, RawDetections, Ticket
+from engines.core.letterbox import BgrImage, Letterbox
 from retina_edge.detections import Detections
+from retina_edge.imaging.frame_input import ImageInput, to_frames
 
-Frame = npt.NDArray[np.uint8]
-
+if TYPE_CHECKING:
+    from retina_edge.pipeline.frame_stream import StreamedFrame
+    from retina_edge.tracking.zones import Line, Zone
 
 T = TypeVar("T")
+# Makes the detections of the frames out of those of what was submitted, for instance of tiles.
+Merge = Callable[[list[Detections]], list[Detections]]
 
 
 @dataclass(frozen=True)
-class Submitted(Generic[T]):
-    """Frames on their way; ``Detector.result`` takes it.
+class DetectionTicket(Generic[T]):
+    """A submission in flight; ``Detector.result`` takes it.
 
     Attributes:
-        parts: of the executor, a batch each.
-        shape: what the caller gets of a list of detections.
+        parts: the executor's tickets, one for each batch.
+        assemble: makes the value that the caller gets out of the detections of all frames.
     """
 
     parts: Sequence[Ticket]
-    shape: Callable[[list[Detections]], T]
+    assemble: Callable[[list[Detections]], T]
 
 
 class Detector:
-    """Letterboxes frames, runs an executor, and gives boxes in frame pixels.
+    """Letterboxes frames, runs a model on them, and returns boxes in frame pixels.
+
+    Args:
+        executor: runs the model; the detector closes it.
+        name: name of the model file, for ``repr``.
+        device: where the model runs, for ``repr``.
+
+    Attributes:
+        executor: the executor.
+        contract: what the model promises.
+        score_threshold: detections score more than this.
 
     Example:
         >>> from retina_edge import Detector
-        >>> with Detector.load("model.onnx") as detector:
-        ...     detections = detector(frame)
+        >>> from retina_edge.assets import FOREST, MODEL
+        >>> with Detector.load(MODEL) as detector:
+        ...     detections = detector(FOREST, score=0.4)
+        >>> detections
+        Detections(31: 31 tree; best 0.72)
     """
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, *, name: str = "", device: str = "") -> None:
         self.executor = executor
         self.contract = executor.contract
+        self.score_threshold = executor.contract.score_threshold
+        self._name, self._device = name, device
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "auto", in_flight: int = 2, cuda_graph: bool = True) -> Detector:
-        """Opens a model file by its kind: ``.pt`` (torch), ``.onnx`` (ONNX Runtime) or ``.engine`` (TensorRT).
+        """Open a model file by its suffix: ``.pt`` (torch), ``.onnx`` (ONNX Runtime) or ``.engine`` (TensorRT).
 
         Args:
             path: the model file.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; an ``.onnx`` always runs on the CPU.
-            in_flight: submissions that an engine has on their way at a time.
-            cuda_graph: an engine's work is launched as one CUDA graph where that can be had.
+            in_flight: submissions that an engine keeps in flight.
+            cuda_graph: launch the work of an engine as one CUDA graph, if possible.
 
         Raises:
-            ModelFileError: missing, corrupt, foreign, or of another kind.
-            MissingDependencyError: a checkpoint without torch installed, an engine without TensorRT or pycuda.
-            DeviceError: an engine without the GPU or the TensorRT it was built for.
+            ModelFileError: if the file is missing, corrupt, or not a model of retina_edge.
+            MissingDependencyError: for a checkpoint without torch, or an engine without TensorRT or pycuda.
+            DeviceError: for an engine without the GPU or the TensorRT it was built for.
         """
         path = Path(path)
         if path.suffix == ".onnx":
-            from engines.onnx_runtime import OnnxExecutor
+            from engines.onnx.onnx_executor import OnnxExecutor
 
-            return cls(OnnxExecutor(path))
+            return cls(OnnxExecutor(path), name=path.name, device="CPU")
         if path.suffix == ".pt":
-            from retina_edge.torch_executor import TorchExecutor
+            from retina_edge.model.torch_executor import TorchExecutor
 
-            return cls(TorchExecutor.load(path, device=device))
+            executor = TorchExecutor.load(path, device=device)
+            return cls(executor, name=path.name, device=executor.device)
         if path.suffix == ".engine":
-            from engines.runner.engine import EngineExecutor
+            from engines.runner.engine_executor import EngineExecutor
 
             number = _gpu_number(path, device)
-            return cls(EngineExecutor(path, in_flight=in_flight, device=number, cuda_graph=cuda_graph))
+            engine = EngineExecutor(path, in_flight=in_flight, device=number, cuda_graph=cuda_graph)
+            return cls(engine, name=path.name, device=f"GPU {number}")
         raise ModelFileError(
-            f"{path}: expected a model ending in .pt, .onnx or .engine, got {path.suffix or 'no ending'!r}"
+            f"{path}: expected a model ending in .pt, .onnx or .engine, got {path.suffix or 'no suffix'!r}"
         )
 
+    def __repr__(self) -> str:
+        contract = self.contract
+        height, width = contract.input_size
+        names = ", ".join(contract.class_names[:3]) + (", ..." if contract.num_classes > 3 else "")
+        classes = f"{contract.num_classes} class{'es' if contract.num_classes > 1 else ''} ({names})"
+        parts = [contract.precision, f"input {height}x{width}", classes, self._device]
+        label = f"{self._name}: " if self._name else ""
+        return f"{type(self).__name__}({label}{', '.join(part for part in parts if part)})"
+
+    # A str is an Iterable[str], too, but as an image it is one path.
     @overload
-    def __call__(self, frames: Frame) -> Detections: ...
+    def __call__(  # type: ignore[overload-overlap]
+        self, images: ImageInput, *, score: float | None = None
+    ) -> Detections: ...
 
     @overload
-    def __call__(self, frames: Sequence[Frame]) -> list[Detections]: ...
+    def __call__(self, images: Iterable[ImageInput], *, score: float | None = None) -> list[Detections]: ...
 
-    def __call__(self, frames: Frame | Sequence[Frame]) -> Detections | list[Detections]:
-        """Detects in one frame, or in a list of frames of any sizes.
+    def __call__(
+        self, images: ImageInput | Iterable[ImageInput], *, score: float | None = None
+    ) -> Detections | list[Detections]:
+        """Detect in one image, or in several of any sizes.
 
         Args:
-            frames: uint8 [height, width, 3] BGR as OpenCV gives it (greyscale and BGRA are converted), or a
-                list of such. A list is one batch, or as many as an executor of a fixed or largest batch size needs.
+            images: a BGR array, uint8 [height, width, 3], as OpenCV delivers it (grayscale and BGRA are converted); a
+                path to an image file; a PIL image; a stack [N, height, width, 3]; or an iterable of these. Several
+                images run in one batch, or in as many as the model's batch size requires.
+            score: keep only detections that score more than this; by default the model's own threshold.
 
         Returns:
-            Detections for a frame; a list of them, in order, for a list.
+            Detections for one image; a list of them, in order, for a stack or an iterable.
 
         Raises:
-            ValueError: not such a frame.
+            ValueError: if something else is given, or a score below the model's threshold.
+            SourceError: if a file cannot be read.
         """
-        if isinstance(frames, np.ndarray):
-            return self.result(self.submit(frames))
-        return self.result(self.submit(frames))
+        ticket: DetectionTicket[Any] = self.submit(images, score=score)
+        detections: Detections | list[Detections] = self.result(ticket)
+        return detections
 
     @overload
-    def submit(self, frames: Frame) -> Submitted[Detections]: ...
+    def submit(  # type: ignore[overload-overlap]
+        self, images: ImageInput, *, score: float | None = None
+    ) -> DetectionTicket[Detections]: ...
 
     @overload
-    def submit(self, frames: Sequence[Frame]) -> Submitted[list[Detections]]: ...
+    def submit(
+        self, images: Iterable[ImageInput], *, score: float | None = None
+    ) -> DetectionTicket[list[Detections]]: ...
 
-    def submit(self, frames: Frame | Sequence[Frame]) -> Submitted[Detections] | Submitted[list[Detections]]:
-        """Sends frames on their way, and gives a ticket for their detections; frames may change afterwards.
+    def submit(
+        self, images: ImageInput | Iterable[ImageInput], *, score: float | None = None
+    ) -> DetectionTicket[Detections] | DetectionTicket[list[Detections]]:
+        """Start detecting and return a ticket for ``result``. The images may be modified afterwards.
 
-        An engine detects meanwhile; other executors only letterbox here, and infer in ``result``.
+        An engine works in the background. Other executors only letterbox here and run the network in ``result``.
 
         Args:
-            frames: as above.
+            images, score: as for a call.
 
         Raises:
-            ValueError: not such a frame.
+            ValueError, SourceError: as for a call.
         """
-        if isinstance(frames, np.ndarray):
-            return Submitted(self._submit([frames]), lambda found: found[0])
-        return Submitted(self._submit(frames), lambda found: found)
+        given = to_frames(images)
+        threshold = None if score is None else self._checked_score(score)
+        # Only frames of this detector's own: the caller's arrays must not be kept alive.
+        own = [frame if owned else None for frame, owned in zip(given.frames, given.owned, strict=True)]
 
-    def result(self, ticket: Submitted[T]) -> T:
-        """What ``submit``'s frames show: Detections for a frame, a list of them for a list."""
-        found: list[Detections] = []
+        def finish(detections: list[Detections]) -> list[Detections]:
+            if threshold is not None:
+                detections = [item.above(threshold) for item in detections]
+            return [
+                item if frame is None else dataclasses.replace(item, frame=frame)
+                for item, frame in zip(detections, own, strict=True)
+            ]
+
+        parts, merge = self._submit(given.frames)
+        if given.single:
+            return DetectionTicket(parts, lambda found: finish(merge(found))[0])
+        return DetectionTicket(parts, lambda found: finish(merge(found)))
+
+    def result(self, ticket: DetectionTicket[T]) -> T:
+        """Wait for a submission and return its detections: Detections for one image, a list for several."""
+        detections: list[Detections] = []
         for part in ticket.parts:
-            found += self._to_detections(self.executor.result(part), part.letterboxes)
-        return ticket.shape(found)
+            detections += self._to_detections(self.executor.result(part), part.letterboxes)
+        return ticket.assemble(detections)
 
-    def _submit(self, frames: Sequence[Frame]) -> list[Ticket]:
-        step = self.executor.max_batch or max(1, len(frames))
-        return [self.executor.submit(frames[start : start + step]) for start in range(0, len(frames), step)]
+    def stream(
+        self,
+        sources: str | Path | int | Sequence[str | Path | int],
+        *,
+        score: float | None = None,
+        track: bool = False,
+        regions: Sequence[Zone | Line] = (),
+        max_frames: int | None = None,
+    ) -> Iterator[StreamedFrame]:
+        """Detect in videos, cameras, URLs, image folders or GStreamer pipelines, frame by frame.
+
+        Every frame of a file is detected, in order. Of a live source the newest frame wins, and frames that the loop is
+        too slow for are dropped. Leaving the loop closes the sources.
+
+        Args:
+            sources: one or several sources as ``retina-edge detect`` takes them: a path, a glob, a camera index, a URL,
+                ``gst:...``, ``csi://0``; ``NAME=SOURCE`` names the stream.
+            score: keep only detections that score more than this; by default the model's own threshold.
+            track: give objects an id from frame to frame (extra ``track``).
+            regions: zones and lines to count in; they turn tracking on.
+            max_frames: end each source after this many frames.
+
+        Yields:
+            ``(frame, detections)`` with the attributes ``index``, ``time``, ``stream``, ``tracks``, ``events`` and
+            ``tallies``.
+
+        Raises:
+            SourceError: if a source cannot be opened; at the end, if part of a source could not be read.
+            RetinaEdgeError: for a score below the model's threshold.
+
+        Example:
+            >>> from retina_edge import Detector
+            >>> from retina_edge.assets import FOREST, MODEL
+            >>> with Detector.load(MODEL) as detector:
+            ...     for frame, detections in detector.stream(FOREST):
+            ...         print(frame.shape, len(detections) > 0)
+            (625, 1900, 3) True
+        """
+        from retina_edge.pipeline.frame_stream import stream_frames
+
+        return stream_frames(self, sources, score=score, track=track, regions=regions, max_frames=max_frames)
+
+    def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
+        """Change the thresholds from the next frame on; None leaves a threshold as it is.
+
+        Works for checkpoints, and for engines whose decode and NMS run after the network (``--postprocess kernels``).
+
+        Raises:
+            ValueError: if a threshold is out of range, or built into the model.
+        """
+        self.executor.set_thresholds(score_threshold=score_threshold, iou_threshold=iou_threshold)
+        if score_threshold is not None:
+            self.score_threshold = score_threshold
+
+    def choose_batch(self, requested: int | None) -> int:
+        """Return the number of frames in a batch: the requested number, else the model's own, else 1.
+
+        Raises:
+            RetinaEdgeError: if the model cannot take that many.
+        """
+        fixed, largest = self.executor.batch, self.executor.max_batch
+        if requested is not None and (
+            requested < 1 or fixed not in (None, requested) or (largest or requested) < requested
+        ):
+            expected = fixed or (f"1 to {largest}" if largest else "at least 1")
+            raise RetinaEdgeError(
+                f"batch: expected {expected}, got {requested}; the model's batch size is set when it is exported"
+            )
+        return requested or fixed or 1
+
+    def close(self) -> None:
+        """Release the executor."""
+        self.executor.close()
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _submit(self, frames: Sequence[BgrImage]) -> tuple[list[Ticket], Merge]:
+        """Submit frames, and return the tickets and what merges their detections to those of the frames."""
+        return self._submit_batches(frames, self.executor.max_batch or max(1, len(frames))), lambda found: found
+
+    def _submit_batches(self, frames: Sequence[BgrImage], batch: int) -> list[Ticket]:
+        return [self.executor.submit(frames[start : start + batch]) for start in range(0, len(frames), batch)]
+
+    def _checked_score(self, score: float) -> float:
+        if not self.score_threshold <= score < 1:
+            raise ValueError(
+                f"score: expected {self.score_threshold:g} <= score < 1, got {score:g}; the model drops what "
+                f"scores less than its threshold {self.score_threshold:g}"
+            )
+        return score
 
     def _to_detections(self, raw: RawDetections, letterboxes: Sequence[Letterbox]) -> list[Detections]:
         results = []
@@ -152,43 +300,9 @@ class Detector:
             )
         return results
 
-    def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
-        """Changes what is kept, from the next frames on; None leaves one as it is.
-
-        For checkpoints, and engines whose decode and NMS run behind the network (``--postprocess kernels``).
-
-        Raises:
-            ValueError: out of range, or thresholds that are built into the model.
-        """
-        self.executor.set_thresholds(score_threshold=score_threshold, iou_threshold=iou_threshold)
-
-    def check_batch(self, asked: int | None) -> int:
-        """Frames an inference: what was asked for, or else the model's own batch, or 1.
-
-        Raises:
-            RetinaEdgeError: the model cannot take so many.
-        """
-        fixed, largest = self.executor.batch, self.executor.max_batch
-        if asked is not None and (asked < 1 or fixed not in (None, asked) or (largest or asked) < asked):
-            expected = fixed or (f"1 to {largest}" if largest else "at least 1")
-            raise RetinaEdgeError(f"batch: expected {expected}, got {asked}; the model's batch is set at its export")
-        return asked or fixed or 1
-
-    def close(self) -> None:
-        """Frees the executor."""
-        self.executor.close()
-
-    def __enter__(self) -> Detector:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 def _gpu_number(path: Path, device: str) -> int:
-    """Of ``auto``, ``cuda`` or ``cuda:N``."""
+    """Return the number of the GPU that ``auto``, ``cuda`` or ``cuda:N`` means."""
     kind, colon, number = device.partition(":")
     if device in ("auto", "cuda"):
         return 0

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from engines.machine import this_machine
-from retina_edge import cli
-from retina_edge.diagnosis import BROKEN, MISSING, OK, Check, check_detection, check_devices, check_packages
-from retina_edge.platforms import Platform, recognise
+from engines.core.machine import this_machine
+from retina_edge.cli import running
+from retina_edge.environment.checks import BROKEN, MISSING, OK, Check, check_detection, check_devices, check_packages
+from retina_edge.environment.platforms import Platform, recognise
 
 STYLES = {OK: "green", MISSING: "yellow", BROKEN: "red"}
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="retina-edge doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     args = parser.parse_args(argv)
-    return cli.run(lambda: _doctor(as_json=args.json))
+    return running.run(lambda: _doctor(as_json=args.json))
 
 
 def _doctor(*, as_json: bool) -> int:

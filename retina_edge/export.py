@@ -1,139 +1,116 @@
-"""``retina-edge export``: a checkpoint becomes a deployable ONNX, verified against torch before it is written."""
+"""``retina-edge export``: write a checkpoint as a deployable ONNX, verified against torch."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
-from engines.contract import CPU, LAYOUTS, PRECISIONS
-from engines.errors import ContractError
-from retina_edge import accuracy_arguments, calibration_arguments, cli
-from retina_edge.verification_images import MOST_IMAGES, read_images, windows_of_forest
-
-if TYPE_CHECKING:
-    from export.deployable import ExportReport
-    from export.precision import Drift
-
-# What of the contract is not learnt, and so may be chosen at export.
-POSTPROCESSING = {"score_threshold": float, "iou_threshold": float, "top_k": int, "max_detections": int}
+from engines.core.contract import LAYOUTS, PRECISIONS
+from retina_edge.api.exporting import ExportOptions, ExportResult, export
+from retina_edge.api.verification_images import MAX_VERIFICATION_IMAGES
+from retina_edge.cli import argument_types, running
+from retina_edge.cli.accuracy_options import accuracy_options, add_accuracy_options, print_accuracy
+from retina_edge.cli.calibration_options import add_calibration_options, calibration_options, print_findings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the verb and gives its exit code."""
-    arguments = _parser().parse_args(argv)
-    return cli.run(lambda: _export(arguments))
+    """Run the verb and return its exit code."""
+    args = _parser().parse_args(argv)
+    return running.run(lambda: _export(args))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="retina-edge export", description="Write a checkpoint as a deployable ONNX, verified against torch."
     )
-    parser.add_argument("model", type=Path, metavar="MODEL.pt")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.onnx")
-    parser.add_argument("--batch", type=_batch, default=1, metavar="N|dynamic", help="images at a time (default: 1)")
-    parser.add_argument(
-        "--input", type=cli.input_size, metavar="HxW", help="another input size than the model was trained at"
-    )
-    for field, kind in POSTPROCESSING.items():
-        parser.add_argument(f"--{field.replace('_', '-')}", type=kind, help="instead of the checkpoint's")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the network (default: fp32)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL.pt", help="checkpoint of train or convert")
+    add("-o", "--output", type=Path, required=True, metavar="MODEL.onnx", help="the ONNX file to write")
+    add("--batch", type=_batch, default=1, metavar="N|dynamic", help="images in a batch (default: 1)")
+    add("--input", type=argument_types.input_size, metavar="HxW", help="input size (default: the checkpoint's)")
+    add("--score-threshold", type=float, metavar="S", help="minimum score (default: the checkpoint's)")
+    add("--iou-threshold", type=float, metavar="IOU", help="IoU threshold of NMS (default: the checkpoint's)")
+    add("--top-k", type=int, metavar="K", help="candidates of each pyramid level (default: the checkpoint's)")
+    add("--max-detections", type=int, metavar="N", help="detections of an image (default: the checkpoint's)")
+    add("--precision", choices=PRECISIONS, default="fp32", help="precision of the network (default: fp32)")
+    add(
         "--for",
         dest="layout",
         choices=LAYOUTS,
-        help="who is to run an int8 ONNX fast: ONNX Runtime on a CPU (the default), or TensorRT",
+        help="runtime that an int8 model is laid out for: ONNX Runtime on a CPU (the default), or TensorRT",
     )
-    calibration_arguments.add(parser)
-    accuracy_arguments.add(parser)
-    parser.add_argument(
+    add_calibration_options(parser)
+    add_accuracy_options(parser)
+    add(
         "--half-weights",
         action="store_true",
-        help="store the weights in float16, half the file; computing stays in float32",
+        help="for fp32: store the weights in float16, half the file size; the arithmetic stays float32",
     )
-    parser.add_argument(
+    add(
         "--images",
         type=Path,
         nargs="+",
+        default=(),
         metavar="DIR|FILE",
-        help=f"real images to verify with, the first {MOST_IMAGES}; by default the forest that comes along",
+        help=f"images to verify with, the first {MAX_VERIFICATION_IMAGES} (default: parts of the sample image)",
     )
     return parser
 
 
-def _export(arguments: argparse.Namespace) -> int:
-    from export.deployable import export_onnx
-    from retina_edge.model.checkpoint import load_checkpoint
-
-    for option, given, precision in (
-        ("--half-weights", arguments.half_weights, "fp32"),
-        ("--for", arguments.layout is not None, "int8"),
-    ):
-        if given and arguments.precision != precision:
-            raise ContractError(f"{option} is for {precision}, got --precision {arguments.precision}; leave one out")
+def _export(args: argparse.Namespace) -> int:
+    options = ExportOptions(
+        precision=args.precision,
+        layout=args.layout,
+        batch=args.batch,
+        input_size=args.input,
+        score_threshold=args.score_threshold,
+        iou_threshold=args.iou_threshold,
+        top_k=args.top_k,
+        max_detections=args.max_detections,
+        half_weights=args.half_weights,
+    )
     console = Console()
-    with console.status("exporting and verifying") as status, tempfile.TemporaryDirectory() as folder:
-        calibration = calibration_arguments.calibration(
-            arguments,
-            made_of="fp32",
-            layout=arguments.layout or CPU,
-            progress=lambda done, count: status.update(f"calibrating: {done} of {count} images"),
-        )
-        budget = accuracy_arguments.accuracy_budget(
-            arguments,
-            made_of="fp32",
-            tell=lambda doing, done, count: status.update(f"{doing}: {done} of {count} images" if count else doing),
-        )
-        checkpoint = load_checkpoint(arguments.model)
-        model, contract = checkpoint.build_model(), checkpoint.contract
-        chosen = {field: getattr(arguments, field) for field in POSTPROCESSING}
-        contract = dataclasses.replace(contract, **{key: value for key, value in chosen.items() if value is not None})
-        if arguments.input and arguments.input != contract.input_size:
-            contract = dataclasses.replace(contract, input_size=arguments.input, levels=model.pyramid(arguments.input))
-        images = read_images(arguments.images) if arguments.images else windows_of_forest(contract.input_size)
-        fp32 = arguments.output if arguments.precision == "fp32" else Path(folder) / "fp32.onnx"
-        report = export_onnx(
-            model, contract, fp32, batch=arguments.batch, images=images, half_weights=arguments.half_weights
-        )
-        drift = None
-        if arguments.precision != "fp32":
-            from export.precision import convert_file
+    with console.status("exporting and verifying") as status:
 
-            status.update(f"converting to {arguments.precision}")
-            size, drift = convert_file(
-                fp32, arguments.output, arguments.precision, images=images, calibration=calibration, budget=budget
-            )
-            contract = dataclasses.replace(report.contract, precision=arguments.precision)
-            report = dataclasses.replace(report, path=arguments.output, size=size, contract=contract)
-    _print(console, report, drift, half_weights=arguments.half_weights)
-    if drift is not None and drift.accuracy is not None:
-        accuracy_arguments.print_accuracy(console, dataclasses.asdict(drift.accuracy), arguments.precision)
-    if calibration is not None:
-        calibration_arguments.print_findings(calibration)
+        def progress(step: str, done: float | None, total: float | None) -> None:
+            status.update(f"{step}: {done:g} of {total:g} images" if done is not None and total else step)
+
+        result = export(
+            args.model,
+            args.output,
+            options,
+            calibration=calibration_options(args),
+            accuracy=accuracy_options(args),
+            images=args.images,
+            progress=progress,
+        )
+    _print(console, result, half_weights=args.half_weights)
+    if result.drift is not None and result.drift.accuracy is not None:
+        print_accuracy(console, dataclasses.asdict(result.drift.accuracy), args.precision)
+    print_findings(result.findings)
     return 0
 
 
-def _print(console: Console, report: ExportReport, drift: Drift | None, *, half_weights: bool) -> None:
-    contract, agreement = report.contract, report.agreement
+def _print(console: Console, result: ExportResult, *, half_weights: bool) -> None:
+    contract, agreement = result.contract, result.agreement
     weights = ", weights stored in fp16" if half_weights else ""
     lines = [
-        f"[bold]{escape(str(report.path))}[/bold]  {report.size / 1e6:.1f} MB, batch {report.batch or 'dynamic'}, "
+        f"[bold]{escape(str(result.path))}[/bold]  {result.size / 1e6:.1f} MB, batch {result.batch or 'dynamic'}, "
         f"input {contract.input_size[0]}x{contract.input_size[1]}, {contract.precision}{weights}",
-        f"verified on {agreement.images} images with {agreement.detections} detections; greatest difference "
-        f"to torch: logits {agreement.logits:.1e}, deltas {agreement.deltas:.1e}; "
-        f"to the specification: boxes {agreement.boxes:.1e} px, scores {agreement.scores:.1e}",
+        f"verified on {agreement.images} images with {agreement.detections} detections; largest difference from torch: "
+        f"logits {agreement.logits:.1e}, deltas {agreement.deltas:.1e}; from the specification: boxes "
+        f"{agreement.boxes:.1e} px, scores {agreement.scores:.1e}",
     ]
-    if drift is not None:
-        name, decibels = drift.worst
+    if result.drift is not None:
+        name, decibels = result.drift.worst
         lines.append(
-            f"{contract.precision} against fp32: {drift.detections} detections; the raw head furthest off is {name}, "
-            f"with {decibels:.1f} dB of signal to noise"
+            f"{contract.precision} against fp32: {result.drift.detections} detections; the raw head with the largest "
+            f"drift is {name}, with a signal-to-noise ratio of {decibels:.1f} dB"
         )
     if not agreement.detections:
         lines.append(

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from engines.inspection import Inspection, inspect_model
-from retina_edge import cli
+from engines.tensorrt.model_description import Inspection, inspect_model
+from retina_edge.cli import running
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", type=Path, metavar="MODEL.engine|MODEL.onnx")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     arguments = parser.parse_args(argv)
-    return cli.run(lambda: _inspect(arguments.model, as_json=arguments.json))
+    return running.run(lambda: _inspect(arguments.model, as_json=arguments.json))
 
 
 def _inspect(path: Path, *, as_json: bool) -> int:

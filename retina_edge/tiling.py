@@ -1,8 +1,8 @@
-"""Large pictures in tiles: cut, detected at the network's own scale, and put together again.
+"""Large images in tiles: cut, detected at the network's own scale, and merged.
 
-A box belongs to the tile whose share of the picture holds its centre; shares meet in the middle of two tiles' overlap.
-So an object no larger than the overlap is whole in the tile that it belongs to, and what its neighbours see of it is
-dropped. Non-maximum suppression then takes what two tiles found on either side of such a border.
+A box belongs to the tile whose share of the image contains its center. The shares of two neighbors meet in the middle
+of their overlap. So an object no larger than the overlap is complete in the tile that it belongs to, and what the
+neighbors see of it is dropped. Non-maximum suppression then removes duplicates along the borders of the shares.
 """
 
 from __future__ import annotations
@@ -11,25 +11,26 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from engines.errors import RetinaEdgeError
-from engines.letterbox import as_bgr
-from engines.plugins.reference import Candidates, nms
+from engines.core.errors import RetinaEdgeError
+from engines.core.executor import Ticket
+from engines.core.letterbox import BgrImage
+from engines.plugins.specification import Candidates, nms
 from retina_edge.detections import Detections
-from retina_edge.detector import Detector, Frame, Submitted
+from retina_edge.detector import Detector, Merge
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile of a picture, pixels.
+    """One tile of an image; all values in pixels.
 
     Attributes:
-        top, left, bottom, right: what the network sees.
-        share: (top, left, bottom, right) of the part whose centres are its own; shares cover the plane once.
+        top, left, bottom, right: the part that the network sees.
+        share: (top, left, bottom, right) of the part whose box centers belong to this tile. The shares of all tiles
+            cover the plane exactly once.
     """
 
     top: int
@@ -39,13 +40,17 @@ class Tile:
     share: tuple[float, float, float, float]
 
 
-def cut(size: tuple[int, int], tile: tuple[int, int], overlap: int) -> list[Tile]:
-    """Tiles that cover a picture, evenly spaced, row by row.
+def tile_layout(size: tuple[int, int], tile: tuple[int, int], overlap: int) -> list[Tile]:
+    """Return evenly spaced tiles that cover an image, row by row.
 
     Args:
-        size: (height, width) of the picture, pixels.
-        tile: (height, width) of a tile, pixels; a smaller picture is one tile of its own size.
-        overlap: least overlap of neighbours, pixels, less than a tile's sides.
+        size: (height, width) of the image, pixels.
+        tile: (height, width) of a tile, pixels; a smaller image is one tile of its own size.
+        overlap: minimum overlap of neighbors, pixels, less than the sides of a tile.
+
+    Example:
+        >>> [(tile.left, tile.right) for tile in tile_layout((400, 1000), (400, 400), 64)]
+        [(0, 400), (300, 700), (600, 1000)]
     """
     rows, columns = (_spans(length, side, overlap) for length, side in zip(size, tile, strict=True))
     return [
@@ -56,23 +61,30 @@ def cut(size: tuple[int, int], tile: tuple[int, int], overlap: int) -> list[Tile
 
 
 class TiledDetector(Detector):
-    """A detector of large pictures; boxes are in the pixels of the whole.
+    """A detector for large images; its boxes are in pixels of the whole image.
 
     Args:
-        detector: of the tiles; whoever made it closes it.
-        tile: (height, width) of a tile, pixels, padded where the picture is smaller; None for the network's input, so
+        detector: detects in the tiles. It is borrowed: closing the tiled detector does not close it.
+        tile: (height, width) of a tile, pixels; a smaller image is padded to it. None for the network's input size, so
             that nothing is scaled.
-        overlap: least overlap of neighbours, pixels: as large as the largest object.
-        batch: tiles an inference; None for the model's own, or 1.
+        overlap: minimum overlap of neighbors, pixels; as large as the largest object.
+        batch: tiles in a batch; None for the model's own batch, or 1.
 
     Raises:
-        RetinaEdgeError: an overlap that leaves no tile, or a batch that the model cannot give.
+        RetinaEdgeError: if the overlap is as large as a tile, or the model cannot take the batch.
+
+    Example:
+        >>> from retina_edge.assets import FOREST, MODEL
+        >>> with Detector.load(MODEL) as detector:
+        ...     detections = TiledDetector(detector, overlap=64)(FOREST)
+        >>> len(detections) > 0
+        True
     """
 
     def __init__(
         self, detector: Detector, *, tile: tuple[int, int] | None = None, overlap: int = 64, batch: int | None = None
     ) -> None:
-        super().__init__(detector.executor)
+        super().__init__(detector.executor, name=detector._name, device=detector._device)
         self.tile = tile or self.contract.input_size
         self.overlap = overlap
         if not 0 <= overlap < min(self.tile):
@@ -80,47 +92,44 @@ class TiledDetector(Detector):
             raise RetinaEdgeError(
                 f"overlap: expected 0 to less than a side of the tile of {height}x{width} pixels, got {overlap}"
             )
-        self._batch = detector.check_batch(batch)
+        self._tiles_per_batch = detector.choose_batch(batch)
 
-    def submit(self, frames: Any) -> Submitted[Any]:
-        """As ``Detector.submit``: a frame or a list of frames, of any sizes."""
-        alone = isinstance(frames, np.ndarray)
-        pictures = [as_bgr(frame) for frame in ([frames] if alone else frames)]
-        layouts = [cut((picture.shape[0], picture.shape[1]), self.tile, self.overlap) for picture in pictures]
-        crops = [
-            self._padded(picture[tile.top : tile.bottom, tile.left : tile.right])
-            for picture, layout in zip(pictures, layouts, strict=True)
-            for tile in layout
-        ]
-        parts = [
-            self.executor.submit(crops[start : start + self._batch]) for start in range(0, len(crops), self._batch)
-        ]
-
-        def whole(found: list[Detections]) -> Any:
-            rest = iter(found)
-            merged = [
-                self._merge(layout, [next(rest) for _ in layout], picture)
-                for layout, picture in zip(layouts, pictures, strict=True)
-            ]
-            return merged[0] if alone else merged
-
-        return Submitted(parts, whole)
-
-    def check_batch(self, asked: int | None) -> int:
-        """One picture at a time: it is its tiles that make a batch."""
-        if asked not in (None, 1):
-            raise RetinaEdgeError(f"batch: expected one picture at a time, got {asked}; its tiles make a batch")
+    def choose_batch(self, requested: int | None) -> int:
+        """Return 1: images are detected one at a time, because their tiles make up the batches."""
+        if requested not in (None, 1):
+            raise RetinaEdgeError(f"batch: expected one image at a time, got {requested}; its tiles make up the batch")
         return 1
 
-    def _padded(self, crop: Frame) -> Frame:
-        """As large as a tile, or the letterbox would enlarge what a small picture shows."""
+    def close(self) -> None:
+        """Do nothing: the detector of the tiles belongs to its owner."""
+
+    def _submit(self, frames: Sequence[BgrImage]) -> tuple[list[Ticket], Merge]:
+        layouts = [tile_layout((frame.shape[0], frame.shape[1]), self.tile, self.overlap) for frame in frames]
+        crops = [
+            self._padded(frame[tile.top : tile.bottom, tile.left : tile.right])
+            for frame, layout in zip(frames, layouts, strict=True)
+            for tile in layout
+        ]
+        sizes = [(frame.shape[0], frame.shape[1]) for frame in frames]
+
+        def merge(detections: list[Detections]) -> list[Detections]:
+            remaining = iter(detections)
+            return [
+                self._merge(layout, [next(remaining) for _ in layout], size)
+                for layout, size in zip(layouts, sizes, strict=True)
+            ]
+
+        return self._submit_batches(crops, self._tiles_per_batch), merge
+
+    def _padded(self, crop: BgrImage) -> BgrImage:
+        """Pad a crop to the size of a tile, so that the letterbox does not enlarge a small image."""
         height, width = self.tile
         if crop.shape[:2] == self.tile:
             return crop
         return np.pad(crop, ((0, height - crop.shape[0]), (0, width - crop.shape[1]), (0, 0)))
 
-    def _merge(self, layout: Sequence[Tile], found: Sequence[Detections], picture: Frame) -> Detections:
-        own = [_own(tile, detections) for tile, detections in zip(layout, found, strict=True)]
+    def _merge(self, layout: Sequence[Tile], tiles: Sequence[Detections], size: tuple[int, int]) -> Detections:
+        own = [_own_boxes(tile, detections) for tile, detections in zip(layout, tiles, strict=True)]
         boxes, scores, labels = (
             np.concatenate([getattr(detections, name) for detections in own]) for name in ("boxes", "scores", "labels")
         )
@@ -128,15 +137,14 @@ class TiledDetector(Detector):
         candidates = Candidates(scores[order], boxes[order], labels[order])
         threshold = np.float32(self.contract.iou_threshold)
         kept = order[nms(candidates, threshold, max(1, len(order)))]
-        limits = np.array([picture.shape[1], picture.shape[0]] * 2, np.float32)
-        merged = own[0]
+        limits = np.array([size[1], size[0]] * 2, np.float32)
         return Detections(
-            np.minimum(boxes[kept], limits), scores[kept], labels[kept], merged.class_names, merged.category_ids
+            np.minimum(boxes[kept], limits), scores[kept], labels[kept], own[0].class_names, own[0].category_ids
         )
 
 
-def _own(tile: Tile, detections: Detections) -> Detections:
-    """The boxes that belong to a tile, in the pixels of the picture."""
+def _own_boxes(tile: Tile, detections: Detections) -> Detections:
+    """Return the detections that belong to a tile, in pixels of the image."""
     boxes = detections.boxes + np.array([tile.left, tile.top, tile.left, tile.top], np.float32)
     x, y = (boxes[:, :2] + boxes[:, 2:]).T / 2
     top, left, bottom, right = tile.share
@@ -146,7 +154,7 @@ def _own(tile: Tile, detections: Detections) -> Detections:
 
 
 def _spans(length: int, side: int, overlap: int) -> list[tuple[int, int, float, float]]:
-    """Begin and end of each tile along an axis, and of its share."""
+    """Return begin and end of each tile along an axis, and of its share."""
     side = min(side, length)
     count = 1 if side == length else math.ceil((length - overlap) / (side - overlap))
     begins = [round(index * (length - side) / max(1, count - 1)) for index in range(count)]

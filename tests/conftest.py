@@ -16,13 +16,13 @@ import pytest
 from filelock import FileLock
 
 from benchmarks.forest_windows import write_windows
-from engines.builder import build_engine
-from export.calibration import audit
-from export.deployable import export_onnx
-from export.precision import Calibration, convert_file
-from retina_edge.image_file import read_image
+from engines.tensorrt.builder import build_engine
+from export.precision.calibration import audit
+from export.precision.conversion import Calibration, convert_file
+from export.torch_export import export_onnx
+from retina_edge.assets import MODEL
+from retina_edge.imaging.image_file import read_image
 from retina_edge.model.checkpoint import load_checkpoint
-from retina_edge.sample import MODEL
 from tests.engines.plugins.emulated import compile_into
 from tests.engines.runner.world import OPTIONS
 

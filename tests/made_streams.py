@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 
-from engines.errors import SourceError
+from engines.core.errors import SourceError
 from retina_edge.sources.frames import Frame, Source
 from tests.stand_in import patch_frame
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from engines.contract import DetectorContract
+from engines.core.contract import DetectorContract
 from retina_edge.model.config import ModelConfig, octave_sizes
 from retina_edge.model.retinanet import RetinaNet
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from engines.contract import DetectorContract, PyramidLevel
-from engines.executor import HostExecutor
-from engines.plugins.reference import RawDetections
+from engines.core.contract import DetectorContract, PyramidLevel
+from engines.core.executor import HostExecutor, RawDetections
 from retina_edge.detector import Detector
 
 WHITE = 200

@@ -14,7 +14,7 @@ from benchmarks import record
 from benchmarks.plots import DRAWINGS, PICTURES, SOURCE, draw, source_of
 from benchmarks.readme import README, with_figures
 from retina_edge.__main__ import VERBS
-from retina_edge.sample import FOREST, MODEL
+from retina_edge.assets import FOREST, MODEL
 
 ROOT = Path(__file__).parents[1]
 # A figure in words or numbers: with a unit, as a share, as a ratio.

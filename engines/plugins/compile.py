@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from engines.errors import MissingDependencyError
+from engines.core.errors import MissingDependencyError
 from engines.plugins.launch import LEVELS
 from engines.plugins.ptx_files import FOLDER, PTX, ptx_file
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.cuda import primary_context
-from engines.plugins.launch import Geometry, Launch, plan
+from engines.core.cuda_context import primary_context
+from engines.core.executor import RawDetections
+from engines.plugins.launch import Geometry, Launch, postprocess_launches
 from engines.plugins.ptx_files import read_ptx
-from engines.plugins.reference import RawDetections
 
 # Bytes that are set to zero before a measurement: it takes the GPU longer than the host takes to put the launches on
 # the stream, or their gaps would be measured; and it leaves nothing of the heads in the caches.
@@ -27,7 +27,7 @@ class PostprocessKernels:
     once: they would share the scratch.
 
     Args:
-        driver: from ``engines.cuda.primary_context``; its context must be current here and in every call.
+        driver: from ``engines.core.cuda_context.primary_context``; its context must be current here and in every call.
         geometry: of the heads.
         batch: images at a time, at most.
     """
@@ -35,7 +35,7 @@ class PostprocessKernels:
     def __init__(self, driver: Any, geometry: Geometry, batch: int) -> None:
         self._geometry = geometry
         self._scratch: dict[str, int] = {}
-        launches = plan(geometry, batch)
+        launches = postprocess_launches(geometry, batch)
         with ExitStack() as stack:
             self._functions = [load_kernel(driver, launch) for launch in launches]
             stack.callback(self._functions.clear)
@@ -59,8 +59,10 @@ class PostprocessKernels:
         addresses = {**tensors, **self._scratch}
         if events:
             events[0].record(stream)
-        for index, (launch, function) in enumerate(zip(plan(self._geometry, batch), self._functions, strict=True)):
-            put(launch, function, addresses, stream)
+        for index, (launch, function) in enumerate(
+            zip(postprocess_launches(self._geometry, batch), self._functions, strict=True)
+        ):
+            launch_kernel(launch, function, addresses, stream)
             if events:
                 events[index + 1].record(stream)
 
@@ -128,7 +130,7 @@ def _run(driver: Any, arrays: Mapping[str, npt.NDArray[Any]], geometry: Geometry
             stack.callback(allocation.free)
             driver.memcpy_htod(allocation, array)
             tensors[name] = int(allocation)
-        written = plan(geometry, batch)[-1].outputs
+        written = postprocess_launches(geometry, batch)[-1].outputs
         for output in written:
             allocation = driver.mem_alloc(output.nbytes)
             stack.callback(allocation.free)
@@ -151,7 +153,7 @@ def _run(driver: Any, arrays: Mapping[str, npt.NDArray[Any]], geometry: Geometry
     return KernelRun(RawDetections(*found), np.array(milliseconds))
 
 
-def put(launch: Launch, function: Any, addresses: Mapping[str, int], stream: Any) -> None:
+def launch_kernel(launch: Launch, function: Any, addresses: Mapping[str, int], stream: Any) -> None:
     """Puts one launch on a stream, with the device addresses of its tensors by name."""
     inputs = [addresses[name] for name in launch.inputs]
     outputs = [addresses[output.name] for output in launch.outputs]

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.contract import DetectorContract
-from engines.names import CANDIDATES, OUTPUTS, PARAMETERS, head_names
+from engines.core.contract import DetectorContract
+from engines.core.tensor_names import CANDIDATES, OUTPUTS, PARAMETERS, head_names
 from engines.plugins.parameters import HEADER
 
 # Limits of the kernels' shared memory and of the entries compiled; see the head of filter.cu, select.cu, nms.cu.
@@ -136,7 +136,7 @@ class Launch:
 
 
 @functools.cache
-def plan(geometry: Geometry, batch: int) -> tuple[Launch, Launch, Launch]:
+def postprocess_launches(geometry: Geometry, batch: int) -> tuple[Launch, Launch, Launch]:
     """Filter, Select and NMS for ``batch`` images."""
     levels, top_k, kept = len(geometry.feature_sizes), geometry.top_k, geometry.max_detections
     suffix = f"{'f16' if geometry.half else 'f32'}_{levels}"

@@ -1,4 +1,4 @@
-// Letterbox: frames of any sizes into one network input, as engines/letterbox.py does it with OpenCV.
+// Letterbox: frames of any sizes into one network input, as engines/core/letterbox.py does it with OpenCV.
 //
 // Grid (ceil(height width / 4 / threads), images). A thread makes four neighbouring pixels: 12 bytes, three stores. The
 // width of an input is a multiple of 32, so the four are of one row.

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from engines.contract import DetectorContract
+from engines.core.contract import DetectorContract
 
 HEADER = 8
 DELTA_CLIP = math.log(1000.0 / 16)

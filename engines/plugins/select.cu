@@ -4,7 +4,7 @@
 // that the result does not depend on the order Filter wrote in; then a bitonic sort, then four deltas a candidate.
 //
 // Writes every slot of logits, labels: [N, levels * top_k] and boxes: [N, levels * top_k, 4]; where fewer candidates
-// are, logit -inf, box and label 0. Arithmetic in the order of the specification, engines/plugins/reference.py; NaN
+// are, logit -inf, box and label 0. Arithmetic in the order of the specification, engines/plugins/specification.py; NaN
 // in a delta makes NaN in the box there and here.
 #include "block.cuh"
 

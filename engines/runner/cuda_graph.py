@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from engines.errors import DeviceError, MissingDependencyError
+from engines.core.errors import DeviceError, MissingDependencyError
 
 
 class CudaGraph:
@@ -14,7 +14,7 @@ class CudaGraph:
     Nothing is run while it is recorded. The primary context must be current here and in every call.
 
     Args:
-        driver: from ``engines.cuda.primary_context``.
+        driver: from ``engines.core.cuda_context.primary_context``.
         stream: a pycuda stream, not the default one.
         work: puts kernels and copies on that stream; allocates nothing, waits for nothing.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from engines.contract import DetectorContract
+from engines.core.contract import DetectorContract
 
 
 class Context(Protocol):

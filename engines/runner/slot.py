@@ -8,13 +8,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from engines.executor import Ticket
-from engines.letterbox import Letterbox
+from engines.core.executor import RawDetections, Ticket
+from engines.core.letterbox import Letterbox
 from engines.plugins.launch import Tensor
-from engines.plugins.reference import RawDetections
 from engines.runner.cuda_graph import CudaGraph
-from engines.runner.frames import UNIT
-from engines.runner.memory import SharedMemory
+from engines.runner.packed_frames import UNIT
+from engines.runner.shared_memory import SharedMemory
 
 # What puts each stage on the compute stream, by the stage's name.
 Steps: TypeAlias = dict[str, Callable[[], object]]
@@ -33,7 +32,7 @@ class Slot:
     """Memory for frames and for what is found in them, and an event at either end of the way.
 
     Args:
-        driver: from ``engines.cuda.primary_context``; its context must be current here and in every call.
+        driver: from ``engines.core.cuda_context.primary_context``; its context must be current here and in every call.
         found: the tensors found, for the largest batch.
         integrated: the GPU has no memory of its own.
 

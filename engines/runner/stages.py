@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.cuda import NON_BLOCKING
-from engines.errors import DeviceError, MissingDependencyError
-from engines.executor import D2H, GPU, H2D, NETWORK, POSTPROCESS, PREPROCESS
-from engines.names import PARAMETERS
-from engines.plugins.kernels import PostprocessKernels, load_kernel, put
-from engines.plugins.launch import Geometry, plan
+from engines.core.cuda_context import NON_BLOCKING
+from engines.core.errors import DeviceError, MissingDependencyError
+from engines.core.executor import D2H, GPU, H2D, NETWORK, POSTPROCESS, PREPROCESS
+from engines.core.tensor_names import PARAMETERS
+from engines.plugins.kernels import PostprocessKernels, launch_kernel, load_kernel
+from engines.plugins.launch import Geometry, postprocess_launches
 from engines.plugins.parameters import pack_parameters, set_thresholds
 from engines.runner.cuda_graph import CudaGraph
-from engines.runner.frames import FRAMES, letterbox_launch
-from engines.runner.memory import SharedMemory
 from engines.runner.network import Context, Network
+from engines.runner.packed_frames import FRAMES, letterbox_launch
+from engines.runner.shared_memory import SharedMemory
 from engines.runner.slot import Slot, Steps
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Stages:
     """Streams, buffers, kernels and the contexts of a network, for one submission after another.
 
     Args:
-        driver: from ``engines.cuda.primary_context``; its context must be current here and in every call.
+        driver: from ``engines.core.cuda_context.primary_context``; its context must be current here and in every call.
         network: what runs between letterbox and detections.
         integrated: the GPU has no memory of its own.
         cuda_graph: record what is launched.
@@ -60,7 +60,7 @@ class Stages:
         self._letterbox: Any = None
         contract, batch = network.contract, network.batches[-1]
         geometry = Geometry.of(contract, half=network.half)
-        self.found = plan(geometry, batch)[-1].outputs
+        self.found = postprocess_launches(geometry, batch)[-1].outputs
         with ExitStack() as stack:
             stack.callback(self._forget)  # last: nothing of the driver's may outlive its context
             self._copies, self._compute = driver.Stream(NON_BLOCKING), driver.Stream(NON_BLOCKING)
@@ -181,7 +181,7 @@ class Stages:
         letterbox, kernels = letterbox_launch(self._network.contract.input_size, batch), self._kernels
         context = self._context(slot, batch)
         steps: Steps = {
-            PREPROCESS: lambda: put(letterbox, self._letterbox, addresses, self._compute),
+            PREPROCESS: lambda: launch_kernel(letterbox, self._letterbox, addresses, self._compute),
             NETWORK: lambda: context.enqueue(self._compute),
         }
         if kernels is not None:

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines.backend import Backend
-from engines.build_options import KERNELS
-from engines.cuda import NON_BLOCKING
-from engines.errors import DeviceError
-from engines.files import atomic_file
-from engines.names import INPUT
-from engines.passport import Passport, cache_path, rebuild_command
-from engines.tensorrt_log import messages_of
+from engines.core.atomic_file import atomic_file
+from engines.core.cuda_context import NON_BLOCKING
+from engines.core.errors import DeviceError
+from engines.core.tensor_names import INPUT
+from engines.tensorrt.backend import Backend
+from engines.tensorrt.build_options import KERNELS
+from engines.tensorrt.error_log import messages_of
+from engines.tensorrt.passport import Passport, cache_path, rebuild_command
 
 if TYPE_CHECKING:
     import tensorrt
@@ -28,7 +28,7 @@ class TensorRTNetwork:
     Its execution contexts share one block of memory for activations, and streams for what TensorRT runs side by side.
 
     Args:
-        driver: from ``engines.cuda.primary_context``; its context must be current here and in every call.
+        driver: from ``engines.core.cuda_context.primary_context``; its context must be current here and in every call.
         path: the engine, checked against its passport.
         passport: its passport.
         backend: of the passport.

@@ -14,25 +14,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from engines.contract import PyramidLevel
-from engines.errors import DataError
-from engines.letterbox import Letterbox
-from retina_edge.boxes import iou
+from engines.core.contract import PyramidLevel
+from engines.core.errors import DataError
+from engines.core.letterbox import Letterbox
+from retina_edge.data.box_overlap import iou
 from retina_edge.data.coco import CocoDataset
 from retina_edge.model.config import octave_sizes
 
 # The paper's, of a pyramid of five levels.
 DEFAULT_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 DEFAULT_RATIOS = (0.5, 1.0, 2.0)
-MATCHED = 0.5  # torchvision's fg_iou_thresh, and the paper's
+MATCH_IOU = 0.5  # torchvision's fg_iou_thresh, and the paper's
 FINEST_STRIDE = 8
 # COCO's borders between small, medium and large: square roots of areas, pixels.
 SIZES = {"small": (0.0, 32.0), "medium": (32.0, 96.0), "large": (96.0, math.inf)}
 # What is searched: the smallest anchor, a quarter of an octave apart, and how many boxes are looked at.
 SMALLEST, LARGEST, STEPS = 4.0, 128.0, 4
-MOST_BOXES = 20_000
+MAX_FITTED_BOXES = 20_000
 # A set is worth changing for so much more recall.
-WORTH = 0.005
+MIN_RECALL_GAIN = 0.005
 CHUNK = 4096
 
 
@@ -42,7 +42,7 @@ class SizeFit:
 
     Attributes:
         boxes: how many.
-        recall: share of them that an anchor overlaps by ``MATCHED`` or more; NaN without boxes.
+        recall: share of them that an anchor overlaps by ``MATCH_IOU`` or more; NaN without boxes.
         mean_iou: mean of each box's best overlap; NaN without boxes.
     """
 
@@ -165,8 +165,8 @@ def suggest_anchors(
     Args: as ``fit_anchors``.
     """
     chosen = boxes
-    if len(boxes) > MOST_BOXES:
-        chosen = boxes[np.random.default_rng(0).choice(len(boxes), MOST_BOXES, replace=False)]
+    if len(boxes) > MAX_FITTED_BOXES:
+        chosen = boxes[np.random.default_rng(0).choice(len(boxes), MAX_FITTED_BOXES, replace=False)]
     octaves = math.log2(LARGEST / SMALLEST)
     candidates = []
     for ratios in (tuple(aspect_ratios), _own_ratios(chosen, len(aspect_ratios))):
@@ -175,12 +175,12 @@ def suggest_anchors(
             sizes = tuple(float(smallest * 2**level) for level in range(len(anchor_sizes)))
             overlap = best_iou(chosen, pyramid(input_size, sizes, ratios))
             # Where two match as many boxes, the one that lies closer to them.
-            candidates.append((round(float((overlap >= MATCHED).mean()), 3), float(overlap.mean()), sizes, ratios))
+            candidates.append((round(float((overlap >= MATCH_IOU).mean()), 3), float(overlap.mean()), sizes, ratios))
     *_, sizes, ratios = max(candidates)
     given, found = (
         fit_anchors(boxes, input_size, *anchors) for anchors in ((anchor_sizes, aspect_ratios), (sizes, ratios))
     )
-    return found if found.recall >= given.recall + WORTH else given
+    return found if found.recall >= given.recall + MIN_RECALL_GAIN else given
 
 
 def _own_ratios(boxes: npt.NDArray[np.float32], count: int) -> tuple[float, ...]:
@@ -194,4 +194,4 @@ def _own_ratios(boxes: npt.NDArray[np.float32], count: int) -> tuple[float, ...]
 def _size_fit(overlap: npt.NDArray[np.float32]) -> SizeFit:
     if not len(overlap):
         return SizeFit(0, math.nan, math.nan)
-    return SizeFit(len(overlap), float((overlap >= MATCHED).mean()), float(overlap.mean()))
+    return SizeFit(len(overlap), float((overlap >= MATCH_IOU).mean()), float(overlap.mean()))

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from retina_edge.data.options import AugmentOptions
+from retina_edge.data.augment_options import AugmentOptions
 
 Target = dict[str, Any]
 
@@ -21,6 +21,8 @@ def training_transform(options: AugmentOptions) -> nn.Module:
     The image is a ``tv_tensors.Image`` uint8 [3, h, w]; the target holds ``boxes``, ``tv_tensors.BoundingBoxes``
     [N, 4] xyxy in pixels, and ``labels`` int64 [N]. Randomness is torch's global generator's.
     """
+    if options.size is None or options.input_size is None:
+        raise ValueError("augmentation: expected the size of the network's input; call options.for_input(input_size)")
     steps: list[nn.Module] = [
         ScaleJitter(options.input_size, options.scale),
         CropKeepingBoxes(options.size, options.min_visible),

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.errors import DataError
-from retina_edge.image_file import read_image
+from engines.core.errors import DataError
+from retina_edge.imaging.image_file import read_image
 
 # Annotation tools round differently: a box may pass the image's edge by this much and is clipped to it, pixels.
 EDGE_TOLERANCE = 1.0

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 
-from engines.errors import RetinaEdgeError
+from engines.core.errors import RetinaEdgeError
 from retina_edge.data.augment import Target, training_transform
+from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.coco import CocoDataset
-from retina_edge.data.options import AugmentOptions
 
 Sample = tuple[Tensor, Target]
 Batch = tuple[Tensor, list[Target]]

@@ -16,9 +16,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, unquote
 
-from engines.errors import MissingDependencyError
+from engines.core.errors import MissingDependencyError
+from retina_edge.delivery.address import Address, AddressError
 from retina_edge.delivery.spool_file import Message
-from retina_edge.delivery.transport import Address, AddressError, Transport, Unreachable, reason_of
+from retina_edge.delivery.transport import ReceiverUnreachable, Transport, network_reason
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
@@ -64,15 +65,15 @@ class MqttTransport(Transport):
         try:
             from paho.mqtt import client, enums
         except ImportError as error:
-            raise MissingDependencyError("events over MQTT need paho-mqtt: pip install '.[serve]'") from error
+            raise MissingDependencyError("events over MQTT need paho-mqtt: pip install 'retina-edge[serve]'") from error
         self._new = partial(client.Client, enums.CallbackAPIVersion.VERSION2, reconnect_on_failure=False)
         self._address = address
         self._topic = unquote(address.path.removeprefix("/"))
-        self.name = f"{address.scheme}://{address.place}/{self._topic}"
+        self.name = f"{address.scheme}://{address.location}/{self._topic}"
         if not self._topic or set(self._topic) & set("+#\0") or self._topic.startswith("$"):
             raise AddressError(
                 f"{self.name}: expected a topic after the host, without + and #, for instance "
-                f"{address.scheme}://{address.place}/cameras/gate"
+                f"{address.scheme}://{address.location}/cameras/gate"
             )
         options = parse_qs(address.query, keep_blank_values=True)
         self._client_id = options.pop("client_id", [client_id])[-1]
@@ -93,7 +94,7 @@ class MqttTransport(Transport):
             if lost is None:
                 return True
             self._drop()
-            raise Unreachable(lost)
+            raise ReceiverUnreachable(lost)
         self._confirmed, self._answer, self._accepted, self._lost = set(), None, False, None
         self._client = client = self._new_client()
         default = 8883 if self._address.scheme == "mqtts" else 1883
@@ -102,11 +103,11 @@ class MqttTransport(Transport):
             client.loop_start()
             self._await(lambda: self._answer is not None)
             if not self._accepted:
-                raise Unreachable(f"the broker refuses the connection: {self._answer}")
+                raise ReceiverUnreachable(f"the broker refuses the connection: {self._answer}")
             self._publish_and_wait(f"{self._topic}/status", ONLINE, retain=True)
         except (OSError, ValueError) as error:
             self._drop()
-            raise Unreachable(f"the broker cannot be reached: {reason_of(error)}") from error
+            raise ReceiverUnreachable(f"the broker cannot be reached: {network_reason(error)}") from error
         except BaseException:
             self._drop()
             raise
@@ -115,23 +116,23 @@ class MqttTransport(Transport):
     def deliver(self, messages: Sequence[Message]) -> Iterator[Message]:
         client = self._client
         if client is None:
-            raise Unreachable("not connected")
+            raise ReceiverUnreachable("not connected")
         try:
             sent = [(message, client.publish(self._topic, message.payload, QOS).mid) for message in messages]
             for message, mid in sent:
                 self._await(lambda mid=mid: mid in self._confirmed)  # type: ignore[misc]
                 yield message
-        except Unreachable:
+        except ReceiverUnreachable:
             self._drop()
             raise
         except (OSError, ValueError) as error:
             self._drop()
-            raise Unreachable(f"the broker cannot be reached: {reason_of(error)}") from error
+            raise ReceiverUnreachable(f"the broker cannot be reached: {network_reason(error)}") from error
 
     def close(self) -> None:
         if self._client is None:
             return
-        with suppress(Unreachable, OSError, ValueError):
+        with suppress(ReceiverUnreachable, OSError, ValueError):
             self._timeout = min(self._timeout, CLOSE_SECONDS)
             self._publish_and_wait(f"{self._topic}/status", OFFLINE, retain=True)
             self._client.disconnect()  # in order: the broker forgets the last will
@@ -189,9 +190,9 @@ class MqttTransport(Transport):
             # What has arrived counts, also where the connection is lost meanwhile.
             while not arrived():
                 if self._lost is not None:
-                    raise Unreachable(self._lost)
+                    raise ReceiverUnreachable(self._lost)
                 if not self._changed.wait(max(0.0, deadline - time.monotonic())):
-                    raise Unreachable(f"the broker does not answer within {self._timeout:g} s")
+                    raise ReceiverUnreachable(f"the broker does not answer within {self._timeout:g} s")
 
     def _drop(self) -> None:
         """Ends the connection without a word, if it still stands, and its thread."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.errors import RetinaEdgeError
+from engines.core.errors import RetinaEdgeError
 
 # Messages that the receiver refused, kept for people to look at.
 MAX_SET_ASIDE = 1000

@@ -21,8 +21,9 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from urllib.parse import quote
 
+from retina_edge.delivery.address import Address
 from retina_edge.delivery.spool_file import Message
-from retina_edge.delivery.transport import Address, Refused, Transport, Unreachable, reason_of
+from retina_edge.delivery.transport import MessageRefused, ReceiverUnreachable, Transport, network_reason
 
 TIMEOUT_SECONDS = 10.0
 # Of an answer, only its status matters; one that is longer costs the connection.
@@ -56,7 +57,9 @@ class WebhookTransport(Transport):
 
     def __init__(self, address: Address, *, secret: str | None = None, timeout: float = TIMEOUT_SECONDS) -> None:
         # The path of a webhook is often its password.
-        self.name = f"{address.scheme}://{address.place}" + ("/***" if address.path.strip("/") or address.query else "")
+        self.name = f"{address.scheme}://{address.location}" + (
+            "/***" if address.path.strip("/") or address.query else ""
+        )
         self._address = address
         self._secret = secret.encode() if secret else None
         self._timeout = timeout
@@ -74,13 +77,15 @@ class WebhookTransport(Transport):
             if 200 <= status < 300:
                 yield message
             elif status in _TRY_AGAIN:
-                raise Unreachable(f"the server {_TRY_AGAIN[HTTPStatus(status)]}", retry_after=retry_after)
+                raise ReceiverUnreachable(f"the server {_TRY_AGAIN[HTTPStatus(status)]}", retry_after=retry_after)
             elif 400 <= status < 500:
-                raise Refused(f"the server refuses the message ({status})")
+                raise MessageRefused(f"the server refuses the message ({status})")
             elif 300 <= status < 400:
-                raise Unreachable(f"the server redirects ({status}), which is not followed; give the final address")
+                raise ReceiverUnreachable(
+                    f"the server redirects ({status}), which is not followed; give the final address"
+                )
             else:
-                raise Unreachable(f"the server is in trouble ({status})", retry_after=retry_after)
+                raise ReceiverUnreachable(f"the server is in trouble ({status})", retry_after=retry_after)
 
     def close(self) -> None:
         self._connection.close()
@@ -104,7 +109,7 @@ class WebhookTransport(Transport):
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
             self.close()
             if not reused or self._given_up:
-                raise Unreachable(f"the server cannot be reached: {reason_of(error)}") from error
+                raise ReceiverUnreachable(f"the server cannot be reached: {network_reason(error)}") from error
         return self._post(message)
 
     def _request(self, message: Message) -> tuple[int, float | None]:
@@ -136,11 +141,11 @@ class WebhookTransport(Transport):
         except (OSError, http.client.HTTPException) as error:
             if late.is_set() or isinstance(error, TimeoutError):
                 self.close()
-                raise Unreachable(f"the server does not answer within {self._timeout:g} s") from error
+                raise ReceiverUnreachable(f"the server does not answer within {self._timeout:g} s") from error
             if isinstance(error, http.client.RemoteDisconnected | BrokenPipeError | ConnectionResetError):
                 raise
             self.close()
-            raise Unreachable(f"the server cannot be reached: {reason_of(error)}") from error
+            raise ReceiverUnreachable(f"the server cannot be reached: {network_reason(error)}") from error
         finally:
             watchdog.cancel()
 

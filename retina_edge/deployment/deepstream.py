@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-from engines.contract import DetectorContract
-from engines.errors import DeploymentError
-from engines.names import INPUT, OUTPUTS
-from retina_edge.deployment.model import LABELS, DeployableModel, copy_model, write_sheets, write_text
+from engines.core.contract import DetectorContract
+from engines.core.errors import DeploymentError
+from engines.core.tensor_names import INPUT, OUTPUTS
+from retina_edge.deployment.deployable_model import LABELS, DeployableModel, copy_model, write_sheets, write_text
 
 SOURCE, LIBRARY = "retina_edge_deepstream.cu", "libretina_edge_deepstream.so"
 ENGINE, INFER, PREPROCESS = "model.engine", "config_infer_retina_edge.txt", "config_preprocess_retina_edge.txt"

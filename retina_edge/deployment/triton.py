@@ -13,10 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engines.contract import DetectorContract
-from engines.errors import DeploymentError
-from engines.passport import passport_path
-from retina_edge.deployment.model import CONTRACT, LABELS, DeployableModel, copy_model, write_sheets, write_text
+from engines.core.contract import DetectorContract
+from engines.core.errors import DeploymentError
+from engines.tensorrt.passport import passport_path
+from retina_edge.deployment.deployable_model import (
+    CONTRACT,
+    LABELS,
+    DeployableModel,
+    copy_model,
+    write_sheets,
+    write_text,
+)
 
 # TensorRT's and ONNX's names of types, lower case.
 TYPES = {"uint8": "UINT8", "float": "FP32", "float16": "FP16", "half": "FP16", "int32": "INT32"}
@@ -170,7 +177,7 @@ def _detections_note(contract: DetectorContract, batch: str) -> list[str]:
         f"Outputs: `num_detections` int32 [{batch}] ([{batch}, 1] where requests are put together), `boxes` float32",
         f"[{batch}, {k}, 4], `scores` float32 and `labels` int32 [{batch}, {k}]; rows past `num_detections` are zero.",
         "Boxes are x1, y1, x2, y2 in pixels of the input. In pixels of the frame: x divided by round(w · s) / w, y by",
-        "round(h · s) / h, clipped to the frame. `engines.letterbox.Letterbox.fit` does both ways.",
+        "round(h · s) / h, clipped to the frame. `engines.core.letterbox.Letterbox.fit` does both ways.",
     ]
 
 
@@ -178,5 +185,5 @@ def _heads_note() -> list[str]:
     return [
         "Outputs are the raw heads: `cls_L`, the class logits, and `box_L`, the deltas of the boxes, for each level L",
         "of the pyramid. **Decode and non-maximum suppression are the client's**; anchors, thresholds and strides are",
-        "in the contract, and `engines/plugins/reference.py` of retina_edge is the specification, in NumPy.",
+        "in the contract, and `engines/plugins/specification.py` of retina_edge is the specification, in NumPy.",
     ]

@@ -20,11 +20,17 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from engines.errors import MissingDependencyError, RetinaEdgeError
-from retina_edge.cli import INTERRUPTED
+from engines.core.errors import MissingDependencyError, RetinaEdgeError
+from retina_edge.cli.running import INTERRUPTED
 from retina_edge.detections import Detections
-from retina_edge.detector import Detector, Submitted
-from retina_edge.measurement.loadgen_settings import SAMPLES, expect, has_run_out, read_summary, settings_for
+from retina_edge.detector import DetectionTicket, Detector
+from retina_edge.measurement.loadgen_settings import (
+    SAMPLES,
+    has_run_out,
+    read_summary,
+    set_expected_speed,
+    settings_for,
+)
 from retina_edge.measurement.timing import IN_FLIGHT, Frames, Rounds, warm_up, warm_up_batches
 
 SUMMARY = "mlperf_log_summary.txt"
@@ -37,7 +43,7 @@ class _Part:
 
     numbers: list[int]
     indices: list[int]
-    ticket: Submitted[list[Detections]]
+    ticket: DetectionTicket[list[Detections]]
 
 
 def run_loadgen(
@@ -78,7 +84,7 @@ def run_loadgen(
         import mlperf_loadgen as loadgen
     except ImportError as error:
         raise MissingDependencyError(
-            f"--mlperf: expected MLPerf's LoadGen ({error}); install it with pip install '.[bench]'"
+            f"--mlperf: expected MLPerf's LoadGen ({error}); install it with pip install 'retina-edge[bench]'"
         ) from error
     if _left_behind:
         raise RetinaEdgeError("--mlperf: LoadGen still runs a test that was broken off; start this program again")
@@ -88,7 +94,9 @@ def run_loadgen(
     settings, shortfalls = settings_for(loadgen, scenario, seconds)
     warm_up(detector, Rounds(frames, batch))
     warm_up_batches(detector, frames, batch)
-    expect(settings, detector, frames, scenario=scenario, batch=batch, queries_per_second=queries_per_second)
+    set_expected_speed(
+        settings, detector, frames, scenario=scenario, batch=batch, queries_per_second=queries_per_second
+    )
     _run(loadgen, _Worker(loadgen, detector, frames, batch), settings, folder, len(frames))
     summary = read_summary(folder / SUMMARY)
     if has_run_out(summary):

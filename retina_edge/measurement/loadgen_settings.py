@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from engines.errors import RetinaEdgeError
+from engines.core.errors import RetinaEdgeError
 from retina_edge.detector import Detector
 from retina_edge.measurement.timing import Frames, Rounds, measure_latency, measure_throughput
 
@@ -24,7 +24,7 @@ OFFLINE_MARGIN = 1.5
 PROBE_SECONDS = 1.0
 
 
-def rules(loadgen: Any, scenario: str) -> Any:
+def mlperf_settings(loadgen: Any, scenario: str) -> Any:
     """LoadGen's settings for a published result of RetinaNet."""
     settings = loadgen.TestSettings()
     if settings.FromConfig(os.devnull, BENCHMARK, scenario, OF_BUILT_IN_FILE) != 0:
@@ -39,7 +39,7 @@ def rules(loadgen: Any, scenario: str) -> Any:
 
 def settings_for(loadgen: Any, scenario: str, seconds: float) -> tuple[Any, list[str]]:
     """The rules, less strict only where the run is shorter than theirs; and in which ways they are."""
-    settings, shortfalls = rules(loadgen, scenario), []
+    settings, shortfalls = mlperf_settings(loadgen, scenario), []
     rules_ms, rules_count = settings.min_duration_ms, settings.min_query_count
     settings.min_duration_ms = round(1000 * seconds)
     if settings.min_duration_ms < rules_ms:
@@ -49,7 +49,7 @@ def settings_for(loadgen: Any, scenario: str, seconds: float) -> tuple[Any, list
     return settings, shortfalls
 
 
-def expect(
+def set_expected_speed(
     settings: Any,
     detector: Detector,
     frames: Frames,

@@ -12,9 +12,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from engines.executor import GPU, HostExecutor
+from engines.core.executor import GPU, HostExecutor
 from retina_edge.detections import Detections
-from retina_edge.detector import Detector, Submitted
+from retina_edge.detector import DetectionTicket, Detector
 
 T = TypeVar("T")
 Frames = Sequence[npt.NDArray[np.uint8]]
@@ -150,7 +150,7 @@ def measure_throughput(
 
     def work(stream: int) -> None:
         try:
-            rounds, tickets = Rounds(frames, batch), deque[Submitted[list[Detections]]]()
+            rounds, tickets = Rounds(frames, batch), deque[DetectionTicket[list[Detections]]]()
             while not errors and (perf_counter() - start < seconds or counts[stream] < LEAST_RUNS * batch):
                 tickets.append(detector.submit(rounds.next()))
                 if len(tickets) == in_flight:

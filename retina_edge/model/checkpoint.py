@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engines.contract import DetectorContract
-from engines.errors import ModelFileError
-from engines.files import atomic_file
+from engines.core.atomic_file import atomic_file
+from engines.core.contract import DetectorContract
+from engines.core.errors import ModelFileError
 from retina_edge.model.config import ModelConfig
 from retina_edge.model.retinanet import RetinaNet, check_contract
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engines.errors import ModelFileError
+from engines.core.errors import ModelFileError
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "mobilenet_v3_large")
 # torchvision's GroupNorm heads have 32 groups.

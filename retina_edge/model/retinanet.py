@@ -16,7 +16,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from engines.contract import DetectorContract, PyramidLevel
+from engines.core.contract import DetectorContract, PyramidLevel
 from retina_edge.model.config import GROUPS, ModelConfig
 
 # Stage i of each backbone family: the module after which its features are taken, and their channels.

@@ -16,8 +16,8 @@ from torchvision.models.detection.retinanet import (
     RetinaNet_ResNet50_FPN_Weights,
 )
 
-from engines.contract import DetectorContract, versions
-from engines.errors import ModelFileError
+from engines.core.contract import DetectorContract, package_versions
+from engines.core.errors import ModelFileError
 from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.config import ModelConfig
 from retina_edge.model.retinanet import RetinaNet
@@ -134,7 +134,7 @@ def convert(
         # torchvision trains on the data set's own ids, so its labels are the ids.
         category_ids=tuple(range(num_classes)),
         levels=model.pyramid(input_size),
-        produced_by=versions("retina-edge", "torch", "torchvision"),
+        produced_by=package_versions("retina-edge", "torch", "torchvision"),
     )
     return Checkpoint(contract, config, dict(model.state_dict()))
 

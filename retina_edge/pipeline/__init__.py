@@ -1,1 +1,1 @@
-"""Many streams, one detector: captured, batched, detected and handed on, each stream for itself."""
+"""Frames of many streams through one detector: capture, batches, results."""

@@ -1,4 +1,4 @@
-"""Batches over streams: each stream gets its turn, and a batch waits for the others no longer than its deadline."""
+"""Batches over several streams: each stream gets its turn, and a batch waits no longer than its deadline."""
 
 from __future__ import annotations
 
@@ -9,82 +9,84 @@ from collections.abc import Sequence
 from retina_edge.pipeline.stream import State, Stream
 from retina_edge.sources.frames import Frame
 
-Chosen = list[tuple[Stream, Frame]]
+# Frames of one batch, each with its stream.
+FrameBatch = list[tuple[Stream, Frame]]
 
 
 class Batcher:
-    """Takes frames out of the slots of several streams.
+    """Takes frames out of the mailboxes of several streams.
 
     Args:
-        streams: in whose slots frames wait.
-        ready: the condition of all of them.
-        size: frames of a batch at most.
-        deadline: seconds that the first live frame of a batch waits for the others at most. Nobody waits for a stream
-            that is offline. Frames of files are in no hurry: alone they wait for a full batch.
-        max_age: seconds from its capture after which a live stream's frame is not worth detecting in; None for any.
+        streams: the streams whose frames are taken.
+        changed: the condition that all their mailboxes share.
+        size: largest number of frames in a batch.
+        deadline: seconds that the first live frame of a batch waits for others. A batch never waits for a stream that
+            is offline. Frames of files alone wait for a full batch, because files are not urgent.
+        max_age: seconds from capture after which a live stream's frame is dropped; None for no limit.
     """
 
     def __init__(
         self,
         streams: Sequence[Stream],
-        ready: threading.Condition,
+        changed: threading.Condition,
         *,
         size: int,
         deadline: float,
         max_age: float | None = None,
     ) -> None:
-        self._streams, self._ready = list(streams), ready
+        self._streams, self._changed = list(streams), changed
         self._size, self._deadline, self._max_age = size, deadline, max_age
         self._next = 0
 
-    def take(self) -> Chosen | None:
-        """The next batch, as soon as there is one; None when all streams have ended."""
-        with self._ready:
-            chosen: Chosen = []
+    def take(self) -> FrameBatch | None:
+        """Wait for the next batch and return it; None when all streams have ended."""
+        with self._changed:
+            batch: FrameBatch = []
             end = None
             while True:
-                self._collect(chosen)
+                self._fill(batch)
                 now = time.monotonic()
-                if end is None and any(stream.live for stream, _ in chosen):
+                if end is None and any(stream.live for stream, _ in batch):
                     end = now + self._deadline
                 late = end is not None and now >= end
-                if len(chosen) >= self._size or (chosen and (late or not self._expected(chosen))):
-                    return chosen
-                if not chosen and all(stream.slot.ended for stream in self._streams):
+                if len(batch) >= self._size or (batch and (late or not self._more_expected(batch))):
+                    return batch
+                if not batch and all(stream.mailbox.ended for stream in self._streams):
                     return None
-                self._ready.wait(None if end is None else end - now)
+                self._changed.wait(None if end is None else end - now)
 
-    def _collect(self, chosen: Chosen) -> None:
-        """Fills a batch from what waits, one frame of each stream in turn, from the one after the last served."""
-        while len(chosen) < self._size:
-            before = len(chosen)
+    def _fill(self, batch: FrameBatch) -> None:
+        """Fill a batch with waiting frames, one of each stream in turn, starting after the stream served last."""
+        while len(batch) < self._size:
+            before = len(batch)
             for step in range(len(self._streams)):
                 number = (self._next + step) % len(self._streams)
                 stream = self._streams[number]
-                if (frame := self._fresh(stream)) is not None:
-                    chosen.append((stream, frame))
+                if (frame := self._take_fresh(stream)) is not None:
+                    batch.append((stream, frame))
                     self._next = number + 1
                     break
-            if len(chosen) == before:
+            if len(batch) == before:
                 return
 
-    def _fresh(self, stream: Stream) -> Frame | None:
-        while (frame := stream.slot.take()) is not None:
+    def _take_fresh(self, stream: Stream) -> Frame | None:
+        while (frame := stream.mailbox.take()) is not None:
             if self._max_age is None or not stream.live or time.monotonic() - frame.captured <= self._max_age:
                 return frame
             stream.expired += 1
         return None
 
-    def _expected(self, chosen: Chosen) -> bool:
-        """Whether a frame that the batch should wait for may come any moment.
+    def _more_expected(self, batch: FrameBatch) -> bool:
+        """True if the batch should wait for another frame.
 
-        In a hurry the first of a stream that has none in the batch, else the next of any file.
+        With a live frame in the batch: for the first frame of a stream that has none in it. Else: for the next frame of
+        any file.
         """
-        there = {stream for stream, _ in chosen}
-        hurry = any(stream.live for stream in there)
+        present = {stream for stream, _ in batch}
+        urgent = any(stream.live for stream in present)
         return any(
             stream.state is State.ONLINE
-            and not stream.slot.ended
-            and (stream not in there if hurry else not stream.live)
+            and not stream.mailbox.ended
+            and (stream not in present if urgent else not stream.live)
             for stream in self._streams
         )

@@ -1,4 +1,4 @@
-"""One thread a stream that keeps its slot filled: opens the source, reads it, and opens it again when it is lost."""
+"""One thread per stream: opens the source, reads it into the mailbox, and reopens it after a failure."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from engines.errors import SourceError
+from engines.core.errors import SourceError
 from retina_edge.pipeline.stream import State, Stream
-from retina_edge.pipeline.worker import Worker
 from retina_edge.sources.frames import Source
+from retina_edge.system.worker import Worker
 
-# Between attempts, seconds: doubled from the first to the last.
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-# A source that gave frames for so long was well, and what follows is a new failure.
-WELL_AFTER = 5.0
-# While the machine behind an address does not answer, how often it is knocked at, and how long that may take, seconds.
-KNOCK_EVERY, KNOCK_TIMEOUT = 0.5, 0.5
+# Seconds between attempts; the wait doubles from the first value to the second.
+MIN_BACKOFF, MAX_BACKOFF = 0.5, 30.0
+# Seconds of frames after which the back-off is reset.
+STABLE_SECONDS = 5.0
+# While the host of a URL does not answer: seconds between two TCP probes, and the timeout of each.
+PROBE_INTERVAL, PROBE_TIMEOUT = 0.5, 0.5
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 
 logger = logging.getLogger(__name__)
 
 
 class Capture:
-    """The thread of one stream.
+    """The capture thread of one stream.
 
     Args:
-        stream: whose slot it fills.
-        on_failure: told of an error that no reopening mends: a bug, not a lost camera.
-        on_end: called when it ends, in its thread.
-        keep_trying: a live stream that cannot be opened is tried again and again; else only one that gave a frame once,
-            and the first failure is an error of the stream, for its owner to tell.
+        stream: the stream whose mailbox is filled.
+        on_failure: called with an error that reopening cannot fix, such as a bug.
+        on_end: called in the capture thread when it ends.
+        keep_trying: retry a live stream that cannot be opened at first, without end. If False, only a stream that has
+            delivered a frame is reopened, and a first failure is recorded in ``stream.errors``.
     """
 
     def __init__(
@@ -49,86 +49,86 @@ class Capture:
         self._stop = threading.Event()
         self._source: Source | None = None
         self._address = _address(stream.source)
-        # Seconds from the first frame to the last of the last opening.
-        self._well_for = 0.0
+        # Seconds from the first to the last frame since the source was last opened.
+        self._stable_for = 0.0
         self._worker = Worker(f"capture {stream.name}", self._run, on_failure)
 
     def start(self) -> None:
-        """Begins to read."""
+        """Start the thread."""
         self.stream.started = True
         self._worker.start()
 
     def stop(self) -> None:
-        """Asks it to end; ``wait`` returns when it has."""
+        """Ask the thread to end; ``wait`` waits for it."""
         self._stop.set()
-        self.stream.slot.close()
+        self.stream.mailbox.close()
         if (source := self._source) is not None:
             source.interrupt()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it has ended within so many seconds; a camera that hangs in its driver may not."""
+        """Wait for the thread and return True if it has ended. A camera may hang in its driver and not end in time."""
         return self._worker.wait(seconds)
 
     def _run(self) -> None:
         try:
-            self._read_for_ever()
+            self._read_until_end()
         finally:
             self.stream.state = State.ENDED
-            self.stream.slot.close()
+            self.stream.mailbox.close()
             self._on_end()
 
-    def _read_for_ever(self) -> None:
-        """Of a file until it ends, of a live stream until it is told to."""
-        stream, wait = self.stream, FIRST_WAIT
+    def _read_until_end(self) -> None:
+        """Read a file until it ends, or a live stream until ``stop``."""
+        stream, wait = self.stream, MIN_BACKOFF
         while not self._stop.is_set():
             try:
                 self._read()
-                lost = f"{stream.source}: gave no more frames"
+                reason = f"{stream.source}: no more frames"
             except SourceError as error:
-                if self._stop.is_set():  # because of that
+                if self._stop.is_set():  # the stop interrupted the source
                     return
-                lost = str(error)
+                reason = str(error)
                 if not stream.live or not (self._keep_trying or stream.captured):
-                    stream.error = lost
-                    stream.errors.append(lost)
+                    stream.error = reason
+                    stream.errors.append(reason)
                     if self._keep_trying:
-                        logger.error("%s", lost)
+                        logger.error("%s", reason)
                     return
-            if not stream.live or self._stop.is_set() or stream.slot.closed:
+            if not stream.live or self._stop.is_set() or stream.mailbox.closed:
                 return
             if stream.state is not State.OFFLINE:
-                logger.warning("%s", lost)
-            stream.error, stream.state = lost, State.OFFLINE
-            if self._well_for > WELL_AFTER:
-                wait = FIRST_WAIT
+                logger.warning("%s", reason)
+            stream.error, stream.state = reason, State.OFFLINE
+            if self._stable_for > STABLE_SECONDS:
+                wait = MIN_BACKOFF
             self._pause(wait)
-            wait = min(2 * wait, LONGEST_WAIT)
+            wait = min(2 * wait, MAX_BACKOFF)
             stream.reconnects += not self._stop.is_set()
 
     def _read(self) -> None:
-        """One opening, to its end."""
+        """Open the source once and read it to its end."""
         stream = self.stream
         if stream.state is not State.OFFLINE:
             stream.state = State.CONNECTING
-        self._well_for = 0.0
+        self._stable_for = 0.0
         source = self._source = stream.open()
-        if self._stop.is_set():  # it may have been asked for before there was something to interrupt
+        if self._stop.is_set():  # ``stop`` may have come before there was a source to interrupt
             return
         with source:
             stream.info = source.info
             if stream.live and not source.live and not stream.captured:
-                # A file behind an address: it shows only now that it is one.
-                stream.live, stream.slot.keeps_all = False, True
+                # A URL that turns out to be a file, now that it is open.
+                stream.live, stream.mailbox.keep_all = False, True
             began, first = time.perf_counter(), None
             for frame in source:
                 first = frame.captured if first is None else first
-                self._well_for = frame.captured - first
+                self._stable_for = frame.captured - first
                 stream.read_seconds += time.perf_counter() - began
-                if self._stop.is_set() or not stream.slot.put(frame):
+                if self._stop.is_set() or not stream.mailbox.put(frame):
                     return
                 stream.captured += 1
                 if stream.state is State.OFFLINE:
-                    logger.warning("%s: back again", stream.source)
+                    logger.warning("%s: online again", stream.source)
                 stream.state = State.ONLINE
                 began = time.perf_counter()
             if stream.live and source.warnings:
@@ -141,19 +141,19 @@ class Capture:
             stream.error = "; ".join([*source.errors, *source.warnings])
 
     def _pause(self, seconds: float) -> None:
-        """Waits; where nobody answers at the address, only until somebody does."""
+        """Wait before the next attempt; if the host of a URL is down, only until it accepts connections again."""
         address = self._address
-        if address is None or _answers(address):
+        if address is None or _accepts_connections(address):
             self._stop.wait(seconds)
             return
-        end = time.monotonic() + LONGEST_WAIT
-        while time.monotonic() < end and not self._stop.wait(KNOCK_EVERY):
-            if _answers(address):
+        end = time.monotonic() + MAX_BACKOFF
+        while time.monotonic() < end and not self._stop.wait(PROBE_INTERVAL):
+            if _accepts_connections(address):
                 return
 
 
 def _address(name: str) -> tuple[str, int] | None:
-    """Host and port of a stream's URL without credentials; None where it has none, or TCP is not what it speaks."""
+    """Return host and port of a URL without credentials; None if there are none, or the URL does not use TCP."""
     try:
         url = urlsplit(name)
         port = (url.port or PORTS[url.scheme]) if url.scheme in PORTS else None
@@ -162,9 +162,9 @@ def _address(name: str) -> tuple[str, int] | None:
     return (url.hostname, port) if url.hostname and port and "*" not in url.hostname else None
 
 
-def _answers(address: tuple[str, int]) -> bool:
+def _accepts_connections(address: tuple[str, int]) -> bool:
     try:
-        socket.create_connection(address, KNOCK_TIMEOUT).close()
-    except (OSError, ValueError):  # ValueError: a name that cannot be one
+        socket.create_connection(address, PROBE_TIMEOUT).close()
+    except (OSError, ValueError):  # ValueError: an invalid host name
         return False
     return True

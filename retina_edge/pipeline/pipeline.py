@@ -1,9 +1,11 @@
 """Many streams and one detector.
 
-Capture threads fill slots, the feeder's thread takes batches out of them and submits them to the detector, the
-detector's thread waits for detections and hands results on. On a CPU submitting is letterboxing, and waiting is
-inference; an engine has the frames from submission on. What is handed on is taken at once by whoever takes it: a slow
-disk or network holds up no camera here. The caller's thread only looks on, so that no hanging one holds it.
+    capture threads ─▶ mailboxes ─▶ feeder thread ─▶ batches in flight ─▶ detector thread ─▶ on_result
+
+Capture threads fill the mailboxes. The feeder takes batches out of them and submits them to the detector. The detector
+thread waits for detections and passes results on. With a CPU executor, submitting letterboxes and waiting infers; an
+engine works on the frames from their submission on. Whoever takes results must not block: a slow disk or network must
+not hold up a camera. The caller's thread only watches, so that a thread that hangs does not block the caller.
 """
 
 from __future__ import annotations
@@ -16,76 +18,80 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engines.errors import RetinaEdgeError
+from engines.core.errors import RetinaEdgeError
 from retina_edge.detections import Detections
-from retina_edge.detector import Detector, Submitted
-from retina_edge.pipeline.batcher import Batcher, Chosen
+from retina_edge.pipeline.batcher import Batcher, FrameBatch
 from retina_edge.pipeline.capture import Capture
+from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import State, Stream
-from retina_edge.pipeline.worker import Worker
-from retina_edge.sinks.base import Result
 from retina_edge.sources.frames import Source
-from retina_edge.tracking.analysis import Analysis
+from retina_edge.system.worker import Worker
+from retina_edge.tracking.analysis import StreamAnalyzer
 
-# Seconds that the first frame of a batch waits for those of other streams.
+if TYPE_CHECKING:
+    from retina_edge.detector import DetectionTicket, Detector
+
+# Seconds that the first frame of a batch waits for frames of other streams.
 DEADLINE = 0.01
-# Batches on their way through the detector: of files enough to keep it busy. A live stream's frame is better taken
-# late, and new, than early.
-AHEAD, AHEAD_LIVE = 4, 1
-# Of many files so many are open at a time, each with a decoder.
-FILES_AT_A_TIME = 4
-# Of batches in a row that the detector raises on, until it is taken to be broken.
-MOST_FAILURES = 10
-# Seconds that a camera has to let go of its thread at the end; one that hangs in its driver is left behind.
-PATIENCE = 5.0
-# Seconds between two looks at how far all are.
-TICK = 0.05
-# Seconds that the detector and outputs have for what is on its way, once the end was asked for.
-LAST_SECONDS = 30.0
+# Batches in flight through the detector: with files enough to keep it busy. A live stream's frame is better taken late,
+# when it is new, than early.
+MAX_BATCHES_IN_FLIGHT, MAX_BATCHES_IN_FLIGHT_LIVE = 4, 1
+# Files that are open at once, each with a decoder.
+MAX_OPEN_FILES = 4
+# Consecutive batches that the detector may fail on before the run ends.
+MAX_CONSECUTIVE_FAILURES = 10
+# Seconds to wait for threads at the end. A camera that hangs in its driver is left behind.
+JOIN_TIMEOUT = 5.0
+# Seconds between two calls of ``tick``.
+TICK_SECONDS = 0.05
+# Seconds that the detector and the outputs have for what is in flight after ``stop``.
+DRAIN_TIMEOUT = 30.0
 
-# Takes a result. It is waited for: of live streams it must not wait itself.
+# Takes a result. The detector thread waits for it, so with live streams it must return at once.
 OnResult = Callable[[Stream, Result], None]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Flight:
-    """A batch on its way through the detector, with its ticket, or with what kept it from getting one."""
+class _Submission:
+    """A batch in flight: its ticket, or the error that submitting it raised."""
 
-    chosen: Chosen
+    frames: FrameBatch
     began: float
-    ticket: Submitted[list[Detections]] | Exception
+    ticket: DetectionTicket[list[Detections]] | Exception
 
 
 class Pipeline:
-    """Runs a detector on several streams at a time, each live or a file, once.
+    """Runs a detector once over several streams at a time, each live or a file.
 
     Args:
-        detector: stays open; whoever made it closes it.
-        sources: of each stream, by its name, what makes its source.
-        on_result: called in the detector's thread with each result, in the order of each stream's frames.
-        on_end: called there when a stream has given its last result.
-        analyse: makes what follows the objects of a stream, by its name; None follows nothing.
-        score: detections score more than this; None keeps all. ``set_score`` changes it while it runs.
-        batch: frames an inference; None takes the model's own, else one of each stream where it can run several.
+        detector: the detector; it stays open and belongs to the caller.
+        sources: for each stream name, a function that makes its source.
+        on_result: called in the detector thread with each result, in the order of each stream's frames.
+        on_end: called in the detector thread after the last result of a stream.
+        analyze: makes the analyzer of a stream, by its name; None for no tracking.
+        score: detections score more than this; None for the model's threshold. ``set_score`` changes it during the run.
+        batch: frames in a batch; None for the model's own, else one frame of each stream if the model can take several.
         deadline: seconds that a batch with a live stream's frame waits to be full.
-        max_age: seconds from capture after which frames and results of live streams are dropped, and counted; None
-            keeps all.
-        max_frames: of each stream, after which it ends; None for all.
-        keep_trying: a live stream that cannot be opened at first is tried again for ever; else that is an error, and
-            only one that was there is reopened.
-        hangs_after: seconds that the detector or whoever takes results may take for one batch; who takes longer is
-            given up, and the run ends with an error. None waits for ever; after ``stop`` it is 30 s at most.
+        max_age: seconds from capture after which frames and results of live streams are dropped and counted; None to
+            keep all.
+        max_frames: frames of each stream, after which it ends; None for all.
+        keep_trying: retry a live stream that cannot be opened at first, without end. If False, such a stream is an
+            error, and only a stream that has been online is reopened.
+        hangs_after: seconds that the detector or ``on_result`` may take for one batch, before the run ends with an
+            error; None for no limit. After ``stop`` the limit is 30 s.
 
     Attributes:
-        preprocess_seconds, infer_seconds: of the two threads, spent in the detector.
-        seconds: that ``run`` took.
+        streams: the streams, in the order of ``sources``.
+        score: detections score more than this.
+        preprocess_seconds, infer_seconds: seconds that the feeder and the detector thread spent in the detector.
+        seconds: duration of ``run``.
 
     Raises:
-        RetinaEdgeError: a score or a batch size that the model cannot give, no streams.
+        RetinaEdgeError: for a score or a batch size that the model cannot give, or no streams.
     """
 
     def __init__(
@@ -95,7 +101,7 @@ class Pipeline:
         *,
         on_result: OnResult,
         on_end: Callable[[Stream], None] = lambda _stream: None,
-        analyse: Callable[[str], Analysis] | None = None,
+        analyze: Callable[[str], StreamAnalyzer] | None = None,
         score: float | None = None,
         batch: int | None = None,
         deadline: float = DEADLINE,
@@ -115,34 +121,34 @@ class Pipeline:
         self.streams = tuple(
             Stream.of(name, source, self._changed, max_frames=max_frames) for name, source in sources.items()
         )
-        size = detector.check_batch(batch if batch is not None else self._usual_batch())
+        size = detector.choose_batch(batch if batch is not None else self._default_batch())
         self._batcher = Batcher(self.streams, self._changed, size=size, deadline=deadline, max_age=max_age)
         self._failures: list[BaseException] = []
-        self._analyses = {name: analyse(name) for name in sources} if analyse else {}
+        self._analyzers = {name: analyze(name) for name in sources} if analyze else {}
         self._captures = [
             Capture(stream, self._fail, on_end=self._start_captures, keep_trying=keep_trying) for stream in self.streams
         ]
-        # Of a signal's handler, too, which may come while its own thread has it.
+        # Reentrant: a signal handler calls ``stop``, maybe while its own thread holds the lock.
         self._starting = threading.RLock()
         self._stopped_at = math.inf
-        self._flights: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()
-        self._flying = 0
-        self._landed = False
-        self._failed_in_a_row = 0
-        self._going = list(self.streams)
-        self._workers = Worker("feeder", self._feed, self._fail), Worker("detector", self._land_all, self._fail)
+        self._submissions: queue.SimpleQueue[_Submission | None] = queue.SimpleQueue()
+        self._in_flight = 0
+        self._closing = False
+        self._consecutive_failures = 0
+        self._unfinished = list(self.streams)
+        self._workers = Worker("feeder", self._feed, self._fail), Worker("detector", self._finish_all, self._fail)
         self._busy: dict[object, tuple[str, float]] = {}
         self.preprocess_seconds = self.infer_seconds = self.seconds = 0.0
 
-    def _usual_batch(self) -> int | None:
+    def _default_batch(self) -> int | None:
         largest = self._detector.executor.max_batch
         return min(largest, len(self.streams)) if largest and self._detector.executor.batch is None else None
 
     def set_score(self, score: float) -> None:
-        """What is kept from the next result on.
+        """Change the score threshold from the next result on.
 
         Raises:
-            RetinaEdgeError: less than the model itself keeps, or not below 1.
+            RetinaEdgeError: if the score is below the model's own threshold, or not below 1.
         """
         least = self._detector.contract.score_threshold
         if not least <= score < 1:
@@ -154,11 +160,11 @@ class Pipeline:
 
     @property
     def online(self) -> int:
-        """Streams that give frames now."""
+        """Number of streams that deliver frames now."""
         return sum(stream.state is State.ONLINE for stream in self.streams)
 
     def stop(self) -> None:
-        """Ends the run from any thread: what was captured of files is still detected, live streams end at once."""
+        """End the run, from any thread: captured frames of files are still detected, live streams end at once."""
         with self._starting:
             self._stopped_at = min(self._stopped_at, time.monotonic())
         for capture in self._captures:
@@ -166,46 +172,46 @@ class Pipeline:
 
     @property
     def hangs(self) -> bool:
-        """Whether a thread that was left behind may still use the detector."""
+        """True if a thread that was left behind may still use the detector."""
         return any(worker.running for worker in self._workers)
 
     def run(self, tick: Callable[[], None] = lambda: None) -> None:
-        """Runs until every stream has ended or ``stop``; live streams do not end by themselves.
+        """Run until every stream has ended, or until ``stop``; live streams do not end by themselves.
 
         Args:
-            tick: called in the caller's thread now and then: for bars and windows.
+            tick: called in the caller's thread every ``TICK_SECONDS``, for progress bars and windows.
 
         Raises:
-            BaseException: the first error of the detector, of ``on_result``, of ``tick`` or of a thread; of the
-                detector only if a frame of a file was in the batch, where every frame counts, or if it raises many
-                times in a row. What was captured of files before a source failed is still detected.
+            BaseException: the first error of ``on_result``, ``tick`` or a thread. An error of the detector ends the run
+                only if a frame of a file was in the batch, because no frame of a file may be missing, or if the
+                detector fails many times in a row. Frames of files captured before a source failed are still detected.
         """
-        start, patience = time.monotonic(), PATIENCE
+        start, timeout = time.monotonic(), JOIN_TIMEOUT
         try:
             self._start_captures()
             for worker in self._workers:
                 worker.start()
-            while not self._workers[-1].wait(TICK):
-                self._look_for_one_that_hangs()
+            while not self._workers[-1].wait(TICK_SECONDS):
+                self._check_hanging()
                 tick()
         except BaseException as error:
             self._failures.append(error)
-            if isinstance(error, KeyboardInterrupt):  # somebody has no patience
-                patience = 0.0
+            if isinstance(error, KeyboardInterrupt):  # do not wait for threads
+                timeout = 0.0
         finally:
             self.stop()
             with self._changed:
-                self._landed = True
+                self._closing = True
                 self._changed.notify_all()
             threads = [("the detector", worker.wait) for worker in self._workers]
-            self._leave([*threads, *((c.stream.source, c.wait) for c in self._captures)], patience)
+            self._join([*threads, *((c.stream.source, c.wait) for c in self._captures)], timeout)
             self.seconds += time.monotonic() - start
         if self._failures:
             raise self._failures[0]
 
     @contextmanager
     def _watched(self, name: str) -> Iterator[None]:
-        """Within it, ``name`` is waited for."""
+        """Inside the block, ``_check_hanging`` watches over the component called ``name``."""
         key = object()
         self._busy[key] = name, time.monotonic()
         try:
@@ -213,122 +219,120 @@ class Pipeline:
         finally:
             del self._busy[key]
 
-    def _look_for_one_that_hangs(self) -> None:
+    def _check_hanging(self) -> None:
         now = time.monotonic()
         for name, since in list(self._busy.values()):
             if self._hangs_after is not None and now - since > self._hangs_after:
-                raise RetinaEdgeError(f"{name} hangs: expected an end within {self._hangs_after:g} s, and none came")
-            if now - max(since, self._stopped_at) > LAST_SECONDS:
-                raise RetinaEdgeError(f"{name} hangs: expected an end {LAST_SECONDS:g} s after it was asked for")
+                raise RetinaEdgeError(f"{name} hangs: expected it to finish within {self._hangs_after:g} s")
+            if now - max(since, self._stopped_at) > DRAIN_TIMEOUT:
+                raise RetinaEdgeError(f"{name} hangs: expected it to finish within {DRAIN_TIMEOUT:g} s of the stop")
 
-    def _leave(self, waits: Sequence[tuple[str, Callable[[float], bool]]], patience: float) -> None:
-        """Waits for threads that have been asked to end, not for ever."""
-        end = time.monotonic() + patience
+    def _join(self, waits: Sequence[tuple[str, Callable[[float], bool]]], timeout: float) -> None:
+        """Wait for threads that were asked to end, for at most ``timeout`` seconds altogether."""
+        end = time.monotonic() + timeout
         for name, wait in waits:
-            if not wait(max(0.0, end - time.monotonic())) and patience:
+            if not wait(max(0.0, end - time.monotonic())) and timeout:
                 logger.warning("%s: hangs, and is left behind", name)
 
     def _fail(self, error: BaseException) -> None:
-        """Of another thread; all end when all slots are closed, and empty."""
+        """Record an error of another thread; all threads end once all mailboxes are closed and empty."""
         self._failures.append(error)
         self.stop()
 
     def _start_captures(self) -> None:
-        """Live streams at once, of files as many as may be open at a time; called again whenever one has ended."""
+        """Start live streams at once, and as many files as may be open; called again whenever a capture has ended."""
         with self._starting:
             open_files = sum(
                 stream.started and not stream.live and stream.state is not State.ENDED for stream in self.streams
             )
             for capture in self._captures:
                 stream = capture.stream
-                if (
-                    self._stopped_at == math.inf
-                    and not stream.started
-                    and (stream.live or open_files < FILES_AT_A_TIME)
-                ):
+                if self._stopped_at == math.inf and not stream.started and (stream.live or open_files < MAX_OPEN_FILES):
                     open_files += not stream.live
                     capture.start()
 
     def _feed(self) -> None:
-        """Submits batch after batch, as far ahead as is good for them."""
+        """Submit batch after batch, as far ahead as the streams allow."""
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._landed or self._flying < self._ahead())
-                if self._landed or (chosen := self._batcher.take()) is None:
+                    self._changed.wait_for(lambda: self._closing or self._in_flight < self._max_in_flight())
+                if self._closing or (frames := self._batcher.take()) is None:
                     return
                 with self._changed:
-                    self._flying += 1
-                self._flights.put(self._submit(chosen))
+                    self._in_flight += 1
+                self._submissions.put(self._submit(frames))
         finally:
-            self._flights.put(None)
+            self._submissions.put(None)
 
-    def _ahead(self) -> int:
-        return AHEAD_LIVE if any(stream.live and not stream.slot.ended for stream in self.streams) else AHEAD
+    def _max_in_flight(self) -> int:
+        live = any(stream.live and not stream.mailbox.ended for stream in self.streams)
+        return MAX_BATCHES_IN_FLIGHT_LIVE if live else MAX_BATCHES_IN_FLIGHT
 
-    def _submit(self, chosen: Chosen) -> _Flight:
+    def _submit(self, frames: FrameBatch) -> _Submission:
         began = time.monotonic()
         try:
             with self._watched("detector"):
-                return _Flight(chosen, began, self._detector.submit([frame.image for _, frame in chosen]))
+                return _Submission(frames, began, self._detector.submit([frame.image for _, frame in frames]))
         except Exception as error:
-            return _Flight(chosen, began, error)
+            return _Submission(frames, began, error)
         finally:
             self.preprocess_seconds += time.monotonic() - began
 
-    def _land_all(self) -> None:
-        while (flight := self._flights.get()) is not None:
-            self._land(flight)
-        for stream in self._going:
+    def _finish_all(self) -> None:
+        while (submission := self._submissions.get()) is not None:
+            self._finish(submission)
+        for stream in self._unfinished:
             self._on_end(stream)
 
-    def _land(self, flight: _Flight) -> None:
+    def _finish(self, submission: _Submission) -> None:
         start = time.monotonic()
         try:
-            if isinstance(flight.ticket, Exception):
-                raise flight.ticket
+            if isinstance(submission.ticket, Exception):
+                raise submission.ticket
             with self._watched("detector"):
-                found = self._detector.result(flight.ticket)
+                detections = self._detector.result(submission.ticket)
         except Exception as error:
-            self._failed(flight.chosen, error)
+            self._count_failure(submission.frames, error)
         else:
-            self._failed_in_a_row = 0
+            self._consecutive_failures = 0
             self.infer_seconds += time.monotonic() - start
-            self._hand_on(flight.chosen, found, flight.began)
+            self._pass_on(submission.frames, detections, submission.began)
         finally:
             with self._changed:
-                self._flying -= 1
-                over = [stream for stream in self._going if stream.over]
+                self._in_flight -= 1
+                finished = [stream for stream in self._unfinished if stream.finished]
                 self._changed.notify_all()
-        for stream in over:
-            self._going.remove(stream)
+        for stream in finished:
+            self._unfinished.remove(stream)
             self._on_end(stream)
 
-    def _failed(self, chosen: Chosen, error: Exception) -> None:
-        """Live streams go on with their next frame; of a file no frame may be missing."""
-        self._failed_in_a_row += 1
-        for stream, _ in chosen:
+    def _count_failure(self, frames: FrameBatch, error: Exception) -> None:
+        """Live streams continue with their next frame; of a file no frame may be missing."""
+        self._consecutive_failures += 1
+        for stream, _ in frames:
             stream.failed += 1
             stream.error = f"detector: {error}"
-        if self._failed_in_a_row >= MOST_FAILURES or not all(stream.live for stream, _ in chosen):
+        if self._consecutive_failures >= MAX_CONSECUTIVE_FAILURES or not all(stream.live for stream, _ in frames):
             raise error
-        logger.warning("detector: %s; %d frames are lost", error, len(chosen))
+        logger.warning("detector: %s; %d frames are lost", error, len(frames))
 
-    def _hand_on(self, chosen: Chosen, found: Sequence[Detections], began: float) -> None:
-        for (stream, frame), detections in zip(chosen, found, strict=True):
+    def _pass_on(self, frames: FrameBatch, detections: Sequence[Detections], began: float) -> None:
+        for (stream, frame), found in zip(frames, detections, strict=True):
             age = time.monotonic() - frame.captured
             if self._max_age is not None and stream.live and age > self._max_age:
                 with self._changed:
                     stream.expired += 1
                 continue
-            followed: dict[str, Any] = {}
-            if analysis := self._analyses.get(stream.name):
+            analysis: dict[str, Any] = {}
+            if analyzer := self._analyzers.get(stream.name):
+                # A file's own clock: counts must not depend on the speed of the machine.
                 seconds = frame.captured if stream.live or frame.timestamp is None else frame.timestamp
-                seen = analysis(frame, detections, self.score, seconds=seconds)
-                kept = seen.detections
-                followed = {"tracks": seen.tracks, "events": seen.events, "tallies": seen.tallies}
+                analyzed = analyzer(frame, found, self.score, seconds=seconds)
+                kept = analyzed.detections
+                analysis = {"tracks": analyzed.tracks, "events": analyzed.events, "tallies": analyzed.tallies}
             else:
-                kept = detections.above(self.score)
+                kept = found.above(self.score)
             result = Result(
                 frame,
                 kept,
@@ -336,8 +340,8 @@ class Pipeline:
                 stream.live,
                 age_at_inference=began - frame.captured,
                 age_at_output=age,
-                **followed,
+                **analysis,
             )
-            stream.finish(result, age)
+            stream.record(result, age)
             with self._watched("output"):
                 self._on_result(stream, result)

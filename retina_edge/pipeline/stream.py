@@ -1,4 +1,4 @@
-"""One stream of several: what it is called, where its frames come from, what has become of them."""
+"""One stream of a run: its name, its source, its counters."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from retina_edge.pipeline.slots import Slot
-from retina_edge.printable import printable
-from retina_edge.sinks.base import Result
+from retina_edge.pipeline.mailbox import Mailbox
+from retina_edge.pipeline.result import Result
 from retina_edge.sources.frames import Source, SourceInfo
+from retina_edge.system.printable import printable
 
-# Of the newest results, how many rate and latency are taken from.
+# Number of newest results that latency is computed from.
 WINDOW = 300
-# Rates are of the last seconds, so that a stream that stands still shows 0.
+# Rates are computed over the last seconds, so that a stream that stands still shows 0.
 RATE_SECONDS = 5.0
 
 
 class State(Enum):
-    """Of a stream."""
+    """State of a stream."""
 
     CONNECTING = "connecting"
     ONLINE = "online"
@@ -31,24 +31,24 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class StreamStatus:
-    """What can be told of a stream at one moment; nothing in it is secret.
+    """Status of a stream at one moment; contains no secrets.
 
     Attributes:
-        name: of the stream.
-        source: where its frames come from, without credentials.
-        live: whether the newest frame wins.
-        state: connecting, online, offline or ended.
-        error: what is wrong, or was wrong last; empty where nothing was.
-        height, width: of its newest frame, pixels; None before there is one.
-        captured: frames read.
+        name: name of the stream.
+        source: the source, without credentials.
+        live: True if frames arrive in real time, so that the newest one wins.
+        state: ``connecting``, ``online``, ``offline`` or ``ended``.
+        error: the current or the latest error; empty if there was none.
+        height, width: size of the newest frame, pixels; None before the first one.
+        captured: frames read from the source.
         detected: frames with a result.
-        dropped: frames of a live stream that a newer one replaced before the detector was free.
-        expired: frames that were older than ``max_age`` when their turn came, or their result was there.
-        failed: frames that the detector raised on.
-        reconnects: how often it was tried to open it again.
-        fps: results a second.
-        latency_p50, latency_p95: milliseconds from capture to result; None before there is one.
-        objects: in the newest result, by class.
+        dropped: frames of a live stream that were replaced by a newer one before the detector was free.
+        expired: frames or results that were older than ``max_age``.
+        failed: frames that the detector failed on.
+        reconnects: attempts to reopen the source.
+        fps: results per second.
+        latency_p50, latency_p95: milliseconds from capture to result; None before the first result.
+        objects: objects in the newest result, by class.
     """
 
     name: str
@@ -72,28 +72,28 @@ class StreamStatus:
 
 @dataclass(eq=False)
 class Stream:
-    """One source among several, with the counts that threads keep of it.
+    """One source among several, with the counters that the threads of a pipeline update.
 
     Attributes:
-        name: unique among the streams of a run; stands in results, on pages, in metrics.
-        open: makes its source, anew for each attempt.
-        source: for people, without credentials.
-        live: the newest frame wins, and it is reopened when it ends; else every frame counts, and it ends. Of an
-            address it is a guess until it is open.
-        slot: where its frames wait.
-        info: of its source, once that is open.
-        errors: what could not be read of a file, or at all; one line each.
-        warnings: what is odd in a file, one line each.
-        objects: detections in all results.
-        started: whether its turn has come.
-        read_seconds: that its thread spent waiting for frames, decoding included.
+        name: unique name among the streams of a run; used in results, on the page and in metrics.
+        open: makes a new source for each attempt to open it.
+        source: the source for display, without credentials.
+        live: True if the newest frame wins and the source is reopened when it ends. False if every frame counts and the
+            stream ends with its source. For a URL this is a guess until the source is open.
+        mailbox: where the stream's frames wait for the detector.
+        info: information from the source, once it is open.
+        errors: what could not be read of a file, or that the source could not be opened; one line each.
+        warnings: oddities of a file, one line each.
+        objects: number of detections in all results.
+        started: True once the capture thread was started.
+        read_seconds: seconds that the capture thread spent waiting for frames and decoding.
     """
 
     name: str
     open: Callable[[], Source]
     source: str
     live: bool
-    slot: Slot
+    mailbox: Mailbox
     state: State = State.CONNECTING
     error: str = ""
     info: SourceInfo = field(default_factory=SourceInfo)
@@ -109,43 +109,48 @@ class Stream:
     reconnects: int = 0
     latest: Result | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _done: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    _recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
     @classmethod
     def of(
         cls,
         name: str,
         open_source: Callable[[], Source],
-        ready: threading.Condition,
+        changed: threading.Condition,
         *,
         max_frames: int | None = None,
     ) -> Stream:
-        """A stream whose slot fits its source: live or not."""
+        """Make a stream whose mailbox suits its source, live or not."""
         source = open_source()
-        slot = Slot(ready, keeps_all=not source.live, limit=max_frames)
-        return cls(name, open_source, source.name, source.live, slot)
+        mailbox = Mailbox(changed, keep_all=not source.live, limit=max_frames)
+        return cls(name, open_source, source.name, source.live, mailbox)
 
     @property
-    def over(self) -> bool:
-        """Whether no more results come. With the slot's condition held, in the thread that hands results on."""
-        return self.slot.ended and self.slot.taken == self.detected + self.failed + self.expired
+    def finished(self) -> bool:
+        """True if no more results will come. Call it in the detector thread, with the mailbox's condition held."""
+        return self.mailbox.ended and self.mailbox.taken == self.detected + self.failed + self.expired
 
-    def finish(self, result: Result, seconds: float) -> None:
-        """Takes a result, and its age in seconds: counts it, and keeps the newest."""
+    def record(self, result: Result, seconds: float) -> None:
+        """Count a result and keep it as the newest.
+
+        Args:
+            result: the result.
+            seconds: its age, from capture to now.
+        """
         with self._lock:
             self.latest = result
             self.detected += 1
             self.objects += len(result.detections)
-            self._done.append((time.monotonic(), seconds))
+            self._recent.append((time.monotonic(), seconds))
 
     def status(self) -> StreamStatus:
-        """As it is now."""
+        """Return the current status. Thread-safe."""
         with self._lock:
-            done, latest = list(self._done), self.latest
-        ages = sorted(1000 * seconds for _, seconds in done)
+            recent, latest = list(self._recent), self.latest
+        ages = sorted(1000 * seconds for _, seconds in recent)
         now = time.monotonic()
-        recent = [moment for moment, _ in done if now - moment <= RATE_SECONDS]
-        span = max(now - recent[0], 1e-3) if recent else 0.0
+        moments = [moment for moment, _ in recent if now - moment <= RATE_SECONDS]
+        span = max(now - moments[0], 1e-3) if moments else 0.0
         return StreamStatus(
             name=self.name,
             source=printable(self.source),
@@ -156,16 +161,16 @@ class Stream:
             width=latest.frame.image.shape[1] if latest else None,
             captured=self.captured,
             detected=self.detected,
-            dropped=self.slot.dropped,
+            dropped=self.mailbox.dropped,
             expired=self.expired,
             failed=self.failed,
             reconnects=self.reconnects,
-            fps=round((len(recent) - 1) / span, 2) if len(recent) > 1 else 0.0,
-            latency_p50=_rank(ages, 0.5),
-            latency_p95=_rank(ages, 0.95),
+            fps=round((len(moments) - 1) / span, 2) if len(moments) > 1 else 0.0,
+            latency_p50=_quantile(ages, 0.5),
+            latency_p95=_quantile(ages, 0.95),
             objects=dict(Counter(latest.detections.names)) if latest and self.state is State.ONLINE else {},
         )
 
 
-def _rank(ordered: list[float], share: float) -> float | None:
+def _quantile(ordered: list[float], share: float) -> float | None:
     return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1) if ordered else None

@@ -32,6 +32,11 @@ class Frame:
     name: str
     captured: float = field(default_factory=time.monotonic)
 
+    @property
+    def captured_at(self) -> datetime:
+        """The moment of capture, in UTC."""
+        return datetime.now(timezone.utc) - timedelta(seconds=time.monotonic() - self.captured)
+
 
 @dataclass(frozen=True)
 class SourceInfo:
@@ -89,13 +94,3 @@ class Source(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
-
-
-def captured_at(frame: Frame) -> datetime:
-    """When a frame was captured, in UTC."""
-    return datetime.now(timezone.utc) - timedelta(seconds=time.monotonic() - frame.captured)
-
-
-def iso(moment: datetime) -> str:
-    """A moment in UTC as ISO 8601, to the millisecond, with Z."""
-    return f"{moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"

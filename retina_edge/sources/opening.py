@@ -6,12 +6,12 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from engines.errors import SourceError
-from retina_edge.image_file import IMAGE_SUFFIXES
+from engines.core.errors import SourceError
+from retina_edge.imaging.image_file import IMAGE_SUFFIXES
 from retina_edge.sources.frames import Source
-from retina_edge.sources.gstreamer import GStreamerSource
-from retina_edge.sources.pictures import ImageSource
-from retina_edge.sources.video import VideoSource
+from retina_edge.sources.gstreamer_source import GStreamerSource
+from retina_edge.sources.image_source import ImageSource
+from retina_edge.sources.video_source import VideoSource
 
 
 def open_sources(names: Sequence[str]) -> list[Source]:

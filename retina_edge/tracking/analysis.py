@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from retina_edge.detections import Detections
-from retina_edge.sources.frames import Frame, captured_at
-from retina_edge.tracking.counting import Anchor, Tally, counters
+from retina_edge.sources.frames import Frame
+from retina_edge.tracking.counting import Anchor, Tally, make_counters
 from retina_edge.tracking.events import Event
-from retina_edge.tracking.tracker import LEAST_SCORE, ByteTrack, Tracks
+from retina_edge.tracking.tracker import MIN_TRACKED_SCORE, ByteTrack, Tracks
 from retina_edge.tracking.zones import Line, Zone
 
 
 @dataclass(frozen=True)
-class Analysed:
+class FrameAnalysis:
     """Of one frame.
 
     Attributes:
@@ -30,7 +30,7 @@ class Analysed:
     tallies: tuple[Tally, ...]
 
 
-class Analysis:
+class StreamAnalyzer:
     """Follows one stream; called from one thread, in the order of its frames.
 
     Args:
@@ -44,22 +44,22 @@ class Analysis:
 
     def __init__(self, stream: str, regions: Sequence[Zone | Line], *, anchor: Anchor = "bottom") -> None:
         self._tracker = ByteTrack()
-        self._counters = counters(regions, stream=stream, anchor=anchor)
+        self._counters = make_counters(regions, stream=stream, anchor=anchor)
 
-    def __call__(self, frame: Frame, detections: Detections, score: float, *, seconds: float) -> Analysed:
+    def __call__(self, frame: Frame, detections: Detections, score: float, *, seconds: float) -> FrameAnalysis:
         """Everything the model found in a frame; what scores more than ``score`` is kept, and begins tracks.
 
-        The tracker sees the rest, too: poor boxes keep tracks alive. What scores less than ``LEAST_SCORE`` it never
-        follows. ``seconds`` is when it happened, by the stream's own clock: of a file not that of the reader, or what
-        is counted would depend on the machine's speed.
+        The tracker sees the rest, too: poor boxes keep tracks alive. What scores less than ``MIN_TRACKED_SCORE`` it
+        never follows. ``seconds`` is when it happened, by the stream's own clock: of a file not that of the reader, or
+        what is counted would depend on the machine's speed.
         """
-        self._tracker.set_score(max(score, LEAST_SCORE))
+        self._tracker.set_score(max(score, MIN_TRACKED_SCORE))
         size = frame.image.shape[0], frame.image.shape[1]
         tracks = self._tracker.update(detections, seconds, size=size)
         keep = detections.scores > score
         detections, tracks = detections[keep], tracks[keep]
-        captured = captured_at(frame)
+        captured = frame.captured_at
         events: list[Event] = []
         for counter in self._counters:
             events += counter.update(detections, tracks, size=size, timestamp=seconds, captured=captured)
-        return Analysed(detections, tracks, tuple(events), tuple(counter.tally() for counter in self._counters))
+        return FrameAnalysis(detections, tracks, tuple(events), tuple(counter.tally() for counter in self._counters))

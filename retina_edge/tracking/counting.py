@@ -309,7 +309,7 @@ class LineCounter(RegionCounter[Line, _Path]):
         return 0 <= along <= (x2 - x1) ** 2 + (y2 - y1) ** 2
 
 
-def counters(
+def make_counters(
     regions: Sequence[Zone | Line],
     *,
     stream: str,

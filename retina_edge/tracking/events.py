@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from retina_edge.sources.frames import iso
+from retina_edge.system.timestamps import utc_iso
 
 Kind = Literal["entered", "left", "crossed"]
 Direction = Literal["in", "out"]
@@ -55,7 +55,7 @@ class Event:
     def to_dict(self) -> dict[str, Any]:
         """For ``json.dumps``; the time is ISO 8601 to the millisecond, with Z for UTC."""
         return {
-            "time": iso(self.captured),
+            "time": utc_iso(self.captured),
             "stream": self.stream,
             "kind": self.kind,
             "region": self.region,

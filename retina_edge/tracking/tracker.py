@@ -13,18 +13,18 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from engines.errors import MissingDependencyError
+from engines.core.errors import MissingDependencyError
 from retina_edge.detections import Detections
 
 Tracks = npt.NDArray[np.int64]
 
 UNTRACKED = -1
 # ByteTrack's own floor: what scores less is noise even where an object is expected.
-LEAST_SCORE = 0.1
+MIN_TRACKED_SCORE = 0.1
 # The package counts how long an object may be lost in thirtieths of a second.
 BUFFER_RATE = 30.0
 # Two frames never have one time: the package would warn of it, and not move on.
-LEAST_STEP = 1e-3
+MIN_TIME_STEP = 1e-3
 
 
 class Tracker(Protocol):
@@ -82,7 +82,7 @@ class ByteTrack:
             import trackers
         except ImportError as error:
             raise MissingDependencyError(
-                f"tracking needs the trackers package ({error}): pip install '.[track]'"
+                f"tracking needs the trackers package ({error}): pip install 'retina-edge[track]'"
             ) from error
         self._supervision: Any = supervision
         self._package: Any = trackers
@@ -128,7 +128,7 @@ class ByteTrack:
         tracks = np.full(len(detections), UNTRACKED, np.int64)
         boxes = detections.boxes
         usable = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        usable &= detections.scores >= min(LEAST_SCORE, self._score)
+        usable &= detections.scores >= min(MIN_TRACKED_SCORE, self._score)
         # Also the classes that this frame does not show: their objects grow older.
         for label in sorted({*self._classes, *detections.labels[usable].tolist()}):
             rows = np.flatnonzero(usable & (detections.labels == label))
@@ -149,7 +149,7 @@ class ByteTrack:
         step = 0.0 if self._timestamp is None else timestamp - self._timestamp
         if abs(step) > self._away_seconds:
             self.reset()
-        self._clock += max(step, LEAST_STEP)
+        self._clock += max(step, MIN_TIME_STEP)
         self._timestamp = timestamp
 
     def _new_tracker(self) -> Any:

@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from engines.errors import RetinaEdgeError
+from engines.core.errors import RetinaEdgeError
 
 Point = tuple[float, float]
 Unit = Literal["relative", "px"]

@@ -1,7 +1,7 @@
 """Quantisation-aware training: the rounding of INT8 in the forward pass, none in the gradients.
 
-Where the layout ``tensorrt`` of ``export.quantization`` has pairs of QuantizeLinear and DequantizeLinear, what goes
-through here is rounded as they round; weights learn to live with it, and are exported as any others are.
+Where the layout ``tensorrt`` of ``export.precision.quantization`` has pairs of QuantizeLinear and DequantizeLinear,
+what goes through here is rounded as they round; weights learn to live with it, and are exported as any others are.
 
 Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
 arXiv 1712.05877, section 3; straight-through gradients: Bengio et al., arXiv 1308.3432.

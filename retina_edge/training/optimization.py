@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from engines.errors import DeviceError
-from retina_edge.training.options import TrainOptions
+from engines.core.errors import DeviceError
+from retina_edge.training.train_options import TrainOptions
 
 # Where multistep divides the rate by ten: after 60k and 80k of 90k steps (arXiv 1708.02002, section 4.1).
 MILESTONES = (60 / 90, 80 / 90)

@@ -18,27 +18,27 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from engines.contract import DetectorContract
-from engines.errors import TrainingError
+from engines.core.contract import DetectorContract
+from engines.core.errors import TrainingError
 from export.preprocess import Preprocess
+from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.coco import CocoDataset
 from retina_edge.data.loading import AugmentedDataset, BatchLoader, EpochSampler
-from retina_edge.data.options import AugmentOptions
 from retina_edge.detector import Detector
-from retina_edge.evaluation import Evaluation, evaluate
+from retina_edge.evaluation.coco_metrics import Evaluation, evaluate
 from retina_edge.model.checkpoint import Checkpoint, load_checkpoint
 from retina_edge.model.retinanet import RetinaNet
-from retina_edge.signals import StopRequest, stop_on_signal
-from retina_edge.torch_executor import TorchExecutor
+from retina_edge.model.torch_executor import TorchExecutor
+from retina_edge.system.stop_request import StopRequest, stop_on_signal
 from retina_edge.training.criterion import RetinaNetCriterion
 from retina_edge.training.fake_quantization import ranges_of
-from retina_edge.training.log import TrainingLog
 from retina_edge.training.optimization import amp_dtype, learning_rate, make_optimizer, ramped_ema
-from retina_edge.training.options import TrainOptions
 from retina_edge.training.processes import ProcessGroup
+from retina_edge.training.train_options import TrainOptions
+from retina_edge.training.training_log import TrainingLog
 
 # Settings that may change between a run and its continuation without changing what is computed.
-FREE_ON_RESUME = ("workers", "eval_every")
+MAY_CHANGE_ON_RESUME = ("workers", "eval_every")
 
 
 class Trainer:
@@ -129,7 +129,7 @@ class Trainer:
                     result = self._finish_epoch(self.unfinished, log, stop)
                 self.unfinished = None
                 self.group.wait()
-                if any(self.group.any_of(stop.asked)):
+                if any(self.group.any_of(stop.requested)):
                     raise KeyboardInterrupt
         return result
 
@@ -143,7 +143,7 @@ class Trainer:
             losses = self.train_step(images, targets)
             self.on_step(epoch, batch + 1, self.sampler.batches, losses)
             finite = all(math.isfinite(value) for value in losses.values())
-            not_finite, stopping = self.group.any_of(not finite, stop.asked)
+            not_finite, stopping = self.group.any_of(not finite, stop.requested)
             if not_finite:
                 raise TrainingError(self._not_finite(losses if not finite else "in another process"))
             self.step += 1
@@ -218,7 +218,7 @@ class Trainer:
             nonlocal done
             done += 1
             self.on_evaluated(done, len(self.val_data))
-            if stop.asked:
+            if stop.requested:
                 raise KeyboardInterrupt
 
         executor = TorchExecutor(self.evaluated_model(), self.contract, device=self.group.device)
@@ -273,7 +273,7 @@ class Trainer:
             f"{name} {theirs.get(name)} there, {value} here"
             for name, value in ours.items()
             # A file of before there was quantisation says nothing of it.
-            if name not in FREE_ON_RESUME and theirs.get(name, False if name == "qat" else None) != value
+            if name not in MAY_CHANGE_ON_RESUME and theirs.get(name, False if name == "qat" else None) != value
         ]
         if differences:
             raise TrainingError(

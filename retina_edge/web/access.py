@@ -18,9 +18,9 @@ LOGIN = "/login"
 # The page itself has to load before it can ask for the token; nothing in these is secret. Health is for supervisors.
 OPEN_PATHS = frozenset({LOGIN, "/healthz", "/page.css", "/login.js", "/icon.svg"})
 # Of a request, bytes. The longest of ours sets a score.
-LONGEST_BODY = 4096
+MAX_BODY_BYTES = 4096
 # Wrong tokens, and changes, of all clients together: so many at once, and so many a second from then on.
-GUESSES, CHANGES = (20, 0.5), (20, 20.0)
+LOGIN_RATE, CHANGE_RATE = (20, 0.5), (20, 20.0)
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -41,7 +41,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class Bucket:
+class RateLimit:
     """So many at once, and a steady rate from then on."""
 
     def __init__(self, size: float, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,7 +59,7 @@ class Bucket:
         return True
 
 
-class Gate:
+class AccessControl:
     """ASGI middleware in front of everything.
 
     Without a token only names of this machine are answered to, so that no page of elsewhere reaches it through a name
@@ -72,7 +72,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
         self._app, self._token = app, token
-        self._guesses, self._changes = Bucket(*GUESSES), Bucket(*CHANGES)
+        self._guesses, self._changes = RateLimit(*LOGIN_RATE), RateLimit(*CHANGE_RATE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -105,8 +105,8 @@ class Gate:
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and scope["path"] not in ("/", LOGIN):
             return _problem(403, "expected a request of this page itself")
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > LONGEST_BODY:
-            return _problem(413, f"body: expected at most {LONGEST_BODY} bytes")
+        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+            return _problem(413, f"body: expected at most {MAX_BODY_BYTES} bytes")
         method = scope.get("method", "GET")
         if scope["path"] not in OPEN_PATHS and not self._known(headers):
             if ("authorization" in headers or COOKIE in headers.get("cookie", "")) and not self._guesses.take():
@@ -131,7 +131,7 @@ class Gate:
 
     async def _log_in(self, receive: Receive) -> Response:
         body, more = b"", True
-        while more and len(body) <= LONGEST_BODY:
+        while more and len(body) <= MAX_BODY_BYTES:
             message = await receive()
             body += message.get("body", b"")
             more = message.get("more_body", False)
@@ -158,7 +158,7 @@ def _bounded(receive: Receive) -> Receive:
         nonlocal seen
         message = await receive()
         seen += len(message.get("body", b"")) if message["type"] == "http.request" else 0
-        if seen > LONGEST_BODY:
+        if seen > MAX_BODY_BYTES:
             return {"type": "http.disconnect"}
         return message
 

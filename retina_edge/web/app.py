@@ -11,16 +11,16 @@ from fastapi import FastAPI, HTTPException, Path, Query, Response, WebSocket
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, Field
 
-from engines.errors import RetinaEdgeError
+from engines.core.errors import RetinaEdgeError
 from retina_edge import __version__
-from retina_edge.pipeline.outputs import OutputStatus
 from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.pipeline.stream import StreamStatus
+from retina_edge.sinks.outputs import OutputStatus
 from retina_edge.web import moving_pictures
-from retina_edge.web.access import Gate
+from retina_edge.web.access import AccessControl
 from retina_edge.web.event_log import EventLog
 from retina_edge.web.metrics import exposition
-from retina_edge.web.moving_pictures import MjpegResponse, Places
+from retina_edge.web.moving_pictures import MjpegResponse, ViewerLimit
 from retina_edge.web.preview import Preview
 
 PAGE = ("index.html", "login.html", "page.css", "page.js", "login.js", "icon.svg")
@@ -47,7 +47,7 @@ def create_app(
     token: str | None,
     healthy: Callable[[], bool],
     outputs: Callable[[], list[OutputStatus]] = list,
-) -> Gate:
+) -> AccessControl:
     """The application behind its gate.
 
     Args:
@@ -60,7 +60,7 @@ def create_app(
     app = FastAPI(title="retina_edge", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     files = {name: (importlib.resources.files(__package__) / "page" / name).read_bytes() for name in PAGE}
     previews = {stream.name: Preview(stream) for stream in pipeline.streams}
-    places = Places(moving_pictures.WATCHERS)
+    places = ViewerLimit(moving_pictures.WATCHERS)
 
     def status() -> list[StreamStatus]:
         return [stream.status() for stream in pipeline.streams]
@@ -187,7 +187,7 @@ def create_app(
         """Pictures of all streams: the stream's number in two bytes, the high one first, then JPEG."""
         await moving_pictures.watch(socket, list(previews.values()), places, healthy)
 
-    return Gate(app, token)
+    return AccessControl(app, token)
 
 
 def _serve(app: FastAPI, name: str, files: Mapping[str, bytes]) -> None:

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from retina_edge.pipeline.outputs import OutputStatus
 from retina_edge.pipeline.stream import State, StreamStatus
+from retina_edge.sinks.outputs import OutputStatus
 
 # By their names in StreamStatus.
 COUNTERS = {

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from retina_edge.sinks.base import Result
+from retina_edge.pipeline.result import Result
 from retina_edge.web.preview import Preview
 
 # Pictures a second that a watcher gets of each stream at most; watchers at a time.
@@ -22,7 +22,7 @@ BOUNDARY = "frame"
 MEDIA_TYPE = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
 
 
-class Places:
+class ViewerLimit:
     """For so many watchers. Taken and given back in the event loop's thread alone, so that none is taken twice."""
 
     def __init__(self, count: int) -> None:
@@ -50,7 +50,7 @@ class MjpegResponse(Response):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, preview: Preview, places: Places, healthy: Callable[[], bool]) -> None:
+    def __init__(self, preview: Preview, places: ViewerLimit, healthy: Callable[[], bool]) -> None:
         super().__init__(media_type=MEDIA_TYPE)
         del self.headers["content-length"]
         self._preview, self._places, self._healthy = preview, places, healthy
@@ -81,7 +81,9 @@ class MjpegResponse(Response):
                 gone.cancel()
 
 
-async def watch(socket: WebSocket, previews: Sequence[Preview], places: Places, healthy: Callable[[], bool]) -> None:
+async def watch(
+    socket: WebSocket, previews: Sequence[Preview], places: ViewerLimit, healthy: Callable[[], bool]
+) -> None:
     """Newest pictures of all streams: the stream's number in two bytes, the high one first, then JPEG.
 
     A slow watcher gets fewer, not later ones; one for whom there is no place is told to come again later.

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import Stream
-from retina_edge.sinks.base import Result
 
 # Longer side, pixels, and quality of JPEG, 0 to 100.
 SIDE, QUALITY = 960, 80
@@ -32,7 +32,7 @@ class Preview:
             return None
         with self._lock:
             if self._of is not result:
-                self._content, self._of = jpeg(result.picture, SIDE), result
+                self._content, self._of = jpeg(result.annotated, SIDE), result
             return result, self._content
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from benchmarks import calibrators
 from benchmarks.tables import TABLES
-from engines.contract import LAYOUTS
-from engines.graph import contract_of
-from export.calibration import CALIBRATORS
+from engines.core.contract import LAYOUTS
+from engines.onnx.deployable import contract_of
+from export.precision.calibration import CALIBRATORS
 
 
 def interpreter(path: Path, code: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.comparison import FIRST_RUNS, SLOW_MS, Maker, Work, compare, not_run, reason_of
-from engines.errors import BuildError
+from engines.core.errors import BuildError
 
 
 def maker(result: object = None) -> Maker:

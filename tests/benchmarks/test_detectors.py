@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks import detectors
 from benchmarks.detectors import Peer
-from engines.errors import MissingDependencyError
+from engines.core.errors import MissingDependencyError
 
 
 class Tiny(nn.Module):

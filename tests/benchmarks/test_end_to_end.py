@@ -16,10 +16,10 @@ from benchmarks.agreement import Found
 from benchmarks.comparison import Maker, Work
 from benchmarks.end_to_end import BASE, Case
 from benchmarks.forest_frame import forest_frame
-from benchmarks.networks import FEWEST, MOST, as_torch
+from benchmarks.networks import MAX_CANDIDATES, MIN_CANDIDATES, as_torch
 from benchmarks.peers import torchvisions
-from engines.errors import BuildError
-from engines.letterbox import letterbox_batch
+from engines.core.errors import BuildError
+from engines.core.letterbox import letterbox_batch
 from tests.benchmarks.conftest import SIZE, not_run
 
 
@@ -42,7 +42,7 @@ def test_all_in_fp32_find_the_same_and_one_that_does_not_is_no_candidate(
     for name in kept:
         assert by_name[name]["agreement"] >= 0.99
         assert by_name[name]["detections"] > 50
-        assert FEWEST <= by_name[name]["candidates"] <= MOST
+        assert MIN_CANDIDATES <= by_name[name]["candidates"] <= MAX_CANDIDATES
     failed = not_run(rows)
     assert failed["broken, FP32"] == (
         "ValueError: detections: expected at least 95% as torchvision finds them in FP32, got 0%"

@@ -15,7 +15,7 @@ from benchmarks import goals as goals_module
 from benchmarks import runner as runner_module
 from benchmarks.end_to_end import Case
 from benchmarks.goals import floors, goals
-from engines.executor import NETWORK, POSTPROCESS, PREPROCESS
+from engines.core.executor import NETWORK, POSTPROCESS, PREPROCESS
 
 
 def runner(**changes: Any) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from benchmarks.end_to_end import Case, candidates
 from benchmarks.forest_frame import FRAME_SIZE, forest_frame
 from benchmarks.networks import (
     CANDIDATES,
-    FEWEST,
-    MOST,
+    MAX_CANDIDATES,
+    MIN_CANDIDATES,
     as_torch,
     class_logits,
     count_candidates,
@@ -27,8 +27,8 @@ from benchmarks.networks import (
     lively_r50,
     random_retinanet,
 )
-from engines.build_options import PORTABLE, BuildOptions
-from engines.errors import BuildError
+from engines.core.errors import BuildError
+from engines.tensorrt.build_options import PORTABLE, BuildOptions
 from retina_edge import Detector
 from retina_edge.model.config import ModelConfig
 
@@ -56,12 +56,12 @@ def test_as_many_candidates_as_a_photograph_has_on_several_levels_and_in_many_cl
 
 def test_another_picture_has_as_many_within_what_is_allowed(model: RetinaNet) -> None:
     mirrored = np.ascontiguousarray(forest_frame()[:, ::-1])
-    assert FEWEST <= count_candidates(raw(model, mirrored)) <= MOST
+    assert MIN_CANDIDATES <= count_candidates(raw(model, mirrored)) <= MAX_CANDIDATES
 
 
 @pytest.mark.parametrize("bias", [-10.0, 3.0])
 def test_a_load_far_from_it_is_refused(model: RetinaNet, bias: float) -> None:
-    with pytest.raises(ValueError, match=rf"expected {FEWEST} to {MOST}, found \d+"):
+    with pytest.raises(ValueError, match=rf"expected {MIN_CANDIDATES} to {MAX_CANDIDATES}, got \d+"):
         count_candidates([level + np.float32(bias) for level in raw(model, forest_frame())])
 
 

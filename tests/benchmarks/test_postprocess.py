@@ -12,11 +12,11 @@ import pytest
 
 from benchmarks import postprocess
 from benchmarks.comparison import Row
-from benchmarks.networks import FEWEST, MOST, count_candidates
-from engines.errors import DeviceError
+from benchmarks.networks import MAX_CANDIDATES, MIN_CANDIDATES, count_candidates
+from engines.core.errors import DeviceError
 from engines.plugins.kernels import KernelRun
 from engines.plugins.launch import Geometry
-from engines.plugins.reference import postprocess as specification
+from engines.plugins.specification import postprocess as specification
 from tests.benchmarks.conftest import SIZE, not_run
 
 
@@ -30,7 +30,7 @@ def test_ways_behind_the_network_find_the_same_on_a_cpu(work: Path) -> None:
     ]
     assert not not_run(rows)
     assert len({row["detections"] for row in rows[:3]}) == 1
-    assert {FEWEST <= row["candidates"] <= MOST for row in rows} == {True}
+    assert {MIN_CANDIDATES <= row["candidates"] <= MAX_CANDIDATES for row in rows} == {True}
 
 
 def test_random_heads_of_the_gpu_are_as_full_as_those_of_the_cpu() -> None:

@@ -50,7 +50,7 @@ def test_the_fused_kernel_is_timed_behind_a_longer_piece_of_work(monkeypatch: py
     package.driver = driver  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pycuda", package)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
-    monkeypatch.setattr("engines.cuda._retained", {})
+    monkeypatch.setattr("engines.core.cuda_context._retained", {})
     monkeypatch.setattr(preprocess, "FLUSH_BYTES", 1 << 10)
     monkeypatch.setattr("benchmarks.gpu_clock.FLUSH_BYTES", 1 << 10)
     rows = preprocess.measure("cuda", (90, 160), (64, 96), 3)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import scaling
-from engines.errors import BuildError
+from engines.core.errors import BuildError
 from retina_edge import Detector
 
 

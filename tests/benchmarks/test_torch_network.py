@@ -13,13 +13,13 @@ import pytest
 
 from benchmarks import runner
 from benchmarks.torch_network import TorchContext, TorchNetwork
-from engines.contract import DetectorContract
-from engines.executor import GPU, POSTPROCESS
-from engines.runner.executor import GpuExecutor
+from engines.core.contract import DetectorContract
+from engines.core.executor import GPU, POSTPROCESS
+from engines.runner.gpu_executor import GpuExecutor
 from retina_edge import Detector
-from retina_edge.measurement.frames import sample_frames
+from retina_edge.assets import MODEL
+from retina_edge.measurement.bench_frames import sample_frames
 from retina_edge.model.checkpoint import load_checkpoint
-from retina_edge.sample import MODEL
 from tests.conftest import SMALL_INPUT
 from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.plugins.pycuda_stand_in import Driver

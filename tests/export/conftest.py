@@ -10,9 +10,9 @@ import onnx
 import pytest
 import torch
 
-from engines.contract import DetectorContract
-from export.deployable import ExportReport, export_onnx
+from engines.core.contract import DetectorContract
 from export.network import Network, export_network
+from export.torch_export import ExportReport, export_onnx
 from retina_edge.model.retinanet import RetinaNet
 from tests.models import TINY, contract_of, lively
 

@@ -20,10 +20,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import boxes as torchvision_boxes
 
-from engines.contract import DetectorContract, PyramidLevel
-from engines.names import DOMAIN, OUTPUTS, PARAMETERS, head_names
+from engines.core.contract import DetectorContract, PyramidLevel
+from engines.core.executor import RawDetections
+from engines.core.tensor_names import DOMAIN, OUTPUTS, PARAMETERS, head_names
 from engines.plugins.parameters import pack_parameters
-from engines.plugins.reference import RawDetections, postprocess
+from engines.plugins.specification import postprocess
 from export.functions import OPSET, decode_function, nms_function
 
 Floats = npt.NDArray[np.float32]
@@ -125,7 +126,7 @@ def untied(heads: Heads) -> Heads:
 
 
 def specification(contract: DetectorContract, heads: Heads) -> RawDetections:
-    """``engines.plugins.reference``."""
+    """``engines.plugins.specification``."""
     return postprocess(
         heads.cls_logits,
         heads.box_deltas,

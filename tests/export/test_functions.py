@@ -9,9 +9,9 @@ import onnx
 import onnx.defs
 import pytest
 
-from engines.contract import DetectorContract
+from engines.core.contract import DetectorContract
 from engines.plugins.parameters import pack_parameters, unpack_parameters
-from engines.plugins.reference import decode
+from engines.plugins.specification import decode
 from export.functions import decode_function, nms_function, num_candidates
 from tests.export.heads import (
     BOX_TOLERANCE,

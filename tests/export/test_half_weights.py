@@ -12,7 +12,7 @@ import onnx.numpy_helper
 import onnxruntime
 import pytest
 
-from engines.contract import DetectorContract
+from engines.core.contract import DetectorContract
 from export.errors import ExportError
 from export.half_weights import HALF_SUFFIX, store_half
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from engines.contract import DetectorContract
+from engines.core.contract import DetectorContract
 from export.preprocess import Preprocess
 from tests.export.heads import make_contract
 

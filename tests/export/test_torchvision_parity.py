@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.letterbox import Letterbox
+from engines.core.letterbox import Letterbox
 from retina_edge import convert, export
 from retina_edge.detections import Detections
 from retina_edge.detector import Detector

@@ -13,16 +13,16 @@ import onnx.shape_inference
 import pytest
 import torch
 
-from engines.contract import DetectorContract
-from engines.errors import RetinaEdgeError
-from engines.letterbox import letterbox_batch
-from engines.names import PARAMETERS
-from export import deployable
+from engines.core.contract import DetectorContract
+from engines.core.errors import RetinaEdgeError
+from engines.core.letterbox import letterbox_batch
+from engines.core.tensor_names import PARAMETERS
+from export import torch_export as deployable
 from export.attach import attach
-from export.deployable import export_onnx
 from export.errors import ExportError
 from export.half_weights import store_half
 from export.network import Network, torch_heads
+from export.torch_export import export_onnx
 from export.verify import BOX_TOLERANCE, SCORE_TOLERANCE, Agreement, batches_of, verify
 from retina_edge.model.retinanet import RetinaNet
 

@@ -14,12 +14,12 @@ import torch
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from engines.errors import DataError
+from engines.core.errors import DataError
 from retina_edge.anchors import main
 from retina_edge.data.anchor_fit import (
     DEFAULT_RATIOS,
     DEFAULT_SIZES,
-    MOST_BOXES,
+    MAX_FITTED_BOXES,
     best_iou,
     fit_anchors,
     input_boxes,
@@ -102,7 +102,7 @@ def test_anchors_that_fit_stay() -> None:
 
 
 def test_of_very_many_boxes_a_part_is_searched_and_all_are_measured() -> None:
-    boxes = np.tile(random_boxes(1000, (9, 14)), (MOST_BOXES // 1000 + 1, 1))
+    boxes = np.tile(random_boxes(1000, (9, 14)), (MAX_FITTED_BOXES // 1000 + 1, 1))
     assert suggest_anchors(boxes, INPUT, DEFAULT_SIZES, DEFAULT_RATIOS).sizes["all"].boxes == len(boxes)
 
 

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from engines.build_options import PLUGIN
-from engines.errors import ModelFileError
-from engines.names import OUTPUTS
+from engines.core.errors import ModelFileError
+from engines.core.tensor_names import OUTPUTS
+from engines.tensorrt.build_options import PLUGIN
 from retina_edge import bench
+from retina_edge.assets import MODEL
 from retina_edge.detector import Detector
-from retina_edge.measurement.report import print_report
+from retina_edge.measurement.bench_report import print_report
 from retina_edge.measurement.timing import measure_throughput
-from retina_edge.sample import MODEL
 from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.plugins.pycuda_stand_in import Driver
 from tests.engines.runner.world import World
@@ -127,7 +127,7 @@ def test_the_table_leaves_out_what_was_not_measured_often_enough(capsys: pytest.
 
 @pytest.mark.parametrize(("device", "said"), [("cpu", False), ("cuda", True)])
 def test_copies_of_a_checkpoint_on_a_gpu_are_said(monkeypatch: pytest.MonkeyPatch, device: str, *, said: bool) -> None:
-    monkeypatch.setattr("retina_edge.torch_executor.select_device", lambda _name: SimpleNamespace(type=device))
+    monkeypatch.setattr("retina_edge.model.torch_executor.select_device", lambda _name: SimpleNamespace(type=device))
     notes = bench._notes(Path("model.pt"), dict.fromkeys(("preprocess", "engine", "postprocess")))
     assert ("copies to the GPU" in notes.get("engine", "")) is said
     assert bench._notes(Path("model.engine"), dict.fromkeys(("engine", "postprocess"))) == {}

@@ -16,9 +16,9 @@ import onnx
 import pytest
 import torch
 
-from engines.passport import passport_path, read_engine
+from engines.tensorrt.passport import passport_path, read_engine
+from retina_edge.assets import MODEL
 from retina_edge.build import main
-from retina_edge.sample import MODEL
 
 pytestmark = pytest.mark.long
 
@@ -101,7 +101,10 @@ def test_an_int8_onnx_needs_no_images(
     assert read_engine(engine).precision_found["convolution"] == {"fp16": 9, "int8": 52}
     capsys.readouterr()
     assert build(*arguments, "--calibration", calibration_folder) == 1
-    assert "--calibration is for making int8, and the model is int8 already; leave it out" in capsys.readouterr().err
+    assert (
+        "--calibration is for conversion to int8, and the model is int8 already; leave it out"
+        in capsys.readouterr().err
+    )
     engine.unlink()
     passport_path(engine).unlink()
     assert build(sample_models["int8-cpu"], "-o", engine, "--precision", "int8") == 1
@@ -139,7 +142,10 @@ def test_verifying_with_other_images_is_another_build(
         (["--postprocess", "plugin"], "postprocess plugin: tensorrt-rtx cannot do this; leave it out or use tensorrt"),
         (["--dla", "0", "--precision", "fp16"], "dla: tensorrt-rtx cannot do this"),
         (["--precision", "int8"], "int8 needs images to calibrate with: give --calibration DIR or COCO.json"),
-        (["--precision", "fp16", "--calibration", "."], "--calibration is for making int8, got --precision fp16"),
+        (
+            ["--precision", "fp16", "--calibration", "."],
+            "is for conversion to int8, got --precision fp16",
+        ),
         (["--verify", "nowhere.jpg"], "nowhere.jpg"),
     ],
 )
@@ -151,9 +157,9 @@ def test_options_that_do_not_work_are_one_line(
     arguments: list[str],
     message: str,
 ) -> None:
-    from engines.machine import Machine
+    from engines.core.machine import Machine
 
-    monkeypatch.setattr("engines.builder.this_machine", Machine)
+    monkeypatch.setattr("engines.tensorrt.builder.this_machine", Machine)
     assert build(checkpoint, "-o", engine, *arguments) == 1
     assert_one_line(capsys.readouterr(), message)
     assert left(engine) == []

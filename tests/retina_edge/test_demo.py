@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retina_edge import demo, sample
+from retina_edge import assets, demo
 from retina_edge.detector import Detector
-from retina_edge.image_file import read_image
-from retina_edge.sinks.base import Result
+from retina_edge.imaging.image_file import read_image
+from retina_edge.pipeline.result import Result
+from retina_edge.sources import flight as sample
 from retina_edge.sources.frames import Frame
 from tests.media import count_frames
 from tests.stand_in import StandIn, contract
@@ -67,12 +68,12 @@ def test_frames_are_the_grounds_pixels() -> None:
 
 
 def test_the_shipped_picture_fits_the_window() -> None:
-    assert read_image(sample.FOREST).shape == (*GROUND, 3)
+    assert read_image(assets.FOREST).shape == (*GROUND, 3)
 
 
 def test_three_files_come_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = StandIn(contract(input_size=sample.WINDOW, classes=("tree",)))
-    monkeypatch.setattr(demo, "MODEL", sample.FOREST)  # any file that is there
+    monkeypatch.setattr(demo, "MODEL", assets.FOREST)  # any file that is there
     monkeypatch.setattr(Detector, "load", lambda _path: Detector(stand_in))
     out = tmp_path / "out"
     assert demo.main(["-o", str(out), "--frames", "9"]) == 0
@@ -87,7 +88,7 @@ def test_three_files_come_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_still_is_the_frame_asked_for(tmp_path: Path) -> None:
     found = Detector(StandIn(contract()))(np.zeros((64, 96, 3), np.uint8))
-    with demo.FilmSink(tmp_path / "a.mp4", tmp_path / "a.png", index=2) as sink:
+    with demo.DemoSink(tmp_path / "a.mp4", tmp_path / "a.png", index=2) as sink:
         for index in range(4):
             picture = np.full((64, 96, 3), 10 * index, np.uint8)
             sink.write(Result(Frame(picture, index, None, "v"), found))
@@ -100,5 +101,5 @@ def test_a_missing_model_is_one_line(
 ) -> None:
     monkeypatch.setattr(demo, "MODEL", tmp_path / "treecrowns.onnx")
     assert demo.main(["-o", str(tmp_path / "out")]) == 1
-    assert "treecrowns.onnx: the demo's model is missing" in capsys.readouterr().err
+    assert "treecrowns.onnx: the sample model is missing" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

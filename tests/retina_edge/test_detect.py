@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.plugins.reference import RawDetections
+from engines.core.executor import RawDetections
 from retina_edge import detect
 from retina_edge.detector import Detector
-from retina_edge.sinks.window import WindowSink
+from retina_edge.sinks.window_sink import WindowSink
 from tests.media import count_frames, write_picture, write_video
 from tests.stand_in import StandIn, contract
 
@@ -76,7 +76,7 @@ def test_a_folder_with_bad_pictures_is_done_and_exits_1(tmp_path: Path, capsys: 
     assert sorted(path.name for path in out.iterdir()) == ["a.png", "d.webp"]
     assert [record["frame"] for record in lines(tmp_path / "o.jsonl")] == [0, 3]
     errors = capsys.readouterr().err.splitlines()
-    assert [line.partition(": the picture")[0].partition(": expected")[0] for line in errors] == [
+    assert [line.partition(": the image")[0].partition(": expected")[0] for line in errors] == [
         f"error: {folder / name}" for name in ("b.jpg", "c.jpg")
     ]
 
@@ -280,7 +280,7 @@ import sys, time
 sys.path.insert(0, {root!r})
 from tests.stand_in import StandIn, contract
 from retina_edge.detector import Detector
-from engines.plugins.reference import RawDetections
+from engines.plugins.specification import RawDetections
 from retina_edge import detect
 
 class Slow(StandIn):
@@ -332,7 +332,7 @@ class Hanging(StandIn):
         raise SystemExit("closed although it hangs")
 
 Detector.load = lambda _path: Detector(Hanging(contract()))
-{verb}.HANGS_AFTER = 1.0
+{verb}.HANG_TIMEOUT = 1.0
 sys.exit({verb}.main({arguments!r}))
 """
 
@@ -367,7 +367,7 @@ def test_serve_gives_up_a_detector_that_hangs(tmp_path: Path) -> None:
     code = HANGING_RUN.format(root=str(ROOT), verb="serve", arguments=arguments)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "error: detector hangs: expected an end within 1 s, and none came" in done.stderr.splitlines()
+    assert "error: detector hangs: expected it to finish within 1 s" in done.stderr.splitlines()
     assert [record["frame"] for record in lines(tmp_path / "o.jsonl")] == list(range(20))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.errors import MissingDependencyError
+from engines.core.errors import MissingDependencyError
 from retina_edge import Detections
 
 NAMES, IDS = ("person", "car"), (1, 90)

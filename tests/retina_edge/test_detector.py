@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.errors import ModelFileError
+from engines.core.errors import ModelFileError
 from retina_edge import Detections, Detector
-from retina_edge.sample import MODEL
+from retina_edge.assets import MODEL
 from tests.stand_in import StandIn, contract, detector, patch_frame
 
 SIZES = ((64, 96), (240, 320), (719, 1281), (300, 100), (33, 400))
@@ -104,7 +104,7 @@ def test_results_are_the_callers_own() -> None:
     "frame", [np.zeros((4, 4, 3), np.float32), np.zeros(5, np.uint8), [np.zeros((2, 2, 2), np.uint8)]]
 )
 def test_other_arrays_are_refused(frame: Any) -> None:
-    with pytest.raises(ValueError, match="expected a frame"):
+    with pytest.raises(ValueError, match="expected an image"):
         detector()(frame)
 
 

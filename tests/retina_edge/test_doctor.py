@@ -11,9 +11,10 @@ from types import ModuleType
 
 import pytest
 
-from retina_edge import diagnosis, doctor, sample
+from retina_edge import assets, doctor
 from retina_edge.detector import Detector
-from retina_edge.diagnosis import BROKEN, MISSING, OK, Check, Package
+from retina_edge.environment import checks as diagnosis
+from retina_edge.environment.checks import BROKEN, MISSING, OK, Check, Package
 from tests.stand_in import StandIn, contract
 
 ROOT = Path(__file__).parents[2]
@@ -75,13 +76,15 @@ def test_a_missing_package_says_how_to_get_it() -> None:
 
 
 @pytest.mark.parametrize("jetson", ["", "NVIDIA Jetson AGX Orin"])
-def test_the_mends_are_of_a_checkout(monkeypatch: pytest.MonkeyPatch, jetson: str) -> None:
-    """The project is on no package index; its extras are those of pyproject.toml."""
+def test_install_hints_name_extras_that_exist(monkeypatch: pytest.MonkeyPatch, jetson: str) -> None:
+    """They hold for a wheel and for a checkout: pip adds the packages of an extra to what is installed."""
     monkeypatch.setattr(diagnosis, "_jetson", lambda: jetson)
     extras = re.findall(r"^([\w-]+) = \[", (ROOT / "pyproject.toml").read_text(), flags=re.M)
-    for package in diagnosis._packages():
-        assert "install retina" not in package.mend.replace("'", "")
-        assert set(re.findall(r"\.\[([\w-]+)\]", package.mend)) <= set(extras)
+    hints = " ".join(package.mend for package in diagnosis._packages())
+    assert "pip install ." not in hints
+    assert "'." not in hints
+    named = set(re.findall(r"retina-edge\[([\w-]+)\]", hints))
+    assert {"train", "export", "track"} <= named <= set(extras)
 
 
 def test_type_stubs_alone_are_not_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +151,7 @@ def test_the_detection_check(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_model_is_the_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "MODEL", tmp_path / "none.onnx")
+    monkeypatch.setattr(assets, "MODEL", tmp_path / "none.onnx")
     check = diagnosis.check_detection()
     assert check.state == BROKEN
     assert "none.onnx" in check.found
@@ -193,7 +196,7 @@ def test_other_verbs_send_to_the_doctor(verb: str, module: str, package: str) ->
     assert run.returncode == 1
     assert run.stderr == (
         f"error: {package} cannot be imported (libGL.so.1: cannot open shared object file); "
-        "retina-edge doctor says how to mend it\n"
+        "retina-edge doctor says how to fix it\n"
     )
 
 

@@ -11,13 +11,13 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-import export.deployable
-from engines.contract import DetectorContract
-from engines.graph import metadata_of
-from engines.names import QUANTIZATION_KEY
-from engines.onnx_runtime import OnnxExecutor
-from export.deployable import ExportReport
+import export.torch_export
+from engines.core.contract import DetectorContract
+from engines.core.tensor_names import QUANTIZATION_KEY
+from engines.onnx.deployable import metadata_of
+from engines.onnx.onnx_executor import OnnxExecutor
 from export.errors import ExportError
+from export.torch_export import ExportReport
 from export.verify import Agreement
 from retina_edge import export as verb
 from retina_edge.detector import Detector
@@ -54,7 +54,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     stand_in = Recorder()
-    monkeypatch.setattr(export.deployable, "export_onnx", stand_in)
+    monkeypatch.setattr(export.torch_export, "export_onnx", stand_in)
     return stand_in
 
 
@@ -117,7 +117,7 @@ def test_images_from_files_and_folders(checkpoint: Path, recorder: Recorder, tre
     ("name", "content", "message"),
     [
         ("missing.jpg", None, "missing.jpg: cannot be read"),
-        ("text.jpg", b"text", "text.jpg: expected a picture that OpenCV reads"),
+        ("text.jpg", b"text", "text.jpg: expected an image that OpenCV can read"),
         ("", None, "expected images to verify with, found none"),
     ],
 )
@@ -158,7 +158,7 @@ def test_failures(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(export.deployable, "export_onnx", fail)
+    monkeypatch.setattr(export.torch_export, "export_onnx", fail)
     assert verb.main([str(checkpoint), "-o", "m.onnx"]) == code
     assert capsys.readouterr().err == said + "\n"
 
@@ -217,7 +217,7 @@ def test_half_precision(checkpoint: Path, tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr().out
     assert f"half.onnx  {output.stat().st_size / 1e6:.1f} MB, batch 1, input 128x160, fp16" in said
     assert "fp16 against fp32: " in said
-    assert "dB of signal to noise" in said
+    assert "signal-to-noise ratio of" in said
     assert OnnxExecutor(output).contract.precision == "fp16"
 
 
@@ -247,7 +247,7 @@ def test_int8(
     ("options", "message"),
     [
         (["--precision", "int8"], "int8 needs images to calibrate with"),
-        (["--calibration", "."], "--calibration is for making int8, got --precision fp32"),
+        (["--calibration", "."], "--calibration is for conversion to int8, got --precision fp32"),
         (["--for", "cpu"], "--for is for int8, got --precision fp32; leave one out"),
         (["--half-weights", "--precision", "fp16"], "--half-weights is for fp32, got --precision fp16"),
     ],

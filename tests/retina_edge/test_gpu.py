@@ -12,11 +12,11 @@ import torch
 
 import retina_edge
 from retina_edge import Detector
+from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.coco import load_coco
-from retina_edge.data.options import AugmentOptions
-from retina_edge.training.initialise import new_model
-from retina_edge.training.options import TrainOptions
+from retina_edge.training.initialize import new_model
 from retina_edge.training.processes import ProcessGroup
+from retina_edge.training.train_options import TrainOptions
 from retina_edge.training.trainer import Trainer
 from tests.models import TINY
 

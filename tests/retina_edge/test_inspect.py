@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from engines.build_options import BuildOptions
-from engines.builder import build_engine
-from engines.passport import passport_path
+from engines.tensorrt.build_options import BuildOptions
+from engines.tensorrt.builder import build_engine
+from engines.tensorrt.passport import passport_path
+from retina_edge.assets import MODEL
 from retina_edge.inspect import main
-from retina_edge.sample import MODEL
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def prepare():
     from tests.stand_in import StandIn, contract
     from retina_edge.detector import Detector
     from retina_edge.pipeline.pipeline import Pipeline
-    from retina_edge.sinks.video import VideoSink
+    from retina_edge.sinks.video_sink import VideoSink
 
     stopped = threading.Event()
 

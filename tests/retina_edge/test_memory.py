@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.deployable import export_onnx
+from export.torch_export import export_onnx
 from retina_edge.detector import Detector
 from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.retinanet import RetinaNet

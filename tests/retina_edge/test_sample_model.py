@@ -11,7 +11,7 @@ import pytest
 import retina_edge
 from retina_edge import Detector
 from retina_edge.data.coco import CocoDataset, load_coco
-from retina_edge.evaluation import evaluate
+from retina_edge.evaluation.coco_metrics import evaluate
 
 pytestmark = pytest.mark.long
 

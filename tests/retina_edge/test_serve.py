@@ -302,7 +302,7 @@ def states(serving: Serving) -> dict[str, str]:
         (["0", "--save", "one.mp4"], "each start would replace it; of a stream without end give a folder"),
         (["0", "--score", "0.001"], "score: expected 0.05 <= score < 1"),
         (["0", "--events", "ftp://x/y"], "ftp"),
-        (["0", "--host", "192.0.2.1"], "cannot be listened on"),
+        (["0", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -321,7 +321,7 @@ def test_a_port_that_is_taken(model: Path, tmp_path: Path, capsys: pytest.Captur
         port = str(taken.getsockname()[1])
         assert main([str(model), "0", "--port", port, "--json", str(lines)]) == 1
     assert lines.read_text() == "of the one that has the port\n"
-    assert f"port {port}: cannot be listened on (Address already in use); give another" in capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1, port {port} (Address already in use); give another" in capsys.readouterr().err
 
 
 def test_an_option_is_written_out(capsys: pytest.CaptureFixture[str]) -> None:

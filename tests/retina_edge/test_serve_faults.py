@@ -21,10 +21,11 @@ import httpx
 import numpy as np
 import pytest
 
-from retina_edge import stream_arguments
-from retina_edge.sinks.base import Sink
-from retina_edge.sinks.recording import RecordingSink
-from retina_edge.sinks.video import RESERVE
+from retina_edge.api import running
+from retina_edge.cli.stream_options import StreamParser, run_options
+from retina_edge.sinks.recording_sink import RecordingSink
+from retina_edge.sinks.sink import Sink
+from retina_edge.sinks.video_sink import RESERVED_BYTES
 from tests.cameras import camera, say_nothing, send_pictures
 from tests.media import count_frames, write_video
 from tests.retina_edge.test_serve import serve, states, until
@@ -65,7 +66,7 @@ def test_serve_goes_on_when_its_disks_are_full(tiny_onnx: Path, noise: Path, tmp
     video, table = write_video(tmp_path / "v.mp4", count=4000), tmp_path / "out.csv"
     with (
         small_disk(tmp_path / "small", 256 * KIBIBYTE) as small,
-        small_disk(tmp_path / "large", RESERVE + 256 * KIBIBYTE) as large,
+        small_disk(tmp_path / "large", RESERVED_BYTES + 256 * KIBIBYTE) as large,
     ):
         lines = small / "out.jsonl"
         words = [video, noise, "--json", lines, "--csv", table, "--save", large, "--score", "0.05"]
@@ -95,7 +96,7 @@ def test_serve_goes_on_when_its_disks_are_full(tiny_onnx: Path, noise: Path, tmp
 
 
 def test_detect_ends_when_the_disk_of_its_videos_is_full(tiny_onnx: Path, noise: Path, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", RESERVE + 256 * KIBIBYTE) as disk:
+    with small_disk(tmp_path / "disk", RESERVED_BYTES + 256 * KIBIBYTE) as disk:
         done = detect(tiny_onnx, noise, "--save", disk / "o.mp4", "--json", tmp_path / "o.jsonl")
         assert done.returncode == 1
         said = rf"error: \[Errno 28\] No space left on device.*: '{re.escape(str(disk))}/o\.partial\.mp4'"
@@ -275,11 +276,11 @@ def test_recordings_and_pictures_are_tried_again_and_films_are_not(
         again[name] = sink.resumable
         return sink
 
-    monkeypatch.setattr(stream_arguments, "RetryingSink", kept)
+    monkeypatch.setattr(running, "RetryingSink", kept)
     saved = tmp_path / "saved"
     words = [tiny_onnx, f"film={film}", f"pictures={treecrowns / 'images'}", "--save", saved]
-    args = stream_arguments.StreamParser("serve", "").parse_args(list(map(str, words)))
-    with stream_arguments.opened(args, strict=False) as run:
+    args = StreamParser("serve", "").parse_args(list(map(str, words)))
+    with running.open_run(run_options(args), strict=False) as run:
         run.pipeline.run()
     assert again == {f"{saved}, film": False, f"{saved}, pictures": True}
     assert RecordingSink(saved, "camera", fps=25).resumable

@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.contract import DetectorContract
-from engines.errors import RetinaEdgeError
-from engines.executor import HostExecutor
-from engines.plugins.reference import RawDetections
-from retina_edge import detect, evaluate, evaluation
+from engines.core.contract import DetectorContract
+from engines.core.errors import RetinaEdgeError
+from engines.core.executor import HostExecutor, RawDetections
+from retina_edge import detect, evaluate
+from retina_edge.assets import FOREST, MODEL
 from retina_edge.data.coco import CocoDataset, LabelledImage, load_coco
 from retina_edge.detections import Detections
 from retina_edge.detector import Detector
-from retina_edge.sample import FOREST, MODEL
-from retina_edge.tiling import TiledDetector, cut
+from retina_edge.evaluation import coco_metrics as evaluation
+from retina_edge.tiling import TiledDetector, tile_layout
 from tests.stand_in import contract
 
 TILE = (64, 96)
@@ -73,7 +73,7 @@ def picture(
 @pytest.mark.parametrize("size", [(64, 96), (30, 40), (65, 96), (64, 97), (500, 700), (1000, 50), (63, 4000)])
 @pytest.mark.parametrize("overlap", [0, 1, 20, 63])
 def test_tiles_cover_and_overlap_and_share(size: tuple[int, int], overlap: int) -> None:
-    tiles = cut(size, TILE, overlap)
+    tiles = tile_layout(size, TILE, overlap)
     seen = np.zeros(size, int)
     for tile in tiles:
         assert (tile.bottom - tile.top, tile.right - tile.left) == (min(size[0], 64), min(size[1], 96))
@@ -93,7 +93,7 @@ def test_tiles_cover_and_overlap_and_share(size: tuple[int, int], overlap: int) 
 
 
 def test_a_picture_no_larger_than_a_tile_is_one() -> None:
-    (tile,) = cut((64, 90), TILE, 20)
+    (tile,) = tile_layout((64, 90), TILE, 20)
     assert (tile.top, tile.left, tile.bottom, tile.right) == (0, 0, 64, 90)
     assert tile.share == (-math.inf, -math.inf, math.inf, math.inf)
 
@@ -116,7 +116,7 @@ def test_each_object_is_found_once_and_whole(seed: int) -> None:
 
 def test_twins_on_a_border_become_one() -> None:
     """A centre right on the border of two shares, seen a pixel apart, is in both; NMS takes the lesser."""
-    tiles = cut((64, 172), TILE, 20)
+    tiles = tile_layout((64, 172), TILE, 20)
     assert len(tiles) == 2
     border = tiles[0].share[3]
     detector = tiled()
@@ -126,10 +126,10 @@ def test_twins_on_a_border_become_one() -> None:
         return Detections(box, np.array([score], np.float32), np.zeros(1, np.int32), ("patch", "other"), (7, 8))
 
     found = [at(border - 0.5, tiles[0].left, 0.6), at(border + 0.5, tiles[1].left, 0.7)]
-    merged = detector._merge(tiles, found, np.zeros((64, 172, 3), np.uint8))
+    merged = detector._merge(tiles, found, (64, 172))
     assert merged.scores.tolist() == [pytest.approx(0.7)]
     apart = [at(border - 12, tiles[0].left, 0.6), at(border + 12, tiles[1].left, 0.7)]
-    assert len(detector._merge(tiles, apart, np.zeros((64, 172, 3), np.uint8))) == 2
+    assert len(detector._merge(tiles, apart, (64, 172))) == 2
 
 
 def test_several_pictures_of_several_sizes_and_batches() -> None:
@@ -141,11 +141,11 @@ def test_several_pictures_of_several_sizes_and_batches() -> None:
     assert [sorted(each.boxes.tolist()) for each in found] == [sorted(boxes), [], box]
     batches = detector.executor.batches  # type: ignore[attr-defined]
     assert set(batches[:-1]) == {3}
-    assert sum(batches) == len(cut((64, 300), TILE, 20)) + len(cut((400, 300), TILE, 20)) + 1
+    assert sum(batches) == len(tile_layout((64, 300), TILE, 20)) + len(tile_layout((400, 300), TILE, 20)) + 1
     fixed = tiled(fixed=4)
     assert sorted(fixed(first).boxes.tolist()) == sorted(boxes)
     assert set(fixed.executor.batches) == {4}  # type: ignore[attr-defined]
-    assert fixed.check_batch(None) == 1
+    assert fixed.choose_batch(None) == 1
 
 
 def test_what_cannot_be_is_refused() -> None:
@@ -153,9 +153,9 @@ def test_what_cannot_be_is_refused() -> None:
         tiled(overlap=64)
     with pytest.raises(RetinaEdgeError, match="batch: expected 4, got 3"):
         tiled(fixed=4, batch=3)
-    with pytest.raises(RetinaEdgeError, match="one picture at a time"):
-        tiled().check_batch(2)
-    with pytest.raises(ValueError, match="expected a frame"):
+    with pytest.raises(RetinaEdgeError, match="one image at a time"):
+        tiled().choose_batch(2)
+    with pytest.raises(ValueError, match="expected an image"):
         tiled()(np.zeros((4, 4), np.float32))
 
 
@@ -207,7 +207,7 @@ def test_a_large_picture_is_evaluated_in_tiles(
     ):
         assert evaluate.main([*common, "--json", str(tmp_path / "result.json"), *options]) == 0
         measured[name] = json.loads((tmp_path / "result.json").read_text())["metrics"]
-    assert f"an image has {len(boxes)} objects, of which 20 can be found at most" in " ".join(
+    assert f"an image has {len(boxes)} objects, but only 20 boxes of an image count" in " ".join(
         capsys.readouterr().out.split()
     )
     apart = dataclasses.replace(dataset, images=tuple(images), annotations=_only(dataset, images, tmp_path))

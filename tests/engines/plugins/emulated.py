@@ -15,11 +15,11 @@ import numpy.typing as npt
 import pytest
 from filelock import FileLock
 
-from engines.names import CANDIDATES, OUTPUTS, PARAMETERS, head_names
+from engines.core.executor import RawDetections
+from engines.core.tensor_names import CANDIDATES, OUTPUTS, PARAMETERS, head_names
 from engines.plugins.compile import entries
-from engines.plugins.launch import Geometry, Launch, plan
+from engines.plugins.launch import Geometry, Launch, postprocess_launches
 from engines.plugins.ptx_files import FOLDER
-from engines.plugins.reference import RawDetections
 
 Arrays = list[npt.NDArray[Any]]
 EMULATOR = Path(__file__).parent / "emulator"
@@ -92,7 +92,7 @@ def run_kernels(
     """All three: the candidates of Select (logits, boxes, labels), and the detections."""
     heads = [*cls_logits, *box_deltas]
     tensors = {**dict(zip(head_names(len(cls_logits)), heads, strict=True)), PARAMETERS: parameters}
-    for launch in plan(geometry, len(cls_logits[0])):
+    for launch in postprocess_launches(geometry, len(cls_logits[0])):
         outputs = run_kernel(launch, [tensors[name] for name in launch.inputs], seed=seed)
         tensors.update(zip((output.name for output in launch.outputs), outputs, strict=True))
     return [tensors[name] for name in CANDIDATES], RawDetections(*(tensors[name] for name in OUTPUTS))

@@ -20,9 +20,9 @@ from typing import Any
 
 import tensorrt_rtx
 
-from engines.names import DOMAIN
-from engines.plugins.definitions import plugin_name, register
-from engines.plugins.launch import Geometry, Launch, plan
+from engines.core.tensor_names import DOMAIN
+from engines.plugins.launch import Geometry, Launch, postprocess_launches
+from engines.tensorrt.plugin_definitions import plugin_name, register
 
 
 class Expression:
@@ -187,7 +187,7 @@ def main(package: str, geometry: str, batch: str) -> None:
     values = json.loads(geometry)
     values["feature_sizes"] = tuple(map(tuple, values["feature_sizes"]))
     sizes = Geometry(**values)
-    launches = plan(sizes, int(batch))
+    launches = postprocess_launches(sizes, int(batch))
     trt, registry = load(Path(package))
     register(trt, launches)
     register(trt, launches)  # a second engine in the same process

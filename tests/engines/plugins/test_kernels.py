@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.errors import DeviceError, MissingDependencyError
-from engines.machine import this_machine
+from engines.core.errors import DeviceError, MissingDependencyError
+from engines.core.executor import RawDetections
+from engines.core.machine import this_machine
 from engines.plugins.kernels import PostprocessKernels, run_kernels
-from engines.plugins.launch import Geometry, plan
-from engines.plugins.reference import RawDetections, postprocess
+from engines.plugins.launch import Geometry, postprocess_launches
+from engines.plugins.specification import postprocess
 from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.plugins.pycuda_stand_in import Driver
 from tests.engines.plugins.test_kernels_emulated import Heads, heads_of, parameters_of
@@ -33,7 +34,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     package.driver = stand_in  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pycuda", package)
     monkeypatch.setitem(sys.modules, "pycuda.driver", stand_in)
-    monkeypatch.setattr("engines.cuda._retained", {})
+    monkeypatch.setattr("engines.core.cuda_context._retained", {})
     return stand_in
 
 
@@ -68,7 +69,9 @@ def test_launches_the_plan_and_finds_what_the_specification_does(
     run = run_kernels(logits, deltas, parameters, geometry, runs=2)
     check(run.detections, specification(logits, deltas, parameters, geometry))
     assert run.milliseconds.tolist() == [[1, 1, 1]] * 2
-    planned = [(item.entry, item.grid, (item.block, 1, 1), item.integers) for item in plan(geometry, batch)]
+    planned = [
+        (item.entry, item.grid, (item.block, 1, 1), item.integers) for item in postprocess_launches(geometry, batch)
+    ]
     assert driver.calls == planned * 2
     assert (driver.memory, driver.contexts, list(driver.alive)) == ({}, [], [])
 
@@ -114,7 +117,7 @@ def test_a_launch_allocates_and_copies_nothing(driver: Driver) -> None:
         held.append(driver.mem_alloc(array.nbytes))
         driver.memcpy_htod(held[-1], array)
         tensors[name] = int(held[-1])
-    for output in plan(SMALL, 1)[-1].outputs:
+    for output in postprocess_launches(SMALL, 1)[-1].outputs:
         held.append(driver.mem_alloc(output.nbytes))
         tensors[output.name] = int(held[-1])
     before = set(driver.memory)

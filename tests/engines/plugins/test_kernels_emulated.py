@@ -13,10 +13,11 @@ import pytest
 import torch
 import torchvision
 
+from engines.core.executor import RawDetections
 from engines.plugins import launch as launch_module
-from engines.plugins.launch import Geometry, plan
+from engines.plugins.launch import Geometry, postprocess_launches
 from engines.plugins.parameters import DELTA_CLIP, logit, unpack_parameters
-from engines.plugins.reference import Candidates, RawDetections, decode, nms, sigmoid
+from engines.plugins.specification import Candidates, decode, nms, sigmoid
 from tests.engines.plugins.emulated import POISON, needs_compiler, run_kernel, run_kernels
 
 pytestmark = needs_compiler
@@ -231,7 +232,7 @@ def test_boxes_far_apart_in_torchvision_too() -> None:
         torch.from_numpy(boxes), torch.from_numpy(logits), torch.from_numpy(labels), threshold
     )[: geometry.max_detections].numpy()
     parameters = np.array([0, threshold, 0, 0, 0, 0, 0, 0], np.float32)
-    nms_launch = plan(geometry, 1)[2]
+    nms_launch = postprocess_launches(geometry, 1)[2]
     num, kept_boxes, _, kept_labels = run_kernel(nms_launch, [logits[None], boxes[None], labels[None], parameters])
     assert num[0] == len(keep)
     np.testing.assert_array_equal(kept_boxes[0, : len(keep)], boxes[keep])

@@ -11,7 +11,7 @@ import pytest
 
 from engines.plugins.compile import Nvrtc, compile_entry, entries
 from engines.plugins.launch import BLOCK_THREADS, FILTER_THREADS
-from engines.runner.frames import THREADS as THREADS_OF_LETTERBOX
+from engines.runner.packed_frames import THREADS as THREADS_OF_LETTERBOX
 
 pytestmark = pytest.mark.long
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from engines.backend import TENSORRT_RTX, Backend
-from engines.names import INPUT
+from engines.core.tensor_names import INPUT
+from engines.tensorrt.backend import TENSORRT_RTX, Backend
 from tests.engines.plugins.pycuda_stand_in import Driver
 
 ACTIVATIONS = 4096

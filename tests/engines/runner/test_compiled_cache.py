@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.passport import cache_path
-from engines.runner.engine import EngineExecutor
+from engines.runner.engine_executor import EngineExecutor
+from engines.tensorrt.passport import cache_path
 from retina_edge.detector import Detector
 from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.runner.world import World

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from cuda.bindings import driver
 
-from engines.errors import DeviceError
-from engines.machine import this_machine
+from engines.core.errors import DeviceError
+from engines.core.machine import this_machine
 from engines.runner.cuda_graph import CudaGraph
 from tests.engines.plugins.pycuda_stand_in import Driver
 from tests.engines.runner.cuda_bindings import Bindings

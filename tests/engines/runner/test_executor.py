@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.build_options import PLUGIN
-from engines.executor import GPU, POSTPROCESS, STAGES
-from engines.onnx_runtime import OnnxExecutor
-from engines.passport import read_passport
-from engines.runner.engine import EngineExecutor
-from engines.runner.executor import _close_all
+from engines.core.executor import GPU, POSTPROCESS, STAGES
+from engines.onnx.onnx_executor import OnnxExecutor
+from engines.runner.engine_executor import EngineExecutor
+from engines.runner.gpu_executor import _close_all
+from engines.tensorrt.build_options import PLUGIN
+from engines.tensorrt.passport import read_passport
 from retina_edge.detector import Detector
 from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.plugins.pycuda_stand_in import Driver

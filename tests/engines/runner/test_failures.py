@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.errors import DeviceError
-from engines.machine import Machine
-from engines.onnx_runtime import OnnxExecutor
-from engines.runner.engine import EngineExecutor
+from engines.core.errors import DeviceError
+from engines.core.machine import Machine
+from engines.onnx.onnx_executor import OnnxExecutor
+from engines.runner.engine_executor import EngineExecutor
+from retina_edge.assets import MODEL
 from retina_edge.detector import Detector
-from retina_edge.sample import MODEL
 from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.runner.world import World
 
@@ -30,7 +30,7 @@ def test_which_gpu(world: World) -> None:
 
 def test_another_gpu(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Machine("NVIDIA GeForce RTX 2080", "7.5", "580.95", "")
-    monkeypatch.setattr("engines.runner.engine.this_machine", lambda _device: other)
+    monkeypatch.setattr("engines.runner.engine_executor.this_machine", lambda _device: other)
     with pytest.raises(DeviceError, match=r"expected a GPU of sm86, .* found NVIDIA GeForce RTX 2080"):
         EngineExecutor(world.engine)
     world.check_nothing_is_left()

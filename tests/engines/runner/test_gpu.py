@@ -13,16 +13,15 @@ import pytest
 
 from benchmarks.building import built
 from benchmarks.torch_network import TorchNetwork
-from engines.cuda import primary_context
-from engines.executor import GPU, NETWORK
-from engines.machine import this_machine
-from engines.onnx_runtime import OnnxExecutor
-from engines.plugins.reference import RawDetections
-from engines.runner.engine import EngineExecutor
-from engines.runner.executor import GpuExecutor
-from export.deployable import export_onnx
+from engines.core.cuda_context import primary_context
+from engines.core.executor import GPU, NETWORK, RawDetections
+from engines.core.machine import this_machine
+from engines.onnx.onnx_executor import OnnxExecutor
+from engines.runner.engine_executor import EngineExecutor
+from engines.runner.gpu_executor import GpuExecutor
+from export.torch_export import export_onnx
+from retina_edge.assets import MODEL
 from retina_edge.model.checkpoint import load_checkpoint
-from retina_edge.sample import MODEL
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.backend import TENSORRT, TENSORRT_RTX
-from engines.build_options import KERNELS
-from engines.onnx_runtime import OnnxExecutor
-from engines.passport import read_passport
-from engines.runner.engine import EngineExecutor
+from engines.onnx.onnx_executor import OnnxExecutor
+from engines.runner.engine_executor import EngineExecutor
+from engines.tensorrt.backend import TENSORRT, TENSORRT_RTX
+from engines.tensorrt.build_options import KERNELS
+from engines.tensorrt.passport import read_passport
 from retina_edge.detector import Detector
 from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.plugins.pycuda_stand_in import Driver

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.machine import this_machine
+from engines.core.machine import this_machine
 
 SPEC = importlib.util.find_spec("pycuda")
 HERE = Path(__file__).parent / "made_up_driver"

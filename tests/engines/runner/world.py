@@ -14,13 +14,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from engines.backend import TENSORRT, TENSORRT_RTX, find_backend
-from engines.build_options import PLUGIN, BuildOptions
-from engines.engine_network import prepare
-from engines.machine import Machine
-from engines.names import OUTPUTS
-from engines.passport import passport_path, read_passport
-from engines.plugins.reference import RawDetections
+from engines.core.executor import RawDetections
+from engines.core.machine import Machine
+from engines.core.tensor_names import OUTPUTS
+from engines.tensorrt.backend import TENSORRT, TENSORRT_RTX, find_backend
+from engines.tensorrt.build_options import PLUGIN, BuildOptions
+from engines.tensorrt.engine_network import prepare
+from engines.tensorrt.passport import passport_path, read_passport
 from tests.engines.plugins.pycuda_stand_in import Driver
 from tests.engines.runner.cuda_bindings import Bindings
 from tests.engines.runner.tensorrt_runtime import Runtime
@@ -67,12 +67,12 @@ class World:
         modules = {"pycuda": pycuda, "pycuda.driver": driver, "cuda.bindings": bindings}
         for name, module in {**modules, "cuda": types.ModuleType("cuda")}.items():
             monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setattr("engines.cuda._retained", {})
+        monkeypatch.setattr("engines.core.cuda_context._retained", {})
         session = _session(model.with_suffix(".onnx"), raw=changes.get("postprocess") != PLUGIN)
         version = find_backend(TENSORRT_RTX, Machine()).version if backend == TENSORRT_RTX else "11.4.0.12"
         self.trt = Runtime(driver, session, backend, version)
-        monkeypatch.setattr("engines.runner.engine.this_machine", lambda _device: HERE)
-        monkeypatch.setattr("engines.runner.engine.find_backend", lambda _name, _machine: self.trt.backend())
+        monkeypatch.setattr("engines.runner.engine_executor.this_machine", lambda _device: HERE)
+        monkeypatch.setattr("engines.runner.engine_executor.find_backend", lambda _name, _machine: self.trt.backend())
         if backend != TENSORRT_RTX:
             changes |= {"backend": backend, "backend_version": version, "machine": HERE}
         passport = dataclasses.replace(read_passport(model), **changes)

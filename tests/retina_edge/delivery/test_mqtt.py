@@ -22,11 +22,13 @@ import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
-from retina_edge.delivery.delivery import Backoff, deliver_to
+from retina_edge.delivery.address import Address
+from retina_edge.delivery.delivery_worker import Backoff
 from retina_edge.delivery.mqtt import MqttTransport
+from retina_edge.delivery.receivers import deliver_to
 from retina_edge.delivery.spool import Spool
 from retina_edge.delivery.spool_file import Message
-from retina_edge.delivery.transport import Address, Unreachable
+from retina_edge.delivery.transport import ReceiverUnreachable
 from tests.events import first_times, make_certificate
 from tests.waiting import wait_for
 
@@ -196,9 +198,9 @@ def test_a_broker_that_stands_still_is_given_up_and_the_end_is_bounded(broker: B
     message = Message(1, "0" * 32, b'{"i":0}')
     assert list(transport.deliver([message])) == [message]
     broker.send(signal.SIGSTOP)
-    with pytest.raises(Unreachable, match=r"does not answer within 0\.4 s"):
+    with pytest.raises(ReceiverUnreachable, match=r"does not answer within 0\.4 s"):
         list(transport.deliver([message]))
-    with pytest.raises(Unreachable, match=r"does not answer within 0\.4 s"):
+    with pytest.raises(ReceiverUnreachable, match=r"does not answer within 0\.4 s"):
         transport.connect()  # the kernel accepts, the broker does not
     broker.send(signal.SIGCONT)
     wait_for(lambda: connects(transport))
@@ -221,7 +223,7 @@ def test_a_broker_that_stands_still_is_given_up_and_the_end_is_bounded(broker: B
 def connects(transport: MqttTransport) -> bool:
     try:
         return transport.connect()
-    except Unreachable:
+    except ReceiverUnreachable:
         return False
 
 
@@ -229,7 +231,7 @@ def test_a_process_killed_before_delivery_is_made_up_for_by_the_next(
     broker: Broker, subscriber: Subscriber, tmp_path: Path
 ) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom retina_edge.delivery.delivery import deliver_to\n"
+        "import sys, time\nfrom pathlib import Path\nfrom retina_edge.delivery.receivers import deliver_to\n"
         "with deliver_to(sys.argv[1], Path(sys.argv[2]), environ={}) as delivery:\n"
         "    for i in range(50): delivery.send({'i': i})\n"
         "    print('ready', flush=True)\n"
@@ -251,7 +253,7 @@ def test_a_process_killed_before_delivery_is_made_up_for_by_the_next(
 
 def test_a_killed_process_leaves_its_last_will(broker: Broker, subscriber: Subscriber, tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom retina_edge.delivery.delivery import deliver_to\n"
+        "import sys, time\nfrom pathlib import Path\nfrom retina_edge.delivery.receivers import deliver_to\n"
         "with deliver_to(sys.argv[1], Path(sys.argv[2]), environ={}): time.sleep(60)\n"
     )
     arguments = [sys.executable, "-c", code, address_of(broker), str(tmp_path / "s.db")]
@@ -293,7 +295,7 @@ def test_tls_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     broker.start()
     try:
         address = Address.parse(f"mqtts://localhost:{broker.port}/cameras/gate", {})
-        with pytest.raises(Unreachable, match="its certificate is not trusted: self"):
+        with pytest.raises(ReceiverUnreachable, match="its certificate is not trusted: self"):
             MqttTransport(address, client_id="me").connect()
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
         transport = MqttTransport(address, client_id="me")
@@ -302,7 +304,7 @@ def test_tls_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert list(transport.deliver([message])) == [message]
         transport.close()
         by_number = Address.parse(f"mqtts://127.0.0.1:{broker.port}/cameras/gate", {})
-        with pytest.raises(Unreachable, match="not trusted: IP address mismatch"):
+        with pytest.raises(ReceiverUnreachable, match="not trusted: IP address mismatch"):
             MqttTransport(by_number, client_id="me").connect()
     finally:
         broker.end()

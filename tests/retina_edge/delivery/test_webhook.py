@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from retina_edge.delivery.delivery import Backoff, deliver_to
+from retina_edge.delivery.address import Address
+from retina_edge.delivery.delivery_worker import Backoff
+from retina_edge.delivery.receivers import deliver_to
 from retina_edge.delivery.spool import Spool
 from retina_edge.delivery.spool_file import Message
-from retina_edge.delivery.transport import Address, Refused, Unreachable
+from retina_edge.delivery.transport import MessageRefused, ReceiverUnreachable
 from retina_edge.delivery.webhook import WebhookTransport, _retry_after
 from tests.events import first_times, make_certificate
 from tests.waiting import wait_for
@@ -175,7 +177,7 @@ def test_a_server_that_takes_too_long(server: Server, answer: Answer) -> None:
     server.answers.append(answer)
     transport = transport_to(server, timeout=0.3)
     start = time.monotonic()
-    with pytest.raises(Unreachable, match=r"does not answer within 0\.3 s"):
+    with pytest.raises(ReceiverUnreachable, match=r"does not answer within 0\.3 s"):
         deliver(transport)
     assert time.monotonic() - start < 2
     deliver(transport)
@@ -218,9 +220,9 @@ def test_an_idle_connection_that_the_server_closed_is_opened_again(server: Serve
 def test_nobody_there_and_no_such_host() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(Unreachable, match="cannot be reached: Connection refused"):
+    with pytest.raises(ReceiverUnreachable, match="cannot be reached: Connection refused"):
         deliver(WebhookTransport(Address.parse(f"http://127.0.0.1:{port}/", {})))
-    with pytest.raises(Unreachable, match="the name of the host is unknown"):
+    with pytest.raises(ReceiverUnreachable, match="the host name is unknown"):
         deliver(WebhookTransport(Address.parse("http://no-such-host.invalid/", {})))
 
 
@@ -251,7 +253,7 @@ def test_a_refusal_names_no_secret(server: Server, tmp_path: Path, caplog: pytes
     assert SECRET not in caplog.text
     server.answers.append(status(400))
     transport = transport_to(server, secret=SECRET)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(MessageRefused) as caught:
         deliver(transport)
     transport.close()
     assert SECRET not in str(caught.value)
@@ -262,7 +264,7 @@ def test_tls_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     context = make_certificate(tmp_path)
     with serving(context) as server:
         address = Address.parse(f"https://localhost:{server.port}/", {})
-        with pytest.raises(Unreachable, match="its certificate is not trusted: self"):
+        with pytest.raises(ReceiverUnreachable, match="its certificate is not trusted: self"):
             deliver(WebhookTransport(address))
         assert server.requests == []
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
@@ -271,5 +273,5 @@ def test_tls_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         deliver(transport, 1)
         transport.close()
         assert server.numbers == [0, 1]
-        with pytest.raises(Unreachable, match="not trusted: IP address mismatch"):
+        with pytest.raises(ReceiverUnreachable, match="not trusted: IP address mismatch"):
             deliver(WebhookTransport(Address.parse(f"https://127.0.0.1:{server.port}/", {})))

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.plugins.reference import RawDetections
+from engines.core.executor import RawDetections
 from retina_edge.detector import Detector
 from retina_edge.pipeline.pipeline import Pipeline
+from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import Stream, StreamStatus
-from retina_edge.sinks.base import Result
 from retina_edge.sources.frames import Source
 from tests.stand_in import StandIn, contract
 from tests.waiting import wait_for

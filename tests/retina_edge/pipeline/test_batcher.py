@@ -9,17 +9,17 @@ from functools import partial
 import pytest
 
 from retina_edge.pipeline.batcher import Batcher
-from retina_edge.pipeline.slots import Slot
+from retina_edge.pipeline.mailbox import Mailbox
 from retina_edge.pipeline.stream import State, Stream
 from tests.made_streams import Made
 
 
 def waiting(name: str, ready: threading.Condition, count: int, *, live: bool = False, size: int = 40) -> Stream:
-    """A stream that is online, with so many frames in its slot."""
-    slot = Slot(ready, keeps_all=not live, size=size)
-    stream = Stream(name, partial(Made, name), name, live, slot, State.ONLINE)
+    """A stream that is online, with so many frames in its mailbox."""
+    mailbox = Mailbox(ready, keep_all=not live, size=size)
+    stream = Stream(name, partial(Made, name), name, live, mailbox, State.ONLINE)
     for frame in Made(name, count=count):
-        stream.slot.put(frame)
+        stream.mailbox.put(frame)
     return stream
 
 
@@ -44,10 +44,10 @@ def test_a_file_alone_waits_for_full_batches() -> None:
     batcher = Batcher([file, camera], ready, size=4, deadline=0.01)
     frames = list(Made(count=4))
     start = time.monotonic()
-    threading.Timer(0.2, lambda: [file.slot.put(frame) for frame in frames]).start()
+    threading.Timer(0.2, lambda: [file.mailbox.put(frame) for frame in frames]).start()
     assert [stream.name for stream, _ in batcher.take() or []] == ["file"] * 4
     assert time.monotonic() - start >= 0.2
-    threading.Timer(0.1, file.slot.close).start()
+    threading.Timer(0.1, file.mailbox.close).start()
     assert [stream.name for stream, _ in batcher.take() or []] == ["file"] * 3  # no more come
 
 
@@ -59,6 +59,6 @@ def test_a_cameras_frame_waits_for_the_others_no_longer_than_the_deadline(state:
     batcher = Batcher([file, camera, other], ready, size=4, deadline=0.2)
     (frame,) = Made(count=1)
     start = time.monotonic()
-    threading.Timer(0.1, camera.slot.put, [frame]).start()
+    threading.Timer(0.1, camera.mailbox.put, [frame]).start()
     assert [stream.name for stream, _ in batcher.take() or []] == ["file", "one"]
     assert seconds <= time.monotonic() - start < seconds + 0.15

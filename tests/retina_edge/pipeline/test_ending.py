@@ -15,16 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.errors import SourceError
-from engines.plugins.reference import RawDetections
+from engines.core.errors import SourceError
+from engines.core.executor import RawDetections
 from retina_edge.detector import Detector
 from retina_edge.pipeline import capture as capturing
 from retina_edge.pipeline import pipeline as running
-from retina_edge.pipeline.pipeline import MOST_FAILURES, Pipeline
+from retina_edge.pipeline.pipeline import MAX_CONSECUTIVE_FAILURES, Pipeline
+from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import Stream
-from retina_edge.signals import stop_on_signal
-from retina_edge.sinks.base import Result
 from retina_edge.sources.frames import Source
+from retina_edge.system.stop_request import stop_on_signal
 from tests.made_streams import Made
 from tests.retina_edge.pipeline.running import SECONDS, Run, until
 from tests.stand_in import StandIn, contract
@@ -59,12 +59,12 @@ def test_a_detector_that_is_broken_ends_the_run() -> None:
     run = Run({"camera": lambda: Made(rate=500, live=True)}, broken).start()
     status = run.end()["camera"]
     assert str(run.error) == "CUDA error"
-    assert status.failed == MOST_FAILURES
+    assert status.failed == MAX_CONSECUTIVE_FAILURES
 
 
 @pytest.mark.parametrize("where", ["submit", "infer", "on_result"])
 def test_what_hangs_is_given_up(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "PATIENCE", 0.1)
+    monkeypatch.setattr(running, "JOIN_TIMEOUT", 0.1)
     released = threading.Event()
 
     def wait_at(here: str, count: int) -> None:
@@ -85,7 +85,7 @@ def test_what_hangs_is_given_up(where: str, monkeypatch: pytest.MonkeyPatch) -> 
     start = time.monotonic()
     run.start().end()
     name = "output" if where == "on_result" else "detector"
-    assert str(run.error) == f"{name} hangs: expected an end within 0.3 s, and none came"
+    assert str(run.error) == f"{name} hangs: expected it to finish within 0.3 s"
     assert time.monotonic() - start < 5
     assert run.pipeline.hangs
     released.set()
@@ -93,8 +93,8 @@ def test_what_hangs_is_given_up(where: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_hangs_when_it_is_told_to_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "PATIENCE", 0.1)
-    monkeypatch.setattr(running, "LAST_SECONDS", 0.3)
+    monkeypatch.setattr(running, "JOIN_TIMEOUT", 0.1)
+    monkeypatch.setattr(running, "DRAIN_TIMEOUT", 0.3)
     released = threading.Event()
 
     class Hanging(StandIn):
@@ -105,7 +105,7 @@ def test_what_hangs_when_it_is_told_to_end_is_given_up(monkeypatch: pytest.Monke
     run = Run({"a": lambda: Made(rate=100, live=True)}, Hanging(contract())).start()
     until(lambda: run.status()["a"].dropped > 60)  # nobody stops it before
     run.end(stop=True)
-    assert str(run.error) == "detector hangs: expected an end 0.3 s after it was asked for"
+    assert str(run.error) == "detector hangs: expected it to finish within 0.3 s of the stop"
     released.set()
     until(lambda: not run.pipeline.hangs)
 
@@ -144,15 +144,15 @@ def test_a_signal_while_captures_start_ends_the_run() -> None:
     try:
         with stop_on_signal(pipeline.stop) as stop:
             pipeline.run()
-        assert stop.asked
+        assert stop.requested
     finally:
         watchdog.cancel()
 
 
 def test_random_faults_lose_nothing_that_was_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     """10,000 frames of files and cameras; sources and detector fail at random, by a seed."""
-    monkeypatch.setattr(capturing, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(capturing, "LONGEST_WAIT", 0.004)
+    monkeypatch.setattr(capturing, "MIN_BACKOFF", 0.001)
+    monkeypatch.setattr(capturing, "MAX_BACKOFF", 0.004)
     chance = random.Random(5)
 
     class Faulty(StandIn):
@@ -174,7 +174,7 @@ def test_random_faults_lose_nothing_that_was_promised(monkeypatch: pytest.Monkey
     sources: dict[str, Callable[[], Source]] = {f"camera{n}": camera for n in range(2)}
     sources |= {f"file{n}": partial(Made, f"file{n}", count=2000 + 500 * n, size=(40, 40)) for n in range(4)}
     run = Run(sources, Faulty(contract()), batch=4).start()
-    until(lambda: all(not stream.name.startswith("file") or stream.over for stream in run.pipeline.streams), 60)
+    until(lambda: all(not stream.name.startswith("file") or stream.finished for stream in run.pipeline.streams), 60)
     status = run.end(stop=True)
     assert run.error is None
     for n in range(4):

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.plugins.reference import RawDetections
+from engines.core.executor import RawDetections
 from retina_edge.detector import Detector
 from retina_edge.pipeline.pipeline import Pipeline
+from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import Stream
-from retina_edge.sinks.base import Result
 from retina_edge.sources.frames import Source
-from retina_edge.sources.video import VideoSource
+from retina_edge.sources.video_source import VideoSource
 from tests.cameras import Talk, camera, say_nothing, send_noise, send_pictures
 from tests.made_streams import Made
 from tests.stand_in import StandIn, contract

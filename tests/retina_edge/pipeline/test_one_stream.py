@@ -16,20 +16,21 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from engines.errors import RetinaEdgeError, SourceError
+from engines.core.errors import RetinaEdgeError, SourceError
+from retina_edge.cli.run_report import STAGES, RunProgress, Summary
 from retina_edge.detector import Detector
-from retina_edge.pipeline.pipeline import AHEAD, PATIENCE, Pipeline
-from retina_edge.pipeline.report import STAGES, RunProgress, Summary
-from retina_edge.pipeline.slots import QUEUE_SIZE
+from retina_edge.pipeline.mailbox import QUEUE_SIZE
+from retina_edge.pipeline.pipeline import JOIN_TIMEOUT, MAX_BATCHES_IN_FLIGHT, Pipeline
+from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import Stream
-from retina_edge.signals import stop_on_signal
-from retina_edge.sinks.background import BackgroundSink
-from retina_edge.sinks.base import Result, Sink
-from retina_edge.sinks.text import JsonlSink
-from retina_edge.sinks.video import VideoSink
+from retina_edge.sinks.background_sink import BackgroundSink
+from retina_edge.sinks.sink import Sink
+from retina_edge.sinks.text_sink import JsonlSink
+from retina_edge.sinks.video_sink import VideoSink
 from retina_edge.sources.frames import Frame, Source
-from retina_edge.sources.pictures import ImageSource
-from retina_edge.sources.video import VideoSource
+from retina_edge.sources.image_source import ImageSource
+from retina_edge.sources.video_source import VideoSource
+from retina_edge.system.stop_request import stop_on_signal
 from tests.media import count_frames, write_picture, write_video
 from tests.stand_in import StandIn, contract, patch_frame
 from tests.waiting import wait_for
@@ -202,10 +203,10 @@ def test_the_picture_is_annotated_once_and_only_where_a_sink_asks(monkeypatch: p
 
     class Keep(Sink):
         def write(self, result: Result) -> None:
-            assert result.picture is result.picture
-            assert result.picture is not result.frame.image
+            assert result.annotated is result.annotated
+            assert result.annotated is not result.frame.image
 
-    monkeypatch.setattr("retina_edge.sinks.base.annotate", annotate)
+    monkeypatch.setattr("retina_edge.pipeline.result.annotate", annotate)
     run(Frames(2), [Collect()])
     assert drawn == []
     run(Frames(2), [Keep(), Keep()])
@@ -250,7 +251,7 @@ def test_an_error_in_a_sink(error: BaseException, at: int, batch: int) -> None:
     assert caught.value is error
     assert sink.indices == list(range(at))
     # The reader stopped, too: it was ahead by what waits before and behind the detector.
-    assert source.read <= at + CAPACITY + 1 + (AHEAD + 1) * batch + QUEUE_SIZE + 1
+    assert source.read <= at + CAPACITY + 1 + (MAX_BATCHES_IN_FLIGHT + 1) * batch + QUEUE_SIZE + 1
 
 
 def test_a_frame_that_is_none_is_an_error() -> None:
@@ -259,7 +260,7 @@ def test_a_frame_that_is_none_is_an_error() -> None:
             for frame in super().__iter__():
                 yield Frame(frame.image.astype(float), 0, 0.0, "odd")
 
-    with pytest.raises(ValueError, match="expected a frame"):
+    with pytest.raises(ValueError, match="expected an image"):
         run(Odd(None), [Collect()])
 
 
@@ -307,7 +308,7 @@ def test_ctrl_c_while_the_last_frames_are_written_waits_for_them() -> None:
     progress = RunProgress(Console(file=io.StringIO()), running.pipeline.streams)
     with stop_on_signal(running.pipeline.stop) as stop, running.sinks[0], progress:
         running.pipeline.run(progress.update)
-    assert stop.asked
+    assert stop.requested
     assert sink.indices == list(range(QUEUE_SIZE))
 
 
@@ -328,7 +329,7 @@ def test_another_ctrl_c_gives_up_a_source_that_hangs() -> None:
         threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt), stop_on_signal(running.pipeline.stop), running.sinks[0], progress:
         running.pipeline.run(progress.update)
-    assert time.monotonic() - start < PATIENCE
+    assert time.monotonic() - start < JOIN_TIMEOUT
     assert sink.indices == [0, 1]
     hangs.set()
     wait_for(lambda: not {"detector", "feeder", "capture frames"} & {t.name for t in threading.enumerate()})

@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from engines.errors import RetinaEdgeError
+from engines.core.errors import RetinaEdgeError
 from retina_edge.sources.frames import Frame
-from retina_edge.tracking.analysis import Analysis
+from retina_edge.tracking.analysis import StreamAnalyzer
 from retina_edge.tracking.zones import line, zone
 from tests.made_streams import Made
 from tests.retina_edge.pipeline.running import Run, Slow, until
@@ -107,8 +107,8 @@ def test_the_score_acts_on_the_next_result() -> None:
 
 def test_objects_are_followed_and_counted() -> None:
     """A patch that walks from left to right over a line, and starts again after 60 frames."""
-    analyse = partial(Analysis, regions=[line("door=0.5,0 0.5,1")], anchor="centre")
-    run = Run({"a": lambda: Made(count=120), "b": lambda: Made(count=20)}, analyse=analyse).start()
+    analyze = partial(StreamAnalyzer, regions=[line("door=0.5,0 0.5,1")], anchor="centre")
+    run = Run({"a": lambda: Made(count=120), "b": lambda: Made(count=20)}, analyze=analyze).start()
     run.end()
     assert run.error is None
     events = [event for result in run.results["a"] for event in result.events]
@@ -120,7 +120,7 @@ def test_objects_are_followed_and_counted() -> None:
     assert last.tracks is not None
     assert len(last.tracks) == len(last.detections) == 1
     assert last.tallies[0].counts != run.results["a"][1].tallies[0].counts
-    assert (last.picture != last.frame.image).any()
+    assert (last.annotated != last.frame.image).any()
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.002, 0.05])
@@ -134,8 +134,8 @@ def test_what_is_counted_in_a_file_depends_on_no_machine(wait: float) -> None:
                 time.sleep(wait)
                 yield Frame(image, index, index / 5, "film")
 
-    analyse = partial(Analysis, regions=[zone("all=0,0 1,0 1,1 0,1")])
-    run = Run({"film": Film}, analyse=analyse).start()
+    analyze = partial(StreamAnalyzer, regions=[zone("all=0,0 1,0 1,1 0,1")])
+    run = Run({"film": Film}, analyze=analyze).start()
     run.end()
     events = [event.kind for result in run.results["film"] for event in result.events]
     assert events == ["entered", "left", "entered"]

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from engines.errors import SourceError
+from engines.core.errors import SourceError
 from retina_edge.pipeline import capture as capturing
 from retina_edge.sources.frames import Source
 from tests.made_streams import Made, dead
@@ -26,8 +26,8 @@ def test_a_dead_stream_slows_no_other() -> None:
 
 
 def test_a_lost_stream_comes_back_with_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capturing, "FIRST_WAIT", 0.02)
-    monkeypatch.setattr(capturing, "LONGEST_WAIT", 0.08)
+    monkeypatch.setattr(capturing, "MIN_BACKOFF", 0.02)
+    monkeypatch.setattr(capturing, "MAX_BACKOFF", 0.08)
     attempts: list[float] = []
 
     def flaky() -> Source:
@@ -82,9 +82,9 @@ def test_a_camera_that_has_given_its_frames_is_not_opened_again(caplog: pytest.L
 
 
 def test_a_camera_that_stalls_after_a_frame_is_tried_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capturing, "FIRST_WAIT", 0.02)
-    monkeypatch.setattr(capturing, "LONGEST_WAIT", 0.16)
-    monkeypatch.setattr(capturing, "WELL_AFTER", 0.1)
+    monkeypatch.setattr(capturing, "MIN_BACKOFF", 0.02)
+    monkeypatch.setattr(capturing, "MAX_BACKOFF", 0.16)
+    monkeypatch.setattr(capturing, "STABLE_SECONDS", 0.1)
     opened: list[float] = []
 
     def camera() -> Source:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retina_edge.image_file import read_image
-from retina_edge.sinks.background import BackgroundSink
-from retina_edge.sinks.base import Result
-from retina_edge.sinks.pictures import ImageSink
-from retina_edge.sinks.saving import SavingSink
-from retina_edge.sinks.video import RESERVE, VideoSink
+from retina_edge.imaging.image_file import read_image
+from retina_edge.pipeline.result import Result
+from retina_edge.sinks.background_sink import BackgroundSink
+from retina_edge.sinks.image_sink import ImageSink
+from retina_edge.sinks.per_stream_sink import PerStreamSink
+from retina_edge.sinks.video_sink import RESERVED_BYTES, VideoSink
 from retina_edge.sources.frames import Frame
 from tests.media import count_frames
 from tests.retina_edge.sinks.test_sinks import result, write_all
@@ -29,9 +29,9 @@ def noise(index: int, *, name: str = "a.png", stream: str = "a") -> Result:
 
 def test_videos_end_while_there_is_room_for_their_indices(tmp_path: Path) -> None:
     """Each is playable as far as it goes, and does not claim to be whole."""
-    with small_disk(tmp_path / "disk", RESERVE + 2**20) as disk:
+    with small_disk(tmp_path / "disk", RESERVED_BYTES + 2**20) as disk:
         videos = {name: VideoSink(disk / f"{name}.mp4", fps=25) for name in ("a", "b")}
-        sink = SavingSink(videos.__getitem__)
+        sink = PerStreamSink(videos.__getitem__)
         with pytest.raises(OSError, match=r"No space left on device.*[ab]\.partial\.mp4") as caught:
             write_all(sink, [noise(index, stream="ab"[index % 2]) for index in range(100)])
         assert caught.value.errno == errno.ENOSPC

@@ -14,22 +14,24 @@ import cv2
 import numpy as np
 import pytest
 
+from engines.core.errors import SinkError
 from retina_edge import Detections
-from retina_edge.image_file import read_image
-from retina_edge.quiet import _log_level_setter, quiet_opencv
-from retina_edge.sinks import recording
-from retina_edge.sinks.base import Result, Sink, SinkError
-from retina_edge.sinks.checks import check_outputs
-from retina_edge.sinks.pictures import ImageSink, write_image
-from retina_edge.sinks.recording import RecordingSink
-from retina_edge.sinks.saving import SavingSink, saving_sink
-from retina_edge.sinks.text import JsonlSink
-from retina_edge.sinks.video import LONGEST_STILL, VideoSink
-from retina_edge.sinks.window import WindowSink
+from retina_edge.imaging.image_file import read_image, write_image
+from retina_edge.imaging.opencv_log import _log_level_setter, quiet_opencv
+from retina_edge.pipeline.result import Result
+from retina_edge.sinks import recording_sink as recording
+from retina_edge.sinks.image_sink import ImageSink
+from retina_edge.sinks.output_checks import check_outputs
+from retina_edge.sinks.per_stream_sink import PerStreamSink, sink_for_stream
+from retina_edge.sinks.recording_sink import RecordingSink
+from retina_edge.sinks.sink import Sink
+from retina_edge.sinks.text_sink import JsonlSink
+from retina_edge.sinks.video_sink import MAX_STILL_SECONDS, VideoSink
+from retina_edge.sinks.window_sink import WindowSink
 from retina_edge.sources.frames import Frame
+from retina_edge.sources.image_source import ImageSource
 from retina_edge.sources.opening import open_sources
-from retina_edge.sources.pictures import ImageSource
-from retina_edge.sources.video import VideoSource
+from retina_edge.sources.video_source import VideoSource
 from tests.media import count_frames, write_picture, write_video
 from tests.stand_in import patch_frame
 
@@ -127,7 +129,7 @@ def test_opencv_is_silent_while_it_writes(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(cv2, "imencode", encode)
     try:
         write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result()])
-        write_image(tmp_path / "a.png", result().picture)
+        write_image(tmp_path / "a.png", result().annotated)
         assert seen == [0, 0, 0]
         with quiet_opencv(), quiet_opencv():
             level()
@@ -167,7 +169,7 @@ def test_frames_of_another_size_are_an_error_not_dropped(tmp_path: Path) -> None
 
 
 def test_a_writer_that_does_not_open_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retina_edge.sinks.video.CODECS", ("zzzz",))
+    monkeypatch.setattr("retina_edge.sinks.video_sink.CODECS", ("zzzz",))
     with pytest.raises(SinkError, match="none of zzzz"), VideoSink(tmp_path / "out.mp4", fps=25) as sink:
         sink.write(result())
     assert list(tmp_path.iterdir()) == []
@@ -206,13 +208,13 @@ def test_pictures_keep_their_names_and_formats(tmp_path: Path) -> None:
         for name in ("x/a.png", "y/b.jpg", "c.webp"):
             sink.write(result(name=name))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.jpg", "c.webp"]
-    assert np.array_equal(read_image(tmp_path / "out" / "a.png"), result().picture)
+    assert np.array_equal(read_image(tmp_path / "out" / "a.png"), result().annotated)
 
 
 @pytest.mark.parametrize("name", ["picture", "picture.xyz", "picture.pgm"])
 def test_a_format_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SinkError, match=r"picture.*cannot write 96x64 pixels in colour as .*\.png or \.jpg"):
-        write_image(tmp_path / name, result().picture)
+    with pytest.raises(SinkError, match=r"picture.*cannot write 96x64 pixels in color as .*\.png or \.jpg"):
+        write_image(tmp_path / name, result().annotated)
 
 
 @pytest.mark.parametrize("name", ["a.pgm", "a.pbm"])
@@ -220,7 +222,7 @@ def test_pictures_of_grey_formats_are_saved_as_png(tmp_path: Path, name: str) ->
     with ImageSink(tmp_path) as sink:
         sink.write(result(name=name))
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.png"]
-    assert np.array_equal(read_image(tmp_path / f"{name}.png"), result().picture)
+    assert np.array_equal(read_image(tmp_path / f"{name}.png"), result().annotated)
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -320,14 +322,16 @@ def test_a_window_closed_by_its_frame_ends_like_a_key(monkeypatch: pytest.Monkey
 
 def test_where_each_source_is_saved(tmp_path: Path) -> None:
     pictures = ImageSource([write_picture(tmp_path / "a.png")])
-    assert isinstance(saving_sink(tmp_path / "out", pictures, name="a", live=False, fps=None), ImageSink)
+    assert isinstance(sink_for_stream(tmp_path / "out", pictures, name="a", live=False, fps=None), ImageSink)
     video = VideoSource(write_video(tmp_path / "v.avi", count=2))
-    direct, inside = (saving_sink(tmp_path / save, video, name="a", live=False, fps=12.5) for save in ("x.mp4", "out"))
+    direct, inside = (
+        sink_for_stream(tmp_path / save, video, name="a", live=False, fps=12.5) for save in ("x.mp4", "out")
+    )
     assert isinstance(direct, VideoSink)
     assert isinstance(inside, VideoSink)
     assert (direct.path, inside.path) == (tmp_path / "x.mp4", tmp_path / "out" / "v.mp4")
-    assert isinstance(saving_sink(tmp_path / "out", VideoSource(0), name="a", live=True, fps=25), RecordingSink)
-    assert isinstance(saving_sink(tmp_path / "x.mp4", VideoSource(0), name="a", live=True, fps=25), VideoSink)
+    assert isinstance(sink_for_stream(tmp_path / "out", VideoSource(0), name="a", live=True, fps=25), RecordingSink)
+    assert isinstance(sink_for_stream(tmp_path / "x.mp4", VideoSource(0), name="a", live=True, fps=25), VideoSink)
 
 
 @pytest.mark.parametrize(
@@ -424,14 +428,15 @@ def test_the_video_of_a_live_stream_keeps_its_time(tmp_path: Path) -> None:
         for index, seconds in enumerate([0, 0.05, 0.1, 0.15, 0.2, 1.0, 1.5, 100.0]):
             sink.write(live(index, seconds))
     count, _, _ = count_frames(tmp_path / "v.mp4")
-    assert count == 16 + round(10 * LONGEST_STILL) + 1  # up to 1.5 s, the last of them standing, the one after
+    assert count == 16 + round(10 * MAX_STILL_SECONDS) + 1  # up to 1.5 s, the last of them standing, the one after
 
 
 def test_a_recording_is_many_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "PART_SECONDS", 2.0)
     clock = iter(range(100))
     start = datetime(2026, 11, 26, 7, 0, 0, tzinfo=timezone.utc)
-    monkeypatch.setattr(recording, "captured_at", lambda _frame: start + timedelta(seconds=next(clock)))
+    moments = property(lambda _frame: start + timedelta(seconds=next(clock)))
+    monkeypatch.setattr(Frame, "captured_at", moments)
     with RecordingSink(tmp_path / "r", "yard", fps=10) as sink:
         for index in range(25):  # two seconds, and half a second
             sink.write(live(index, index / 10))
@@ -452,7 +457,7 @@ def test_each_stream_is_saved_by_itself_and_closed_at_its_end(tmp_path: Path) ->
     def open_sink(name: str) -> Sink:
         return VideoSink(tmp_path / f"{name}.mp4", fps=25)
 
-    saving = SavingSink(open_sink)
+    saving = PerStreamSink(open_sink)
     with saving:
         for index in range(3):
             for stream in ("a", "b"):
@@ -462,7 +467,7 @@ def test_each_stream_is_saved_by_itself_and_closed_at_its_end(tmp_path: Path) ->
         saving.write(replace(result(3), stream="b"))
     assert list(saving.written) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
     assert [count_frames(path)[0] for path in saving.written] == [3, 4]
-    broken = SavingSink(open_sink)
+    broken = PerStreamSink(open_sink)
     with pytest.raises(ZeroDivisionError):
         write_all(broken, [replace(result(), stream=stream) for stream in ("a", "c")], error=ZeroDivisionError())
     assert broken.written == ()

@@ -18,12 +18,12 @@ import cv2
 import numpy as np
 import pytest
 
-from engines.errors import SourceError
-from retina_edge.sample import FOREST
-from retina_edge.sources import video
+from engines.core.errors import SourceError
+from retina_edge.assets import FOREST
+from retina_edge.sources import video_source as video
 from retina_edge.sources.frames import Source
 from retina_edge.sources.opening import open_sources
-from retina_edge.sources.video import VideoSource
+from retina_edge.sources.video_source import VideoSource
 from tests.media import count_frames, write_video
 from tests.rtsp_server import HOST, RtspServer, free_port, why_not, write_flight
 from tests.waiting import wait_for

@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from engines.errors import SourceError
-from retina_edge.image_file import read_image
+from engines.core.errors import SourceError
+from retina_edge.imaging.image_file import read_image
+from retina_edge.sources.image_source import ImageSource, output_name
 from retina_edge.sources.opening import open_sources
-from retina_edge.sources.pictures import ImageSource, saved_name
-from retina_edge.sources.video import VideoSource, redact
+from retina_edge.sources.video_source import VideoSource
+from retina_edge.system.redaction import redact
 from tests.media import write_picture, write_video
 
 # Lossy codecs and the narrow range of video levels.
@@ -82,7 +83,7 @@ def test_a_glob_opens_each_match_by_its_kind(tmp_path: Path) -> None:
 
 def test_saved_names_keep_formats_that_take_colour() -> None:
     names = ("a.png", "b.JPG", "c.ppm", "d.pgm", "e.PBM", "f.xyz", "g")
-    saved = [saved_name(Path("x") / name) for name in names]
+    saved = [output_name(Path("x") / name) for name in names]
     assert saved == ["a.png", "b.JPG", "c.ppm", "d.pgm.png", "e.PBM.png", "f.xyz.png", "g.png"]
 
 
@@ -113,7 +114,7 @@ def test_a_truncated_jpeg_with_a_whole_thumbnail_is_noticed(tmp_path: Path) -> N
     (tmp_path / "whole.jpg").write_bytes(data[:2] + header + data[2:] + b"trailing bytes of a camera")
     assert read_image(tmp_path / "whole.jpg").shape == (90, 120, 3)
     (tmp_path / "cut.jpg").write_bytes(data[:2] + header + data[2:-500])
-    with pytest.raises(SourceError, match=r"cut\.jpg: the picture is truncated"):
+    with pytest.raises(SourceError, match=r"cut\.jpg: the image is truncated"):
         read_image(tmp_path / "cut.jpg")
 
 
@@ -219,7 +220,7 @@ def test_a_live_source_has_the_clocks_times_and_its_end_is_a_warning(
 ) -> None:
     clock = iter([100.0, 100.0, 100.5, 100.5, 101.0, 101.0, 103.0, 103.0, 103.0])
     monkeypatch.setattr(cv2, "VideoCapture", FakeCamera)
-    monkeypatch.setattr("retina_edge.sources.video.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("retina_edge.sources.video_source.time.monotonic", lambda: next(clock))
     with VideoSource(address) as source:
         assert (source.info.size, source.info.fps, source.info.frames) == (None, None, None)
         assert [frame.timestamp for frame in source] == [0.5, 1.0, 3.0]

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.errors import MissingDependencyError
+from engines.core.errors import MissingDependencyError
 from retina_edge import Detections
 from retina_edge.sources.frames import Frame
-from retina_edge.tracking.analysis import Analysis
+from retina_edge.tracking.analysis import StreamAnalyzer
 from retina_edge.tracking.tracker import UNTRACKED, ByteTrack, Tracker
 
-pytest.importorskip("trackers", reason="needs the trackers package: pip install '.[track]'")
+pytest.importorskip("trackers", reason="needs the trackers package: pip install 'retina-edge[track]'")
 
 NAMES = ("car", "person", "dog")
 FPS = 30.0
@@ -116,7 +116,7 @@ def test_poor_boxes_keep_a_track_and_begin_none() -> None:
 
 def test_the_score_changes_while_it_runs() -> None:
     """What is kept is followed, whatever was asked for before; who has an id keeps it."""
-    analysis = Analysis("yard", [])
+    analysis = StreamAnalyzer("yard", [])
     good, poor = square(10, 20), square(500, 300)
     seen: list[list[int]] = []
     for index, score in enumerate([0.4] * 5 + [0.2] * 5 + [0.6] * 5 + [0.2] * 5):
@@ -262,5 +262,5 @@ def test_numbers_that_cannot_be(options: dict[str, float], says: str) -> None:
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trackers", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[track\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'retina-edge\[track\]'"):
         ByteTrack()

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from retina_edge.tracking.counting import counters
+from retina_edge.tracking.counting import make_counters
 from retina_edge.tracking.zones import Line, Zone, ZoneError, check_regions, line, zone
 
 NAMES = ("person", "car")
@@ -118,4 +118,4 @@ def test_what_would_count_nothing_is_refused(texts: list[str], says: str) -> Non
 def test_what_is_fine() -> None:
     regions: list[Zone | Line] = [*map(zone, ("yard:a@car=0,0 1,0 1,1", "road:a=0,0 1,0 1,1")), line("b=0,0 1,1")]
     check_regions(regions, streams=("yard", "road"), class_names=NAMES)
-    assert [counter.tally().region for counter in counters(regions, stream="road")] == regions[1:]
+    assert [counter.tally().region for counter in make_counters(regions, stream="road")] == regions[1:]

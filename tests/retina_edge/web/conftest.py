@@ -18,8 +18,8 @@ import pytest
 import uvicorn
 
 from retina_edge.detector import Detector
-from retina_edge.pipeline.outputs import OutputStatus
 from retina_edge.pipeline.pipeline import Pipeline
+from retina_edge.sinks.outputs import OutputStatus
 from retina_edge.sources.frames import Source
 from retina_edge.tracking.events import Event
 from retina_edge.web.app import create_app

@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from retina_edge.web.access import COOKIE, GUESSES, LONGEST_BODY, Bucket, is_loopback
+from retina_edge.web.access import COOKIE, LOGIN_RATE, MAX_BODY_BYTES, RateLimit, is_loopback
 from tests.retina_edge.web.conftest import TOKEN, Served, serving
 
 SECRET_PATHS = ("/api/streams", "/api/streams/north/frame.jpg", "/metrics", "/api/score", "/openapi.json", "/api")
@@ -52,7 +52,7 @@ def test_logging_in_by_the_form() -> None:
         assert "httponly" in cookie
         assert "samesite=strict" in cookie
         # Guessing is slow, by the form or not, and keeps nobody out who knows.
-        for _ in range(GUESSES[0]):
+        for _ in range(LOGIN_RATE[0]):
             refused = client.post("/login", data={"token": "guess"})
         assert refused.status_code == 429
         assert client.get("/api/streams", headers={"authorization": "Bearer guess"}).status_code == 429
@@ -86,7 +86,7 @@ def test_other_pages_may_change_nothing(client: httpx.Client, served: Served) ->
 
 
 def test_bodies_are_bounded(client: httpx.Client) -> None:
-    assert client.put("/api/score", content=b"x" * (LONGEST_BODY + 1)).status_code == 413
+    assert client.put("/api/score", content=b"x" * (MAX_BODY_BYTES + 1)).status_code == 413
 
     def endless() -> Iterator[bytes]:
         for _ in range(1000):
@@ -126,7 +126,7 @@ def test_garbage_is_answered_or_cut_and_the_rest_goes_on(client: httpx.Client, s
 
 def test_a_bucket_runs_out_and_fills_up() -> None:
     now = [0.0]
-    bucket = Bucket(2, 0.5, lambda: now[0])
+    bucket = RateLimit(2, 0.5, lambda: now[0])
     assert [bucket.take() for _ in range(3)] == [True, True, False]
     now[0] = 1.9
     assert not bucket.take()

@@ -17,7 +17,7 @@ from tests.retina_edge.web.conftest import Served, serving_an_event
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     """One that takes changes at any rate: a fast machine makes so many that most would be refused, of which the fuzzer
     warns. ``test_access`` has the rate."""
-    monkeypatch.setattr(access, "CHANGES", (1e6, 1e6))
+    monkeypatch.setattr(access, "CHANGE_RATE", (1e6, 1e6))
     with serving_an_event() as server:
         yield server
 

@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 
 from retina_edge.sources.frames import Frame, Source
 from retina_edge.web import moving_pictures
-from retina_edge.web.moving_pictures import WATCHERS, Places
+from retina_edge.web.moving_pictures import WATCHERS, ViewerLimit
 from retina_edge.web.preview import Preview
 from tests.made_streams import Made
 from tests.retina_edge.sinks.test_sinks import result
@@ -129,6 +129,6 @@ def test_more_streams_than_a_byte_counts() -> None:
             sent.append(data)
 
     previews = [Preview(stream) for stream in streams]  # type: ignore[arg-type]
-    asyncio.run(moving_pictures.watch(Watcher(), previews, Places(1), lambda: not sent))  # type: ignore[arg-type]
+    asyncio.run(moving_pictures.watch(Watcher(), previews, ViewerLimit(1), lambda: not sent))  # type: ignore[arg-type]
     assert [int.from_bytes(data[:2], "big") for data in sent] == [298]
     assert sent[0][2:4] == b"\xff\xd8"

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from engines.contract import DetectorContract
-from engines.onnx_runtime import OnnxExecutor
+from engines.core.contract import DetectorContract
+from engines.onnx.onnx_executor import OnnxExecutor
 from engines.plugins.kernels import run_kernels
 from engines.plugins.launch import Geometry
 from engines.plugins.parameters import pack_parameters
-from engines.runner.executor import GpuExecutor
-from retina_edge.sample import MODEL
+from engines.runner.gpu_executor import GpuExecutor
+from retina_edge.assets import MODEL
 
 DRIVER = ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
 FRAME = np.zeros((1080, 1920, 3), np.uint8)

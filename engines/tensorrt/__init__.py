@@ -1,0 +1,1 @@
+"""Building TensorRT engines: options, network, builder, passport, precision checks."""

@@ -1,0 +1,131 @@
+"""What a model file is, read without running it: an engine by its passport, a deployable ONNX by its graph."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.core.contract import DetectorContract
+from engines.core.errors import ModelFileError
+from engines.core.tensor_names import ACCURACY_KEY, QUANTIZATION_KEY
+from engines.tensorrt.passport import Passport, read_engine, sha256
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model file, described.
+
+    Attributes:
+        path: the file.
+        size: bytes.
+        sha256: of the file.
+        contract: what the detector promises.
+        inputs, outputs: name, type and shape of each, -1 for an open batch.
+        layers: kind of layer, then precision, then how many; of an ONNX its convolutions only.
+        convolutions: precision of each convolution by name.
+        facts: what else there is to say, as label and text.
+        quantization: how INT8 was calibrated, None in other precisions.
+        accuracy: what its precision costs, None where that was not measured.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    contract: DetectorContract
+    inputs: tuple[Mapping[str, Any], ...]
+    outputs: tuple[Mapping[str, Any], ...]
+    layers: Mapping[str, Mapping[str, int]]
+    convolutions: Mapping[str, str]
+    facts: Mapping[str, str]
+    quantization: Mapping[str, Any] | None
+    accuracy: Mapping[str, Any] | None
+
+    def to_json(self) -> str:
+        """The same as a JSON object."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return json.dumps({**fields, "path": str(self.path), "contract": json.loads(self.contract.to_json())}, indent=2)
+
+
+def inspect_model(path: Path | str) -> Inspection:
+    """Describes an engine or a deployable ONNX.
+
+    Raises:
+        ModelFileError: missing, damaged, or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"{path}: expected an engine or an ONNX model, found no file")
+    return _inspect_onnx(path) if path.suffix == ".onnx" else _inspect_engine(path)
+
+
+def _inspect_engine(path: Path) -> Inspection:
+    passport = read_engine(path)
+    return Inspection(
+        path,
+        passport.plan_bytes,
+        passport.plan_sha256,
+        passport.contract,
+        passport.inputs,
+        passport.outputs,
+        passport.precision_found,
+        passport.convolutions,
+        _facts(passport),
+        passport.quantization,
+        passport.accuracy,
+    )
+
+
+def _facts(passport: Passport) -> dict[str, str]:
+    machine = passport.machine
+    smallest, best, largest = passport.batch
+    return {
+        "built by": f"{passport.backend} {passport.backend_version}, {passport.built_at}, "
+        f"in {passport.build_seconds:.1f} s",
+        "built for": ", ".join(passport.targets) or f"{machine.gpu} (compute capability {machine.compute_capability})",
+        "built on": ", ".join(filter(None, (machine.gpu or "no GPU", machine.driver, machine.jetpack))),
+        "batch": str(best) if smallest == largest else f"{smallest} to {largest}, tuned for {best}",
+        "post-processing": {"plugin": "in the engine", "kernels": "after the engine, which ends at the raw heads"}[
+            passport.postprocess
+        ],
+        "precision asked": passport.precision_asked,
+        "precision read from": passport.precision_source,
+        "verified": json.dumps(passport.verified) if passport.verified else "no",
+        "ONNX sha256": passport.onnx_sha256,
+    }
+
+
+def _inspect_onnx(path: Path) -> Inspection:
+    from engines.onnx.deployable import (  # needs onnx
+        contract_of,
+        convolution_precisions,
+        describe,
+        name_convolutions,
+        read_deployable,
+        record_of,
+    )
+
+    content = path.read_bytes()
+    try:
+        model = read_deployable(content)
+        contract = contract_of(model)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    name_convolutions(model)
+    convolutions = convolution_precisions(model)
+    return Inspection(
+        path,
+        len(content),
+        sha256(path),
+        contract,
+        describe(model.graph.input),
+        describe(model.graph.output),
+        {"convolution": dict(Counter(convolutions.values()))},
+        convolutions,
+        {"opset": ", ".join(f"{item.domain or 'onnx'} {item.version}" for item in model.opset_import)},
+        record_of(model, QUANTIZATION_KEY),
+        record_of(model, ACCURACY_KEY),
+    )

@@ -1,0 +1,85 @@
+"""The verbs of ``retina-edge`` as Python functions: the same options, the same checks, the same results.
+
+Example:
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from retina_edge import api
+    >>> from retina_edge.assets import CHECKPOINT
+    >>> with TemporaryDirectory() as folder:
+    ...     result = api.export(CHECKPOINT, Path(folder) / "treecrowns.onnx")
+    >>> result.contract.input_size
+    (416, 736)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engines.tensorrt.build_options import BuildOptions
+    from retina_edge.api.accuracy import AccuracyOptions
+    from retina_edge.api.building import BuildResult, build
+    from retina_edge.api.calibration import CalibrationOptions
+    from retina_edge.api.evaluating import EvaluationOptions, EvaluationResult, evaluate
+    from retina_edge.api.exporting import ExportOptions, ExportResult, export
+    from retina_edge.api.running import RunOptions, StreamRun, open_run
+    from retina_edge.api.tiles import TileOptions
+    from retina_edge.api.training import ModelOptions, TrainingData, TrainingResult, train
+    from retina_edge.data.augment_options import AugmentOptions
+    from retina_edge.training.train_options import TrainOptions
+
+__all__ = [
+    "AccuracyOptions",
+    "AugmentOptions",
+    "BuildOptions",
+    "BuildResult",
+    "CalibrationOptions",
+    "EvaluationOptions",
+    "EvaluationResult",
+    "ExportOptions",
+    "ExportResult",
+    "ModelOptions",
+    "RunOptions",
+    "StreamRun",
+    "TileOptions",
+    "TrainOptions",
+    "TrainingData",
+    "TrainingResult",
+    "build",
+    "evaluate",
+    "export",
+    "open_run",
+    "train",
+]
+
+# Imported on first use: training needs torch, exporting needs onnx, and a machine that only detects has neither.
+_MODULES = {
+    "AccuracyOptions": "retina_edge.api.accuracy",
+    "AugmentOptions": "retina_edge.data.augment_options",
+    "BuildOptions": "engines.tensorrt.build_options",
+    "BuildResult": "retina_edge.api.building",
+    "CalibrationOptions": "retina_edge.api.calibration",
+    "EvaluationOptions": "retina_edge.api.evaluating",
+    "EvaluationResult": "retina_edge.api.evaluating",
+    "ExportOptions": "retina_edge.api.exporting",
+    "ExportResult": "retina_edge.api.exporting",
+    "ModelOptions": "retina_edge.api.training",
+    "RunOptions": "retina_edge.api.running",
+    "StreamRun": "retina_edge.api.running",
+    "TileOptions": "retina_edge.api.tiles",
+    "TrainOptions": "retina_edge.training.train_options",
+    "TrainingData": "retina_edge.api.training",
+    "TrainingResult": "retina_edge.api.training",
+    "build": "retina_edge.api.building",
+    "evaluate": "retina_edge.api.evaluating",
+    "export": "retina_edge.api.exporting",
+    "open_run": "retina_edge.api.running",
+    "train": "retina_edge.api.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

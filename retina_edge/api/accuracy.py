@@ -1,0 +1,120 @@
+"""The accuracy budget of a conversion: AP of both models, measured on labeled images."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines.core.errors import ContractError
+from retina_edge.api.progress import Progress
+from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.detector import Detector
+from retina_edge.evaluation.coco_metrics import evaluate
+
+if TYPE_CHECKING:
+    import onnx
+
+    from export.precision.accuracy_budget import AccuracyBudget
+
+# Images that layers are compared on. Every layer runs on all of them.
+COMPARED_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class AccuracyOptions:
+    """How much accuracy a conversion to FP16 or INT8 may cost, and how it is measured.
+
+    Attributes:
+        points: AP points (AP times 100) that may be lost against FP32.
+        annotations: COCO annotations of the images that AP is measured on.
+        images: folder of these images; None for ``images/`` beside the annotations, or their own folder.
+        fallback: INT8 layers may fall back to higher precision, to stay within the budget.
+    """
+
+    points: float
+    annotations: Path
+    images: Path | None = None
+    fallback: bool = True
+
+
+def accuracy_budget(
+    options: AccuracyOptions | None, *, precision: str, source_precision: str, progress: Progress
+) -> AccuracyBudget | None:
+    """Return the budget with what measures it; None without options.
+
+    Args:
+        options: the budget.
+        precision: precision of the model to make.
+        source_precision: precision of the model that it is made of.
+        progress: told what is being measured.
+
+    Raises:
+        ContractError: if nothing is converted, so that there is nothing to compare.
+        DataError: if the data set cannot be used.
+    """
+    if options is None:
+        return None
+    if precision in ("fp32", source_precision):
+        raise ContractError(
+            f"--accuracy-budget compares with fp32, and nothing is converted: --precision {precision} of a model in "
+            f"{source_precision}; leave it out, or start from an fp32 model"
+        )
+    from export.precision.accuracy_budget import AccuracyBudget  # needs onnx
+
+    dataset = load_coco(options.annotations, options.images or _default_images(options.annotations))
+    measure = _Measurement(dataset, progress)
+    busiest = sorted(dataset.images, key=lambda image: -len(image.boxes))[:COMPARED_IMAGES]
+    return AccuracyBudget(
+        options.points,
+        measure,
+        {"annotations": options.annotations.name, **dataset_digests(dataset), "by": "ONNX Runtime on a CPU"},
+        [image.read() for image in busiest],
+        options.fallback,
+        measure.tell,
+    )
+
+
+def dataset_digests(dataset: CocoDataset) -> dict[str, Any]:
+    """Return the number of images, and the sha256 of the annotations and of the images in their order."""
+    images = hashlib.sha256()
+    for image in dataset.images:
+        images.update(hashlib.sha256(image.path.read_bytes()).digest())
+    return {
+        "images": len(dataset),
+        "annotations_sha256": hashlib.sha256(dataset.annotations.read_bytes()).hexdigest(),
+        "images_sha256": images.hexdigest(),
+    }
+
+
+class _Measurement:
+    """Measures the AP of a deployable ONNX on a data set, through the same Detector as any other evaluation."""
+
+    def __init__(self, dataset: CocoDataset, progress: Progress) -> None:
+        self._dataset, self._progress, self._step = dataset, progress, ""
+
+    def tell(self, step: str) -> None:
+        self._step = step
+        self._progress(step, None, None)
+
+    def __call__(self, model: onnx.ModelProto) -> float:
+        done, count = 0, len(self._dataset)
+
+        def on_image() -> None:
+            nonlocal done
+            done += 1
+            self._progress(self._step, done, count)
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            path.write_bytes(model.SerializeToString())
+            with Detector.load(path) as detector:
+                batch = detector.choose_batch(None)
+                return evaluate(detector, self._dataset, batch=batch, on_image=on_image).metrics["AP"]
+
+
+def _default_images(annotations: Path) -> Path:
+    folder = annotations.parent / "images"
+    return folder if folder.is_dir() else annotations.parent

@@ -1,0 +1,94 @@
+"""The calibration set of an INT8 model: which images, and how they are used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.core.errors import ContractError, DataError, SourceError
+from export.precision.calibration import DEFAULT_IMAGES, audit
+from retina_edge.imaging.image_file import IMAGE_SUFFIXES, read_image
+from retina_edge.system.folders import calibration_cache
+
+if TYPE_CHECKING:
+    from export.precision.conversion import Calibration
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How to calibrate an INT8 model.
+
+    Attributes:
+        images: folder of images as the camera will see them, or a COCO file that lists them.
+        count: number of images to use, spread evenly over all of them.
+        calibrator: ``minmax``, ``percentile``, ``entropy`` or ``mse``; None for the default of the layout.
+        cache: folder that keeps ranges under a digest of weights, images and settings; None to keep none.
+    """
+
+    images: Path
+    count: int = DEFAULT_IMAGES
+    calibrator: str | None = None
+    cache: Path | None = field(default_factory=calibration_cache)
+
+
+def load_calibration(
+    options: CalibrationOptions | None,
+    *,
+    precision: str,
+    source_precision: str,
+    layout: str,
+    progress: Callable[[int, int], None],
+) -> Calibration | None:
+    """Audit the calibration images, if a model is to be converted to INT8; else return None.
+
+    Args:
+        options: the images and how to use them.
+        precision: precision of the model to make.
+        source_precision: precision of the model that it is made of.
+        layout: ``tensorrt`` or ``cpu``.
+        progress: called during calibration with the number of images done and their total.
+
+    Raises:
+        ContractError: for INT8 without images, or for images that are not needed.
+        DataError: if too few of the images can be used.
+        SourceError: if the path is neither a folder nor a COCO file.
+    """
+    if precision != "int8" or source_precision == "int8":
+        if options is not None:
+            why = f"got --precision {precision}" if source_precision != "int8" else "and the model is int8 already"
+            raise ContractError(f"--calibration is for conversion to int8, {why}; leave it out")
+        return None
+    if options is None:
+        raise ContractError("int8 needs images to calibrate with: give --calibration DIR or COCO.json")
+    from export.precision.conversion import Calibration  # needs onnx
+
+    images = audit(_image_files(options.images), read_image, count=options.count)
+    return Calibration(images, layout, options.calibrator, options.cache, progress)
+
+
+def _image_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
+        if not files:
+            raise DataError(f"{path}: expected images to calibrate with, found none")
+        return files
+    if path.suffix.lower() != ".json":
+        raise SourceError(f"{path}: expected a folder of images or a COCO file ending in .json")
+    try:
+        names = [record["file_name"] for record in json.loads(path.read_text(encoding="utf-8"))["images"]]
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: expected a COCO file with images and their file_name ({error!r})") from error
+    return [_listed_image(path, name) for name in names]
+
+
+def _listed_image(path: Path, name: str) -> Path:
+    """Return an image that a COCO file lists: in the file's own folder, or in the folder ``images`` beside it."""
+    for file in (path.parent / name, path.parent / "images" / name):
+        if file.is_file():
+            return file
+    raise DataError(f"{path}: expected its image {name} beside it or in images/, found none")

@@ -1,0 +1,127 @@
+"""``retina_edge.api.evaluate``: COCO metrics of a model, its confusions, and its comparison with another model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retina_edge.api.tiles import TileOptions
+from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.detections import Detections
+from retina_edge.detector import Detector
+from retina_edge.evaluation.coco_metrics import MAX_DETECTIONS, Evaluation, detect_all, evaluate_detections
+from retina_edge.evaluation.comparison import Comparison, ModelResult, compare
+from retina_edge.evaluation.confusion import Confusion, confusion
+
+# The score from which a user would see a box.
+SCORE = 0.3
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How to evaluate.
+
+    Attributes:
+        score: boxes that score more count in the confusion and in the comparison; AP counts all boxes.
+        batch: images, or tiles, in a batch; None for the model's own, or 1.
+        max_detections: best boxes of an image that count; 100 as in COCO.
+        tiles: cut images into tiles; None detects in whole images.
+        device: for a checkpoint ``auto``, ``cpu`` or ``cuda``; for an engine ``cuda:N``.
+        skip_invalid: skip annotations without area or outside their image, instead of refusing them.
+    """
+
+    score: float = SCORE
+    batch: int | None = None
+    max_detections: int = MAX_DETECTIONS
+    tiles: TileOptions | None = None
+    device: str = "auto"
+    skip_invalid: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What was measured.
+
+    Attributes:
+        dataset: the data set.
+        evaluation: COCO metrics.
+        confusion: which objects were found, missed, badly located or given another class.
+        comparison: the comparison with another model; None without one.
+    """
+
+    dataset: CocoDataset
+    evaluation: Evaluation
+    confusion: Confusion
+    comparison: Comparison | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, as ``--json`` writes them."""
+        values = {**self.evaluation.to_dict(), "confusion": self.confusion.to_dict()}
+        if self.comparison is not None:
+            values["against"] = self.comparison.to_dict()
+        return values
+
+
+def evaluate(
+    model: Path | str,
+    annotations: Path | str,
+    images: Path | str,
+    options: EvaluationOptions | None = None,
+    *,
+    against: Path | str | None = None,
+    on_dataset: Callable[[CocoDataset], None] = lambda _dataset: None,
+    on_image: Callable[[Path, int], None] = lambda _model, _images: None,
+) -> EvaluationResult:
+    """Run a model over labeled images and compute COCO metrics.
+
+    Args:
+        model: a ``.pt``, ``.onnx`` or ``.engine``.
+        annotations: COCO annotations.
+        images: folder of the images.
+        options: how to evaluate.
+        against: another model to compare with on the same images, for instance the FP32 model.
+        on_dataset: called with the data set once it is read and checked.
+        on_image: called after each image with the model and the number of images in the data set.
+
+    Raises:
+        DataError: if the annotations or images cannot be used, or model and data set share no class.
+        ModelFileError, DeviceError, MissingDependencyError: if the model cannot run here.
+
+    Example:
+        >>> from retina_edge.api import evaluate
+        >>> from retina_edge.assets import MODEL
+        >>> result = evaluate(MODEL, "tests/data/treecrowns/val.json", "tests/data/treecrowns/images")
+        >>> f"{result.evaluation.metrics['AP50']:.2f}"
+        '0.70'
+    """
+    options = options or EvaluationOptions()
+    dataset = load_coco(annotations, images, skip_invalid=options.skip_invalid)
+    on_dataset(dataset)
+    # The other model first: its problems should be known before this model has run over everything.
+    others = _detect(Path(against), dataset, options, on_image) if against else None
+    detections = _detect(Path(model), dataset, options, on_image)
+    evaluation = evaluate_detections(detections, dataset, max_detections=options.max_detections)
+    comparison = None
+    if against is not None and others is not None:
+        other = evaluate_detections(others, dataset, max_detections=options.max_detections)
+        comparison = compare(
+            ModelResult(Path(against).name, other, others),
+            ModelResult(Path(model).name, evaluation, detections),
+            dataset,
+            options.score,
+        )
+    return EvaluationResult(dataset, evaluation, confusion(detections, dataset, options.score), comparison)
+
+
+def _detect(
+    model: Path, dataset: CocoDataset, options: EvaluationOptions, on_image: Callable[[Path, int], None]
+) -> list[Detections]:
+    with Detector.load(model, device=options.device) as loaded:
+        detector, batch = loaded, 1
+        if options.tiles is not None:
+            detector = options.tiles.apply(loaded, batch=options.batch)
+        else:
+            batch = loaded.choose_batch(options.batch)
+        return detect_all(detector, dataset, batch=batch, on_image=lambda: on_image(model, len(dataset)))

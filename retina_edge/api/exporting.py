@@ -1,0 +1,153 @@
+"""``retina_edge.api.export``: a checkpoint becomes a deployable ONNX, verified before it is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.core.contract import CPU, DetectorContract
+from engines.core.errors import ContractError
+from retina_edge.api.accuracy import AccuracyOptions, accuracy_budget
+from retina_edge.api.calibration import CalibrationOptions, load_calibration
+from retina_edge.api.progress import Progress, no_progress
+from retina_edge.api.verification_images import verification_images
+
+if TYPE_CHECKING:
+    from export.precision.conversion import Drift
+    from export.verify import Agreement
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export.
+
+    Attributes:
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        layout: for INT8: ``cpu`` for ONNX Runtime (the default), or ``tensorrt``.
+        batch: images in a batch; None for any number.
+        input_size: (height, width) of the input, pixels, multiples of 32; None for the checkpoint's.
+        score_threshold, iou_threshold, top_k, max_detections: post-processing; None for the checkpoint's.
+        half_weights: for FP32: store the weights in float16, half the file size.
+    """
+
+    precision: str = "fp32"
+    layout: str | None = None
+    batch: int | None = 1
+    input_size: tuple[int, int] | None = None
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+    top_k: int | None = None
+    max_detections: int | None = None
+    half_weights: bool = False
+
+    def __post_init__(self) -> None:
+        for option, given, precision in (
+            ("--half-weights", self.half_weights, "fp32"),
+            ("--for", self.layout is not None, "int8"),
+        ):
+            if given and self.precision != precision:
+                raise ContractError(f"{option} is for {precision}, got --precision {self.precision}; leave one out")
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written, and how it was verified.
+
+    Attributes:
+        path: the ONNX file.
+        size: its size in bytes.
+        batch: images in a batch; None for any number.
+        contract: what the model promises.
+        agreement: largest differences from torch and from the specification.
+        drift: difference from FP32; None for FP32.
+        findings: remarks of the audit of the calibration set.
+    """
+
+    path: Path
+    size: int
+    batch: int | None
+    contract: DetectorContract
+    agreement: Agreement
+    drift: Drift | None
+    findings: tuple[str, ...]
+
+
+def export(
+    checkpoint: Path | str,
+    output: Path | str,
+    options: ExportOptions | None = None,
+    *,
+    calibration: CalibrationOptions | None = None,
+    accuracy: AccuracyOptions | None = None,
+    images: Sequence[Path] = (),
+    progress: Progress = no_progress,
+) -> ExportResult:
+    """Export a checkpoint to one ONNX file that is the whole detector.
+
+    Args:
+        checkpoint: a checkpoint of ``train`` or ``convert``.
+        output: the ONNX file to write. It is replaced at the very end, or not at all.
+        options: what to export.
+        calibration: images for INT8.
+        accuracy: how much accuracy FP16 or INT8 may cost; None measures nothing.
+        images: image files and folders to verify with; by default parts of the sample image.
+        progress: told what is being done.
+
+    Raises:
+        ModelFileError: if the checkpoint is missing, corrupt or foreign.
+        ContractError: for options that contradict each other or the checkpoint.
+        ExportError: if the result differs from torch or the specification, or is outside the accuracy budget.
+        DataError, SourceError: if images or annotations cannot be used.
+    """
+    from export.torch_export import export_onnx
+    from retina_edge.model.checkpoint import load_checkpoint
+
+    options = options or ExportOptions()
+    output, precision = Path(output), options.precision
+    progress("exporting and verifying", None, None)
+    images_of_int8 = load_calibration(
+        calibration,
+        precision=precision,
+        source_precision="fp32",
+        layout=options.layout or CPU,
+        progress=lambda done, count: progress("calibrating", done, count),
+    )
+    budget = accuracy_budget(accuracy, precision=precision, source_precision="fp32", progress=progress)
+    loaded = load_checkpoint(checkpoint)
+    model = loaded.build_model()
+    contract = _contract(loaded.contract, options)
+    if contract.input_size != loaded.contract.input_size:
+        contract = dataclasses.replace(contract, levels=model.pyramid(contract.input_size))
+    frames = verification_images(images, contract.input_size)
+    with tempfile.TemporaryDirectory() as folder:
+        fp32 = output if precision == "fp32" else Path(folder) / "fp32.onnx"
+        report = export_onnx(
+            model, contract, fp32, batch=options.batch, images=frames, half_weights=options.half_weights
+        )
+        size, drift, contract = report.size, None, report.contract
+        if precision != "fp32":
+            from export.precision.conversion import convert_file
+
+            progress(f"converting to {precision}", None, None)
+            size, drift = convert_file(
+                fp32, output, precision, images=frames, calibration=images_of_int8, budget=budget
+            )
+            contract = dataclasses.replace(contract, precision=precision)
+    findings = images_of_int8.images.findings if images_of_int8 else ()
+    return ExportResult(output, size, report.batch, contract, report.agreement, drift, findings)
+
+
+def _contract(contract: DetectorContract, options: ExportOptions) -> DetectorContract:
+    """Return a checkpoint's contract with the values that are not learned and may be chosen at export."""
+    chosen = {
+        "score_threshold": options.score_threshold,
+        "iou_threshold": options.iou_threshold,
+        "top_k": options.top_k,
+        "max_detections": options.max_detections,
+        "input_size": options.input_size,
+    }
+    return dataclasses.replace(contract, **{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]

@@ -1,0 +1,35 @@
+"""Detection in tiles as an option of several functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from retina_edge.detector import Detector
+from retina_edge.tiling import TiledDetector
+
+DEFAULT_OVERLAP = 64
+
+
+@dataclass(frozen=True)
+class TileOptions:
+    """How to cut large images into tiles.
+
+    Attributes:
+        size: (height, width) of a tile, pixels; None for the network's input size.
+        overlap: minimum overlap of neighboring tiles, pixels; as large as the largest object.
+    """
+
+    size: tuple[int, int] | None = None
+    overlap: int = DEFAULT_OVERLAP
+
+    def apply(self, detector: Detector, *, batch: int | None) -> TiledDetector:
+        """Return a detector that cuts images into tiles; it borrows ``detector``.
+
+        Args:
+            detector: detects in the tiles.
+            batch: tiles in a batch; None for the model's own, or 1.
+
+        Raises:
+            RetinaEdgeError: if the overlap is as large as a tile, or the model cannot take the batch.
+        """
+        return TiledDetector(detector, tile=self.size, overlap=self.overlap, batch=batch)

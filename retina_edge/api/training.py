@@ -1,0 +1,222 @@
+"""``retina_edge.api.train``: labeled images become a checkpoint. Runs under torchrun as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.core.errors import ContractError, DataError
+from retina_edge.data.anchor_fit import DEFAULT_RATIOS, DEFAULT_SIZES, MATCH_IOU, input_boxes, suggest_anchors
+from retina_edge.data.augment_options import AugmentOptions
+from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.model.config import ModelConfig, octave_sizes
+from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
+from retina_edge.training.training_progress import TrainingObserver
+
+if TYPE_CHECKING:
+    from engines.core.contract import DetectorContract
+    from retina_edge.model.retinanet import RetinaNet
+
+# Prints one line for the user.
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What to learn from, and what to measure on.
+
+    Attributes:
+        train: COCO annotations to learn from.
+        images: folder of their images.
+        val: COCO annotations to measure on.
+        val_images: folder of their images; None for ``images``.
+        skip_invalid: skip annotations without area or outside their image, instead of refusing them.
+    """
+
+    train: Path
+    images: Path
+    val: Path
+    val_images: Path | None = None
+    skip_invalid: bool = False
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """A new model; see ``ModelConfig`` for the architecture.
+
+    Attributes:
+        input_size: (height, width) of the network's input, pixels, multiples of 32.
+        anchor_sizes: smallest anchor of each pyramid level, input pixels; None for those that fit the data set best.
+        aspect_ratios: height / width of the anchors.
+        backbone, backbone_levels, backbone_norm, fpn_channels, head_depth, head_norm, box_loss: as in ``ModelConfig``;
+            ``backbone_levels`` is the last stage used, 3 to 5.
+        pretrained_backbone: start from torchvision's ImageNet weights, which it downloads.
+    """
+
+    input_size: tuple[int, int] = (800, 800)
+    anchor_sizes: tuple[float, ...] | None = DEFAULT_SIZES
+    aspect_ratios: tuple[float, ...] = DEFAULT_RATIOS
+    backbone: str = "resnet50"
+    backbone_levels: int = 5
+    backbone_norm: str = "batch"
+    fpn_channels: int = 256
+    head_depth: int = 4
+    head_norm: str = "none"
+    box_loss: str = "l1"
+    pretrained_backbone: bool = False
+
+    def __post_init__(self) -> None:
+        self.config(num_classes=1)  # so that a wrong option is refused before the data is read
+
+    def config(self, *, num_classes: int) -> ModelConfig:
+        """Return the architecture for a number of classes.
+
+        Raises:
+            ValueError: if an option is out of range.
+        """
+        levels = tuple(range(3, self.backbone_levels + 1))
+        return ModelConfig(
+            num_classes=num_classes,
+            backbone=self.backbone,
+            backbone_levels=levels,
+            fpn_channels=self.fpn_channels,
+            head_depth=self.head_depth,
+            head_norm=self.head_norm,
+            backbone_norm=self.backbone_norm,
+            box_loss=self.box_loss,
+            anchor_sizes=octave_sizes(self.anchor_sizes or DEFAULT_SIZES[: len(levels) + 2]),
+            aspect_ratios=self.aspect_ratios,
+        )
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run came to.
+
+    Attributes:
+        checkpoint: the best checkpoint so far.
+        best_ap: its AP on the validation images, 0 to 1.
+    """
+
+    checkpoint: Path
+    best_ap: float
+
+
+def train(
+    data: TrainingData,
+    output: Path | str,
+    options: TrainOptions | None = None,
+    *,
+    model: ModelOptions | None = None,
+    augment: AugmentOptions | None = None,
+    init: Path | None = None,
+    qat: Path | None = None,
+    resume: bool = False,
+    half_weights: bool = False,
+    device: str = "auto",
+    tell: Tell = lambda _line: None,
+    observer: TrainingObserver | None = None,
+) -> TrainingResult:
+    """Train a RetinaNet.
+
+    Args:
+        data: what to learn from, and what to measure on.
+        output: the best checkpoint; ``NAME.last.pt``, for ``resume``, and ``NAME.csv`` are written beside it.
+        options: how to train; with ``qat`` the default is ``QAT_OPTIONS``.
+        model: the model to make; by default the paper's R50 for 800x800 pixels. Not with ``qat``.
+        augment: how training images are changed; by default crops of the input's size.
+        init: a checkpoint to fine-tune from. Not with ``qat``.
+        qat: a trained checkpoint to fine-tune with the rounding of INT8 (quantization-aware training).
+        resume: continue from ``NAME.last.pt``.
+        half_weights: store the best weights in float16.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        tell: called with lines for the user.
+        observer: watches steps and epochs, for instance a ``TrainingProgress``; used in the main process only.
+
+    Raises:
+        DataError: if the annotations or images cannot be used.
+        ContractError: for options that contradict each other.
+        ModelFileError: if a checkpoint to start from cannot be used.
+        TrainingError: if the loss is not finite.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; the state is saved for ``resume``.
+    """
+    from retina_edge.model.checkpoint import load_checkpoint
+    from retina_edge.model.torch_executor import select_device
+    from retina_edge.training.initialize import quantized_model
+    from retina_edge.training.processes import process_group
+    from retina_edge.training.trainer import Trainer
+
+    output = Path(output)
+    if qat is not None and (model is not None or init is not None):
+        raise ContractError("qat: expected neither model options nor init, because the checkpoint decides them")
+    options = options or (TrainOptions() if qat is None else QAT_OPTIONS)
+    if options.qat != (qat is not None):
+        raise ContractError(f"options: expected qat={qat is not None}, got qat={options.qat}")
+    model = model or ModelOptions()
+    chosen_device = select_device(device)
+    train_data = load_coco(data.train, data.images, skip_invalid=data.skip_invalid)
+    val_data = load_coco(data.val, data.val_images or data.images, skip_invalid=data.skip_invalid)
+    if unknown := set(val_data.class_names) - set(train_data.class_names):
+        raise DataError(f"{data.val}: expected only categories of {data.train}, got also {', '.join(sorted(unknown))}")
+    with process_group(chosen_device) as group:
+        tell = tell if group.is_main else lambda _line: None
+        for dataset in (train_data, val_data):
+            if dataset.skipped:
+                tell(f"{dataset.annotations.name}: {len(dataset.skipped)} invalid boxes skipped")
+        if qat is not None:
+            source = load_checkpoint(qat)
+            contract = source.contract
+            network = quantized_model(source, train_data, batch=options.batch, device=group.device)
+        else:
+            network, contract = _new_model(model, train_data, init, seed=options.seed, tell=tell)
+        with observer if observer and group.is_main else TrainingObserver() as watching:
+            trainer = Trainer(
+                network,
+                contract,
+                train_data,
+                val_data,
+                augment=(augment or AugmentOptions()).for_input(contract.input_size),
+                options=options,
+                output=output,
+                group=group,
+                half=half_weights,
+                on_step=watching.on_step,
+                on_evaluated=watching.on_evaluated,
+                on_epoch=watching.on_epoch,
+            )
+            if resume:
+                trainer.resume()
+                tell(f"resuming {trainer.last_path.name} after step {trainer.step} of {trainer.total_steps}")
+            trainer.run()
+        tell(f"best AP {trainer.best_ap:.4f} in {output}")
+    return TrainingResult(output, trainer.best_ap)
+
+
+def _new_model(
+    options: ModelOptions, data: CocoDataset, init: Path | None, *, seed: int, tell: Tell
+) -> tuple[RetinaNet, DetectorContract]:
+    """Make a new model, with the weights of another one if ``init`` is given."""
+    from retina_edge.model.checkpoint import load_checkpoint
+    from retina_edge.training.initialize import initialize_from, new_model
+
+    if options.anchor_sizes is None:
+        sizes = DEFAULT_SIZES[: options.backbone_levels]
+        fit = suggest_anchors(input_boxes(data, options.input_size), options.input_size, sizes, options.aspect_ratios)
+        options = dataclasses.replace(options, anchor_sizes=fit.anchor_sizes, aspect_ratios=fit.aspect_ratios)
+        tell(f"{fit.options}, which match {fit.recall:.1%} of the boxes at IoU {MATCH_IOU}")
+    config = options.config(num_classes=len(data.class_names))
+    source = load_checkpoint(init) if init else None
+    if source:
+        # These two only tell torchvision's two architectures apart, so the source decides.
+        theirs = source.config
+        config = dataclasses.replace(config, extra_levels=theirs.extra_levels, norm_eps=theirs.norm_eps)
+    model, contract = new_model(
+        config, data, options.input_size, seed=seed, pretrained_backbone=options.pretrained_backbone
+    )
+    if source and init:
+        for line in initialize_from(model, contract, source):
+            tell(f"{init.name}: {line}")
+    return model, contract

@@ -1,0 +1,53 @@
+"""Real images to verify a model on: the user's, or parts of the sample image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from engines.core.errors import SourceError
+from engines.core.letterbox import BgrImage
+from retina_edge.assets import FOREST
+from retina_edge.imaging.image_file import IMAGE_SUFFIXES, read_image
+
+# More images verify nothing new, and each one is run several times.
+MAX_VERIFICATION_IMAGES = 8
+
+
+def verification_images(paths: Sequence[Path], input_size: tuple[int, int]) -> list[BgrImage]:
+    """Return the user's images; without any, parts of the sample image and noise.
+
+    Args:
+        paths: image files, and folders of images; may be empty.
+        input_size: (height, width) of the network's input, pixels.
+
+    Raises:
+        SourceError: if the folders hold no image, or an image cannot be read.
+    """
+    return read_images(paths) if paths else sample_images(input_size)
+
+
+def read_images(paths: Sequence[Path]) -> list[BgrImage]:
+    """Read the first ``MAX_VERIFICATION_IMAGES`` images of files and folders: uint8 [height, width, 3], BGR.
+
+    Raises:
+        SourceError: if there are none, or one cannot be read.
+    """
+    files: list[Path] = []
+    for path in paths:
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        files += [file for file in inside if file == path or file.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise SourceError(f"{', '.join(map(str, paths))}: expected images to verify with, found none")
+    return [read_image(file) for file in files[:MAX_VERIFICATION_IMAGES]]
+
+
+def sample_images(input_size: tuple[int, int]) -> list[BgrImage]:
+    """Return three parts of the sample image, as large as the input if it is large enough, and an image of noise."""
+    forest = read_image(FOREST)
+    height, width = (min(side, limit) for side, limit in zip(input_size, forest.shape[:2], strict=True))
+    lefts = np.linspace(0, forest.shape[1] - width, 3).astype(int)
+    windows = [forest[:height, left : left + width] for left in lefts]
+    return [*windows, np.random.default_rng(0).integers(0, 256, (*input_size, 3), np.uint8)]

@@ -1,0 +1,1 @@
+"""Options and output that the verbs of the command line share."""

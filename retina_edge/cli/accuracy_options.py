@@ -1,0 +1,89 @@
+"""The options of the accuracy budget that ``export`` and ``build`` share, and the table of its trials."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from engines.core.errors import ContractError
+from retina_edge.api.accuracy import AccuracyOptions
+from retina_edge.cli import argument_types
+
+
+def add_accuracy_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options to a parser."""
+    parser.add_argument(
+        "--accuracy-budget",
+        type=_points,
+        metavar="POINTS",
+        help="for fp16 and int8: AP points that may be lost against fp32, for instance 0.5. With int8 the layers that "
+        "cost most fall back to fp16 until the budget holds. If it cannot be held, nothing is written",
+    )
+    parser.add_argument(
+        "--val", type=Path, metavar="ANNOTATIONS.json", help="COCO annotations that the budget is measured on"
+    )
+    parser.add_argument(
+        "--val-images",
+        type=Path,
+        metavar="DIR",
+        help="folder of their images (default: images/ beside the annotations, or their own folder)",
+    )
+    parser.add_argument(
+        "--no-fallback", action="store_true", help="fail if the budget is exceeded, instead of keeping layers in fp16"
+    )
+
+
+def accuracy_options(args: argparse.Namespace) -> AccuracyOptions | None:
+    """Return the options; None without ``--accuracy-budget``.
+
+    Raises:
+        ContractError: if one option is given without another one that it needs.
+    """
+    if args.accuracy_budget is None:
+        for option, given in (
+            ("--val", args.val),
+            ("--val-images", args.val_images),
+            ("--no-fallback", args.no_fallback),
+        ):
+            if given:
+                raise ContractError(f"{option} belongs to --accuracy-budget POINTS; give both or leave it out")
+        return None
+    if args.val is None:
+        raise ContractError("--accuracy-budget needs labeled images to measure on: give --val ANNOTATIONS.json")
+    return AccuracyOptions(args.accuracy_budget, args.val, args.val_images, not args.no_fallback)
+
+
+def print_accuracy(console: Console, accuracy: Mapping[str, Any], precision: str) -> None:
+    """Print the trials, and what the final one costs.
+
+    Args:
+        console: where to print.
+        accuracy: an ``Accuracy`` as a passport stores it.
+        precision: precision of the model that was made.
+    """
+    trials = accuracy["trials"]
+    table = Table("", "layers kept in fp16", "AP", "points lost", "multiply-adds in int8")
+    table.add_row("fp32", "", f"{100 * accuracy['ap_fp32']:.2f}", "", "")
+    for trial in trials or [{"kept": (), "ap": accuracy["ap"], "share": None}]:
+        share = "" if trial["share"] is None else f"{trial['share']:.1%}"
+        lost = 100 * (accuracy["ap_fp32"] - trial["ap"])
+        table.add_row(precision, str(len(trial["kept"])), f"{100 * trial['ap']:.2f}", f"{lost:.2f}", share)
+    console.print(table)
+    lines = [f"accuracy on {accuracy['data']['images']} images: within the budget of {accuracy['budget']:g} AP points"]
+    if trials and trials[-1]["kept"]:
+        lines.append(f"kept in fp16: {', '.join(trials[-1]['kept'])}")
+    if accuracy["speed"] is not None:
+        lines.append(f"speed of the network: {accuracy['speed']:g} times {accuracy['speed_against']}")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _points(text: str) -> float:
+    points = argument_types.to_float(text)
+    if not 0 <= points <= 100:
+        raise argparse.ArgumentTypeError(f"expected AP points from 0 to 100, for instance 0.5, got {text!r}")
+    return points

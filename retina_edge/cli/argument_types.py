@@ -1,0 +1,66 @@
+"""Types of command-line arguments that several verbs use: text to a checked value."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from engines.core.errors import ContractError
+
+
+def size(text: str) -> tuple[int, int]:
+    """Convert ``HxW`` to (height, width) in pixels."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH in pixels, for instance 416x736, got {text!r}")
+    return int(sides[0]), int(sides[1])
+
+
+def input_size(text: str) -> tuple[int, int]:
+    """Convert ``HxW`` to (height, width) in pixels, both multiples of 32."""
+    value = size(text)
+    from engines.core.contract import check_input_size  # imports NumPy, which may be broken when the doctor runs
+
+    try:
+        check_input_size(value)
+    except ContractError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return value
+
+
+def non_negative_int(text: str) -> int:
+    """Convert text to an integer of 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, got {text!r}")
+    return int(text)
+
+
+def positive_int(text: str) -> int:
+    """Convert text to an integer of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """Convert text to a finite number above 0."""
+    value = to_float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def score(text: str) -> float:
+    """Convert text to a score: 0 or more and less than 1."""
+    value = to_float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a score from 0 to below 1, got {text!r}")
+    return value
+
+
+def to_float(text: str) -> float:
+    """Convert text to a number; NaN, which no range contains, if the text is not a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,85 @@
+"""How a verb runs: its errors become one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from engines.core.errors import RetinaEdgeError
+
+# The extra that installs each optional package.
+EXTRAS = {
+    "torch": "train",
+    "torchvision": "train",
+    "faster_coco_eval": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "paho": "serve",
+}
+# Packages of the base install, by module. One may be installed and still fail to load, for lack of a system library.
+BASE_PACKAGES = {"numpy": "numpy", "cv2": "opencv-python", "onnxruntime": "onnxruntime"}
+INTERRUPTED = 130  # what a shell reports for a process ended by SIGINT: 128 + 2
+
+
+def run(body: Callable[[], int]) -> int:
+    """Run the body of a verb and return the exit code.
+
+    Errors that a user can fix (``RetinaEdgeError``, ``OSError``, a missing or broken package) become one line on stderr
+    and exit code 1. Ctrl-C becomes 130. Any other exception is a bug and keeps its traceback.
+    """
+    try:
+        return body()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (RetinaEdgeError, OSError) as error:
+        return _print_error(error)
+    except ImportError as error:
+        if (package := _broken_package(error)) is not None:
+            return _print_error(f"{package} cannot be imported ({error}); retina-edge doctor says how to fix it")
+        package = (error.name or "").partition(".")[0]
+        if not isinstance(error, ModuleNotFoundError) or package not in EXTRAS:
+            raise
+        return _print_error(
+            f"this needs {package}, which is not installed: pip install 'retina-edge[{EXTRAS[package]}]'"
+        )
+
+
+@contextmanager
+def exit_if(hangs: Callable[[], bool]) -> Iterator[None]:
+    """End the process at once if the block raises while a thread hangs; leaving in order would wait for the thread.
+
+    Args:
+        hangs: called after an error; True if a thread hangs.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not hangs():
+            raise
+        failure = error
+
+        def fail() -> int:
+            raise failure
+
+        code = run(fail)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _broken_package(error: ImportError) -> str | None:
+    """Return the base package that failed to load: the one the error names, or the innermost one that was running."""
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for module in (error.name or "", *reversed(modules)):
+        if module.partition(".")[0] in BASE_PACKAGES:
+            return BASE_PACKAGES[module.partition(".")[0]]
+    return None
+
+
+def _print_error(error: object) -> int:
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    return 1

@@ -1,0 +1,140 @@
+"""The options that ``detect`` and ``serve`` share: streams, tracking, outputs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from retina_edge.api.running import DEFAULT_SCORE, RunOptions
+from retina_edge.cli import argument_types
+from retina_edge.cli.tile_options import add_tile_options, tile_options
+from retina_edge.system.folders import event_spool
+from retina_edge.tracking import zones
+from retina_edge.tracking.counting import ANCHORS
+
+EPILOG = (
+    "@FILE stands for the arguments in that file, one per line; lines that begin with # are comments. Use it for "
+    "sources with passwords: a command line shows them to everyone who may list processes."
+)
+
+
+class StreamParser(argparse.ArgumentParser):
+    """The parser of a verb that runs a model on streams, with the options that all such verbs have.
+
+    Args:
+        verb: name of the verb.
+        description: what it does.
+    """
+
+    def __init__(self, verb: str, description: str) -> None:
+        super().__init__(
+            prog=f"retina-edge {verb}",
+            description=description,
+            epilog=EPILOG,
+            fromfile_prefix_chars="@",
+            allow_abbrev=False,  # code that looks for --token in the arguments must find it
+        )
+        self.add_argument("model", type=Path, metavar="MODEL", help="model.engine, model.onnx or model.pt")
+        self.add_argument(
+            "sources",
+            nargs="+",
+            metavar="[NAME=]SOURCE",
+            help="an image, a folder of images, a video, a glob of files, a camera index, a URL, a GStreamer pipeline "
+            "(gst:...), a Jetson camera (csi://0); NAME is the stream's name in results, files and on the page",
+        )
+        self._add_output_options(self.add_argument_group("outputs"))
+        detection = self.add_argument_group("detection")
+        detection.add_argument(
+            "--score", type=float, help=f"minimum score (default: {DEFAULT_SCORE}, or the model's own if higher)"
+        )
+        detection.add_argument(
+            "--batch",
+            type=argument_types.positive_int,
+            metavar="N",
+            help="frames, or tiles, in a batch (default: the model's)",
+        )
+        add_tile_options(detection)
+        self._add_tracking_options(self.add_argument_group("tracking and counting"))
+
+    def _add_output_options(self, group: argparse._ArgumentGroup) -> None:
+        group.add_argument(
+            "--save",
+            type=Path,
+            metavar="OUT.mp4|DIR",
+            help="annotated video, or folder for all streams; of a camera the folder gets videos of ten minutes",
+        )
+        group.add_argument(
+            "--json",
+            type=Path,
+            metavar="OUT.jsonl",
+            help="results, one JSON object per frame; serve continues an older file, detect overwrites it",
+        )
+        group.add_argument(
+            "--csv",
+            type=Path,
+            metavar="OUT.csv",
+            help="detections, one row each; serve continues an older file, detect overwrites it",
+        )
+        group.add_argument(
+            "--events",
+            action="append",
+            default=[],
+            metavar="URL",
+            help="receiver of zone and line events: mqtt://[USER@]HOST/TOPIC or https://HOST/PATH. Events that cannot "
+            "be delivered wait on disk. The password comes from RETINA_EDGE_EVENTS_PASSWORD",
+        )
+        group.add_argument(
+            "--spool",
+            type=Path,
+            default=event_spool(),
+            metavar="DIR",
+            help="folder where events wait for delivery (default: %(default)s)",
+        )
+
+    def _add_tracking_options(self, group: argparse._ArgumentGroup) -> None:
+        group.add_argument(
+            "--track", action="store_true", help="follow objects from frame to frame; --zone and --line imply it"
+        )
+        group.add_argument(
+            "--zone", type=zones.zone, action="append", default=[], metavar="ZONE", help=zones.ZONE_SYNTAX
+        )
+        group.add_argument(
+            "--line", type=zones.line, action="append", default=[], metavar="LINE", help=zones.LINE_SYNTAX
+        )
+        group.add_argument(
+            "--anchor",
+            choices=ANCHORS,
+            default=ANCHORS[0],
+            help="point of a box that decides whether it is inside a zone: the middle of its lower side, or its "
+            "center for views from above (default: %(default)s)",
+        )
+
+    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
+        """Return the argument in a line of an @FILE: the whole line, so that names and pipelines may contain spaces."""
+        word = arg_line.strip()
+        return [word] if word and not word.startswith("#") else []
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed = super().parse_args(args, namespace)
+        parsed.tiles = tile_options(self, parsed)
+        return parsed
+
+
+def run_options(args: argparse.Namespace) -> RunOptions:
+    """Return the options of a parsed command line."""
+    return RunOptions(
+        model=args.model,
+        sources=args.sources,
+        save=args.save,
+        jsonl=args.json,
+        csv=args.csv,
+        score=args.score,
+        batch=args.batch,
+        tiles=args.tiles,
+        track=args.track,
+        regions=[*args.zone, *args.line],
+        anchor_point=args.anchor,
+        receivers=args.events,
+        spool=args.spool,
+    )

@@ -1,0 +1,40 @@
+"""``--tile`` and ``--overlap``, for the verbs that detect in large images."""
+
+from __future__ import annotations
+
+import argparse
+
+from retina_edge.api.tiles import DEFAULT_OVERLAP, TileOptions
+from retina_edge.cli import argument_types
+
+INPUT = "input"
+
+
+def add_tile_options(parser: argparse._ActionsContainer) -> None:
+    """Add the two options to a parser."""
+    parser.add_argument(
+        "--tile",
+        type=_tile,
+        metavar="HxW|input",
+        help="detect in tiles of this size in pixels, or of the network's input size, and merge their boxes",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=argument_types.non_negative_int,
+        metavar="PX",
+        help=f"minimum overlap of tiles; as large as the largest object (default: {DEFAULT_OVERLAP})",
+    )
+
+
+def tile_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> TileOptions | None:
+    """Return the options; None without ``--tile``. End with the parser's error for ``--overlap`` alone."""
+    if args.tile is None:
+        if args.overlap is not None:
+            parser.error("--overlap: expected --tile with it")
+        return None
+    overlap = DEFAULT_OVERLAP if args.overlap is None else args.overlap
+    return TileOptions(None if args.tile == INPUT else args.tile, overlap)
+
+
+def _tile(text: str) -> tuple[int, int] | str:
+    return text if text == INPUT else argument_types.size(text)

@@ -1,0 +1,45 @@
+"""The settings of augmentation; without torch, so that the command line can be read without it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from engines.core.contract import check_input_size
+
+ORIENTATIONS = ("none", "horizontal", "dihedral")
+
+
+@dataclass(frozen=True)
+class AugmentOptions:
+    """What training does to an image.
+
+    Attributes:
+        size: (height, width) of the training crops, pixels, multiples of 32; None for ``input_size``.
+        input_size: (height, width) of the network's input, pixels; objects are as large as in it, times ``scale``. None
+            for the contract's.
+        scale: smallest and largest factor of the scale jitter.
+        orientation: ``none``, ``horizontal`` flips, or ``dihedral``: all eight turns and flips, for images from
+            above, where no direction is up.
+        photometric: change brightness, contrast, saturation and hue.
+        min_visible: share of a box's area that must be left in the crop for it to count.
+    """
+
+    size: tuple[int, int] | None = None
+    input_size: tuple[int, int] | None = None
+    scale: tuple[float, float] = (0.7, 1.4)
+    orientation: str = "horizontal"
+    photometric: bool = True
+    min_visible: float = 0.4
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            check_input_size(self.size)
+        if self.orientation not in ORIENTATIONS:
+            raise ValueError(f"orientation: expected one of {', '.join(ORIENTATIONS)}, got {self.orientation}")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale: expected 0 < smallest <= largest, got {self.scale}")
+
+    def for_input(self, input_size: tuple[int, int]) -> AugmentOptions:
+        """Return the options for a network's input of (height, width), with no size left open."""
+        return dataclasses.replace(self, size=self.size or input_size, input_size=input_size)

@@ -1,0 +1,1 @@
+"""COCO metrics of a detector, its confusions, and its comparison with another."""

@@ -1,0 +1,89 @@
+"""Annotated frames: detections, tracks, zones and lines drawn into a copy of the frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from engines.core.letterbox import BgrImage
+from retina_edge.detections import Detections
+from retina_edge.imaging.drawing import BLACK, WHITE, draw_boxes, draw_label, label_texts, line_thickness
+from retina_edge.tracking.counting import Tally
+from retina_edge.tracking.zones import Zone
+
+# Opacity of the white tint over a zone.
+TINT = 0.18
+
+
+def annotate(
+    image: BgrImage,
+    detections: Detections,
+    *,
+    tracks: npt.NDArray[np.int64] | None = None,
+    tallies: Sequence[Tally] = (),
+) -> BgrImage:
+    """Return a copy of a frame with detections and regions drawn into it, the best detection on top.
+
+    Args:
+        image: uint8 [height, width, 3], BGR; not modified.
+        detections: boxes in its pixels.
+        tracks: int64 [N], the track of each detection, drawn as #12 before the class and alone on a narrow box; below 0
+            for a detection without a track.
+        tallies: zones and lines with their counts. The arrow of a line points to the side of "in".
+    """
+    annotated = np.ascontiguousarray(image).copy()
+    thickness = line_thickness(annotated)
+    for tally in tallies:
+        _draw_region(annotated, tally, thickness)
+    draw_boxes(annotated, detections.boxes, detections.labels, _texts(detections, tracks))
+    for tally in tallies:
+        draw_label(annotated, _counts_text(tally), _label_position(tally, annotated.shape[:2]), BLACK)
+    return annotated
+
+
+def _texts(detections: Detections, tracks: npt.NDArray[np.int64] | None) -> list[tuple[str, str]]:
+    texts = label_texts(detections.names, detections.scores)
+    if tracks is None:
+        return texts
+    rows = zip(texts, tracks.tolist(), strict=True)
+    return [(f"#{track} {text}", f"#{track}") if track >= 0 else (text, short) for (text, short), track in rows]
+
+
+def _draw_region(image: BgrImage, tally: Tally, thickness: int) -> None:
+    """Draw the tint and border of a zone, or a line with its arrow: white with a dark rim, unlike any class."""
+    points = np.round(tally.region.in_pixels(image.shape[:2])).astype(np.int32)
+    if isinstance(tally.region, Zone):
+        left, top, across, down = cv2.boundingRect(points)
+        part = image[top : top + down, left : left + across]
+        if part.size:
+            tinted = part.copy()
+            cv2.fillPoly(tinted, [points - (left, top)], WHITE)
+            cv2.addWeighted(tinted, TINT, part, 1 - TINT, 0, dst=part)
+        for color, width in ((BLACK, thickness + 2), (WHITE, thickness)):
+            cv2.polylines(image, [points], True, color, width, cv2.LINE_AA)
+        return
+    start, end = points
+    direction = (end - start) / max(1.0, float(np.hypot(*(end - start))))
+    middle = (start + end) / 2
+    tip = middle + 16 * thickness * np.array((-direction[1], direction[0]))
+    for color, width in ((BLACK, thickness + 2), (WHITE, thickness)):
+        cv2.line(image, _pixel(start), _pixel(end), color, width, cv2.LINE_AA)
+        cv2.arrowedLine(image, _pixel(middle), _pixel(tip), color, width, cv2.LINE_AA, tipLength=0.4)
+
+
+def _counts_text(tally: Tally) -> str:
+    return f"{tally.region.name}: " + ", ".join(f"{count} {name}" for name, count in tally.counts.items())
+
+
+def _label_position(tally: Tally, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the lower left corner of the label: the highest point of a zone, or the start of a line."""
+    points = tally.region.in_pixels(size)
+    return _pixel(points[points[:, 1].argmin() if isinstance(tally.region, Zone) else 0])
+
+
+def _pixel(point: npt.NDArray[Any]) -> tuple[int, int]:
+    return round(float(point[0])), round(float(point[1]))

@@ -1,0 +1,81 @@
+"""Where the frames of one stream wait for the detector: the newest frame of a live stream, a queue for a file."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from retina_edge.sources.frames import Frame
+
+# Frames of a file: enough to even out slow frames, few enough for large ones.
+QUEUE_SIZE = 4
+
+
+class Mailbox:
+    """A bounded buffer that one thread fills and another one empties.
+
+    Args:
+        changed: condition to notify of changes. All mailboxes of a pipeline share it, so that one thread can wait for
+            any of them. The frames of a file are announced only when the mailbox is full.
+        keep_all: ``put`` waits for room. If False, the mailbox holds one frame and the newest one wins.
+        size: largest number of frames, with ``keep_all``.
+        limit: frames that are taken before the mailbox closes itself; None for no limit.
+
+    Attributes:
+        taken: frames that were taken out.
+        dropped: frames that were overwritten before they were taken.
+    """
+
+    def __init__(
+        self, changed: threading.Condition, *, keep_all: bool, size: int = QUEUE_SIZE, limit: int | None = None
+    ) -> None:
+        self.keep_all = keep_all
+        self.taken = 0
+        self.dropped = 0
+        self._changed, self._size, self._limit = changed, size, limit
+        self._frames: deque[Frame] = deque()
+        self._closed = False
+
+    def put(self, frame: Frame) -> bool:
+        """Add a frame. Return False if the mailbox is closed and the frame was not taken."""
+        with self._changed:
+            if self.keep_all:
+                self._changed.wait_for(lambda: self._closed or len(self._frames) < self._size)
+            if self._closed:
+                return False
+            if not self.keep_all and self._frames:
+                self._frames.clear()
+                self.dropped += 1
+            self._frames.append(frame)
+            # A file is not urgent, and waking the other thread for each frame is much of the pipeline's cost.
+            if not self.keep_all or len(self._frames) >= self._size:
+                self._changed.notify_all()
+        return True
+
+    def take(self) -> Frame | None:
+        """Return the oldest waiting frame, or None. The caller must hold the condition."""
+        if not self._frames:
+            return None
+        frame = self._frames.popleft()
+        self.taken += 1
+        if self.taken == self._limit:
+            self._frames.clear()
+            self._closed = True
+        self._changed.notify_all()
+        return frame
+
+    @property
+    def closed(self) -> bool:
+        """True if no more frames can be put in."""
+        return self._closed
+
+    @property
+    def ended(self) -> bool:
+        """True if the mailbox is closed and empty. The caller must hold the condition."""
+        return self._closed and not self._frames
+
+    def close(self) -> None:
+        """Refuse further frames; waiting frames can still be taken."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

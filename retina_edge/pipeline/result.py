@@ -1,0 +1,80 @@
+"""The result of one frame: made by the pipeline, taken by sinks, the page and callbacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from engines.core.letterbox import BgrImage
+from retina_edge.detections import Detections
+from retina_edge.pipeline.annotation import annotate
+from retina_edge.sources.frames import Frame
+from retina_edge.system.timestamps import utc_iso
+from retina_edge.tracking.counting import Tally
+from retina_edge.tracking.events import Event
+from retina_edge.tracking.tracker import Tracks
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A frame and what was detected in it.
+
+    Attributes:
+        frame: the frame, as read from its source.
+        detections: the detections, in frame pixels.
+        stream: name of the stream.
+        live: True for a live stream, where frames may be dropped.
+        age_at_inference: seconds from capture until the detector started on the frame; None if not measured.
+        age_at_output: seconds from capture until the detections were ready; None if not measured.
+        tracks: int64 [N], track id of each detection; None without tracking.
+        events: events of zones and lines in this frame.
+        tallies: counts of the stream's zones and lines after this frame.
+    """
+
+    frame: Frame
+    detections: Detections
+    stream: str = ""
+    live: bool = False
+    age_at_inference: float | None = None
+    age_at_output: float | None = None
+    tracks: Tracks | None = None
+    events: tuple[Event, ...] = ()
+    tallies: tuple[Tally, ...] = ()
+
+    @cached_property
+    def annotated(self) -> BgrImage:
+        """The annotated frame: uint8 [height, width, 3], BGR.
+
+        It is drawn when it is first asked for. Do not modify it: all sinks share it, and without anything to draw it is
+        the image of the frame itself.
+        """
+        if not len(self.detections) and not self.tallies:
+            return self.frame.image
+        return annotate(self.frame.image, self.detections, tracks=self.tracks, tallies=self.tallies)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: boxes xyxy in frame pixels, ``captured`` in UTC, times and ages in seconds."""
+        frame = self.frame
+        detections = self.detections.to_dict()["detections"]
+        if self.tracks is not None:
+            for row, track in zip(detections, self.tracks.tolist(), strict=True):
+                row["track"] = track
+        return {
+            "stream": self.stream,
+            "source": frame.name,
+            "frame": frame.index,
+            "timestamp": None if frame.timestamp is None else round(frame.timestamp, 6),
+            "captured": utc_iso(frame.captured_at),
+            "age_at_inference": _rounded(self.age_at_inference),
+            "age_at_output": _rounded(self.age_at_output),
+            "width": frame.image.shape[1],
+            "height": frame.image.shape[0],
+            "detections": detections,
+            "events": [event.to_dict() for event in self.events],
+            "regions": {tally.region.name: tally.counts for tally in self.tallies},
+        }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)

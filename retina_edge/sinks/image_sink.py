@@ -1,0 +1,28 @@
+"""Annotated images in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from retina_edge.imaging.image_file import write_image
+from retina_edge.pipeline.result import Result
+from retina_edge.sinks.sink import Sink
+from retina_edge.sources.image_source import output_name
+
+
+class ImageSink(Sink):
+    """Writes annotated images into a folder, under the names of their sources.
+
+    ``.png`` is appended to a name whose format OpenCV cannot write in color.
+
+    Args:
+        folder: path of the folder; created if it does not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, result: Result) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_image(self.folder / output_name(Path(result.frame.name)), result.annotated)
+        self.written = (self.folder,)

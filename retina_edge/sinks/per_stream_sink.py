@@ -1,0 +1,106 @@
+"""What streams show, saved: for each stream the sink that fits it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from operator import itemgetter
+from pathlib import Path
+from types import TracebackType
+
+from retina_edge.pipeline.result import Result
+from retina_edge.sinks.image_sink import ImageSink
+from retina_edge.sinks.recording_sink import RecordingSink
+from retina_edge.sinks.sink import Sink
+from retina_edge.sinks.video_sink import VideoSink
+from retina_edge.sources.frames import Source
+from retina_edge.sources.image_source import ImageSource
+
+
+class PerStreamSink(Sink):
+    """Gives each stream a sink of its own with its first result, and closes it when the stream ends.
+
+    Args:
+        open_sink: what makes the sink of a stream, by its name.
+    """
+
+    def __init__(self, open_sink: Callable[[str], Sink]) -> None:
+        self._open_sink = open_sink
+        self._sinks: dict[str, Sink] = {}
+        # Of streams that have ended; changed in one thread, read in others.
+        self._ended = threading.Lock()
+        self._lost = 0
+        self._error: BaseException | None = None
+
+    @property
+    def lost(self) -> int:
+        with self._ended:
+            return self._lost + sum(sink.lost for sink in self._sinks.values())
+
+    @property
+    def error(self) -> BaseException | None:
+        with self._ended:
+            errors = [(sink.failing, error) for sink in self._sinks.values() if (error := sink.error) is not None]
+            return max(errors, key=itemgetter(0), default=(False, self._error))[1]
+
+    @property
+    def failing(self) -> bool:
+        """Of any stream that goes on."""
+        with self._ended:
+            return any(sink.failing for sink in self._sinks.values())
+
+    def write(self, result: Result) -> None:
+        if result.stream not in self._sinks:
+            sink = self._open_sink(result.stream).__enter__()
+            with self._ended:
+                self._sinks[result.stream] = sink
+        self._sinks[result.stream].write(result)
+
+    def end(self, stream: str) -> None:
+        if stream in self._sinks:
+            self._close(stream, None, None, None)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with ExitStack() as stack:
+            for stream in list(self._sinks):
+                stack.callback(self._close, stream, kind, error, trace)
+
+    def _close(
+        self,
+        stream: str,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        sink = self._sinks[stream]
+        try:
+            sink.__exit__(kind, error, trace)
+        finally:
+            with self._ended:
+                del self._sinks[stream]
+                self._lost += sink.lost
+                self._error = sink.error or self._error
+        # Each once: the pictures of several streams go to one folder.
+        self.written = tuple(dict.fromkeys([*self.written, *sink.written]))
+
+
+def sink_for_stream(save: Path, source: Source, *, name: str, live: bool, fps: float | None) -> Sink:
+    """The sink that saves what a stream shows: at ``save`` itself when that ends in .mp4, else inside that folder.
+
+    Args:
+        save: the video or the folder.
+        source: of the stream; need not be open.
+        name: of the stream.
+        live: whether it is, as the open source says.
+        fps: frames a second, as the open source says.
+    """
+    if isinstance(source, ImageSource):
+        return ImageSink(save)
+    if save.suffix.lower() == ".mp4":
+        return VideoSink(save, fps=fps)
+    if live:
+        return RecordingSink(save, name, fps=fps)
+    return VideoSink(save / source.output_names[0], fps=fps)

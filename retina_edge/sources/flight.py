@@ -1,0 +1,57 @@
+"""A simulated flight over a large image, as a source of frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from engines.core.letterbox import BgrImage
+from retina_edge.sources.frames import Frame, Source, SourceInfo
+
+WINDOW = (416, 736)
+FPS = 25.0
+# Sweeps across the strip. With this many, the windows together show every part of it.
+SWEEPS = 4
+
+
+class Flight(Source):
+    """A window that moves over one large image, by fractions of a pixel as a camera does.
+
+    The window moves along the width while it sweeps over the height. It waits at both ends for half a sweep, so that
+    the corners come into view.
+
+    Args:
+        ground: uint8 [height, width, 3], BGR, at least as large as the window.
+        frames: number of frames of the whole flight.
+        window: (height, width) of the frames, pixels.
+    """
+
+    def __init__(self, ground: BgrImage, *, frames: int, window: tuple[int, int] = WINDOW) -> None:
+        super().__init__()
+        self.name = "flight"
+        self.output_names = ("flight.mp4",)
+        self.info = SourceInfo(window, FPS, frames)
+        self._ground = ground
+        self._window = window
+        self._frames = frames
+
+    def corner(self, index: int) -> tuple[float, float]:
+        """Return the top left corner (x, y) of the window of a frame, in pixels of the ground."""
+        time = index / max(1, self._frames - 1)
+        wait = 1 / (2 * SWEEPS)
+        along = min(1.0, max(0.0, (time - wait) / (1 - 2 * wait)))
+        along = along * along * (3 - 2 * along)  # smooth start and stop
+        across = 0.5 - 0.5 * math.cos(2 * math.pi * SWEEPS * time)
+        height, width = (whole - part for whole, part in zip(self._ground.shape[:2], self._window, strict=True))
+        return along * width, across * height
+
+    def __iter__(self) -> Iterator[Frame]:
+        height, width = self._window
+        for index in range(self._frames):
+            x, y = self.corner(index)
+            center = (x + (width - 1) / 2, y + (height - 1) / 2)
+            image = cv2.getRectSubPix(self._ground, (width, height), center)
+            yield Frame(image.astype(np.uint8, copy=False), index, index / FPS, self.name)

@@ -1,0 +1,13 @@
+"""File names as text that can be printed."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    r"""Escape the bytes of a file name that are not UTF-8; stdout, JSON and metrics cannot hold them.
+
+    Example:
+        >>> printable("caf\udce9.mp4")
+        'caf\\udce9.mp4'
+    """
+    return text.encode(errors="backslashreplace").decode()

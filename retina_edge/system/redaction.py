@@ -1,0 +1,59 @@
+"""Credentials in addresses, pipelines and arguments: recognize them, and hide them in names, messages and logs.
+
+All patterns prefer to hide too much over showing part of a password.
+"""
+
+from __future__ import annotations
+
+import re
+
+# host[:port] without a user; an IPv6 host in brackets.
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^:@\[\]]*)(?::\d*)?")
+# Some cameras take credentials in the path: /user=admin_password=tlJwpbo6_channel=1_stream=0.sdp
+_SECRET_PATH = re.compile(r"/[^/]*(?:user|pass|pwd|token|secret|key|auth)[^/=]*=.*", re.IGNORECASE | re.DOTALL)
+# Property names of GStreamer elements.
+_SECRET_PROPERTY = re.compile(r"pw|pass|secret|token|key|auth|cookie", re.IGNORECASE)
+# Names of options and of values in a query or a pipeline.
+_SECRET_NAME = r"(?:pass(?:word|wd|phrase)?|pwd|tokens?|secret|api[-_]?key|auth|credentials?|user-pw|signature|sig|key)"
+# user:password@ in a URL, also inside a GStreamer pipeline. The password may contain a slash that should be escaped.
+_USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*@")
+_SECRET_VALUE = re.compile(rf"(?:^|[?&;\s_-]){_SECRET_NAME}\s*=\s*\S", re.IGNORECASE)
+_SECRET_OPTION = re.compile(rf"--(?:[a-z0-9]+-)*{_SECRET_NAME}", re.IGNORECASE)
+
+
+def redact(address: str) -> str:
+    """Replace what may be secret in an address by ``***``: user, password, query, and a path that names them.
+
+    Characters that a URL should have escaped are taken into account.
+
+    Example:
+        >>> redact("rtsp://admin:secret@camera/stream?channel=1")
+        'rtsp://***@camera/stream?***'
+    """
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return re.sub(r"\?.*$", "?***", address, flags=re.DOTALL)
+    before, question, after = rest.partition("?")
+    host = before.partition("/")[0]
+    bare = _HOST.fullmatch(host) is not None
+    if "@" in before and not bare:
+        before = f"***@{before.rpartition('@')[2]}"
+    elif "@" in after and not bare:
+        return f"{scheme}://***"
+    before = _SECRET_PATH.sub("/***", before)
+    return f"{scheme}://{before}" + ("?***" if question else "")
+
+
+def is_secret_property(name: str) -> bool:
+    """True if the value of a GStreamer property with this name may be secret, such as ``user-pw``."""
+    return _SECRET_PROPERTY.search(name) is not None
+
+
+def is_secret_option(argument: str) -> bool:
+    """True if an argument is an option whose value is secret, such as ``--token``."""
+    return _SECRET_OPTION.fullmatch(argument) is not None
+
+
+def holds_credentials(argument: str) -> bool:
+    """True if an argument itself contains credentials: a URL with a user, or ``password=...``."""
+    return bool(_USERINFO.search(argument) or _SECRET_VALUE.search(argument))

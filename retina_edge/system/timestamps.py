@@ -1,0 +1,15 @@
+"""Moments as text: UTC, ISO 8601."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+
+def utc_iso(moment: datetime) -> str:
+    """Format a moment as ISO 8601 in UTC, to the millisecond, with Z.
+
+    Example:
+        >>> utc_iso(datetime(2026, 11, 26, 7, 0, tzinfo=timezone.utc))
+        '2026-11-26T07:00:00.000Z'
+    """
+    return f"{moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"

@@ -1,0 +1,62 @@
+"""A thread that reports its error, and that can be waited for through Ctrl-C."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class Worker:
+    """Runs a function in a thread of its own.
+
+    The end is signaled by an event: before Python 3.13, a ``Thread.join`` interrupted by Ctrl-C treats a running thread
+    as finished.
+
+    Args:
+        name: name of the thread.
+        body: the function.
+        on_failure: called in the thread with whatever ``body`` raises, before the thread ends.
+
+    Example:
+        >>> worker = Worker("greeting", lambda: print("hello"), print)
+        >>> worker.start()
+        >>> worker.wait()
+        hello
+        True
+    """
+
+    def __init__(self, name: str, body: Callable[[], None], on_failure: Callable[[BaseException], None]) -> None:
+        self._body = body
+        self._on_failure = on_failure
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """True if the thread was started and has not ended."""
+        return self._thread.ident is not None and not self._finished.is_set()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for the thread and return True if it has ended, or was never started.
+
+        Args:
+            seconds: timeout; None waits without limit.
+        """
+        if self._thread.ident is None:
+            return True
+        ended = self._finished.wait(seconds)
+        if ended:
+            self._thread.join()
+        return ended
+
+    def _run(self) -> None:
+        try:
+            self._body()
+        except BaseException as error:
+            self._on_failure(error)
+        finally:
+            self._finished.set()

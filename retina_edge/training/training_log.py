@@ -1,0 +1,55 @@
+"""The record of a run: a CSV file beside the checkpoint, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from retina_edge.evaluation.coco_metrics import METRICS, Evaluation
+
+LOSSES = ("classification", "bbox_regression")
+COLUMNS = ("epoch", "step", "learning_rate", *LOSSES, "images_per_second", *METRICS)
+
+
+class TrainingLog:
+    """Appends a row an epoch to ``model.csv`` and scalars to ``model.tensorboard/``.
+
+    Args:
+        output: the checkpoint beside which they stand.
+        step: where the run stands; at 0 an older file is replaced.
+    """
+
+    def __init__(self, output: Path, step: int) -> None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        self._path = output.with_suffix(".csv")
+        if step == 0 or not self._path.exists():
+            with self._path.open("w", newline="") as file:
+                csv.writer(file).writerow(COLUMNS)
+        self._writer: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        self._writer = SummaryWriter(str(output.with_suffix(".tensorboard")), purge_step=step)
+
+    def write(
+        self, epoch: int, step: int, learning_rate: float, losses: dict[str, float], result: Evaluation | None
+    ) -> None:
+        """One epoch; without a result its metrics stay empty."""
+        row: dict[str, Any] = {"epoch": epoch, "step": step, "learning_rate": f"{learning_rate:.3g}"}
+        row.update({name: f"{value:.4f}" for name, value in losses.items()})
+        if result:
+            row.update({name: f"{value:.4f}" for name, value in result.metrics.items()})
+        with self._path.open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+        if self._writer:
+            for name in COLUMNS[2:]:
+                if name in row:
+                    self._writer.add_scalar(name, float(row[name]), step)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._writer:
+            self._writer.close()

@@ -1,0 +1,165 @@
+"""The contract: what goes out comes back, and what contradicts itself is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines.core.contract import DetectorContract, PyramidLevel, check_input_size
+from engines.core.errors import ContractError, RetinaEdgeError
+
+LEVELS = (
+    PyramidLevel((100, 100), (8, 8), (32.0, 40.3, 50.8), (0.5, 1.0, 2.0)),
+    # torchvision's stride at 800 pixels is 61 on 13 positions: no power of two.
+    PyramidLevel((13, 13), (61, 61), (256.0, 322.5, 406.4), (0.5, 1.0, 2.0)),
+)
+
+
+def make(**changes: Any) -> DetectorContract:
+    fields: dict[str, Any] = {
+        "architecture": "retinanet_resnet50_fpn",
+        "input_size": (800, 800),
+        "class_names": ("person", "naïve café"),
+        "category_ids": (1, 90),
+        "levels": LEVELS,
+        "score_threshold": 0.123456789,
+        "produced_by": {"torch": "2.14.1"},
+    }
+    return DetectorContract(**{**fields, **changes})
+
+
+def test_json_round_trip_is_exact() -> None:
+    contract = make()
+    back = DetectorContract.from_json(contract.to_json())
+    assert back == contract
+    assert back.to_json() == contract.to_json()
+    assert isinstance(back.levels[1].stride, tuple)
+    assert isinstance(back.class_names, tuple)
+
+
+def test_json_is_the_same_whatever_the_order_of_fields() -> None:
+    values = json.loads(make().to_json())
+    shuffled = json.dumps(dict(reversed(values.items())))
+    assert DetectorContract.from_json(shuffled).to_json() == make().to_json()
+
+
+def test_counts() -> None:
+    assert make().num_classes == 2
+    assert make().num_anchors == 9
+
+
+def test_contracts_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make().top_k = 5  # type: ignore[misc]
+
+
+def test_cell_anchors_are_torchvisions() -> None:
+    # The first level of torchvision's RetinaNet: sizes 32, 40, 50 and ratios 0.5, 1, 2, as it prints them.
+    level = PyramidLevel((100, 100), (8, 8), (32, 40, 50), (0.5, 1.0, 2.0))
+    anchors = level.cell_anchors()
+    assert anchors.dtype == np.float32
+    assert anchors.tolist() == [
+        [-23, -11, 23, 11],
+        [-28, -14, 28, 14],
+        [-35, -18, 35, 18],
+        [-16, -16, 16, 16],
+        [-20, -20, 20, 20],
+        [-25, -25, 25, 25],
+        [-11, -23, 11, 23],
+        [-14, -28, 14, 28],
+        [-18, -35, 18, 35],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"input_size": (800, 801)}, "800x800"),
+        ({"input_size": (0, 32)}, "32x32"),
+        ({"input_size": (32, 32, 32)}, "height and width"),
+        ({"class_names": (), "category_ids": ()}, "class_names"),
+        ({"category_ids": (1,)}, "category_ids"),
+        ({"category_ids": (1, 1)}, "no id twice"),
+        ({"levels": ()}, "levels"),
+        ({"levels": (PyramidLevel((0, 5), (8, 8), (32.0,), (1.0,)),)}, r"levels\[0\]"),
+        ({"levels": (PyramidLevel((5, 5), (8, -8), (32.0,), (1.0,)),)}, r"levels\[0\]"),
+        ({"levels": (PyramidLevel((5,), (8, 8), (32.0,), (1.0,)),)}, r"levels\[0\]"),  # type: ignore[arg-type]
+        ({"levels": (PyramidLevel((5, 5), (8, 8), (), (1.0,)),)}, r"levels\[0\]"),
+        ({"levels": (PyramidLevel((5, 5), (8, 8), (32.0,), (0.0,)),)}, r"levels\[0\]"),
+        ({"levels": (LEVELS[0], PyramidLevel((5, 5), (8, 8), (32.0,), (1.0,)))}, r"levels\[1\].*9 anchors"),
+        ({"mean": (0.5, 0.5)}, "mean"),
+        ({"std": (0.5, 0.0, 0.5)}, "std"),
+        ({"color_order": "GBR"}, "color_order"),
+        ({"letterbox": "center"}, "letterbox"),
+        ({"score_threshold": 1.0}, "score_threshold"),
+        ({"score_threshold": -0.1}, "score_threshold"),
+        ({"iou_threshold": 1.1}, "iou_threshold"),
+        ({"top_k": 0}, "top_k"),
+        ({"max_detections": 0}, "max_detections"),
+        ({"precision": "fp8"}, "precision.*fp32, fp16, int8"),
+    ],
+)
+def test_contradictions_are_refused_by_name(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ContractError, match=named):
+        make(**changes)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"contract"', "{}", '{"schema": 99}', None, "\x00\x01"])
+def test_what_is_no_contract_is_refused(text: Any) -> None:
+    with pytest.raises(ContractError, match="contract: expected"):
+        DetectorContract.from_json(text)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(DetectorContract)])
+def test_every_missing_field_is_named(field: str) -> None:
+    values = json.loads(make().to_json())
+    del values[field]
+    with pytest.raises(ContractError, match=f"missing.*{field}"):
+        DetectorContract.from_json(json.dumps(values))
+
+
+def test_an_unknown_field_is_named() -> None:
+    with pytest.raises(ContractError, match=r"unknown.*colour"):
+        DetectorContract.from_json(json.dumps({**json.loads(make().to_json()), "colour": 1}))
+
+
+@pytest.mark.parametrize("junk", [None, "x", 3, [], {}, [[]], True])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(DetectorContract)])
+def test_wrong_types_are_refused_or_harmless(field: str, junk: Any) -> None:
+    values = {**json.loads(make().to_json()), field: junk}
+    try:
+        contract = DetectorContract.from_json(json.dumps(values))
+    except RetinaEdgeError:
+        return
+    # What is taken must be usable: it goes out and comes back the same.
+    assert DetectorContract.from_json(contract.to_json()) == contract
+
+
+@pytest.mark.parametrize("changes", [{"stride": None}, {"feature_size": "ab"}, {"anchor_sizes": 32.0}, {"depth": 3}])
+def test_damaged_levels_are_refused(changes: dict[str, Any]) -> None:
+    values = json.loads(make().to_json())
+    values["levels"][0].update(changes)
+    with pytest.raises(ContractError, match=f"contract: .*{next(iter(changes))}"):
+        DetectorContract.from_json(json.dumps(values))
+
+
+def test_a_level_without_a_field_is_refused() -> None:
+    values = json.loads(make().to_json())
+    del values["levels"][1]["stride"]
+    with pytest.raises(ContractError, match=r"levels: .*stride"):
+        DetectorContract.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (416, 736), (1024, 64)])
+def test_input_sizes_taken(size: tuple[int, int]) -> None:
+    check_input_size(size)
+
+
+@pytest.mark.parametrize(("size", "nearest"), [((1, 33), "32x32"), ((-5, 100), "32x96"), ((500, 800), "512x800")])
+def test_input_sizes_refused_name_the_nearest(size: tuple[int, int], nearest: str) -> None:
+    with pytest.raises(ContractError, match=nearest):
+        check_input_size(size)

@@ -1,0 +1,150 @@
+"""The ONNX Runtime executor: what it takes, what it refuses, and that it says why."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.helper
+import pytest
+
+from engines.core.errors import ModelFileError
+from engines.core.executor import RawDetections
+from engines.onnx.onnx_executor import CONTRACT_KEY, OnnxExecutor
+from export.attach import attach
+from tests.export.heads import (
+    Heads,
+    assert_equal_detections,
+    make_contract,
+    network_of_heads,
+    random_heads,
+    specification,
+)
+
+CONTRACT = make_contract()
+HEADS = random_heads(CONTRACT, seed=0, batch=1)
+
+
+def deployable(batch: int | str = "N") -> onnx.ModelProto:
+    return attach(network_of_heads(CONTRACT, HEADS, batch=batch), CONTRACT)
+
+
+def images(blue: list[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Images that ``network_of_heads`` tells apart."""
+    batch = np.zeros((len(blue), *CONTRACT.input_size, 3), np.uint8)
+    batch[:, 0, 0, 0] = blue
+    return batch
+
+
+def expected(blue: list[int]) -> RawDetections:
+    shift = np.array(blue, np.float32).reshape(-1, 1, 1, 1) * np.float32(0.01)
+    deltas = [np.repeat(level, len(blue), axis=0) for level in HEADS.box_deltas]
+    return specification(CONTRACT, Heads([level + shift for level in HEADS.cls_logits], deltas))
+
+
+@pytest.mark.parametrize(("batch", "blue"), [("N", [0]), ("N", [7, 250, 30]), (1, [9]), (2, [200, 0])])
+def test_detects(tmp_path: Path, batch: int | str, blue: list[int]) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(deployable(batch), path)
+    executor = OnnxExecutor(path, threads=1)
+    assert executor.batch == (None if batch == "N" else batch)
+    assert_equal_detections(executor.infer(images(blue)), expected(blue))
+    executor.close()
+
+
+@pytest.mark.parametrize(("said", "threads"), [("3", 3), (" 2,1", 2), ("all", 0), (None, 0)])
+def test_threads_are_those_that_the_environment_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, threads: int
+) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(deployable(), path)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    for asked in (0, 1):
+        options = OnnxExecutor(path, threads=asked)._session.get_session_options()
+        assert options.intra_op_num_threads == (asked or threads)
+
+
+def test_the_contract_comes_back_equal(tmp_path: Path) -> None:
+    contract = dataclasses.replace(CONTRACT, class_names=("arbre", "Fichte, rot", '"木"'), produced_by={"torch": "2"})
+    path = tmp_path / "model.onnx"
+    onnx.save(attach(network_of_heads(contract, HEADS, batch=1), contract), path)
+    assert OnnxExecutor(path).contract == contract
+
+
+def test_results_belong_to_the_caller(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(deployable(), path)
+    executor = OnnxExecutor(path)
+    first = executor.infer(images([0]))
+    before = [part.copy() for part in first]
+    executor.infer(images([255]))
+    for part, copy in zip(first, before, strict=True):
+        np.testing.assert_array_equal(part, copy)
+
+
+def without_contract(model: onnx.ModelProto) -> None:
+    del model.metadata_props[:]
+
+
+def with_damaged_contract(model: onnx.ModelProto) -> None:
+    onnx.helper.set_model_props(model, {CONTRACT_KEY: '{"schema": 1, "levels"'})
+
+
+def with_newer_contract(model: onnx.ModelProto) -> None:
+    onnx.helper.set_model_props(model, {CONTRACT_KEY: '{"schema": 99}'})
+
+
+def with_other_input_size(model: onnx.ModelProto) -> None:
+    contract = dataclasses.replace(CONTRACT, input_size=(64, 64))
+    onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
+
+
+def without_an_output(model: onnx.ModelProto) -> None:
+    del model.graph.output[3]
+
+
+def with_an_unknown_operator(model: onnx.ModelProto) -> None:
+    model.graph.node[0].op_type = "NoSuchOperator"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_contract, f"expected the contract in the metadata under '{CONTRACT_KEY}', found none"),
+        (with_damaged_contract, "contract: expected JSON"),
+        (with_newer_contract, "expected schema 1, got 99"),
+        (with_other_input_size, r"expected the input images uint8 \[N, 64, 64, 3\]"),
+        (without_an_output, "expected .* the outputs num_detections, boxes, scores, labels"),
+        (with_an_unknown_operator, "ONNX Runtime says: .*NoSuchOperator"),
+    ],
+)
+def test_a_foreign_model_is_refused(tmp_path: Path, change: Callable[[onnx.ModelProto], None], message: str) -> None:
+    model = deployable()
+    change(model)
+    path = tmp_path / "foreign.onnx"
+    onnx.save(model, path)
+    with pytest.raises(ModelFileError, match=f"foreign.onnx: .*{message}"):
+        OnnxExecutor(path)
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "truncated"])
+def test_a_corrupt_file_is_refused(tmp_path: Path, damage: str) -> None:
+    content = {
+        "empty": b"",
+        "text": b"not a model at all",
+        "truncated": deployable().SerializeToString()[:5000],
+    }[damage]
+    path = tmp_path / "corrupt.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"corrupt\.onnx: expected a deployable ONNX model"):
+        OnnxExecutor(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"missing\.onnx: expected an ONNX file, found none"):
+        OnnxExecutor(tmp_path / "missing.onnx")

@@ -1,0 +1,121 @@
+"""The letterbox kernel, in the emulator, against OpenCV's own resize."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from engines.core.letterbox import Letterbox, letterbox_batch
+from engines.runner.packed_frames import PART, UNIT, letterbox_launch, pack, packed_bytes
+from tests.engines.plugins.emulated import needs_compiler, run_kernel
+
+INPUT = (96, 160)
+# OpenCV weighs in fixed point of 11 bits, the kernel in float32.
+GREY_LEVELS = 1
+
+
+def noise(size: tuple[int, int], seed: int = 0) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+
+
+def fill(
+    packed: npt.NDArray[np.uint8], frames: list[npt.NDArray[np.uint8]], letterboxes: list[Letterbox], batch: int
+) -> None:
+    """Parts follow each other without a gap, from the start of the header to the last frame's end."""
+    parts = list(pack(frames, letterboxes, batch, packed))
+    begins, ends = zip(*parts, strict=True)
+    assert begins == (0, *ends[:-1])
+    assert len(packed) - UNIT < ends[-1] <= len(packed)
+
+
+def by_kernel(frames: list[npt.NDArray[np.uint8]], batch: int, *, seed: int = 0) -> npt.NDArray[np.uint8]:
+    letterboxes = [Letterbox.fit((frame.shape[0], frame.shape[1]), INPUT) for frame in frames]
+    packed = np.full(packed_bytes([frame.shape[:2] for frame in frames], batch), 0xA5, np.uint8)
+    fill(packed, frames, letterboxes, batch)
+    [images] = run_kernel(letterbox_launch(INPUT, batch), [packed], seed=seed)
+    return images
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "size",
+    [
+        (96, 160),  # as it is
+        (192, 320),  # half, where OpenCV takes the mean of four
+        (540, 960),
+        (1080, 1920),
+        (1920, 1080),
+        (48, 80),  # doubled
+        (97, 161),
+        (7, 3),
+        (1, 1),
+        (1, 2000),  # one row high inside
+        (2000, 1),
+        (333, 500),
+    ],
+)
+def test_a_frame_is_that_of_opencv(size: tuple[int, int]) -> None:
+    frame = noise(size)
+    expected, _ = letterbox_batch([frame], INPUT)
+    found = by_kernel([frame], 1)
+    assert np.abs(found.astype(int) - expected).max() <= GREY_LEVELS
+
+
+@needs_compiler
+def test_what_no_frame_covers_is_zero_exactly() -> None:
+    [image] = by_kernel([np.full((100, 100, 3), 255, np.uint8)], 1)
+    assert (image[:, :96] == 255).all()
+    assert (image[:, 96:] == 0).all()
+
+
+@needs_compiler
+def test_a_batch_is_its_frames_one_by_one_and_zeros() -> None:
+    frames = [noise((50, 70), 1), noise((300, 200), 2), noise((96, 160), 3)]
+    images = by_kernel(frames, 5, seed=4)
+    for frame, image in zip(frames, images, strict=False):
+        np.testing.assert_array_equal(image, by_kernel([frame], 1)[0])
+    assert not images[3:].any()
+
+
+@needs_compiler
+def test_a_real_picture(frames: list[npt.NDArray[np.uint8]]) -> None:
+    expected, _ = letterbox_batch(frames, INPUT)
+    difference = np.abs(by_kernel(frames, len(frames)).astype(int) - expected)
+    assert difference.max() <= GREY_LEVELS
+    # A shift of half a pixel would be everywhere.
+    assert (difference == 0).mean() > 0.9
+
+
+def test_frames_with_gaps_are_packed_without() -> None:
+    wide = noise((40, 60))
+    part = wide[3:30:2, 5:50]
+    letterbox = Letterbox.fit((14, 45), INPUT)
+    out = np.zeros(packed_bytes([(14, 45)], 1), np.uint8)
+    fill(out, [part], [letterbox], 1)
+    header = out[:32].view(np.int32).tolist()
+    assert header == [1, 14, 45, *letterbox.resized, 0, 0, 0]
+    np.testing.assert_array_equal(out[UNIT : UNIT + part.size].reshape(part.shape), part)
+
+
+def test_a_part_is_packed_when_it_is_given() -> None:
+    """And no sooner: the copy of the first goes on while the second is packed."""
+    frame = noise((1080, 1920))
+    letterbox = Letterbox.fit((1080, 1920), INPUT)
+    out = np.zeros(packed_bytes([(1080, 1920)], 1), np.uint8)
+    parts = pack([frame], [letterbox], 1, out)
+    begin, end = next(parts)
+    assert begin == 0
+    assert 0.5 * PART < end <= PART + UNIT
+    np.testing.assert_array_equal(out[UNIT:end], frame.reshape(-1)[: end - UNIT])
+    assert not out[end:].any()
+    assert len(list(parts)) == 5
+
+
+@needs_compiler
+def test_the_kernel_is_not_nearest_neighbour() -> None:
+    """What the tolerance lets pass is small beside another interpolation."""
+    frame = noise((540, 960))
+    resized = cv2.resize(frame, (160, 90), interpolation=cv2.INTER_NEAREST)
+    assert np.abs(by_kernel([frame], 1)[0, :90].astype(int) - resized).max() > 100

@@ -1,0 +1,271 @@
+"""Real engines, built by TensorRT-RTX without a GPU; ``tests/retina_edge/test_build.py`` has the verb."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+
+from engines.core.errors import BuildError, ModelFileError
+from engines.core.machine import Machine, this_machine
+from engines.tensorrt.backend import find_backend
+from engines.tensorrt.build_monitor import Cancellation, make_monitor
+from engines.tensorrt.build_options import BuildOptions
+from engines.tensorrt.builder import BuildReport, BuildRequest, _use_dla, build_engine
+from engines.tensorrt.passport import passport_path, read_passport
+from retina_edge.assets import MODEL
+
+SM86 = BuildOptions(targets=("sm86",))
+NO_GPU = Machine()
+TENSORRT_RTX = find_backend("tensorrt-rtx", NO_GPU)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> BuildReport:
+    """The sample model for an RTX 3060 and its kind."""
+    return build_engine(MODEL, tmp_path_factory.mktemp("engine") / "model.engine", SM86)
+
+
+def test_the_plan_is_pure_and_the_passport_says_what_it_is(built: BuildReport) -> None:
+    plan = built.engine.read_bytes()
+    # Nothing before TensorRT's own tag, so that trtexec, Triton and DeepStream load it.
+    assert plan[4:8] == b"vtrt"[:4] or plan[:4] == b"vtrt"
+    passport = read_passport(built.engine)
+    assert passport == built.passport
+    assert passport.plan_sha256 == hashlib.sha256(plan).hexdigest()
+    assert passport.onnx_sha256 == hashlib.sha256(MODEL.read_bytes()).hexdigest()
+    assert (passport.backend, passport.targets, passport.machine) == (
+        "tensorrt-rtx",
+        ("sm86",),
+        this_machine(),
+    )
+    assert passport.precision_found["convolution"] == {"fp32": 61}
+    assert passport.convolutions["head.classification_head.cls_logits:0"] == "fp32"
+    assert passport.precision_source == "parsed network"
+    assert passport.postprocess == "kernels"
+
+
+def test_heads_are_those_of_the_contract(built: BuildReport) -> None:
+    contract = built.passport.contract
+    assert [tensor["name"] for tensor in built.passport.outputs] == [
+        f"{head}_{level}" for head in ("cls", "box") for level in range(len(contract.levels))
+    ]
+    shapes = [tuple(tensor["shape"]) for tensor in built.passport.outputs]
+    assert shapes == [(1, 9 * rows, *level.feature_size) for rows in (1, 4) for level in contract.levels]
+    (images,) = built.passport.inputs
+    assert images == {"name": "images", "type": "uint8", "shape": [1, 416, 736, 3]}
+
+
+def test_the_same_again_builds_nothing(built: BuildReport, tmp_path: Path) -> None:
+    before = built.engine.stat().st_mtime_ns
+    again = build_engine(MODEL, built.engine, SM86)
+    assert not again.built
+    assert again.passport == built.passport
+    assert built.engine.stat().st_mtime_ns == before
+    renamed = tmp_path / "renamed.onnx"
+    renamed.write_bytes(MODEL.read_bytes())
+    assert not build_engine(renamed, built.engine, SM86).built
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda request: dataclasses.replace(request, options=dataclasses.replace(SM86, targets=("sm89",))),
+        lambda request: dataclasses.replace(request, options=dataclasses.replace(SM86, optimization_level=2)),
+        lambda request: dataclasses.replace(request, inputs={"onnx": "0" * 64}),
+        lambda request: dataclasses.replace(request, backend=dataclasses.replace(request.backend, version="1.8.0.1")),
+    ],
+    ids=["target", "optimization level", "onnx", "version"],
+)
+def test_anything_else_builds_again(built: BuildReport, change: Callable[[BuildRequest], BuildRequest]) -> None:
+    digest = hashlib.sha256(MODEL.read_bytes()).hexdigest()
+    request = BuildRequest.of(SM86, {"onnx": digest}, source="x", backend=TENSORRT_RTX, machine=NO_GPU)
+    assert request.current(built.engine) is not None
+    assert change(request).current(built.engine) is None
+
+
+def test_a_damaged_engine_or_passport_builds_again(tmp_path: Path) -> None:
+    engine = tmp_path / "model.engine"
+    build_engine(MODEL, engine, SM86)
+    content = engine.read_bytes()
+    engine.write_bytes(content[:-1])
+    assert build_engine(MODEL, engine, SM86).built
+    passport_path(engine).write_text("{")
+    assert build_engine(MODEL, engine, SM86).built
+    assert build_engine(MODEL, engine, SM86, force=True).built
+
+
+def test_progress_goes_forward_to_the_end(tmp_path: Path) -> None:
+    told: list[tuple[float, str]] = []
+    build_engine(MODEL, tmp_path / "m.engine", SM86, progress=lambda fraction, step: told.append((fraction, step)))
+    fractions = [fraction for fraction, _ in told]
+    assert fractions == sorted(fractions)
+    assert len(set(fractions)) > 20
+    assert fractions[-1] == 1.0
+    assert "Building engine" in {step for _, step in told}
+
+
+def test_a_cancelled_build_says_so_to_tensorrt() -> None:
+    cancellation = Cancellation()
+    monitor = make_monitor(TENSORRT_RTX.module, lambda *_: None, cancellation)
+    monitor.phase_start("Building engine", None, 2)
+    assert monitor.step_complete("Building engine", 0)
+    cancellation.requested = True
+    assert not monitor.step_complete("Building engine", 1)
+
+
+@pytest.mark.parametrize(
+    ("core", "able", "message"),
+    [
+        (0, (True, True), None),
+        (2, (True, True), "dla: expected a core below 2, which this device has, got 2"),
+        (1, (True, False), "dla: 1 of 2 convolutions cannot run there, the first of them b, and would go to the GPU"),
+    ],
+)
+def test_an_accelerator_runs_every_convolution_or_none(core: int, able: tuple[bool, ...], message: str | None) -> None:
+    """Told of stand-ins: there is no accelerator here."""
+    layers = [SimpleNamespace(name=name, type="LayerType.CONVOLUTION") for name in "ab"]
+    layers.append(SimpleNamespace(name="cast", type="LayerType.CAST"))
+    network: Any = SimpleNamespace(num_layers=3, get_layer=layers.__getitem__)
+    answers = dict(zip("ab", able, strict=True))
+    flags: list[object] = []
+    config: Any = SimpleNamespace(set_flag=flags.append, can_run_on_DLA=lambda layer: answers[layer.name])
+    module: Any = SimpleNamespace(
+        DeviceType=SimpleNamespace(DLA="DLA"), BuilderFlag=SimpleNamespace(GPU_FALLBACK="GPU_FALLBACK")
+    )
+    builder: Any = SimpleNamespace(num_DLA_cores=2)
+    if message is not None:
+        with pytest.raises(BuildError, match=message):
+            _use_dla(module, config, builder, network, core)
+        return
+    _use_dla(module, config, builder, network, core)
+    assert (config.default_device_type, config.DLA_core, flags) == ("DLA", core, ["GPU_FALLBACK"])
+
+
+def fake(**changes: Any) -> bytes:
+    """The sample model with something about it changed."""
+    model = onnx.load(MODEL)
+    if "drop_metadata" in changes:
+        del model.metadata_props[:]
+    if "drop_nodes" in changes:
+        del model.graph.node[-1:]
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (b"", ModelFileError, "expected an ONNX model, found"),
+        (b"\x08\x07garbage", ModelFileError, "expected an ONNX model, found"),
+        (fake(drop_metadata=True), ModelFileError, "expected the contract in the ONNX metadata"),
+        (fake(drop_nodes=True), ModelFileError, r"expected one Decode and one NMS node .*found \['Decode'\]"),
+    ],
+)
+def test_a_model_that_is_not_ours_is_refused(
+    tmp_path: Path, content: bytes, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        build_engine(content, tmp_path / "m.engine", SM86)
+    assert not list(tmp_path.iterdir())
+
+
+def test_plugins_are_known_to_tensorrt_before_it_parses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT itself is not here; what it would be given first is."""
+    told: list[object] = []
+
+    def parse(*_: object) -> None:
+        told.append("parse")
+        raise BuildError("stop here")
+
+    monkeypatch.setattr("engines.tensorrt.builder.register", lambda _module, launches: told.extend(launches))
+    monkeypatch.setattr("engines.tensorrt.builder._parse", parse)
+    backend = dataclasses.replace(TENSORRT_RTX, name="tensorrt", version="10.16.1.11")
+    gpu = Machine("a GPU", "8.6", "580.0")
+    for options, entries in (
+        (BuildOptions(), ["filter_f32_4", "select_f32_4", "nms"]),
+        (BuildOptions(postprocess="kernels"), []),
+    ):
+        request = BuildRequest.of(options, {"onnx": "0"}, source="x", backend=backend, machine=gpu)
+        with pytest.raises(BuildError, match="stop here"):
+            build_engine(MODEL, tmp_path / "m.engine", request=request)
+        assert [getattr(item, "entry", item) for item in told] == [*entries, "parse"]
+        told.clear()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (BuildOptions(precision="fp16"), "fp16 asked, and the ONNX is fp32"),
+        (BuildOptions(batch=2), "batch: 2 asked, and the ONNX takes 1; export it with --batch 2"),
+        (BuildOptions(max_batch=4), "max-batch: expected an ONNX of any batch size, got one of 1"),
+    ],
+)
+def test_an_onnx_that_does_not_fit_the_options_is_refused(tmp_path: Path, options: BuildOptions, message: str) -> None:
+    with pytest.raises(BuildError, match=message):
+        build_engine(MODEL, tmp_path / "m.engine", options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_parser_refuses_is_named(tmp_path: Path) -> None:
+    model = onnx.load(MODEL)
+    pool = next(node for node in model.graph.node if node.op_type == "MaxPool")
+    pool.op_type = "NoSuchOperator"
+    with pytest.raises(BuildError, match=f"parser refuses the network: NoSuchOperator .{pool.name}."):
+        build_engine(model.SerializeToString(), tmp_path / "m.engine", SM86)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_known_before_the_build(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file"):
+        build_engine(
+            MODEL,
+            tmp_path / "file" / "m.engine",
+            SM86,
+            progress=lambda *_: pytest.fail("the build had begun"),
+        )
+
+
+def test_a_full_disk_leaves_the_old_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    engine = tmp_path / "model.engine"
+    build_engine(MODEL, engine, SM86)
+    before = engine.read_bytes()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        build_engine(MODEL, engine, dataclasses.replace(SM86, targets=("sm89",)))
+    assert engine.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.engine", "model.engine.json"]
+    assert read_passport(engine).targets == ("sm86",)
+
+
+def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+    code = f"""
+import os, signal, sys
+from engines.tensorrt.builder import build_engine
+from engines.tensorrt.build_options import BuildOptions
+def progress(fraction, step):
+    if fraction > 0.3:
+        os.kill(os.getpid(), signal.SIGINT)
+try:
+    build_engine({str(MODEL)!r}, {str(tmp_path / "m.engine")!r}, BuildOptions(targets=("sm86",)), progress=progress)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 130, run.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,247 @@
+"""The ONNX as TensorRT gets it, with the kernels in it as plugins, and what must be true of it once it is parsed.
+
+Plugins need TensorRT itself. Here its parser is TensorRT-RTX's, which finds them by the same rules and cannot hold
+them; what the parsed network looks like is told by a stand-in; and the nodes are run by the kernels on the CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+import onnxruntime
+import pytest
+
+from engines.core.errors import BuildError
+from engines.core.letterbox import letterbox_batch
+from engines.core.tensor_names import DOMAIN, INPUT, OUTPUTS
+from engines.plugins.parameters import pack_parameters
+from engines.plugins.specification import postprocess
+from engines.tensorrt.build_options import BuildOptions
+from engines.tensorrt.engine_network import EngineNetwork, prepare
+from engines.tensorrt.plugin_definitions import plugin_name
+from export.precision.conversion import convert
+from retina_edge.assets import MODEL
+from tests.engines.plugins.emulated import needs_compiler, run_kernel
+
+Frames = list[npt.NDArray[np.uint8]]
+PLUGIN = BuildOptions(postprocess="plugin")
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def prepared(request: pytest.FixtureRequest, frames: Frames) -> EngineNetwork:
+    content = MODEL.read_bytes()
+    if request.param == "fp16":
+        content = convert(onnx.load_from_string(content), "fp16", images=frames)[0].SerializeToString()
+    return prepare(content, dataclasses.replace(PLUGIN, precision=request.param))
+
+
+@pytest.fixture(scope="module")
+def model(prepared: EngineNetwork) -> onnx.ModelProto:
+    return onnx.load_from_string(prepared.model)
+
+
+def test_three_plugins_stand_where_decode_and_nms_were(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
+    assert prepared.postprocess == "plugin"
+    ours = [node for node in model.graph.node if node.domain]
+    assert [node.op_type for node in ours] == [plugin_name(launch) for launch in prepared.launches]
+    kind = "f16" if prepared.contract.precision == "fp16" else "f32"
+    wanted = [f"filter_{kind}_4", f"select_{kind}_4", "nms"]
+    assert [node.op_type.rpartition("_")[0] for node in ours] == wanted
+    # A function would be taken instead of the plugin, and attributes beyond these would be fields of it.
+    assert not model.functions
+    for node in ours:
+        attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+        assert attributes == {"plugin_namespace": DOMAIN.encode(), "plugin_version": b"1", "aot": 1}
+    assert tuple(output.name for output in model.graph.output) == OUTPUTS
+    onnx.checker.check_model(model)
+
+
+@needs_compiler
+def test_the_nodes_compute_what_the_specification_says(
+    prepared: EngineNetwork, model: onnx.ModelProto, frames: Frames
+) -> None:
+    """Each plugin node is run by its kernel on the inputs that the ONNX wires to it."""
+    contract = prepared.contract
+    images, _ = letterbox_batch(frames[:1], contract.input_size)
+    network = prepare(MODEL.read_bytes(), BuildOptions(postprocess="kernels")).model
+    session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    kind = np.float16 if prepared.geometry.half else np.float32
+    heads = [head.astype(kind) for head in session.run(None, {INPUT: images})]
+    tensors: dict[str, npt.NDArray[Any]] = dict(zip(names, heads, strict=True))
+    tensors |= {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    launches = {plugin_name(launch): launch for launch in prepared.launches}
+    for node in (node for node in model.graph.node if node.domain):
+        outputs = run_kernel(launches[node.op_type], [tensors[name] for name in node.input])
+        tensors |= dict(zip(node.output, outputs, strict=True))
+    levels = len(contract.levels)
+    expected = postprocess(
+        [head.astype(np.float32) for head in heads[:levels]],
+        [head.astype(np.float32) for head in heads[levels:]],
+        pack_parameters(contract),
+        num_classes=contract.num_classes,
+        top_k=contract.top_k,
+        max_detections=contract.max_detections,
+    )
+    assert expected.num_detections[0] > 10
+    for name in ("num_detections", "labels"):
+        np.testing.assert_array_equal(tensors[name], getattr(expected, name))
+    np.testing.assert_allclose(tensors["boxes"], expected.boxes, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(tensors["scores"], expected.scores, rtol=0, atol=1e-6)
+
+
+RECORDER = """
+import json, sys
+import numpy as np
+import tensorrt_rtx as trt
+
+class Creator(trt.IPluginCreatorV3One):
+    def __init__(self, name, namespace):
+        trt.IPluginCreatorV3One.__init__(self)
+        self.name, self.plugin_namespace, self.plugin_version = name, namespace, "1"
+        self.field_names = trt.PluginFieldCollection([])
+    def create_plugin(self, name, fields, phase):
+        print(json.dumps([name, [field.name for field in fields], phase.name]), flush=True)
+        return None  # a plugin from Python would end the process here
+
+file, name, namespace = sys.argv[1:]
+creator = Creator(name, namespace)
+trt.get_plugin_registry().register_creator(creator, namespace)
+builder = trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
+network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+parser = trt.OnnxParser(network, builder.logger)
+parser.parse(open(file, "rb").read())
+"""
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_the_parser_finds_the_plugin_by_its_name_and_namespace(
+    model: onnx.ModelProto, position: int, tmp_path: Path
+) -> None:
+    """Each node alone, since the parser stops at the first one that gives no plugin."""
+    alone = copy.deepcopy(model)
+    node = [node for node in model.graph.node if node.domain][position]
+    known = {info.name: info for info in (*model.graph.value_info, *model.graph.output)}
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inner = {"keys": onnx.TensorProto.INT32, "index": onnx.TensorProto.INT32, "count": onnx.TensorProto.INT32}
+    del alone.graph.node[:], alone.graph.input[:], alone.graph.output[:], alone.graph.value_info[:]
+    alone.graph.node.append(node)
+    for name in node.input:
+        if name not in weights:
+            kind = known[name].type.tensor_type.elem_type if name.startswith(("cls", "box")) else inner.get(name, 1)
+            alone.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, [1, 2, 3]))
+    alone.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in node.output)
+    file = tmp_path / "node.onnx"
+    onnx.save(alone, file)
+
+    def asked(name: str, namespace: str) -> list[Any]:
+        command = [sys.executable, "-c", RECORDER, str(file), name, namespace]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        return [json.loads(line) for line in run.stdout.splitlines()]
+
+    assert asked(node.op_type, DOMAIN) == [[node.op_type, [], "BUILD"]]
+    assert asked(node.op_type, "another") == []
+    assert asked("another", DOMAIN) == []
+
+
+def tensor(shape: Sequence[int], dtype: str) -> SimpleNamespace:
+    return SimpleNamespace(shape=tuple(shape), dtype=SimpleNamespace(name=dtype))
+
+
+def tensor_of(info: onnx.ValueInfoProto) -> SimpleNamespace:
+    kinds: dict[int, str] = {
+        onnx.TensorProto.FLOAT: "FLOAT",
+        onnx.TensorProto.FLOAT16: "HALF",
+        onnx.TensorProto.INT32: "INT32",
+        onnx.TensorProto.UINT8: "UINT8",
+    }
+    kind = info.type.tensor_type
+    return tensor([dim.dim_value for dim in kind.shape.dim], kinds.get(kind.elem_type, "another"))
+
+
+class Parsed:
+    """A network as TensorRT's parser should leave it, told from the ONNX and the launches; layers may be changed."""
+
+    def __init__(self, prepared: EngineNetwork, model: onnx.ModelProto) -> None:
+        self.inputs = list(map(tensor_of, model.graph.input))
+        self.outputs = list(map(tensor_of, model.graph.output))
+        known = {info.name: tensor_of(info) for info in model.graph.value_info}
+        known |= {item.name: tensor(item.dims, "FLOAT") for item in model.graph.initializer}
+        self.layers = [self.layer("conv", "CONVOLUTION", [], [])]
+        for node, launch in zip((node for node in model.graph.node if node.domain), prepared.launches, strict=True):
+            for output in launch.outputs:
+                known[output.name] = tensor(output.shape, {"int32": "INT32", "float32": "FLOAT"}[output.dtype])
+            inputs, outputs = [known[name] for name in node.input], [known[name] for name in node.output]
+            self.layers.append(self.layer(node.name, "PLUGIN_V3", inputs, outputs))
+
+    @staticmethod
+    def layer(name: str, kind: str, inputs: list[Any], outputs: list[Any]) -> SimpleNamespace:
+        return SimpleNamespace(
+            name=name,
+            type=SimpleNamespace(name=kind),
+            num_inputs=len(inputs),
+            num_outputs=len(outputs),
+            get_input=inputs.__getitem__,
+            get_output=outputs.__getitem__,
+        )
+
+    num_inputs = property(lambda self: len(self.inputs))
+    num_outputs = property(lambda self: len(self.outputs))
+    num_layers = property(lambda self: len(self.layers))
+
+    def get_input(self, index: int) -> Any:
+        return self.inputs[index]
+
+    def get_output(self, index: int) -> Any:
+        return self.outputs[index]
+
+    def get_layer(self, index: int) -> Any:
+        return self.layers[index]
+
+
+def test_a_network_as_it_should_be_passes(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
+    prepared.check(Parsed(prepared, model))
+
+
+def test_a_node_that_became_something_else_is_an_error(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
+    parsed = Parsed(prepared, model)
+    del parsed.layers[2]
+    with pytest.raises(BuildError, match=r"plugins: expected \['filter_f.*parser made \['filter_f"):
+        prepared.check(parsed)
+    parsed.layers = parsed.layers[:1]
+    with pytest.raises(BuildError, match="parser made none"):
+        prepared.check(parsed)
+
+
+def test_a_plugin_that_gets_other_tensors_is_an_error(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
+    parsed = Parsed(prepared, model)
+    parsed.layers[1].get_input(0).dtype = SimpleNamespace(name="BF16")
+    with pytest.raises(BuildError, match=r"inputs of filter_f\d\d_4_\w+: expected .* found .*'BF16'"):
+        prepared.check(parsed)
+
+
+def test_outputs_of_another_shape_are_an_error(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
+    parsed = Parsed(prepared, model)
+    parsed.outputs[1].shape = (1, 100, 4)
+    with pytest.raises(BuildError, match=r"outputs: expected .*300, 4.*found .*100, 4"):
+        prepared.check(parsed)
+
+
+def test_an_input_of_another_type_is_an_error(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
+    parsed = Parsed(prepared, model)
+    parsed.inputs[0].dtype = SimpleNamespace(name="FLOAT")
+    with pytest.raises(BuildError, match=r"input: expected .*UINT8.* found .*FLOAT"):
+        prepared.check(parsed)

@@ -1,0 +1,186 @@
+"""The passport: round trip, and every way in which an engine does not belong where it is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.core.errors import DeviceError, ModelFileError
+from engines.core.machine import Machine
+from engines.tensorrt.passport import (
+    Passport,
+    check_runs_here,
+    passport_path,
+    read_engine,
+    read_passport,
+    rebuild_command,
+)
+from tests.stand_in import contract
+
+PLAN = b"a plan is what TensorRT says it is"
+ORIN = Machine("Orin", "8.7", "540.4.0", "JetPack 6.2")
+RTX_4090 = Machine("NVIDIA GeForce RTX 4090", "8.9", "580.1")
+T4 = Machine("Tesla T4", "7.5", "580.1")
+
+
+def passport(**changes: Any) -> Passport:
+    """Of an engine that TensorRT built on an Orin."""
+    values: dict[str, Any] = {
+        "contract": contract(),
+        "plan_sha256": hashlib.sha256(PLAN).hexdigest(),
+        "plan_bytes": len(PLAN),
+        "onnx_sha256": "0" * 64,
+        "request": {"source": "model.pt", "options": {"version_compatible": False, "hardware_compatible": False}},
+        "backend": "tensorrt",
+        "backend_version": "10.3.0.30",
+        "targets": (),
+        "machine": ORIN,
+        "precision_asked": "fp16",
+        "precision_found": {"convolution": {"fp16": 3}},
+        "precision_source": "engine inspector",
+        "convolutions": {"conv1": "fp16"},
+        "postprocess": "kernels",
+        "inputs": ({"name": "images", "type": "uint8", "shape": [1, 64, 96, 3]},),
+        "outputs": ({"name": "cls_0", "type": "half", "shape": [1, 2, 8, 12]},),
+        "batch": (1, 1, 1),
+        "quantization": None,
+        "verified": None,
+        "build_seconds": 1.5,
+        "built_at": "2026-11-24T00:00:00+00:00",
+    }
+    return Passport(**{**values, **changes})
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    engine = folder / "model.engine"
+    engine.write_bytes(PLAN)
+    passport_path(engine).write_text(passport(**changes).to_json())
+    return engine
+
+
+def check_engine(engine: Path, **here: Any) -> Passport:
+    """As the runner does before it loads an engine."""
+    found = read_engine(engine)
+    check_runs_here(found, engine, **here)
+    return found
+
+
+def test_round_trip() -> None:
+    assert Passport.from_json(passport().to_json()) == passport()
+
+
+def test_it_is_loaded_where_it_was_built(tmp_path: Path) -> None:
+    engine = write(tmp_path)
+    assert check_engine(engine, backend="tensorrt", version="10.3.0.30", machine=ORIN) == passport()
+
+
+@pytest.mark.parametrize(
+    ("here", "message"),
+    [
+        ({"machine": RTX_4090}, r"expected compute capability 8\.7 as of Orin.*found NVIDIA GeForce RTX 4090 .*8\.9"),
+        ({"machine": Machine()}, "found no GPU"),
+        ({"version": "10.16.1.11"}, r"expected tensorrt 10\.3\.0\.30, which built it, found 10\.16\.1\.11"),
+        ({"backend": "tensorrt-rtx", "version": "1.7"}, "expected tensorrt, which built it, found tensorrt-rtx"),
+    ],
+)
+def test_another_gpu_or_tensorrt_is_named_with_the_command_that_mends(
+    tmp_path: Path, here: dict[str, Any], message: str
+) -> None:
+    engine = write(tmp_path)
+    loading = {"backend": "tensorrt", "version": "10.3.0.30", "machine": ORIN, **here}
+    with pytest.raises(DeviceError, match=message) as raised:
+        check_engine(engine, **loading)
+    assert f"retina-edge build model.pt -o {engine} --precision fp16 --force" in str(raised.value)
+
+
+def test_int8_is_mended_with_a_calibration_set(tmp_path: Path) -> None:
+    engine = write(tmp_path, precision_asked="int8")
+    with pytest.raises(DeviceError, match="--precision int8 --calibration DIR"):
+        check_engine(engine, backend="tensorrt", version="10.3.0.30", machine=T4)
+
+
+def test_int8_that_was_calibrated_in_the_build_is_calibrated_again() -> None:
+    calibrated = {"source": "model.pt", "inputs": {"calibration": "0" * 64}}
+    ranges = {"images": 64}
+    assert "--calibration DIR" in rebuild_command(
+        passport(precision_asked="int8", quantization=ranges, request=calibrated), "model.engine"
+    )
+    # Of an ONNX that was INT8 before, build takes no calibration set.
+    given = {"source": "model.onnx", "inputs": {"model": "0" * 64}}
+    assert "--calibration" not in rebuild_command(
+        passport(precision_asked="int8", quantization=ranges, request=given), "model.engine"
+    )
+
+
+def test_compatible_engines_run_elsewhere(tmp_path: Path) -> None:
+    request = {"source": "model.pt", "options": {"version_compatible": True, "hardware_compatible": True}}
+    engine = write(tmp_path, request=request)
+    check_engine(engine, backend="tensorrt", version="10.16.1.11", machine=RTX_4090)
+    for version, machine in (("11.4.0", ORIN), ("10.1.0", ORIN), ("10.3.0.30", T4)):
+        with pytest.raises(DeviceError):
+            check_engine(engine, backend="tensorrt", version=version, machine=machine)
+
+
+@pytest.mark.parametrize(
+    ("targets", "machine", "fits"),
+    [
+        (("portable",), RTX_4090, True),
+        (("portable",), T4, False),
+        (("sm75", "sm89"), RTX_4090, True),
+        (("sm75", "sm89"), T4, True),
+        (("sm75", "sm89"), ORIN, False),
+        (("portable",), Machine(), False),
+    ],
+)
+def test_targets_of_tensorrt_rtx(tmp_path: Path, targets: tuple[str, ...], machine: Machine, fits: bool) -> None:
+    engine = write(tmp_path, backend="tensorrt-rtx", backend_version="1.7.1.116", targets=targets, machine=Machine())
+    loading = {"backend": "tensorrt-rtx", "version": "1.7.1.116", "machine": machine}
+    if fits:
+        check_engine(engine, **loading)
+    else:
+        with pytest.raises(DeviceError, match="for which it was built"):
+            check_engine(engine, **loading)
+
+
+def test_a_damaged_engine_is_told_from_its_passport(tmp_path: Path) -> None:
+    engine = write(tmp_path)
+    engine.write_bytes(PLAN[:-1])
+    with pytest.raises(ModelFileError, match=r"34 bytes.*found .* 33 bytes: damaged, or exchanged; build it again"):
+        check_engine(engine, backend="tensorrt", version="10.3.0.30", machine=ORIN)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 99}', '{"schema": 1}'])
+def test_a_damaged_passport_is_refused(tmp_path: Path, text: str) -> None:
+    engine = write(tmp_path)
+    passport_path(engine).write_text(text)
+    with pytest.raises(ModelFileError, match=r"model.engine.json: .*build the engine again"):
+        read_passport(engine)
+
+
+def test_a_field_of_a_wrong_kind_is_refused(tmp_path: Path) -> None:
+    engine = write(tmp_path)
+    for name, value in (("machine", {"gpu": 1, "tpu": 2}), ("contract", {}), ("batch", 1)):
+        values = json.loads(passport().to_json())
+        passport_path(engine).write_text(json.dumps({**values, name: value}))
+        with pytest.raises(ModelFileError, match="build the engine again"):
+            read_passport(engine)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    engine = write(tmp_path)
+    passport_path(engine).unlink()
+    with pytest.raises(ModelFileError, match="expected the engine's passport, found none; copy it along"):
+        check_engine(engine, backend="tensorrt", version="10.3.0.30", machine=ORIN)
+    with pytest.raises(ModelFileError, match="expected an engine, found none; make it with retina-edge build"):
+        check_engine(tmp_path / "other.engine", backend="tensorrt", version="10.3.0.30", machine=ORIN)
+
+
+def test_every_field_is_described() -> None:
+    assert Passport.__doc__ is not None
+    for field in dataclasses.fields(Passport):
+        assert field.name in Passport.__doc__

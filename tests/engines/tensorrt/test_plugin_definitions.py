@@ -1,0 +1,98 @@
+"""The plugins against TensorRT's own plugin layer, from three published wheels; the library itself is a stand-in.
+
+What this cannot show: that TensorRT builds the engine, takes the PTX, and packs the arguments as it says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from engines.plugins.launch import Geometry, postprocess_launches
+from engines.plugins.ptx_files import read_ptx
+from engines.tensorrt.backend import Backend
+from engines.tensorrt.plugin_definitions import plugin_name, register, why_no_plugins
+from tests.published import Wheel, unpacked
+
+# For CPython 3.11 on x86_64 Linux; the part that is used is the same in all.
+WHEELS = (
+    Wheel("tensorrt-cu12-bindings", "10.9.0.34", "50c78fd66dbb515b135d5f4fe28790f2eda119756950b51a6a45a77736a14b47"),
+    Wheel("tensorrt-cu13-bindings", "10.16.1.11", "f986d47980d042cc126506a9b84586e55ad13737a7a46826fe45457c04d66294"),
+    Wheel("tensorrt-cu13-bindings", "11.4.0.106", "d072ac2a095e2be749fefc847adfb25d5ebe70303401df62ede8fe67a59f27fc"),
+)
+COCO = Geometry(91, 9, ((100, 100), (50, 50), (25, 25), (13, 13), (7, 7)), 1000, 300, half=True)
+TWO_LEVELS = Geometry(1, 3, ((20, 28), (10, 14)), 64, 16, half=False)
+
+
+@pytest.mark.parametrize(("geometry", "batch"), [(COCO, 1), (COCO, 4), (TWO_LEVELS, 2)])
+@pytest.mark.parametrize("wheel", WHEELS, ids=[wheel.version for wheel in WHEELS])
+def test_tensorrt_is_told_the_plan(pytestconfig: pytest.Config, wheel: Wheel, geometry: Geometry, batch: int) -> None:
+    folder = next(unpacked(wheel, pytestconfig).glob("tensorrt*/plugin"))
+    arguments = [str(folder), json.dumps(dataclasses.asdict(geometry)), str(batch)]
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.engines.plugins.tensorrt_stand_in", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    told = json.loads(run.stdout.splitlines()[-1])
+    types = {"int32": "INT32", "float32": "FLOAT", "float16": "HALF"}
+    launches = postprocess_launches(geometry, batch)
+    tensors = geometry.inputs(batch) | {output.name: output for launch in launches for output in launch.outputs}
+    for launch, found in zip(launches, told, strict=True):
+        outputs = [[list(output.shape), types[output.dtype]] for output in launch.outputs]
+        inputs = [types[tensors[name].dtype] for name in launch.inputs]
+        assert found == {
+            "entry": launch.entry,
+            "ptx": hashlib.sha256(read_ptx(launch.entry)).hexdigest(),
+            "grid": [*launch.grid, 1],
+            "block": [launch.block, 1, 1],
+            "shared": 0,
+            "inputs": inputs,
+            "integers": list(launch.integers),
+            "outputs": outputs,
+            "formats": [[kind, "LINEAR"] for kind in (*inputs, *(kind for _, kind in outputs))],
+            "fields": 0,
+        }
+
+
+def test_a_name_is_one_launch() -> None:
+    names = {
+        plugin_name(launch)
+        for geometry in (COCO, dataclasses.replace(COCO, num_classes=90), dataclasses.replace(COCO, half=False))
+        for batch in (1, 2)
+        for launch in postprocess_launches(geometry, batch)
+    }
+    # NMS is the same for all of one batch size.
+    assert len(names) == 3 * 2 * 2 + 2
+    assert all(name.isidentifier() for name in names)
+    assert plugin_name(postprocess_launches(COCO, 1)[0]) == plugin_name(postprocess_launches(COCO, 1)[0])
+
+
+def test_nothing_to_register_touches_nothing() -> None:
+    nothing: Any = object()
+    register(nothing, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "reason"),
+    [
+        ("tensorrt", "10.9.0.34", None),
+        ("tensorrt", "10.15.1", None),
+        ("tensorrt", "11.4.0.106", None),
+        ("tensorrt", "10.8.0.43", "10.9 or newer, found 10.8.0.43"),
+        ("tensorrt", "10.14.1.48.post1", "10.14 are broken"),
+        ("tensorrt-rtx", "1.7.1.116", "tensorrt-rtx has no plugins"),
+    ],
+)
+def test_which_tensorrt_can(name: str, version: str, reason: str | None) -> None:
+    module: Any = None
+    found = why_no_plugins(Backend(name, module, version))
+    assert (found is None) if reason is None else (found is not None and reason in found)

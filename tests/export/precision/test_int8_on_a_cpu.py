@@ -1,0 +1,47 @@
+"""INT8 for TensorRT, run on a CPU: as it stands in the file, and not as ONNX Runtime's optimiser would have it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+
+from engines.core.letterbox import letterbox_batch
+from engines.core.tensor_names import INPUT
+from engines.onnx.deployable import contract_of, heads_only
+from engines.onnx.onnx_executor import OnnxExecutor
+from export.half_weights import restore_weights
+from export.precision.conversion import _decibels
+from export.verify import onnx_heads
+
+Frames = list[npt.NDArray[np.uint8]]
+# Of the worst head of the sample model; optimised, it is 9 to 13.
+LEAST = 16.0
+
+
+@pytest.mark.parametrize("name", ["int8-tensorrt", "int8-cpu"])
+def test_a_quantised_network_is_as_near_to_fp32_as_it_is(
+    sample_models: dict[str, Path], frames: Frames, name: str
+) -> None:
+    fp32, int8 = (heads_only(onnx.load(sample_models[key])) for key in ("fp32", name))
+    contract = contract_of(onnx.load(sample_models["fp32"]))
+    batches = [letterbox_batch([frame], contract.input_size)[0] for frame in frames[:2]]
+    found = _decibels(onnx_heads(restore_weights(fp32), batches), onnx_heads(int8, batches), contract)
+    assert min(found.values()) > LEAST
+
+
+def test_the_executor_runs_it_unoptimised(sample_models: dict[str, Path], frames: Frames) -> None:
+    path = sample_models["int8-tensorrt"]
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    executor = OnnxExecutor(path)
+    images, _ = letterbox_batch(frames[:1], executor.contract.input_size)
+    expected = session.run(["boxes", "scores"], {INPUT: images})
+    found = executor.result(executor.submit(frames[:1]))
+    np.testing.assert_allclose(found.boxes, expected[0], atol=1e-3)
+    np.testing.assert_allclose(found.scores, expected[1], atol=1e-5)

@@ -1,0 +1,227 @@
+"""A budget of accuracy from the command line: held, repaired, or nothing written.
+
+The data set is what the model itself finds in FP32 in real pictures, so that FP32's AP is 1 and what INT8 loses shows.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from engines.core.tensor_names import ACCURACY_KEY, QUANTIZATION_KEY
+from engines.onnx.deployable import convolution_precisions, metadata_of
+from engines.tensorrt.model_description import inspect_model
+from engines.tensorrt.passport import read_engine
+from export.torch_export import export_onnx
+from retina_edge import build, export, inspect
+from retina_edge.data.coco import load_coco
+from retina_edge.detector import Detector
+from retina_edge.evaluation.coco_metrics import evaluate
+from retina_edge.imaging.image_file import read_image
+from retina_edge.model.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.long
+
+# Fewer than COCO counts in an image, and none that rounding could move across the score threshold.
+MOST, SURE = 50, 0.1
+CUT = 0.01
+
+
+@pytest.fixture(scope="module")
+def images(treecrowns: Path) -> Path:
+    return treecrowns / "images"
+
+
+@pytest.fixture(scope="module")
+def fp32(checkpoint: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("fp32") / "fp32.onnx"
+    loaded = load_checkpoint(checkpoint)
+    frames = [read_image(path) for path in sorted(images.iterdir())[:1]]
+    export_onnx(loaded.build_model(), loaded.contract, path, batch=1, images=frames)
+    return path
+
+
+@pytest.fixture(scope="module")
+def val(fp32: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    records: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    with Detector.load(fp32) as detector:
+        for number, path in enumerate(sorted(images.iterdir()), start=1):
+            frame = read_image(path)
+            records.append({"id": number, "file_name": path.name, "height": frame.shape[0], "width": frame.shape[1]})
+            for row in detector(frame).above(SURE)[:MOST].to_coco(number):
+                x, y, width, height = row["bbox"]
+                x2, y2 = min(x + width, frame.shape[1]), min(y + height, frame.shape[0])
+                box = [max(x, 0), max(y, 0), x2 - max(x, 0), y2 - max(y, 0)]
+                annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": 1, "bbox": box})
+    assert len(annotations) > 100
+    path = tmp_path_factory.mktemp("val") / "val.json"
+    categories = [{"id": 1, "name": "tree"}]
+    path.write_text(json.dumps({"images": records, "annotations": annotations, "categories": categories}))
+    return path
+
+
+@pytest.fixture(params=["tensorrt", "cpu"])
+def layout(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def command(checkpoint: Path, images: Path, val: Path, tmp_path: Path, layout: str) -> list[str]:
+    words = [checkpoint, "-o", tmp_path / "out" / "int8.onnx", "--precision", "int8", "--for", layout]
+    words += ["--calibration", images, "--calibration-cache", tmp_path / "cache", "--images", images]
+    return [*map(str, words), "--val", str(val), "--val-images", str(images)]
+
+
+def sabotage(cache: Path, fp32: Path) -> str:
+    """Cuts the range of what one convolution reads to a hundredth, where ranges are kept; gives its name."""
+    graph = onnx.load(fp32).graph
+    read = [name for node in graph.node for name in node.input]
+    convolutions = [node for node in graph.node if node.op_type == "Conv"][1:]  # the first is never INT8
+    damaged = next(node for node in convolutions if read.count(node.input[0]) == 1)
+    (path,) = cache.iterdir()
+    ranges = json.loads(path.read_text())
+    ranges[damaged.input[0]] = [CUT * bound for bound in ranges[damaged.input[0]]]
+    path.write_text(json.dumps(ranges))
+    return str(damaged.name)
+
+
+def ap(model: Path, val: Path, images: Path) -> float:
+    with Detector.load(model) as detector:
+        return evaluate(detector, load_coco(val, images)).metrics["AP"]
+
+
+def test_a_sabotaged_layer_is_put_back(
+    command: list[str],
+    layout: str,
+    fp32: Path,
+    val: Path,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out" / "int8.onnx"
+    assert export.main([*command, "--accuracy-budget", "100"]) == 0
+    healthy = json.loads(metadata_of(onnx.load(output))[ACCURACY_KEY])
+    assert [trial["kept"] for trial in healthy["trials"]] == [[]]
+    lost = 100 * (healthy["ap_fp32"] - healthy["ap"])
+    output.unlink()
+
+    name = sabotage(tmp_path / "cache", fp32)
+    points = str(lost + 1)
+    assert export.main([*command, "--accuracy-budget", points, "--no-fallback"]) == 1
+    error = capsys.readouterr().err
+    assert f"expected at most {lost + 1:g} AP points less than fp32's" in error
+    assert "the fallback that puts layers back is off" in error
+    assert list(output.parent.iterdir()) == []
+
+    assert export.main([*command, "--accuracy-budget", points]) == 0
+    said = capsys.readouterr().out
+    model = onnx.load(output)
+    found, record = (json.loads(metadata_of(model)[key]) for key in (ACCURACY_KEY, QUANTIZATION_KEY))
+    assert len(found["trials"]) > 1
+    assert 100 * (found["ap_fp32"] - found["trials"][0]["ap"]) > lost + 1
+    assert name in found["trials"][-1]["kept"]
+    assert set(found["trials"][-1]["kept"]) <= set(record["kept"])
+    assert convolution_precisions(model)[name] == ("fp16" if layout == "tensorrt" else "fp32")
+    assert f"kept in fp16: {', '.join(found['trials'][-1]['kept'])}" in said
+    assert "accuracy on 16 images" in said
+    assert found["speed"] > 0
+    assert ("estimated" if layout == "tensorrt" else "measured") in found["speed_against"]
+    # What the file says of itself is what evaluating it says.
+    assert found["ap"] == pytest.approx(ap(output, val, images), abs=1e-9)
+    assert found["ap_fp32"] == pytest.approx(ap(fp32, val, images), abs=1e-9)
+    assert 100 * (found["ap_fp32"] - found["ap"]) <= lost + 1
+    assert found["data"]["images"] == 16
+    assert len(found["data"]["images_sha256"]) == len(found["data"]["annotations_sha256"]) == 64
+    assert inspect_model(output).accuracy == found
+    assert inspect.main([str(output)]) == 0
+    assert "accuracy, ap_fp32" in capsys.readouterr().out
+
+
+def test_an_engine_says_it_too_and_another_budget_is_another_engine(
+    fp32: Path, val: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = tmp_path / "out" / "tiny.engine"
+    words = [fp32, "-o", engine, "--precision", "fp16", "--backend", "tensorrt-rtx", "--target", "sm86"]
+    command = [*map(str, words), "--val", str(val), "--val-images", str(images), "--accuracy-budget"]
+    assert build.main([*command, "5"]) == 0
+    passport = read_engine(engine)
+    assert passport.accuracy is not None
+    assert passport.accuracy["budget"] == 5
+    assert passport.accuracy["ap_fp32"] > 0.95
+    assert 100 * (passport.accuracy["ap_fp32"] - passport.accuracy["ap"]) < 5
+    assert "accuracy on 16 images: within the budget of 5 AP points" in capsys.readouterr().out
+    assert build.main([*command, "5"]) == 0
+    assert "already there" in capsys.readouterr().out
+    assert build.main([*command, "6"]) == 0
+    assert "already there" not in capsys.readouterr().out
+    assert inspect_model(engine).accuracy == read_engine(engine).accuracy
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--accuracy-budget", "0.5"], "needs labeled images to measure on: give --val"),
+        (["--val", "val.json"], "--val belongs to --accuracy-budget"),
+        (["--no-fallback"], "--no-fallback belongs to --accuracy-budget"),
+        (["--precision", "fp32", "--accuracy-budget", "1", "--val", "val.json"], "nothing is converted"),
+        (["--accuracy-budget", "1", "--val", "not_there.json"], "not_there.json"),
+    ],
+)
+def test_options_that_do_not_fit(
+    fp32: Path, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = tmp_path / "tiny.engine"
+    assert build.main([str(fp32), "-o", str(engine), "--precision", "fp16", *options]) == 1
+    assert message in capsys.readouterr().err
+    assert not engine.exists()
+
+
+@pytest.mark.parametrize("points", ["-1", "101", "nan", "half"])
+def test_no_budget(checkpoint: Path, points: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        export.main([str(checkpoint), "-o", "x.onnx", f"--accuracy-budget={points}"])
+    assert "expected AP points from 0 to 100" in capsys.readouterr().err
+
+
+def test_a_class_that_the_model_has_not(
+    fp32: Path, val: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(val.read_text())
+    content["categories"][0]["name"] = "house"
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    words = [fp32, "-o", tmp_path / "tiny.engine", "--precision", "fp16", "--accuracy-budget", "1", "--val", other]
+    assert build.main([*map(str, words), "--val-images", str(images)]) == 1
+    assert "no category is a class of the model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["classes", "batch"])
+def test_what_cannot_work_is_said_before_calibrating(
+    fp32: Path,
+    val: Path,
+    images: Path,
+    tmp_path: Path,
+    wrong: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def calibrated(*_: object, **__: object) -> None:
+        raise AssertionError("calibrated already")
+
+    monkeypatch.setattr("export.precision.conversion.collect_ranges", calibrated)
+    if wrong == "classes":
+        val = tmp_path / "other.json"
+        val.write_text((images.parent / "val.json").read_text().replace('"tree"', '"house"'))
+    words = [fp32, "-o", tmp_path / "tiny.engine", "--precision", "int8", "--calibration", images]
+    words += ["--accuracy-budget", "1", "--val", val, "--val-images", images]
+    if wrong == "batch":
+        words += ["--batch", "2"]
+    assert build.main(list(map(str, words))) == 1
+    message = "no category is a class of the model" if wrong == "classes" else "batch: 2 asked, and the ONNX takes 1"
+    assert message in capsys.readouterr().err

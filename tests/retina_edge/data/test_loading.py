@@ -1,0 +1,97 @@
+"""Samples are a function of seed, epoch and place: not of workers, not of where a run was interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engines.core.errors import SourceError
+from retina_edge.data.augment_options import AugmentOptions
+from retina_edge.data.coco import CocoDataset, LabelledImage, load_coco
+from retina_edge.data.loading import AugmentedDataset, BatchLoader, EpochSampler
+
+OPTIONS = AugmentOptions((128, 160), (416, 736))
+
+
+@pytest.fixture
+def data(tiny_coco: Path, treecrowns: Path) -> CocoDataset:
+    return load_coco(tiny_coco, treecrowns / "images")
+
+
+def test_sampler_gives_whole_batches_and_every_image() -> None:
+    sampler = EpochSampler(10, 10, batch=2, seed=0)
+    batches = list(sampler)
+    assert len(sampler) == len(batches) == 5
+    assert sorted(index for batch in batches for index, _ in batch) == list(range(10))
+    assert len({seed for batch in batches for _, seed in batch}) == 10
+
+
+def test_few_images_repeat_and_one_batch_is_always_made() -> None:
+    assert [len(batch) for batch in EpochSampler(3, 8, batch=4, seed=0)] == [4, 4]
+    assert [len(batch) for batch in EpochSampler(3, 3, batch=8, seed=0)] == [8]
+
+
+def test_epochs_differ_and_repeat() -> None:
+    sampler = EpochSampler(10, 10, batch=2, seed=0)
+    first = list(sampler)
+    sampler.set_position(1, 0)
+    assert list(sampler) != first
+    sampler.set_position(0, 0)
+    assert list(sampler) == first
+    sampler.set_position(0, 3)
+    assert list(sampler) == first[3:]
+    assert len(sampler) == 2
+
+
+def test_processes_share_the_batches_of_one() -> None:
+    whole = [item for batch in EpochSampler(12, 12, batch=4, seed=1) for item in batch]
+    parts = [list(EpochSampler(12, 12, batch=2, seed=1, rank=rank, world=2)) for rank in range(2)]
+    together = [item for step in zip(*parts, strict=True) for batch in step for item in batch]
+    assert together == whole
+
+
+def test_workers_do_not_matter(data: CocoDataset) -> None:
+    runs = []
+    for workers in (0, 1):
+        sampler = EpochSampler(len(data), 8, batch=2, seed=4)
+        torch.manual_seed(workers)  # the global generator must not matter either
+        runs.append(list(BatchLoader(AugmentedDataset(data, OPTIONS), sampler, workers=workers)))
+    assert len(runs[0]) == len(runs[1]) == 4
+    for (images, targets), (same_images, same_targets) in zip(*runs, strict=True):
+        assert images.shape == (2, 128, 160, 3)
+        assert images.dtype == torch.uint8
+        assert torch.equal(images, same_images)
+        for target, same in zip(targets, same_targets, strict=True):
+            assert torch.equal(target["boxes"], same["boxes"])
+            assert torch.equal(target["labels"], same["labels"])
+
+
+def test_sample_is_bgr(data: CocoDataset) -> None:
+    options = AugmentOptions((416, 416), (416, 416), (1, 1), "none", photometric=False)
+    image, _ = AugmentedDataset(data, options).sample(0, 0)
+    # Forest: the mean of green is above that of red and blue; OpenCV's own reading tells blue from red.
+    expected = data.images[0].read().mean((0, 1))
+    means = image.float().mean((0, 1)).numpy()
+    assert means.argsort().tolist() == expected.argsort().tolist()
+
+
+def test_the_global_generator_is_left_alone(data: CocoDataset) -> None:
+    torch.manual_seed(9)
+    before = torch.get_rng_state()
+    AugmentedDataset(data, OPTIONS).sample(0, 5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_image_is_the_error_it_is_also_from_a_worker(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    none, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    image = LabelledImage(1, tmp_path / "a.png", (8, 8), none, no_labels, none, no_labels)
+    data = CocoDataset(tmp_path / "labels.json", ("cat",), (1,), (image,))
+    loader = BatchLoader(AugmentedDataset(data, OPTIONS), EpochSampler(1, 1, batch=1, seed=0), workers=workers)
+    with pytest.raises(SourceError, match=r"a\.png: expected an image") as caught:
+        list(loader)
+    assert "Traceback" not in str(caught.value)

@@ -1,0 +1,266 @@
+"""COCO metrics: against pycocotools, which we did not write and do not use."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from engines.core.contract import DetectorContract, PyramidLevel
+from engines.core.errors import DataError, MissingDependencyError
+from engines.core.executor import HostExecutor, RawDetections
+from engines.core.letterbox import Letterbox
+from retina_edge import Detector
+from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.evaluate import main
+from retina_edge.evaluation.coco_metrics import METRICS, evaluate, evaluate_results
+from retina_edge.model.checkpoint import Checkpoint
+from retina_edge.model.retinanet import RetinaNet
+from tests.models import TINY, contract_of, lively
+
+# Both compute in double precision; only the order of summation differs.
+MATCH_IOU = 1e-9
+
+
+@pytest.fixture
+def dataset(treecrowns: Path) -> CocoDataset:
+    return load_coco(treecrowns / "val.json", treecrowns / "images")
+
+
+def noisy_results(dataset: CocoDataset, seed: int) -> list[dict[str, Any]]:
+    """The true boxes moved, some left out, and wrong ones among them."""
+    generator = np.random.default_rng(seed)
+    results = []
+    for image in dataset.images:
+        moved = image.boxes + generator.normal(0, 4, image.boxes.shape)
+        wrong = generator.uniform(0, 400, (8, 4))
+        wrong[:, 2:] = wrong[:, :2] + generator.uniform(5, 120, (8, 2))
+        for box in np.concatenate([moved[generator.random(len(moved)) > 0.2], wrong]):
+            x1, y1, x2, y2 = box.tolist()
+            results.append(
+                {
+                    "image_id": image.id,
+                    "category_id": 1,
+                    "bbox": [x1, y1, max(1.0, x2 - x1), max(1.0, y2 - y1)],
+                    "score": round(float(generator.random()), 2),  # ties
+                }
+            )
+    return results
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_metrics_are_those_of_pycocotools(dataset: CocoDataset, seed: int) -> None:
+    results = noisy_results(dataset, seed)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(dataset.annotations))
+        reference = COCOeval(truth, truth.loadRes([dict(row) for row in results]), "bbox")
+        reference.evaluate()
+        reference.accumulate()
+        reference.summarize()
+    ours = evaluate_results(dataset, results)
+    assert 0.05 < ours.metrics["AP"] < 0.9
+    for name, expected in zip(METRICS, reference.stats, strict=True):
+        assert ours.metrics[name] == pytest.approx(expected, abs=MATCH_IOU)
+    assert ours.per_class == {"tree": pytest.approx(ours.metrics["AP"], abs=MATCH_IOU)}
+
+
+def test_perfect_and_empty_results(dataset: CocoDataset) -> None:
+    perfect = [
+        {"image_id": image.id, "category_id": 1, "bbox": [*box[:2], box[2] - box[0], box[3] - box[1]], "score": 1.0}
+        for image in dataset.images
+        for box in image.boxes.tolist()
+    ]
+    assert evaluate_results(dataset, perfect).metrics["AP"] == pytest.approx(1.0)
+    nothing = evaluate_results(dataset, [])
+    assert nothing.metrics["AP"] == 0
+    assert nothing.detections == 0
+
+
+class Oracle(HostExecutor):
+    """An executor that knows the answers, to check labels, batches and box frames on the way to the metrics."""
+
+    batch: int | None = None
+
+    def __init__(self, answers: list[npt.NDArray[np.float32]], names: tuple[str, ...], label: int) -> None:
+        level = PyramidLevel((12, 12), (32, 32), (32.0,), (1.0,))
+        ids = tuple(range(100, 100 + len(names)))
+        self.contract = DetectorContract("oracle", (384, 384), names, ids, (level,))
+        self.answers, self.label = answers, label
+
+    def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
+        size = len(images)
+        answers, self.answers = self.answers[:size], self.answers[size:]
+        boxes = np.zeros((size, 300, 4), np.float32)
+        counts = np.array([len(answer) for answer in answers], np.int32)
+        for row, answer in zip(boxes, answers, strict=True):
+            row[: len(answer)] = answer
+        return RawDetections(
+            counts, boxes, np.ones((size, 300), np.float32), np.full((size, 300), self.label, np.int32)
+        )
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_classes_are_matched_by_name(dataset: CocoDataset, batch: int) -> None:
+    # The network's input is smaller than the tiles, which are not all of one size.
+    answers = [Letterbox.fit(image.size, (384, 384)).to_input(image.boxes) for image in dataset.images]
+    seen: list[None] = []
+    result = evaluate(
+        Detector(Oracle(answers, ("bush", "tree"), 1)), dataset, batch=batch, on_image=lambda: seen.append(None)
+    )
+    assert result.metrics["AP"] == pytest.approx(1.0)
+    assert result.images == len(seen) == 16
+    ignored = evaluate(Detector(Oracle(answers, ("bush", "tree"), 0)), dataset)
+    assert ignored.metrics["AP"] == 0
+    with pytest.raises(DataError, match="no category is a class of the model: expected some of bush, got tree"):
+        evaluate(Detector(Oracle(answers, ("bush",), 0)), dataset)
+
+
+def test_verb_writes_json(tmp_path: Path, treecrowns: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = lively(RetinaNet(TINY))
+    Checkpoint(contract_of(model), TINY, model.state_dict()).save(tmp_path / "model.pt")
+    images = ["--images", str(treecrowns / "images")]
+    result = tmp_path / "new folder" / "result.json"
+    assert main([str(tmp_path / "model.pt"), str(treecrowns / "val.json"), *images, "--json", str(result)]) == 0
+    values = json.loads(result.read_text())
+    assert set(values["metrics"]) == set(METRICS)
+    assert values["images"] == 16
+    assert values["metrics"]["APl"] is not None
+    assert "AP50" in capsys.readouterr().out
+    assert main([str(tmp_path / "none.pt"), str(treecrowns / "val.json"), *images]) == 1
+    assert "found no file" in capsys.readouterr().err
+
+
+def small_dataset(tmp_path: Path, categories: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> Path:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((100, 100, 3), np.uint8))
+    image = {"id": 1, "file_name": "a.png", "width": 100, "height": 100}
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps({"images": [image], "categories": categories, "annotations": annotations}))
+    return path
+
+
+def annotation(number: int, category_id: int, bbox: list[float]) -> dict[str, Any]:
+    return {"id": number, "image_id": 1, "category_id": category_id, "bbox": bbox}
+
+
+def test_ap_of_each_class_is_that_classes(tmp_path: Path) -> None:
+    categories = [{"id": 90, "name": "cat"}, {"id": 5, "name": "dog"}, {"id": 7, "name": "cow"}]
+    path = small_dataset(
+        tmp_path, categories, [annotation(1, 90, [10, 10, 30, 30]), annotation(2, 5, [50, 50, 30, 30])]
+    )
+    found = [{"image_id": 1, "category_id": 90, "bbox": [10, 10, 30, 30], "score": 0.9}]
+    result = evaluate_results(load_coco(path, tmp_path), found)
+    assert result.per_class["cat"] == pytest.approx(1.0)
+    assert result.per_class["dog"] == 0
+    assert np.isnan(result.per_class["cow"])
+    assert json.loads(result.to_json())["per_class"]["cow"] is None
+
+
+def test_boxes_left_out_do_not_count_as_missed(tmp_path: Path) -> None:
+    boxes = [annotation(1, 1, [10, 10, 30, 30]), annotation(2, 1, [10, 10, 0, 30]), annotation(3, 1, [90, 10, 50, 30])]
+    path = small_dataset(tmp_path, [{"id": 1, "name": "cat"}], boxes)
+    found = [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 30, 30], "score": 0.9}]
+    assert evaluate_results(load_coco(path, tmp_path, skip_invalid=True), found).metrics["AP"] == pytest.approx(1.0)
+
+
+def test_a_batch_below_one_is_refused(dataset: CocoDataset) -> None:
+    with pytest.raises(ValueError, match="batch: expected at least 1, got -1"):
+        evaluate(Detector(Oracle([], ("tree",), 0)), dataset, batch=-1)
+
+
+def test_missing_tools_are_said_before_anything_is_detected(
+    dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    seen: list[None] = []
+    with pytest.raises(MissingDependencyError, match=r"pip install 'retina-edge\[train\]'"):
+        evaluate(Detector(Oracle([], ("tree",), 0)), dataset, on_image=lambda: seen.append(None))
+    assert not seen
+
+
+@pytest.mark.parametrize("most", [5, 300])
+def test_more_or_fewer_boxes_an_image_are_counted_as_pycocotools_counts_them(dataset: CocoDataset, most: int) -> None:
+    """Its summary knows 100 only; its tables know any number."""
+    results = noisy_results(dataset, 0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(dataset.annotations))
+        reference = COCOeval(truth, truth.loadRes([dict(row) for row in results]), "bbox")
+        reference.params.maxDets = [1, 10, most]
+        reference.evaluate()
+        reference.accumulate()
+    precision, recall = reference.eval["precision"], reference.eval["recall"]
+    ours = evaluate_results(dataset, results, max_detections=most)
+    assert ours.metrics["AP"] == pytest.approx(precision[..., 0, -1].mean(), abs=MATCH_IOU)
+    assert ours.metrics["AP50"] == pytest.approx(precision[0, ..., 0, -1].mean(), abs=MATCH_IOU)
+    assert ours.metrics["AR100"] == pytest.approx(recall[..., 0, -1].mean(), abs=MATCH_IOU)
+
+
+def empty(_: dict[str, Any]) -> dict[str, Any]:
+    return {"images": [], "annotations": [], "categories": []}
+
+
+def without_annotations(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "annotations": []}
+
+
+def of_other_classes(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "categories": [{**content["categories"][0], "name": "house"}]}
+
+
+def with_a_missing_image(content: dict[str, Any]) -> dict[str, Any]:
+    images = [{**content["images"][0], "file_name": "gone.jpg"}, *content["images"][1:]]
+    return {**content, "images": images}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (empty, "expected images, found none"),
+        (without_annotations, "expected annotations, found none at all"),
+        (of_other_classes, "no category is a class of the model: expected some of tree, got house"),
+        (with_a_missing_image, "gone.jpg"),
+    ],
+)
+def test_a_data_set_that_cannot_be_measured_on(
+    checkpoint: Path,
+    treecrowns: Path,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, result = tmp_path / "val.json", tmp_path / "result.json"
+    path.write_text(json.dumps(change(json.loads((treecrowns / "val.json").read_text()))))
+    words = [checkpoint, path, "--images", treecrowns / "images", "--json", result]
+    assert main([*map(str, words)]) == 1
+    assert message in capsys.readouterr().err
+    assert not result.exists()
+
+
+def test_images_without_objects_are_measured_with_the_others(
+    checkpoint: Path, tiny_coco: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(tiny_coco.read_text())
+    bare = content["images"][0]["id"]
+    content["annotations"] = [item for item in content["annotations"] if item["image_id"] != bare]
+    path, result = tmp_path / "val.json", tmp_path / "result.json"
+    path.write_text(json.dumps(content))
+    words = [checkpoint, path, "--images", treecrowns / "images", "--json", result, "--score", "0.9"]
+    assert main([*map(str, words)]) == 0
+    values = json.loads(result.read_text())
+    assert values["images"] == 4
+    assert values["confusion"]["classes"][0]["objects"] == len(content["annotations"])
+    assert "boxes that score more than 0.9" in capsys.readouterr().out

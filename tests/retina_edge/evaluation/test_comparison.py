@@ -1,0 +1,156 @@
+"""One model against another: what is matched, what drifts, and what there is to look at."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.detections import Detections
+from retina_edge.evaluate import main
+from retina_edge.evaluation.coco_metrics import METRICS, evaluate_detections
+from retina_edge.evaluation.comparison import MAX_SHOWN_IMAGES, ModelResult, compare
+from retina_edge.evaluation.comparison_report import write_report
+
+
+@pytest.fixture
+def dataset(treecrowns: Path) -> CocoDataset:
+    return load_coco(treecrowns / "val.json", treecrowns / "images")
+
+
+def truth(dataset: CocoDataset, names: tuple[str, ...] = ("tree",)) -> list[Detections]:
+    """The objects themselves, with scores of 0.5 to 0.9."""
+    return [
+        Detections(
+            image.boxes.copy(),
+            np.linspace(0.9, 0.5, len(image.boxes), dtype=np.float32),
+            np.full(len(image.boxes), names.index("tree"), np.int32),
+            names,
+            tuple(range(len(names))),
+        )
+        for image in dataset.images
+    ]
+
+
+def side(name: str, found: list[Detections], dataset: CocoDataset) -> ModelResult:
+    return ModelResult(name, evaluate_detections(found, dataset), found)
+
+
+def test_the_same_differs_in_nothing(dataset: CocoDataset, tmp_path: Path) -> None:
+    found = truth(dataset)
+    comparison = compare(side("a.pt", found, dataset), side("b.onnx", found, dataset), dataset, 0.3)
+    values = comparison.to_dict()
+    assert (values["matched"], values["lost"], values["new"]) == (296, 0, 0)
+    assert (values["AP difference"], values["greatest score drift"]) == (0, 0)
+    assert values["mean IoU"] == pytest.approx(1, abs=1e-6)
+    assert values["most changed"] == []
+    page = write_report(comparison, tmp_path / "report").read_text()
+    assert "b.onnx against a.pt" in page
+    assert "AP +0.00 points" in page
+
+
+def test_what_is_lost_new_and_drifted_is_counted(dataset: CocoDataset) -> None:
+    """In other class order: names decide."""
+    first, second = truth(dataset), truth(dataset, ("bush", "tree"))
+    changed = second[3]
+    boxes, scores = changed.boxes[1:].copy(), changed.scores[1:].copy()  # one lost
+    scores -= 0.1
+    extra = np.array([[0, 0, 9, 9]], np.float32)
+    second[3] = Detections(
+        np.concatenate([extra, boxes]),
+        np.concatenate([np.array([0.95], np.float32), scores]),
+        np.concatenate([np.array([0], np.int32), changed.labels[1:]]),
+        changed.class_names,
+        changed.category_ids,
+    )
+    comparison = compare(side("a.pt", first, dataset), side("b.onnx", second, dataset), dataset, 0.3)
+    values = comparison.to_dict()
+    assert (values["matched"], values["lost"], values["new"]) == (295, 1, 1)
+    worst = comparison.changes[0]
+    assert worst.image is dataset.images[3]
+    assert worst.lost.scores.tolist() == pytest.approx([0.9])
+    assert worst.new.names == ["bush"]
+    np.testing.assert_allclose(worst.drift, -0.1, atol=1e-6)
+    assert worst.size == pytest.approx(0.9 + 0.95 + 0.1 * len(boxes), abs=1e-3)
+    assert values["greatest score drift"] == pytest.approx(0.1, abs=1e-6)
+    assert [change.size > 1e-3 for change in comparison.changes] == [True, *[False] * 15]
+
+
+def test_another_class_is_another_object(dataset: CocoDataset) -> None:
+    first = truth(dataset, ("tree", "bush"))
+    second = [
+        Detections(item.boxes, item.scores, 1 - item.labels, item.class_names, item.category_ids) for item in first
+    ]
+    comparison = compare(side("a", first, dataset), side("b", second, dataset), dataset, 0.3)
+    values = comparison.to_dict()
+    assert (values["matched"], values["lost"], values["new"]) == (0, 296, 296)
+    assert values["mean score drift"] is None
+    assert "0 found by both" in comparison.summary()
+
+
+def test_nothing_found_at_all(dataset: CocoDataset, tmp_path: Path) -> None:
+    nothing = [Detections.empty(("tree",), (1,)) for _ in dataset.images]
+    comparison = compare(side("a", nothing, dataset), side("b", nothing, dataset), dataset, 0.3)
+    assert comparison.to_dict()["matched"] == 0
+    assert "Nothing changed." in write_report(comparison, tmp_path).read_text()
+    assert cv2.imread(str(tmp_path / "changes.png")) is not None
+
+
+def test_the_verb_writes_a_page_that_needs_nothing_else(
+    checkpoint: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from retina_edge.export import main as export
+
+    other = tmp_path / "<b>half.onnx"  # a name that is no HTML
+    assert export([str(checkpoint), "-o", str(other), "--precision", "fp16"]) == 0
+    result, report = tmp_path / "result.json", tmp_path / "report"
+    words = [other, treecrowns / "val.json", "--images", treecrowns / "images", "--score", "0.1", "--json", result]
+    assert main([*map(str, words), "--against", str(checkpoint), "--report", str(report)]) == 0
+    said = capsys.readouterr().out
+    assert "found by both" in said
+    assert str(report / "index.html") in said.replace("\n", "")
+    values = json.loads(result.read_text())
+    assert values["against"]["matched"] > 100
+    assert values["against"]["mean IoU"] > 0.95
+    assert values["confusion"]["classes"][0]["objects"] == 296
+    assert set(values["metrics"]) == set(METRICS)
+    page = (report / "index.html").read_text()
+    assert "&lt;b&gt;half.onnx against tiny.pt" in page
+    assert "<b>half" not in page
+    assert not re.findall(r'(?:src|href)="(?!data:image/jpeg;base64,)', page)
+    pictures = re.findall(r'base64,([^"]+)"', page)
+    assert 0 < len(pictures) <= MAX_SHOWN_IMAGES
+    image = cv2.imdecode(np.frombuffer(base64.b64decode(pictures[0]), np.uint8), cv2.IMREAD_COLOR)
+    sheet = cv2.imread(str(report / "changes.png"))
+    assert image is not None
+    assert sheet is not None
+    assert sheet.shape[1] == image.shape[1]
+    assert sheet.shape[0] >= image.shape[0] * len(pictures)
+
+
+def test_a_model_that_is_not_there_leaves_no_report(
+    checkpoint: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [checkpoint, treecrowns / "val.json", "--images", treecrowns / "images", "--against", tmp_path / "no.onnx"]
+    assert main([*map(str, words), "--report", str(tmp_path / "report")]) == 1
+    assert "no.onnx: expected an ONNX file, found none" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("score", ["1", "-0.1", "nan", "sure"])
+def test_a_score_that_is_none(checkpoint: Path, score: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(checkpoint), "val.json", "--images", ".", f"--score={score}"])
+    assert "expected a score from 0 to below 1" in capsys.readouterr().err
+
+
+def test_a_report_of_nothing(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(checkpoint), "val.json", "--images", ".", "--report", "there"])
+    assert "--report belongs to --against OTHER_MODEL" in capsys.readouterr().err

@@ -1,0 +1,133 @@
+"""Drawing: boxes and labels appear, stay inside the picture, and the frame stays clean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from retina_edge import Detections
+from retina_edge.imaging.drawing import PALETTE, color_of
+from retina_edge.pipeline.annotation import annotate
+from retina_edge.tracking.counting import Tally
+from retina_edge.tracking.zones import line, zone
+
+GATE = Tally(zone("gate=100,100px 300,100px 300,300px 100,300px"), {"inside": {"a": 2}, "entered": {"a": 3, "b": 1}})
+DOOR = Tally(line("door=0.25,0.5 0.75,0.5"), {"in": {}, "out": {"b": 7}})
+
+
+def found(boxes: list[list[float]], labels: list[int] | None = None, names: tuple[str, ...] = ("a", "b")) -> Detections:
+    count = len(boxes)
+    return Detections(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.linspace(0.9, 0.5, count).astype(np.float32),
+        np.array(labels or [0] * count, np.int32),
+        names,
+        tuple(range(len(names))),
+    )
+
+
+def test_nothing_found_changes_nothing() -> None:
+    image = np.full((60, 80, 3), 128, np.uint8)
+    picture = annotate(image, found([]))
+    assert (picture == image).all()
+    assert picture is not image
+
+
+@pytest.mark.parametrize("ground", [0, 128, 255])
+def test_the_box_is_drawn_in_its_colour_with_a_dark_rim(ground: int) -> None:
+    image = np.full((400, 600, 3), ground, np.uint8)
+    picture = annotate(image, found([[100, 100, 300, 300]], [1]))
+    assert tuple(picture[200, 100]) == color_of(1)
+    assert (picture[200, 90:110].max(axis=1) == 0).any()  # the rim
+    assert (picture[200, 200] == ground).all()  # inside stays visible
+    assert (image == ground).all()
+
+
+def test_labels_stay_inside_the_picture() -> None:
+    image = np.zeros((120, 160, 3), np.uint8)
+    corners = [[0, 0, 20, 20], [150, 0, 160, 9], [0, 110, 10, 120], [150, 110, 160, 120], [-5, -5, 400, 400]]
+    picture = annotate(image, found([[float(side) for side in box] for box in corners]))
+    assert picture.shape == image.shape
+    # The label of the first box has no room above, so it is drawn over the corner.
+    assert (picture[2:8, 2:20] == color_of(0)).all(axis=2).any()
+
+
+def test_a_label_has_the_class_and_the_score_or_the_score_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    for module in ("imaging.drawing", "pipeline.annotation"):
+        monkeypatch.setattr(f"retina_edge.{module}.draw_label", lambda _image, text, *_: texts.append(text))
+    image = np.zeros((400, 600, 3), np.uint8)
+    annotate(image, found([[100, 100, 400, 300], [10, 10, 20, 20]], [1, 0], names=("tree", "person")))
+    assert texts == ["0.50", "person 0.90"]  # the best last, on top
+
+
+def test_a_track_stands_before_the_class_or_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    for module in ("imaging.drawing", "pipeline.annotation"):
+        monkeypatch.setattr(f"retina_edge.{module}.draw_label", lambda _image, text, *_: texts.append(text))
+    boxes: list[list[float]] = [[100, 100, 400, 300], [10, 10, 20, 20], [50, 50, 60, 60]]
+    annotate(np.zeros((400, 600, 3), np.uint8), found(boxes), tracks=np.array([12, 3, -1], np.int64))
+    assert texts == ["0.50", "#3", "#12 a 0.90"]
+
+
+def test_without_tracks_and_tallies_the_picture_is_the_same() -> None:
+    image = np.full((400, 600, 3), 90, np.uint8)
+    boxes = found([[100, 100, 300, 300], [10, 10, 20, 20]], [1, 0])
+    plain = annotate(image, boxes)
+    assert (annotate(image, boxes, tracks=np.full(2, -1, np.int64), tallies=()) == plain).all()
+
+
+@pytest.mark.parametrize("ground", [0, 128, 255])
+def test_zones_and_lines_have_a_white_line_with_a_dark_rim(ground: int) -> None:
+    image = np.full((400, 600, 3), ground, np.uint8)
+    zone_only, line_only = (annotate(image, found([]), tallies=[tally]) for tally in (GATE, DOOR))
+    for column in (zone_only[190:210, 95:105].mean(axis=(0, 2)), line_only[195:205, 200:220].mean(axis=(1, 2))):
+        assert column.max() == 255
+        assert column.min() < 60
+    inside, outside = int(zone_only[250, 200, 0]), int(zone_only[250, 400, 0])
+    assert outside == ground
+    assert inside > ground or ground == 255
+    # The arrow points to "in", which is down.
+    assert (line_only[210:230, 290:310] != ground).any()
+    assert (line_only[170:190, 290:310] == ground).all()
+    assert (image == ground).all()
+
+
+def test_zones_say_their_name_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    for module in ("imaging.drawing", "pipeline.annotation"):
+        monkeypatch.setattr(f"retina_edge.{module}.draw_label", lambda _image, text, *_: texts.append(text))
+    annotate(np.zeros((400, 600, 3), np.uint8), found([[100, 100, 400, 300]]), tallies=[GATE, DOOR])
+    assert texts == ["a 0.90", "gate: 2 inside, 4 entered", "door: 0 in, 7 out"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2000), (50, 40), (99, 99), (200, 200)])
+def test_regions_beyond_the_picture_are_cut_off(size: tuple[int, int]) -> None:
+    assert annotate(np.zeros((*size, 3), np.uint8), found([]), tallies=[GATE, DOOR]).shape == (*size, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2000), (2000, 3), (16, 16)])
+def test_tiny_and_thin_pictures(size: tuple[int, int]) -> None:
+    picture = annotate(np.zeros((*size, 3), np.uint8), found([[0, 0, size[1], size[0]]]))
+    assert picture.shape == (*size, 3)
+
+
+def test_lines_grow_with_the_picture() -> None:
+    thickness = []
+    for side in (400, 2800):
+        picture = annotate(np.zeros((side, side, 3), np.uint8), found([[side / 4, side / 4, side / 2, side / 2]]))
+        row = (picture[3 * side // 8, : 3 * side // 8] == color_of(0)).all(axis=1)
+        thickness.append(int(row.sum()))
+    assert thickness[1] > thickness[0]
+
+
+def test_colours_are_stable_and_differ_between_neighbouring_classes() -> None:
+    assert color_of(0) == PALETTE[0]
+    assert len(set(PALETTE)) == len(PALETTE)
+    assert color_of(len(PALETTE) + 2) == color_of(2)
+
+
+def test_read_only_views_and_slices_are_taken() -> None:
+    image = np.zeros((200, 200, 3), np.uint8)[::2, ::2]
+    image.flags.writeable = False
+    assert annotate(image, found([[10, 30, 60, 80]])).any()

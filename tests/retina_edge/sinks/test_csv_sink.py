@@ -1,0 +1,107 @@
+"""The CSV sink: what any reader of RFC 4180 gets back, times, tracks, and names that look like formulas."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import errno
+import os
+import re
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retina_edge.detections import Detections
+from retina_edge.pipeline.result import Result
+from retina_edge.sinks.csv_sink import CsvSink
+from retina_edge.tracking.tracker import UNTRACKED
+from tests.retina_edge.sinks.test_sinks import result, write_all
+
+HEADER = "stream,source,frame,timestamp,captured,track,name,score,x1,y1,x2,y2".split(",")
+CAPTURED, NAME = HEADER.index("captured"), HEADER.index("name")
+
+
+def read(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file, strict=True))
+
+
+def named(name: str) -> Result:
+    detections = Detections(
+        np.array([[1, 2, 3, 4]], np.float32), np.array([0.5], np.float32), np.zeros(1, np.int32), (name,), (1,)
+    )
+    return dataclasses.replace(result(), detections=detections)
+
+
+def test_one_row_a_detection_and_none_for_an_empty_frame(tmp_path: Path) -> None:
+    sink = CsvSink(tmp_path / "new" / "out.csv")
+    assert sink.written == ()
+    write_all(sink, [result(0, name="v.mp4"), result(1, count=0), result(2, name="v.mp4", count=3)])
+    rows = [[*row[:CAPTURED], *row[CAPTURED + 1 :]] for row in read(sink.path)]
+    head = [name for name in HEADER if name != "captured"]
+    box = ["naïve", "0.75", "1.0", "2.0", "30.12", "40.0"]
+    assert rows == [head, ["a", "v.mp4", "0", "0.0", "", *box], *[["a", "v.mp4", "2", "0.08", "", *box]] * 3]
+    data = sink.path.read_bytes()
+    assert data.endswith(b"\r\n")
+    assert data.count(b"\n") == data.count(b"\r\n") == 5
+    assert list(sink.written) == [tmp_path / "new" / "out.csv"]
+
+
+def test_no_frames_leave_the_header_alone(tmp_path: Path) -> None:
+    write_all(CsvSink(tmp_path / "out.csv"), [])
+    assert read(tmp_path / "out.csv") == [HEADER]
+    write_all(CsvSink(tmp_path / "out.csv"), [result(count=0)])
+    assert read(tmp_path / "out.csv") == [HEADER]
+
+
+def test_times_and_tracks(tmp_path: Path) -> None:
+    sink = CsvSink(tmp_path / "out.csv")
+    before = datetime.now(timezone.utc)
+    followed = dataclasses.replace(result(count=2), tracks=np.array([7, UNTRACKED]))
+    picture = dataclasses.replace(result(), frame=dataclasses.replace(result().frame, timestamp=None))
+    write_all(sink, [followed, picture])
+    rows = read(sink.path)[1:]
+    assert [row[HEADER.index("track")] for row in rows] == ["7", "", ""]
+    assert [row[HEADER.index("timestamp")] for row in rows] == ["0.0", "0.0", ""]
+    for row in rows:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", row[CAPTURED])
+        moment = datetime.fromisoformat(row[CAPTURED].replace("Z", "+00:00"))
+        assert abs(moment - before) < timedelta(seconds=5)
+
+
+@pytest.mark.parametrize(
+    "name", ["=1+1", '=HYPERLINK("http://x","y")', "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1"]
+)
+def test_names_are_no_formulas(tmp_path: Path, name: str) -> None:
+    write_all(CsvSink(tmp_path / "out.csv"), [named(name)])
+    assert read(tmp_path / "out.csv")[1][NAME] == f"'{name}"
+
+
+@pytest.mark.parametrize("name", ['a "b", c', "two\nlines", "two\r\nlines", "naïve 木", "", "a=b", "'quoted'"])
+def test_other_names_come_back_as_they_are(tmp_path: Path, name: str) -> None:
+    write_all(CsvSink(tmp_path / "out.csv"), [named(name), named("next")])
+    rows = read(tmp_path / "out.csv")
+    assert [row[NAME] for row in rows[1:]] == [name, "next"]
+    assert {len(row) for row in rows} == {len(HEADER)}
+
+
+def test_a_source_is_no_formula_and_need_not_be_utf_8(tmp_path: Path) -> None:
+    write_all(CsvSink(tmp_path / "out.csv"), [result(name="=cmd|x"), result(name=os.fsdecode(b"v\xff.png"))])
+    assert [row[1] for row in read(tmp_path / "out.csv")[1:]] == ["'=cmd|x", "v\\udcff.png"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("count", [1, 500])  # noticed at the end, and while writing
+def test_a_full_disk_names_the_file(count: int) -> None:
+    sink = CsvSink(Path("/dev/full"))
+    with pytest.raises(OSError, match="'/dev/full'") as caught:
+        write_all(sink, [result()] * count)
+    assert caught.value.errno == errno.ENOSPC
+    assert sink.written == ()
+
+
+def test_outside_the_block(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="with block"):
+        CsvSink(tmp_path / "out.csv").write(result())

@@ -1,0 +1,359 @@
+"""Outputs: their names, what becomes of each, errors that are raised or told, the end of a stream and of all."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+from engines.core.errors import RetinaEdgeError
+from retina_edge.delivery import event_dispatcher as sender
+from retina_edge.pipeline.result import Result
+from retina_edge.sinks import retrying_sink as retrying
+from retina_edge.sinks.outputs import QUEUE_CAPACITY, Outputs, OutputStatus, open_outputs
+from retina_edge.system.folders import event_spool
+from tests.events import entered
+from tests.retina_edge.sinks.test_background_sink import Recorder
+from tests.retina_edge.sinks.test_sinks import result
+from tests.waiting import wait_for
+from tests.webhook_server import Handler, Server, serving, status
+
+
+class Shown(Recorder):
+    """Tells when the first write has begun, and what it has written."""
+
+    def __init__(self, *, fails_at: int | None = None) -> None:
+        super().__init__(fails_at=fails_at)
+        self.reached = threading.Event()
+
+    @property
+    def closed(self) -> int:
+        return len(self.closed_with)
+
+    def write(self, result: Result) -> None:
+        self.reached.set()
+        super().write(result)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self.written = () if error else (Path("shown.mp4"), Path("folder"))
+
+
+def live(index: int, *, stream: str = "a", events: int = 0) -> Result:
+    return replace(
+        result(index, live=True), stream=stream, events=tuple(entered(10 * index + i) for i in range(events))
+    )
+
+
+def of(outputs: Outputs, name: str) -> OutputStatus:
+    (found,) = [status for status in outputs.status() if status.name == name]
+    return found
+
+
+def running() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("sink ", "events", "delivery"))]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as state:
+        yield state
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address where nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_no_outputs_take_everything() -> None:
+    with open_outputs(strict=True) as outputs:
+        outputs.write(live(0, events=2))
+        outputs.end("a")
+        assert (outputs.status(), outputs.failed, outputs.written, outputs.seconds) == ([], [], [], 0)
+
+
+def test_each_file_gets_every_result_and_is_whole_after_the_end(tmp_path: Path, server: Server) -> None:
+    lines, table, shown = tmp_path / "new" / "o.jsonl", tmp_path / "o.csv", Shown()
+    address = f"http://127.0.0.1:{server.port}/secret"
+    with open_outputs(
+        jsonl=lines,
+        csv=table,
+        save=tmp_path / "shown",
+        open_sink=lambda _stream: shown,
+        receivers=[address],
+        spool=tmp_path / "spool",
+        strict=True,
+    ) as outputs:
+        for index in range(3):
+            outputs.write(live(index, events=index))
+        name = f"http://127.0.0.1:{server.port}/***"
+        wait_for(lambda: [status.done for status in outputs.status()] == [3, 3, 3, 3])
+        assert outputs.status() == [
+            OutputStatus(str(lines), "file", "ok", 0, 3, 0, 0, ""),
+            OutputStatus(str(table), "file", "ok", 0, 3, 0, 0, ""),
+            OutputStatus(str(tmp_path / "shown"), "file", "ok", 0, 3, 0, 0, ""),
+            OutputStatus(name, "events", "ok", 0, 3, 0, 0, ""),
+        ]
+        assert outputs.written == []
+    assert outputs.written == [lines, table, Path("shown.mp4"), Path("folder")]
+    assert [json.loads(line)["frame"] for line in lines.read_text().splitlines()] == shown.indices == [0, 1, 2]
+    assert [json.loads(body)["track"] for _, _, body in server.requests] == [10, 20, 21]
+    assert [status.state for status in outputs.status()] == ["ok"] * 4
+    assert outputs.failed == []
+    assert running() == []
+    assert outputs.seconds > 0
+    assert "secret" not in "".join(path.name for path in (tmp_path / "spool").iterdir())
+
+
+def test_the_end_of_a_stream_closes_what_saves_that_stream_alone(tmp_path: Path) -> None:
+    shown: dict[str, Shown] = {}
+    with open_outputs(
+        save=tmp_path, open_sink=lambda stream: shown.setdefault(stream, Shown()), strict=True
+    ) as outputs:
+        for stream in ("a", "b"):
+            outputs.write(live(0, stream=stream))
+        outputs.end("a")
+        outputs.end("unknown")
+        outputs.write(live(1, stream="b"))
+        wait_for(lambda: of(outputs, str(tmp_path)).done == 3)
+        assert [shown[stream].closed for stream in ("a", "b")] == [1, 0]
+    assert [shown[stream].closed for stream in ("a", "b")] == [1, 1]
+    assert shown["b"].indices == [0, 1]
+    assert outputs.written == [Path("shown.mp4"), Path("folder")]  # of two streams, each once
+
+
+def test_names_are_unique_and_can_be_written_as_text(tmp_path: Path) -> None:
+    """Two webhooks of a host are called alike, and a topic may have the very name that the second would be given."""
+    receivers = [
+        "http://127.0.0.1:9/secret",
+        "http://127.0.0.1:9/other",
+        "mqtt://127.0.0.1:9/a",
+        "mqtt://127.0.0.1:9/%61",
+        "mqtt://127.0.0.1:9/a%20(2)",
+    ]
+    lines = tmp_path / os.fsdecode(b"\xff.jsonl")
+    with open_outputs(jsonl=lines, csv=tmp_path / "o", receivers=receivers, spool=tmp_path, strict=True) as outputs:
+        assert [status.name for status in outputs.status()] == [
+            f"{tmp_path}/\\udcff.jsonl",
+            f"{tmp_path}/o",
+            "http://127.0.0.1:9/***",
+            "http://127.0.0.1:9/*** (2)",
+            "mqtt://127.0.0.1:9/a",
+            "mqtt://127.0.0.1:9/a (2)",
+            "mqtt://127.0.0.1:9/a (2) (2)",
+        ]
+
+
+@pytest.mark.parametrize("second", ["http://u:one@127.0.0.1:9/", "http://u:two@127.0.0.1:9/"])
+def test_an_address_twice_is_an_error(second: str, tmp_path: Path) -> None:
+    """Also with another password: the file of what waits is the same."""
+    receivers = ["http://u:one@127.0.0.1:9/", second]
+    with (
+        pytest.raises(RetinaEdgeError, match="expected each address once"),
+        open_outputs(receivers=receivers, spool=tmp_path, strict=True),
+    ):
+        pytest.fail("opened")
+    assert list(tmp_path.iterdir()) == []
+    assert running() == []
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_cannot_be_opened_is_raised_and_leaves_nothing_open(strict: bool, tmp_path: Path, nobody: str) -> None:
+    with (
+        pytest.raises(IsADirectoryError),
+        open_outputs(jsonl=tmp_path / "o", csv=tmp_path, receivers=[nobody], spool=tmp_path / "s", strict=strict),
+    ):
+        pytest.fail("opened")
+    assert running() == []
+
+
+def test_a_slow_file_waits_and_then_says_what_it_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shown = Shown()
+    shown.gate.clear()
+    with open_outputs(save=tmp_path, open_sink=lambda _stream: shown, strict=False) as outputs:
+        outputs.write(live(0))
+        assert shown.reached.wait(20)  # it has left the queue
+        for index in range(1, QUEUE_CAPACITY):
+            outputs.write(live(index))
+        assert of(outputs, str(tmp_path)) == OutputStatus(str(tmp_path), "file", "ok", QUEUE_CAPACITY - 1, 0, 0, 0, "")
+        for index in range(QUEUE_CAPACITY, QUEUE_CAPACITY + 3):
+            outputs.write(live(index))
+        assert of(outputs, str(tmp_path)) == OutputStatus(str(tmp_path), "file", "waiting", QUEUE_CAPACITY, 0, 2, 0, "")
+        shown.gate.set()
+        wait_for(lambda: of(outputs, str(tmp_path)).done == QUEUE_CAPACITY + 1)
+        assert of(outputs, str(tmp_path)) == OutputStatus(
+            str(tmp_path), "file", "lost", 0, QUEUE_CAPACITY + 1, 2, 0, ""
+        )
+    assert shown.indices == [0, *range(3, QUEUE_CAPACITY + 3)]
+    assert outputs.failed == []  # of a live stream a slow file may drop
+    assert caplog.messages == []
+
+
+def test_a_file_that_fails_is_told_and_holds_up_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines, shown = tmp_path / "o.jsonl", Shown(fails_at=1)
+    with open_outputs(jsonl=lines, save=tmp_path, open_sink=lambda _stream: shown, strict=False) as outputs:
+        outputs.write(live(0))
+        outputs.write(live(1))
+        wait_for(lambda: of(outputs, str(tmp_path)).state == "failed")
+        assert caplog.messages == ["the disk is full; nothing more is written there"]
+        for index in (2, 3):
+            outputs.write(live(index))
+        wait_for(lambda: of(outputs, str(lines)).done == 4)
+        failed = OutputStatus(str(tmp_path), "file", "failed", 0, 1, 0, 3, "the disk is full")
+        assert outputs.failed == [failed]
+    assert outputs.failed == [failed]
+    assert outputs.written == [lines]
+    assert len(lines.read_text().splitlines()) == 4
+    assert caplog.messages[1:] == [f"outputs failed: {tmp_path}: 3 results lost (the disk is full)"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, which Linux has")
+def test_older_files_are_continued_and_what_was_lost_meanwhile_is_said_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link to a full device becomes one to a file: a disk that gets room."""
+    monkeypatch.setattr(retrying, "PAUSE", 0.2)
+    lines, older = tmp_path / "o.jsonl", tmp_path / "older.jsonl"
+    with open_outputs(jsonl=older, strict=False) as outputs:
+        outputs.write(live(0))
+    lines.symlink_to("/dev/full")
+    with open_outputs(jsonl=lines, strict=False) as outputs:
+        outputs.write(live(1))
+        wait_for(lambda: of(outputs, str(lines)).state == "failed")
+        lines.unlink()
+        lines.symlink_to(older)
+        time.sleep(0.3)
+        outputs.write(live(2))
+        error = f"[Errno 28] No space left on device: '{lines}'"
+        lost = OutputStatus(str(lines), "file", "lost", 0, 1, 0, 1, error)
+        wait_for(lambda: of(outputs, str(lines)) == lost)
+    assert outputs.failed == [lost]
+    assert caplog.messages[-1] == f"outputs failed: {lines}: 1 result lost ({error})"
+    assert [json.loads(line)["frame"] for line in older.read_text().splitlines()] == [0, 2]
+
+
+def test_strict_replaces_older_files(tmp_path: Path) -> None:
+    for index in range(2):
+        with open_outputs(jsonl=tmp_path / "o", csv=tmp_path / "c", strict=True) as outputs:
+            outputs.write(live(index))
+    assert [json.loads(line)["frame"] for line in (tmp_path / "o").read_text().splitlines()] == [1]
+    assert len((tmp_path / "c").read_text().splitlines()) == 2
+
+
+def test_strict_raises_at_the_next_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def write(outputs: Outputs) -> None:
+        outputs.write(live(0))
+        wait_for(lambda: of(outputs, str(tmp_path)).state == "failed")
+        outputs.write(live(1))
+        pytest.fail("it went on")
+
+    run_strictly(tmp_path, write)
+    assert caplog.messages == []
+
+
+def test_strict_raises_at_the_end_what_no_result_could(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run_strictly(tmp_path, lambda outputs: outputs.write(live(0)))
+    assert caplog.messages == []
+
+
+def run_strictly(folder: Path, block: Callable[[Outputs], None]) -> None:
+    """Runs a block whose first result cannot be saved; the other file is closed all the same."""
+    lines, shown = folder / "o.jsonl", Shown(fails_at=0)
+    with (
+        pytest.raises(OSError, match="the disk is full"),
+        open_outputs(jsonl=lines, save=folder, open_sink=lambda _stream: shown, strict=True) as outputs,
+    ):
+        block(outputs)
+    assert [status.name for status in outputs.failed] == [str(folder)]
+    assert shown.closed == 1
+    assert json.loads(lines.read_text().splitlines()[0])["frame"] == 0
+    assert running() == []
+
+
+def test_events_wait_for_a_receiver_that_is_away(nobody: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with open_outputs(receivers=[nobody], spool=tmp_path, strict=True) as outputs:
+        assert of(outputs, nobody).state == "ok"  # nothing waits
+        outputs.write(live(0, events=2))
+        error = "the server cannot be reached: Connection refused"
+        waiting = OutputStatus(nobody, "events", "waiting", 2, 0, 0, 0, error)
+        wait_for(lambda: of(outputs, nobody) == waiting)
+    assert of(outputs, nobody) == waiting
+    assert outputs.failed == []  # they are sent at the next start
+    assert not [message for message in caplog.messages if "outputs failed" in message]
+
+
+def test_events_that_a_receiver_refuses_are_lost(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.answers += [status(200), status(400)]
+    name = f"http://127.0.0.1:{server.port}"
+    with open_outputs(receivers=[name], spool=tmp_path, strict=True) as outputs:
+        outputs.write(live(0, events=3))
+        lost = OutputStatus(name, "events", "lost", 0, 2, 0, 1, "the server refuses the message (400)")
+        wait_for(lambda: of(outputs, name) == lost)
+        assert outputs.failed == [lost]
+    assert f"outputs failed: {name}: 1 event lost (the server refuses the message (400))" in caplog.messages
+
+
+def test_who_refuses_an_event_is_there(server: Server, tmp_path: Path) -> None:
+    """Events that wait behind one that was refused wait for no receiver that is away."""
+    answered = threading.Event()
+
+    def later(handler: Handler) -> None:
+        assert answered.wait(20)
+        status(200)(handler)
+
+    server.answers += [status(400), later]
+    name = f"http://127.0.0.1:{server.port}"
+    with open_outputs(receivers=[name], spool=tmp_path, strict=True) as outputs:
+        outputs.write(live(0, events=2))
+        wait_for(lambda: len(server.requests) == 2)
+        refused = OutputStatus(name, "events", "lost", 1, 0, 0, 1, "the server refuses the message (400)")
+        assert of(outputs, name) == refused
+        answered.set()
+        wait_for(lambda: of(outputs, name) == replace(refused, waiting=0, done=1))
+
+
+def test_events_that_found_no_room_are_lost_to_every_receiver(
+    server: Server, nobody: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "EVENTS_WAITING", 0)
+    name = f"http://127.0.0.1:{server.port}"
+    with open_outputs(receivers=[name, nobody], spool=tmp_path, strict=False) as outputs:
+        outputs.write(live(0, events=2))
+        lost = [OutputStatus(receiver, "events", "lost", 0, 0, 2, 0, "") for receiver in (name, nobody)]
+        assert outputs.status() == outputs.failed == lost
+    assert server.requests == []
+
+
+def test_what_an_output_says_of_itself() -> None:
+    ok = OutputStatus("o", "file", "ok", 0, 1, 0, 0, "")
+    assert [str(replace(ok, lost=2)), str(replace(ok, kind="events", dropped=1, lost=2, error="e"))] == [
+        "o: 2 results lost",
+        "o: 3 events lost (e)",
+    ]
+    # An index that could not be written: every result was taken.
+    assert str(replace(ok, state="failed", error="e")) == "o: incomplete (e)"
+
+
+def test_the_place_of_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("STATE_DIRECTORY", "XDG_STATE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert event_spool() == Path("/home/me/.local/state/retina_edge/events")
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    assert event_spool() == Path("/state/retina_edge/events")
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/service")
+    assert event_spool() == Path("/var/lib/service/retina_edge/events")

@@ -1,0 +1,57 @@
+"""Names of streams: those given, those made up, and what is no name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engines.core.errors import SourceError
+from retina_edge.sources.stream_names import named_sources
+from tests.media import write_picture, write_video
+
+
+def test_names_that_are_given() -> None:
+    sources = named_sources(["front=rtsp://me:geheim@camera/x?y=1", "yard=0"])
+    assert {name: make().name for name, make in sources.items()} == {
+        "front": "rtsp://***@camera/x?***",
+        "yard": "camera 0",
+    }
+
+
+def test_names_that_are_made_up(tmp_path: Path) -> None:
+    for name in ("a b.mp4", "a=b.mp4", "Übung.mp4"):
+        write_video(tmp_path / name, count=1)
+    words = ["0", "1", "rtsp://x/a?b=c", "rtsp://x/b", *(str(tmp_path / name) for name in ("a b.mp4", "a=b.mp4"))]
+    assert list(named_sources([*words, str(tmp_path / "Übung.mp4")])) == [
+        *("camera0", "camera1", "stream", "stream-2", "a-b", "a-b-2", "bung"),
+    ]
+
+
+def test_each_time_a_source_of_its_own(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", count=3)
+    (make,) = named_sources([str(video)]).values()
+    for _ in range(2):
+        with make() as source:
+            assert len(list(source)) == 3
+
+
+def test_a_glob_is_a_stream_a_file(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, count=2)
+    sources = named_sources([str(tmp_path / "*.mp4")])
+    assert {name: Path(make().name).name for name, make in sources.items()} == {"a": "a.mp4", "b": "b.mp4"}
+
+
+def test_a_folder_of_pictures(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png")
+    write_picture(tmp_path / "b.png")
+    (make,) = named_sources([f"all={tmp_path}"]).values()
+    with make() as source:
+        assert len(list(source)) == 2
+
+
+@pytest.mark.parametrize("words", [["a=0", "a=1"], ["nowhere.mp4"], ["a=nowhere.mp4"], ["a/b=0"]])
+def test_what_is_none(words: list[str]) -> None:
+    with pytest.raises(SourceError):
+        named_sources(words)

@@ -1,0 +1,217 @@
+"""Quantisation-aware training rounds where the exported INT8 does, by the same scales, and changes no other thing."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.numpy_helper
+import pytest
+import torch
+
+from engines.core.letterbox import letterbox_batch
+from export.network import Network, export_network
+from export.precision.quantization import quantize, sensitive_convolutions
+from export.precision.ranges import ranges_on
+from export.preprocess import Preprocess
+from export.verify import onnx_heads
+from retina_edge.model.checkpoint import load_checkpoint
+from retina_edge.model.config import octave_sizes
+from retina_edge.model.retinanet import RetinaNet
+from retina_edge.train import main
+from retina_edge.training.fake_quantization import (
+    LIMIT,
+    FakeQuantize,
+    FixedBatchNorm2d,
+    QuantizedConv2d,
+    add_fake_quantization,
+)
+from tests.interruption import interrupt_at
+from tests.models import TINY, contract_of, lively
+
+pytestmark = pytest.mark.long
+
+RESNET18 = dataclasses.replace(
+    TINY, num_classes=3, backbone_levels=(3, 4, 5), anchor_sizes=octave_sizes((16, 32, 64, 128, 256))
+)
+CONFIGS = {
+    "resnet18": RESNET18,
+    "resnet50, no norm in the heads": dataclasses.replace(RESNET18, backbone="resnet50", head_norm="none"),
+    "mobilenet": dataclasses.replace(RESNET18, backbone="mobilenet_v3_large"),
+}
+# float16 holds scales to 11 bits, rounded up.
+HALF = 1e-3
+# Of MobileNetV3-large, blocks whose input is added to their output.
+SKIPPED_BRANCHES = 10
+Frames = npt.NDArray[np.uint8]
+
+
+def scales_of(model: onnx.ModelProto, kind: str) -> set[float]:
+    """Of activations (``QuantizeLinear``) or weights (the greatest of each ``DequantizeLinear`` that has several)."""
+    values = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    scales = [values[node.input[1]] for node in model.graph.node if node.op_type == kind]
+    return {float(scale.max()) for scale in scales if (scale.ndim == 0) == (kind == "QuantizeLinear")}
+
+
+def heads_of(model: RetinaNet, x: torch.Tensor) -> npt.NDArray[np.float32]:
+    with torch.no_grad():
+        return np.concatenate([level.numpy().reshape(-1) for head in model(x) for level in head])
+
+
+def noise(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+    return float(np.sqrt(np.mean((one - other) ** 2)))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_rounds_where_the_export_does(name: str, frames: list[Frames]) -> None:
+    torch.manual_seed(0)
+    model = lively(RetinaNet(CONFIGS[name]))
+    contract = contract_of(model)
+    images, _ = letterbox_batch(frames[:1], contract.input_size)
+    network = export_network(Network(model, contract).eval(), contract, batch=1)
+    ranges = ranges_on(network, [images])
+    int8 = quantize(network, ranges, "tensorrt", sensitive_convolutions(network, "tensorrt"))
+    x = Preprocess(contract)(torch.from_numpy(images))
+    plain = heads_of(model, x)
+    add_fake_quantization(model, [x])
+
+    theirs = sorted(scales_of(int8, "QuantizeLinear"))
+    rounded = [module for module in model.modules() if isinstance(module, FakeQuantize)]
+    ours = sorted({float(value) / LIMIT for module in rounded for value in module.greatest})
+    # A tensor that several read is rounded for each of them here, by the same scale.
+    ours = [value for value, before in zip(ours, [0.0, *ours], strict=False) if value > before * (1 + 1e-6)]
+    if name == "mobilenet":  # its skipped branches are not rounded here; all that is, is rounded there
+        assert all(min(abs(value / scale - 1) for scale in theirs) < HALF for value in ours)
+        assert sum(min(abs(value / scale - 1) for value in ours) >= HALF for scale in theirs) <= SKIPPED_BRANCHES
+    else:
+        assert len(ours) > 20
+        np.testing.assert_allclose(ours, theirs, rtol=HALF)
+    convolutions = [module for module in model.modules() if isinstance(module, QuantizedConv2d)]
+    quantized = [node for node in int8.graph.node if node.op_type == "DequantizeLinear" and len(node.attribute)]
+    assert len(convolutions) == len(quantized)
+
+    # Roundings fall anew wherever float16 differs from float32, so that only their size can be the same.
+    there = np.concatenate([level.reshape(-1) for level in onnx_heads(int8, [images])[0]])
+    assert noise(heads_of(model, x), plain) == pytest.approx(noise(there, plain), rel=0.25)
+    assert noise(heads_of(model, x), plain) > 0
+
+
+def test_rounding_itself() -> None:
+    rounding = FakeQuantize(uses=2)
+    for greatest in (12.7, 127.0, 6.0):  # two in turn; the third belongs to the first again
+        rounding(torch.tensor([-greatest, 0.0]))
+    rounding(torch.zeros(1))
+    rounding.observing = False
+    x = torch.tensor([0.04, 0.06, -3.14, 12.0, 13.0, -13.0], requires_grad=True)
+    first, second = rounding(x), rounding(x)
+    torch.testing.assert_close(first, torch.tensor([0.0, 0.1, -3.1, 12.0, 12.7, -12.8]))
+    torch.testing.assert_close(second, torch.tensor([0.0, 0.0, -3.0, 12.0, 13.0, -13.0]))
+    first.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [1, 1, 1, 1, 0, 0]  # straight through, but where it is cut off
+
+
+def test_a_checkpoint_does_not_know_of_it() -> None:
+    torch.manual_seed(0)
+    model = lively(RetinaNet(RESNET18))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x = torch.rand(2, 3, 64, 64)
+    add_fake_quantization(model, [x])
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    fixed = [module for module in model.modules() if isinstance(module, FixedBatchNorm2d)]
+    model.train()
+    sum(level.sum() for head in model(x) for level in head).backward()
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())  # statistics stand
+    assert not any(module.training for module in fixed)
+    assert len(fixed) == 20
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    twin = copy.deepcopy(model)  # as the average of weights is one
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert heads_of(twin.eval(), x).std() > 0
+
+
+def test_without_images_there_are_no_ranges() -> None:
+    with pytest.raises(ValueError, match="batches: expected at least one"):
+        add_fake_quantization(RetinaNet(TINY), [])
+
+
+def arguments(tiny_coco: Path, treecrowns: Path, checkpoint: Path, output: Path, *more: str) -> list[str]:
+    images = str(treecrowns / "images")
+    words = [str(tiny_coco), "--images", images, "--val", str(tiny_coco), "-o", str(output)]
+    return [*words, "--qat", str(checkpoint), *"--batch 2 --workers 0 --epoch-samples 4 --amp off".split(), *more]
+
+
+def test_verb_from_checkpoint_to_int8(
+    tiny_coco: Path,
+    treecrowns: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "qat.pt"
+    given = arguments(tiny_coco, treecrowns, checkpoint, output)
+    assert main([*given, "--epochs", "2"]) == 0
+    assert "epoch 2/2" in capsys.readouterr().err
+    source, tuned = load_checkpoint(checkpoint), load_checkpoint(output)
+    assert tuned.contract == source.contract
+    moved = [name for name, value in source.weights.items() if not torch.equal(tuned.weights[name], value)]
+    assert {name.rpartition(".")[2] for name in moved} == {"weight", "bias"}  # no statistics
+    assert len(moved) > 20
+
+    # Interrupted and resumed it comes to the same, by the ranges of its beginning, whatever --qat names by then.
+    again = tmp_path / "again.pt"
+    given = arguments(tiny_coco, treecrowns, checkpoint, again)
+    with monkeypatch.context() as patch:
+        patch.setattr("retina_edge.training.training_progress.TrainingProgress.on_step", interrupt_at(3))
+        assert main([*given, "--epochs", "2"]) == 130
+    given = arguments(tiny_coco, treecrowns, output, again)
+    assert main([*given, "--epochs", "2", "--resume"]) == 0
+    one, other = (load_checkpoint(path.with_suffix(".last.pt")).training for path in (output, again))
+    assert one is not None
+    assert other is not None
+    assert one["step"] == other["step"] == 4
+    for part in ("model", "ema"):
+        assert all(torch.equal(other[part][name], value) for name, value in one[part].items()), part
+
+    # Without --qat the same file is another run.
+    without = [word for word in given if word not in ("--qat", str(output))]
+    capsys.readouterr()
+    tiny = "--backbone resnet18 --backbone-levels 3 --fpn-channels 32 --head-depth 1 --head-norm group".split()
+    assert main([*without, *tiny, *"--anchors 32 64 128 --input 128x160 --resume".split()]) == 1
+    assert "qat True there, False here" in capsys.readouterr().err
+
+
+def test_verb_says_what_does_not_belong(
+    tiny_coco: Path, treecrowns: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "qat.pt"
+    for more, named in (
+        (("--backbone", "resnet18"), "--backbone"),
+        (("--backbone", "resnet50"), "--backbone"),  # its default, too
+        (("--fpn-channels", "64"), "--fpn-channels"),
+        (("--init", str(checkpoint)), "--init"),
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments(tiny_coco, treecrowns, checkpoint, output, *more))
+        assert f"--qat takes the model as it is; leave {named} out" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(arguments(tiny_coco, treecrowns, checkpoint, checkpoint))
+    assert "--output would overwrite the checkpoint of --qat" in capsys.readouterr().err
+    content = json.loads(tiny_coco.read_text())
+    content["categories"][0]["name"] = "bush"
+    other = tmp_path / "bushes.json"
+    other.write_text(json.dumps(content))
+    assert main(arguments(other, treecrowns, checkpoint, output)) == 1
+    assert "expected the classes of the model, tree, with its category ids, found bush" in capsys.readouterr().err
+    assert not output.exists()

@@ -1,0 +1,303 @@
+"""Training: it learns, resumes to the bit, stops in order, and refuses to go on with a loss that is not finite."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from engines.core.errors import SourceError, TrainingError
+from retina_edge.data.augment_options import AugmentOptions
+from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.evaluation.coco_metrics import METRICS, Evaluation
+from retina_edge.model.checkpoint import load_checkpoint
+from retina_edge.training.criterion import RetinaNetCriterion
+from retina_edge.training.initialize import initialize_from, new_model
+from retina_edge.training.optimization import amp_dtype, learning_rate, make_optimizer
+from retina_edge.training.processes import ProcessGroup
+from retina_edge.training.train_options import TrainOptions
+from retina_edge.training.trainer import Trainer
+from tests.interruption import interrupt_at
+from tests.models import TINY
+
+pytestmark = pytest.mark.long
+
+CPU = ProcessGroup(0, 1, torch.device("cpu"))
+SIZE = (96, 128)
+OPTIONS = TrainOptions(
+    epochs=2, epoch_samples=8, batch=2, learning_rate=0.005, warmup_steps=2, amp="off", ema=0.9, workers=0
+)
+
+
+@pytest.fixture(scope="module")
+def data(tiny_coco: Path, treecrowns: Path) -> CocoDataset:
+    return load_coco(tiny_coco, treecrowns / "images")
+
+
+def make_trainer(data: CocoDataset, output: Path, **changes: Any) -> Trainer:
+    keywords = {"on_step": changes.pop("on_step")} if "on_step" in changes else {}
+    model, contract = new_model(TINY, data, SIZE, seed=1)
+    options = dataclasses.replace(OPTIONS, **changes)
+    augment = AugmentOptions(SIZE, SIZE)
+    return Trainer(model, contract, data, data, augment=augment, options=options, output=output, group=CPU, **keywords)
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    if isinstance(one, Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize("stop_after", [4, 6])  # at the end of an epoch, and inside one
+def test_resumed_run_equals_an_unbroken_one(data: CocoDataset, tmp_path: Path, stop_after: int) -> None:
+    whole = make_trainer(data, tmp_path / "whole.pt")
+    whole.run()
+    broken = make_trainer(data, tmp_path / "broken.pt", on_step=interrupt_at(stop_after))
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    assert load_checkpoint(broken.last_path).training["step"] == stop_after  # type: ignore[index]
+    resumed = make_trainer(data, tmp_path / "broken.pt", workers=1)
+    resumed.resume()
+    resumed.run()
+    ours, theirs = load_checkpoint(resumed.last_path), load_checkpoint(whole.last_path)
+    assert ours.training is not None
+    assert theirs.training is not None
+    ours.training["settings"]["workers"] = 0
+    assert_equal(ours.training, theirs.training)
+    assert_equal(ours.weights, theirs.weights)
+    rows = list(csv.DictReader((tmp_path / "broken.csv").read_text().splitlines()))
+    assert [int(row["epoch"]) for row in rows] == [1, 2]
+
+
+def test_training_does_learn_and_the_average_differs(data: CocoDataset, tmp_path: Path) -> None:
+    trainer = make_trainer(data, tmp_path / "model.pt")
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    result = trainer.run()
+    assert result is not None
+    assert result.images == 4
+    after = trainer.model.state_dict()
+    changed = [name for name, value in after.items() if not torch.equal(value, before[name])]
+    assert len(changed) == len(after)  # every weight and statistic has moved
+    shipped = load_checkpoint(tmp_path / "model.last.pt").weights
+    name = "head.classification_head.cls_logits.weight"
+    assert not torch.equal(shipped[name], after[name])
+    assert_equal(shipped, dict(trainer.evaluated_model().state_dict()))
+
+
+def test_two_images_are_learnt_by_heart(data: CocoDataset) -> None:
+    """The losses have the right targets: on two images they fall to almost nothing."""
+    model, contract = new_model(TINY, data, (128, 128), seed=0)
+    trainer_data = [data.images[0], data.images[1]]
+    images, targets = [], []
+    for labelled in trainer_data:
+        images.append(torch.from_numpy(labelled.read()[100:228, 100:228].copy()))
+        boxes = torch.from_numpy(labelled.boxes) - 100
+        clipped = boxes.clamp(0, 128)
+        keep = (clipped[:, 2:] - clipped[:, :2]).min(1).values > 12
+        targets.append({"boxes": clipped[keep], "labels": torch.from_numpy(labelled.labels)[keep]})
+    assert sum(len(target["boxes"]) for target in targets) >= 6
+    options = dataclasses.replace(OPTIONS, optimizer="adamw", learning_rate=2e-3, schedule="constant", ema=0.0)
+    trainer = Trainer(
+        model, contract, data, data,
+        augment=AugmentOptions((128, 128), (128, 128)), options=options, output=Path("unused.pt"), group=CPU,
+    )  # fmt: skip
+    trainer.model.train()
+    losses = {}
+    for trainer.step in range(240):
+        losses = trainer.train_step(torch.stack(images), targets)
+    assert losses["classification"] < 0.005
+    assert losses["bbox_regression"] < 0.05
+
+
+def test_criterion_matches_torchvision(data: CocoDataset) -> None:
+    """Loss of the raw heads here = loss of torchvision's own RetinaNet on the same features."""
+    from torchvision.models.detection import RetinaNet as Torchvisions
+    from torchvision.models.detection.image_list import ImageList
+
+    model, _ = new_model(TINY, data, SIZE, seed=0)
+    peer = Torchvisions(model.backbone, 1, anchor_generator=model.anchor_generator, head=model.head)
+    images = torch.rand(2, 3, *SIZE)
+    targets = [
+        {"boxes": torch.tensor([[10.0, 20, 60, 70], [50, 30, 90, 90]]), "labels": torch.zeros(2, dtype=torch.int64)},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
+    model.eval()
+    ours = RetinaNetCriterion(model)(model(images), targets, SIZE)
+    features = list(model.backbone(images).values())
+    anchors = model.anchor_generator(ImageList(images, [SIZE, SIZE]), features)
+    expected = peer.compute_loss(targets, model.head(features), anchors)
+    for name, value in expected.items():
+        assert ours[name].item() == pytest.approx(value.item(), rel=1e-6)
+        assert value.item() > 0
+
+
+def test_loss_that_is_not_finite_stops_with_the_mend(data: CocoDataset, tmp_path: Path) -> None:
+    trainer = make_trainer(data, tmp_path / "model.pt", learning_rate=1e30, clip_norm=0.0, warmup_steps=0)
+    with pytest.raises(TrainingError, match=r"loss is not finite at step \d: .*lower the learning rate"):
+        trainer.run()
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_resuming_with_other_settings_or_from_nothing_is_refused(data: CocoDataset, tmp_path: Path) -> None:
+    trainer = make_trainer(data, tmp_path / "model.pt")
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        trainer.resume()
+    trainer.checkpoint().save(trainer.last_path)
+    with pytest.raises(TrainingError, match="expected a checkpoint with training state"):
+        trainer.resume()
+    trainer.save_last()
+    with pytest.raises(TrainingError, match="batch 2 there, 4 here"):
+        make_trainer(data, tmp_path / "model.pt", batch=4).resume()
+    with pytest.raises(TrainingError, match="training images 4 there, 3 here"):
+        make_trainer(dataclasses.replace(data, images=data.images[:3]), tmp_path / "model.pt").resume()
+    other = make_trainer(data, tmp_path / "model.pt")
+    other.model.config = dataclasses.replace(TINY, box_loss="giou")
+    with pytest.raises(TrainingError, match="box_loss l1 there, giou here"):
+        other.resume()
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, *aps: float) -> list[int]:
+    """Makes evaluations give these APs in turn; returns a list that grows by the images of each."""
+    calls: list[int] = []
+
+    def evaluate(_: object, data: CocoDataset, **__: object) -> Evaluation:
+        calls.append(len(data))
+        metrics = dict.fromkeys(METRICS, 0.0) | {"AP": aps[len(calls) - 1]}
+        return Evaluation(metrics, {"tree": 0.0}, len(data), 0)
+
+    monkeypatch.setattr("retina_edge.training.trainer.evaluate", evaluate)
+    return calls
+
+
+def test_the_best_checkpoint_is_the_best(data: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = scripted(monkeypatch, 0.1, 0.3, 0.2)
+    kept: list[bytes] = []
+    trainer = make_trainer(data, tmp_path / "model.pt", epochs=3, epoch_samples=2)
+    trainer.on_epoch = lambda *_: kept.append((tmp_path / "model.pt").read_bytes())
+    trainer.run()
+    assert len(calls) == 3
+    assert kept[0] != kept[1] == kept[2]
+    assert trainer.best_ap == 0.3
+
+
+def test_evaluations_are_as_rare_as_asked_for(
+    data: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = scripted(monkeypatch, 0.1, 0.2, 0.3)
+    make_trainer(data, tmp_path / "model.pt", epochs=5, epoch_samples=2, eval_every=2).run()
+    assert len(calls) == 3  # after epochs 2, 4 and the last
+    rows = list(csv.DictReader((tmp_path / "model.csv").read_text().splitlines()))
+    assert [row["AP"] for row in rows] == ["", "0.1000", "", "0.2000", "0.3000"]
+
+
+def test_an_epoch_survives_a_failing_evaluation_which_is_made_up_for(
+    data: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> Evaluation:
+        raise SourceError("val.jpg: truncated")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("retina_edge.training.trainer.evaluate", fail)
+        with pytest.raises(SourceError):
+            make_trainer(data, tmp_path / "model.pt").run()
+    resumed = make_trainer(data, tmp_path / "model.pt")
+    resumed.resume()
+    assert resumed.step == 4
+    calls = scripted(monkeypatch, 0.5, 0.4)
+    resumed.run()
+    assert len(calls) == 2
+    rows = list(csv.DictReader((tmp_path / "model.csv").read_text().splitlines()))
+    assert [(row["epoch"], row["AP"]) for row in rows] == [("1", "0.5000"), ("2", "0.4000")]
+    assert float(rows[0]["classification"]) > 0
+
+
+def test_ctrl_c_in_an_evaluation_ends_it_and_loses_nothing(data: CocoDataset, tmp_path: Path) -> None:
+    trainer = make_trainer(data, tmp_path / "model.pt")
+    trainer.on_evaluated = lambda done, _: os.kill(os.getpid(), signal.SIGINT) if done == 2 else None
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    state = load_checkpoint(trainer.last_path).training
+    assert state is not None
+    assert state["step"] == 4
+    assert state["unfinished"] is not None
+
+
+def test_only_weights_decay_and_gradients_are_bounded(data: CocoDataset, tmp_path: Path) -> None:
+    trainer = make_trainer(data, tmp_path / "model.pt", weight_decay=0.5, clip_norm=1e-3)
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    for group in make_optimizer(trainer.model, trainer.options).param_groups:
+        for parameter in group["params"]:
+            assert group["weight_decay"] == (0.5 if parameter.ndim > 1 else 0.0), names[id(parameter)]
+    trainer.train_step(*next(iter(trainer.loader)))
+    gradients = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+    assert gradients.norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_fine_tuning_keeps_what_fits_and_says_what_does_not(data: CocoDataset) -> None:
+    model, contract = new_model(TINY, data, SIZE, seed=0)
+    trainer_source, other = new_model(TINY, data, SIZE, seed=1)
+    from retina_edge.model.checkpoint import Checkpoint
+
+    source = Checkpoint(other, TINY, trainer_source.state_dict())
+    assert initialize_from(model, contract, source) == []
+    assert_equal(dict(model.state_dict()), dict(trainer_source.state_dict()))
+
+    three = dataclasses.replace(data, class_names=("a", "b", "c"), category_ids=(1, 2, 3))
+    config = dataclasses.replace(TINY, num_classes=3)
+    model, contract = new_model(config, three, SIZE, seed=0)
+    fresh = model.head.classification_head.cls_logits.weight.clone()
+    (said,) = initialize_from(model, contract, source)
+    assert said.startswith("class head re-initialised: 1 classes (tree)")
+    assert torch.equal(model.head.classification_head.cls_logits.weight, fresh)
+    name = "head.regression_head.bbox_reg.weight"
+    assert torch.equal(model.state_dict()[name], source.weights[name])
+
+
+@pytest.mark.parametrize("schedule", ["multistep", "cosine", "constant"])
+def test_learning_rate(schedule: str) -> None:
+    options = TrainOptions(schedule=schedule, learning_rate=0.1, warmup_steps=10)
+    rates = [learning_rate(options, step, 90) for step in range(90)]
+    assert rates[0] == pytest.approx(0.001)
+    assert rates[1:10] == sorted(rates[1:10])
+    assert rates[30] == pytest.approx({"cosine": 0.05 * (1 + math.cos(math.pi / 3))}.get(schedule, 0.1))
+    expected = {"multistep": 0.001, "cosine": 0.05 * (1 + math.cos(math.pi * 89 / 90)), "constant": 0.1}
+    assert rates[89] == pytest.approx(expected[schedule])
+    if schedule == "multistep":
+        assert [rates[step] for step in (59, 60, 79, 80)] == pytest.approx([0.1, 0.01, 0.01, 0.001])
+
+
+def test_options_are_checked() -> None:
+    for changes, said in (
+        ({"optimizer": "lion"}, "optimizer: expected one of sgd, adamw, got lion"),
+        ({"schedule": "x"}, "schedule"),
+        ({"epochs": 0}, "epochs: expected at least 1"),
+        ({"learning_rate": 0.0}, "more than 0"),
+        ({"ema": 1.0}, "ema"),
+        ({"workers": -1}, "workers"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            TrainOptions(**changes)
+
+
+def test_amp_on_a_cpu() -> None:
+    assert amp_dtype("off", CPU.device) is None
+    assert amp_dtype("bf16", CPU.device) is torch.bfloat16
+    with pytest.raises(ValueError, match="fp16 needs a GPU"):
+        amp_dtype("fp16", CPU.device)
