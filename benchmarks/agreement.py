@@ -44,7 +44,7 @@ def agreement(found: Found, expected: Found) -> float:
         & (found.labels[:, None] == expected.labels[None])
         & (np.abs(found.scores[:, None] - expected.scores[None]) <= SCORE)
     )
-    # Nearest in score first, so that neighbours of one class do not take each other's partner.
+    # Nearest in score first, so that neighbors of one class do not take each other's partner.
     distance = np.where(same, np.abs(found.scores[:, None] - expected.scores[None]), np.inf)
     matched = 0
     for row in range(len(found)):

@@ -96,7 +96,7 @@ def measure(
 def peer(
     python: Path, model: onnx.ModelProto, images: CalibrationSet, method: str, dataset: CocoDataset, folder: Path
 ) -> dict[str, Any]:
-    """One row of ModelOpt: its quantisation of the same network on the same images, with our Decode and NMS behind."""
+    """One row of ModelOpt: its quantization of the same network on the same images, with our Decode and NMS behind."""
     contract = contract_of(model)
     network, pixels, output = (folder / name for name in ("heads.onnx", "images.npy", "modelopt.onnx"))
     onnx.save(restore_weights(heads_only(model)), network)
@@ -104,7 +104,7 @@ def peer(
     command = [python, Path(__file__).with_name("modelopt_peer.py"), network, pixels, method, output]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"modelopt: expected it to quantise the network; it says: {done.stderr[-500:]}")
+        raise RuntimeError(f"modelopt: expected it to quantize the network; it says: {done.stderr[-500:]}")
     deployable = attach(onnx.load(output), dataclasses.replace(contract, precision="int8"))
     found = _accuracy(deployable, dataset, folder)
     version = done.stdout.split()[-1]

@@ -162,9 +162,9 @@ def _axes(figure: Figure, rows: int, columns: int) -> list[Axes]:
 
 def _bars(axes: Axes, bars: Sequence[tuple[str, float]], title: str, unit: str, ours: tuple[str, ...]) -> None:
     names = [name for name, _ in bars]
-    colours = [OURS if name.startswith(ours) else THEIRS for name in names]
+    colors = [OURS if name.startswith(ours) else THEIRS for name in names]
     places = range(len(bars))
-    drawn = axes.barh(places, [value for _, value in bars], color=colours)
+    drawn = axes.barh(places, [value for _, value in bars], color=colors)
     hatched = [name.startswith(PART) for name in names]
     for bar, part in zip(drawn, hatched, strict=True):
         if part:
@@ -176,7 +176,7 @@ def _bars(axes: Axes, bars: Sequence[tuple[str, float]], title: str, unit: str, 
     axes.set_xlabel(unit, fontsize=8)
     axes.tick_params(labelsize=8)
     axes.margins(x=0.12)
-    if len(set(colours)) > 1:
+    if len(set(colors)) > 1:
         _legend(axes, hatched=any(hatched))
 
 

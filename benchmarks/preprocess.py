@@ -38,7 +38,7 @@ BASES = {CPU: "OpenCV", CUDA: "torch, GPU"}
 KERNEL = "fused kernel, GPU"
 ROUNDS = {CPU: 50, CUDA: 200}
 # What torch rounds otherwise than OpenCV, whose weights have 11 bits.
-GREY_LEVELS = 1
+GRAY_LEVELS = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -150,8 +150,8 @@ def _table(figures: Sequence[Row]) -> Table:
 def _check(found: Image, expected: Image) -> None:
     """Raises ValueError where an image is not OpenCV's."""
     worst = int(np.abs(found.astype(int) - expected).max())
-    if worst > GREY_LEVELS:
-        raise ValueError(f"image: expected OpenCV's within {GREY_LEVELS} grey level, got one {worst} off")
+    if worst > GRAY_LEVELS:
+        raise ValueError(f"image: expected OpenCV's within {GRAY_LEVELS} gray level, got one {worst} off")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ BASE = "--lr 0.01".split()
 RECIPE = {
     "crops, flips and turns": ["--crop", "128x128", "--orientation", "dihedral"],
     "anchors of the data": ["--anchors", "auto"],
-    "group normalisation in the heads": ["--head-norm", "group"],
+    "group normalization in the heads": ["--head-norm", "group"],
     "GIoU": ["--box-loss", "giou"],
     "AdamW, cosine, averaged weights": [
         *("--optimizer", "adamw", "--lr", "1e-3", "--weight-decay", "0.05"),

@@ -29,7 +29,7 @@ from engines.runner.gpu_executor import GpuExecutor
 from engines.tensorrt.passport import read_passport
 from retina_edge import Detector
 from retina_edge.measurement.bench_frames import sample_frames
-from retina_edge.measurement.timing import Rounds, host_overhead, measure_in_turn, measure_throughput, warm_up
+from retina_edge.measurement.timing import FrameCycle, host_overhead, measure_in_turn, measure_throughput, warm_up
 from retina_edge.model.torchvision_checkpoint import convert
 
 SIDE = 800
@@ -82,7 +82,7 @@ def _detector(folder: Path, *, engine: bool) -> tuple[str, str, Detector]:
 
 def _measure(detector: Detector, seconds: float) -> dict[str, Any]:
     frames = sample_frames()
-    rounds = Rounds(frames, 1)
+    rounds = FrameCycle(frames, 1)
     warm_up(detector, rounds)
     stages, whole = measure_in_turn(detector, rounds, seconds * 3 / 4)
     throughput = measure_throughput(detector, frames, batch=1, seconds=seconds / 4)

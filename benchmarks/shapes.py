@@ -1,6 +1,6 @@
 """A second data set, made on the spot: shapes of three classes rendered over windows of the forest.
 
-Nothing of it is imagery of trees labelled: what a recipe gains here, it does not gain by fitting the sample data.
+Nothing of it is imagery of trees labeled: what a recipe gains here, it does not gain by fitting the sample data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CLASSES = ("disc", "square", "triangle")
 SIDE = 160
 # Of a shape, pixels: from about one stride of the finest level to a third of the picture.
 LEAST, MOST = 8, 56
-# How much of the forest shines through, so that no shape is of one colour.
+# How much of the forest shines through, so that no shape is of one color.
 THROUGH = 0.35
 # Objects of one picture, and how often one is tried to be placed beside the others.
 OBJECTS, TRIES = 8, 20
@@ -77,8 +77,8 @@ def render(forest: Image, generator: np.random.Generator) -> tuple[Image, list[t
             mask = _mask(label, x, y, size, float(generator.uniform(0, 2 * np.pi)))
             box = _box(mask)
             if all(_apart(box, other) for _, other in objects):
-                colour = generator.integers(0, 256, 3)
-                mixed = THROUGH * picture[mask] + (1 - THROUGH) * colour
+                color = generator.integers(0, 256, 3)
+                mixed = THROUGH * picture[mask] + (1 - THROUGH) * color
                 picture[mask] = mixed.astype(np.uint8)
                 objects.append((label, box))
                 break
@@ -87,13 +87,13 @@ def render(forest: Image, generator: np.random.Generator) -> tuple[Image, list[t
 
 def _mask(label: int, x: int, y: int, size: int, turn: float) -> npt.NDArray[np.bool_]:
     canvas = np.zeros((SIDE, SIDE), np.uint8)
-    radius, centre = (size - 1) / 2, (x + (size - 1) / 2, y + (size - 1) / 2)
+    radius, center = (size - 1) / 2, (x + (size - 1) / 2, y + (size - 1) / 2)
     if CLASSES[label] == "disc":
-        cv2.circle(canvas, (round(centre[0]), round(centre[1])), max(1, int(radius)), 1, -1)
+        cv2.circle(canvas, (round(center[0]), round(center[1])), max(1, int(radius)), 1, -1)
     else:
         corners = 4 if CLASSES[label] == "square" else 3
         angles = turn + np.arange(corners) * 2 * np.pi / corners
-        points = np.stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)], axis=1)
+        points = np.stack([center[0] + radius * np.cos(angles), center[1] + radius * np.sin(angles)], axis=1)
         cv2.fillPoly(canvas, [np.round(points).astype(np.int32)], 1)
     return canvas.astype(bool)
 

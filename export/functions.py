@@ -152,7 +152,7 @@ def _positions(i: int, level: PyramidLevel, num_classes: int) -> list[str]:
 
 
 def _anchors(i: int) -> list[str]:
-    """Size and centre of each candidate's anchor."""
+    """Size and center of each candidate's anchor."""
     return [
         _int(f"level_{i}", i),
         f"x_column_{i} = Unsqueeze(x_{i}, last_axis)",

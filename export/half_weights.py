@@ -36,7 +36,7 @@ def half_tensor(tensor: onnx.TensorProto, name: str, instead: str) -> onnx.Tenso
 def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose convolution weights are stored in float16, each followed by a Cast to float.
 
-    Computing stays in float32: ONNX Runtime folds the Casts when it loads the file. Biases and normalisation
+    Computing stays in float32: ONNX Runtime folds the Casts when it loads the file. Biases and normalization
     stay as they are; they are a hundredth of the size, and a variance would not survive the narrow range.
 
     Raises:

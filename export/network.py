@@ -1,4 +1,4 @@
-"""The network alone as ONNX: uint8 images in, raw heads out. Quantisation works on this, before ``attach``."""
+"""The network alone as ONNX: uint8 images in, raw heads out. Quantization works on this, before ``attach``."""
 
 from __future__ import annotations
 

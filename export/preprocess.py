@@ -9,7 +9,7 @@ from engines.core.contract import DetectorContract
 
 
 class Preprocess(nn.Module):
-    """uint8 [N, H, W, 3] BGR to the network's normalised float [N, 3, H, W]."""
+    """uint8 [N, H, W, 3] BGR to the network's normalized float [N, 3, H, W]."""
 
     scale: Tensor
     offset: Tensor

@@ -24,8 +24,8 @@ from retina_edge.measurement.bench_frames import read_frames, sample_frames
 from retina_edge.measurement.bench_report import print_report
 from retina_edge.measurement.timing import (
     IN_FLIGHT,
+    FrameCycle,
     Latency,
-    Rounds,
     host_overhead,
     measure_in_turn,
     measure_throughput,
@@ -134,7 +134,7 @@ def _measure(
     batch: int,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    rounds = Rounds(frames, batch)
+    rounds = FrameCycle(frames, batch)
     task = progress.add_task("warming up", total=None)
     warm_up(detector, rounds, in_flight=IN_FLIGHT * args.streams)
     progress.update(task, description="stages and latency")

@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         "--norm-eps",
         type=float,
         metavar="EPS",
-        help="epsilon of the backbone's normalisation; by default 1e-5, and 0 for the published coco_v1",
+        help="epsilon of the backbone's normalization; by default 1e-5, and 0 for the published coco_v1",
     )
     return parser
 
@@ -66,7 +66,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     config, contract = checkpoint.config, checkpoint.contract
     Console().print(
         f"[bold]{escape(str(arguments.output))}[/bold]  {contract.architecture}, {contract.num_classes} classes, "
-        f"input {contract.input_size[0]}x{contract.input_size[1]}, {config.backbone_norm} normalisation with "
+        f"input {contract.input_size[0]}x{contract.input_size[1]}, {config.backbone_norm} normalization with "
         f"epsilon {config.norm_eps:g}",
         highlight=False,
         soft_wrap=True,

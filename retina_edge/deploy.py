@@ -67,7 +67,8 @@ def _deepstream(arguments: argparse.Namespace) -> int:
     model = DeployableModel.read(arguments.model)
     folder = deepstream.write_folder(model, arguments.output, streams=arguments.streams)
     print(
-        f"{folder}  for DeepStream {deepstream.OLDEST} or newer, not run on it by us; {folder / 'README.md'} says how"
+        f"{folder}  for DeepStream {deepstream.MIN_VERSION} or newer, where it has not been run yet; "
+        f"{folder / 'README.md'} says how"
     )
     return 0
 

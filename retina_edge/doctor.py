@@ -1,4 +1,4 @@
-"""``retina-edge doctor``: what is installed, which runtimes and devices work, and how to mend the rest."""
+"""``retina-edge doctor``: what is installed, which runtimes and devices work, and how to fix the rest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.text import Text
 from engines.core.machine import this_machine
 from retina_edge.cli import running
 from retina_edge.environment.checks import BROKEN, MISSING, OK, Check, check_detection, check_devices, check_packages
-from retina_edge.environment.platforms import Platform, recognise
+from retina_edge.environment.platforms import Platform, recognize
 
 STYLES = {OK: "green", MISSING: "yellow", BROKEN: "red"}
 
@@ -40,7 +40,7 @@ def _doctor(*, as_json: bool) -> int:
         }
     works = groups["detection"][0].state == OK
     installed = {check.name for check in groups["installed"] if check.state == OK}
-    platform = recognise(this_machine(), tensorrt="tensorrt" in installed, tensorrt_rtx="tensorrt-rtx" in installed)
+    platform = recognize(this_machine(), tensorrt="tensorrt" in installed, tensorrt_rtx="tensorrt-rtx" in installed)
     if as_json:
         report: dict[str, Any] = {
             name: [dataclasses.asdict(check) for check in checks] for name, checks in groups.items()
@@ -58,8 +58,8 @@ def _print(console: Console, groups: dict[str, list[Check]], platform: Platform,
         for check in checks:
             table.add_row(check.name, Text(check.state, STYLES[check.state]), Text(check.found), check.purpose)
         console.print(table)
-    for check in (check for checks in groups.values() for check in checks if check.mend):
-        console.print(Text(f"{check.name} ({check.purpose}): {check.mend}"), soft_wrap=True)
+    for check in (check for checks in groups.values() for check in checks if check.fix):
+        console.print(Text(f"{check.name} ({check.purpose}): {check.fix}"), soft_wrap=True)
     lines = [f"platform: {platform.name}", *(f"    {command}" for command in platform.commands)]
     lines.append(f"    decode and NMS run {platform.postprocess}; run there by this project: {platform.proven}")
     console.print(Text("\n".join(lines)), soft_wrap=True)

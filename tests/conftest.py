@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: real labelled imagery and small models."""
+"""Fixtures shared by all tests: real labeled imagery and small models."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def write_picture(path: Path, *, size: tuple[int, int] = (64, 96)) -> Path:
 def write_video(
     path: Path, *, count: int, fps: float = 25.0, size: tuple[int, int] = (64, 96), codec: str = "mp4v"
 ) -> Path:
-    """A video whose frame i is grey 10 i (to 190), with a white patch that moves right by 2 pixels a frame."""
+    """A video whose frame i is gray 10 i (to 190), with a white patch that moves right by 2 pixels a frame."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, (size[1], size[0]))
     assert writer.isOpened()
     for index in range(count):

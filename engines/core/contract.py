@@ -21,7 +21,7 @@ from engines.core.errors import ContractError
 
 SCHEMA = 1
 PRECISIONS = ("fp32", "fp16", "int8")
-# For whom the quantised operators of an INT8 ONNX are laid out; see export.precision.quantization.
+# For whom the quantized operators of an INT8 ONNX are laid out; see export.precision.quantization.
 CPU, TENSORRT = "cpu", "tensorrt"
 LAYOUTS = (CPU, TENSORRT)
 # What each field holds in JSON, and what each item of a list; True is no number here, although Python says so.
@@ -48,7 +48,7 @@ class PyramidLevel:
 
     Attributes:
         feature_size: (height, width) of the level's head outputs.
-        stride: (y, x) distance in input pixels between neighbouring anchor centres. Data, not a power of two:
+        stride: (y, x) distance in input pixels between neighboring anchor centers. Data, not a power of two:
             torchvision takes floor(input / feature), which at 800 pixels is 61 and 114 on the last two levels.
         anchor_sizes: square roots of the anchors' areas, input pixels.
         aspect_ratios: height / width of the anchors.
@@ -91,7 +91,7 @@ class DetectorContract:
         class_names: name of each label, label 0 first.
         category_ids: the data set's own id of each label, for COCO results.
         levels: the feature pyramid, finest first.
-        mean, std: of the colour channels in ``color_order``, for pixel values scaled to 0..1.
+        mean, std: of the color channels in ``color_order``, for pixel values scaled to 0..1.
         color_order: the order the network was trained in; the images handed over are always BGR.
         letterbox: ``top-left``: aspect kept, resized bilinearly to fit, zero padding right and bottom.
         score_threshold: candidates score more than this.

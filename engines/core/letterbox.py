@@ -1,6 +1,6 @@
 """Frames to network input and boxes back: the one geometry that training, calibration and running share.
 
-A frame is resized bilinearly (half-pixel centres, as OpenCV's INTER_LINEAR) to fit the input with its aspect
+A frame is resized bilinearly (half-pixel centers, as OpenCV's INTER_LINEAR) to fit the input with its aspect
 kept, and padded with zeros at the right and the bottom.
 """
 
@@ -91,12 +91,12 @@ def letterbox_batch(
 
 
 def as_bgr(frame: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """A frame as BGR uint8 [h, w, 3]; takes BGR, greyscale [h, w] or [h, w, 1], and BGRA (alpha dropped).
+    """A frame as BGR uint8 [h, w, 3]; takes BGR, grayscale [h, w] or [h, w, 1], and BGRA (alpha dropped).
 
     Raises:
         ValueError: another shape or dtype, or an empty frame; shows both what is expected and what came.
     """
-    expected = "expected a frame as OpenCV gives it: uint8 [height, width, 3] BGR, greyscale or BGRA"
+    expected = "expected a frame as OpenCV gives it: uint8 [height, width, 3] BGR, grayscale or BGRA"
     if not isinstance(frame, np.ndarray):
         raise ValueError(f"{expected}; got {type(frame).__name__}")
     shape = frame.shape

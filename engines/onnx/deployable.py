@@ -1,4 +1,4 @@
-"""The deployable ONNX taken apart, for the quantiser and for TensorRT."""
+"""The deployable ONNX taken apart, for the quantizer and for TensorRT."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def name_convolutions(model: onnx.ModelProto) -> None:
     """Gives each convolution the name of its weights, and where several share them, as the heads do, a level.
 
     So ``head.classification_head.cls_logits:0`` and not ``node_conv2d_25`` is what passports, tables and errors say.
-    A quantised network was named before, and its weights have other names now: it stays as it is.
+    A quantized network was named before, and its weights have other names now: it stays as it is.
     """
     if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
         return
@@ -191,7 +191,7 @@ def head_types(network: onnx.ModelProto) -> set[str]:
 
 
 def convolution_precisions(model: onnx.ModelProto) -> dict[str, str]:
-    """Precision of each convolution by its node's name: fp32, fp16, or int8 where both operands are dequantised."""
+    """Precision of each convolution by its node's name: fp32, fp16, or int8 where both operands are dequantized."""
     producers = {name: node for node in model.graph.node for name in node.output}
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     return {

@@ -52,7 +52,7 @@ class OnnxExecutor(HostExecutor):
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             if _is_for_tensorrt(self._session):
-                # ONNX Runtime 1.32 makes something else of INT8 in float16 when it optimises: the raw heads of the
+                # ONNX Runtime 1.32 makes something else of INT8 in float16 when it optimizes: the raw heads of the
                 # sample model were 10 dB further off FP32 than without.
                 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
                 self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -31,7 +31,7 @@ BLOCK_THREADS = 1024
 # Logits a Filter block reads. Smaller tiles spread better over the multiprocessors, larger ones leave less scratch.
 TILE = 32768
 # What Filter leaves for Select: sortable logits, their flat indices, and how many there are.
-FOUND = ("keys", "index", "count")
+FILTER_OUTPUTS = ("keys", "index", "count")
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,13 @@ def postprocess_launches(geometry: Geometry, batch: int) -> tuple[Launch, Launch
             block=FILTER_THREADS,
             inputs=(*heads[:levels], PARAMETERS),
             integers=(*geometry.level_logits, TILE, top_k),
-            outputs=_outputs(FOUND, ((batch, tiles, top_k), (batch, tiles, top_k), (batch, tiles)), "iii"),
+            outputs=_outputs(FILTER_OUTPUTS, ((batch, tiles, top_k), (batch, tiles, top_k), (batch, tiles)), "iii"),
         ),
         Launch(
             entry=f"select_{suffix}",
             grid=(levels, batch),
             block=BLOCK_THREADS,
-            inputs=(*FOUND, *heads[levels:], PARAMETERS),
+            inputs=(*FILTER_OUTPUTS, *heads[levels:], PARAMETERS),
             integers=(*sizes, geometry.num_anchors, geometry.num_classes, TILE, top_k),
             outputs=_outputs(CANDIDATES, (rows, (*rows, 4), rows), "ffi"),
         ),

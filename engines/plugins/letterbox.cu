@@ -1,14 +1,14 @@
 // Letterbox: frames of any sizes into one network input, as engines/core/letterbox.py does it with OpenCV.
 //
-// Grid (ceil(height width / 4 / threads), images). A thread makes four neighbouring pixels: 12 bytes, three stores. The
+// Grid (ceil(height width / 4 / threads), images). A thread makes four neighboring pixels: 12 bytes, three stores. The
 // width of an input is a multiple of 32, so the four are of one row.
 //
 // frames begins with a header, int32 [N, 8], of each image: where its frame begins, in units of 256 bytes from the start
 // of frames; height and width of the frame; height and width inside the input; three zeros. All zeros for no frame.
 // Frames are BGR, uint8 [height, width, 3], rows without gaps.
 //
-// Half-pixel centres, edges repeated, rounded to nearest: OpenCV's INTER_LINEAR, which computes in fixed point and so
-// differs by one grey level now and then. Writes every byte of images: uint8 [N, height, width, 3].
+// Half-pixel centers, edges repeated, rounded to nearest: OpenCV's INTER_LINEAR, which computes in fixed point and so
+// differs by one gray level now and then. Writes every byte of images: uint8 [N, height, width, 3].
 #include "block.cuh"
 
 #define THREADS 256

@@ -1,4 +1,4 @@
-"""TensorRT's side of a running engine: deserialised, with execution contexts, their tensors bound to addresses."""
+"""TensorRT's side of a running engine: deserialized, with execution contexts, their tensors bound to addresses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engines.core.errors import DeviceError
 from engines.core.tensor_names import INPUT
 from engines.tensorrt.backend import Backend
 from engines.tensorrt.build_options import KERNELS
-from engines.tensorrt.error_log import messages_of
+from engines.tensorrt.error_log import error_log
 from engines.tensorrt.passport import Passport, cache_path, rebuild_command
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class TensorRTNetwork:
         self.tensors = frozenset(tensor["name"] for tensor in (*passport.inputs, *passport.outputs))
         self.records_itself = backend.is_rtx
         self._path, self._passport, self._backend = path, passport, backend
-        self._messages = messages_of(backend.module)
+        self._messages = error_log(backend.module)
         self._heard = self._messages.count
         self._runtime: tensorrt.Runtime | None = None
         self._engine: tensorrt.ICudaEngine | None = None
@@ -67,7 +67,7 @@ class TensorRTNetwork:
         managed = self._backend.module.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._engine.create_execution_context(self._config if self._backend.is_rtx else managed)
         if context is None:
-            raise self.failed("makes no execution context", mend="end other programs on the GPU")
+            raise self.failed("makes no execution context", fix="end other programs on the GPU")
         # The builder keeps every name for ``inspect``; nobody is to tell them to a profiler at each frame.
         context.nvtx_verbosity = self._backend.module.ProfilingVerbosity.NONE
         context.set_device_memory(int(self._activations), self._engine.device_memory_size_v2)
@@ -105,11 +105,11 @@ class TensorRTNetwork:
             self._activations.free()
             self._activations = None
 
-    def failed(self, what: str, *, mend: str = "") -> DeviceError:
+    def failed(self, what: str, *, fix: str = "") -> DeviceError:
         """An error in TensorRT's last words."""
         said, self._heard = self._messages.since(self._heard), self._messages.count
         name = f"{self._passport.backend} {self._passport.backend_version}"
-        return DeviceError(f"{self._path}: {name} {what}; it says: {said}" + (f"; mend it with {mend}" if mend else ""))
+        return DeviceError(f"{self._path}: {name} {what}; it says: {said}" + (f"; fix it with {fix}" if fix else ""))
 
     def _load(self, driver: Any, *, cuda_graph: bool) -> None:
         options = self._passport.request.get("options", {})
@@ -121,7 +121,7 @@ class TensorRTNetwork:
             self._runtime.DLA_core = options["dla"]
         self._engine = self._runtime.deserialize_cuda_engine(self._path.read_bytes())
         if self._engine is None:
-            raise self.failed("takes no such engine", mend=rebuild_command(self._passport, self._path))
+            raise self.failed("takes no such engine", fix=rebuild_command(self._passport, self._path))
         if self._backend.is_rtx:
             self._configure_rtx(self._backend.module, self._engine, cuda_graph=cuda_graph)
         self._activations = driver.mem_alloc(max(1, self._engine.device_memory_size_v2))

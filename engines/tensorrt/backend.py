@@ -15,7 +15,7 @@ TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
 BACKENDS = (TENSORRT, TENSORRT_RTX)
 _MODULES = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt_rtx"}
 # Strongly typed networks with INT8 convolutions, uint8 inputs and progress monitors.
-OLDEST = (10, 3)
+MIN_VERSION = (10, 3)
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def _load(name: str) -> Backend | None:
 
 def _not_too_old(backend: Backend) -> Backend:
     numbers = tuple(map(int, re.findall(r"\d+", backend.version)[:2]))
-    if numbers < OLDEST:
-        oldest = ".".join(map(str, OLDEST))
+    if numbers < MIN_VERSION:
+        oldest = ".".join(map(str, MIN_VERSION))
         raise DeviceError(
             f"TensorRT: expected {oldest} or newer, for strongly typed networks, found {backend.version}; upgrade it "
             "(on a Jetson JetPack 6.1 or newer)"

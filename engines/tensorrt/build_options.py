@@ -18,7 +18,7 @@ PLUGIN, KERNELS = "plugin", "kernels"
 POSTPROCESS = ("auto", PLUGIN, KERNELS)
 
 
-def made_for(targets: tuple[str, ...], sm: int) -> bool:
+def runs_on_sm(targets: tuple[str, ...], sm: int) -> bool:
     """Whether an engine of TensorRT-RTX for these targets runs on a GPU, given as 86 for compute capability 8.6."""
     return sm >= PORTABLE_SM if targets == (PORTABLE,) else f"sm{sm}" in targets
 

@@ -18,10 +18,10 @@ from engines.core.machine import Machine, this_machine
 from engines.tensorrt.api import TensorRT
 from engines.tensorrt.backend import Backend, find_backend
 from engines.tensorrt.build_monitor import Progress, cancelled_by_interrupt, make_monitor
-from engines.tensorrt.build_options import CURRENT, PORTABLE, BuildOptions, made_for
-from engines.tensorrt.error_log import messages_of
+from engines.tensorrt.build_options import CURRENT, PORTABLE, BuildOptions, runs_on_sm
+from engines.tensorrt.error_log import error_log
 from engines.tensorrt.layer_precision import (
-    Found,
+    LayerCounts,
     check_inspected,
     check_precision,
     convolution_layers,
@@ -157,7 +157,7 @@ def build_engine(
     prepared = prepare(content, options)
     # Opened before the build: minutes later is too late to learn that the folder cannot be written to.
     with atomic_file(engine) as file, cancelled_by_interrupt() as cancellation:
-        trt, messages = backend.module, messages_of(backend.module)
+        trt, messages = backend.module, error_log(backend.module)
         mark = messages.count
         builder = trt.Builder(messages.logger)
         register(trt, prepared.launches)
@@ -219,7 +219,7 @@ def _parse(
     # TensorRT 11 types every network strongly, and may one day drop the flag.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(1 << int(flag) if flag is not None else 0)
-    messages = messages_of(trt)
+    messages = error_log(trt)
     parser, mark = trt.OnnxParser(network, messages.logger), messages.count
     if not parser.parse(model):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -292,11 +292,13 @@ def _use_dla(
         )
 
 
-def _precision_found(request: BuildRequest, network: tensorrt.INetworkDefinition, plan: bytes) -> tuple[Found, str]:
+def _precision_found(
+    request: BuildRequest, network: tensorrt.INetworkDefinition, plan: bytes
+) -> tuple[LayerCounts, str]:
     """Asked of the engine where this machine can load it, else of the parsed network."""
-    if not request.machine.gpu or (request.backend.is_rtx and not made_for(_targets(request), request.machine.sm)):
+    if not request.machine.gpu or (request.backend.is_rtx and not runs_on_sm(_targets(request), request.machine.sm)):
         return network_precision(network), PARSED
-    trt, messages = request.backend.module, messages_of(request.backend.module)
+    trt, messages = request.backend.module, error_log(request.backend.module)
     mark = messages.count
     engine = trt.Runtime(messages.logger).deserialize_cuda_engine(plan)
     if engine is None:

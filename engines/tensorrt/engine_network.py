@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import tensorrt
 
 # Shape and TensorRT's name for the type.
-Described = tuple[tuple[int, ...], str]
+TensorSignature = tuple[tuple[int, ...], str]
 _TYPES = {"float16": "HALF", "float32": "FLOAT", "int32": "INT32"}
 
 
@@ -37,7 +37,7 @@ class EngineNetwork:
     """A network ready to be parsed, and what must be true of it afterwards.
 
     Attributes:
-        model: serialised ONNX.
+        model: serialized ONNX.
         contract: what the detector promises.
         geometry: of the heads, for the kernels.
         launches: of the kernels that are in it as plugins; none where it ends at the raw heads.
@@ -59,7 +59,7 @@ class EngineNetwork:
 
     @property
     def kept(self) -> Collection[str]:
-        """Convolutions that the quantiser kept out of INT8 on purpose."""
+        """Convolutions that the quantizer kept out of INT8 on purpose."""
         return frozenset(self.quantization["kept"]) if self.quantization else frozenset()
 
     def check(self, network: tensorrt.INetworkDefinition) -> None:
@@ -152,12 +152,12 @@ def _half(types: Collection[str]) -> bool:
     return types == {"float16"}
 
 
-def _describe(get: Callable[[int], tensorrt.ITensor], count: int) -> list[Described]:
+def _describe(get: Callable[[int], tensorrt.ITensor], count: int) -> list[TensorSignature]:
     tensors = [get(index) for index in range(count)]
     return [(tuple(tensor.shape), tensor.dtype.name) for tensor in tensors]
 
 
-def _compare(what: str, tensors: Sequence[Tensor], found: Sequence[Described]) -> None:
+def _compare(what: str, tensors: Sequence[Tensor], found: Sequence[TensorSignature]) -> None:
     expected = [(tensor.shape, _TYPES[tensor.dtype]) for tensor in tensors]
     if expected != list(found):
         raise BuildError(

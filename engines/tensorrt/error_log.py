@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 QUOTED = 3
 
 
-class Messages:
+class ErrorLog:
     """The errors of one TensorRT library, of everything in this process that uses it.
 
     Attributes:
@@ -46,13 +46,13 @@ class Messages:
 
 # TensorRT keeps a pointer to the first logger it was given, and uses it for every engine until the last one is gone:
 # one that is freed before them is a crash. So there is one for each library, and it stays.
-_kept: dict[object, Messages] = {}
+_kept: dict[object, ErrorLog] = {}
 _lock = threading.Lock()
 
 
-def messages_of(trt: TensorRT) -> Messages:
+def error_log(trt: TensorRT) -> ErrorLog:
     """The messages of a TensorRT library; the same object each time."""
     with _lock:
         if trt.ILogger not in _kept:
-            _kept[trt.ILogger] = Messages(trt)
+            _kept[trt.ILogger] = ErrorLog(trt)
         return _kept[trt.ILogger]

@@ -29,10 +29,10 @@ _FLOAT_WORDS = ("float", "fp32")
 _IS_CONVOLUTION = re.compile(r"conv(?!ert|ers)")
 
 # Kind of layer, then precision, then how many.
-Found = dict[str, dict[str, int]]
+LayerCounts = dict[str, dict[str, int]]
 
 
-def network_precision(network: tensorrt.INetworkDefinition) -> Found:
+def network_precision(network: tensorrt.INetworkDefinition) -> LayerCounts:
     """Precision of each layer kind of a parsed ``INetworkDefinition``.
 
     A convolution counts as int8 when its input and its weights both come out of a DequantizeLinear, which is what
@@ -58,7 +58,7 @@ def convolution_layers(network: tensorrt.INetworkDefinition) -> list[tensorrt.IL
     return [layer for layer in _layers(network) if _kind(layer) == CONVOLUTION]
 
 
-def inspected_precision(information: str) -> Found:
+def inspected_precision(information: str) -> LayerCounts:
     """The same of an engine, from the JSON of ``EngineInspector.get_engine_information`` at detailed verbosity.
 
     A fused layer has the kind of the convolution in it, and the narrowest type among its inputs.
@@ -84,7 +84,7 @@ def check_precision(asked: str, found: Mapping[str, str], kept: Collection[str])
     Args:
         asked: fp32, fp16 or int8.
         found: precision of each convolution by name, from ``convolutions``.
-        kept: convolutions that the quantiser kept out of INT8 on purpose.
+        kept: convolutions that the quantizer kept out of INT8 on purpose.
 
     Raises:
         BuildError: a convolution has another precision; names how many, and the first.
@@ -94,7 +94,7 @@ def check_precision(asked: str, found: Mapping[str, str], kept: Collection[str])
     if asked == "int8":
         if not any(precision == "int8" for precision in found.values()):
             raise BuildError(
-                f"precision: int8 asked, and none of the {len(found)} convolutions has quantised inputs; "
+                f"precision: int8 asked, and none of the {len(found)} convolutions has quantized inputs; "
                 "calibrate with --precision int8 --calibration DIR"
             )
         # What stays out of INT8 is FP16: an engine that is half FP32 is no INT8 engine.
@@ -111,7 +111,7 @@ def check_precision(asked: str, found: Mapping[str, str], kept: Collection[str])
         )
 
 
-def check_inspected(asked: str, found: Found) -> bool:
+def check_inspected(asked: str, found: LayerCounts) -> bool:
     """Holds a built engine's convolutions against the precision asked for, by their kinds alone.
 
     Returns:

@@ -18,7 +18,7 @@ from engines.core.contract import DetectorContract
 from engines.core.errors import ContractError, DeviceError, ModelFileError
 from engines.core.machine import Machine
 from engines.tensorrt.backend import TENSORRT_RTX
-from engines.tensorrt.build_options import PORTABLE, PORTABLE_SM, made_for
+from engines.tensorrt.build_options import PORTABLE, PORTABLE_SM, runs_on_sm
 
 SCHEMA = 1
 PARSED, INSPECTED = "parsed network", "engine inspector"
@@ -167,7 +167,7 @@ def check_runs_here(passport: Passport, engine: Path | str, *, backend: str, ver
     """
     mismatch = _backend_mismatch(passport, backend, version) or _gpu_mismatch(passport, machine)
     if mismatch:
-        raise DeviceError(f"{engine}: {mismatch}; mend it with {rebuild_command(passport, engine)}")
+        raise DeviceError(f"{engine}: {mismatch}; fix it with {rebuild_command(passport, engine)}")
 
 
 def rebuild_command(passport: Passport, engine: Path | str) -> str:
@@ -202,7 +202,7 @@ def _backend_mismatch(passport: Passport, backend: str, version: str) -> str:
 def _gpu_mismatch(passport: Passport, machine: Machine) -> str:
     here = f"{machine.gpu} (compute capability {machine.compute_capability})" if machine.gpu else "no GPU"
     if passport.backend == TENSORRT_RTX:
-        fits = made_for(passport.targets, machine.sm)
+        fits = runs_on_sm(passport.targets, machine.sm)
         portable = passport.targets == (PORTABLE,)
         expected = _AMPERE if portable else f"a GPU of {', '.join(passport.targets)}"
     elif passport.request.get("options", {}).get("hardware_compatible"):

@@ -26,7 +26,7 @@ from engines.plugins.ptx_files import read_ptx
 from engines.tensorrt.api import TensorRT
 from engines.tensorrt.backend import Backend
 
-OLDEST, BROKEN = (10, 9), (10, 14)
+MIN_VERSION, BROKEN_VERSION = (10, 9), (10, 14)
 
 
 def why_no_plugins(backend: Backend) -> str | None:
@@ -34,10 +34,10 @@ def why_no_plugins(backend: Backend) -> str | None:
     if backend.is_rtx:
         return f"{backend.name} has no plugins in Python"
     numbers = tuple(map(int, re.findall(r"\d+", backend.version)[:2]))
-    if numbers < OLDEST:
-        return f"they need TensorRT {'.'.join(map(str, OLDEST))} or newer, found {backend.version}"
-    if numbers == BROKEN:
-        return f"those of TensorRT {'.'.join(map(str, BROKEN))} are broken, found {backend.version}; upgrade it"
+    if numbers < MIN_VERSION:
+        return f"they need TensorRT {'.'.join(map(str, MIN_VERSION))} or newer, found {backend.version}"
+    if numbers == BROKEN_VERSION:
+        return f"those of TensorRT {'.'.join(map(str, BROKEN_VERSION))} are broken, found {backend.version}; upgrade it"
     return None
 
 

@@ -51,7 +51,7 @@ class Trial:
     """One attempt.
 
     Attributes:
-        kept: names of the convolutions put back, beside those that no INT8 model quantises.
+        kept: names of the convolutions put back, beside those that no INT8 model quantizes.
         ap: 0 to 1.
         share: of the multiply-adds of all convolutions, those in INT8, 0 to 1.
     """
@@ -157,7 +157,7 @@ def check_fp32_ap(fp32: float) -> None:
     if not fp32 > 0:
         raise ExportError(
             f"accuracy budget: expected an AP above 0 of fp32 on the images of --val, found {100 * fp32:.2f}; give "
-            "images with objects that the model knows, labelled, and the images that belong to the annotations"
+            "images with objects that the model knows, labeled, and the images that belong to the annotations"
         )
 
 

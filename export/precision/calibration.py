@@ -1,4 +1,4 @@
-"""The calibration set: real images that show the quantiser which values occur, audited before they are believed."""
+"""The calibration set: real images that show the quantizer which values occur, audited before they are believed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEFAULT_IMAGES = 128
 # benchmarks/results/calibrators.json.
 CALIBRATORS = ("percentile", "minmax", "entropy", "mse")
 DEFAULT_CALIBRATORS = {TENSORRT: "percentile", CPU: "mse"}
-# Standard deviation of the grey values, of 255, under which a picture shows nothing: a lens cap, a black frame.
+# Standard deviation of the gray values, of 255, under which a picture shows nothing: a lens cap, a black frame.
 BLANK = 2.0
 # How many files a message names.
 NAMED = 3

@@ -206,7 +206,7 @@ def _quantized(
     batches: Sequence[npt.NDArray[np.uint8]],
     budget: AccuracyBudget | None,
 ) -> tuple[onnx.ModelProto, Quantization, Accuracy | None]:
-    # First, because what is wrong with the labelled images is said before minutes of calibration.
+    # First, because what is wrong with the labeled images is said before minutes of calibration.
     fp32 = None if budget is None else _reference(deployable, budget)
     ranges = collect_ranges(
         source,

@@ -38,7 +38,7 @@ LEAST_SCALE = 2.0**-24
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a network was quantised; stands in the ONNX metadata and in the engine's passport.
+    """How a network was quantized; stands in the ONNX metadata and in the engine's passport.
 
     Attributes:
         layout: ``tensorrt`` or ``cpu``.
@@ -70,7 +70,7 @@ def sensitive_convolutions(network: onnx.ModelProto, layout: str) -> tuple[str, 
     """The convolutions kept out of INT8 by default: the first, which sees raw pixels, and the last of the heads.
 
     ONNX Runtime has no integer convolution that puts out floats, and the class head's last one, with 91 classes a
-    sixth of the network, took a quarter of the quantised R50's time in FP32: in the layout ``cpu`` it is quantised.
+    sixth of the network, took a quarter of the quantized R50's time in FP32: in the layout ``cpu`` it is quantized.
     """
     convolutions = [node for node in network.graph.node if node.op_type == "Conv"]
     heads = {output.name for output in network.graph.output if layout == TENSORRT or output.name.startswith("box")}
@@ -91,11 +91,11 @@ def quantize(
         ranges: of the activations, see ``export.precision.ranges``.
         layout: ``tensorrt`` or ``cpu``.
         kept: names of convolutions that stay as they are.
-        put_back: further ones, which also read what is not quantised. In the layout ``cpu`` those that are merely kept
-            read what their neighbours have quantised, which is faster.
+        put_back: further ones, which also read what is not quantized. In the layout ``cpu`` those that are merely kept
+            read what their neighbors have quantized, which is faster.
 
     Raises:
-        ExportError: a convolution that was to be quantised is not.
+        ExportError: a convolution that was to be quantized is not.
         ValueError: no such layout, no such convolution, or of those that share their weights only some.
     """
     if layout not in LAYOUTS:
@@ -111,7 +111,7 @@ def quantize(
     floats = {name for name, precision in convolution_precisions(quantized).items() if precision != "int8"}
     if missed := sorted(floats - set(kept)):
         raise ExportError(
-            f"int8: {len(missed)} convolutions were to be quantised and are not, the first of them {missed[0]}"
+            f"int8: {len(missed)} convolutions were to be quantized and are not, the first of them {missed[0]}"
         )
     return quantized
 
@@ -124,7 +124,7 @@ def _check_shared(network: onnx.ModelProto, kept: Collection[str]) -> None:
 
 
 def weight_groups(network: onnx.ModelProto, kept: Collection[str] = ()) -> list[tuple[str, ...]]:
-    """Convolutions that are quantised together, because they share their weights; without those kept anyway."""
+    """Convolutions that are quantized together, because they share their weights; without those kept anyway."""
     groups: dict[str, list[str]] = {}
     for node in network.graph.node:
         if node.op_type == "Conv" and node.name not in kept:
@@ -151,7 +151,7 @@ def int8_share(work: Mapping[str, int], kept: Collection[str]) -> float:
 
 
 def _read_by_none(network: onnx.ModelProto, put_back: Collection[str]) -> list[str]:
-    """What is no convolution and is read by none in INT8: its output need not be quantised either."""
+    """What is no convolution and is read by none in INT8: its output need not be quantized either."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in network.graph.node:
         for name in node.input:
@@ -168,7 +168,7 @@ def _read_by_none(network: onnx.ModelProto, put_back: Collection[str]) -> list[s
 def _for_cpu(
     network: onnx.ModelProto, ranges: Ranges, kept: Collection[str], put_back: Collection[str]
 ) -> onnx.ModelProto:
-    """By ONNX Runtime's own quantiser, which knows what its integer kernels fuse."""
+    """By ONNX Runtime's own quantizer, which knows what its integer kernels fuse."""
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -197,9 +197,9 @@ def _for_cpu(
 
 
 def _read_floats(network: onnx.ModelProto, model: onnx.ModelProto, put_back: Collection[str]) -> None:
-    """Lets convolutions that are put back read in floats what others read quantised.
+    """Lets convolutions that are put back read in floats what others read quantized.
 
-    The quantiser has taken out a Relu that quantising makes needless; for them it is done again.
+    The quantizer has taken out a Relu that quantizing makes needless; for them it is done again.
     """
     reads = {node.name: node.input[0] for node in network.graph.node if node.name in put_back}
     relus = {node.output[0] for node in network.graph.node if node.op_type == "Relu"}
@@ -256,7 +256,7 @@ def _raise_opset(model: onnx.ModelProto) -> None:
 
 
 def _skipped_branches(graph: onnx.GraphProto, convolved: set[str]) -> list[tuple[onnx.NodeProto, int]]:
-    """Of each residual sum, the input that is not the main branch: quantised, TensorRT fuses sum and convolution.
+    """Of each residual sum, the input that is not the main branch: quantized, TensorRT fuses sum and convolution.
 
     A sum of the pyramid has an upsampled input, which no convolution writes, and stays in FP16 as a whole.
     """
@@ -271,7 +271,7 @@ def _skipped_branches(graph: onnx.GraphProto, convolved: set[str]) -> list[tuple
 
 
 def _activation_pair(graph: onnx.GraphProto, name: str, ranges: Ranges) -> list[onnx.NodeProto]:
-    """Quantise and dequantise one tensor, with the one scale for all its readers."""
+    """Quantize and dequantize one tensor, with the one scale for all its readers."""
     low, high = ranges[name]
     scale = _half_scale(np.array(max(abs(low), abs(high)) / INT8_LIMIT))
     names = [f"{name}.scale", f"{name}.zero_point"]

@@ -24,10 +24,10 @@ from export.precision.calibration import CALIBRATORS, CalibrationSet
 
 PERCENTILE = 99.999
 # Of the greatest value, where mse looks.
-SHARES = np.linspace(0.02, 1, 99)
+RANGE_SHARES = np.linspace(0.02, 1, 99)
 HALF_LIMIT = float(np.finfo(np.float16).max)
 FORMAT = 1
-# What a quantised operator reads or writes.
+# What a quantized operator reads or writes.
 OPERATORS = ("Conv", "Relu", "Add", "MaxPool", "Resize")
 
 Frames = npt.NDArray[np.uint8]
@@ -192,11 +192,11 @@ def least_squares(
     # Zeros, the most of what a Relu puts out, cost nothing.
     values[(edges[:-1] <= 0) & (edges[1:] > 0)] = 0
     errors = []
-    for share in SHARES:
+    for share in RANGE_SHARES:
         step = share * greatest / 127
         rounded = step * np.clip(np.round(values / step), -128, 127)
         errors.append(float(np.sum(counts * (values - rounded) ** 2)))
-    reach = SHARES[int(np.argmin(errors))] * greatest
+    reach = RANGE_SHARES[int(np.argmin(errors))] * greatest
     return max(float(low), -reach), min(float(high), reach)
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from retina_edge.api.tiles import TileOptions
     from retina_edge.api.training import ModelOptions, TrainingData, TrainingResult, train
     from retina_edge.data.augment_options import AugmentOptions
+    from retina_edge.sinks.output_options import OutputOptions
+    from retina_edge.tracking.analysis import TrackingOptions
     from retina_edge.training.train_options import TrainOptions
 
 __all__ = [
@@ -40,9 +42,11 @@ __all__ = [
     "ExportOptions",
     "ExportResult",
     "ModelOptions",
+    "OutputOptions",
     "RunOptions",
     "StreamRun",
     "TileOptions",
+    "TrackingOptions",
     "TrainOptions",
     "TrainingData",
     "TrainingResult",
@@ -65,9 +69,11 @@ _MODULES = {
     "ExportOptions": "retina_edge.api.exporting",
     "ExportResult": "retina_edge.api.exporting",
     "ModelOptions": "retina_edge.api.training",
+    "OutputOptions": "retina_edge.sinks.output_options",
     "RunOptions": "retina_edge.api.running",
     "StreamRun": "retina_edge.api.running",
     "TileOptions": "retina_edge.api.tiles",
+    "TrackingOptions": "retina_edge.tracking.analysis",
     "TrainOptions": "retina_edge.training.train_options",
     "TrainingData": "retina_edge.api.training",
     "TrainingResult": "retina_edge.api.training",

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.core.atomic_file import atomic_file
 from engines.core.contract import CPU, DetectorContract
 from engines.core.errors import ContractError
-from retina_edge.api.accuracy import AccuracyOptions, accuracy_budget
-from retina_edge.api.calibration import CalibrationOptions, load_calibration
+from retina_edge.api.accuracy import AccuracyOptions
+from retina_edge.api.calibration import CalibrationOptions
+from retina_edge.api.conversion import Conversion
 from retina_edge.api.progress import Progress, no_progress
-from retina_edge.api.verification_images import verification_images
 
 if TYPE_CHECKING:
     from export.precision.conversion import Drift
@@ -106,23 +107,23 @@ def export(
     from export.torch_export import export_onnx
     from retina_edge.model.checkpoint import load_checkpoint
 
-    options = options or ExportOptions()
-    output, precision = Path(output), options.precision
+    options, output = options or ExportOptions(), Path(output)
+    precision = options.precision
     progress("exporting and verifying", None, None)
-    images_of_int8 = load_calibration(
-        calibration,
-        precision=precision,
+    conversion = Conversion.prepare(
+        precision,
         source_precision="fp32",
         layout=options.layout or CPU,
-        progress=lambda done, count: progress("calibrating", done, count),
+        calibration=calibration,
+        accuracy=accuracy,
+        images=images,
+        progress=progress,
     )
-    budget = accuracy_budget(accuracy, precision=precision, source_precision="fp32", progress=progress)
     loaded = load_checkpoint(checkpoint)
-    model = loaded.build_model()
-    contract = _contract(loaded.contract, options)
+    model, contract = loaded.build_model(), _contract(loaded.contract, options)
     if contract.input_size != loaded.contract.input_size:
         contract = dataclasses.replace(contract, levels=model.pyramid(contract.input_size))
-    frames = verification_images(images, contract.input_size)
+    frames = conversion.verification_images(contract.input_size)
     with tempfile.TemporaryDirectory() as folder:
         fp32 = output if precision == "fp32" else Path(folder) / "fp32.onnx"
         report = export_onnx(
@@ -130,15 +131,12 @@ def export(
         )
         size, drift, contract = report.size, None, report.contract
         if precision != "fp32":
-            from export.precision.conversion import convert_file
-
             progress(f"converting to {precision}", None, None)
-            size, drift = convert_file(
-                fp32, output, precision, images=frames, calibration=images_of_int8, budget=budget
-            )
-            contract = dataclasses.replace(contract, precision=precision)
-    findings = images_of_int8.images.findings if images_of_int8 else ()
-    return ExportResult(output, size, report.batch, contract, report.agreement, drift, findings)
+            content, drift = conversion.convert(fp32.read_bytes())
+            with atomic_file(output) as file:
+                file.write(content)
+            size, contract = len(content), dataclasses.replace(contract, precision=precision)
+    return ExportResult(output, size, report.batch, contract, report.agreement, drift, conversion.findings)
 
 
 def _contract(contract: DetectorContract, options: ExportOptions) -> DetectorContract:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,12 @@ from retina_edge.detector import Detector
 from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import Stream
-from retina_edge.sinks.output_checks import check_outputs
-from retina_edge.sinks.outputs import Outputs, open_outputs
-from retina_edge.sinks.per_stream_sink import sink_for_stream
-from retina_edge.sinks.retrying_sink import RetryingSink
-from retina_edge.sinks.sink import Sink
+from retina_edge.sinks.output_options import OutputOptions
+from retina_edge.sinks.outputs import Outputs
 from retina_edge.sources.frames import Source
 from retina_edge.sources.stream_names import named_sources
-from retina_edge.system.folders import event_spool
 from retina_edge.system.stop_request import StopRequest, stop_on_signal
-from retina_edge.tracking.analysis import StreamAnalyzer
-from retina_edge.tracking.counting import Anchor
-from retina_edge.tracking.zones import Line, Zone, check_regions
+from retina_edge.tracking.analysis import TrackingOptions
 
 # The least score of a detection, if the model's own threshold is not higher.
 DEFAULT_SCORE = 0.4
@@ -38,32 +31,21 @@ class RunOptions:
     Attributes:
         model: ``model.engine``, ``model.onnx`` or ``model.pt``.
         sources: each ``SOURCE`` or ``NAME=SOURCE``, as on the command line.
-        save: annotated video (``.mp4``), or folder for videos and images; None for neither.
-        jsonl, csv: files for results as JSON lines, and for detections as a table; None for neither.
         score: detections score more than this; None for ``DEFAULT_SCORE``, or the model's own threshold if that is
             higher.
         batch: frames, or tiles, in a batch; None for the model's own.
         tiles: cut frames into tiles; None detects in whole frames.
-        track: follow objects from frame to frame; regions turn this on, too.
-        regions: zones and lines to count in.
-        anchor_point: ``bottom`` or ``centre``: the point of a box that decides whether it is inside a region.
-        receivers: addresses that events are delivered to, ``mqtt://`` or ``https://``.
-        spool: folder for events that wait for delivery.
+        tracking: tracks, zones and lines.
+        outputs: files and event receivers.
     """
 
     model: Path
     sources: Sequence[str]
-    save: Path | None = None
-    jsonl: Path | None = None
-    csv: Path | None = None
     score: float | None = None
     batch: int | None = None
     tiles: TileOptions | None = None
-    track: bool = False
-    regions: Sequence[Zone | Line] = ()
-    anchor_point: Anchor = "bottom"
-    receivers: Sequence[str] = ()
-    spool: Path = field(default_factory=event_spool)
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+    outputs: OutputOptions = field(default_factory=OutputOptions)
 
 
 @dataclass(frozen=True)
@@ -104,28 +86,11 @@ def open_run(
     """
     named = named_sources(options.sources)
     sources = {name: make() for name, make in named.items()}
-    check_outputs(
-        options.model,
-        list(sources.values()),
-        save=options.save,
-        jsonl=options.jsonl,
-        csv=options.csv,
-        endless=not strict,
-    )
+    options.outputs.check(options.model, list(sources.values()), endless=not strict)
     with ExitStack() as stack:
         loaded = stack.enter_context(Detector.load(options.model))
         detector = options.tiles.apply(loaded, batch=options.batch) if options.tiles else loaded
         contract = detector.contract
-        check_regions(options.regions, streams=list(sources), class_names=contract.class_names)
-        analyze = partial(StreamAnalyzer, regions=options.regions, anchor=options.anchor_point)
-
-        def open_sink(name: str) -> Sink:
-            assert options.save is not None
-            (stream,) = (stream for stream in pipeline.streams if stream.name == name)
-            make = partial(
-                sink_for_stream, options.save, sources[name], name=name, live=stream.live, fps=stream.info.fps
-            )
-            return make() if strict else RetryingSink(f"{options.save}, {name}", make)
 
         def pass_on(_stream: Stream, result: Result) -> None:
             on_result(result)
@@ -136,7 +101,7 @@ def open_run(
             named,
             on_result=pass_on,
             on_end=lambda stream: outputs.end(stream.name),
-            analyze=analyze if options.track or options.regions else None,
+            analyze=options.tracking.analyzers(list(named), contract.class_names),
             score=max(DEFAULT_SCORE, contract.score_threshold) if options.score is None else options.score,
             batch=1 if options.tiles else options.batch,
             **pipeline_options,
@@ -145,15 +110,7 @@ def open_run(
             _keep_open_if_hanging(pipeline, stack),
             # The first Ctrl-C ends the run in order, with complete files; a second one abandons what hangs.
             stop_on_signal(pipeline.stop) as stop,
-            open_outputs(
-                jsonl=options.jsonl,
-                csv=options.csv,
-                save=options.save,
-                open_sink=open_sink,
-                receivers=options.receivers,
-                spool=options.spool,
-                strict=strict,
-            ) as outputs,
+            options.outputs.open(sources, pipeline.streams, strict=strict) as outputs,
         ):
             yield StreamRun(sources, pipeline, outputs, stop)
 

@@ -16,19 +16,6 @@ from retina_edge.imaging.image_file import IMAGE_SUFFIXES, read_image
 MAX_VERIFICATION_IMAGES = 8
 
 
-def verification_images(paths: Sequence[Path], input_size: tuple[int, int]) -> list[BgrImage]:
-    """Return the user's images; without any, parts of the sample image and noise.
-
-    Args:
-        paths: image files, and folders of images; may be empty.
-        input_size: (height, width) of the network's input, pixels.
-
-    Raises:
-        SourceError: if the folders hold no image, or an image cannot be read.
-    """
-    return read_images(paths) if paths else sample_images(input_size)
-
-
 def read_images(paths: Sequence[Path]) -> list[BgrImage]:
     """Read the first ``MAX_VERIFICATION_IMAGES`` images of files and folders: uint8 [height, width, 3], BGR.
 

@@ -9,8 +9,10 @@ from typing import Any
 from retina_edge.api.running import DEFAULT_SCORE, RunOptions
 from retina_edge.cli import argument_types
 from retina_edge.cli.tile_options import add_tile_options, tile_options
+from retina_edge.sinks.output_options import OutputOptions
 from retina_edge.system.folders import event_spool
 from retina_edge.tracking import zones
+from retina_edge.tracking.analysis import TrackingOptions
 from retina_edge.tracking.counting import ANCHORS
 
 EPILOG = (
@@ -126,15 +128,9 @@ def run_options(args: argparse.Namespace) -> RunOptions:
     return RunOptions(
         model=args.model,
         sources=args.sources,
-        save=args.save,
-        jsonl=args.json,
-        csv=args.csv,
         score=args.score,
         batch=args.batch,
         tiles=args.tiles,
-        track=args.track,
-        regions=[*args.zone, *args.line],
-        anchor_point=args.anchor,
-        receivers=args.events,
-        spool=args.spool,
+        tracking=TrackingOptions(args.track, [*args.zone, *args.line], args.anchor),
+        outputs=OutputOptions(args.save, args.json, args.csv, args.events, args.spool),
     )

@@ -1,1 +1,1 @@
-"""Labelled images: reading, checking, augmenting and loading them."""
+"""Labeled images: reading, checking, augmenting and loading them."""

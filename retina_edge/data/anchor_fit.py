@@ -117,7 +117,7 @@ def best_iou(boxes: npt.NDArray[np.float32], levels: Sequence[PyramidLevel]) -> 
     for start in range(0, len(boxes), CHUNK):
         part = boxes[start : start + CHUNK]
         for level in levels:
-            # Anchors of a shape overlap more the nearer their centre is, along each axis by itself.
+            # Anchors of a shape overlap more the nearer their center is, along each axis by itself.
             centers = (part[:, :2] + part[:, 2:]) / 2
             stride = np.array(level.stride[::-1], np.float32)
             last = np.array(level.feature_size[::-1], np.float32) - 1

@@ -32,7 +32,7 @@ def training_transform(options: AugmentOptions) -> nn.Module:
     if options.orientation == "dihedral":
         steps += [v2.RandomVerticalFlip(), RandomTranspose()]
     if options.photometric:
-        # Not v2.RandomPhotometricDistort: it swaps colour channels, and a purple forest teaches nothing.
+        # Not v2.RandomPhotometricDistort: it swaps color channels, and a purple forest teaches nothing.
         steps.append(v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03))
     transform: nn.Module = v2.Compose(steps)
     return transform
@@ -59,7 +59,7 @@ class ScaleJitter(nn.Module):
 
 
 class CropKeepingBoxes(nn.Module):
-    """A random crop around a random object: its window holds the centre of one box, if there is any.
+    """A random crop around a random object: its window holds the center of one box, if there is any.
 
     Where the image is smaller than the crop, it is padded with zeros at the right and the bottom, as the
     letterbox does. Boxes of which less than ``min_visible`` of the area is left are dropped: a network that
@@ -111,7 +111,7 @@ class RandomTranspose(nn.Module):
 
 
 def _random_center(boxes: Tensor) -> Tensor | None:
-    """The centre (x, y) of one of the boxes, xyxy [N, 4], or None where there are none."""
+    """The center (x, y) of one of the boxes, xyxy [N, 4], or None where there are none."""
     if len(boxes) == 0:
         return None
     box = boxes[int(torch.randint(len(boxes), ()))]

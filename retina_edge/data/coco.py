@@ -21,7 +21,7 @@ EDGE_TOLERANCE = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledImage:
+class LabeledImage:
     """One image and its boxes.
 
     Attributes:
@@ -73,7 +73,7 @@ class CocoDataset:
     annotations: Path
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    images: tuple[LabelledImage, ...]
+    images: tuple[LabeledImage, ...]
     skipped: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
@@ -139,8 +139,8 @@ def load_coco(annotations: Path | str, images: Path | str | None, *, skip_invali
             key = image_id, bool(annotation.get("iscrowd", 0))
             boxes[key].append(box)
             classes[key].append(labels[category_id])
-    labelled = tuple(
-        LabelledImage(
+    labeled = tuple(
+        LabeledImage(
             id=image_id,
             path=folder / record["file_name"],
             size=(record["height"], record["width"]),
@@ -151,7 +151,7 @@ def load_coco(annotations: Path | str, images: Path | str | None, *, skip_invali
         )
         for image_id, record in records.items()
     )
-    return CocoDataset(path, tuple(names), tuple(categories), labelled, frozenset(skipped))
+    return CocoDataset(path, tuple(names), tuple(categories), labeled, frozenset(skipped))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

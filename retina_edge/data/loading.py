@@ -54,13 +54,11 @@ class AugmentedDataset(Dataset["Sample | RetinaEdgeError"]):
             SourceError: the image cannot be decoded.
             DataError: it has another size than the annotations say.
         """
-        labelled = self.data.images[index]
-        rgb = torch.from_numpy(labelled.read()[:, :, ::-1].transpose(2, 0, 1).copy())
+        labeled = self.data.images[index]
+        rgb = torch.from_numpy(labeled.read()[:, :, ::-1].transpose(2, 0, 1).copy())
         target: Target = {
-            "boxes": tv_tensors.BoundingBoxes(
-                torch.from_numpy(labelled.boxes), format="XYXY", canvas_size=labelled.size
-            ),
-            "labels": torch.from_numpy(labelled.labels),
+            "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(labeled.boxes), format="XYXY", canvas_size=labeled.size),
+            "labels": torch.from_numpy(labeled.labels),
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -13,9 +13,9 @@ from retina_edge.delivery.delivery_worker import DeliveryWorker
 from retina_edge.tracking.events import Event
 
 # Events that wait for the spool's disk.
-EVENTS_WAITING = 10_000
+MAX_WAITING_EVENTS = 10_000
 # Seconds that a disk has at the end.
-PATIENCE = 5.0
+SPOOL_TIMEOUT = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class EventDispatcher:
         """Takes an event; never waits. Receivers that get one twice know it by its ``id``."""
         if not self._deliveries:
             return
-        if self._events.qsize() >= EVENTS_WAITING:
+        if self._events.qsize() >= MAX_WAITING_EVENTS:
             self.dropped += 1
         else:
             self._events.put({"id": uuid.uuid4().hex, **event.to_dict()})
@@ -49,7 +49,7 @@ class EventDispatcher:
 
     def __exit__(self, *_error: object) -> None:
         self._events.put(None)
-        self._thread.join(PATIENCE)
+        self._thread.join(SPOOL_TIMEOUT)
         if self._thread.is_alive():
             self._given_up = True
             left = self._events.qsize()  # the end's own mark stands for the event that the disk has now

@@ -1,6 +1,6 @@
 """A queue of small messages on disk, first in, first out, between what makes events and what sends them away.
 
-``put`` returns when the message is synchronised to the disk: it outlives a killed process and a power cut.
+``put`` returns when the message is synchronized to the disk: it outlives a killed process and a power cut.
 
 What is full drops its oldest: beyond ``max_messages`` or ``max_bytes`` the oldest message goes and is counted in
 ``dropped``. While the disk cannot be written, the newest messages wait in memory, within narrower bounds, where again
@@ -22,12 +22,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from retina_edge.delivery.spool_file import Amount, Message, SpoolError, SpoolFile
+from retina_edge.delivery.spool_file import Message, SpoolError, SpoolFile, SpoolSize
 
 # Messages are events, not pictures: a larger one is a mistake, and brokers refuse it.
 MAX_MESSAGE_BYTES = 256 * 1024
 # Kept in memory while the disk cannot be written.
-MEMORY_BOUNDS = Amount(10_000, 8 * 2**20)
+MEMORY_BOUNDS = SpoolSize(10_000, 8 * 2**20)
 # Between two attempts to write to a disk that failed.
 RETRY_SECONDS = 5.0
 # At the end, for a write in progress: a disk that hangs would hold up the end for ever.
@@ -59,15 +59,15 @@ class Spool:
             raise ValueError(f"expected bounds of at least 1, got max_messages {max_messages}, max_bytes {max_bytes}")
         self.path = path
         self.name = uuid.uuid4().hex
-        self._bounds = Amount(max_messages, max_bytes)
-        self._memory_bounds = Amount(min(max_messages, MEMORY_BOUNDS.count), min(max_bytes, MEMORY_BOUNDS.size))
+        self._bounds = SpoolSize(max_messages, max_bytes)
+        self._memory_bounds = SpoolSize(min(max_messages, MEMORY_BOUNDS.count), min(max_bytes, MEMORY_BOUNDS.size))
         self._lock = threading.Lock()
         self._inside = False
         self._file: SpoolFile | None = None
-        self._held = Amount()
+        self._held = SpoolSize()
         # What the file does not hold yet: empty but inside put, unless the disk fails.
         self._tail: deque[Message] = deque()
-        self._tail_amount = Amount()
+        self._tail_amount = SpoolSize()
         self._last_id = 0
         # Everything up to this id is done with, also where the disk could not be told.
         self._done = 0
@@ -138,7 +138,7 @@ class Spool:
             self._check_inside()
             self._last_id += 1
             self._tail.append(Message(self._last_id, uuid.uuid4().hex, payload))
-            self._tail_amount += Amount(1, len(payload))
+            self._tail_amount += SpoolSize(1, len(payload))
             self._store()
             while self._tail_amount.exceeds(self._memory_bounds):
                 self._pop_tail()
@@ -239,7 +239,7 @@ class Spool:
         self._dropped += self._held.count + len(self._tail) - held.count
         self._held = held
         self._tail.clear()
-        self._tail_amount = Amount()
+        self._tail_amount = SpoolSize()
         if self._error is not None:
             logger.info("%s: messages can be written again", self.path)
             self._error = None
@@ -255,7 +255,7 @@ class Spool:
                 self._fail(error)
 
     def _pop_tail(self) -> None:
-        self._tail_amount -= Amount(1, len(self._tail.popleft().payload))
+        self._tail_amount -= SpoolSize(1, len(self._tail.popleft().payload))
 
     def _fail(self, error: Exception) -> str:
         """Notes that the disk cannot be written; said in the log once, until it can again."""

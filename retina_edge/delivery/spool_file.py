@@ -1,6 +1,6 @@
 """The file of a spool: one SQLite database in WAL mode, locked for as long as it is open.
 
-What waits and what was set aside lie in a table each. Appending is synchronised to the disk, deleting is not: after a
+What waits and what was set aside lie in a table each. Appending is synchronized to the disk, deleting is not: after a
 power cut some messages come again, none is lost.
 """
 
@@ -50,19 +50,19 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Amount:
+class SpoolSize:
     """How many messages, and the bytes of their payloads."""
 
     count: int = 0
     size: int = 0
 
-    def __add__(self, other: Amount) -> Amount:
-        return Amount(self.count + other.count, self.size + other.size)
+    def __add__(self, other: SpoolSize) -> SpoolSize:
+        return SpoolSize(self.count + other.count, self.size + other.size)
 
-    def __sub__(self, other: Amount) -> Amount:
-        return Amount(self.count - other.count, self.size - other.size)
+    def __sub__(self, other: SpoolSize) -> SpoolSize:
+        return SpoolSize(self.count - other.count, self.size - other.size)
 
-    def exceeds(self, bounds: Amount) -> bool:
+    def exceeds(self, bounds: SpoolSize) -> bool:
         """Whether either is more than allowed."""
         return self.count > bounds.count or self.size > bounds.size
 
@@ -116,7 +116,7 @@ class SpoolFile:
         with suppress(sqlite3.Error):  # everything that was promised is in its log
             self._db.close()
 
-    def amount(self) -> Amount:
+    def amount(self) -> SpoolSize:
         """What waits."""
         return _amount(self._db, _MAX_ID)
 
@@ -127,7 +127,7 @@ class SpoolFile:
         )
         return [Message(*row) for row in rows]
 
-    def append(self, messages: Sequence[Message], *, held: Amount, bounds: Amount) -> Amount:
+    def append(self, messages: Sequence[Message], *, held: SpoolSize, bounds: SpoolSize) -> SpoolSize:
         """Adds messages and drops the oldest beyond the bounds, the new ones included.
 
         Args:
@@ -143,17 +143,17 @@ class SpoolFile:
                 "INSERT INTO messages (id, key, payload) VALUES (?, ?, ?)",
                 [(message.id, message.key, message.payload) for message in messages],
             )
-            held += amount_of(messages)
+            held += size_of_messages(messages)
             if held.exceeds(bounds):
                 last = 0
                 oldest = db.execute("SELECT id, LENGTH(payload) FROM messages ORDER BY id")
                 while held.exceeds(bounds) and (row := oldest.fetchone()) is not None:
                     last = row[0]
-                    held -= Amount(1, row[1])
+                    held -= SpoolSize(1, row[1])
                 db.execute("DELETE FROM messages WHERE id <= ?", (last,))
         return held
 
-    def remove(self, last: int) -> Amount:
+    def remove(self, last: int) -> SpoolSize:
         """Deletes all messages up to an id; says how much that was."""
         with self._transaction(durable=False) as db:
             removed = _amount(db, last)
@@ -170,7 +170,7 @@ class SpoolFile:
                 (MAX_SET_ASIDE,),
             )
 
-    def restore(self, first: int) -> Amount:
+    def restore(self, first: int) -> SpoolSize:
         """Puts what was set aside at the end of the queue, in order, with ids from ``first`` on; says how much."""
         with self._transaction(durable=True) as db:
             rows = db.execute("SELECT key, payload FROM set_aside ORDER BY id").fetchall()
@@ -180,14 +180,14 @@ class SpoolFile:
                 [(message.id, message.key, message.payload) for message in messages],
             )
             db.execute("DELETE FROM set_aside")
-        return amount_of(messages)
+        return size_of_messages(messages)
 
     def _number(self, query: str) -> int:
         return int(self._db.execute(query).fetchone()[0])
 
     @contextmanager
     def _transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
-        """All or nothing; ``durable``: synchronised to the disk, with all transactions before it."""
+        """All or nothing; ``durable``: synchronized to the disk, with all transactions before it."""
         self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -199,12 +199,12 @@ class SpoolFile:
             raise
 
 
-def amount_of(messages: Sequence[Message]) -> Amount:
+def size_of_messages(messages: Sequence[Message]) -> SpoolSize:
     """Of messages in memory."""
-    return Amount(len(messages), sum(len(message.payload) for message in messages))
+    return SpoolSize(len(messages), sum(len(message.payload) for message in messages))
 
 
-def _amount(db: sqlite3.Connection, last: int) -> Amount:
+def _amount(db: sqlite3.Connection, last: int) -> SpoolSize:
     """Of the messages up to an id."""
     query = "SELECT COUNT(*), COALESCE(SUM(LENGTH(payload)), 0) FROM messages WHERE id <= ?"
-    return Amount(*db.execute(query, (last,)).fetchone())
+    return SpoolSize(*db.execute(query, (last,)).fetchone())

@@ -15,11 +15,11 @@ from pathlib import Path
 from engines.core.contract import DetectorContract
 from engines.core.errors import DeploymentError
 from engines.core.tensor_names import INPUT, OUTPUTS
-from retina_edge.deployment.deployable_model import LABELS, DeployableModel, copy_model, write_sheets, write_text
+from retina_edge.deployment.deployable_model import LABELS, DeployableModel, copy_model, write_label_files, write_text
 
 SOURCE, LIBRARY = "retina_edge_deepstream.cu", "libretina_edge_deepstream.so"
 ENGINE, INFER, PREPROCESS = "model.engine", "config_infer_retina_edge.txt", "config_preprocess_retina_edge.txt"
-OLDEST = "9.1"
+MIN_VERSION = "9.1"
 # Where the packages of DeepStream put themselves; the interface of nvdspreprocess has moved between versions.
 SDK = "/opt/nvidia/deepstream/deepstream"
 COMPILE = (
@@ -49,7 +49,7 @@ def write_folder(model: DeployableModel, folder: Path, *, streams: int | None = 
             "ours; build it with --backend tensorrt --postprocess plugin (TensorRT 10.9 or newer)"
         )
     copy_model(model, folder / ENGINE)
-    write_sheets(folder, model.contract)
+    write_label_files(folder, model.contract)
     source = resources.files("retina_edge.deployment").joinpath(SOURCE).read_text(encoding="utf-8")
     write_text(folder / SOURCE, source)
     batch = model.passport.batch[2]
@@ -136,10 +136,10 @@ def readme(model: DeployableModel) -> str:
     return f"""# {model.contract.architecture} in DeepStream
 
 **Not run on DeepStream by the project that wrote it.** Keys, types and interfaces were read in the public source of
-DeepStream {OLDEST}; `{SOURCE}` has been compiled and run against stand-ins of its headers.
+DeepStream {MIN_VERSION}; `{SOURCE}` has been compiled and run against stand-ins of its headers.
 
-DeepStream {OLDEST} or newer: older Gst-nvinfer has no UINT8 among its types and refuses the engine ("Unknown data type
-for bound layer"). The TensorRT of that DeepStream and the GPU have to be those the engine was built for:
+DeepStream {MIN_VERSION} or newer: older Gst-nvinfer has no UINT8 among its types and refuses the engine ("Unknown data
+type for bound layer"). The TensorRT of that DeepStream and the GPU have to be those the engine was built for:
 `retina-edge inspect {ENGINE}` says which.
 
 1. Compile the library, in this folder; CUDA's nvcc and the headers of TensorRT and GStreamer have to be there:

@@ -76,7 +76,7 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def write_sheets(folder: Path, contract: DetectorContract) -> None:
+def write_label_files(folder: Path, contract: DetectorContract) -> None:
     """``labels.txt``, a line for each class, label 0 first, and ``contract.json``."""
     write_text(folder / LABELS, "".join(f"{label_line(contract, label)}\n" for label in range(contract.num_classes)))
     write_text(folder / CONTRACT, contract.to_json() + "\n")

@@ -21,7 +21,7 @@ from retina_edge.deployment.deployable_model import (
     LABELS,
     DeployableModel,
     copy_model,
-    write_sheets,
+    write_label_files,
     write_text,
 )
 
@@ -71,7 +71,7 @@ def write_repository(
     for stale in (folder / "1" / other, passport_path(folder / "1" / PLAN) if model.passport is None else None):
         if stale is not None:
             stale.unlink(missing_ok=True)
-    write_sheets(folder, model.contract)
+    write_label_files(folder, model.contract)
     write_text(folder / "README.md", readme(model, name=name))
     # Last: a server that looks for changes takes a model up by its configuration.
     write_text(folder / "config.pbtxt", text)
@@ -117,7 +117,7 @@ def readme(model: DeployableModel, *, name: str) -> str:
         "",
         f"Input `images`: uint8 [{batch}, {height}, {width}, 3], BGR. A frame of h×w pixels is resized bilinearly by",
         f"s = min({height} / h, {width} / w) to round(h · s) × round(w · s), put at the top left, zeros at the right",
-        "and the bottom. Nothing else: the normalisation is in the network.",
+        "and the bottom. Nothing else: the normalization is in the network.",
         "",
         *(_heads_note() if model.ends_at_heads else _detections_note(contract, batch)),
         "",

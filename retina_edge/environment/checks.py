@@ -34,14 +34,14 @@ class Check:
         state: ``ok``, ``missing`` or ``broken``.
         found: version, model or reason.
         purpose: what it is for.
-        mend: the command that installs it, or what else to do; empty when ok.
+        fix: the command that installs it, or what else to do; empty when ok.
     """
 
     name: str
     state: str
     found: str
     purpose: str
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,19 @@ class Package:
         name: as pip knows it.
         module: what to import.
         purpose: what it is for.
-        mend: the command that installs it.
+        fix: the command that installs it.
         attribute: proof that it is the real thing; type stubs and left-over folders import as well.
         details: more to say of the imported module.
-        broken_mend: what to do where it is there and does not load; empty for ``mend``.
+        broken_fix: what to do where it is there and does not load; empty for ``fix``.
     """
 
     name: str
     module: str
     purpose: str
-    mend: str
+    fix: str
     attribute: str
     details: Callable[[ModuleType], str] = lambda _module: ""
-    broken_mend: str = ""
+    broken_fix: str = ""
 
 
 def check_packages() -> list[Check]:
@@ -77,7 +77,7 @@ def check_packages() -> list[Check]:
 def check_gstreamer() -> Check:
     """Whether a pipeline can be run: by OpenCV itself, or by gst-launch-1.0, and which of them it would be."""
     name, purpose = "GStreamer", "pipelines (gst:...), a Jetson's cameras (csi://0)"
-    mend = (
+    fix = (
         "sudo apt-get install gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good "
         "gstreamer1.0-plugins-bad, or an OpenCV built with GStreamer"
     )
@@ -90,9 +90,9 @@ def check_gstreamer() -> Check:
         pass
     version = tool_output("gst-launch-1.0", "--version").partition("\n")[0]
     if not version:
-        return Check(name, MISSING, "neither OpenCV nor gst-launch-1.0 has it", purpose, mend)
+        return Check(name, MISSING, "neither OpenCV nor gst-launch-1.0 has it", purpose, fix)
     if "Factory Details" not in tool_output("gst-inspect-1.0", "gdppay"):
-        return Check(name, BROKEN, f"{version}, without gdppay, which hands the frames over", purpose, mend)
+        return Check(name, BROKEN, f"{version}, without gdppay, which hands the frames over", purpose, fix)
     return Check(name, OK, f"through {version}", purpose)
 
 
@@ -137,7 +137,7 @@ def check_detection() -> Check:
                 detector(frame)
             milliseconds = 1000 * (perf_counter() - start) / RUNS
     except ImportError as error:
-        return Check("shipped model", BROKEN, _one_line(error), purpose, "first mend the packages it needs")
+        return Check("shipped model", BROKEN, _one_line(error), purpose, "first fix the packages it needs")
     except Exception as error:  # whatever keeps it from running is the finding
         return Check("shipped model", BROKEN, _one_line(error), purpose, "install retina_edge again from its source")
     return Check("shipped model", OK, f"{len(found)} detections in {milliseconds:.0f} ms", purpose)
@@ -206,11 +206,11 @@ def _check_package(package: Package) -> Check:
             genuine = hasattr(module, package.attribute)
             details = package.details(module) if genuine else ""
     except ModuleNotFoundError:
-        return Check(package.name, MISSING, "", package.purpose, package.mend)
+        return Check(package.name, MISSING, "", package.purpose, package.fix)
     except Exception as error:  # a broken installation may raise anything, such as OSError for a library
-        return Check(package.name, BROKEN, _one_line(error), package.purpose, package.broken_mend or package.mend)
+        return Check(package.name, BROKEN, _one_line(error), package.purpose, package.broken_fix or package.fix)
     if not genuine:
-        return Check(package.name, MISSING, "type stubs or left-over files only", package.purpose, package.mend)
+        return Check(package.name, MISSING, "type stubs or left-over files only", package.purpose, package.fix)
     found = _version(package, module)
     return Check(package.name, OK, f"{found} ({details})" if details else found, package.purpose)
 

@@ -77,7 +77,7 @@ OLD_JETSON = Platform(
 )
 
 
-def recognise(machine: Machine, *, tensorrt: bool, tensorrt_rtx: bool) -> Platform:
+def recognize(machine: Machine, *, tensorrt: bool, tensorrt_rtx: bool) -> Platform:
     """Which of them a machine is.
 
     Args:

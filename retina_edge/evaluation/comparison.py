@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_edge.data.box_overlap import iou
-from retina_edge.data.coco import CocoDataset, LabelledImage
+from retina_edge.data.coco import CocoDataset, LabeledImage
 from retina_edge.detections import Detections
 from retina_edge.evaluation.coco_metrics import Evaluation
 
@@ -46,7 +46,7 @@ class ImageDifference:
         overlaps: float32 [N]: of each pair.
     """
 
-    image: LabelledImage
+    image: LabeledImage
     first: Detections
     second: Detections
     pairs: npt.NDArray[np.int64]
@@ -145,7 +145,7 @@ def compare(first: ModelResult, second: ModelResult, dataset: CocoDataset, score
     return Comparison(first, second, score, tuple(sorted(changes, key=lambda change: -change.size)))
 
 
-def _change(image: LabelledImage, first: Detections, second: Detections) -> ImageDifference:
+def _change(image: LabeledImage, first: Detections, second: Detections) -> ImageDifference:
     """The first's best box chooses first, among boxes of its class by name."""
     overlap = iou(first.boxes[:, None], second.boxes)
     overlap[np.array(first.names, object)[:, None] != np.array(second.names, object)[None]] = 0

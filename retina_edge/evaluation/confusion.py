@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_edge.data.box_overlap import iou, share_inside
-from retina_edge.data.coco import CocoDataset, LabelledImage
+from retina_edge.data.coco import CocoDataset, LabeledImage
 from retina_edge.detections import Detections
 
-# From here on a box is on its object, as AP50 has it; from NEAR on it is near, and off.
-ON, NEAR = 0.5, 0.1
+# From here on a box is on its object, as AP50 has it; from NEARBY_IOU on it is near, and off.
+CORRECT_IOU, NEARBY_IOU = 0.5, 0.1
 # In the place of a class.
 BOX_OFF, MISSED = "box off", "missed"
 
@@ -85,7 +85,9 @@ def confusion(found: Sequence[Detections], dataset: CocoDataset, score: float) -
         left = []
         for row, name in enumerate(sure.names):
             free = [
-                column for column in np.argsort(-overlap[row]) if overlap[row, column] >= ON and column not in called
+                column
+                for column in np.argsort(-overlap[row])
+                if overlap[row, column] >= CORRECT_IOU and column not in called
             ]
             same = [column for column in free if true[column] == name]
             if chosen := (same or free)[:1]:
@@ -96,7 +98,7 @@ def confusion(found: Sequence[Detections], dataset: CocoDataset, score: float) -
             near = [
                 column
                 for column in np.argsort(-overlap[row])
-                if NEAR <= overlap[row, column] < ON and column not in called and true[column] == name
+                if NEARBY_IOU <= overlap[row, column] < CORRECT_IOU and column not in called and true[column] == name
             ]
             if near:
                 called[int(near[0])] = BOX_OFF
@@ -106,7 +108,7 @@ def confusion(found: Sequence[Detections], dataset: CocoDataset, score: float) -
     return Confusion(dataset.class_names, dict(calls), dict(alarms))
 
 
-def _in_crowd(box: npt.NDArray[np.float32], name: str, image: LabelledImage, dataset: CocoDataset) -> bool:
+def _in_crowd(box: npt.NDArray[np.float32], name: str, image: LabeledImage, dataset: CocoDataset) -> bool:
     """As COCO's own evaluation has it: by the share of the box that lies in the crowd's."""
     crowds = image.crowds[image.crowd_labels == dataset.class_names.index(name)]
-    return bool((share_inside(box, crowds) >= ON).any())
+    return bool((share_inside(box, crowds) >= CORRECT_IOU).any())

@@ -31,7 +31,7 @@ from retina_edge.measurement.loadgen_settings import (
     set_expected_speed,
     settings_for,
 )
-from retina_edge.measurement.timing import IN_FLIGHT, Frames, Rounds, warm_up, warm_up_batches
+from retina_edge.measurement.timing import IN_FLIGHT, FrameCycle, Frames, warm_up, warm_up_batches
 
 SUMMARY = "mlperf_log_summary.txt"
 POLL_SECONDS = 0.1
@@ -92,7 +92,7 @@ def run_loadgen(
     folder.mkdir(parents=True, exist_ok=True)
     frames = [frames[n % len(frames)] for n in range(max(SAMPLES, len(frames)))]
     settings, shortfalls = settings_for(loadgen, scenario, seconds)
-    warm_up(detector, Rounds(frames, batch))
+    warm_up(detector, FrameCycle(frames, batch))
     warm_up_batches(detector, frames, batch)
     set_expected_speed(
         settings, detector, frames, scenario=scenario, batch=batch, queries_per_second=queries_per_second

@@ -11,7 +11,7 @@ from typing import Any
 
 from engines.core.errors import RetinaEdgeError
 from retina_edge.detector import Detector
-from retina_edge.measurement.timing import Frames, Rounds, measure_latency, measure_throughput
+from retina_edge.measurement.timing import FrameCycle, Frames, measure_latency, measure_throughput
 
 # As mlperf.conf names them; of the samples of a benchmark so many are in memory at least.
 BENCHMARK, SAMPLES = "retinanet", 64
@@ -84,7 +84,7 @@ def has_run_out(summary: dict[str, Any]) -> bool:
 
 
 def _probe(detector: Detector, frames: Frames, batch: int) -> float:
-    return measure_latency(detector, Rounds(frames, batch), PROBE_SECONDS).p50
+    return measure_latency(detector, FrameCycle(frames, batch), PROBE_SECONDS).p50
 
 
 def _throughput(detector: Detector, frames: Frames, batch: int) -> float:

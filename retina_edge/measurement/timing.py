@@ -20,9 +20,9 @@ T = TypeVar("T")
 Frames = Sequence[npt.NDArray[np.uint8]]
 WARM_UP_SECONDS, WARM_UP_RUNS = 1.0, 3
 # However slow a run is: of fewer there is no median.
-LEAST_RUNS = 3
+MIN_RUNS = 3
 # Of fewer runs these percentiles lie between the two slowest, and say no more than those.
-RUNS_OF_P90, RUNS_OF_P99 = 10, 100
+MIN_RUNS_FOR_P90, MIN_RUNS_FOR_P99 = 10, 100
 # Submissions on their way, where throughput is measured.
 IN_FLIGHT = 2
 
@@ -52,8 +52,8 @@ class Latency:
             runs,
             float(np.mean(milliseconds)),
             p50,
-            p90 if runs >= RUNS_OF_P90 else None,
-            p99 if runs >= RUNS_OF_P99 else None,
+            p90 if runs >= MIN_RUNS_FOR_P90 else None,
+            p99 if runs >= MIN_RUNS_FOR_P99 else None,
         )
 
     @property
@@ -83,7 +83,7 @@ class Throughput:
         return self.frames / self.seconds
 
 
-class Rounds:
+class FrameCycle:
     """Batch after batch of the frames given, over and over."""
 
     def __init__(self, frames: Frames, batch: int) -> None:
@@ -96,7 +96,7 @@ class Rounds:
         return chosen
 
 
-def warm_up(detector: Detector, rounds: Rounds, *, in_flight: int = IN_FLIGHT) -> None:
+def warm_up(detector: Detector, rounds: FrameCycle, *, in_flight: int = IN_FLIGHT) -> None:
     """Runs what is slow only at first: memory, CUDA graphs in each of the slots, clocks."""
     _run_at_once(detector, rounds, in_flight)
     start, runs = perf_counter(), 0
@@ -113,10 +113,10 @@ def warm_up_batches(detector: Detector, frames: Frames, batch: int, *, in_flight
     """
     if detector.executor.batch is None and not isinstance(detector.executor, HostExecutor):
         for size in range(1, batch + 1):
-            _run_at_once(detector, Rounds(frames, size), in_flight)
+            _run_at_once(detector, FrameCycle(frames, size), in_flight)
 
 
-def measure_in_turn(detector: Detector, rounds: Rounds, seconds: float) -> tuple[dict[str, Latency], Latency]:
+def measure_in_turn(detector: Detector, rounds: FrameCycle, seconds: float) -> tuple[dict[str, Latency], Latency]:
     """Each stage the executor knows (see ``Executor.measure``), and whole batches as ``measure_latency`` has them.
 
     In turn, so that both meet the same clocks and the same heat: the host's overhead is their difference.
@@ -132,7 +132,7 @@ def measure_in_turn(detector: Detector, rounds: Rounds, seconds: float) -> tuple
     return {stage: Latency.of(values) for stage, values in found.items()}, Latency.of(whole)
 
 
-def measure_latency(detector: Detector, rounds: Rounds, seconds: float) -> Latency:
+def measure_latency(detector: Detector, rounds: FrameCycle, seconds: float) -> Latency:
     """Of one batch at a time, from frames in host memory to detections in frame pixels."""
     return Latency.of(_until(seconds, lambda: _whole(detector, rounds)))
 
@@ -150,8 +150,8 @@ def measure_throughput(
 
     def work(stream: int) -> None:
         try:
-            rounds, tickets = Rounds(frames, batch), deque[DetectionTicket[list[Detections]]]()
-            while not errors and (perf_counter() - start < seconds or counts[stream] < LEAST_RUNS * batch):
+            rounds, tickets = FrameCycle(frames, batch), deque[DetectionTicket[list[Detections]]]()
+            while not errors and (perf_counter() - start < seconds or counts[stream] < MIN_RUNS * batch):
                 tickets.append(detector.submit(rounds.next()))
                 if len(tickets) == in_flight:
                     counts[stream] += len(detector.result(tickets.popleft()))
@@ -180,14 +180,14 @@ def host_overhead(latency: Latency, stages: dict[str, Latency]) -> float | None:
     return latency.p50 / stages[GPU].p50 - 1 if GPU in stages else None
 
 
-def _whole(detector: Detector, rounds: Rounds) -> float:
+def _whole(detector: Detector, rounds: FrameCycle) -> float:
     batch = rounds.next()
     start = perf_counter()
     detector(batch)
     return 1000 * (perf_counter() - start)
 
 
-def _run_at_once(detector: Detector, rounds: Rounds, in_flight: int) -> None:
+def _run_at_once(detector: Detector, rounds: FrameCycle, in_flight: int) -> None:
     for ticket in [detector.submit(rounds.next()) for _ in range(in_flight)]:
         detector.result(ticket)
 
@@ -195,6 +195,6 @@ def _run_at_once(detector: Detector, rounds: Rounds, in_flight: int) -> None:
 def _until(seconds: float, run: Callable[[], T]) -> list[T]:
     found: list[T] = []
     start = perf_counter()
-    while len(found) < LEAST_RUNS or perf_counter() - start < seconds:
+    while len(found) < MIN_RUNS or perf_counter() - start < seconds:
         found.append(run())
     return found

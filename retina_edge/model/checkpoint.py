@@ -51,7 +51,7 @@ class Checkpoint:
             half: store the convolutions' weights in float16, half the size; they load as float32 again.
         """
         weights = {
-            # Biases and normalisation stay whole: they are small, and a variance can be too small for float16.
+            # Biases and normalization stay whole: they are small, and a variance can be too small for float16.
             name: value.detach().cpu().to(torch.float16 if half and value.ndim > 1 else value.dtype)
             for name, value in self.weights.items()
         }

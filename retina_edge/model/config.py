@@ -27,7 +27,7 @@ class ModelConfig:
         head_depth: 3×3 convolutions before the last of each head, 1 to 4.
         head_norm: ``none`` or ``group``.
         backbone_norm: ``batch``, or ``frozen`` statistics and scale.
-        norm_eps: epsilon of the backbone's normalisation.
+        norm_eps: epsilon of the backbone's normalization.
         box_loss: ``l1``, ``smooth_l1``, ``giou``, ``diou`` or ``ciou``.
         anchor_sizes: a tuple for each level, input pixels, finest level first.
         aspect_ratios: height / width, the same on every level.

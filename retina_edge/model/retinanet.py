@@ -48,7 +48,7 @@ class RetinaNet(nn.Module):
         """The raw heads.
 
         Args:
-            images: float [N, 3, H, W], normalised (see ``export.preprocess``), H and W multiples of 32.
+            images: float [N, 3, H, W], normalized (see ``export.preprocess``), H and W multiples of 32.
 
         Returns:
             Class logits [N, A * C, h, w] and box deltas [N, A * 4, h, w] of each level, finest first.

@@ -32,7 +32,7 @@ PUBLISHED = {
     "coco_v1": ("retinanet_resnet50_fpn", RetinaNet_ResNet50_FPN_Weights.COCO_V1),
     "coco_v2": ("retinanet_resnet50_fpn_v2", RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1),
 }
-# Those of coco_v1 were trained before torchvision gave its frozen normalisation an epsilon.
+# Those of coco_v1 were trained before torchvision gave its frozen normalization an epsilon.
 PUBLISHED_EPS = {"coco_v1": 0.0, "coco_v2": 1e-5}
 DEFAULT_EPS = 1e-5
 LOGITS = "head.classification_head.cls_logits.weight"
@@ -40,7 +40,7 @@ NAMED_KEYS = 3
 
 
 def load_published(name: str, architecture: str) -> tuple[dict[str, Tensor], float]:
-    """Weights by name through torchvision's own download, and the epsilon of their normalisation.
+    """Weights by name through torchvision's own download, and the epsilon of their normalization.
 
     Raises:
         ModelFileError: the name is of another architecture, or the download fails.
@@ -58,7 +58,7 @@ def load_published(name: str, architecture: str) -> tuple[dict[str, Tensor], flo
 
 
 def load_file(path: Path | str) -> tuple[dict[str, Tensor], float]:
-    """Weights from a file, and the epsilon of their normalisation.
+    """Weights from a file, and the epsilon of their normalization.
 
     Takes a state dict, or what torchvision's reference training writes: a dict with the state dict under
     ``model``. The published files are known by the hash in their names.
@@ -102,7 +102,7 @@ def convert(
         architecture: one of ``ARCHITECTURES``.
         input_size: (height, width) of the network's input, pixels, multiples of 32.
         class_names: name of each label, label 0 first; by default COCO's for 91 classes, else ``class_0`` on.
-        norm_eps: epsilon of the backbone's normalisation.
+        norm_eps: epsilon of the backbone's normalization.
 
     Raises:
         ModelFileError: the weights are of another architecture, or the names of another number of classes.

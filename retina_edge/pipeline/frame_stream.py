@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +16,11 @@ from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import Stream
 from retina_edge.sources.stream_names import named_sources
 from retina_edge.system.worker import Worker
-from retina_edge.tracking.analysis import StreamAnalyzer
+from retina_edge.tracking.analysis import TrackingOptions
 from retina_edge.tracking.counting import Tally
 from retina_edge.tracking.events import Event
 from retina_edge.tracking.tracker import Tracks
-from retina_edge.tracking.zones import Line, Zone, check_regions
+from retina_edge.tracking.zones import Line, Zone
 
 if TYPE_CHECKING:
     from retina_edge.detector import Detector
@@ -104,7 +103,7 @@ def stream_frames(
     """
     names = [sources] if isinstance(sources, str | Path | int) else sources
     named = named_sources([str(name) for name in names])
-    check_regions(regions, streams=list(named), class_names=detector.contract.class_names)
+    tracking = TrackingOptions(track, regions)
     # One result waits while the loop works on another: a live stream gives new frames, not old ones.
     results: queue.Queue[Result] = queue.Queue(maxsize=1)
     stopped = threading.Event()
@@ -122,7 +121,7 @@ def stream_frames(
         detector,
         named,
         on_result=on_result,
-        analyze=partial(StreamAnalyzer, regions=regions) if track or regions else None,
+        analyze=tracking.analyzers(list(named), detector.contract.class_names),
         score=score,
         max_frames=max_frames,
         keep_trying=False,

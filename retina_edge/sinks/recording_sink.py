@@ -10,7 +10,7 @@ from retina_edge.sinks.sink import Sink
 from retina_edge.sinks.video_sink import MAX_STILL_SECONDS, VideoSink, partial_path
 
 # Seconds of a video; what a power cut may cost.
-PART_SECONDS = 600.0
+SEGMENT_SECONDS = 600.0
 
 
 class RecordingSink(Sink):
@@ -33,7 +33,9 @@ class RecordingSink(Sink):
     def write(self, result: Result) -> None:
         captured, size = result.frame.captured, result.frame.image.shape[:2]
         if self._video is not None and (
-            size != self._size or captured - self._began >= PART_SECONDS or captured - self._latest > MAX_STILL_SECONDS
+            size != self._size
+            or captured - self._began >= SEGMENT_SECONDS
+            or captured - self._latest > MAX_STILL_SECONDS
         ):
             self._finish()
         if self._video is None:

@@ -12,7 +12,7 @@ from retina_edge.pipeline.result import Result
 from retina_edge.sinks.sink import Sink
 
 # Seconds from an error until the sink is tried again.
-PAUSE = 10.0
+RETRY_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class RetryingSink(Sink):
     def write(self, result: Result) -> None:
         if not self.takes(result):  # it would prove nothing
             return
-        if self._failing and (not self._sink.resumable or time.monotonic() < self._failed_at + PAUSE):
+        if self._failing and (not self._sink.resumable or time.monotonic() < self._failed_at + RETRY_SECONDS):
             self._lost += 1
             return
         try:
@@ -94,7 +94,7 @@ class RetryingSink(Sink):
 
     @property
     def _next(self) -> str:
-        return f"next attempt in {PAUSE:g} s" if self._sink.resumable else "nothing more is written there"
+        return f"next attempt in {RETRY_SECONDS:g} s" if self._sink.resumable else "nothing more is written there"
 
     def _enter(self) -> None:
         self._sink.__enter__()

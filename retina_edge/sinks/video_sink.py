@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 class VideoSink(Sink):
     """An annotated MP4 of the frames' size, where that is odd one pixel more.
 
-    Its colour planes have half the size, so FFmpeg writes even sizes only and would cut the last row or column:
+    Its color planes have half the size, so FFmpeg writes even sizes only and would cut the last row or column:
     here it is doubled instead. The file is written as ``NAME.partial.mp4`` and takes its name at the end; after an
     error it stays under that name, playable as far as it goes; a full disk is one while ``RESERVED_BYTES`` bytes are
     left.

@@ -154,7 +154,7 @@ class GstLaunch:
 
     def last_words(self) -> str:
         """What the process said about its end, in one line; empty where it said nothing."""
-        return error_words(list(self._lines))
+        return error_summary(list(self._lines))
 
     def _keep(self) -> None:
         """Starts the process and takes up what it prints, so that it never waits for a reader."""
@@ -273,7 +273,7 @@ def parse_caps(text: str) -> Caps:
     return Caps(size, top / bottom if top > 0 and bottom > 0 else None)
 
 
-def error_words(lines: Sequence[str]) -> str:
+def error_summary(lines: Sequence[str]) -> str:
     """The first error among gst-launch's lines, with the last line of its debug information; else the last lines."""
     for index, line in enumerate(lines):
         if (found := line.partition("erroneous pipeline: "))[1]:

@@ -94,7 +94,7 @@ class GStreamerSource(Source):
         self._reader: _Reader | None = None
 
     @staticmethod
-    def recognises(name: str) -> bool:
+    def recognizes(name: str) -> bool:
         """Whether a name on the command line is meant for GStreamer."""
         return name.startswith((PREFIX, CSI)) or (" ! " in name and not Path(name).exists())
 

@@ -11,8 +11,8 @@ from engines.core.errors import SourceError
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES, read_image
 from retina_edge.sources.frames import Frame, Source, SourceInfo
 
-# Formats without colour: what is drawn on such a picture cannot be saved in its own.
-GREY_SUFFIXES = frozenset({".pbm", ".pgm"})
+# Formats without color: what is drawn on such a picture cannot be saved in its own.
+GRAY_SUFFIXES = frozenset({".pbm", ".pgm"})
 
 
 class ImageSource(Source):
@@ -46,6 +46,6 @@ class ImageSource(Source):
 def output_name(path: Path) -> str:
     """The file name for the annotated picture: its own, with .png added where its format cannot be written."""
     suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES - GREY_SUFFIXES and cv2.haveImageWriter(f"picture{suffix}"):
+    if suffix in IMAGE_SUFFIXES - GRAY_SUFFIXES and cv2.haveImageWriter(f"picture{suffix}"):
         return path.name
     return f"{path.name}.png"

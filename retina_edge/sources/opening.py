@@ -15,7 +15,7 @@ from retina_edge.sources.video_source import VideoSource
 
 
 def open_sources(names: Sequence[str]) -> list[Source]:
-    """The sources that a command line names; neighbouring pictures become one source, so that they are batched.
+    """The sources that a command line names; neighboring pictures become one source, so that they are batched.
 
     Args:
         names: of each a picture, a folder of pictures, a video file, a glob of files, a camera index, a URL, a
@@ -35,7 +35,7 @@ def open_sources(names: Sequence[str]) -> list[Source]:
 
 
 def _open_name(name: str) -> list[Source]:
-    if GStreamerSource.recognises(name):
+    if GStreamerSource.recognizes(name):
         return [GStreamerSource(name)]
     if "://" in name:
         return [VideoSource(name)]

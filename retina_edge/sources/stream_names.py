@@ -23,7 +23,7 @@ def named_sources(words: Sequence[str]) -> dict[str, Callable[[], Source]]:
 
     Args:
         words: each a source as ``open_sources`` takes it, or ``NAME=SOURCE``. A file whose name holds an equals sign is
-            taken as it is, and so is what has no such name before it. Neighbouring pictures without names are one
+            taken as it is, and so is what has no such name before it. Neighboring pictures without names are one
             stream, so that they are batched.
 
     Raises:

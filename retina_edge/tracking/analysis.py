@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from retina_edge.detections import Detections
 from retina_edge.sources.frames import Frame
 from retina_edge.tracking.counting import Anchor, Tally, make_counters
 from retina_edge.tracking.events import Event
 from retina_edge.tracking.tracker import MIN_TRACKED_SCORE, ByteTrack, Tracks
-from retina_edge.tracking.zones import Line, Zone
+from retina_edge.tracking.zones import Line, Zone, check_regions
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,33 @@ class StreamAnalyzer:
         for counter in self._counters:
             events += counter.update(detections, tracks, size=size, timestamp=seconds, captured=captured)
         return FrameAnalysis(detections, tracks, tuple(events), tuple(counter.tally() for counter in self._counters))
+
+
+@dataclass(frozen=True)
+class TrackingOptions:
+    """Whether objects are followed from frame to frame, and where they are counted.
+
+    Attributes:
+        track: follow objects; regions turn this on, too.
+        regions: zones and lines to count in.
+        anchor_point: ``bottom`` or ``centre``: the point of a box that decides whether it is inside a region.
+    """
+
+    track: bool = False
+    regions: Sequence[Zone | Line] = ()
+    anchor_point: Anchor = "bottom"
+
+    def analyzers(self, streams: Sequence[str], class_names: Sequence[str]) -> Callable[[str], StreamAnalyzer] | None:
+        """Return a function that makes the analyzer of a stream; None without tracking.
+
+        Args:
+            streams: names of the streams.
+            class_names: classes of the model.
+
+        Raises:
+            ZoneError: if a region names an unknown stream or class, or two regions of a stream have one name.
+        """
+        check_regions(self.regions, streams=streams, class_names=class_names)
+        if not self.track and not self.regions:
+            return None
+        return partial(StreamAnalyzer, regions=self.regions, anchor=self.anchor_point)

@@ -30,7 +30,7 @@ Anchor = Literal["bottom", "centre"]
 ANCHORS: tuple[Anchor, ...] = ("bottom", "centre")
 HYSTERESIS = 0.1
 # Longer than a tracker takes to give up an object, so that one seen again has not left in between.
-GONE_SECONDS = 2.0
+VANISHED_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
         stream: str,
         anchor: Anchor = "bottom",
         hysteresis: float = HYSTERESIS,
-        gone_seconds: float = GONE_SECONDS,
+        gone_seconds: float = VANISHED_SECONDS,
     ) -> None:
         if anchor not in ANCHORS:
             raise ValueError(f"anchor: expected {' or '.join(ANCHORS)}, got {anchor!r}")
@@ -315,7 +315,7 @@ def make_counters(
     stream: str,
     anchor: Anchor = "bottom",
     hysteresis: float = HYSTERESIS,
-    gone_seconds: float = GONE_SECONDS,
+    gone_seconds: float = VANISHED_SECONDS,
 ) -> list[ZoneCounter | LineCounter]:
     """A counter for each of the regions that are for ``stream``, in their order."""
     found: list[ZoneCounter | LineCounter] = []

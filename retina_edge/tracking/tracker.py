@@ -63,7 +63,7 @@ class ByteTrack:
         fps: about how many frames a second come, which sets how far an object may move between two. The times given
             to ``update`` are what counts, so it need not be exact.
         lost_seconds: how long an object may be unseen and keep its id.
-        away_seconds: after this long without a frame nothing can be recognised, and all is forgotten.
+        away_seconds: after this long without a frame nothing can be recognized, and all is forgotten.
 
     Raises:
         MissingDependencyError: the trackers package is not installed.
@@ -91,7 +91,7 @@ class ByteTrack:
         self._lost_seconds = lost_seconds
         self._away_seconds = away_seconds
         self._new_ids = itertools.count(1)
-        self._classes: dict[int, _OneClass] = {}
+        self._classes: dict[int, _ClassTracker] = {}
         self._size: tuple[int, int] | None = None
         self._timestamp: float | None = None
         self._clock = 0.0
@@ -133,7 +133,7 @@ class ByteTrack:
         for label in sorted({*self._classes, *detections.labels[usable].tolist()}):
             rows = np.flatnonzero(usable & (detections.labels == label))
             if label not in self._classes:
-                self._classes[label] = _OneClass(self._new_tracker(), self._new_ids)
+                self._classes[label] = _ClassTracker(self._new_tracker(), self._new_ids)
             found = self._classes[label]
             frame = self._supervision.Detections(
                 xyxy=boxes[rows].astype(np.float64),
@@ -167,7 +167,7 @@ def _check_score(score: float) -> None:
         raise ValueError(f"score: expected more than 0 and less than 1, got {score:g}")
 
 
-class _OneClass:
+class _ClassTracker:
     """One class's tracker, and the stream's ids of its living tracks; its own begin at 0 for each class."""
 
     def __init__(self, tracker: Any, new_ids: itertools.count[int]) -> None:

@@ -1,4 +1,4 @@
-"""Quantisation-aware training: the rounding of INT8 in the forward pass, none in the gradients.
+"""Quantization-aware training: the rounding of INT8 in the forward pass, none in the gradients.
 
 Where the layout ``tensorrt`` of ``export.precision.quantization`` has pairs of QuantizeLinear and DequantizeLinear,
 what goes through here is rounded as they round; weights learn to live with it, and are exported as any others are.
@@ -52,7 +52,7 @@ class FakeQuantize(nn.Module):
 class QuantizedConv2d(nn.Conv2d):
     """A convolution of rounded inputs and, a scale for each output channel, rounded weights.
 
-    That a normalisation is folded into the weights at export changes each channel by a factor, which goes into its
+    That a normalization is folded into the weights at export changes each channel by a factor, which goes into its
     scale: the steps stay the same.
     """
 
@@ -87,7 +87,7 @@ class QuantizedConv2d(nn.Conv2d):
 
 
 class FixedBatchNorm2d(nn.BatchNorm2d):
-    """A batch normalisation that keeps its statistics in training: they are folded into the weights at export."""
+    """A batch normalization that keeps its statistics in training: they are folded into the weights at export."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
@@ -101,12 +101,12 @@ class FixedBatchNorm2d(nn.BatchNorm2d):
 def add_fake_quantization(model: RetinaNet, batches: Iterable[Tensor]) -> None:
     """Puts the rounding of INT8 into a trained model, in place; names and shapes of its weights stay.
 
-    The first convolution, the last of each head, and normalisations stay in floating point, as they do at export. Of
+    The first convolution, the last of each head, and normalizations stay in floating point, as they do at export. Of
     residual sums the skipped branch is rounded in ResNets; MobileNet's are not.
 
     Args:
         model: in float32.
-        batches: what it sees, float [n, 3, H, W], normalised: the ranges of the activations are theirs, from minmax.
+        batches: what it sees, float [n, 3, H, W], normalized: the ranges of the activations are theirs, from minmax.
 
     Raises:
         ValueError: no batches.

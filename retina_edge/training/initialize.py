@@ -1,4 +1,4 @@
-"""What a run starts from: random weights, torchvision's backbone, another checkpoint, or one to be quantised."""
+"""What a run starts from: random weights, torchvision's backbone, another checkpoint, or one to be quantized."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def initialize_from(model: RetinaNet, contract: DetectorContract, source: Checkp
     fresh: list[str] = []
     weights = dict(source.weights)
     if source.contract.class_names != contract.class_names or source.contract.num_anchors != contract.num_anchors:
-        fresh.append(f"class head re-initialised: {_summary(source.contract)} there, {_summary(contract)} here")
+        fresh.append(f"class head re-initialized: {_summary(source.contract)} there, {_summary(contract)} here")
         weights = {name: value for name, value in weights.items() if ".cls_logits." not in name}
     if source.contract.num_anchors != contract.num_anchors:
-        fresh.append("last layer of the box head re-initialised: another number of anchors a position")
+        fresh.append("last layer of the box head re-initialized: another number of anchors a position")
         weights = {name: value for name, value in weights.items() if ".bbox_reg." not in name}
     own = model.state_dict()
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}

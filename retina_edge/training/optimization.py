@@ -31,7 +31,7 @@ def learning_rate(options: TrainOptions, step: int, total_steps: int) -> float:
 
 
 def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9 or AdamW; biases and normalisation are not decayed."""
+    """SGD with momentum 0.9 or AdamW; biases and normalization are not decayed."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 # Rank 0 evaluates alone while the others wait, which on a large data set takes longer than torch's ten minutes.
-PATIENCE = timedelta(hours=6)
+EVALUATION_TIMEOUT = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=EVALUATION_TIMEOUT)
     try:
         yield ProcessGroup(dist.get_rank(), world, device)
     finally:

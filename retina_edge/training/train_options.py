@@ -19,7 +19,7 @@ class TrainOptions:
         batch: samples a step in each process.
         optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
         learning_rate: at full height, for the batch as given; it is not scaled behind your back.
-        weight_decay: on weights of convolutions; biases and normalisation have none.
+        weight_decay: on weights of convolutions; biases and normalization have none.
         warmup_steps: steps in which the rate rises linearly from a hundredth.
         schedule: ``multistep``, ``cosine`` (to zero) or ``constant``.
         amp: precision of the forward pass: ``auto`` takes bf16 where the device computes in it, else fp16 on a GPU.
@@ -27,7 +27,7 @@ class TrainOptions:
         ema: decay of the average of weights that is evaluated and shipped; 0 for none.
         clip_norm: bound of the gradient's norm; 0 for none.
         workers: processes that load images; 0 loads in the training process.
-        seed: of initialisation, order and augmentation.
+        seed: of initialization, order and augmentation.
         eval_every: epochs between evaluations; the last epoch is always evaluated.
     """
 

@@ -272,7 +272,7 @@ class Trainer:
         differences = [
             f"{name} {theirs.get(name)} there, {value} here"
             for name, value in ours.items()
-            # A file of before there was quantisation says nothing of it.
+            # A file of before there was quantization says nothing of it.
             if name not in MAY_CHANGE_ON_RESUME and theirs.get(name, False if name == "qat" else None) != value
         ]
         if differences:

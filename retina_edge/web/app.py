@@ -16,11 +16,11 @@ from retina_edge import __version__
 from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.pipeline.stream import StreamStatus
 from retina_edge.sinks.outputs import OutputStatus
-from retina_edge.web import moving_pictures
+from retina_edge.web import live_video
 from retina_edge.web.access import AccessControl
 from retina_edge.web.event_log import EventLog
+from retina_edge.web.live_video import MjpegResponse, ViewerLimit
 from retina_edge.web.metrics import exposition
-from retina_edge.web.moving_pictures import MjpegResponse, ViewerLimit
 from retina_edge.web.preview import Preview
 
 PAGE = ("index.html", "login.html", "page.css", "page.js", "login.js", "icon.svg")
@@ -60,7 +60,7 @@ def create_app(
     app = FastAPI(title="retina_edge", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     files = {name: (importlib.resources.files(__package__) / "page" / name).read_bytes() for name in PAGE}
     previews = {stream.name: Preview(stream) for stream in pipeline.streams}
-    places = ViewerLimit(moving_pictures.WATCHERS)
+    places = ViewerLimit(live_video.MAX_VIEWERS)
 
     def status() -> list[StreamStatus]:
         return [stream.status() for stream in pipeline.streams]
@@ -120,7 +120,7 @@ def create_app(
         status_code=200,
         response_class=MjpegResponse,
         responses={
-            200: {"content": {moving_pictures.MEDIA_TYPE: {}}},
+            200: {"content": {live_video.MEDIA_TYPE: {}}},
             **not_found,
             503: {"model": Problem},
         },
@@ -185,7 +185,7 @@ def create_app(
     @app.websocket("/api/watch")
     async def watch(socket: WebSocket) -> None:
         """Pictures of all streams: the stream's number in two bytes, the high one first, then JPEG."""
-        await moving_pictures.watch(socket, list(previews.values()), places, healthy)
+        await live_video.watch(socket, list(previews.values()), places, healthy)
 
     return AccessControl(app, token)
 

@@ -12,13 +12,13 @@ import numpy.typing as npt
 from retina_edge.tracking.events import Event
 from retina_edge.web.preview import thumbnail
 
-MOST = 100
+MAX_EVENTS = 100
 
 
 class EventLog:
     """Filled by the pipeline, read by the page."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MAX_EVENTS) -> None:
         self._most = most
         self._lock = threading.Lock()
         self._next = 0

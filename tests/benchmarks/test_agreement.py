@@ -59,7 +59,7 @@ def test_each_detection_is_used_once_and_the_surplus_counts() -> None:
     assert agreement(twice, twice) == 1
 
 
-def test_neighbours_do_not_take_each_others_partner() -> None:
+def test_neighbors_do_not_take_each_others_partner() -> None:
     pair = found([BOXES[0], BOXES[0]], (0.50, 0.515), (1, 1))
     other = found([BOXES[0], BOXES[0]], (0.515, 0.53), (1, 1))
     assert agreement(pair, other) == 1

@@ -62,7 +62,7 @@ def test_a_row_for_each_and_for_the_peer(results: Path, tmp_path: Path, measured
 
 def test_a_peer_that_fails_says_why(results: Path, tmp_path: Path, measured: list[onnx.ModelProto]) -> None:
     python = interpreter(tmp_path / "python", "raise SystemExit('no modelopt here')")
-    with pytest.raises(RuntimeError, match="modelopt: expected it to quantise the network; it says: no modelopt here"):
+    with pytest.raises(RuntimeError, match="modelopt: expected it to quantize the network; it says: no modelopt here"):
         calibrators.main(["--modelopt", str(python)])
     assert len(measured) == 1
     assert len(json.loads((results / "calibrators.json").read_text())["figures"]) == 1 + len(LAYOUTS) * len(CALIBRATORS)

@@ -25,7 +25,7 @@ def test_a_wrong_image_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocess, "_torch", lambda _frame, size: torch.zeros((*size, 3), dtype=torch.uint8))
     rows = preprocess.measure("cpu", (90, 160), (64, 96), 2)
     assert "ms" in rows[0]
-    assert "expected OpenCV's within 1 grey level, got one" in not_run(rows)["torch, CPU"]
+    assert "expected OpenCV's within 1 gray level, got one" in not_run(rows)["torch, CPU"]
 
 
 def test_without_torch_s_gpu_or_pycuda_each_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

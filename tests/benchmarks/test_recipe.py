@@ -30,7 +30,7 @@ def test_shapes_are_where_their_boxes_are(tmp_path: Path) -> None:
     assert seen == {0, 1, 2}
     shown = {path.read_bytes() for path in (tmp_path / "images").iterdir()}
     assert len(shown) == 15  # no picture of one part is in the other
-    # A shape differs from what is around it: its own colour fills its middle.
+    # A shape differs from what is around it: its own color fills its middle.
     image = data[0].images[0]
     x1, y1, x2, y2 = image.boxes[0].astype(int)
     middle = cv2.meanStdDev(

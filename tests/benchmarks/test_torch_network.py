@@ -25,7 +25,7 @@ from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.plugins.pycuda_stand_in import Driver
 from tests.engines.runner.world import World
 
-# FP16 in the network, and a letterbox that differs by a grey level now and then.
+# FP16 in the network, and a letterbox that differs by a gray level now and then.
 SCORE, PIXELS, SURE = 0.03, 1.0, 0.5
 
 

@@ -183,7 +183,7 @@ def test_parameters_are_read_not_built_in() -> None:
 def test_size_deltas_are_clamped(contract: DetectorContract) -> None:
     """Deltas far beyond log(1000/16) = 4.1, at which a box would be larger than anything."""
     heads = random_heads(contract, seed=3)
-    # Only the log sizes, and far up: the centres stay, so that boxes are not all pushed out of the input.
+    # Only the log sizes, and far up: the centers stay, so that boxes are not all pushed out of the input.
     for level in heads.box_deltas:
         view = level.reshape(len(level), contract.num_anchors, 4, -1)
         view[:, :, 2:] = np.abs(view[:, :, 2:]) * 20

@@ -103,7 +103,7 @@ def test_heads_named_as_before_torchvision_0_12(weights: Weights) -> None:
 
 @pytest.fixture(scope="module")
 def frozen(weights: Weights) -> Weights:
-    """As torchvision publishes it: batch normalisation without the counters, which only training needs."""
+    """As torchvision publishes it: batch normalization without the counters, which only training needs."""
     return {name: value for name, value in weights.items() if "num_batches" not in name}
 
 
@@ -114,7 +114,7 @@ def frozen_file(frozen: Weights, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return source
 
 
-def test_frozen_normalisation(torchvision_model: TorchvisionRetinaNet, frozen: Weights) -> None:
+def test_frozen_normalization(torchvision_model: TorchvisionRetinaNet, frozen: Weights) -> None:
     """The same numbers as torchvision's, with an epsilon so great that ignoring it would show."""
     eps = 0.25
     checkpoint = torchvision_checkpoint.convert(frozen, V1, input_size=(64, 96), norm_eps=eps)
@@ -149,7 +149,7 @@ def test_the_second_architecture_is_trained_as_torchvision_trains_it() -> None:
 
 
 def test_the_published_file_is_known_by_its_hash(frozen_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its frozen normalisation has no epsilon, which nothing inside the file tells."""
+    """Its frozen normalization has no epsilon, which nothing inside the file tells."""
     assert load_file(frozen_file)[1] == 1e-5
     _, published = torchvision_checkpoint.PUBLISHED["coco_v1"]
     assert published.url.endswith("retinanet_resnet50_fpn_coco-eeacb38b.pth")

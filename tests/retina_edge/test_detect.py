@@ -163,12 +163,12 @@ def test_the_model_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_grey_pictures_in_a_folder_do_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gray_pictures_in_a_folder_do_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
-    colour = write_picture(tmp_path / "in" / "b.png")
-    grey = cv2.imread(str(colour), cv2.IMREAD_GRAYSCALE)
-    assert grey is not None
-    assert cv2.imwrite(str(tmp_path / "in" / "a.pgm"), grey)
+    color = write_picture(tmp_path / "in" / "b.png")
+    gray = cv2.imread(str(color), cv2.IMREAD_GRAYSCALE)
+    assert gray is not None
+    assert cv2.imwrite(str(tmp_path / "in" / "a.pgm"), gray)
     out = tmp_path / "out"
     assert detect.main(["m.onnx", str(tmp_path / "in"), "--save", str(out)]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["a.pgm.png", "b.png"]

@@ -85,7 +85,7 @@ def test_a_frame_may_change_once_it_is_submitted() -> None:
     assert (run.result(ticket).boxes == expected).all()
 
 
-def test_greyscale_and_alpha() -> None:
+def test_grayscale_and_alpha() -> None:
     frame = patch_frame((64, 96), (8, 8), SIDE)
     expected = detector()(frame).boxes
     assert (detector()(frame[:, :, 0]).boxes == expected).all()

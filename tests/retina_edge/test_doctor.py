@@ -1,4 +1,4 @@
-"""The doctor: what is there, what is not, and a way to mend it."""
+"""The doctor: what is there, what is not, and a way to fix it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_exit_code_says_whether_detection_runs(
     monkeypatch.setattr(doctor, "check_detection", lambda: check)
     assert doctor.main([]) == code
     text = capsys.readouterr().out
-    for word in ("numpy", "onnxruntime", "CPU", "shipped model", check.mend):
+    for word in ("numpy", "onnxruntime", "CPU", "shipped model", check.fix):
         assert word in text
     assert ("does not work" in text) is (code == 1)
 
@@ -72,7 +72,7 @@ def check_of(module: str, attribute: str = "Builder") -> Check:
 
 def test_a_missing_package_says_how_to_get_it() -> None:
     check = check_of("no_such_module_at_all")
-    assert (check.state, check.purpose, check.mend) == (MISSING, "engines", "pip install it")
+    assert (check.state, check.purpose, check.fix) == (MISSING, "engines", "pip install it")
 
 
 @pytest.mark.parametrize("jetson", ["", "NVIDIA Jetson AGX Orin"])
@@ -80,7 +80,7 @@ def test_install_hints_name_extras_that_exist(monkeypatch: pytest.MonkeyPatch, j
     """They hold for a wheel and for a checkout: pip adds the packages of an extra to what is installed."""
     monkeypatch.setattr(diagnosis, "_jetson", lambda: jetson)
     extras = re.findall(r"^([\w-]+) = \[", (ROOT / "pyproject.toml").read_text(), flags=re.M)
-    hints = " ".join(package.mend for package in diagnosis._packages())
+    hints = " ".join(package.fix for package in diagnosis._packages())
     assert "pip install ." not in hints
     assert "'." not in hints
     named = set(re.findall(r"retina-edge\[([\w-]+)\]", hints))
@@ -121,7 +121,7 @@ def test_no_gpu_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(diagnosis, "_jetson", str)
     checks = diagnosis.check_devices()
     assert [(check.name, check.state) for check in checks] == [("CPU", OK), ("NVIDIA GPU", MISSING)]
-    assert "driver" in checks[1].mend
+    assert "driver" in checks[1].fix
 
 
 def test_gpus_and_jetsons_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_a_missing_model_is_the_finding(tmp_path: Path, monkeypatch: pytest.Monk
     check = diagnosis.check_detection()
     assert check.state == BROKEN
     assert "none.onnx" in check.found
-    assert check.mend
+    assert check.fix
 
 
 BLOCK = """
@@ -183,10 +183,10 @@ def test_a_base_package_that_does_not_load_is_the_doctors_finding(module: str, p
     (check,) = [item for item in report["installed"] if item["name"] == package]
     assert (check["state"], "libGL.so.1" in check["found"]) == (BROKEN, True)
     if module == "cv2":
-        assert "libgl1" in check["mend"]
-        assert "opencv-python-headless" in check["mend"]
+        assert "libgl1" in check["fix"]
+        assert "opencv-python-headless" in check["fix"]
     assert report["detection_works"] is False
-    assert report["detection"][0]["mend"] == "first mend the packages it needs"
+    assert report["detection"][0]["fix"] == "first fix the packages it needs"
 
 
 @pytest.mark.parametrize(("module", "package"), [("cv2", "opencv-python"), ("numpy", "numpy")])

@@ -20,7 +20,7 @@ LEAST_AP50 = 0.65
 # The checkpoint and the ONNX hold the same float16 weights; what is left is the order of summation. AP is 0 to 1.
 SAME_AP = 0.0005
 INT8_AP = 0.005
-# Both store weights in float16, one of them with the normalisation folded into them: each is off by up to 2^-11.
+# Both store weights in float16, one of them with the normalization folded into them: each is off by up to 2^-11.
 SAME_SCORES = 5e-4
 MEGABYTE = 1_000_000
 

@@ -21,8 +21,9 @@ import httpx
 import numpy as np
 import pytest
 
-from retina_edge.api import running
+from retina_edge.api.running import open_run
 from retina_edge.cli.stream_options import StreamParser, run_options
+from retina_edge.sinks import output_options
 from retina_edge.sinks.recording_sink import RecordingSink
 from retina_edge.sinks.sink import Sink
 from retina_edge.sinks.video_sink import RESERVED_BYTES
@@ -276,11 +277,11 @@ def test_recordings_and_pictures_are_tried_again_and_films_are_not(
         again[name] = sink.resumable
         return sink
 
-    monkeypatch.setattr(running, "RetryingSink", kept)
+    monkeypatch.setattr(output_options, "RetryingSink", kept)
     saved = tmp_path / "saved"
     words = [tiny_onnx, f"film={film}", f"pictures={treecrowns / 'images'}", "--save", saved]
     args = StreamParser("serve", "").parse_args(list(map(str, words)))
-    with running.open_run(run_options(args), strict=False) as run:
+    with open_run(run_options(args), strict=False) as run:
         run.pipeline.run()
     assert again == {f"{saved}, film": False, f"{saved}, pictures": True}
     assert RecordingSink(saved, "camera", fps=25).resumable

@@ -17,7 +17,7 @@ from engines.core.errors import RetinaEdgeError
 from engines.core.executor import HostExecutor, RawDetections
 from retina_edge import detect, evaluate
 from retina_edge.assets import FOREST, MODEL
-from retina_edge.data.coco import CocoDataset, LabelledImage, load_coco
+from retina_edge.data.coco import CocoDataset, LabeledImage, load_coco
 from retina_edge.detections import Detections
 from retina_edge.detector import Detector
 from retina_edge.evaluation import coco_metrics as evaluation
@@ -84,7 +84,7 @@ def test_tiles_cover_and_overlap_and_share(size: tuple[int, int], overlap: int) 
         owners = [tile for tile in tiles if tile.share[0] <= y < tile.share[2] and tile.share[1] <= x < tile.share[3]]
         assert len(owners) == 1
         (owner,) = owners
-        # What reaches half an overlap around a centre is seen whole.
+        # What reaches half an overlap around a center is seen whole.
         reach = (overlap - 1) / 2
         assert owner.top <= max(0, y - reach)
         assert owner.bottom >= min(size[0], y + reach)
@@ -115,7 +115,7 @@ def test_each_object_is_found_once_and_whole(seed: int) -> None:
 
 
 def test_twins_on_a_border_become_one() -> None:
-    """A centre right on the border of two shares, seen a pixel apart, is in both; NMS takes the lesser."""
+    """A center right on the border of two shares, seen a pixel apart, is in both; NMS takes the lesser."""
     tiles = tile_layout((64, 172), TILE, 20)
     assert len(tiles) == 2
     border = tiles[0].share[3]
@@ -218,7 +218,7 @@ def test_a_large_picture_is_evaluated_in_tiles(
     assert measured["100 of them"]["AR100"] < measured["tiles"]["AR100"]
 
 
-def _only(dataset: CocoDataset, images: list[LabelledImage], folder: Path) -> Path:
+def _only(dataset: CocoDataset, images: list[LabeledImage], folder: Path) -> Path:
     """The annotation file of some images."""
     content = json.loads(dataset.annotations.read_text())
     ids = {image.id for image in images}

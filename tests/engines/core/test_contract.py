@@ -123,8 +123,8 @@ def test_every_missing_field_is_named(field: str) -> None:
 
 
 def test_an_unknown_field_is_named() -> None:
-    with pytest.raises(ContractError, match=r"unknown.*colour"):
-        DetectorContract.from_json(json.dumps({**json.loads(make().to_json()), "colour": 1}))
+    with pytest.raises(ContractError, match=r"unknown.*color"):
+        DetectorContract.from_json(json.dumps({**json.loads(make().to_json()), "color": 1}))
 
 
 @pytest.mark.parametrize("junk", [None, "x", 3, [], {}, [[]], True])

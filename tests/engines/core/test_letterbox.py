@@ -60,7 +60,7 @@ def test_boxes_are_clipped_to_the_frame() -> None:
 
 @pytest.mark.parametrize("frame_size", [(720, 1280), (719, 1281), (1000, 300), (208, 368)])
 def test_a_marked_spot_lands_where_the_geometry_says(frame_size: tuple[int, int]) -> None:
-    # A smooth spot, because hard edges alias; its centre in the convention of boxes, where pixel i is i to i + 1.
+    # A smooth spot, because hard edges alias; its center in the convention of boxes, where pixel i is i to i + 1.
     height, width = frame_size
     x, y = width / 3, height / 4
     rows, columns = np.mgrid[:height, :width] + 0.5
@@ -94,12 +94,12 @@ def test_a_frame_of_the_input_size_is_copied_exactly(frames: list[npt.NDArray[np
     assert (image == frame).all()
 
 
-def test_greyscale_and_alpha_are_accepted() -> None:
+def test_grayscale_and_alpha_are_accepted() -> None:
     rng = np.random.default_rng(0)
-    grey = rng.integers(0, 256, (5, 7), np.uint8)
-    assert (as_bgr(grey) == grey[:, :, None]).all()
-    assert (as_bgr(grey[:, :, None]) == grey[:, :, None]).all()
-    assert as_bgr(grey).shape == (5, 7, 3)
+    gray = rng.integers(0, 256, (5, 7), np.uint8)
+    assert (as_bgr(gray) == gray[:, :, None]).all()
+    assert (as_bgr(gray[:, :, None]) == gray[:, :, None]).all()
+    assert as_bgr(gray).shape == (5, 7, 3)
     bgra = rng.integers(0, 256, (5, 7, 4), np.uint8)
     assert (as_bgr(bgra) == bgra[:, :, :3]).all()
     assert (as_bgr(bgra[:, :, :3]) == bgra[:, :, :3]).all()

@@ -98,7 +98,7 @@ def test_channels_are_anchor_major() -> None:
     cls_logits[0, 4 * 5 + 2, 3, 6] = 1
     result = specification(contract, Heads([cls_logits], [np.zeros((1, 24, height, width), np.float32)]))
     assert (result.num_detections[0], result.labels[0, 0]) == (1, 2)
-    # The fifth anchor: ratio 2, first size 24; centre (96, 48).
+    # The fifth anchor: ratio 2, first size 24; center (96, 48).
     np.testing.assert_array_equal(result.boxes[0, 0], [88, 31, 104, 65])
 
 

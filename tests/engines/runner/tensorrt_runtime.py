@@ -31,7 +31,7 @@ class Runtime(types.SimpleNamespace):
         loaded: content of the runtime cache that a context was made with.
         runs: batch sizes, as they were run.
         aux_streams: how many the engine wants.
-        compiled: what the runtime cache is serialised to; None where the driver has no fingerprint of the GPU.
+        compiled: what the runtime cache is serialized to; None where the driver has no fingerprint of the GPU.
     """
 
     def __init__(self, driver: Driver, session: onnxruntime.InferenceSession, name: str, version: str) -> None:

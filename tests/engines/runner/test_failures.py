@@ -96,8 +96,8 @@ def test_no_memory_for_a_larger_frame(world: World, small_frames: Frames) -> Non
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        ("deserialize", "takes no such engine; it says: no kernel image is available; mend it with retina-edge build"),
-        ("context", "makes no execution context; it says: nothing; mend it with end other programs"),
+        ("deserialize", "takes no such engine; it says: no kernel image is available; fix it with retina-edge build"),
+        ("context", "makes no execution context; it says: nothing; fix it with end other programs"),
     ],
 )
 def test_tensorrt_refuses_to_load(world: World, call: str, words: str) -> None:

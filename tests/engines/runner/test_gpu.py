@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("pycuda") is None, reason="needs pycuda"),
 ]
 Frames = list[npt.NDArray[np.uint8]]
-# Torch runs it in FP16, and the letterbox differs by a grey level now and then.
+# Torch runs it in FP16, and the letterbox differs by a gray level now and then.
 SURE, PIXELS, SCORE = 0.5, 1.0, 0.03
 MAX_BATCH = 4
 ROUNDS, LOADS = 10_000, 50

@@ -13,7 +13,7 @@ from tests.engines.plugins.emulated import needs_compiler, run_kernel
 
 INPUT = (96, 160)
 # OpenCV weighs in fixed point of 11 bits, the kernel in float32.
-GREY_LEVELS = 1
+GRAY_LEVELS = 1
 
 
 def noise(size: tuple[int, int], seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -60,7 +60,7 @@ def test_a_frame_is_that_of_opencv(size: tuple[int, int]) -> None:
     frame = noise(size)
     expected, _ = letterbox_batch([frame], INPUT)
     found = by_kernel([frame], 1)
-    assert np.abs(found.astype(int) - expected).max() <= GREY_LEVELS
+    assert np.abs(found.astype(int) - expected).max() <= GRAY_LEVELS
 
 
 @needs_compiler
@@ -83,7 +83,7 @@ def test_a_batch_is_its_frames_one_by_one_and_zeros() -> None:
 def test_a_real_picture(frames: list[npt.NDArray[np.uint8]]) -> None:
     expected, _ = letterbox_batch(frames, INPUT)
     difference = np.abs(by_kernel(frames, len(frames)).astype(int) - expected)
-    assert difference.max() <= GREY_LEVELS
+    assert difference.max() <= GRAY_LEVELS
     # A shift of half a pixel would be everywhere.
     assert (difference == 0).mean() > 0.9
 
@@ -114,7 +114,7 @@ def test_a_part_is_packed_when_it_is_given() -> None:
 
 
 @needs_compiler
-def test_the_kernel_is_not_nearest_neighbour() -> None:
+def test_the_kernel_is_not_nearest_neighbor() -> None:
     """What the tolerance lets pass is small beside another interpolation."""
     frame = noise((540, 960))
     resized = cv2.resize(frame, (160, 90), interpolation=cv2.INTER_NEAREST)

@@ -25,7 +25,7 @@ from tests.engines.plugins.pycuda_stand_in import Driver
 from tests.engines.runner.cuda_bindings import Bindings
 from tests.engines.runner.tensorrt_runtime import Runtime
 
-# The letterbox of the kernel and of OpenCV differ by a grey level now and then, and so the scores and boxes a little.
+# The letterbox of the kernel and of OpenCV differ by a gray level now and then, and so the scores and boxes a little.
 SCORE, PIXELS = 0.02, 0.5
 SURE = 0.5
 HERE = Machine("NVIDIA GeForce RTX 3090", "8.6", "580.95", "")

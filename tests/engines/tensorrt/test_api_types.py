@@ -31,9 +31,9 @@ import tensorrt
 def probe(backend: Backend, config: tensorrt.IBuilderConfig) -> None:
     backend.module.Bilder
     backend.module.BuilderFlag.INT88
-    config.optimisation_level = 3
+    config.optimization_level = 3
 """
-CAUGHT = ('no attribute "Bilder"', 'no attribute "INT88"', 'no attribute "optimisation_level"')
+CAUGHT = ('no attribute "Bilder"', 'no attribute "INT88"', 'no attribute "optimization_level"')
 
 
 def test_calls_are_those_of_the_api(pytestconfig: pytest.Config, tmp_path: Path) -> None:

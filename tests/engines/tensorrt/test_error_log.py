@@ -7,21 +7,21 @@ import sys
 
 import tensorrt_rtx
 
-from engines.tensorrt.error_log import QUOTED, messages_of
+from engines.tensorrt.error_log import QUOTED, error_log
 
 # TensorRT would go on with the first logger when it is gone.
 SCRIPT = """
 import gc
 import tensorrt_rtx as trt
-from engines.tensorrt.error_log import messages_of
+from engines.tensorrt.error_log import error_log
 
 def refuse():
-    mark = messages_of(trt).count
-    assert trt.Runtime(messages_of(trt).logger).deserialize_cuda_engine(b"no plan") is None
-    assert messages_of(trt).since(mark) != "nothing"
+    mark = error_log(trt).count
+    assert trt.Runtime(error_log(trt).logger).deserialize_cuda_engine(b"no plan") is None
+    assert error_log(trt).since(mark) != "nothing"
 
-first = trt.Runtime(messages_of(trt).logger)
-second = trt.Runtime(messages_of(trt).logger)
+first = trt.Runtime(error_log(trt).logger)
+second = trt.Runtime(error_log(trt).logger)
 del first
 gc.collect()
 refuse()
@@ -39,8 +39,8 @@ def test_engines_may_come_and_go() -> None:
 
 
 def test_only_what_came_after_the_mark_is_quoted() -> None:
-    messages = messages_of(tensorrt_rtx)
-    assert messages is messages_of(tensorrt_rtx)
+    messages = error_log(tensorrt_rtx)
+    assert messages is error_log(tensorrt_rtx)
     messages.logger.log(tensorrt_rtx.ILogger.ERROR, "  of another engine\n")
     mark = messages.count
     assert messages.since(mark) == "nothing"

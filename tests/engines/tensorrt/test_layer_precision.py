@@ -60,8 +60,8 @@ def test_a_convolution_has_the_type_of_its_input(kind: int, dtype: type[np.gener
     assert network_precision(parsed.network) == {"activation": {precision: 1}, "convolution": {precision: 1}}
 
 
-def quantised(kind: type[np.generic]) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray[Any, Any]]]:
-    """Two convolutions of which the first has quantised input and weights, the second quantised weights only."""
+def quantized(kind: type[np.generic]) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray[Any, Any]]]:
+    """Two convolutions of which the first has quantized input and weights, the second quantized weights only."""
     nodes = [
         onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         onnx.helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
@@ -80,8 +80,8 @@ def quantised(kind: type[np.generic]) -> tuple[list[onnx.NodeProto], dict[str, n
 
 
 @pytest.mark.parametrize(("kind", "dtype", "rest"), [(FLOAT, np.float32, "fp32"), (HALF, np.float16, "fp16")])
-def test_int8_needs_both_operands_dequantised(kind: int, dtype: type[np.generic], rest: str) -> None:
-    nodes, constants = quantised(dtype)
+def test_int8_needs_both_operands_dequantized(kind: int, dtype: type[np.generic], rest: str) -> None:
+    nodes, constants = quantized(dtype)
     parsed = parse(nodes, constants, kind)
     assert convolutions(parsed.network) == {"both": "int8", "weights only": rest}
 
@@ -103,7 +103,7 @@ def test_what_was_asked_passes(asked: str, found: dict[str, str], kept: tuple[st
     [
         ("fp16", {"a": "fp16", "b": "fp32"}, (), "fp16 asked, and 1 of 2 convolutions .*first of them b in fp32"),
         ("fp32", {"a": "fp16"}, (), "fp32 asked, and 1 of 1"),
-        ("int8", {"a": "fp16"}, ("a",), "int8 asked, and none of the 1 convolutions has quantised inputs"),
+        ("int8", {"a": "fp16"}, ("a",), "int8 asked, and none of the 1 convolutions has quantized inputs"),
         ("int8", {"a": "int8", "b": "fp16"}, (), "int8 asked, and 1 of 2 .* b in fp16"),
         ("int8", {"a": "int8", "b": "fp32"}, ("b",), "int8 asked, and 1 of 2 .* b in fp32"),
         ("fp16", {}, (), "expected convolutions in the network, found none"),

@@ -1,4 +1,4 @@
-"""INT8 for TensorRT, run on a CPU: as it stands in the file, and not as ONNX Runtime's optimiser would have it."""
+"""INT8 for TensorRT, run on a CPU: as it stands in the file, and not as ONNX Runtime's optimizer would have it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from export.precision.conversion import _decibels
 from export.verify import onnx_heads
 
 Frames = list[npt.NDArray[np.uint8]]
-# Of the worst head of the sample model; optimised, it is 9 to 13.
+# Of the worst head of the sample model; optimized, it is 9 to 13.
 LEAST = 16.0
 
 
 @pytest.mark.parametrize("name", ["int8-tensorrt", "int8-cpu"])
-def test_a_quantised_network_is_as_near_to_fp32_as_it_is(
+def test_a_quantized_network_is_as_near_to_fp32_as_it_is(
     sample_models: dict[str, Path], frames: Frames, name: str
 ) -> None:
     fp32, int8 = (heads_only(onnx.load(sample_models[key])) for key in ("fp32", name))
@@ -34,7 +34,7 @@ def test_a_quantised_network_is_as_near_to_fp32_as_it_is(
     assert min(found.values()) > LEAST
 
 
-def test_the_executor_runs_it_unoptimised(sample_models: dict[str, Path], frames: Frames) -> None:
+def test_the_executor_runs_it_unoptimized(sample_models: dict[str, Path], frames: Frames) -> None:
     path = sample_models["int8-tensorrt"]
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

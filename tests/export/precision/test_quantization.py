@@ -125,7 +125,7 @@ def test_cpu_has_uint8_activations_and_int8_weights(models: Models) -> None:
             assert values[node.input[1]].dtype == np.float32
 
 
-def test_tensorrt_quantises_weights_by_channel_and_loses_half_a_step(exported: onnx.ModelProto, models: Models) -> None:
+def test_tensorrt_quantizes_weights_by_channel_and_loses_half_a_step(exported: onnx.ModelProto, models: Models) -> None:
     before, after = arrays(exported), arrays(models["tensorrt"])
     sources = producers(models["tensorrt"])
     checked = 0
@@ -152,8 +152,8 @@ def test_tensorrt_scales_reach_the_range(models: Models, ranges: Ranges) -> None
             assert greatest <= reach <= greatest * (1 + 2.0**-9), node.input[0]
 
 
-def test_tensorrt_quantises_the_skipped_branch_of_residual_sums(models: Models) -> None:
-    """One input of each sum of the backbone is dequantised, the other the output of a convolution."""
+def test_tensorrt_quantizes_the_skipped_branch_of_residual_sums(models: Models) -> None:
+    """One input of each sum of the backbone is dequantized, the other the output of a convolution."""
     sources = producers(models["tensorrt"])
     sums = [node for node in models["tensorrt"].graph.node if node.op_type == "Add"]
     kinds = [sorted(sources[name].op_type for name in node.input if name in sources) for node in sums]
@@ -163,8 +163,8 @@ def test_tensorrt_quantises_the_skipped_branch_of_residual_sums(models: Models) 
 
 
 def test_one_tensor_has_one_scale_for_all_that_read_it(models: Models) -> None:
-    quantised = [node.input[0] for node in models["tensorrt"].graph.node if node.op_type == "QuantizeLinear"]
-    assert len(quantised) == len(set(quantised))
+    quantized = [node.input[0] for node in models["tensorrt"].graph.node if node.op_type == "QuantizeLinear"]
+    assert len(quantized) == len(set(quantized))
 
 
 @pytest.mark.parametrize(("layout", "least"), [("tensorrt", 12.0), ("cpu", 18.0)])
@@ -221,7 +221,7 @@ def test_keeping_nothing(
     assert all(np.isfinite(head).all() for head in heads(model, next(images.batches(contract, 1))))
 
 
-def test_what_cannot_be_quantised_is_refused(exported: onnx.ModelProto, ranges: Ranges) -> None:
+def test_what_cannot_be_quantized_is_refused(exported: onnx.ModelProto, ranges: Ranges) -> None:
     with pytest.raises(ValueError, match="layout: expected cpu or tensorrt, got 'gpu'"):
         quantize(exported, ranges, "gpu", ())
     with pytest.raises(ValueError, match="kept: expected names of convolutions, got 'nothing'"):
@@ -233,7 +233,7 @@ def test_what_cannot_be_quantised_is_refused(exported: onnx.ModelProto, ranges: 
 def test_a_convolution_that_was_passed_over_is_an_error(
     exported: onnx.ModelProto, ranges: Ranges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when a quantiser does not know an operator in front of it."""
+    """As when a quantizer does not know an operator in front of it."""
     import export.precision.quantization
 
     whole = export.precision.quantization._for_cpu
@@ -275,15 +275,15 @@ def test_a_channel_without_weights_is_no_division_by_zero(exported: onnx.ModelPr
     values = onnx.numpy_helper.to_array(tensor).copy()
     values[0] = 0
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    quantised = arrays(quantize(model, ranges, "tensorrt", ()))
+    quantized = arrays(quantize(model, ranges, "tensorrt", ()))
     name = tensor.name
-    assert quantised[f"{name}.scale"][0] > 0
-    assert not quantised[f"{name}.int8"][0].any()
+    assert quantized[f"{name}.scale"][0] > 0
+    assert not quantized[f"{name}.int8"][0].any()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_put_back_reads_floats(exported: onnx.ModelProto, ranges: Ranges, layout: str) -> None:
-    """All of them put back, nothing is quantised at all; some, only what the others read."""
+    """All of them put back, nothing is quantized at all; some, only what the others read."""
     always = sensitive_convolutions(exported, layout)
     others = tuple(node.name for node in exported.graph.node if node.op_type == "Conv" and node.name not in always)
     nothing = quantize(exported, ranges, layout, (), (*always, *others))
@@ -301,7 +301,7 @@ def test_what_is_put_back_reads_floats(exported: onnx.ModelProto, ranges: Ranges
 
 
 def test_what_is_put_back_keeps_its_relu(exported: onnx.ModelProto, ranges: Ranges, frames: Frames) -> None:
-    """The quantiser takes a Relu out where quantising clips anyway; who reads in floats still needs it."""
+    """The quantizer takes a Relu out where quantizing clips anyway; who reads in floats still needs it."""
     contract_size = tuple(dim.dim_value for dim in exported.graph.input[0].type.tensor_type.shape.dim[1:3])
     batches = [letterbox_batch(frames[:1], (contract_size[0], contract_size[1]))[0]]
     expected = onnx_heads(exported, batches)[0]

@@ -64,7 +64,7 @@ def test_minmax_is_what_occurs(
         values = [image[name] for image in activations]
         low, high = ranges[name]
         assert high == pytest.approx(max(float(value.max()) for value in values), rel=1e-5), name
-        # ONNX Runtime's calibrator takes 0 into every range, as quantisation does.
+        # ONNX Runtime's calibrator takes 0 into every range, as quantization does.
         assert low == pytest.approx(min(0.0, *(float(value.min()) for value in values)), rel=1e-5, abs=1e-6), name
 
 

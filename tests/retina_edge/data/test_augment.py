@@ -1,4 +1,4 @@
-"""Augmentations move boxes and pixels together: coloured objects on real ground stay inside their boxes."""
+"""Augmentations move boxes and pixels together: colored objects on real ground stay inside their boxes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_labels_follow_their_boxes(frames: list[npt.NDArray[np.uint8]]) -> None:
     assert out.shape == (3, 416, 416)
 
 
-def test_photometric_changes_colours_and_nothing_else(frames: list[npt.NDArray[np.uint8]]) -> None:
+def test_photometric_changes_colors_and_nothing_else(frames: list[npt.NDArray[np.uint8]]) -> None:
     results = []
     for photometric in (False, True):
         torch.manual_seed(3)

@@ -10,7 +10,7 @@ import torch
 
 from engines.core.errors import SourceError
 from retina_edge.data.augment_options import AugmentOptions
-from retina_edge.data.coco import CocoDataset, LabelledImage, load_coco
+from retina_edge.data.coco import CocoDataset, LabeledImage, load_coco
 from retina_edge.data.loading import AugmentedDataset, BatchLoader, EpochSampler
 
 OPTIONS = AugmentOptions((128, 160), (416, 736))
@@ -89,7 +89,7 @@ def test_the_global_generator_is_left_alone(data: CocoDataset) -> None:
 def test_a_bad_image_is_the_error_it_is_also_from_a_worker(tmp_path: Path, workers: int) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     none, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    image = LabelledImage(1, tmp_path / "a.png", (8, 8), none, no_labels, none, no_labels)
+    image = LabeledImage(1, tmp_path / "a.png", (8, 8), none, no_labels, none, no_labels)
     data = CocoDataset(tmp_path / "labels.json", ("cat",), (1,), (image,))
     loader = BatchLoader(AugmentedDataset(data, OPTIONS), EpochSampler(1, 1, batch=1, seed=0), workers=workers)
     with pytest.raises(SourceError, match=r"a\.png: expected an image") as caught:

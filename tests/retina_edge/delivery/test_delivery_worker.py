@@ -27,7 +27,7 @@ from tests.events import first_times
 from tests.waiting import wait_for
 
 FAST = Backoff(0.001, 0.004)
-# Where synchronising to the disk costs nothing.
+# Where synchronizing to the disk costs nothing.
 MEMORY_DISK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 

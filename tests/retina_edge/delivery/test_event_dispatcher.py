@@ -67,7 +67,7 @@ def test_each_receiver_gets_every_event_in_order(count: int) -> None:
 
 
 def test_without_receivers_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "EVENTS_WAITING", 1)
+    monkeypatch.setattr(module, "MAX_WAITING_EVENTS", 1)
     with EventDispatcher([]) as sender:
         for track in range(5):
             sender.send(entered(track))
@@ -89,7 +89,7 @@ def test_a_receiver_whose_spool_fails_holds_up_no_other(caplog: pytest.LogCaptur
 
 
 def test_the_queue_is_bounded_and_what_finds_no_room_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "EVENTS_WAITING", 3)
+    monkeypatch.setattr(module, "MAX_WAITING_EVENTS", 3)
     disk = Gate()
     receiver = Recorder(disk)
     with EventDispatcher([receiver]) as sender:
@@ -120,7 +120,7 @@ def test_the_end_waits_for_a_slow_disk() -> None:
 def test_the_end_is_bounded_when_the_disk_of_the_spool_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    monkeypatch.setattr(module, "SPOOL_TIMEOUT", 0.2)
     disk, append = Gate(), SpoolFile.append
 
     def hang(*args: Any, **kwargs: Any) -> Any:

@@ -222,7 +222,7 @@ from pathlib import Path
 from retina_edge.delivery import spool as module
 from retina_edge.delivery.spool import Spool, SpoolError
 module.RETRY_SECONDS = 0.0
-module.MEMORY_BOUNDS = module.Amount(40, 10**6)
+module.MEMORY_BOUNDS = module.SpoolSize(40, 10**6)
 import json
 def numbers(found): return [json.loads(message.payload)["i"] for message in found]
 with Spool(Path(sys.argv[1])) as spool:

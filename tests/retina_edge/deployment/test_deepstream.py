@@ -166,9 +166,9 @@ def test_frames_become_the_engines_input(
 def test_errors_give_the_buffer_back(session: Path) -> None:
     failed = call(session, "pack", numbers=[1, 2, 2, 8, 3, 1, *[9] * 16])
     assert failed.stdout.split("\n")[0].split()[:2] == ["7", "0"]
-    grey = call(session, "pack", numbers=[1, 2, 2, 8, GRAY, 0, *[9] * 16])
-    assert grey.stdout.split("\n")[0].split()[:2] == ["5", "0"]
-    assert "cannot become BGR" in grey.stderr
+    gray = call(session, "pack", numbers=[1, 2, 2, 8, GRAY, 0, *[9] * 16])
+    assert gray.stdout.split("\n")[0].split()[:2] == ["5", "0"]
+    assert "cannot become BGR" in gray.stderr
 
 
 def test_another_configuration_is_refused(session: Path) -> None:

@@ -21,7 +21,7 @@ from retina_edge.environment.platforms import (
     RTX,
     TENSORRT,
     Platform,
-    recognise,
+    recognize,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -46,7 +46,7 @@ ORIN, DESKTOP = ("Orin", "8.7", "540.4.0"), Machine("NVIDIA GeForce RTX 4090", "
 )
 @pytest.mark.parametrize("installed", [True, False])
 def test_a_jetson_is_known_by_its_jetpack(jetpack: str, expected: Platform, *, installed: bool) -> None:
-    assert recognise(Machine(*ORIN, jetpack), tensorrt=installed, tensorrt_rtx=False) is expected
+    assert recognize(Machine(*ORIN, jetpack), tensorrt=installed, tensorrt_rtx=False) is expected
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_jetson_is_known_by_its_jetpack(jetpack: str, expected: Platform, *, i
     ],
 )
 def test_others_by_what_is_there(machine: Machine, expected: Platform, *, tensorrt: bool, rtx: bool) -> None:
-    assert recognise(machine, tensorrt=tensorrt, tensorrt_rtx=rtx) is expected
+    assert recognize(machine, tensorrt=tensorrt, tensorrt_rtx=rtx) is expected
 
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)

@@ -13,8 +13,8 @@ import pytest
 from engines.core.executor import GPU, NETWORK, PREPROCESS, HostTicket, RawDetections, Ticket
 from retina_edge.detector import Detector
 from retina_edge.measurement.timing import (
+    FrameCycle,
     Latency,
-    Rounds,
     Throughput,
     host_overhead,
     measure_in_turn,
@@ -45,10 +45,10 @@ def test_percentiles_need_runs(runs: int, *, p90: bool, p99: bool) -> None:
 
 
 def test_batches_go_round() -> None:
-    rounds = Rounds(FRAMES, 3)
+    rounds = FrameCycle(FRAMES, 3)
     taken = [[next(i for i, f in enumerate(FRAMES) if f is frame) for frame in rounds.next()] for _ in range(3)]
     assert taken == [[0, 1, 2], [3, 4, 0], [1, 2, 3]]
-    assert len(Rounds(FRAMES[:1], 4).next()) == 4
+    assert len(FrameCycle(FRAMES[:1], 4).next()) == 4
 
 
 class Slow(StandIn):
@@ -61,10 +61,10 @@ class Slow(StandIn):
 
 def test_latency_is_of_whole_batches_and_stages_are_of_the_executor() -> None:
     slow = Detector(Slow(contract()))
-    whole = measure_latency(slow, Rounds(FRAMES, 2), 0.1)
+    whole = measure_latency(slow, FrameCycle(FRAMES, 2), 0.1)
     assert 3 <= whole.runs <= 10
     assert whole.p50 >= 10
-    stages, whole = measure_in_turn(slow, Rounds(FRAMES, 2), 0.0)
+    stages, whole = measure_in_turn(slow, FrameCycle(FRAMES, 2), 0.0)
     assert list(stages) == [PREPROCESS, NETWORK]
     assert stages[NETWORK].runs == whole.runs == 3
     assert stages[PREPROCESS].p50 < 10 <= stages[NETWORK].p50
@@ -97,7 +97,7 @@ class Recording(StandIn):
 
 def test_stages_and_latency_are_measured_in_turn() -> None:
     executor = Recording()
-    measure_in_turn(Detector(executor), Rounds(FRAMES, 2), 0.0)
+    measure_in_turn(Detector(executor), FrameCycle(FRAMES, 2), 0.0)
     assert executor.asked == [("measure", 2), ("submit", 2)] * 3
 
 
@@ -155,6 +155,6 @@ def test_warming_up_takes_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retina_edge.measurement.timing.WARM_UP_SECONDS", 0.05)
     start = time.perf_counter()
     executor = Recording()
-    warm_up(Detector(executor), Rounds(FRAMES, 1), in_flight=5)
+    warm_up(Detector(executor), FrameCycle(FRAMES, 1), in_flight=5)
     assert 0.05 <= time.perf_counter() - start < 5
     assert executor.most == 5

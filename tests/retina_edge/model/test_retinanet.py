@@ -1,4 +1,4 @@
-"""The model: torchvision's parts, the paper's initialisation, torchvision's anchors."""
+"""The model: torchvision's parts, the paper's initialization, torchvision's anchors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_raw_heads_of_every_backbone(backbone: str) -> None:
     assert [tuple(level.shape) for level in deltas] == [(2, 36, *size) for size in sizes]
 
 
-def test_initialisation_is_the_papers() -> None:
+def test_initialization_is_the_papers() -> None:
     """Section 4.1 of arXiv 1708.02002: prior 0.01 in the class bias, weights from a Gaussian of 0.01."""
     head = RetinaNet(ModelConfig(2, "resnet18")).head
     assert torch.sigmoid(head.classification_head.cls_logits.bias).allclose(torch.tensor(0.01))

@@ -34,7 +34,7 @@ def test_nothing_found_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("ground", [0, 128, 255])
-def test_the_box_is_drawn_in_its_colour_with_a_dark_rim(ground: int) -> None:
+def test_the_box_is_drawn_in_its_color_with_a_dark_rim(ground: int) -> None:
     image = np.full((400, 600, 3), ground, np.uint8)
     picture = annotate(image, found([[100, 100, 300, 300]], [1]))
     assert tuple(picture[200, 100]) == color_of(1)
@@ -121,7 +121,7 @@ def test_lines_grow_with_the_picture() -> None:
     assert thickness[1] > thickness[0]
 
 
-def test_colours_are_stable_and_differ_between_neighbouring_classes() -> None:
+def test_colors_are_stable_and_differ_between_neighboring_classes() -> None:
     assert color_of(0) == PALETTE[0]
     assert len(set(PALETTE)) == len(PALETTE)
     assert color_of(len(PALETTE) + 2) == color_of(2)

@@ -224,7 +224,7 @@ def test_older_files_are_continued_and_what_was_lost_meanwhile_is_said_at_the_en
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A link to a full device becomes one to a file: a disk that gets room."""
-    monkeypatch.setattr(retrying, "PAUSE", 0.2)
+    monkeypatch.setattr(retrying, "RETRY_SECONDS", 0.2)
     lines, older = tmp_path / "o.jsonl", tmp_path / "older.jsonl"
     with open_outputs(jsonl=older, strict=False) as outputs:
         outputs.write(live(0))
@@ -329,7 +329,7 @@ def test_who_refuses_an_event_is_there(server: Server, tmp_path: Path) -> None:
 def test_events_that_found_no_room_are_lost_to_every_receiver(
     server: Server, nobody: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "EVENTS_WAITING", 0)
+    monkeypatch.setattr(sender, "MAX_WAITING_EVENTS", 0)
     name = f"http://127.0.0.1:{server.port}"
     with open_outputs(receivers=[name, nobody], spool=tmp_path, strict=False) as outputs:
         outputs.write(live(0, events=2))

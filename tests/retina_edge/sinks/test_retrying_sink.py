@@ -18,7 +18,7 @@ from retina_edge.sinks.background_sink import BackgroundSink
 from retina_edge.sinks.csv_sink import HEADER, CsvSink
 from retina_edge.sinks.per_stream_sink import PerStreamSink
 from retina_edge.sinks.recording_sink import RecordingSink
-from retina_edge.sinks.retrying_sink import PAUSE, RetryingSink
+from retina_edge.sinks.retrying_sink import RETRY_SECONDS, RetryingSink
 from retina_edge.sinks.text_sink import JsonlSink
 from retina_edge.sinks.video_sink import RESERVED_BYTES
 from tests.media import count_frames
@@ -56,7 +56,7 @@ def test_a_new_sink_takes_over_after_the_pause(clock: list[float], caplog: pytes
         assert (sink.lost, sink.failing, str(sink.error)) == (2, True, "the disk is full")
         assert sink.error is not None
         assert sink.error.__traceback__ is None  # it would hold the frame
-        clock[0] += PAUSE - 0.1
+        clock[0] += RETRY_SECONDS - 0.1
         sink.write(result(4))
         clock[0] += 0.2
         for index in (5, 6):
@@ -74,7 +74,7 @@ def test_an_error_that_stays_is_said_once(clock: list[float], caplog: pytest.Log
     with RetryingSink("name", lambda: Recorder(fails_at=0)) as sink:
         for _ in range(5):
             sink.write(result(0))
-            clock[0] += PAUSE
+            clock[0] += RETRY_SECONDS
     assert (sink.lost, str(sink.error)) == (5, "the disk is full")
     assert caplog.messages == ["name: the disk is full; next attempt in 10 s"]
 
@@ -141,7 +141,7 @@ def test_no_room_at_the_start_is_waited_for(clock: list[float], number: int) -> 
 
     with RetryingSink("name", NoRoom) as sink:
         sink.write(result(0))
-        clock[0] += PAUSE
+        clock[0] += RETRY_SECONDS
         sink.write(result(1))
     assert (sink.lost, made[-1].indices) == (1, [1])
 
@@ -167,7 +167,7 @@ def test_a_disk_that_gets_room_again_is_written_to_again(tmp_path: Path, clock: 
             assert isinstance(lines.error, OSError)
             assert len(list(disk.glob("yard-*"))) == 1
             ballast.unlink()
-            clock[0] += PAUSE
+            clock[0] += RETRY_SECONDS
             for index in (400, 401):
                 lines.write(result(index))
                 recordings.write(noise(index))
@@ -264,7 +264,7 @@ def test_what_leaves_nothing_in_a_file_proves_nothing(clock: list[float]) -> Non
     sink = RetryingSink("full", lambda: CsvSink(Path("/dev/full"), append=True))
     with sink:
         for _ in range(3):
-            clock[0] += PAUSE
+            clock[0] += RETRY_SECONDS
             sink.write(result(count=0))
         assert (sink.failing, sink.lost) == (True, 0)
 

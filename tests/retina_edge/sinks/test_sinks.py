@@ -218,7 +218,7 @@ def test_a_format_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["a.pgm", "a.pbm"])
-def test_pictures_of_grey_formats_are_saved_as_png(tmp_path: Path, name: str) -> None:
+def test_pictures_of_gray_formats_are_saved_as_png(tmp_path: Path, name: str) -> None:
     with ImageSink(tmp_path) as sink:
         sink.write(result(name=name))
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.png"]
@@ -432,7 +432,7 @@ def test_the_video_of_a_live_stream_keeps_its_time(tmp_path: Path) -> None:
 
 
 def test_a_recording_is_many_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording, "PART_SECONDS", 2.0)
+    monkeypatch.setattr(recording, "SEGMENT_SECONDS", 2.0)
     clock = iter(range(100))
     start = datetime(2026, 11, 26, 7, 0, 0, tzinfo=timezone.utc)
     moments = property(lambda _frame: start + timedelta(seconds=next(clock)))

@@ -20,7 +20,7 @@ from engines.core.errors import SourceError
 from retina_edge.environment import checks as diagnosis
 from retina_edge.environment.checks import BROKEN, MISSING, OK
 from retina_edge.sources import gstreamer_source as gstreamer
-from retina_edge.sources.gst_launch import Caps, GstLaunch, PipelineEnd, error_words, parse_caps
+from retina_edge.sources.gst_launch import Caps, GstLaunch, PipelineEnd, error_summary, parse_caps
 from retina_edge.sources.gstreamer_source import GStreamerSource, csi_pipeline, is_live, secrets, shown_pipeline
 from retina_edge.sources.opening import open_sources
 from retina_edge.sources.video_source import VideoSource
@@ -64,7 +64,7 @@ def held() -> set[object]:
 @needs_gst
 @pytest.mark.parametrize("size", [(48, 64), (49, 63), (50, 101), (31, 102)])
 @pytest.mark.parametrize("end", ["", " ! appsink", " ! videoconvert ! appsink drop=1 max-buffers=2 ", " !"])
-def test_frames_have_their_colour_size_and_times(size: tuple[int, int], end: str) -> None:
+def test_frames_have_their_color_size_and_times(size: tuple[int, int], end: str) -> None:
     caps = f"video/x-raw,format=RGB,width={size[1]},height={size[0]},framerate=25/1"
     (source,) = open_sources([f"gst:videotestsrc num-buffers=3 pattern=red ! {caps}{end}"])
     assert not source.live
@@ -252,7 +252,7 @@ def test_without_gstreamer_both_remedies_are_named(monkeypatch: pytest.MonkeyPat
         GStreamerSource("csi://1").__enter__()
     check = diagnosis.check_gstreamer()
     if "GStreamer:                   YES" not in cv2.getBuildInformation():
-        assert (check.state, "gstreamer1.0-tools" in check.mend) == (MISSING, True)
+        assert (check.state, "gstreamer1.0-tools" in check.fix) == (MISSING, True)
 
 
 def test_the_doctor_says_which_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,10 +345,10 @@ def test_gst_launchs_words() -> None:
         "Failed to connect.",
         "ERROR: pipeline doesn't want to preroll.",
     ]
-    assert error_words(lines) == "rtspsrc0: Could not open resource. (Failed to connect.)"
-    assert error_words(["WARNING: erroneous pipeline: syntax error"]) == "syntax error"
-    assert error_words(["one", "two", "", "three"]) == "two; three"
-    assert error_words([]) == ""
+    assert error_summary(lines) == "rtspsrc0: Could not open resource. (Failed to connect.)"
+    assert error_summary(["WARNING: erroneous pipeline: syntax error"]) == "syntax error"
+    assert error_summary(["one", "two", "", "three"]) == "two; three"
+    assert error_summary([]) == ""
 
 
 def test_caps() -> None:

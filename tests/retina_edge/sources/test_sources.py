@@ -40,10 +40,10 @@ def test_one_picture(tmp_path: Path, suffix: str) -> None:
     assert source.info.frames == 1
 
 
-def test_greyscale_alpha_and_16_bit_files_become_bgr(tmp_path: Path) -> None:
+def test_grayscale_alpha_and_16_bit_files_become_bgr(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name, array in {
-        "grey.png": rng.integers(0, 256, (20, 30), np.uint8),
+        "gray.png": rng.integers(0, 256, (20, 30), np.uint8),
         "alpha.png": rng.integers(0, 256, (20, 30, 4), np.uint8),
         "deep.png": rng.integers(0, 65536, (20, 30, 3), np.uint16),
     }.items():
@@ -81,13 +81,13 @@ def test_a_glob_opens_each_match_by_its_kind(tmp_path: Path) -> None:
     assert kinds == [(ImageSource, 1), (VideoSource, 1), (ImageSource, 2)]
 
 
-def test_saved_names_keep_formats_that_take_colour() -> None:
+def test_saved_names_keep_formats_that_take_color() -> None:
     names = ("a.png", "b.JPG", "c.ppm", "d.pgm", "e.PBM", "f.xyz", "g")
     saved = [output_name(Path("x") / name) for name in names]
     assert saved == ["a.png", "b.JPG", "c.ppm", "d.pgm.png", "e.PBM.png", "f.xyz.png", "g.png"]
 
 
-def test_neighbouring_pictures_become_one_source(tmp_path: Path) -> None:
+def test_neighboring_pictures_become_one_source(tmp_path: Path) -> None:
     names = [str(write_picture(tmp_path / f"{i}.png")) for i in range(3)]
     video = str(write_video(tmp_path / "v.avi", count=2))
     sources = open_sources([names[0], names[1], video, names[2]])
@@ -159,8 +159,8 @@ def test_a_video(tmp_path: Path, name: str, fps: float) -> None:
     # Matroska stores whole milliseconds.
     assert np.abs(np.array(times) - np.arange(20) / fps).max() < 2e-3
     # Each frame has its own picture: the list holds no buffer that was written over.
-    grey = [int(frame.image[4, 4, 0]) for frame in read[::5]]
-    assert grey == pytest.approx([0, 50, 100, 150], abs=CODEC_LEVELS)
+    gray = [int(frame.image[4, 4, 0]) for frame in read[::5]]
+    assert gray == pytest.approx([0, 50, 100, 150], abs=CODEC_LEVELS)
     assert source.errors == source.warnings == []
 
 

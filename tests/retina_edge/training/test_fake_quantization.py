@@ -1,4 +1,4 @@
-"""Quantisation-aware training rounds where the exported INT8 does, by the same scales, and changes no other thing."""
+"""Quantization-aware training rounds where the exported INT8 does, by the same scales, and changes no other thing."""
 
 from __future__ import annotations
 

@@ -106,12 +106,12 @@ def test_two_images_are_learnt_by_heart(data: CocoDataset) -> None:
     model, contract = new_model(TINY, data, (128, 128), seed=0)
     trainer_data = [data.images[0], data.images[1]]
     images, targets = [], []
-    for labelled in trainer_data:
-        images.append(torch.from_numpy(labelled.read()[100:228, 100:228].copy()))
-        boxes = torch.from_numpy(labelled.boxes) - 100
+    for labeled in trainer_data:
+        images.append(torch.from_numpy(labeled.read()[100:228, 100:228].copy()))
+        boxes = torch.from_numpy(labeled.boxes) - 100
         clipped = boxes.clamp(0, 128)
         keep = (clipped[:, 2:] - clipped[:, :2]).min(1).values > 12
-        targets.append({"boxes": clipped[keep], "labels": torch.from_numpy(labelled.labels)[keep]})
+        targets.append({"boxes": clipped[keep], "labels": torch.from_numpy(labeled.labels)[keep]})
     assert sum(len(target["boxes"]) for target in targets) >= 6
     options = dataclasses.replace(OPTIONS, optimizer="adamw", learning_rate=2e-3, schedule="constant", ema=0.0)
     trainer = Trainer(
@@ -264,7 +264,7 @@ def test_fine_tuning_keeps_what_fits_and_says_what_does_not(data: CocoDataset) -
     model, contract = new_model(config, three, SIZE, seed=0)
     fresh = model.head.classification_head.cls_logits.weight.clone()
     (said,) = initialize_from(model, contract, source)
-    assert said.startswith("class head re-initialised: 1 classes (tree)")
+    assert said.startswith("class head re-initialized: 1 classes (tree)")
     assert torch.equal(model.head.classification_head.cls_logits.weight, fresh)
     name = "head.regression_head.bbox_reg.weight"
     assert torch.equal(model.state_dict()[name], source.weights[name])

@@ -17,8 +17,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from retina_edge.sources.frames import Frame, Source
-from retina_edge.web import moving_pictures
-from retina_edge.web.moving_pictures import WATCHERS, ViewerLimit
+from retina_edge.web import live_video
+from retina_edge.web.live_video import MAX_VIEWERS, ViewerLimit
 from retina_edge.web.preview import Preview
 from tests.made_streams import Made
 from tests.retina_edge.sinks.test_sinks import result
@@ -74,10 +74,10 @@ def test_there_is_room_for_so_many_watchers(served: Served) -> None:
             return response.status_code
 
     with ExitStack() as stack:
-        for watcher in [stack.enter_context(connect(url)) for _ in range(WATCHERS)]:
+        for watcher in [stack.enter_context(connect(url)) for _ in range(MAX_VIEWERS)]:
             watcher.recv(timeout=15)
         full = httpx.get(served.url + path)
-        assert (full.status_code, full.json()) == (503, {"detail": f"as many watch as can ({WATCHERS})"})
+        assert (full.status_code, full.json()) == (503, {"detail": f"as many watch as can ({MAX_VIEWERS})"})
         with connect(url) as one_more, pytest.raises(ConnectionClosed) as refused:
             one_more.recv(timeout=15)
         assert refused.value.rcvd is not None
@@ -86,17 +86,17 @@ def test_there_is_room_for_so_many_watchers(served: Served) -> None:
 
 
 def test_who_goes_gives_the_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moving_pictures, "WATCHERS", 1)
+    monkeypatch.setattr(live_video, "MAX_VIEWERS", 1)
     with serving(sources=noisy()) as server:
         for _ in range(3):
             with stalled(server.url):
                 assert mjpeg_status(server.url) == 503
-            wait_for(lambda: mjpeg_status(server.url) == 200, moving_pictures.SEND_SECONDS / 2)
+            wait_for(lambda: mjpeg_status(server.url) == 200, live_video.SEND_SECONDS / 2)
 
 
 def test_who_takes_nothing_loses_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moving_pictures, "WATCHERS", 1)
-    monkeypatch.setattr(moving_pictures, "SEND_SECONDS", 0.5)
+    monkeypatch.setattr(live_video, "MAX_VIEWERS", 1)
+    monkeypatch.setattr(live_video, "SEND_SECONDS", 0.5)
     with serving(sources=noisy()) as server, stalled(server.url):
         assert mjpeg_status(server.url) == 503
         wait_for(lambda: mjpeg_status(server.url) == 200)
@@ -129,6 +129,6 @@ def test_more_streams_than_a_byte_counts() -> None:
             sent.append(data)
 
     previews = [Preview(stream) for stream in streams]  # type: ignore[arg-type]
-    asyncio.run(moving_pictures.watch(Watcher(), previews, ViewerLimit(1), lambda: not sent))  # type: ignore[arg-type]
+    asyncio.run(live_video.watch(Watcher(), previews, ViewerLimit(1), lambda: not sent))  # type: ignore[arg-type]
     assert [int.from_bytes(data[:2], "big") for data in sent] == [298]
     assert sent[0][2:4] == b"\xff\xd8"

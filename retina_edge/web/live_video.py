@@ -15,7 +15,7 @@ from retina_edge.pipeline.result import Result
 from retina_edge.web.preview import Preview
 
 # Pictures a second that a watcher gets of each stream at most; watchers at a time.
-PICTURES_PER_SECOND, WATCHERS = 15.0, 16
+FRAMES_PER_SECOND, MAX_VIEWERS = 15.0, 16
 # Seconds that a watcher has to take a picture: who does not is gone, or holds a place that others want.
 SEND_SECONDS = 10.0
 BOUNDARY = "frame"
@@ -58,7 +58,7 @@ class MjpegResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._places.taken() as got:
             if not got:
-                full = {"detail": f"as many watch as can ({WATCHERS})"}
+                full = {"detail": f"as many watch as can ({MAX_VIEWERS})"}
                 await JSONResponse(full, 503)(scope, receive, send)
                 return
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -73,7 +73,7 @@ class MjpegResponse(Response):
                         body = head.encode() + found[1] + b"\r\n"
                         message = {"type": "http.response.body", "body": body, "more_body": True}
                         await asyncio.wait_for(send(message), SEND_SECONDS)
-                    await asyncio.sleep(1 / PICTURES_PER_SECOND)
+                    await asyncio.sleep(1 / FRAMES_PER_SECOND)
                 await asyncio.wait_for(send({"type": "http.response.body", "body": b""}), SEND_SECONDS)
             except (TimeoutError, asyncio.TimeoutError, OSError):  # two classes before Python 3.11
                 pass
@@ -102,7 +102,7 @@ async def watch(
                     if found is not None and found[0] is not shown.get(number):
                         shown[number] = found[0]
                         await asyncio.wait_for(socket.send_bytes(number.to_bytes(2, "big") + found[1]), SEND_SECONDS)
-                await asyncio.sleep(1 / PICTURES_PER_SECOND)
+                await asyncio.sleep(1 / FRAMES_PER_SECOND)
         except (WebSocketDisconnect, RuntimeError, TimeoutError, asyncio.TimeoutError):
             pass  # gone in the middle of a picture, or too slow to take one
         finally:

@@ -1,0 +1,81 @@
+"""Which outputs a run writes: checked before the work begins, opened for the streams of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from retina_edge.pipeline.stream import Stream
+from retina_edge.sinks.output_checks import check_outputs
+from retina_edge.sinks.outputs import Outputs, open_outputs
+from retina_edge.sinks.per_stream_sink import sink_for_stream
+from retina_edge.sinks.retrying_sink import RetryingSink
+from retina_edge.sinks.sink import Sink
+from retina_edge.sources.frames import Source
+from retina_edge.system.folders import event_spool
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where results and events go.
+
+    Attributes:
+        save: annotated video (``.mp4``), or folder for videos and images; None for neither.
+        jsonl: file for results as JSON lines; None for none.
+        csv: file for detections as a table; None for none.
+        receivers: addresses that events are delivered to, ``mqtt://`` or ``https://``.
+        spool: folder for events that wait for delivery.
+    """
+
+    save: Path | None = None
+    jsonl: Path | None = None
+    csv: Path | None = None
+    receivers: Sequence[str] = ()
+    spool: Path = field(default_factory=event_spool)
+
+    def check(self, model: Path, sources: Sequence[Source], *, endless: bool) -> None:
+        """Refuse outputs that would overwrite the model, a source or one another.
+
+        Args:
+            model: the model file.
+            sources: the sources of the run.
+            endless: True for a service, which restarts after an interruption.
+
+        Raises:
+            SinkError: if an output must not be written.
+        """
+        check_outputs(model, sources, save=self.save, jsonl=self.jsonl, csv=self.csv, endless=endless)
+
+    def open(
+        self, sources: Mapping[str, Source], streams: Sequence[Stream], *, strict: bool
+    ) -> AbstractContextManager[Outputs]:
+        """Open the outputs; they are closed at the end of the ``with`` block.
+
+        Args:
+            sources: the source of each stream, by name.
+            streams: the streams of the run.
+            strict: True if older files are overwritten and the first error ends the run; see ``open_outputs``.
+
+        Raises:
+            OSError: if a file cannot be opened.
+            RetinaEdgeError: for an address that cannot be used.
+        """
+
+        def open_sink(name: str) -> Sink:
+            assert self.save is not None
+            (stream,) = (stream for stream in streams if stream.name == name)
+            make = partial(sink_for_stream, self.save, sources[name], name=name, live=stream.live, fps=stream.info.fps)
+            return make() if strict else RetryingSink(f"{self.save}, {name}", make)
+
+        return open_outputs(
+            jsonl=self.jsonl,
+            csv=self.csv,
+            save=self.save,
+            open_sink=open_sink,
+            receivers=self.receivers,
+            spool=self.spool,
+            strict=strict,
+        )
