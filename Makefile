@@ -1,4 +1,4 @@
-# make demo: the main job on real imagery, with the base install.   make test: the whole test suite.
+# make demo: the main job on real imagery, with the base install.   make test: the quick tests.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,31 +8,42 @@ BASE := $(VENV)/.base-installed
 ALL := $(VENV)/.all-installed
 # One that has what make gpu needs: a .venv that make demo made has neither.
 GPU_PYTHON = $(shell $(BIN)/python -c 'import torch, pytest' >/dev/null 2>&1 && echo $(BIN)/python || echo $(PYTHON))
-EXTRAS := train,export,tensorrt-rtx,serve,track,bench,test,dev
+EXTRAS := train,export,tensorrt-rtx,serve,track,bench,test,dev,docs
 
-.PHONY: help demo setup test check gpu clean
+# Each worker takes a file at a time. More threads than one in torch would only slow the other workers down.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+.PHONY: help demo setup test test-all check docs gpu clean
 
 help:
-	@echo "make demo    detect tree crowns on a flight over a forest; writes out/"
-	@echo "make setup   install everything that needs no GPU into $(VENV)"
-	@echo "make test    run the tests"
-	@echo "make check   formatting, lint and types"
-	@echo "make gpu     run the tests and benchmarks that need an NVIDIA GPU, in 10 minutes"
-	@echo "make clean   remove what was built, $(VENV) included"
+	@echo "make demo      detect tree crowns on a flight over a forest; writes out/"
+	@echo "make setup     install everything that needs no GPU into $(VENV)"
+	@echo "make test      run the tests, without the slow ones"
+	@echo "make test-all  run all tests"
+	@echo "make check     check formatting, lint and types"
+	@echo "make docs      build the documentation into out/docs"
+	@echo "make gpu       run the tests and benchmarks that need an NVIDIA GPU, in 10 minutes"
+	@echo "make clean     remove what was built, $(VENV) included"
 
 demo: $(BASE)
 	$(BIN)/python -m retina_edge.demo
 
 setup: $(ALL)
 
-# On every core, a file at a time, long ones first; torch's own threads would only take them from one another.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-all: setup
+	$(PYTEST)
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# mkdocs-material advertises its successor with a warning.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Installs nothing, so that it runs without a network: in .venv if that has torch and pytest, else with $(PYTHON). Put
 # pycuda and TensorRT there yourself.

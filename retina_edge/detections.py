@@ -82,7 +82,7 @@ class Detections:
     Raises:
         ValueError: if a shape, dtype or label does not fit.
 
-    Example:
+    Examples:
         >>> detections = Detections(
         ...     boxes=np.array([[10, 20, 30, 60], [50, 20, 90, 60]], np.float32),
         ...     scores=np.array([0.9, 0.6], np.float32),
@@ -129,7 +129,7 @@ class Detections:
     def empty(cls, class_names: Sequence[str], category_ids: Sequence[int]) -> Detections:
         """Return no detections.
 
-        Example:
+        Examples:
             >>> Detections.empty(["tree"], [1])
             Detections(0)
         """
@@ -198,7 +198,7 @@ class Detections:
 
         Detecting with this higher threshold gives the same, because a box is only ever suppressed by a better one.
 
-        Example:
+        Examples:
             >>> Detections.empty(["tree"], [1]).above(0.5)
             Detections(0)
         """
@@ -215,7 +215,7 @@ class Detections:
         Raises:
             ValueError: if no frame is given and none is known.
 
-        Example:
+        Examples:
             >>> Detections.empty(["tree"], [1]).plot(np.zeros((48, 64, 3), np.uint8)).shape
             (48, 64, 3)
         """
@@ -239,7 +239,7 @@ class Detections:
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:
         """Return plain values for JSON, as ``--json`` writes them.
 
-        Example:
+        Examples:
             >>> Detections.empty(["tree"], [1]).to_dict()
             {'detections': []}
         """
@@ -255,7 +255,7 @@ class Detections:
         Args:
             image_id: id of the image in the data set.
 
-        Example:
+        Examples:
             >>> Detections.empty(["tree"], [1]).to_coco(image_id=7)
             []
         """

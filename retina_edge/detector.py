@@ -50,13 +50,13 @@ class Detector:
         contract: what the model promises.
         score_threshold: detections score more than this.
 
-    Example:
+    Examples:
         >>> from retina_edge import Detector
         >>> from retina_edge.assets import FOREST, MODEL
         >>> with Detector.load(MODEL) as detector:
         ...     detections = detector(FOREST, score=0.4)
         >>> detections
-        Detections(31: 31 tree; best 0.72)
+        Detections(84: 84 tree; best 0.83)
     """
 
     def __init__(self, executor: Executor, *, name: str = "", device: str = "") -> None:
@@ -84,7 +84,7 @@ class Detector:
         if path.suffix == ".onnx":
             from engines.onnx.onnx_executor import OnnxExecutor
 
-            return cls(OnnxExecutor(path), name=path.name, device="CPU")
+            return cls(OnnxExecutor(path), name=path.name, device="cpu")
         if path.suffix == ".pt":
             from retina_edge.model.torch_executor import TorchExecutor
 
@@ -95,7 +95,7 @@ class Detector:
 
             number = _gpu_number(path, device)
             engine = EngineExecutor(path, in_flight=in_flight, device=number, cuda_graph=cuda_graph)
-            return cls(engine, name=path.name, device=f"GPU {number}")
+            return cls(engine, name=path.name, device=f"cuda:{number}")
         raise ModelFileError(
             f"{path}: expected a model ending in .pt, .onnx or .engine, got {path.suffix or 'no suffix'!r}"
         )
@@ -158,7 +158,8 @@ class Detector:
         An engine works in the background. Other executors only letterbox here and run the network in ``result``.
 
         Args:
-            images, score: as for a call.
+            images: as for a call.
+            score: as for a call.
 
         Raises:
             ValueError, SourceError: as for a call.
@@ -199,8 +200,8 @@ class Detector:
     ) -> Iterator[StreamedFrame]:
         """Detect in videos, cameras, URLs, image folders or GStreamer pipelines, frame by frame.
 
-        Every frame of a file is detected, in order. Of a live source the newest frame wins, and frames that the loop is
-        too slow for are dropped. Leaving the loop closes the sources.
+        Every frame of a file is detected, in order. Of a live source the newest frame wins: frames that the loop is too
+        slow for are dropped, and a lost connection is opened again. Leaving the loop closes the sources.
 
         Args:
             sources: one or several sources as ``retina-edge detect`` takes them: a path, a glob, a camera index, a URL,
@@ -218,13 +219,13 @@ class Detector:
             SourceError: if a source cannot be opened; at the end, if part of a source could not be read.
             RetinaEdgeError: for a score below the model's threshold.
 
-        Example:
+        Examples:
             >>> from retina_edge import Detector
             >>> from retina_edge.assets import FOREST, MODEL
             >>> with Detector.load(MODEL) as detector:
             ...     for frame, detections in detector.stream(FOREST):
             ...         print(frame.shape, len(detections) > 0)
-            (625, 1900, 3) True
+            (622, 2299, 3) True
         """
         from retina_edge.pipeline.frame_stream import stream_frames
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from functools import cache
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("engines", "export", "retina_edge")
-SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+from tests.import_graph import ROOT, SOURCES, arrows, packages_of, room_arrows, room_of
+
 # What the base install does not have.
 EXTRAS = frozenset(
     {
@@ -72,55 +69,6 @@ BASE_MODULES = (
 MAX_LINES = 350
 
 
-@cache
-def imports_of(path: Path) -> frozenset[str]:
-    """Dotted names of the modules that a file imports when it runs, also inside functions."""
-    found: set[str] = set()
-
-    def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            return  # for type checkers only
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    visit(ast.parse(path.read_text(encoding="utf-8")))
-    return frozenset(found)
-
-
-def packages_of(path: Path) -> set[str]:
-    """Top-level names of everything that a file imports."""
-    return {name.partition(".")[0] for name in imports_of(path)}
-
-
-def module_of(path: Path) -> str:
-    """Dotted name of a file."""
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def arrows() -> dict[str, set[str]]:
-    """The modules of this project that each module imports."""
-    modules = {module_of(path) for path in SOURCES}
-
-    def target(name: str) -> str | None:
-        while name and name not in modules:
-            name = name.rpartition(".")[0]
-        return name or None
-
-    return {module_of(path): {t for name in imports_of(path) if (t := target(name))} for path in SOURCES}
-
-
-def room_of(module: str) -> str:
-    """The folder of a module; a module at the top of retina_edge is a room of its own."""
-    folder = module.rpartition(".")[0]
-    is_package = (ROOT / module.replace(".", "/")).is_dir()
-    return module if is_package or folder in ("retina_edge", "export") else folder
-
-
 def test_the_walk_sees_imports() -> None:
     executor = ROOT / "retina_edge" / "model" / "torch_executor.py"
     assert {"torch", "export", "retina_edge", "engines"} <= packages_of(executor)
@@ -138,12 +86,8 @@ def test_packages_import_one_way(package: str) -> None:
 
 def test_rooms_import_one_way() -> None:
     """No circle between files, and none between rooms: a CycleError names the members."""
-    files = arrows()
-    list(TopologicalSorter(files).static_order())
-    rooms: dict[str, set[str]] = {}
-    for module, targets in files.items():
-        rooms.setdefault(room_of(module), set()).update(room_of(target) for target in targets)
-    list(TopologicalSorter({room: targets - {room} for room, targets in rooms.items()}).static_order())
+    list(TopologicalSorter(arrows()).static_order())
+    list(TopologicalSorter(room_arrows()).static_order())
 
 
 def test_the_top_level_shows_the_front_door_and_the_verbs() -> None:

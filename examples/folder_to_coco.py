@@ -1,0 +1,34 @@
+"""Detect in all images of a COCO data set or a folder, and write COCO's results JSON.
+
+python examples/folder_to_coco.py model.onnx images results.json --annotations val.json
+
+The image ids come from the annotations; without them the images are numbered in the order of their names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.progress import track
+
+from retina_edge import Detector
+
+parser = argparse.ArgumentParser()
+parser.add_argument("model", help=".onnx, .engine or .pt")
+parser.add_argument("images", type=Path)
+parser.add_argument("output", type=Path)
+parser.add_argument("--annotations", type=Path)
+args = parser.parse_args()
+
+if args.annotations:
+    entries = json.loads(args.annotations.read_text(encoding="utf-8"))["images"]
+    ids = {args.images / entry["file_name"]: entry["id"] for entry in entries}
+else:
+    ids = {path: number for number, path in enumerate(sorted(args.images.glob("*.[jp][pn]g")), start=1)}
+
+with Detector.load(args.model) as detector:
+    found = [row for path, number in track(ids.items()) for row in detector(path).to_coco(image_id=number)]
+args.output.write_text(json.dumps(found), encoding="utf-8")
+print(f"{args.output}: {len(found)} detections in {len(ids)} images")

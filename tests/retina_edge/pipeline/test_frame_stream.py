@@ -1,0 +1,154 @@
+"""``Detector.stream``: a pipeline as an iterator."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines.core.errors import RetinaEdgeError, SourceError
+from retina_edge.detector import Detector
+from retina_edge.pipeline import frame_stream
+from retina_edge.tracking.zones import Line, Zone
+from tests.made_streams import Made
+from tests.media import write_picture, write_video
+from tests.stand_in import StandIn, contract, detector
+from tests.waiting import wait_for
+
+COUNT = 12
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "a.mp4", count=COUNT)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left_behind() -> Any:
+    before = set(threading.enumerate())
+    yield
+    wait_for(lambda: set(threading.enumerate()) <= before, 10)
+
+
+def use_sources(monkeypatch: pytest.MonkeyPatch, **sources: Made) -> None:
+    """Stream from sources that a test makes up."""
+    made = {name: (lambda source=source: source) for name, source in sources.items()}
+    monkeypatch.setattr(frame_stream, "named_sources", lambda _names: made)
+
+
+def test_every_frame_of_a_video_comes_in_order(video: Path) -> None:
+    running = detector()
+    items = list(running.stream(video))
+    assert [item.index for item in items] == list(range(COUNT))
+    assert [item.time for item in items] == pytest.approx([n / 25 for n in range(COUNT)])
+    assert {item.stream for item in items} == {"a"}
+    for n, item in enumerate(items):
+        frame, detections = item
+        assert frame is item.frame
+        assert detections is item.detections
+        assert frame.shape == (64, 96, 3)
+        assert abs(detections[0].box[0] - 2 * n) <= 2, "the detections are those of this very frame"
+
+
+def test_images_and_several_sources(tmp_path: Path, video: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("x.png", "y.png"):
+        write_picture(folder / name)
+    items = list(detector().stream([f"film={video}", f"images={folder}"]))
+    by_stream = {name: [item for item in items if item.stream == name] for name in ("film", "images")}
+    assert [item.index for item in by_stream["film"]] == list(range(COUNT))
+    assert [item.index for item in by_stream["images"]] == [0, 1]
+    assert [item.time for item in by_stream["images"]] == [None, None]
+
+
+def test_leaving_the_loop_closes_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Made("camera", live=True, rate=200)
+    use_sources(monkeypatch, camera=source)
+    running = detector()
+    for item in running.stream("camera"):
+        assert item.stream == "camera"
+        break
+    wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name == "capture camera"], 10)
+    assert not running.executor.closed, "the detector stays open"  # type: ignore[attr-defined]
+    assert len(running(np.zeros((64, 96, 3), np.uint8))) == 0
+
+
+def test_an_error_in_the_loop_closes_the_sources(video: Path) -> None:
+    def loop() -> None:
+        for _ in detector().stream(video):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        loop()
+
+
+def test_a_slow_loop_over_a_live_source_gets_new_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_sources(monkeypatch, camera=Made("camera", live=True, rate=100))
+    indices = []
+    for item in detector().stream("camera"):
+        indices.append(item.index)
+        time.sleep(0.1)
+        if len(indices) == 8:
+            break
+    # A loop of 0.1 s sees every tenth frame, and one or two older ones that waited.
+    assert np.diff(indices)[2:].mean() >= 7
+
+
+def test_max_frames_ends_each_source(video: Path) -> None:
+    assert len(list(detector().stream([f"a={video}", f"b={video}"], max_frames=3))) == 6
+
+
+def test_scores(video: Path) -> None:
+    assert all(len(item.detections) == 0 for item in detector().stream(video, score=0.95))
+    with pytest.raises(RetinaEdgeError, match="score"):
+        detector().stream(video, score=0.01)
+
+
+def test_tracks_events_and_tallies(video: Path) -> None:
+    middle = Line("gate", ((0.2, 0.0), (0.2, 1.0)))
+    yard = Zone("yard", ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)))
+    items = list(detector().stream(video, regions=[middle, yard]))
+    crossings = [event for item in items for event in item.events if event.kind == "crossed"]
+    assert [event.region for event in crossings] == ["gate"]
+    last = items[-1]
+    assert last.tracks is not None
+    assert last.tracks.tolist() == [crossings[0].track]
+    counts = {tally.region.name: tally.counts for tally in last.tallies}
+    assert sum(counts["gate"].values()) == 1
+    assert counts["yard"]["inside"] == 1
+    (first,) = detector().stream(video, max_frames=1)
+    assert first.tracks is None
+
+
+def test_a_missing_source_is_named_at_the_call(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"nowhere\.mp4"):
+        list(detector().stream(tmp_path / "nowhere.mp4"))
+
+
+def test_a_file_that_is_cut_short_ends_with_an_error_after_its_frames(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    write_picture(folder / "a.png")
+    (folder / "b.png").write_bytes(b"no image")
+    write_picture(folder / "c.png")
+    stream = detector().stream(folder)
+    assert [next(stream).index for _ in range(2)] == [0, 2]
+    with pytest.raises(SourceError, match=r"b\.png"):
+        next(stream)
+
+
+def test_a_failing_detector_ends_the_loop_with_its_error(video: Path) -> None:
+    failing = Detector(StandIn(contract(), fail_at=3, error=RuntimeError("GPU lost")))
+    with pytest.raises(RuntimeError, match="GPU lost"):
+        list(failing.stream(video))
+
+
+def test_a_stream_that_is_never_read_opens_nothing(video: Path) -> None:
+    stream = detector().stream(video)
+    assert not [thread for thread in threading.enumerate() if thread.name == "pipeline"]
+    del stream
