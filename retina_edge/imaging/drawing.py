@@ -1,4 +1,4 @@
-"""Boxes and labels drawn so that they can be read on light and on dark ground."""
+"""Boxes and labels that stand out from light and from dark images."""
 
 from __future__ import annotations
 
@@ -32,17 +32,32 @@ BRIGHT_LUMA = 110
 
 
 def color_of(label: int) -> Color:
-    """Return the color of a class, BGR. It is the same in every run and every image."""
+    """Return the color of a class, BGR. The color is the same in every run and every image.
+
+    Example:
+        >>> color_of(0)
+        (0, 159, 230)
+    """
     return PALETTE[label % len(PALETTE)]
 
 
 def line_thickness(image: BgrImage) -> int:
-    """Return the thickness of lines in an image, in pixels."""
+    """Return the thickness of lines in an image, in pixels.
+
+    Example:
+        >>> line_thickness(np.zeros((1080, 1920, 3), np.uint8))
+        3
+    """
     return max(2, round(2 * _shorter_side(image) / REFERENCE_SIDE))
 
 
 def label_texts(names: Sequence[str], scores: npt.NDArray[np.float32]) -> list[tuple[str, str]]:
-    """Return the text to draw at each box, and a short text for a narrow box."""
+    """Return the text to draw at each box, and a short text for a narrow box.
+
+    Example:
+        >>> label_texts(["tree"], np.array([0.723], np.float32))
+        [('tree 0.72', '0.72')]
+    """
     return [(f"{name} {score:.2f}", f"{score:.2f}") for name, score in zip(names, scores.tolist(), strict=True)]
 
 
@@ -54,14 +69,21 @@ def draw_boxes(
 ) -> None:
     """Draw boxes into an image, the first one on top.
 
-    Each box has a dark rim, which stands out from light ground. Labels are drawn after all boxes, so that no line
+    Each box has a dark rim, which stands out from light areas. Labels are drawn after all boxes, so that no line
     crosses a number.
 
     Args:
-        image: uint8 [height, width, 3], BGR; drawn into.
+        image: image to draw into, uint8 [height, width, 3], BGR.
         boxes: float32 [N, 4], xyxy, pixels.
         labels: int32 [N], indices of classes; they choose the colors.
-        texts: for each box its text, and a short text for a box that is too narrow for it.
+        texts: for each box, its text and a short text to use if the box is too narrow.
+
+    Example:
+        >>> image = np.zeros((720, 1280, 3), np.uint8)
+        >>> box = np.array([[100, 100, 400, 300]], np.float32)
+        >>> draw_boxes(image, box, np.array([0], np.int32), [("tree 0.72", "0.72")])
+        >>> image[200, 100].tolist()
+        [0, 159, 230]
     """
     thickness, scale = line_thickness(image), _font_scale(image)
     corners = np.round(boxes).astype(int).tolist()
@@ -75,7 +97,14 @@ def draw_boxes(
 
 
 def draw_label(image: BgrImage, text: str, corner: tuple[int, int], color: Color) -> None:
-    """Draw text on a colored ground above ``corner`` (x, y), moved inside the image if it would leave it."""
+    """Draw text on a colored background above ``corner`` (x, y). Labels that would leave the image are moved inside.
+
+    Example:
+        >>> image = np.zeros((720, 1280, 3), np.uint8)
+        >>> draw_label(image, "gate: 3 inside", (0, 0), WHITE)
+        >>> image[0, 0].tolist()
+        [255, 255, 255]
+    """
     scale = _font_scale(image)
     width, height, baseline = _text_size(text, scale)
     pad = max(1, round(4 * scale))

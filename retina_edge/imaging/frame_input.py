@@ -1,4 +1,4 @@
-"""What users hand to a detector as images, converted to BGR frames."""
+"""Images as users hand them to a detector, converted to BGR frames."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FrameInput:
 
     Attributes:
         frames: the images, uint8 [height, width, 3], BGR.
-        owned: for each image, True if it was read or converted here, so that nobody else can modify it.
+        owned: for each image, True if the image was read or converted here, so that no other code can modify it.
         single: True for one image that was not in a list or stack.
     """
 
@@ -45,11 +45,11 @@ def to_frames(images: Any) -> FrameInput:
     """Convert an image, a stack or an iterable of images to BGR frames.
 
     Args:
-        images: as ``EXPECTED`` says. PIL images are taken as RGB, whatever their mode, and rotated as their EXIF
-            orientation says.
+        images: an image, a stack or an iterable of images, in the forms that ``EXPECTED`` lists. PIL images of any
+            mode are converted to RGB first, and rotated according to their EXIF orientation.
 
     Raises:
-        ValueError: if something else is given; names what is accepted, what came and its position.
+        ValueError: if something else is given. The message lists the accepted forms, the value and its position.
         SourceError: if a file cannot be read.
 
     Example:
@@ -74,7 +74,7 @@ def _is_image(image: Any) -> bool:
 
 
 def _is_pil(image: Any) -> bool:
-    # By attributes: Pillow is not installed with the package, and importing it to check would be slow.
+    # No isinstance: Pillow is not installed with the package, and importing it for the check would be slow.
     return type(image).__module__.partition(".")[0] == "PIL" and hasattr(image, "convert")
 
 

@@ -1,4 +1,4 @@
-"""Keeps OpenCV and FFmpeg from writing to stderr what our own errors already say."""
+"""A quiet OpenCV: no lines on stderr that repeat what our own errors already say."""
 
 from __future__ import annotations
 
@@ -18,10 +18,16 @@ _level_before = 0
 
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Silences OpenCV's log inside the block; FFmpeg's for good, because it reads its level only once.
+    """Silence OpenCV's log inside the block, and FFmpeg's log for the rest of the process.
 
-    The log level is the process's, so blocks of several threads may overlap: the last one out restores it. A
-    level the user chose for FFmpeg by ``OPENCV_FFMPEG_LOGLEVEL`` stays.
+    FFmpeg reads its log level only once. A level that the user has set with ``OPENCV_FFMPEG_LOGLEVEL`` is kept.
+    OpenCV's log level belongs to the process, so blocks of several threads may overlap: the last block to end restores
+    the level.
+
+    Example:
+        >>> with quiet_opencv():
+        ...     print(cv2.imread("missing.png"))
+        None
     """
     global _depth, _level_before
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
@@ -40,7 +46,7 @@ def quiet_opencv() -> Iterator[None]:
 
 
 def _log_level_setter() -> Callable[[int], int]:
-    """Takes a level and gives the one before; OpenCV 5 moved it."""
+    """Return OpenCV's function that sets the log level and returns the previous one; OpenCV 5 moved the function."""
     moved = getattr(cv2.utils, "logging", None)
     setter: Callable[[int], int] = moved.setLogLevel if moved else cv2.setLogLevel  # type: ignore[attr-defined]
     return setter

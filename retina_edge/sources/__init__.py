@@ -1,1 +1,1 @@
-"""Where frames come from: pictures, videos, cameras, streams, GStreamer pipelines."""
+"""Sources of frames: image files, videos, cameras, network streams, GStreamer pipelines."""

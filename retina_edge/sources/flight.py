@@ -24,9 +24,14 @@ class Flight(Source):
     the corners come into view.
 
     Args:
-        ground: uint8 [height, width, 3], BGR, at least as large as the window.
+        ground: image to fly over, uint8 [height, width, 3], BGR, at least as large as the window.
         frames: number of frames of the whole flight.
         window: (height, width) of the frames, pixels.
+
+    Example:
+        >>> flight = Flight(np.zeros((625, 1900, 3), np.uint8), frames=2)
+        >>> [frame.image.shape for frame in flight]
+        [(416, 736, 3), (416, 736, 3)]
     """
 
     def __init__(self, ground: BgrImage, *, frames: int, window: tuple[int, int] = WINDOW) -> None:

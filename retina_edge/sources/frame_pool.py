@@ -1,4 +1,4 @@
-"""Images whose memory is used again: a new one for each frame costs a page fault for every 4 KiB of it."""
+"""A pool that reuses the memory of frames: new memory costs a page fault for every 4 KiB of a frame."""
 
 from __future__ import annotations
 
@@ -7,27 +7,34 @@ import sys
 import numpy as np
 import numpy.typing as npt
 
-# Frames of a stream that are on their way at a time: what more there are get memory of their own.
+# Frames of a stream that are usually in use at once; further frames get memory outside the pool.
 LIMIT = 12
 
 Image = npt.NDArray[np.uint8]
 
 
 class FramePool:
-    """The images of one stream. One is written into again only when nobody holds it, nor a view of it, any more."""
+    """The images of one stream. An image is reused only when no reference to it, or to a view of it, is left.
+
+    Example:
+        >>> pool = FramePool()
+        >>> pool.add(np.zeros((48, 64, 3), np.uint8))
+        >>> pool.take().shape
+        (48, 64, 3)
+    """
 
     def __init__(self) -> None:
         self._images: list[Image] = []
 
     def take(self) -> Image | None:
-        """An image to write into; None where all are held."""
+        """Return an image that may be overwritten; None if all images are still referenced."""
         for number in range(len(self._images)):
-            if _references(self._images, number) == _NOBODY:
+            if _references(self._images, number) == _UNREFERENCED:
                 return self._images[number]
         return None
 
-    def give(self, image: Image) -> None:
-        """Remembers an image just written, if it is a new one."""
+    def add(self, image: Image) -> None:
+        """Add an image that was just written, unless the pool contains it or is full."""
         if self._images and self._images[0].shape != image.shape:
             self._images.clear()
         if len(self._images) < LIMIT and not any(image is known for known in self._images):
@@ -38,5 +45,5 @@ def _references(images: list[Image], number: int) -> int:
     return sys.getrefcount(images[number])
 
 
-# Of an image that only such a list holds, as this Python counts.
-_NOBODY = _references([np.empty(0, np.uint8)], 0)
+# The count that this Python version reports for an image that only the list references.
+_UNREFERENCED = _references([np.empty(0, np.uint8)], 0)

@@ -1,4 +1,4 @@
-"""What every source of frames is: an iterator of frames, opened by ``with``, that another thread can end."""
+"""The interface of all sources: an iterator of frames, opened by ``with``, that another thread can interrupt."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture of a source.
+    """One frame of a source.
 
     Attributes:
-        image: uint8 [height, width, 3], BGR; belongs to whoever holds the frame.
-        index: its place in the source, from 0.
-        timestamp: seconds since the source's start; None for a still picture.
-        name: the file or the stream it comes from, without credentials.
-        captured: when it was there, by ``time.monotonic``.
+        image: uint8 [height, width, 3], BGR. The holder of the frame may modify it.
+        index: position in the source, from 0.
+        timestamp: seconds since the start of the source; None for an image file.
+        name: file or stream that the frame comes from, without credentials.
+        captured: time of capture, by ``time.monotonic``.
+
+    Example:
+        >>> frame = Frame(np.zeros((48, 64, 3), np.uint8), index=0, timestamp=0.0, name="camera 0")
+        >>> frame.image.shape
+        (48, 64, 3)
+        >>> frame.captured_at <= datetime.now(timezone.utc)
+        True
     """
 
     image: npt.NDArray[np.uint8]
@@ -34,18 +41,18 @@ class Frame:
 
     @property
     def captured_at(self) -> datetime:
-        """The moment of capture, in UTC."""
+        """Time of capture, in UTC."""
         return datetime.now(timezone.utc) - timedelta(seconds=time.monotonic() - self.captured)
 
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What is known before reading.
+    """Properties of a source that are known before its first frame is read.
 
     Attributes:
-        size: (height, width) of the frames, pixels; None where they differ.
-        fps: frames a second; None for pictures and where the source does not say.
-        frames: how many there are, as far as the source declares it; None for a live one.
+        size: (height, width) of the frames, pixels; None if the frames may differ in size.
+        fps: frames per second; None for image files, and if the source does not declare a rate.
+        frames: number of frames that the source declares; None for a live source.
     """
 
     size: tuple[int, int] | None = None
@@ -57,13 +64,22 @@ class Source(ABC):
     """An iterator of frames, opened by ``with``.
 
     Attributes:
-        name: for people, without credentials.
-        live: whether its frames come in their own time, so that a slow reader must drop some; certain inside
-            ``with``, a guess before.
-        output_names: the file names under which its frames are saved in a folder.
-        info: valid inside ``with``.
-        errors: what could not be read although the rest could, one line each.
-        warnings: what is odd but lost nothing that could be had.
+        name: name for messages, without credentials.
+        live: True if frames arrive in real time, so that a slow reader must drop some. The value is reliable inside
+            ``with`` and a guess before.
+        output_names: file names under which the frames are saved in a folder.
+        info: properties of the source; valid inside ``with``.
+        errors: one line for each part that could not be read although the rest could.
+        warnings: one line for each irregularity that lost no readable frame.
+
+    Example:
+        >>> class BlackFrame(Source):
+        ...     name, output_names = "black", ("black.mp4",)
+        ...     def __iter__(self):
+        ...         yield Frame(np.zeros((48, 64, 3), np.uint8), 0, 0.0, self.name)
+        >>> with BlackFrame() as source:
+        ...     print(len(list(source)))
+        1
     """
 
     name: str
@@ -77,10 +93,10 @@ class Source(ABC):
         self._interrupted = threading.Event()
 
     def interrupt(self) -> None:
-        """Ends the iteration for good, without a warning, also a read in progress; from any thread, at any time.
+        """End the iteration for good and without a warning, including a read in progress. Thread-safe, at any time.
 
-        How soon a read in progress ends, each source says. ``with`` is left by the thread that reads, or after it
-        has ended: closing is not safe beside reading.
+        Each source documents how soon a read in progress ends. Only the reading thread may leave ``with``, or another
+        thread once the reading thread has ended: closing a source during a read is not safe.
         """
         self._interrupted.set()
 

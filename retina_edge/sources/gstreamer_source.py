@@ -1,4 +1,4 @@
-"""GStreamer pipelines and the CSI cameras of a Jetson as sources."""
+"""GStreamer pipelines, and CSI cameras of a Jetson, as sources."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ MAX_FLIP = 7
 # A pipeline may have to find its server and wait for a key frame before its first frame.
 OPEN_SECONDS = 15.0
 READ_SECONDS = 5.0
-# OpenCV's wait cannot be ended from outside, so it is cut into pieces.
-_PIECE_SECONDS = 0.4
+# A read of OpenCV cannot be interrupted, so the wait for a frame is split into reads of this timeout.
+_POLL_SECONDS = 0.4
 
 _LAUNCH_REMEDY = (
     "sudo apt-get install gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good "
     "gstreamer1.0-plugins-bad"
 )
-_OPENCV_REMEDY = "an OpenCV built with GStreamer (pip's has none; JetPack's and Debian's python3-opencv have)"
+_OPENCV_REMEDY = "an OpenCV built with GStreamer (JetPack's and Debian's python3-opencv are; pip's is not)"
 
-# Read as fast as asked, so nothing of them may be dropped.
+# Elements that read files. They deliver frames as fast as the reader takes them, so no frame may be dropped.
 _FILE_ELEMENTS = frozenset({"filesrc", "multifilesrc", "splitmuxsrc", "imagesequencesrc", "pushfilesrc", "fdsrc"})
-# What tells one camera from another and is no secret; of addresses what redact leaves.
+# Properties to show, because they tell cameras apart and are not secret. Addresses are redacted.
 _SHOWN = frozenset({"device", "sensor-id", "location", "uri", "address", "port", "pattern", "num-buffers"})
 
 
 class _Reader(Protocol):
-    """How a pipeline is run."""
+    """A way to run a pipeline."""
 
     def open(self) -> Caps: ...
 
@@ -59,25 +59,23 @@ class _Reader(Protocol):
 class GStreamerSource(Source):
     """A GStreamer pipeline, written as for ``cv2.VideoCapture``, or a CSI camera of a Jetson.
 
-    ``gst:PIPELINE``, or a text with `` ! `` in it that names no file: ``v4l2src device=/dev/video0 !
-    video/x-raw,width=1280 ! videoconvert``, with or without ``appsink`` at its end. ``csi://0``, or
-    ``csi://0?width=1280&height=720&fps=30&flip=0``, is camera 0 through ``nvarguscamerasrc``; flip is
-    ``nvvidconv``'s flip-method.
+    A pipeline is ``gst:PIPELINE``, or a text with `` ! `` that is not a file name; a final ``appsink`` is optional.
+    A CSI camera is ``csi://0``, or ``csi://0?width=1280&height=720&fps=30&flip=0``: camera 0 through
+    ``nvarguscamerasrc``, with the flip-method of ``nvvidconv``.
 
-    An OpenCV with GStreamer runs it, else ``gst-launch-1.0`` in a process of its own, which the source ends. Of a
-    live pipeline (any but one that reads files, or ``videotestsrc`` without ``is-live=true``) only the newest frame
-    waits. Each frame has the size that the pipeline gives it; it may change. ``interrupt`` ends a read in progress
-    within half a second. Passwords in a pipeline are in no message, but other users of the machine can see them in
-    its list of processes.
+    An OpenCV built with GStreamer runs the pipeline; without one, ``gst-launch-1.0`` runs it in a separate process. A
+    pipeline is live, and keeps only the newest frame, unless it reads files, or has a ``videotestsrc`` without
+    ``is-live=true``. The frame size may change during a run. ``interrupt`` ends a read in progress within half a
+    second. Messages never contain passwords, but other users of the machine can see them in the process list.
 
     Args:
-        text: as above.
-        open_timeout: seconds until a pipeline that gives no first frame is given up.
-        read_timeout: seconds until one that gives no next frame is.
+        text: pipeline or camera, as above.
+        open_timeout: timeout for the first frame, in seconds.
+        read_timeout: timeout for each later frame, in seconds.
 
     Raises:
-        SourceError: at once, for an address of a CSI camera that cannot be meant; on entering, when there is neither
-            way to run it, or it ends or fails before its first frame.
+        SourceError: at once, if the pipeline or the address of a CSI camera is invalid; on entering, if neither
+            OpenCV nor ``gst-launch-1.0`` can run the pipeline, or the pipeline ends or fails before its first frame.
     """
 
     def __init__(self, text: str, *, open_timeout: float = OPEN_SECONDS, read_timeout: float = READ_SECONDS) -> None:
@@ -95,7 +93,7 @@ class GStreamerSource(Source):
 
     @staticmethod
     def recognizes(name: str) -> bool:
-        """Whether a name on the command line is meant for GStreamer."""
+        """True if a name on the command line means a GStreamer pipeline or a CSI camera."""
         return name.startswith((PREFIX, CSI)) or (" ! " in name and not Path(name).exists())
 
     def interrupt(self) -> None:
@@ -109,9 +107,7 @@ class GStreamerSource(Source):
         elif shutil.which(TOOL):
             reader = _LaunchReader(self._launch_words(), self._open_timeout, self._read_timeout)
         else:
-            raise SourceError(
-                f"{self.name}: running it takes {TOOL} ({_LAUNCH_REMEDY}) or {_OPENCV_REMEDY}; here is neither"
-            )
+            raise SourceError(f"{self.name}: expected {TOOL} ({_LAUNCH_REMEDY}) or {_OPENCV_REMEDY}, found neither")
         self._reader = reader
         if self._interrupted.is_set():
             reader.interrupt()
@@ -119,10 +115,10 @@ class GStreamerSource(Source):
             caps = reader.open()
         except PipelineEnd as end:
             reader.close()
-            raise SourceError(self._no_frame(end)) from None  # its own text may hold a password
+            raise SourceError(self._no_frame(end)) from None  # the text of PipelineEnd may contain a password
         except (OSError, ValueError) as error:
             reader.close()
-            raise SourceError(f"{self.name}: it cannot be started ({error}); check the pipeline") from error
+            raise SourceError(f"{self.name}: cannot be started ({error}); check the pipeline") from error
         except BaseException:
             reader.close()
             raise
@@ -131,7 +127,7 @@ class GStreamerSource(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         if self._reader is None:
-            raise ValueError(f"{self.name}: a source gives frames inside its with block only")
+            raise ValueError(f"{self.name}: expected iteration inside the with block of the source")
         start, first, index = time.monotonic(), None, 0
         while not self._interrupted.is_set():
             try:
@@ -155,18 +151,19 @@ class GStreamerSource(Source):
         if self._reader is not None:
             self._reader.close()
 
-    def _check_end(self, end: PipelineEnd, read: int) -> None:
+    def _check_end(self, end: PipelineEnd, frames: int) -> None:
         if self._interrupted.is_set():
             return
-        if read == 0:
+        if frames == 0:
             raise SourceError(self._no_frame(end))
-        if self.live or not end.whole:
-            self.warnings.append(f"{self.name}: gave no frame after {read}: {self._without_secrets(end.reason)}")
+        if self.live or not end.end_of_stream:
+            count = f"{frames} frame{'s' if frames > 1 else ''}"
+            self.warnings.append(f"{self.name}: ended after {count}: {self._without_secrets(end.reason)}")
 
     def _no_frame(self, end: PipelineEnd) -> str:
         return (
-            f"{self.name}: gave no frame: {self._without_secrets(end.reason)}; check the pipeline, that the camera is "
-            "connected and free, and that the plugin of each element is installed (gst-inspect-1.0 ELEMENT)"
+            f"{self.name}: delivered no frame: {self._without_secrets(end.reason)}; check the pipeline, that the "
+            "camera is connected and free, and that the plugin of each element is installed (gst-inspect-1.0 ELEMENT)"
         )
 
     def _without_secrets(self, text: str) -> str:
@@ -175,12 +172,12 @@ class GStreamerSource(Source):
         return re.sub(r"\w+://\S+", lambda match: redact(match[0]), text)[:500]
 
     def _queue(self) -> str:
-        """Keeps the newest frame of a live pipeline, before the work of converting it."""
+        """Return a queue that drops old frames of a live pipeline before they are converted."""
         return " ! queue leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0" if self.live else ""
 
     def _launch_words(self) -> list[str]:
-        # gst-launch escapes the spaces inside a word and joins the words by spaces: cut at each space, the text
-        # arrives as it was, quotes included.
+        # gst-launch escapes spaces inside words, and joins the words with spaces. Splitting at every space therefore
+        # preserves the text, including quotes.
         return (self._pipeline + self._queue()).split(" ")
 
     def _opencv_text(self) -> str:
@@ -189,7 +186,7 @@ class GStreamerSource(Source):
 
 
 class _LaunchReader:
-    """Through ``gst-launch-1.0``."""
+    """A reader that runs the pipeline with ``gst-launch-1.0``."""
 
     def __init__(self, words: list[str], open_timeout: float, read_timeout: float) -> None:
         self._open_timeout, self._read_timeout = open_timeout, read_timeout
@@ -206,7 +203,7 @@ class _LaunchReader:
 
 
 class _OpenCVReader:
-    """Through an OpenCV built with GStreamer."""
+    """A reader that runs the pipeline with an OpenCV built with GStreamer."""
 
     def __init__(self, text: str, open_timeout: float, read_timeout: float) -> None:
         self._text = text
@@ -215,22 +212,19 @@ class _OpenCVReader:
         self._capture: cv2.VideoCapture | None = None
 
     def open(self) -> Caps:
-        milliseconds = {
-            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: 1000 * self._open_timeout,
-            cv2.CAP_PROP_READ_TIMEOUT_MSEC: 1000 * _PIECE_SECONDS,
-        }
-        parameters = [int(item) for pair in milliseconds.items() for item in pair]
+        open_ms, read_ms = int(1000 * self._open_timeout), int(1000 * _POLL_SECONDS)
+        parameters = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms]
         with quiet_opencv():
             capture = self._capture = cv2.VideoCapture(self._text, cv2.CAP_GSTREAMER, parameters)
         if not capture.isOpened():
-            raise PipelineEnd(f"OpenCV cannot run it; {TOOL} -v PIPELINE says more")
+            raise PipelineEnd(f"OpenCV cannot run the pipeline; {TOOL} -v PIPELINE says more")
         height, width = (int(capture.get(item)) for item in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
         fps = capture.get(cv2.CAP_PROP_FPS)
         return Caps((height, width), fps if fps > 0 else None)
 
     def read(self) -> tuple[BgrImage, float | None]:
         if self._capture is None:
-            raise PipelineEnd("it is not open")
+            raise PipelineEnd("the pipeline is not open")
         deadline = time.monotonic() + self._read_timeout
         while not self._interrupted:
             start = time.monotonic()
@@ -238,12 +232,12 @@ class _OpenCVReader:
             now = time.monotonic()
             if ok:
                 return image.astype(np.uint8, copy=False), self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            # An end is told at once, an empty wait only after its time.
-            if now - start < _PIECE_SECONDS / 2:
-                raise PipelineEnd("it ended", whole=True)
+            # At the end of the stream a read fails at once; without a frame it fails after its timeout.
+            if now - start < _POLL_SECONDS / 2:
+                raise PipelineEnd("the pipeline ended", end_of_stream=True)
             if now > deadline:
-                raise PipelineEnd(f"no frame came for {self._read_timeout:g} s")
-        raise PipelineEnd("it was interrupted")
+                raise PipelineEnd(f"no frame arrived for {self._read_timeout:g} s")
+        raise PipelineEnd("the pipeline was interrupted")
 
     def interrupt(self) -> None:
         self._interrupted = True
@@ -254,15 +248,15 @@ class _OpenCVReader:
 
 
 def opencv_has_gstreamer() -> bool:
-    """Whether this OpenCV was built with GStreamer."""
+    """True if this OpenCV was built with GStreamer."""
     return bool(re.search(r"^\s*GStreamer:\s*YES", cv2.getBuildInformation(), re.MULTILINE))
 
 
 def csi_pipeline(address: str) -> tuple[str, int]:
-    """The pipeline of ``csi://N?width=&height=&fps=&flip=``, and N.
+    """Return the pipeline of ``csi://N?width=&height=&fps=&flip=``, and N.
 
     Raises:
-        SourceError: another form, a value out of range, another key.
+        SourceError: if the address has another form, an unknown key, or a value out of range.
     """
     parts = urlsplit(address)
     values = dict(CSI_DEFAULTS)
@@ -276,7 +270,7 @@ def csi_pipeline(address: str) -> tuple[str, int]:
     if wrong:
         raise SourceError(
             f"{address}: expected csi://NUMBER?width=1280&height=720&fps=30&flip=0 with flip from 0 to {MAX_FLIP}, "
-            f"not {' '.join(wrong) or address}"
+            f"got {' '.join(wrong) or address}"
         )
     return (
         f"nvarguscamerasrc sensor-id={int(parts.netloc)} ! video/x-raw(memory:NVMM),width={values['width']},"
@@ -286,32 +280,44 @@ def csi_pipeline(address: str) -> tuple[str, int]:
 
 
 def without_appsink(pipeline: str) -> str:
-    """A pipeline without its last ``!`` and without ``appsink`` after it.
+    """Return a pipeline without the ``appsink`` at its end, and without the ``!`` before it.
 
     Raises:
-        SourceError: nothing else in it, or an appsink elsewhere: from there no frame would come.
+        SourceError: if nothing is left, or an appsink is elsewhere, so that no frame would arrive.
+
+    Example:
+        >>> without_appsink("videotestsrc ! videoconvert ! appsink drop=1")
+        'videotestsrc ! videoconvert'
     """
     text = re.sub(r"(^|!)\s*appsink(\s[^!]*)?$", "", pipeline.strip()).strip().removesuffix("!").strip()
     if not text or re.search(r"(^|!)\s*appsink\b", text):
         raise SourceError(
-            f"{PREFIX}{shown_pipeline(pipeline)}: expected a pipeline of GStreamer with at most one appsink, at its "
-            "end, for instance gst:v4l2src device=/dev/video0 ! videoconvert"
+            f"{PREFIX}{shown_pipeline(pipeline)}: expected a GStreamer pipeline with at most one appsink, at its end, "
+            "for instance gst:v4l2src device=/dev/video0 ! videoconvert"
         )
     return text
 
 
 def is_live(pipeline: str) -> bool:
-    """Whether frames come in their own time: unless it reads a file, or makes pictures as fast as asked."""
+    """True if a pipeline delivers frames in real time, instead of as fast as the reader takes them.
+
+    Example:
+        >>> is_live("v4l2src device=/dev/video0"), is_live("filesrc location=a.mp4 ! decodebin")
+        (True, False)
+    """
     words = pipeline.split()
     if any(word in _FILE_ELEMENTS or word.startswith(("uri=file:", 'uri="file:')) for word in words):
         return False
-    return "videotestsrc" not in words or any(
-        re.fullmatch(r"is-live=(true|1|yes)", word, re.IGNORECASE) for word in words
-    )
+    return "videotestsrc" not in words or any(re.fullmatch(r"is-live=(true|1|yes)", word, re.I) for word in words)
 
 
 def shown_pipeline(pipeline: str) -> str:
-    """A pipeline for people: its elements and those properties that are no secret."""
+    """Return a pipeline for messages: its elements, and the properties that are not secret.
+
+    Example:
+        >>> shown_pipeline("rtspsrc location=rtsp://me:secret@camera/x user-pw=secret ! decodebin")
+        'rtspsrc location=rtsp://***@camera/x ! decodebin'
+    """
     shown = []
     for word in _words(pipeline):
         key, equals, value = word.partition("=")
@@ -323,19 +329,21 @@ def shown_pipeline(pipeline: str) -> str:
 
 
 def secrets(pipeline: str) -> list[str]:
-    """What is in a pipeline and must be in no message: values of properties that may be passwords, and what
-    stands before the @ of addresses; the longest first. A user's name alone may be part of any word."""
-    found = set()
+    """Return the secret property values and the logins of a pipeline, the longest first, to hide them in messages.
+
+    A user name alone is not among them, because it may be part of any word.
+    """
+    texts = set()
     for word in _words(pipeline):
         key, _, value = word.partition("=")
         if is_secret_property(key):
-            found.add(value.strip("\"'"))
+            texts.add(value.strip("\"'"))
         for authority in re.findall(r"://(.+)@", word):
-            found |= {authority, authority.partition(":")[2]}
-    return sorted(found - {""}, key=lambda item: (-len(item), item))
+            texts |= {authority, authority.partition(":")[2]}
+    return sorted(texts - {""}, key=lambda item: (-len(item), item))
 
 
 def _words(pipeline: str) -> list[str]:
-    """Cut at spaces, but not inside quotes and around an equals sign."""
+    """Split a pipeline at spaces, except inside quotes and around an equals sign."""
     text = re.sub(r"\s*=\s*", "=", pipeline)
     return re.findall(r"""(?:"[^"]*"|'[^']*'|\S)+""", text)

@@ -1,4 +1,4 @@
-"""Picture files as a source of frames."""
+"""Image files as a source of frames."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ from engines.core.errors import SourceError
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES, read_image
 from retina_edge.sources.frames import Frame, Source, SourceInfo
 
-# Formats without color: what is drawn on such a picture cannot be saved in its own.
+# Formats without color: an annotated image cannot be saved in them.
 GRAY_SUFFIXES = frozenset({".pbm", ".pgm"})
 
 
 class ImageSource(Source):
-    """Picture files in the order given. One that cannot be read is noted in ``errors`` and skipped.
+    """Image files, in the given order. A file that cannot be read is recorded in ``errors`` and skipped.
 
     Raises:
-        SourceError: while iterating, when the only file cannot be read.
+        SourceError: while iterating, if the only file cannot be read.
+
+    Example:
+        >>> from retina_edge.assets import FOREST
+        >>> with ImageSource([FOREST]) as source:
+        ...     print([frame.image.shape for frame in source])
+        [(622, 2299, 3)]
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         super().__init__()
         self.paths = list(paths)
-        self.name = str(paths[0]) if len(paths) == 1 else f"{len(paths)} pictures"
+        self.name = str(paths[0]) if len(paths) == 1 else f"{len(paths)} images"
         self.output_names = tuple(output_name(path) for path in paths)
         self.info = SourceInfo(frames=len(self.paths))
 
@@ -44,8 +50,13 @@ class ImageSource(Source):
 
 
 def output_name(path: Path) -> str:
-    """The file name for the annotated picture: its own, with .png added where its format cannot be written."""
+    """Return the file name of an annotated image: the name of the original, plus .png if its format cannot be written.
+
+    Example:
+        >>> output_name(Path("images/a.jpg")), output_name(Path("images/b.pgm"))
+        ('a.jpg', 'b.pgm.png')
+    """
     suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES - GRAY_SUFFIXES and cv2.haveImageWriter(f"picture{suffix}"):
+    if suffix in IMAGE_SUFFIXES - GRAY_SUFFIXES and cv2.haveImageWriter(f"image{suffix}"):
         return path.name
     return f"{path.name}.png"

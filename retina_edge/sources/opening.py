@@ -1,4 +1,4 @@
-"""What a command line names as sources."""
+"""Sources opened by their names on a command line."""
 
 from __future__ import annotations
 
@@ -15,22 +15,27 @@ from retina_edge.sources.video_source import VideoSource
 
 
 def open_sources(names: Sequence[str]) -> list[Source]:
-    """The sources that a command line names; neighboring pictures become one source, so that they are batched.
+    """Return the sources that a command line names. Neighboring images become one source, so that they are batched.
 
     Args:
-        names: of each a picture, a folder of pictures, a video file, a glob of files, a camera index, a URL, a
-            GStreamer pipeline (``gst:...`` or ``... ! ...``) or a Jetson's camera (``csi://0``).
+        names: sources, each an image, a folder of images, a video file, a glob of files, a camera index, a URL, a
+            GStreamer pipeline (``gst:...`` or ``... ! ...``) or a camera of a Jetson (``csi://0``).
 
     Raises:
-        SourceError: a file is missing, a folder has no picture, no file matches a glob, a pipeline or a CSI camera
-            is not named as it should be; names it.
+        SourceError: if a file is missing, a folder contains no image, no file matches a glob, or the description of a
+            pipeline or CSI camera is invalid; the message names the source.
+
+    Example:
+        >>> from retina_edge.assets import FOREST
+        >>> [source.name for source in open_sources(["0", str(FOREST), str(FOREST)])]
+        ['camera 0', '2 images']
     """
     sources: list[Source] = []
-    for found in (found for name in names for found in _open_name(name)):
-        if isinstance(found, ImageSource) and sources and isinstance(sources[-1], ImageSource):
-            sources[-1] = ImageSource(sources[-1].paths + found.paths)
+    for source in (source for name in names for source in _open_name(name)):
+        if isinstance(source, ImageSource) and sources and isinstance(sources[-1], ImageSource):
+            sources[-1] = ImageSource(sources[-1].paths + source.paths)
         else:
-            sources.append(found)
+            sources.append(source)
     return sources
 
 
@@ -41,12 +46,12 @@ def _open_name(name: str) -> list[Source]:
         return [VideoSource(name)]
     path = Path(name)
     if path.is_dir():
-        pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not pictures:
+        images = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
             raise SourceError(
-                f"{path}: expected a folder with pictures ({', '.join(sorted(IMAGE_SUFFIXES))}), found none in it"
+                f"{path}: expected a folder with images ({', '.join(sorted(IMAGE_SUFFIXES))}), got one without"
             )
-        return [ImageSource(pictures)]
+        return [ImageSource(images)]
     if path.exists():
         return [_open_file(path)]
     if name.isdecimal():
@@ -54,11 +59,11 @@ def _open_name(name: str) -> list[Source]:
     if glob.has_magic(name):
         matches = sorted(Path(match) for match in glob.glob(name, recursive=True) if Path(match).is_file())
         if not matches:
-            raise SourceError(f"{name}: no file matches; check the pattern, and quote it against the shell")
+            raise SourceError(f"{name}: no file matches; check the pattern, and quote it so that the shell keeps it")
         return [_open_file(match) for match in matches]
     raise SourceError(
-        f"{name}: no such file or folder; for a camera give its number, for a stream a URL (rtsp://, rtmp://, "
-        "http://), for a Jetson's camera csi://0, for a GStreamer pipeline gst:..."
+        f"{name}: no such file or folder; give the number of a camera, the URL of a stream (rtsp://, rtmp://, "
+        "http://), csi://0 for a camera of a Jetson, or gst:... for a GStreamer pipeline"
     )
 
 

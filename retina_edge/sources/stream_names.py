@@ -1,4 +1,4 @@
-"""Names of streams: given with them, or made of what they are."""
+"""Names of streams: chosen by the user, or derived from the source."""
 
 from __future__ import annotations
 
@@ -14,50 +14,57 @@ from retina_edge.sources.image_source import ImageSource
 from retina_edge.sources.opening import open_sources
 from retina_edge.sources.video_source import VideoSource
 
-# Stands in addresses, metrics and file names.
+# A name becomes part of addresses, metrics and file names.
 NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
 def named_sources(words: Sequence[str]) -> dict[str, Callable[[], Source]]:
-    """What makes each source anew, by the name of its stream.
+    """Return, for each stream name, a function that makes the source of the stream anew.
 
     Args:
-        words: each a source as ``open_sources`` takes it, or ``NAME=SOURCE``. A file whose name holds an equals sign is
-            taken as it is, and so is what has no such name before it. Neighboring pictures without names are one
-            stream, so that they are batched.
+        words: sources as ``open_sources`` takes them, or ``NAME=SOURCE``. A word is a source without a name if a file
+            of that name exists, or if the text before its equals sign is no valid name. Neighboring images without
+            names become one stream, so that they are batched.
 
     Raises:
-        SourceError: not a source; a name twice.
+        SourceError: if a word is not a source, or two streams have the same name.
+
+    Example:
+        >>> list(named_sources(["front=rtsp://camera/live", "0"]))
+        ['front', 'camera0']
     """
-    found: list[tuple[str | None, str, Source]] = []
+    entries: list[tuple[str | None, str, Source]] = []
     for word in words:
         name, equals, rest = word.partition("=")
-        given = bool(equals) and bool(NAME.fullmatch(name)) and not os.path.exists(word)
-        for source in open_sources([rest if given else word]):
-            before = found[-1][2] if found and found[-1][0] is None and not given else None
-            if isinstance(source, ImageSource) and isinstance(before, ImageSource):
-                found[-1] = None, word, ImageSource([*before.paths, *source.paths])
+        has_name = bool(equals) and bool(NAME.fullmatch(name)) and not os.path.exists(word)
+        for source in open_sources([rest if has_name else word]):
+            previous = entries[-1][2] if entries and entries[-1][0] is None and not has_name else None
+            if isinstance(source, ImageSource) and isinstance(previous, ImageSource):
+                entries[-1] = None, word, ImageSource([*previous.paths, *source.paths])
             else:
-                found.append((name if given else None, rest if given else word, source))
+                entries.append((name if has_name else None, rest if has_name else word, source))
     sources: dict[str, Callable[[], Source]] = {}
-    for given_name, word, source in found:
+    for given_name, word, source in entries:
         chosen = given_name or _unused(_name_of(source), sources)
         if chosen in sources:
-            raise SourceError(f"{chosen}: expected each name once; of several files in one source leave it out")
+            raise SourceError(
+                f"{chosen}: expected each name once, got it twice; choose different names, and none for a glob of "
+                "several files"
+            )
         sources[chosen] = partial(_make, word, source, given_name)
     return sources
 
 
 def _make(word: str, source: Source, name: str | None) -> Source:
-    """A source like this one, not opened yet."""
+    """Return a new source like the given one, not yet opened."""
     if isinstance(source, ImageSource):
         return ImageSource(source.paths)
-    # Of a glob each file is a source.
-    file = isinstance(source, VideoSource) and not source.live
-    made = VideoSource(Path(source.name)) if file else open_sources([word])[0]
+    # A glob stands for several sources, so a file is opened by its own path instead of by the word.
+    is_file = isinstance(source, VideoSource) and not source.live
+    new = VideoSource(Path(source.name)) if is_file else open_sources([word])[0]
     if name:
-        made.output_names = (f"{name}.mp4",)
-    return made
+        new.output_names = (f"{name}.mp4",)
+    return new
 
 
 def _name_of(source: Source) -> str:

@@ -1,4 +1,4 @@
-"""Videos, cameras and network streams, read by OpenCV."""
+"""Video files, cameras and network streams, read by OpenCV."""
 
 from __future__ import annotations
 
@@ -22,47 +22,49 @@ from retina_edge.sources.frames import Frame, Source, SourceInfo
 from retina_edge.sources.rtsp_probe import wait_for_answer
 from retina_edge.system.redaction import redact
 
-# A container's frame count is often an estimate from its duration; one frame less means nothing.
+# A container's frame count is often an estimate from its duration, so one missing frame is no sign of damage.
 FRAME_COUNT_TOLERANCE = 1
-# Streams without a rate of their own report the clock of their packets, such as 90000.
+# Streams that declare no rate report the clock of their packets, such as 90000.
 MAX_FPS = 1000.0
-# OpenCV's own are 30 s. Opening includes waiting for a key frame.
+# OpenCV's own timeouts are 30 s. Opening includes waiting for a key frame.
 OPEN_SECONDS = 10.0
 READ_SECONDS = 5.0
-# For FFmpeg, as OpenCV takes it: TCP where the server gives it, which is OpenCV's own default too, and a rate guessed
-# from 5 frames: it would wait for 20, and where their times are odd for 5 s.
+# Options for FFmpeg. Prefer TCP, as OpenCV does by default. Estimate the rate from 5 frames: by default FFmpeg waits
+# for 20 frames, and for 5 s if their times are irregular.
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 STREAM_OPTIONS = "rtsp_flags;prefer_tcp|fpsprobesize;5"
-# Of a camera's pictures that wait in its driver, so that none is old: one is filled while one is read.
+# Buffers of a camera's driver: one is filled while one is read, and no more, so that no frame is old.
 CAMERA_BUFFERS = 2
-# OpenCV opens one stream or file of a process at a time, videos that are written included. Of addresses only one waits
-# for that, so that a file waits for one that hangs at most, and the others can be interrupted.
+# OpenCV opens only one address or file of a process at once, including videos that are written. This lock lets only one
+# address wait inside OpenCV: a file then waits for at most one server that hangs, and the other addresses can be
+# interrupted.
 _opening = threading.Lock()
-_PIECE_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
 class VideoSource(Source):
     """A video file, a camera by its index, or a URL.
 
-    RTSP comes over TCP where the server gives it. The first URL opened sets ``OPENCV_FFMPEG_CAPTURE_OPTIONS``, which
-    is the process's, to ``STREAM_OPTIONS``, unless the user has set it. ``interrupt`` ends a read in progress with
-    the next frame or ``read_timeout``, and the wait for an RTSP server that says nothing within two seconds.
+    RTSP uses TCP if the server offers it. Opening the first URL sets the environment variable
+    ``OPENCV_FFMPEG_CAPTURE_OPTIONS`` to ``STREAM_OPTIONS``, unless the user has set the variable. ``interrupt`` ends a
+    read in progress with the next frame or after ``read_timeout``, and ends the wait for a silent RTSP server within
+    two seconds.
 
-    OpenCV opens one address or file of a process at a time, and a video that is written, too: a server that accepts
-    and then hangs holds up whatever else is opened, for ``open_timeout``. One of RTSP that says nothing does not: it is
-    asked for a sign of life before.
+    OpenCV opens only one address or file of a process at once, including videos that are written. A server that accepts
+    a connection and then hangs therefore delays everything else that is opened, for up to ``open_timeout``. A silent
+    RTSP server does not, because it must answer a request before OpenCV opens it.
 
-    Frames keep the size of the first one: where a stream changes its resolution, OpenCV scales the rest to it,
-    without a word. A GStreamer pipeline, ``gst:uridecodebin uri=...``, gives the new size.
+    All frames have the size of the first one: if a stream changes its resolution, OpenCV scales later frames without
+    notice. A GStreamer pipeline, ``gst:uridecodebin uri=...``, delivers the new size.
 
     Args:
-        address: a file, a camera's index, a URL.
-        open_timeout: seconds until a URL that does not answer is given up.
-        read_timeout: seconds until a stream that sends nothing is given up.
+        address: path of a file, index of a camera, or URL.
+        open_timeout: timeout for a URL to be opened, in seconds.
+        read_timeout: timeout for each frame of a URL, in seconds.
 
     Raises:
-        SourceError: on entering, when no server answers or OpenCV cannot open it; while iterating, when it has no
-            frame.
+        SourceError: on entering, if no server answers or OpenCV cannot open the source; while iterating, if the source
+            has no frame, or a frame cannot be decoded.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class VideoSource(Source):
         height, width = (int(self._capture.get(item)) for item in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         frames = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        # A URL of a file has its length; a file without one, such as a bare H.264 stream, has no times either.
+        # The URL of a file declares a length. A file without a length, such as a raw H.264 stream, has no times either.
         self._by_clock = isinstance(self._address, int) or not frames > 0
         if isinstance(self._address, str):
             self.live = self._by_clock
@@ -108,36 +110,36 @@ class VideoSource(Source):
 
     def _wait_for_server(self, address: str) -> None:
         try:
-            wait_for_answer(address, seconds=self._open_timeout, given_up=self._interrupted)
+            wait_for_answer(address, seconds=self._open_timeout, interrupted=self._interrupted)
         except ValueError:
-            return  # what Python takes for no address may be one to FFmpeg
+            return  # FFmpeg may accept addresses that Python rejects
         except OSError as error:
             reason = error.strerror or error
             raise SourceError(f"{self.name}: the server does not answer ({reason}); {self._advice()}") from error
 
     @contextmanager
-    def _turn(self) -> Iterator[bool]:
-        """Waits for it; False where ``interrupt`` came first."""
-        while not (got := _opening.acquire(timeout=_PIECE_SECONDS)) and not self._interrupted.is_set():
+    def _opening_turn(self) -> Iterator[bool]:
+        """Wait until this source may be opened, and hold the lock inside the block; False after ``interrupt``."""
+        while not (acquired := _opening.acquire(timeout=_POLL_SECONDS)) and not self._interrupted.is_set():
             pass
         try:
-            yield got and not self._interrupted.is_set()
+            yield acquired and not self._interrupted.is_set()
         finally:
-            if got:
+            if acquired:
                 _opening.release()
 
     def _open(self, target: str | int) -> cv2.VideoCapture:
         if isinstance(self._address, str) and cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
-            os.environ.setdefault(OPTIONS, STREAM_OPTIONS)  # and left: changing it is not safe beside other threads
+            os.environ.setdefault(OPTIONS, STREAM_OPTIONS)  # never restored: other threads may read it
             timeouts = {
                 cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: self._open_timeout,
                 cv2.CAP_PROP_READ_TIMEOUT_MSEC: self._read_timeout,
             }
             parameters = [int(item) for key, seconds in timeouts.items() for item in (key, 1000 * seconds)]
-            # FFmpeg's decoder holds a frame back for each of its threads but one.
+            # FFmpeg's decoder delays frames by one for each thread after the first.
             parameters += [cv2.CAP_PROP_N_THREADS, 1]
-            with self._turn() as mine:
-                return cv2.VideoCapture(self._address, cv2.CAP_FFMPEG, parameters) if mine else cv2.VideoCapture()
+            with self._opening_turn() as may_open:
+                return cv2.VideoCapture(self._address, cv2.CAP_FFMPEG, parameters) if may_open else cv2.VideoCapture()
         capture = cv2.VideoCapture(target)
         if isinstance(self._address, int):
             capture.set(cv2.CAP_PROP_BUFFERSIZE, CAMERA_BUFFERS)
@@ -145,11 +147,11 @@ class VideoSource(Source):
 
     def _advice(self) -> str:
         if not isinstance(self._address, str) and self.live:
-            return "check that the camera is connected and no other program uses it"
+            return "check that the camera is connected and that no other program uses it"
         if isinstance(self._address, str):
             return "check the address, the credentials and the network"
         return (
-            "expected a picture (" + ", ".join(sorted(IMAGE_SUFFIXES)) + ") or a whole video file of a codec "
+            "expected an image (" + ", ".join(sorted(IMAGE_SUFFIXES)) + ") or a complete video file with a codec "
             "that this OpenCV decodes; retina-edge doctor says whether it has FFMPEG"
         )
 
@@ -157,45 +159,50 @@ class VideoSource(Source):
         start = time.monotonic()
         index, pool = 0, FramePool()
         while not self._interrupted.is_set():
-            asked = time.monotonic()
+            began = time.monotonic()
             try:
                 with quiet_opencv() if self.live else nullcontext():
                     ok, read = self._capture.read(pool.take())
             except cv2.error as error:
                 raise SourceError(f"{self.name}: frame {index} cannot be decoded ({error.err})") from error
             now = time.monotonic()
-            # After a wait in vain OpenCV still gives what its decoder held back, a frame for each further wait.
-            late = self.live and isinstance(self._address, str) and now - asked >= self._read_timeout
+            # After a timeout OpenCV still returns the frames that its decoder held back, one per further timeout.
+            late = self.live and isinstance(self._address, str) and now - began >= self._read_timeout
             if not ok or late:
-                reason = f"nothing came for {now - asked:.1f} s" if late else "it ended, or its connection was lost"
+                reason = (
+                    f"nothing arrived for {now - began:.1f} s"
+                    if late
+                    else "the stream ended or its connection was lost"
+                )
                 self._check_end(index, reason)
                 return
             seconds = now - start if self._by_clock else self._position(index)
             image = read.astype(np.uint8, copy=False)
-            pool.give(image)
+            pool.add(image)
             yield Frame(image, index, seconds, self.name)
-            del read, image  # held here, it would never be written into again
+            del read, image  # a reference here would keep the pool from reusing the memory
             index += 1
 
     def _position(self, index: int) -> float:
-        """Seconds of the frame just read; by its number where the backend does not know."""
+        """Return the time of the frame just read, in seconds; computed from its index if the backend reports none."""
         seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         if index == 0 or seconds > 0:
             return max(0.0, seconds)
         return index / self.info.fps if self.info.fps else 0.0
 
-    def _check_end(self, read: int, reason: str) -> None:
+    def _check_end(self, frames: int, reason: str) -> None:
         if self._interrupted.is_set():
             return
-        if read == 0:
+        if frames == 0:
             raise SourceError(f"{self.name}: no frame could be read; {self._advice()}")
         if self.live:
-            self.warnings.append(f"{self.name}: gave no frame after {read}: {reason}; {self._advice()}")
+            count = f"{frames} frame{'s' if frames > 1 else ''}"
+            self.warnings.append(f"{self.name}: ended after {count}: {reason}; {self._advice()}")
         declared = self.info.frames
-        if declared is not None and read < declared - FRAME_COUNT_TOLERANCE:
+        if declared is not None and frames < declared - FRAME_COUNT_TOLERANCE:
             self.warnings.append(
-                f"{self.name}: declares {declared} frames, {read} could be read: truncated or damaged, or its "
-                "header only estimates"
+                f"{self.name}: declares {declared} frames, {frames} could be read; the file is truncated or damaged, "
+                "or its header is only an estimate"
             )
 
     def __exit__(
@@ -205,12 +212,16 @@ class VideoSource(Source):
 
 
 def opencv_name(address: Path | str) -> str:
-    """A video file or URL as ``cv2.VideoCapture`` and ``cv2.VideoWriter`` take it.
+    """Return the name of a video file or URL for ``cv2.VideoCapture`` and ``cv2.VideoWriter``.
 
-    A path becomes absolute: of ``12:30.mp4`` FFmpeg takes "12:" for a protocol.
+    Paths become absolute, because FFmpeg would take the "12:" of ``12:30.mp4`` for a protocol.
 
     Raises:
-        UnicodeEncodeError: not UTF-8; OpenCV would end the process.
+        UnicodeEncodeError: if the name is not UTF-8, because OpenCV would crash the process.
+
+    Example:
+        >>> opencv_name("rtsp://camera/live"), Path(opencv_name(Path("12:30.mp4"))).is_absolute()
+        ('rtsp://camera/live', True)
     """
     name = str(address.absolute()) if isinstance(address, Path) else address
     name.encode()

@@ -7,11 +7,23 @@ from pathlib import Path
 
 
 def calibration_cache() -> Path:
-    """Return ``retina_edge/calibration`` in the user's cache folder; the folder need not exist."""
+    """Return ``retina_edge/calibration`` in the user's cache folder. The folder may not exist yet.
+
+    Example:
+        >>> calibration_cache().parts[-2:]
+        ('retina_edge', 'calibration')
+    """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retina_edge" / "calibration"
 
 
 def event_spool() -> Path:
-    """Return ``retina_edge/events`` in the state folder of the systemd service, or of the user; it need not exist."""
+    """Return ``retina_edge/events`` in the state folder of the systemd service or of the user.
+
+    The folder may not exist yet.
+
+    Example:
+        >>> event_spool().parts[-2:]
+        ('retina_edge', 'events')
+    """
     state = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "retina_edge" / "events"

@@ -1,10 +1,10 @@
-"""File names as text that can be printed."""
+"""Printable file names."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    r"""Escape the bytes of a file name that are not UTF-8; stdout, JSON and metrics cannot hold them.
+    r"""Escape the bytes of a file name that are not UTF-8, because stdout, JSON and metrics cannot hold them.
 
     Example:
         >>> printable("caf\udce9.mp4")

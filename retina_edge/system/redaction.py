@@ -45,15 +45,30 @@ def redact(address: str) -> str:
 
 
 def is_secret_property(name: str) -> bool:
-    """True if the value of a GStreamer property with this name may be secret, such as ``user-pw``."""
+    """True if the value of a GStreamer property with this name may be secret, such as ``user-pw``.
+
+    Example:
+        >>> is_secret_property("user-pw"), is_secret_property("location")
+        (True, False)
+    """
     return _SECRET_PROPERTY.search(name) is not None
 
 
 def is_secret_option(argument: str) -> bool:
-    """True if an argument is an option whose value is secret, such as ``--token``."""
+    """True if an argument is an option with a secret value, such as ``--token``.
+
+    Example:
+        >>> is_secret_option("--mqtt-password"), is_secret_option("--score")
+        (True, False)
+    """
     return _SECRET_OPTION.fullmatch(argument) is not None
 
 
 def holds_credentials(argument: str) -> bool:
-    """True if an argument itself contains credentials: a URL with a user, or ``password=...``."""
+    """True if an argument itself contains credentials: a URL with a user, or ``password=...``.
+
+    Example:
+        >>> holds_credentials("rtsp://admin:secret@camera/stream"), holds_credentials("rtsp://camera/stream")
+        (True, False)
+    """
     return bool(_USERINFO.search(argument) or _SECRET_VALUE.search(argument))

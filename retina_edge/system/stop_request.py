@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to end in order; a second signal ends at once."""
+"""Ctrl-C and SIGTERM as a request for an orderly end; a second signal ends the program at once."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+INTERRUPTED = 130  # exit code that a shell reports for a process ended by SIGINT: 128 + 2
+
 
 class StopRequest:
-    """Set by SIGINT (Ctrl-C) or SIGTERM.
+    """A signal handler that records SIGINT (Ctrl-C) or SIGTERM; a second signal raises KeyboardInterrupt.
 
     Args:
         on_request: called in the main thread when the first signal arrives.
 
     Attributes:
-        number: number of the signal; None before there was one.
+        number: number of the first signal; None until it arrives.
     """
 
     def __init__(self, on_request: Callable[[], None] = lambda: None) -> None:
@@ -36,7 +38,15 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal(on_request: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
-    """Handle signals inside the block: the first one only requests the stop, so that work can finish and be saved."""
+    """Handle signals inside the block: the first one only requests the stop, so that work can finish and be saved.
+
+    Example:
+        >>> with stop_on_signal(lambda: print("finishing")) as stop:
+        ...     signal.raise_signal(signal.SIGTERM)
+        ...     print(stop.requested)
+        finishing
+        True
+    """
     request = StopRequest(on_request)
     previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

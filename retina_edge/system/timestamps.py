@@ -1,4 +1,4 @@
-"""Moments as text: UTC, ISO 8601."""
+"""Points in time as text: UTC, ISO 8601."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 
 def utc_iso(moment: datetime) -> str:
-    """Format a moment as ISO 8601 in UTC, to the millisecond, with Z.
+    """Format a point in time as ISO 8601 in UTC, to the millisecond, with Z.
 
     Example:
         >>> utc_iso(datetime(2026, 11, 26, 7, 0, tzinfo=timezone.utc))

@@ -1,4 +1,4 @@
-"""A thread that reports its error, and that can be waited for through Ctrl-C."""
+"""A thread that reports its error and its end, reliably even after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Callable
 
 
 class Worker:
-    """Runs a function in a thread of its own.
+    """Runs a function in its own thread.
 
     The end is signaled by an event: before Python 3.13, a ``Thread.join`` interrupted by Ctrl-C treats a running thread
     as finished.
 
     Args:
         name: name of the thread.
-        body: the function.
-        on_failure: called in the thread with whatever ``body`` raises, before the thread ends.
+        body: function to run.
+        on_failure: called in the thread with any exception that ``body`` raises, before the thread ends.
 
     Example:
-        >>> worker = Worker("greeting", lambda: print("hello"), print)
+        >>> results = []
+        >>> worker = Worker("example", lambda: results.append("done"), on_failure=print)
         >>> worker.start()
-        >>> worker.wait()
-        hello
-        True
+        >>> worker.wait(), results
+        (True, ['done'])
     """
 
     def __init__(self, name: str, body: Callable[[], None], on_failure: Callable[[BaseException], None]) -> None:

@@ -1,1 +1,1 @@
-"""What is made of detections over time: tracks, zones and lines, counts, events."""
+"""Analysis of detections over time: tracks, zones and lines, counts, events."""

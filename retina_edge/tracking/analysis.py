@@ -1,4 +1,4 @@
-"""What is made of the detections of one stream, frame by frame: tracks, counts, events."""
+"""Tracks, counts and events from the detections of one stream, frame by frame."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from retina_edge.tracking.zones import Line, Zone, check_regions
 
 @dataclass(frozen=True)
 class FrameAnalysis:
-    """Of one frame.
+    """The analysis of one frame.
 
     Attributes:
-        detections: those that score enough to be shown.
-        tracks: int64 [N], their ids.
-        events: what happened.
-        tallies: of the stream's zones and lines.
+        detections: detections that score enough to be shown.
+        tracks: int64 [N], the track of each detection, or ``UNTRACKED``.
+        events: events in this frame.
+        tallies: tallies of the stream's zones and lines, including this frame.
     """
 
     detections: Detections
@@ -32,15 +32,15 @@ class FrameAnalysis:
 
 
 class StreamAnalyzer:
-    """Follows one stream; called from one thread, in the order of its frames.
+    """An analyzer that tracks and counts the objects of one stream. Call it from one thread, frame by frame, in order.
 
     Args:
-        stream: its name, as it stands in events.
-        regions: zones and lines; those of other streams are passed over.
-        anchor: the point of a box that is in a zone or not.
+        stream: name of the stream, for events.
+        regions: zones and lines; regions of other streams are ignored.
+        anchor: point of a box that decides whether it is inside a region.
 
     Raises:
-        MissingDependencyError: the trackers package is not installed.
+        MissingDependencyError: if the trackers package is not installed.
     """
 
     def __init__(self, stream: str, regions: Sequence[Zone | Line], *, anchor: Anchor = "bottom") -> None:
@@ -48,11 +48,15 @@ class StreamAnalyzer:
         self._counters = make_counters(regions, stream=stream, anchor=anchor)
 
     def __call__(self, frame: Frame, detections: Detections, score: float, *, seconds: float) -> FrameAnalysis:
-        """Everything the model found in a frame; what scores more than ``score`` is kept, and begins tracks.
+        """Analyze a frame: keep the detections that score more than ``score``, track them and count them.
 
-        The tracker sees the rest, too: poor boxes keep tracks alive. What scores less than ``MIN_TRACKED_SCORE`` it
-        never follows. ``seconds`` is when it happened, by the stream's own clock: of a file not that of the reader, or
-        what is counted would depend on the machine's speed.
+        Args:
+            frame: the frame.
+            detections: all detections of the model, because low scores keep existing tracks alive.
+            score: minimum score of detections that are kept and that begin tracks. The tracker ignores scores below
+                ``MIN_TRACKED_SCORE``.
+            seconds: time of the frame by the clock of the stream. For a file, this is the position in the file: with
+                the clock of the reader, counts would depend on the speed of the machine.
         """
         self._tracker.set_score(max(score, MIN_TRACKED_SCORE))
         size = frame.image.shape[0], frame.image.shape[1]
@@ -68,12 +72,18 @@ class StreamAnalyzer:
 
 @dataclass(frozen=True)
 class TrackingOptions:
-    """Whether objects are followed from frame to frame, and where they are counted.
+    """Options for tracking objects and for counting them in regions.
 
     Attributes:
-        track: follow objects; regions turn this on, too.
+        track: True to track objects from frame to frame; regions imply tracking.
         regions: zones and lines to count in.
-        anchor_point: ``bottom`` or ``centre``: the point of a box that decides whether it is inside a region.
+        anchor_point: ``bottom`` or ``centre``, the point of a box that decides whether it is inside a region.
+
+    Example:
+        >>> from retina_edge.tracking.zones import line
+        >>> options = TrackingOptions(regions=[line("door@person=0.1,0.5 0.9,0.5")])
+        >>> callable(options.analyzers(["yard"], ["person", "car"]))
+        True
     """
 
     track: bool = False
@@ -81,14 +91,14 @@ class TrackingOptions:
     anchor_point: Anchor = "bottom"
 
     def analyzers(self, streams: Sequence[str], class_names: Sequence[str]) -> Callable[[str], StreamAnalyzer] | None:
-        """Return a function that makes the analyzer of a stream; None without tracking.
+        """Return a function that makes the analyzer of a stream from its name; None without tracking.
 
         Args:
             streams: names of the streams.
-            class_names: classes of the model.
+            class_names: names of the model's classes.
 
         Raises:
-            ZoneError: if a region names an unknown stream or class, or two regions of a stream have one name.
+            ZoneError: if a region names an unknown stream or class, or two regions of a stream have the same name.
         """
         check_regions(self.regions, streams=streams, class_names=class_names)
         if not self.track and not self.regions:

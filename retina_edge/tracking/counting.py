@@ -1,8 +1,8 @@
-"""Counts the tracked objects of one stream: who is in a zone, who entered and left it, who crossed a line.
+"""Counters for the tracked objects of one stream: objects in a zone, entering or leaving a zone, crossing a line.
 
-Between ``tracking`` and the sinks, called for each frame of the stream in order, from one thread at a time. Each
-object stands at one point of its box, its anchor. Boxes tremble, so near a border it takes a distance to count: a
-share of the box's shorter side.
+Call a counter with every frame of the stream, in order, and never concurrently. The position of an object is one point
+of its box, the anchor point. Boxes jitter, so an object counts only when it is past a border by a margin, the
+hysteresis: a share of the box's shorter side.
 """
 
 from __future__ import annotations
@@ -24,22 +24,28 @@ from retina_edge.detections import Detections
 from retina_edge.tracking.events import Direction, Event, Kind
 from retina_edge.tracking.zones import Line, Point, Region, Zone, warn_if_outside
 
-# Where an object stands: the middle of its box's lower side where it stands on the ground and is seen from the side,
-# the middle of its box where it is seen from above.
+# Position of an object: the middle of the lower side of its box for views from the side, because there it touches the
+# ground; the center of the box for views from above.
 Anchor = Literal["bottom", "centre"]
 ANCHORS: tuple[Anchor, ...] = ("bottom", "centre")
 HYSTERESIS = 0.1
-# Longer than a tracker takes to give up an object, so that one seen again has not left in between.
+# Longer than the tracker keeps a lost object, so that an object that reappears has not left in the meantime.
 VANISHED_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Tally:
-    """A region and its counts at one moment, for drawing and for showing.
+    """The counts of a region at one moment.
 
     Attributes:
         region: the zone or line.
-        by_class: objects of each class name, under "inside", "entered" and "left" of a zone, "in" and "out" of a line.
+        by_class: number of objects per class name, under "inside", "entered" and "left" for a zone, and under "in" and
+            "out" for a line.
+
+    Example:
+        >>> door = Line("door", ((0.1, 0.5), (0.9, 0.5)))
+        >>> Tally(door, {"in": {"person": 2, "car": 1}, "out": {}}).counts
+        {'in': 3, 'out': 0}
     """
 
     region: Region
@@ -47,13 +53,13 @@ class Tally:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Of all classes together."""
-        return {name: sum(found.values()) for name, found in self.by_class.items()}
+        """The counts of all classes together."""
+        return {name: sum(numbers.values()) for name, numbers in self.by_class.items()}
 
 
 @dataclass(frozen=True)
 class _Sighting:
-    """One tracked object in one frame; ``point`` is its anchor and ``margin`` the distance that counts, in pixels."""
+    """One tracked object in one frame: ``point`` is its anchor point, ``margin`` its hysteresis, both in pixels."""
 
     track: int
     class_name: str
@@ -67,7 +73,7 @@ class _Sighting:
 
 @dataclass
 class _Seen:
-    """What is remembered of a track: its last sighting, and when that was by the clock of ``update``."""
+    """The memory of a track: its last sighting, and the time of that sighting by the clock of ``update``."""
 
     last: _Sighting
     timestamp: float
@@ -78,17 +84,17 @@ AnyRegion = TypeVar("AnyRegion", bound=Region)
 
 
 class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
-    """What counters of zones and lines have in common.
+    """The common part of the counters of zones and lines.
 
     Args:
-        region: what is counted in; whether it is for this stream is not looked at.
-        stream: the stream's name in the events.
-        anchor: which point of a box is looked at.
-        hysteresis: share of a box's shorter side that its anchor must be beyond a border; 0 for none.
-        gone_seconds: how long an object may be unseen before it is forgotten; several times that between two frames.
+        region: zone or line to count in; its ``stream`` is not checked.
+        stream: name of the stream, for events.
+        anchor: point of a box that is the position of its object.
+        hysteresis: distance past a border at which an object counts, as a share of the shorter side of its box.
+        gone_seconds: seconds until an unseen object is forgotten; choose several times the time between two frames.
 
     Raises:
-        ValueError: a value that cannot be.
+        ValueError: if a value is out of range.
     """
 
     def __init__(
@@ -114,9 +120,9 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
         self._points = np.zeros((0, 2), np.float32)
         self._now = -math.inf
         self._seen: dict[int, AnySeen] = {}
-        # By class: who entered or went in, who left or went out.
-        self._came: Counter[str] = Counter()
-        self._went: Counter[str] = Counter()
+        # Objects per class that entered or crossed in, and that left or crossed out.
+        self._incoming: Counter[str] = Counter()
+        self._outgoing: Counter[str] = Counter()
 
     def update(
         self,
@@ -127,25 +133,25 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
         timestamp: float,
         captured: datetime,
     ) -> list[Event]:
-        """Counts one frame.
+        """Count the objects of one frame.
 
         Args:
-            detections: of the frame.
-            tracks: int64 [N], the track of each; below 0 where it has none, and such are not counted.
-            size: (height, width) of the frame, pixels. With another one than before every object is forgotten.
-            timestamp: when it was captured, seconds of any steady clock.
-            captured: when that was, in UTC.
+            detections: detections of the frame.
+            tracks: int64 [N], the track of each detection; detections with a track below 0 are not counted.
+            size: (height, width) of the frame, pixels; a change of size makes the counter forget all objects.
+            timestamp: time of capture, in seconds of any monotonic clock.
+            captured: time of capture, in UTC.
 
         Returns:
-            What happened in this frame: of what vanished first, then in the order of the detections.
+            The events of this frame: first those of vanished objects, then the others in the order of the detections.
 
         Raises:
-            ValueError: not one track for each detection.
+            ValueError: if ``tracks`` does not have one track per detection.
         """
         if tracks.shape != (len(detections),):
-            raise ValueError(f"tracks: expected a track for each of {len(detections)} detections, got {tracks.shape}")
+            raise ValueError(f"tracks: expected shape ({len(detections)},), one per detection, got {tracks.shape}")
         events: list[Event] = []
-        if timestamp < self._now:  # the clock was set back, or a file began again
+        if timestamp < self._now:  # the clock was set back, or a file started over
             for seen in self._seen.values():
                 seen.timestamp = timestamp
         self._now = timestamp
@@ -158,19 +164,19 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
             self._points = self._region.in_pixels(size)
             warn_if_outside(self._region, size)
         for sighting in self._sightings(detections, tracks, size, captured):
-            events += self._look(sighting)
+            events += self._see(sighting)
         return events
 
     @abstractmethod
     def tally(self) -> Tally:
-        """The counts now; a copy that stays as it is."""
+        """Return a copy of the current counts."""
 
     @abstractmethod
-    def _look(self, sighting: _Sighting) -> list[Event]:
-        """What happened to an object with this sighting."""
+    def _see(self, sighting: _Sighting) -> list[Event]:
+        """Update the track of a sighting, and return the events that follow."""
 
     def _gone(self, seen: AnySeen) -> list[Event]:  # noqa: ARG002
-        """What happened with an object that is no longer seen."""
+        """Return the events of an object that is no longer seen."""
         return []
 
     def _sightings(
@@ -203,38 +209,39 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
 
 @dataclass
 class _Inside(_Seen):
-    """A track inside a zone, and the class it entered as: as such it leaves, whatever it is taken for meanwhile."""
+    """A track inside a zone, with its class on entering: the track leaves as that class, even if its class changes."""
 
     class_name: str
 
 
 class ZoneCounter(RegionCounter[Zone, _Inside]):
-    """Who is in a zone now, who entered it, who left.
+    """A counter for the objects that are in a zone, that entered it and that left it.
 
-    The border is inside. An object enters with the first anchor inside, also when it appears there; it leaves with
-    the first beyond the border by the hysteresis, or when it has not been seen for ``gone_seconds``.
+    The border belongs to the zone. An object enters as soon as its anchor point is inside, even if the object appears
+    there. An object leaves when its anchor point is outside by more than the hysteresis, or when the object has not
+    been seen for ``gone_seconds``.
     """
 
     def tally(self) -> Tally:
-        """The counts now; a copy that stays as it is."""
+        """Return a copy of the current counts."""
         return Tally(
             self._region,
             {
-                # Subtraction keeps what is above 0.
-                "inside": dict(self._came - self._went),
-                "entered": dict(self._came),
-                "left": dict(self._went),
+                # Counter subtraction drops counts of 0 and below.
+                "inside": dict(self._incoming - self._outgoing),
+                "entered": dict(self._incoming),
+                "left": dict(self._outgoing),
             },
         )
 
-    def _look(self, sighting: _Sighting) -> list[Event]:
+    def _see(self, sighting: _Sighting) -> list[Event]:
         distance = cv2.pointPolygonTest(self._points, sighting.point, measureDist=True)
         seen = self._seen.get(sighting.track)
         if seen is None:
             if distance < 0:
                 return []
             self._seen[sighting.track] = _Inside(sighting, self._now, sighting.class_name)
-            self._came[sighting.class_name] += 1
+            self._incoming[sighting.class_name] += 1
             return [self._event("entered", None, sighting)]
         seen.last, seen.timestamp = sighting, self._now
         if distance >= -sighting.margin:
@@ -243,19 +250,19 @@ class ZoneCounter(RegionCounter[Zone, _Inside]):
         return self._gone(seen)
 
     def _gone(self, seen: _Inside) -> list[Event]:
-        self._went[seen.class_name] += 1
+        self._outgoing[seen.class_name] += 1
         return [self._event("left", None, dataclasses.replace(seen.last, class_name=seen.class_name))]
 
 
 @dataclass
 class _Path(_Seen):
-    """A track's way about a line.
+    """The path of a track relative to a line.
 
     Attributes:
-        distance: signed, from the line through both points to the last anchor, pixels, above 0 on the side of "in".
-        near: side of the last anchor that was not on the line: 1, -1, or 0 for none yet.
-        side: the last side on which it was beyond the hysteresis; 0 for none yet.
-        net: passages through the line since then, "in" less "out"; those around its ends are not among them.
+        distance: signed distance of the last anchor point from the infinite line, pixels; positive on the "in" side.
+        near: side of the last anchor point that was not exactly on the line: 1, -1, or 0 for none yet.
+        side: last side on which the anchor point was beyond the hysteresis: 1, -1, or 0 for none yet.
+        net: passages through the line since then, "in" minus "out"; paths around its ends do not count.
     """
 
     distance: float
@@ -265,18 +272,18 @@ class _Path(_Seen):
 
 
 class LineCounter(RegionCounter[Line, _Path]):
-    """Who crossed a line, and which way.
+    """A counter for the objects that crossed a line, in each direction.
 
-    A crossing is counted when the object has been beyond the hysteresis on one side, is beyond it on the other, and
-    went through the line itself in between, not around its ends. Frames without it do not matter: its way between
-    two sightings is taken as straight.
+    A crossing counts when an object was beyond the hysteresis on one side, is beyond it on the other, and passed
+    through the line in between, not around its ends. Frames without the object do not matter, because the path between
+    two sightings is assumed to be straight.
     """
 
     def tally(self) -> Tally:
-        """The counts now; a copy that stays as it is."""
-        return Tally(self._region, {"in": dict(self._came), "out": dict(self._went)})
+        """Return a copy of the current counts."""
+        return Tally(self._region, {"in": dict(self._incoming), "out": dict(self._outgoing)})
 
-    def _look(self, sighting: _Sighting) -> list[Event]:
+    def _see(self, sighting: _Sighting) -> list[Event]:
         distance = self._distance(sighting.point)
         path = self._seen.get(sighting.track)
         if path is None:
@@ -293,7 +300,7 @@ class LineCounter(RegionCounter[Line, _Path]):
         path.side, path.net = near, 0
         if not crossed:
             return []
-        (self._came if near > 0 else self._went)[sighting.class_name] += 1
+        (self._incoming if near > 0 else self._outgoing)[sighting.class_name] += 1
         return [self._event("crossed", "in" if near > 0 else "out", sighting)]
 
     def _distance(self, point: Point) -> float:
@@ -301,7 +308,7 @@ class LineCounter(RegionCounter[Line, _Path]):
         return ((x2 - x1) * (point[1] - y1) - (y2 - y1) * (point[0] - x1)) / math.hypot(x2 - x1, y2 - y1)
 
     def _through(self, before: Point, before_distance: float, after: Point, after_distance: float) -> bool:
-        """Whether the way between two points on different sides goes through the line and not past its ends."""
+        """True if the path between two points on different sides passes through the line, not past its ends."""
         share = before_distance / (before_distance - after_distance)
         x, y = (a + share * (b - a) for a, b in zip(before, after, strict=True))
         (x1, y1), (x2, y2) = self._points.tolist()
@@ -317,19 +324,25 @@ def make_counters(
     hysteresis: float = HYSTERESIS,
     gone_seconds: float = VANISHED_SECONDS,
 ) -> list[ZoneCounter | LineCounter]:
-    """A counter for each of the regions that are for ``stream``, in their order."""
-    found: list[ZoneCounter | LineCounter] = []
+    """Return a counter for each region that applies to ``stream``, in order.
+
+    Example:
+        >>> regions = [Line("door", ((0.1, 0.5), (0.9, 0.5)), stream="yard")]
+        >>> [counter.tally().counts for counter in make_counters(regions, stream="yard")]
+        [{'in': 0, 'out': 0}]
+    """
+    counters: list[ZoneCounter | LineCounter] = []
     for region in regions:
         if region.applies_to(stream):
             if isinstance(region, Zone):
-                found.append(
+                counters.append(
                     ZoneCounter(region, stream=stream, anchor=anchor, hysteresis=hysteresis, gone_seconds=gone_seconds)
                 )
             else:
-                found.append(
+                counters.append(
                     LineCounter(region, stream=stream, anchor=anchor, hysteresis=hysteresis, gone_seconds=gone_seconds)
                 )
-    return found
+    return counters
 
 
 def _sign(value: float) -> int:

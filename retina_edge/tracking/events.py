@@ -1,4 +1,4 @@
-"""What happened to an object in a zone or at a line of a stream."""
+"""Events of tracked objects at the zones and lines of a stream."""
 
 from __future__ import annotations
 
@@ -15,23 +15,31 @@ Direction = Literal["in", "out"]
 
 @dataclass(frozen=True)
 class Event:
-    """One object entered or left a zone, or crossed a line.
+    """An event of one object, which entered or left a zone, or crossed a line.
 
     Attributes:
         kind: "entered" or "left" a zone, or "crossed" a line.
-        stream: the stream's name, without credentials.
-        region: the zone's or line's name.
-        direction: of a crossing, "in" or "out"; None otherwise.
-        track: the object's id, unique in its stream.
-        class_name: what it is.
-        score: of the detection in ``box``, 0 to 1.
-        box: xyxy, frame pixels. Of an object that vanished in its zone, where it was seen last.
+        stream: name of the stream, without credentials.
+        region: name of the zone or line.
+        direction: "in" or "out" for a crossing; None otherwise.
+        track: id of the object, unique in its stream.
+        class_name: class of the object.
+        score: score of the detection in ``box``, 0 to 1.
+        box: box of the object, xyxy, frame pixels; the last known box if the object vanished inside a zone.
         size: (height, width) of the frame that ``box`` belongs to, pixels.
-        captured: when that frame was captured, in UTC.
-        counts: of the region, with this event.
+        captured: time of capture of that frame, in UTC.
+        counts: counts of the region, including this event.
 
     Raises:
-        ValueError: a direction without a crossing or the other way about, or a time without a zone or not in UTC.
+        ValueError: if a crossing has no direction, another event has one, or the time is not in UTC.
+
+    Example:
+        >>> from datetime import timezone
+        >>> noon = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
+        >>> box, size, counts = (10.0, 20.0, 50.0, 90.0), (480, 640), {"in": 1, "out": 0}
+        >>> event = Event("crossed", "yard", "door", "in", 7, "person", 0.8, box, size, noon, counts)
+        >>> event.to_dict()["time"], event.to_dict()["counts"]
+        ('2026-11-26T12:00:00.000Z', {'in': 1, 'out': 0})
     """
 
     kind: Kind
@@ -48,12 +56,12 @@ class Event:
 
     def __post_init__(self) -> None:
         if self.direction not in (("in", "out") if self.kind == "crossed" else (None,)):
-            raise ValueError(f"direction: expected in or out of what crossed, else None; got {self.direction!r}")
+            raise ValueError(f"direction: expected in or out for a crossing, None otherwise; got {self.direction!r}")
         if self.captured.utcoffset() != timedelta(0):
-            raise ValueError(f"captured: expected a time in UTC with its zone, got {self.captured!r}")
+            raise ValueError(f"captured: expected a time in UTC with its time zone, got {self.captured!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """For ``json.dumps``; the time is ISO 8601 to the millisecond, with Z for UTC."""
+        """Return the event as a dict for ``json.dumps``. The time is ISO 8601 to the millisecond, with Z for UTC."""
         return {
             "time": utc_iso(self.captured),
             "stream": self.stream,

@@ -1,7 +1,8 @@
-"""Gives the objects of one stream an identity from frame to frame: Tracker, and ByteTrack by the trackers package.
+"""Trackers, which give the objects of one stream an identity from frame to frame.
 
-ByteTrack (Zhang et al., ECCV 2022, https://arxiv.org/abs/2110.06864) matches good boxes first and then poor ones to
-where a Kalman filter expects each object. The package counts time in seconds, so dropped frames cost no identity.
+``Tracker`` is the interface, and ``ByteTrack`` uses the trackers package. ByteTrack (Zhang et al., ECCV 2022,
+https://arxiv.org/abs/2110.06864) predicts the position of each object with a Kalman filter, and matches high-scoring
+boxes first, then low-scoring ones. The package measures time in seconds, so dropped frames do not break a track.
 """
 
 from __future__ import annotations
@@ -19,55 +20,55 @@ from retina_edge.detections import Detections
 Tracks = npt.NDArray[np.int64]
 
 UNTRACKED = -1
-# ByteTrack's own floor: what scores less is noise even where an object is expected.
+# ByteTrack's own minimum: a box that scores less is noise, even at the predicted position of an object.
 MIN_TRACKED_SCORE = 0.1
-# The package counts how long an object may be lost in thirtieths of a second.
+# The package measures how long an object may be lost in units of 1/30 s.
 BUFFER_RATE = 30.0
-# Two frames never have one time: the package would warn of it, and not move on.
+# The times of two frames must differ: for equal times the package warns, and its clock stands still.
 MIN_TIME_STEP = 1e-3
 
 
 class Tracker(Protocol):
-    """Follows the objects of one stream; called for each of its frames, in their order, from one thread at a time."""
+    """A tracker for the objects of one stream. Call it with every frame, in order, and never concurrently."""
 
     def update(self, detections: Detections, timestamp: float, *, size: tuple[int, int] | None = None) -> Tracks:
-        """The track of each detection.
+        """Return the track of each detection.
 
         Args:
-            detections: of one frame, in any order.
-            timestamp: when it was captured, seconds of any steady clock.
-            size: (height, width) of the frame, pixels; another one than before resets. None: not looked at.
+            detections: detections of one frame, in any order.
+            timestamp: time of capture, in seconds of any monotonic clock.
+            size: (height, width) of the frame, pixels; a change of size resets the tracker. None skips this check.
 
         Returns:
-            int64 [N], in the order of ``detections``: ids from 1, unique in this stream and never used again, also
-            after a reset; ``UNTRACKED`` (-1) where there is no track, or none yet.
+            int64 [N], in the order of ``detections``: track ids from 1, unique in this stream and never reused, even
+            after a reset; ``UNTRACKED`` (-1) for a detection without a track, or without one yet.
         """
         ...
 
     def reset(self) -> None:
-        """Forgets every object; what is seen next is new."""
+        """Forget all objects; later detections begin new tracks."""
         ...
 
 
 class ByteTrack:
-    """ByteTrack for one stream. Several share nothing: neither objects nor ids.
+    """ByteTrack for one stream. Instances are independent: they share neither objects nor ids.
 
-    A track keeps its class: every class is followed by itself, so a box whose class changes becomes another track.
-    An object has its id from its second frame in a row; until then it may be a false alarm.
+    A track keeps its class, because each class is tracked separately: if the class of a box changes, another track
+    begins. An object gets its id in its second consecutive frame; before that it may be a false positive.
 
-    Give it all that the model finds, also what scores too little to be shown: such boxes keep tracks alive through
-    shadow and occlusion.
+    ``update`` needs all detections of the model, including those with scores too low to be shown: such boxes keep
+    tracks alive through shadow and occlusion.
 
     Args:
-        score: detections that score at least this begin tracks and go on with them; less only goes on with them.
-        fps: about how many frames a second come, which sets how far an object may move between two. The times given
-            to ``update`` are what counts, so it need not be exact.
-        lost_seconds: how long an object may be unseen and keep its id.
-        away_seconds: after this long without a frame nothing can be recognized, and all is forgotten.
+        score: detections that score at least this begin and continue tracks; others only continue tracks.
+        fps: approximate frame rate, which limits how far an object may move between two frames. The rate need not be
+            exact, because the times given to ``update`` are used.
+        lost_seconds: time that an object may be unseen and keep its id, in seconds.
+        away_seconds: time without a frame after which all objects are forgotten, in seconds.
 
     Raises:
-        MissingDependencyError: the trackers package is not installed.
-        ValueError: a number that cannot be.
+        MissingDependencyError: if the trackers package is not installed.
+        ValueError: if a number is out of range.
     """
 
     def __init__(
@@ -97,29 +98,31 @@ class ByteTrack:
         self._clock = 0.0
 
     def set_score(self, score: float) -> None:
-        """Changes which detections begin tracks, from the next frame on; living tracks go on.
+        """Change the score that begins tracks, from the next frame on; existing tracks continue.
 
         Raises:
-            ValueError: not between 0 and 1.
+            ValueError: if the score is not between 0 and 1.
         """
         _check_score(score)
         self._score = score
-        for found in self._classes.values():
-            found.tracker.track_activation_threshold = found.tracker.high_conf_det_threshold = score
+        for per_class in self._classes.values():
+            per_class.tracker.track_activation_threshold = per_class.tracker.high_conf_det_threshold = score
 
     def reset(self) -> None:
-        """Forgets every object; what is seen next is new."""
+        """Forget all objects; later detections begin new tracks."""
         self._classes.clear()
 
     def update(self, detections: Detections, timestamp: float, *, size: tuple[int, int] | None = None) -> Tracks:
-        """See ``Tracker``. A time before the last one by more than ``away_seconds`` resets, as a gap that long does;
-        by less, as clocks are set, it counts as the next moment. Boxes without area, or not finite, have no track.
+        """Return the track of each detection, as ``Tracker.update`` describes.
+
+        A time that is more than ``away_seconds`` before or after the last one resets the tracker. A smaller step back,
+        such as a clock adjustment, counts as the next moment. Boxes that are empty or not finite get no track.
 
         Raises:
-            ValueError: a timestamp that is not finite.
+            ValueError: if the timestamp is not finite.
         """
         if not math.isfinite(timestamp):
-            raise ValueError(f"timestamp: expected seconds, got {timestamp}")
+            raise ValueError(f"timestamp: expected finite seconds, got {timestamp}")
         self._advance(timestamp)
         if size is not None:
             if self._size not in (None, size):
@@ -129,19 +132,19 @@ class ByteTrack:
         boxes = detections.boxes
         usable = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         usable &= detections.scores >= min(MIN_TRACKED_SCORE, self._score)
-        # Also the classes that this frame does not show: their objects grow older.
+        # Classes without a detection in this frame need an update too, so that their objects expire.
         for label in sorted({*self._classes, *detections.labels[usable].tolist()}):
             rows = np.flatnonzero(usable & (detections.labels == label))
             if label not in self._classes:
                 self._classes[label] = _ClassTracker(self._new_tracker(), self._new_ids)
-            found = self._classes[label]
+            per_class = self._classes[label]
             frame = self._supervision.Detections(
                 xyxy=boxes[rows].astype(np.float64),
                 confidence=detections.scores[rows],
                 data={"row": rows},
             )
-            found.update(frame, self._clock, tracks)
-            if not found.tracker.tracks:
+            per_class.update(frame, self._clock, tracks)
+            if not per_class.tracker.tracks:
                 del self._classes[label]
         return tracks
 
@@ -154,7 +157,7 @@ class ByteTrack:
 
     def _new_tracker(self) -> Any:
         return self._package.ByteTrackTracker(
-            # Rounded up, so that not a moment is lost; at 0 the package would forgive no miss at all.
+            # Round up: with a buffer of 0 the package would end a track at the first missed frame.
             lost_track_buffer=math.ceil(self._lost_seconds * BUFFER_RATE),
             frame_rate=self._fps,
             track_activation_threshold=self._score,
@@ -168,7 +171,10 @@ def _check_score(score: float) -> None:
 
 
 class _ClassTracker:
-    """One class's tracker, and the stream's ids of its living tracks; its own begin at 0 for each class."""
+    """The package's tracker of one class, and the mapping from its ids to the ids of the stream.
+
+    The package's ids begin at 0 for each class. The mapping holds only existing tracks.
+    """
 
     def __init__(self, tracker: Any, new_ids: itertools.count[int]) -> None:
         self.tracker = tracker
@@ -176,14 +182,14 @@ class _ClassTracker:
         self._ids: dict[int, int] = {}
 
     def update(self, frame: Any, clock: float, tracks: Tracks) -> None:
-        """Writes the ids of ``frame``, a supervision.Detections, into the rows of ``tracks`` it names."""
-        # It comes back in another order, and without its data where it is empty.
+        """Write the ids of ``frame``, a supervision.Detections, into ``tracks`` at the rows in its ``data``."""
+        # The package returns the detections in another order, and without ``data`` if there are none.
         tracked = self.tracker.update(frame, timestamp=clock)
         if len(tracked):
-            for row, own in zip(tracked.data["row"].tolist(), tracked.tracker_id.tolist(), strict=True):
-                if own >= 0:
-                    if own not in self._ids:
-                        self._ids[own] = next(self._new_ids)
-                    tracks[row] = self._ids[own]
-        living = {track.tracker_id for track in self.tracker.tracks}
-        self._ids = {own: name for own, name in self._ids.items() if own in living}
+            for row, package_id in zip(tracked.data["row"].tolist(), tracked.tracker_id.tolist(), strict=True):
+                if package_id >= 0:
+                    if package_id not in self._ids:
+                        self._ids[package_id] = next(self._new_ids)
+                    tracks[row] = self._ids[package_id]
+        existing = {track.tracker_id for track in self.tracker.tracks}
+        self._ids = {package_id: track for package_id, track in self._ids.items() if package_id in existing}

@@ -1,7 +1,4 @@
-"""Where in a stream's picture something is counted: zones and lines, checked and read from the command line.
-
-``counting`` counts with them, ``draw`` draws them.
-"""
+"""Zones and lines, the regions of a frame that objects are counted in: their checks and their command-line syntax."""
 
 from __future__ import annotations
 
@@ -23,10 +20,12 @@ Unit = Literal["relative", "px"]
 
 ZONE_SYNTAX = '[STREAM:]NAME[@CLASS,...]=X,Y X,Y X,Y..., for instance "gate=0.1,0.2 0.5,0.2 0.5,0.9"'
 LINE_SYNTAX = '[STREAM:]NAME[@CLASS,...]=X,Y X,Y, for instance "door=0.1,0.5 0.9,0.5"'
-POINT_SYNTAX = "X,Y from 0 to 1 of the frame's width and height, or all in pixels as X,Ypx, for instance 64,100px"
-# Twice the area over the squared length of the sides, below which it is a rounding error.
+POINT_SYNTAX = (
+    "X,Y from 0 to 1, relative to the frame's width and height, or all in pixels as X,Ypx, for instance 64,100px"
+)
+# A zone is flat if twice its area, divided by the square of its perimeter, is less than this: a rounding error.
 FLAT = 1e-9
-# They part a region's text.
+# The separators in the command-line text of a region.
 RESERVED = ":@="
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 _POINT = re.compile(rf"({_NUMBER}),({_NUMBER})(px)?")
@@ -35,22 +34,29 @@ logger = logging.getLogger(__name__)
 
 
 class ZoneError(RetinaEdgeError, ValueError):
-    """A zone or line that nothing could be counted with."""
+    """A zone or line that is invalid, or does not fit the streams and the model."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """What zones and lines have in common.
+    """The common part of zones and lines.
 
     Attributes:
-        name: for people and events.
-        points: (x, y) each, x to the right and y down from the frame's top left corner.
-        unit: of the points: "relative" to the frame's width and height, 0 to 1, or "px", pixels of the frame.
-        classes: names of those counted; empty for all.
-        stream: the name of the only stream it is for; None for every one.
+        name: name in events and on drawings.
+        points: (x, y) of each point; x grows to the right and y downward from the top left corner of the frame.
+        unit: unit of the points: "relative" to the width and height of the frame, 0 to 1, or "px", pixels of the frame.
+        classes: names of the classes to count; empty for all classes.
+        stream: name of the only stream that the region is for; None for all streams.
 
     Raises:
-        ZoneError: a name or points that cannot be.
+        ZoneError: if the name, the points or another value is invalid.
+
+    Example:
+        >>> region = Region("desk", ((0.25, 0.5), (0.75, 0.5)), stream="yard")
+        >>> region.applies_to("yard"), region.applies_to("road")
+        (True, False)
+        >>> region.in_pixels((400, 600)).tolist()
+        [[150.0, 200.0], [450.0, 200.0]]
     """
 
     name: str
@@ -61,9 +67,9 @@ class Region:
 
     def __post_init__(self) -> None:
         if not self.name.strip() or not self.name.isprintable() or set(RESERVED) & set(self.name):
-            raise ZoneError(f"name: expected text without {' '.join(RESERVED)}, got {self.name!r}")
+            raise ZoneError(f"name: expected printable text without {' '.join(RESERVED)}, got {self.name!r}")
         if self.stream == "" or not all(self.classes):
-            raise ZoneError(f"{self.name}: expected names of classes and of a stream, or none; got an empty one")
+            raise ZoneError(f"{self.name}: expected names of classes and of a stream, got an empty name; leave it out")
         if self.unit not in ("relative", "px"):
             raise ZoneError(f"{self.name}: unit: expected relative or px, got {self.unit!r}")
         most = 1.0 if self.unit == "relative" else math.inf
@@ -73,22 +79,28 @@ class Region:
         if len(set(self.points)) < len(self.points):
             twice = next(point for point in self.points if self.points.count(point) > 1)
             raise ZoneError(
-                f"{self.name}: expected each point once, got {_shown(twice, self.unit)} twice; a zone closes by itself"
+                f"{self.name}: expected each point once, got {_shown(twice, self.unit)} twice; a zone closes "
+                "automatically"
             )
 
     def applies_to(self, stream: str) -> bool:
-        """Whether it is for the stream of that name."""
+        """True if the region is for the stream of that name."""
         return self.stream is None or self.stream == stream
 
     def in_pixels(self, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-        """The points, float32 [N, 2], x and y in pixels of a frame of ``size`` (height, width)."""
+        """Return the points, float32 [N, 2], x and y in pixels of a frame of ``size`` (height, width)."""
         points = np.array(self.points, np.float64)
         return (points if self.unit == "px" else points * (size[1], size[0])).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Zone(Region):
-    """A polygon of three points or more, closed by itself, that does not cross or touch itself."""
+    """A polygon of three or more points that does not cross or touch itself. The last side closes it automatically.
+
+    Example:
+        >>> Zone("gate", ((0.1, 0.2), (0.5, 0.2), (0.5, 0.9)), classes=("car",)).classes
+        ('car',)
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,24 +111,32 @@ class Zone(Region):
             following = sides[(i + 1) % len(sides)][1]
             if _turn(start, end, following) == 0 and _dot(start, end, following) < 0:
                 raise ZoneError(
-                    f"{self.name}: expected a zone with area, the side to {_shown(end, self.unit)} comes back"
+                    f"{self.name}: expected a zone with area, got sides that overlap at {_shown(end, self.unit)}"
                 )
             for j in range(i + 2, len(sides) - (i == 0)):
                 if _meet(sides[i], sides[j]):
                     raise ZoneError(
-                        f"{self.name}: expected a polygon that does not cross itself, its sides from "
-                        f"{_shown(start, self.unit)} and from {_shown(sides[j][0], self.unit)} meet; give the points "
-                        "in order around it"
+                        f"{self.name}: expected a polygon that does not cross itself, got sides from "
+                        f"{_shown(start, self.unit)} and from {_shown(sides[j][0], self.unit)} that meet; give the "
+                        "points in order around the zone"
                     )
         length = sum(math.dist(*side) for side in sides)
         if abs(sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in sides)) < FLAT * length**2:
-            raise ZoneError(f"{self.name}: expected a zone with area, all its points lie on one line")
+            raise ZoneError(f"{self.name}: expected a zone with area, got points on one line")
 
 
 @dataclass(frozen=True)
 class Line(Region):
-    """A straight line between two points. "In" is to the right hand of whoever looks from the first to the second:
-    down across a line drawn from left to right."""
+    """A straight line between two points.
+
+    "In" is a crossing to the right, seen from the first point toward the second: downward across a line that is drawn
+    from left to right.
+
+    Example:
+        >>> door = Line("door", ((0.1, 0.5), (0.9, 0.5)))
+        >>> door.start, door.end
+        ((0.1, 0.5), (0.9, 0.5))
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,42 +158,69 @@ AnyRegion = TypeVar("AnyRegion", Zone, Line)
 
 
 def zone(text: str) -> Zone:
-    """An argparse type: ``ZONE_SYNTAX``."""
+    """Parse a zone, as ``ZONE_SYNTAX`` describes; for ``type`` of argparse.
+
+    Raises:
+        ArgumentTypeError: if the text or the zone is invalid.
+
+    Example:
+        >>> zone("gate@car=0.1,0.2 0.5,0.2 0.5,0.9").points
+        ((0.1, 0.2), (0.5, 0.2), (0.5, 0.9))
+    """
     return _parse(text, Zone, ZONE_SYNTAX)
 
 
 def line(text: str) -> Line:
-    """An argparse type: ``LINE_SYNTAX``."""
+    """Parse a line, as ``LINE_SYNTAX`` describes; for ``type`` of argparse.
+
+    Raises:
+        ArgumentTypeError: if the text or the line is invalid.
+
+    Example:
+        >>> line("yard:door=64,100px 640,100px").stream
+        'yard'
+    """
     return _parse(text, Line, LINE_SYNTAX)
 
 
 def check_regions(regions: Sequence[Region], *, streams: Sequence[str], class_names: Sequence[str]) -> None:
-    """Refuses, before any work, regions that would count nothing or could not be told apart.
+    """Refuse regions that would count nothing, or that have the same name, before any work.
 
     Args:
-        regions: the zones and lines of all streams.
-        streams: the names of the streams.
-        class_names: the classes of the model.
+        regions: zones and lines of all streams.
+        streams: names of the streams.
+        class_names: names of the model's classes.
 
     Raises:
-        ZoneError: a stream or class that is not there, two regions of one name in one stream.
+        ZoneError: if a region names an unknown stream or class, or two regions of a stream have the same name.
+
+    Example:
+        >>> try:
+        ...     check_regions([line("door@dog=0,0 1,1")], streams=["yard"], class_names=["person", "car"])
+        ... except ZoneError as error:
+        ...     print(error)
+        door: expected classes among person, car; got dog
     """
     for region in regions:
         if region.stream is not None and region.stream not in streams:
-            raise ZoneError(f"{region.name}: expected a stream of {', '.join(streams)}; got {region.stream!r}")
+            raise ZoneError(f"{region.name}: expected one of the streams {', '.join(streams)}; got {region.stream!r}")
         if unknown := [name for name in region.classes if name not in class_names]:
-            raise ZoneError(f"{region.name}: expected classes of {', '.join(class_names)}; got {', '.join(unknown)}")
+            known = ", ".join(class_names)
+            raise ZoneError(f"{region.name}: expected classes among {known}; got {', '.join(unknown)}")
     for stream in streams:
         names = [region.name for region in regions if region.applies_to(stream)]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise ZoneError(f"{stream}: expected zones and lines of different names, got {twice[0]} twice")
+            raise ZoneError(f"{stream}: expected zones and lines with different names, got {twice[0]} twice")
 
 
 def warn_if_outside(region: Region, size: tuple[int, int]) -> None:
-    """Logs a warning when points in pixels lie outside a frame of ``size`` (height, width): another camera's?"""
+    """Log a warning if points in pixels lie outside a frame of ``size`` (height, width).
+
+    The points were probably chosen for another camera.
+    """
     if region.unit == "px" and (region.in_pixels(size) > (size[1], size[0])).any():
         logger.warning(
-            "%s: has points outside the frame of %dx%d pixels; give them as 0 to 1 if the size can change",
+            "%s: has points outside the frame of %dx%d pixels; give points from 0 to 1 if the frame size can change",
             region.name,
             size[1],
             size[0],
@@ -181,23 +228,23 @@ def warn_if_outside(region: Region, size: tuple[int, int]) -> None:
 
 
 def _parse(text: str, kind: Callable[..., AnyRegion], syntax: str) -> AnyRegion:
-    # A stream may be an address, with any of the separators in it: so the last of each counts, and points have none.
+    # The name of a stream may be an address that contains separators. Points contain none, so split at the last ones.
     head, equals, tail = text.rpartition("=")
     stream, colon, label = head.rpartition(":")
     name, at, classes = label.partition("@")
     points = [_POINT.fullmatch(word) for word in tail.split()]
     if not equals or not points or None in points:
         wrong = next((word for word, point in zip(tail.split(), points, strict=True) if point is None), None)
-        where = f"{wrong!r} in {text!r}" if equals and wrong is not None else repr(text)
-        raise argparse.ArgumentTypeError(f"expected {syntax}; points {POINT_SYNTAX}; got {where}")
-    found = [(float(point[1]), float(point[2]), point[3]) for point in points if point is not None]
-    units = {unit for _, _, unit in found}
+        given = f"{wrong!r} in {text!r}" if equals and wrong is not None else repr(text)
+        raise argparse.ArgumentTypeError(f"expected {syntax}; points {POINT_SYNTAX}; got {given}")
+    parsed = [(float(point[1]), float(point[2]), point[3]) for point in points if point is not None]
+    units = {unit for _, _, unit in parsed}
     if len(units) > 1:
-        raise argparse.ArgumentTypeError(f"expected points all relative or all in pixels, got both in {text!r}")
+        raise argparse.ArgumentTypeError(f"expected all points relative or all in pixels, got both in {text!r}")
     try:
         return kind(
             name,
-            tuple((x, y) for x, y, _ in found),
+            tuple((x, y) for x, y, _ in parsed),
             unit="px" if units == {"px"} else "relative",
             classes=tuple(part.strip() for part in classes.split(",")) if at else (),
             stream=stream if colon else None,
@@ -211,7 +258,7 @@ def _shown(point: Point, unit: Unit) -> str:
 
 
 def _turn(a: Point, b: Point, c: Point) -> float:
-    """Above 0 where the way from a over b to c turns right as seen in the picture, 0 on a straight line."""
+    """Return more than 0 if the path a, b, c turns right in the image, less than 0 if left, 0 if it is straight."""
     return (b[0] - a[0]) * (c[1] - b[1]) - (b[1] - a[1]) * (c[0] - b[0])
 
 
@@ -220,7 +267,7 @@ def _dot(a: Point, b: Point, c: Point) -> float:
 
 
 def _meet(first: tuple[Point, Point], second: tuple[Point, Point]) -> bool:
-    """Whether two sides have a point in common."""
+    """True if two sides have a point in common."""
     (a, b), (c, d) = first, second
     turns = (_turn(a, b, c), _turn(a, b, d), _turn(c, d, a), _turn(c, d, b))
     if turns[0] * turns[1] < 0 and turns[2] * turns[3] < 0:
@@ -230,5 +277,5 @@ def _meet(first: tuple[Point, Point], second: tuple[Point, Point]) -> bool:
 
 
 def _within(a: Point, b: Point, c: Point) -> bool:
-    """Whether c lies in the rectangle around a and b."""
+    """True if c lies in the rectangle around a and b."""
     return all(min(a[i], b[i]) <= c[i] <= max(a[i], b[i]) for i in (0, 1))

@@ -1,4 +1,4 @@
-"""GStreamer pipelines: real ones, run by gst-launch-1.0; what OpenCV would run, as text."""
+"""GStreamer sources: real pipelines run by gst-launch-1.0, and the text of the pipelines that OpenCV would run."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from retina_edge.sources.video_source import VideoSource
 from tests.media import write_video
 
 RED = [0, 0, 255]
-# Of the conversion from RGB to YUV and back.
+# Rounding error of the conversion from RGB to YUV and back, in gray levels.
 LEVELS = 2
-# Waits for packets that nobody sends.
+# A pipeline that waits for packets that never arrive.
 SILENT = "udpsrc address=127.0.0.1 port=0 ! rawvideoparse"
 
 needs_gst = pytest.mark.skipif(
@@ -39,32 +39,36 @@ needs_gst = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through gst-launch-1.0, also where OpenCV could."""
+    """Use gst-launch-1.0, even if OpenCV was built with GStreamer."""
     monkeypatch.setattr(gstreamer, "opencv_has_gstreamer", lambda: False)
 
 
-def processes() -> set[int]:
-    """Children of this process, zombies among them.
+def child_processes() -> set[int]:
+    """Return the ids of the child processes of this process, including zombies.
 
-    Not by the lists of its threads: one that was joined may still be among them, and gone when its list is read.
+    The lists of children in /proc/self/task are not used: a joined thread may still be listed there, and gone when its
+    list is read.
     """
-    found = set()
+    children = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # another's, which has just ended
+        with suppress(FileNotFoundError, ProcessLookupError):  # the process has just ended
             if int(path.read_text().rpartition(")")[2].split()[1]) == os.getpid():
-                found.add(int(path.parent.name))
-    return found
+                children.add(int(path.parent.name))
+    return children
 
 
-def held() -> set[object]:
-    """Descriptors, processes and threads; a later set may lack what an earlier test was still ending."""
-    return {*os.listdir("/proc/self/fd"), *processes(), *threading.enumerate()}
+def resources() -> set[object]:
+    """Return file descriptors, child processes and threads.
+
+    A later set may be smaller, because resources of an earlier test may still be ending. Compare with ``<=``.
+    """
+    return {*os.listdir("/proc/self/fd"), *child_processes(), *threading.enumerate()}
 
 
 @needs_gst
 @pytest.mark.parametrize("size", [(48, 64), (49, 63), (50, 101), (31, 102)])
 @pytest.mark.parametrize("end", ["", " ! appsink", " ! videoconvert ! appsink drop=1 max-buffers=2 ", " !"])
-def test_frames_have_their_color_size_and_times(size: tuple[int, int], end: str) -> None:
+def test_frames_have_the_right_color_size_and_times(size: tuple[int, int], end: str) -> None:
     caps = f"video/x-raw,format=RGB,width={size[1]},height={size[0]},framerate=25/1"
     (source,) = open_sources([f"gst:videotestsrc num-buffers=3 pattern=red ! {caps}{end}"])
     assert not source.live
@@ -82,7 +86,7 @@ def test_frames_have_their_color_size_and_times(size: tuple[int, int], end: str)
 
 
 @needs_gst
-def test_a_file_loses_no_frame_however_slow_the_reader(tmp_path: Path) -> None:
+def test_a_slow_reader_gets_every_frame_of_a_file(tmp_path: Path) -> None:
     video = write_video(tmp_path / "a video.avi", count=30, codec="MJPG")
     source = GStreamerSource(f'filesrc location="{video}" ! avidemux ! jpegdec')
     assert not source.live
@@ -93,12 +97,12 @@ def test_a_file_loses_no_frame_however_slow_the_reader(tmp_path: Path) -> None:
             read.append(frame)
     with VideoSource(video) as reference:
         for frame, other in zip(read, reference, strict=True):
-            # Two decoders of JPEG round differently.
+            # The two JPEG decoders round differently.
             assert np.abs(frame.image.astype(int) - other.image).mean() < 3
 
 
 @needs_gst
-def test_the_newest_frame_of_a_live_pipeline_waits() -> None:
+def test_a_live_pipeline_keeps_only_the_newest_frame() -> None:
     source = GStreamerSource("videotestsrc is-live=true ! video/x-raw,width=640,height=480,framerate=100/1")
     assert source.live
     with source:
@@ -108,7 +112,8 @@ def test_the_newest_frame_of_a_live_pipeline_waits() -> None:
         start = time.monotonic()
         for _ in range(4):
             next(frames)
-        # Of the 50 frames of the pause a few are in the pipe and the queue; were all kept, none would be waited for.
+        # Only a few of the 50 frames of the pause are in the pipe and the queue. If all were kept, the four reads
+        # above would not have to wait.
         assert time.monotonic() - start > 0.005
         late = next(frames)
     assert late.timestamp is not None
@@ -130,7 +135,7 @@ def test_a_change_of_resolution_is_delivered(tmp_path: Path) -> None:
 
 @needs_gst
 @pytest.mark.parametrize(
-    ("pipeline", "says"),
+    ("pipeline", "message"),
     [
         ("gst:videotestsrc !! fakesrc", "syntax error"),
         ("gst:nosuchelement", 'no element "nosuchelement"'),
@@ -138,38 +143,38 @@ def test_a_change_of_resolution_is_delivered(tmp_path: Path) -> None:
         ("gst:--version", "syntax error"),
         ("gst:v4l2src device=/dev/video97 ! videoconvert", "Cannot identify device '/dev/video97'. (system error"),
         ("gst:filesrc location=/no/such.avi ! avidemux ! jpegdec", "No such file"),
-        ("gst:videotestsrc num-buffers=0", "gave no frame"),
-        ("csi://0?width=640", 'csi://0: gave no frame: no element "nvarguscamerasrc"'),
+        ("gst:videotestsrc num-buffers=0", "delivered no frame"),
+        ("csi://0?width=640", 'csi://0: delivered no frame: no element "nvarguscamerasrc"'),
     ],
 )
-def test_what_gives_no_frame_is_an_error_with_its_last_words(pipeline: str, says: str) -> None:
-    before = held()
+def test_a_pipeline_without_frames_is_an_error_with_its_reason(pipeline: str, message: str) -> None:
+    before = resources()
     if pipeline.startswith("csi") and Path("/etc/nv_tegra_release").exists():
         pytest.skip("this is a Jetson")
     (source,) = open_sources([pipeline])
     with pytest.raises(SourceError) as caught, source:
         pytest.fail("it opened")
-    assert says in str(caught.value)
-    assert held() <= before
+    assert message in str(caught.value)
+    assert resources() <= before
 
 
 @needs_gst
-def test_a_pipeline_that_gives_nothing_is_given_up_in_time() -> None:
+def test_a_silent_pipeline_ends_after_its_timeout() -> None:
     source = GStreamerSource(SILENT, open_timeout=0.5)
     start = time.monotonic()
-    with pytest.raises(SourceError, match=r"no frame came for 0\.5 s"), source:
+    with pytest.raises(SourceError, match=r"no frame arrived for 0\.5 s"), source:
         pass
     assert time.monotonic() - start < 2
-    quiet = GStreamerSource("videotestsrc is-live=true ! video/x-raw,framerate=1/5", read_timeout=0.4)
-    with quiet:
-        assert len(list(quiet)) == 1
-    (warning,) = quiet.warnings
-    assert "gave no frame after 1: no frame came for 0.4 s" in warning
+    slow = GStreamerSource("videotestsrc is-live=true ! video/x-raw,framerate=1/5", read_timeout=0.4)
+    with slow:
+        assert len(list(slow)) == 1
+    (warning,) = slow.warnings
+    assert "ended after 1 frame: no frame arrived for 0.4 s" in warning
 
 
 @needs_gst
 @pytest.mark.parametrize("while_opening", [False, True])
-def test_a_read_that_hangs_is_ended_from_another_thread(while_opening: bool) -> None:
+def test_another_thread_interrupts_a_read_that_hangs(while_opening: bool) -> None:
     slow = "videotestsrc is-live=true ! video/x-raw,framerate=1/60"
     source = GStreamerSource(SILENT if while_opening else slow, open_timeout=30, read_timeout=30)
     interrupted: list[float] = []
@@ -188,26 +193,26 @@ def test_a_read_that_hangs_is_ended_from_another_thread(while_opening: bool) -> 
             assert len(list(source)) == 1
     assert time.monotonic() - interrupted[0] < 1
     timer.join()
-    source.interrupt()  # after the end it does nothing
+    source.interrupt()  # has no effect after the end
     assert source.warnings == []
 
 
 @needs_gst
-def test_a_pipeline_that_is_killed_is_a_warning() -> None:
+def test_a_killed_process_ends_the_source_with_a_warning() -> None:
     source = GStreamerSource("videotestsrc is-live=true ! video/x-raw,width=64,height=48")
-    before = processes()
+    before = child_processes()
     with source:
         for frame in source:
             if frame.index == 2:
-                (process,) = processes() - before
+                (process,) = child_processes() - before
                 os.kill(process, signal.SIGKILL)
     (warning,) = source.warnings
-    assert "gst-launch-1.0 ended by SIGKILL" in warning
-    assert processes() == before
+    assert "gst-launch-1.0 ended with SIGKILL" in warning
+    assert child_processes() == before
 
 
 @needs_gst
-def test_nothing_is_left_after_many_opens() -> None:
+def test_opening_many_times_leaks_no_resources() -> None:
     def once(number: int) -> None:
         with GStreamerSource("videotestsrc is-live=true ! video/x-raw,width=64,height=48") as source:
             frames = iter(source)
@@ -215,18 +220,18 @@ def test_nothing_is_left_after_many_opens() -> None:
                 next(frames)
 
     once(1)
-    before = held()
+    before = resources()
     for number in range(20):
         once(number)
-    assert held() <= before
+    assert resources() <= before
 
 
 @needs_gst
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's tie is Linux's")
-def test_the_process_ends_with_a_process_that_is_killed() -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends a process with its parent")
+def test_killing_the_owner_ends_the_pipeline_process() -> None:
     code = (
         "import time\nfrom retina_edge.sources.gstreamer_source import GStreamerSource\n"
-        # One frame a minute: it would notice a broken pipe late.
+        # At one frame per minute, the pipeline would notice a broken pipe too late.
         "with GStreamerSource('videotestsrc is-live=true ! video/x-raw,framerate=1/60') as source:\n"
         "    print(source._reader._run._process.pid, flush=True)\n    time.sleep(60)"
     )
@@ -246,7 +251,7 @@ def test_the_process_ends_with_a_process_that_is_killed() -> None:
     pytest.fail(f"process {pid} lives on")
 
 
-def test_without_gstreamer_both_remedies_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_gstreamer_the_error_names_both_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SourceError, match=r"apt-get install gstreamer1\.0-tools.* or an OpenCV built with"):
         GStreamerSource("csi://1").__enter__()
@@ -255,7 +260,7 @@ def test_without_gstreamer_both_remedies_are_named(monkeypatch: pytest.MonkeyPat
         assert (check.state, "gstreamer1.0-tools" in check.fix) == (MISSING, True)
 
 
-def test_the_doctor_says_which_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_reports_how_pipelines_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GStreamer:    NO\n")
     outputs = {"gst-launch-1.0": "gst-launch-1.0 version 1.20.3\nmore", "gst-inspect-1.0": "No such element"}
     monkeypatch.setattr(diagnosis, "tool_output", lambda tool, _argument: outputs[tool])
@@ -266,7 +271,7 @@ def test_the_doctor_says_which_way(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (diagnosis.check_gstreamer().state, diagnosis.check_gstreamer().found) == (OK, "through OpenCV")
 
 
-def test_a_csi_camera_is_jetsons_pipeline() -> None:
+def test_a_csi_camera_is_opened_by_the_pipeline_of_a_jetson() -> None:
     pipeline, camera = csi_pipeline("csi://1?width=1920&height=1080&fps=60&flip=2")
     assert camera == 1
     assert pipeline == (
@@ -281,13 +286,13 @@ def test_a_csi_camera_is_jetsons_pipeline() -> None:
 @pytest.mark.parametrize(
     "address", ["csi://", "csi://x", "csi://0/1", "csi://0?fps=0", "csi://0?flip=8", "csi://0?a=1"]
 )
-def test_a_wrong_csi_address_is_an_error(address: str) -> None:
+def test_an_invalid_csi_address_is_an_error(address: str) -> None:
     with pytest.raises(SourceError, match=r"expected csi://NUMBER\?width=1280"):
         open_sources([address])
 
 
 @pytest.mark.parametrize("text", ["gst:", "gst:appsink", "gst: ! ", "videotestsrc ! appsink ! fakesink", "appsink ! x"])
-def test_a_pipeline_from_which_no_frame_would_come_is_an_error(text: str) -> None:
+def test_a_pipeline_that_cannot_deliver_frames_is_an_error(text: str) -> None:
     with pytest.raises(SourceError, match="at most one appsink, at its end"):
         open_sources([text])
 
@@ -304,13 +309,13 @@ def test_a_pipeline_from_which_no_frame_would_come_is_an_error(text: str) -> Non
         ("videotestsrc is-live=TRUE ! videoconvert", True),
     ],
 )
-def test_only_what_reads_files_is_not_live(pipeline: str, live: bool) -> None:
+def test_only_pipelines_that_read_files_or_test_patterns_are_not_live(pipeline: str, live: bool) -> None:
     assert is_live(pipeline) is live
     assert GStreamerSource(pipeline).live is live
 
 
 @needs_gst
-def test_passwords_are_in_no_message() -> None:
+def test_messages_contain_no_passwords() -> None:
     pipeline = (
         "rtspsrc location=rtsp://me:h1dden@127.0.0.1:9/live?token=h1dden user-pw = 'h1 h1dden' proxy-pw=\"h1dden x\" "
         "! rtph264depay ! video/x-raw, width=64"
@@ -326,18 +331,18 @@ def test_passwords_are_in_no_message() -> None:
     assert "127.0.0.1:9" in str(caught.value)
 
 
-def test_names_that_are_meant_for_gstreamer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_mean_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (source,) = open_sources(["v4l2src device=/dev/video0 ! videoconvert"])
     assert isinstance(source, GStreamerSource)
     assert source.name == "gst:v4l2src device=/dev/video0 ! videoconvert"
     write_video(tmp_path / "v.mp4", count=2).rename("a ! b.mp4")
     assert isinstance(open_sources(["a ! b.mp4"])[0], VideoSource)
-    with pytest.raises(SourceError, match=r"csi://0, for a GStreamer pipeline gst:"):
+    with pytest.raises(SourceError, match=r"csi://0 for a camera of a Jetson, or gst:\.\.\. for a GStreamer"):
         open_sources(["nothing"])
 
 
-def test_gst_launchs_words() -> None:
+def test_errors_are_extracted_from_the_output_of_gst_launch() -> None:
     lines = [
         "ERROR: from element /GstPipeline:pipeline0/GstRTSPSrc:rtspsrc0: Could not open resource.",
         "Additional debug info:",
@@ -351,7 +356,7 @@ def test_gst_launchs_words() -> None:
     assert error_summary([]) == ""
 
 
-def test_caps() -> None:
+def test_caps_are_parsed_or_refused() -> None:
     text = "video/x-raw, format=(string)BGR, width=(int)64, height=(int)48, framerate=(fraction)30000/1001"
     assert parse_caps(text) == Caps((48, 64), 30000 / 1001)
     assert parse_caps(text.replace("30000/1001", "0/1")).fps is None
@@ -361,8 +366,8 @@ def test_caps() -> None:
 
 
 @needs_gst
-def test_what_is_not_the_protocol_ends_the_read() -> None:
-    before = held()
+def test_data_outside_the_protocol_ends_the_read() -> None:
+    before = resources()
     for text in ("garbage" * 100, "\x01" * 100):
         run = GstLaunch(["videotestsrc"])
         os.write(run._write_end, text.encode())
@@ -371,54 +376,57 @@ def test_what_is_not_the_protocol_ends_the_read() -> None:
         run.close()
         run.close()
         run.interrupt()
-    assert held() <= before
+    assert resources() <= before
 
 
 class FakeCapture:
-    """Stands for an OpenCV with GStreamer, which the wheel is not: one frame, then a wait in vain or an end."""
+    """A stand-in for the capture of an OpenCV with GStreamer: one frame, then a read that times out or ends.
 
-    waits = False
-    made = ("", 0)
+    The wheel of OpenCV is built without GStreamer.
+    """
+
+    times_out = False
+    opened = ("", 0)
 
     def __init__(self, text: str, backend: int, parameters: list[int]) -> None:
-        FakeCapture.made = (text, backend)
-        self.left = 1
-        self.wait = dict(zip(parameters[::2], parameters[1::2], strict=True))[cv2.CAP_PROP_READ_TIMEOUT_MSEC] / 1000
+        FakeCapture.opened = (text, backend)
+        self.frames_left = 1
+        self.timeout = dict(zip(parameters[::2], parameters[1::2], strict=True))[cv2.CAP_PROP_READ_TIMEOUT_MSEC] / 1000
 
     def isOpened(self) -> bool:
-        return "broken" not in FakeCapture.made[0]
+        return "broken" not in FakeCapture.opened[0]
 
     def get(self, item: int) -> float:
         return {cv2.CAP_PROP_FRAME_HEIGHT: 4.0, cv2.CAP_PROP_FRAME_WIDTH: 6.0, cv2.CAP_PROP_FPS: 25.0}.get(item, 0.0)
 
     def read(self) -> tuple[bool, np.ndarray | None]:
-        self.left -= 1
-        if self.left >= 0:
+        self.frames_left -= 1
+        if self.frames_left >= 0:
             return True, np.zeros((4, 6, 3), np.uint8)
-        time.sleep(self.wait if FakeCapture.waits else 0)
+        time.sleep(self.timeout if FakeCapture.times_out else 0)
         return False, None
 
     def release(self) -> None:
         pass
 
 
-def test_an_opencv_with_gstreamer_gets_the_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_opencv_with_gstreamer_runs_the_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gstreamer, "opencv_has_gstreamer", lambda: True)
     monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
     source = GStreamerSource("v4l2src ! appsink", read_timeout=0.5)
     with source:
         assert source.info.size == (4, 6)
         assert len(list(source)) == 1
-    assert FakeCapture.made == (
+    assert FakeCapture.opened == (
         "v4l2src ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false",
         cv2.CAP_GSTREAMER,
     )
-    assert "gave no frame after 1: it ended" in source.warnings[0]
-    monkeypatch.setattr(FakeCapture, "waits", True)
+    assert "ended after 1 frame: the pipeline ended" in source.warnings[0]
+    monkeypatch.setattr(FakeCapture, "times_out", True)
     with source:
         assert len(list(source)) == 1
-    assert "no frame came for 0.5 s" in source.warnings[1]
-    with pytest.raises(SourceError, match="OpenCV cannot run it"), GStreamerSource("gst:broken"):
+    assert "no frame arrived for 0.5 s" in source.warnings[1]
+    with pytest.raises(SourceError, match="OpenCV cannot run the pipeline"), GStreamerSource("gst:broken"):
         pass
     with GStreamerSource("gst:filesrc location=a.avi"):
-        assert "drop=false" in FakeCapture.made[0]
+        assert "drop=false" in FakeCapture.opened[0]

@@ -1,4 +1,4 @@
-"""Streams over the network: a real RTSP server, HTTP and TCP servers of the test's own, and what goes wrong."""
+"""Network streams: a real RTSP server, HTTP and TCP servers of the tests, and their failures."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from tests.media import count_frames, write_video
 from tests.rtsp_server import HOST, RtspServer, free_port, why_not, write_flight
 from tests.waiting import wait_for
 
-needs_server = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there is one")
+needs_server = pytest.mark.skipif(bool(why_not()), reason=why_not() or "an RTSP server is available")
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg: sudo apt-get install ffmpeg")
 
 SIZES = {"/small": (240, 320), "/large": (360, 640)}
-# OpenCV's own timeouts are 30 s; these keep the tests short, and the margin a busy machine.
+# OpenCV's own timeouts are 30 s, too long for tests. The margin allows for a busy machine.
 TIMEOUT = 1.5
 MARGIN = 1.5
-# Nothing takes so long here but what hangs.
+# Only a source that hangs takes this long.
 LONG = 10.0
-# Lossy codecs.
+# Error of lossy codecs, in gray levels.
 CODEC_LEVELS = 12
 
 
@@ -49,7 +49,7 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def prepared(flights: dict[str, Path]) -> Iterator[RtspServer]:
-    """The server with its videos encoded, not yet started."""
+    """An RTSP server that is not yet started, with its videos encoded."""
     server = RtspServer(flights)
     yield server
     server.close()
@@ -57,19 +57,19 @@ def prepared(flights: dict[str, Path]) -> Iterator[RtspServer]:
 
 @pytest.fixture
 def server(prepared: RtspServer) -> Iterator[RtspServer]:
-    """A fresh process of it, on the port it always has."""
+    """The RTSP server, started in a new process on its fixed port."""
     prepared.start()
     yield prepared
     prepared.kill()
 
 
 def read(source: Source, count: int) -> list[tuple[int, ...]]:
-    """Shapes of so many frames, or fewer."""
+    """Return the shapes of the next ``count`` frames, or of fewer if the source ends."""
     return [frame.image.shape for _, frame in zip(range(count), source, strict=False)]
 
 
 @needs_server
-def test_frames_flow_from_several_mounts_in_a_loop(server: RtspServer) -> None:
+def test_every_mount_delivers_its_video_in_a_loop(server: RtspServer) -> None:
     for mount, size in SIZES.items():
         (source,) = open_sources([server.url(mount)])
         assert isinstance(source, VideoSource)
@@ -77,26 +77,26 @@ def test_frames_flow_from_several_mounts_in_a_loop(server: RtspServer) -> None:
         with source:
             assert (source.info.size, source.info.frames) == (size, None)
             assert source.info.fps == pytest.approx(25, abs=0.5)
-            # More than the video has: it begins anew.
+            # The video is shorter than 60 frames, so it has started over.
             assert read(source, 60) == [(*size, 3)] * 60
         assert source.warnings == source.errors == []
 
 
 @needs_server
-def test_the_picture_is_the_videos(server: RtspServer, flights: dict[str, Path]) -> None:
+def test_received_frames_match_the_video_in_order(server: RtspServer, flights: dict[str, Path]) -> None:
     with VideoSource(flights["/small"]) as file:
         sent = np.array([frame.image for frame in file], int)
     with VideoSource(server.url("/small")) as source:
         frames = iter(source)
-        found = [int(np.abs(sent - next(frames).image).mean(axis=(1, 2, 3)).argmin()) for _ in range(12)]
-        least = np.abs(sent - next(frames).image).mean(axis=(1, 2, 3)).min()
-    assert least < CODEC_LEVELS
-    # One after the other, wherever the flight was.
-    assert [(number - found[0]) % len(sent) for number in found] == list(range(12))
+        numbers = [int(np.abs(sent - next(frames).image).mean(axis=(1, 2, 3)).argmin()) for _ in range(12)]
+        error = np.abs(sent - next(frames).image).mean(axis=(1, 2, 3)).min()
+    assert error < CODEC_LEVELS
+    # Consecutive frames, from any position in the loop.
+    assert [(number - numbers[0]) % len(sent) for number in numbers] == list(range(12))
 
 
 @needs_server
-def test_a_server_that_is_killed_and_comes_back(server: RtspServer) -> None:
+def test_a_killed_server_ends_the_source_and_can_be_reopened_when_it_is_back(server: RtspServer) -> None:
     source = VideoSource(server.url("/small"), read_timeout=TIMEOUT)
     with source:
         for frame in source:
@@ -105,18 +105,18 @@ def test_a_server_that_is_killed_and_comes_back(server: RtspServer) -> None:
                 killed = time.monotonic()
         assert time.monotonic() - killed < TIMEOUT + MARGIN
     (warning,) = source.warnings
-    assert "gave no frame after" in warning
+    assert "ended after" in warning
     with pytest.raises(SourceError, match=r"does not answer \(Connection refused\)"), VideoSource(server.url("/small")):
         pass
     server.start()
     returned = time.monotonic()
-    with VideoSource(server.url("/small")) as again:
-        assert len(read(again, 3)) == 3
+    with VideoSource(server.url("/small")) as reopened:
+        assert len(read(reopened, 3)) == 3
     assert time.monotonic() - returned < 2
 
 
 @needs_server
-def test_a_server_that_hangs_is_noticed_in_time(server: RtspServer, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_hangs_is_detected_in_time(server: RtspServer, capfd: pytest.CaptureFixture[str]) -> None:
     source = VideoSource(server.url("/small"), read_timeout=TIMEOUT)
     with source:
         for frame in source:
@@ -125,7 +125,7 @@ def test_a_server_that_hangs_is_noticed_in_time(server: RtspServer, capfd: pytes
                 stopped = time.monotonic()
         assert TIMEOUT <= time.monotonic() - stopped < TIMEOUT + MARGIN
     (warning,) = source.warnings
-    assert "nothing came for 1.5 s" in warning
+    assert "nothing arrived for 1.5 s" in warning
     start = time.monotonic()
     with pytest.raises(SourceError), VideoSource(server.url("/small"), open_timeout=TIMEOUT):
         pass
@@ -135,7 +135,7 @@ def test_a_server_that_hangs_is_noticed_in_time(server: RtspServer, capfd: pytes
 
 
 @needs_server
-def test_a_read_is_ended_from_another_thread(server: RtspServer) -> None:
+def test_interrupting_ends_the_iteration_without_a_warning(server: RtspServer) -> None:
     source = VideoSource(server.url("/small"), read_timeout=TIMEOUT)
     with source:
         frames = iter(source)
@@ -146,7 +146,7 @@ def test_a_read_is_ended_from_another_thread(server: RtspServer) -> None:
 
 
 @needs_server
-def test_only_the_right_password_opens_and_none_is_shown(
+def test_only_the_right_password_opens_a_stream_and_no_password_is_shown(
     flights: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     with RtspServer(flights, user="guard", password="s3same") as server:
@@ -166,7 +166,7 @@ def test_only_the_right_password_opens_and_none_is_shown(
 
 
 @needs_server
-def test_nothing_is_left_after_many_reconnects(server: RtspServer) -> None:
+def test_reconnecting_many_times_leaks_no_resources(server: RtspServer) -> None:
     def once() -> None:
         with VideoSource(server.url("/small")) as source:
             assert len(read(source, 1)) == 1
@@ -180,7 +180,7 @@ def test_nothing_is_left_after_many_reconnects(server: RtspServer) -> None:
 
 
 @needs_ffmpeg
-def test_the_users_ffmpeg_options_stay(monkeypatch: pytest.MonkeyPatch, flights: dict[str, Path]) -> None:
+def test_the_ffmpeg_options_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch, flights: dict[str, Path]) -> None:
     data = mpegts(flights["/small"])
     monkeypatch.setenv(video.OPTIONS, "rtsp_transport;udp")
     with serving(lambda connection: connection.sendall(data)) as url, VideoSource(url) as source:
@@ -193,7 +193,7 @@ def test_the_users_ffmpeg_options_stay(monkeypatch: pytest.MonkeyPatch, flights:
 
 @contextlib.contextmanager
 def serving(talk: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A TCP server that talks to each client and then hangs up; its address."""
+    """Run a TCP server that calls ``talk`` for each client and then closes the connection; yield its address."""
     stop = threading.Event()
 
     def answer(listener: socket.socket) -> None:
@@ -215,7 +215,7 @@ def serving(talk: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 def mpegts(*videos: Path) -> bytes:
-    """Videos one after another in one MPEG transport stream."""
+    """Return the videos, one after another, as one MPEG transport stream."""
     command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-i"]
     parts = [
         subprocess.run([*command, str(path), "-c", "copy", "-f", "mpegts", "-"], check=True, capture_output=True).stdout
@@ -225,7 +225,7 @@ def mpegts(*videos: Path) -> bytes:
 
 
 @needs_ffmpeg
-def test_a_transport_stream_that_ends(flights: dict[str, Path]) -> None:
+def test_the_end_of_a_transport_stream_is_a_warning(flights: dict[str, Path]) -> None:
     data = mpegts(flights["/small"])
     source: VideoSource
     with serving(lambda connection: connection.sendall(data)) as url:
@@ -234,20 +234,20 @@ def test_a_transport_stream_that_ends(flights: dict[str, Path]) -> None:
             assert (source.live, source.info.size) == (True, SIZES["/small"])
             assert len(list(source)) == 50
     (warning,) = source.warnings
-    assert "gave no frame after 50: it ended" in warning
+    assert "ended after 50 frames: the stream ended" in warning
 
 
 @needs_ffmpeg
 def test_a_stream_that_changes_its_resolution_is_scaled_to_the_first(flights: dict[str, Path]) -> None:
-    """OpenCV's way, which the docstring of VideoSource tells; should it change, so must the docstring."""
+    """The docstring of VideoSource describes this behavior of OpenCV; if it changes, the docstring must change too."""
     data = mpegts(flights["/small"], flights["/large"])
     with serving(lambda connection: connection.sendall(data)) as url, VideoSource(url) as source:
         assert read(source, 100) == [(*SIZES["/small"], 3)] * 100
 
 
 @needs_ffmpeg
-def test_an_rtmp_stream(flights: dict[str, Path]) -> None:
-    """FFmpeg as the server, as soon as it listens."""
+def test_an_rtmp_stream_delivers_frames(flights: dict[str, Path]) -> None:
+    """FFmpeg is the server; the test connects once FFmpeg listens."""
     url = f"rtmp://{HOST}:{free_port()}/live/flight"
     encode = ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "12", "-f", "flv"]
     command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-re", "-stream_loop", "-1", "-i", str(flights["/small"])]
@@ -255,21 +255,21 @@ def test_an_rtmp_stream(flights: dict[str, Path]) -> None:
     with subprocess.Popen([*command, *encode, "-listen", "1", url]) as process:
         try:
 
-            def came() -> bool:
+            def frames_arrived() -> bool:
                 with contextlib.suppress(SourceError), VideoSource(url) as source:
                     assert source.live
                     shapes[:] = read(source, 30)
                 return bool(shapes)
 
-            wait_for(came, 30)
+            wait_for(frames_arrived, 30)
             assert shapes == [(*SIZES["/small"], 3)] * 30
         finally:
             process.kill()
 
 
-def test_an_mjpeg_stream_over_http() -> None:
-    picture = np.full((48, 64, 3), (20, 120, 220), np.uint8)
-    jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
+def test_an_mjpeg_stream_over_http_delivers_frames() -> None:
+    image = np.full((48, 64, 3), (20, 120, 220), np.uint8)
+    jpeg = cv2.imencode(".jpg", image)[1].tobytes()
     part = b"--b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg)
 
     class Camera(http.server.BaseHTTPRequestHandler):
@@ -293,18 +293,18 @@ def test_an_mjpeg_stream_over_http() -> None:
         camera.shutdown()
         thread.join()
     assert len(frames) == pytest.approx(40, abs=1)
-    assert all(np.abs(frame.image.astype(int) - picture).max() <= CODEC_LEVELS for frame in frames)
+    assert all(np.abs(frame.image.astype(int) - image).max() <= CODEC_LEVELS for frame in frames)
     assert "s3same" not in "".join([source.name, *source.warnings])
 
 
 @contextlib.contextmanager
 def opening(scheme: str, *, count: int) -> Iterator[list[tuple[VideoSource, threading.Thread]]]:
-    """Sources in threads of their own, in the midst of being opened by a camera that accepts and says nothing."""
-    accepted, over = threading.Event(), threading.Event()
+    """Yield sources, each with a thread that is opening it, of a camera that accepts connections but stays silent."""
+    accepted, ended = threading.Event(), threading.Event()
 
     def hang(_connection: socket.socket) -> None:
         accepted.set()
-        over.wait()
+        ended.wait()
 
     def read_all(source: VideoSource) -> None:
         with contextlib.suppress(SourceError), source:
@@ -321,22 +321,22 @@ def opening(scheme: str, *, count: int) -> Iterator[list[tuple[VideoSource, thre
                 thread.start()
             yield list(zip(sources, threads, strict=True))
         finally:
-            over.set()
+            ended.set()
             for thread in threads:
                 thread.join()
 
 
-def test_an_rtsp_camera_that_hangs_holds_up_no_other_source_and_no_video(tmp_path: Path) -> None:
+def test_an_rtsp_camera_that_hangs_does_not_delay_other_sources_or_videos(tmp_path: Path) -> None:
     with opening("rtsp", count=1) as [(camera, thread)]:
-        assert count_frames(write_video(tmp_path / "film.mp4", count=5))[0] == 5
+        assert count_frames(write_video(tmp_path / "v.mp4", count=5))[0] == 5
         assert thread.is_alive()
         camera.interrupt()
         thread.join(LONG / 2)
         assert not thread.is_alive()
 
 
-def test_who_waits_for_a_camera_that_hangs_can_be_interrupted() -> None:
-    """OpenCV opens one address at a time: the first is in its hands, the second waits for its turn."""
+def test_a_source_that_waits_for_a_hanging_camera_can_be_interrupted() -> None:
+    """OpenCV opens only one address at once: the first source is inside OpenCV, the second waits for the lock."""
     with opening("http", count=2) as [(_, first), (source, second)]:
         source.interrupt()
         second.join(LONG / 2)
@@ -345,25 +345,24 @@ def test_who_waits_for_a_camera_that_hangs_can_be_interrupted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("port", "says"),
+    ("port", "message"),
     [(None, r"the server does not answer \(Connection refused\)"), (99999, "OpenCV cannot open it")],
 )
-def test_an_rtsp_server_that_is_not_there(port: int | None, says: str) -> None:
-    with socket.create_server((HOST, 0)) as gone:
-        free = gone.getsockname()[1]
-    with pytest.raises(SourceError, match=f"{says}; check the address"), VideoSource(f"rtsp://{HOST}:{port or free}/x"):
+def test_a_missing_rtsp_server_is_an_error(port: int | None, message: str) -> None:
+    address = f"rtsp://{HOST}:{port or free_port()}/x"
+    with pytest.raises(SourceError, match=f"{message}; check the address"), VideoSource(address):
         pass
 
 
 def trickle(connection: socket.socket) -> None:
-    """A byte of nothing now and then, for longer than any timeout of the tests."""
+    """Send a zero byte every 20 ms, for longer than any timeout of the tests."""
     for _ in range(300):
         connection.sendall(b"\x00")
         time.sleep(0.02)
 
 
 def flood(connection: socket.socket) -> None:
-    """Noise as fast as it is taken."""
+    """Send noise as fast as the client receives it."""
     noise = np.random.default_rng(0).bytes(1 << 16)
     for _ in range(1000):
         connection.sendall(noise)

@@ -1,4 +1,4 @@
-"""Sources: pictures, folders, globs and videos that the tests write, whole and damaged."""
+"""Sources: intact and damaged images, folders, globs and videos, written by the tests."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from retina_edge.sources.video_source import VideoSource
 from retina_edge.system.redaction import redact
 from tests.media import write_picture, write_video
 
-# Lossy codecs and the narrow range of video levels.
+# Error of lossy codecs and of the narrow range of video levels, in gray levels.
 CODEC_LEVELS = 9
 FORMATS = (".jpg", ".png", ".bmp", ".webp", ".tiff", ".ppm")
 
 
-def numbers(source: ImageSource | VideoSource) -> list[int]:
+def indices(source: ImageSource | VideoSource) -> list[int]:
     with source:
         return [frame.index for frame in source]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_one_picture(tmp_path: Path, suffix: str) -> None:
+def test_one_image(tmp_path: Path, suffix: str) -> None:
     path = write_picture(tmp_path / f"a{suffix}", size=(31, 47))
     (source,) = open_sources([str(path)])
     with source:
@@ -53,10 +53,10 @@ def test_grayscale_alpha_and_16_bit_files_become_bgr(tmp_path: Path) -> None:
         assert image.dtype == np.uint8
 
 
-def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
+def test_a_folder_delivers_its_images_in_order_of_their_names(tmp_path: Path) -> None:
     for name in ("b.jpg", "a.PNG", "c.bmp"):
         write_picture(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("not an image")
     (source,) = open_sources([str(tmp_path)])
     with source:
         assert [Path(frame.name).name for frame in source] == ["a.PNG", "b.jpg", "c.bmp"]
@@ -64,7 +64,7 @@ def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
     assert source.output_names == ("a.PNG", "b.jpg", "c.bmp")
 
 
-def test_a_glob_also_below_folders(tmp_path: Path) -> None:
+def test_a_glob_matches_files_in_subfolders(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     for name in ("a1.png", "a2.png", "b1.png", "x/a3.png"):
         write_picture(tmp_path / name)
@@ -72,7 +72,7 @@ def test_a_glob_also_below_folders(tmp_path: Path) -> None:
     assert [path.name for path in source.paths] == ["a1.png", "a2.png", "a3.png"]  # type: ignore[attr-defined]
 
 
-def test_a_glob_opens_each_match_by_its_kind(tmp_path: Path) -> None:
+def test_a_glob_opens_each_match_as_an_image_or_a_video(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png")
     write_video(tmp_path / "b.avi", count=2)
     write_picture(tmp_path / "c.jpg")
@@ -81,13 +81,13 @@ def test_a_glob_opens_each_match_by_its_kind(tmp_path: Path) -> None:
     assert kinds == [(ImageSource, 1), (VideoSource, 1), (ImageSource, 2)]
 
 
-def test_saved_names_keep_formats_that_take_color() -> None:
+def test_output_names_keep_formats_that_support_color() -> None:
     names = ("a.png", "b.JPG", "c.ppm", "d.pgm", "e.PBM", "f.xyz", "g")
     saved = [output_name(Path("x") / name) for name in names]
     assert saved == ["a.png", "b.JPG", "c.ppm", "d.pgm.png", "e.PBM.png", "f.xyz.png", "g.png"]
 
 
-def test_neighboring_pictures_become_one_source(tmp_path: Path) -> None:
+def test_neighboring_images_become_one_source(tmp_path: Path) -> None:
     names = [str(write_picture(tmp_path / f"{i}.png")) for i in range(3)]
     video = str(write_video(tmp_path / "v.avi", count=2))
     sources = open_sources([names[0], names[1], video, names[2]])
@@ -97,7 +97,7 @@ def test_neighboring_pictures_become_one_source(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [2, 100, 1000])
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_truncated_picture_is_an_error_that_names_it(
+def test_a_truncated_image_is_an_error_that_names_the_file(
     tmp_path: Path, suffix: str, cut: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = write_picture(tmp_path / f"cut{suffix}", size=(90, 120))
@@ -107,7 +107,7 @@ def test_a_truncated_picture_is_an_error_that_names_it(
     assert capfd.readouterr().err == ""
 
 
-def test_a_truncated_jpeg_with_a_whole_thumbnail_is_noticed(tmp_path: Path) -> None:
+def test_a_truncated_jpeg_with_a_complete_thumbnail_is_detected(tmp_path: Path) -> None:
     thumbnail = write_picture(tmp_path / "t.jpg").read_bytes()
     data = write_picture(tmp_path / "a.jpg", size=(90, 120)).read_bytes()
     header = b"\xff\xe5" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
@@ -121,23 +121,23 @@ def test_a_truncated_jpeg_with_a_whole_thumbnail_is_noticed(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "content", [b"", b"\xff\xd8", b"\xff\xd8\xff\xff", b"just text", b"\x89PNG\r\n\x1a\n", b"BM" * 9]
 )
-def test_what_is_no_picture_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_image_is_an_error_that_names_the_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd.png").write_bytes(content)
     with pytest.raises(SourceError, match=r"odd\.png"):
         read_image(tmp_path / "odd.png")
 
 
-def test_bad_pictures_in_a_folder_are_noted_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_bad_images_in_a_folder_are_recorded_and_the_rest_is_read(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
         write_picture(tmp_path / name)
     (tmp_path / "b.jpg").write_bytes(b"text")
     (tmp_path / "d.jpg").write_bytes((tmp_path / "d.jpg").read_bytes()[:-40])
     (source,) = open_sources([str(tmp_path)])
-    assert numbers(source) == [0, 2]  # type: ignore[arg-type]
+    assert indices(source) == [0, 2]  # type: ignore[arg-type]
     assert ["b.jpg" in source.errors[0], "d.jpg" in source.errors[1], len(source.errors)] == [True, True, 2]
 
 
-def test_a_single_bad_picture_is_an_error(tmp_path: Path) -> None:
+def test_a_single_bad_image_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_bytes(b"text")
     (source,) = open_sources([str(tmp_path / "b.jpg")])
     with source, pytest.raises(SourceError, match=r"b\.jpg"):
@@ -145,7 +145,7 @@ def test_a_single_bad_picture_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "fps"), [("v.mp4", 25.0), ("v.avi", 12.5), ("v.mkv", 29.97)])
-def test_a_video(tmp_path: Path, name: str, fps: float) -> None:
+def test_a_video_delivers_all_frames_with_their_times(tmp_path: Path, name: str, fps: float) -> None:
     path = write_video(tmp_path / name, count=20, fps=fps, size=(48, 64))
     (source,) = open_sources([str(path)])
     with source:
@@ -158,7 +158,7 @@ def test_a_video(tmp_path: Path, name: str, fps: float) -> None:
     times = [frame.timestamp for frame in read if frame.timestamp is not None]
     # Matroska stores whole milliseconds.
     assert np.abs(np.array(times) - np.arange(20) / fps).max() < 2e-3
-    # Each frame has its own picture: the list holds no buffer that was written over.
+    # Each frame has its own content: no frame in the list was overwritten.
     gray = [int(frame.image[4, 4, 0]) for frame in read[::5]]
     assert gray == pytest.approx([0, 50, 100, 150], abs=CODEC_LEVELS)
     assert source.errors == source.warnings == []
@@ -168,7 +168,7 @@ def test_a_video_that_ends_early_is_a_warning(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "v.avi", count=40, codec="MJPG")
     (tmp_path / "cut.avi").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     source = VideoSource(tmp_path / "cut.avi")
-    read = numbers(source)
+    read = indices(source)
     assert 0 < len(read) < 39
     (warning,) = source.warnings
     assert f"declares 40 frames, {len(read)} could be read" in warning
@@ -179,11 +179,11 @@ def test_a_relative_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "v.mp4", count=3).rename("12:30.mp4")
     (source,) = open_sources(["12:30.mp4"])
-    assert numbers(source) == [0, 1, 2]  # type: ignore[arg-type]
+    assert indices(source) == [0, 1, 2]  # type: ignore[arg-type]
     assert source.name == "12:30.mp4"
 
 
-def test_a_name_that_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"v\xff.mp4")
     for address in (path, "http://127.0.0.1:9/\udcff"):
         with pytest.raises(SourceError, match="not UTF-8, which OpenCV needs; rename it"), VideoSource(address):
@@ -194,7 +194,7 @@ class FakeCamera:
     """A capture of three frames that declares neither size nor length."""
 
     def __init__(self, *_arguments: object) -> None:
-        self.left = 3
+        self.frames_left = 3
         self.released = False
 
     def isOpened(self) -> bool:
@@ -207,16 +207,16 @@ class FakeCamera:
         return False
 
     def read(self, _image: np.ndarray | None = None) -> tuple[bool, np.ndarray | None]:
-        self.left -= 1
-        return (True, np.zeros((4, 6, 3), np.uint8)) if self.left >= 0 else (False, None)
+        self.frames_left -= 1
+        return (True, np.zeros((4, 6, 3), np.uint8)) if self.frames_left >= 0 else (False, None)
 
     def release(self) -> None:
         self.released = True
 
 
-@pytest.mark.parametrize(("address", "says"), [(0, "camera is connected"), ("http://u:secret@h/live", "network")])
-def test_a_live_source_has_the_clocks_times_and_its_end_is_a_warning(
-    monkeypatch: pytest.MonkeyPatch, address: int | str, says: str
+@pytest.mark.parametrize(("address", "advice"), [(0, "camera is connected"), ("http://u:secret@h/live", "network")])
+def test_a_live_source_has_times_of_the_clock_and_its_end_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, address: int | str, advice: str
 ) -> None:
     clock = iter([100.0, 100.0, 100.5, 100.5, 101.0, 101.0, 103.0, 103.0, 103.0])
     monkeypatch.setattr(cv2, "VideoCapture", FakeCamera)
@@ -225,12 +225,12 @@ def test_a_live_source_has_the_clocks_times_and_its_end_is_a_warning(
         assert (source.info.size, source.info.fps, source.info.frames) == (None, None, None)
         assert [frame.timestamp for frame in source] == [0.5, 1.0, 3.0]
     (warning,) = source.warnings
-    assert warning.startswith(f"{source.name}: gave no frame after 3")
-    assert says in warning
+    assert warning.startswith(f"{source.name}: ended after 3 frames")
+    assert advice in warning
     assert "secret" not in warning
 
 
-def test_stopping_early_is_no_warning(tmp_path: Path) -> None:
+def test_stopping_early_gives_no_warning(tmp_path: Path) -> None:
     source = VideoSource(write_video(tmp_path / "v.avi", count=20))
     with source:
         next(iter(source))
@@ -238,24 +238,24 @@ def test_stopping_early_is_no_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"just text", bytes(5000)])
-def test_what_is_no_video_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_video_is_an_error_that_names_the_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd.mp4").write_bytes(content)
     with pytest.raises(SourceError, match=r"odd\.mp4: OpenCV cannot open it"), VideoSource(tmp_path / "odd.mp4"):
         pass
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("missing.mp4", r"missing\.mp4: no such file"),
         ("missing.jpg", r"missing\.jpg: no such file"),
         ("*.jpg", "no file matches"),
-        ("empty", "expected a folder with pictures"),
+        ("empty", "expected a folder with images"),
     ],
 )
-def test_what_is_not_there_is_said_before_any_work(tmp_path: Path, name: str, says: str) -> None:
+def test_a_missing_source_is_an_error_before_any_work(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match=says):
+    with pytest.raises(SourceError, match=message):
         open_sources([str(tmp_path / name)])
 
 
@@ -285,15 +285,17 @@ def test_a_number_is_a_camera_unless_a_file_has_that_name(tmp_path: Path, monkey
         ("rtsp://10.0.0.5:554/user=admin_password=tlJwpbo6_channel=1_stream=0.sdp", "rtsp://10.0.0.5:554/***"),
     ],
 )
-def test_credentials_are_never_shown(address: str, shown: str) -> None:
+def test_names_show_no_credentials(address: str, shown: str) -> None:
     assert redact(address) == shown
     (source,) = open_sources([address])
     assert source.name == shown
     assert "secret" not in "".join(source.output_names)
 
 
-def test_credentials_are_not_in_errors(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
-    # A closed port on this machine: refused at once, and nothing leaves it.
+def test_errors_and_logs_show_no_credentials(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    # A closed port of this machine refuses the connection at once, and no packet leaves the machine.
     (source,) = open_sources(["http://user:secret@127.0.0.1:9/live?token=secret"])
     with caplog.at_level(logging.DEBUG), pytest.raises(SourceError) as caught, source:
         pass

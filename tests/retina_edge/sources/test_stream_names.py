@@ -1,4 +1,4 @@
-"""Names of streams: those given, those made up, and what is no name."""
+"""Names of streams: given by the user, derived from the source, and invalid ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from retina_edge.sources.stream_names import named_sources
 from tests.media import write_picture, write_video
 
 
-def test_names_that_are_given() -> None:
+def test_names_given_by_the_user() -> None:
     sources = named_sources(["front=rtsp://me:geheim@camera/x?y=1", "yard=0"])
     assert {name: make().name for name, make in sources.items()} == {
         "front": "rtsp://***@camera/x?***",
@@ -19,7 +19,7 @@ def test_names_that_are_given() -> None:
     }
 
 
-def test_names_that_are_made_up(tmp_path: Path) -> None:
+def test_names_derived_from_the_source(tmp_path: Path) -> None:
     for name in ("a b.mp4", "a=b.mp4", "Übung.mp4"):
         write_video(tmp_path / name, count=1)
     words = ["0", "1", "rtsp://x/a?b=c", "rtsp://x/b", *(str(tmp_path / name) for name in ("a b.mp4", "a=b.mp4"))]
@@ -28,7 +28,7 @@ def test_names_that_are_made_up(tmp_path: Path) -> None:
     ]
 
 
-def test_each_time_a_source_of_its_own(tmp_path: Path) -> None:
+def test_each_call_makes_a_new_source(tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mp4", count=3)
     (make,) = named_sources([str(video)]).values()
     for _ in range(2):
@@ -36,14 +36,14 @@ def test_each_time_a_source_of_its_own(tmp_path: Path) -> None:
             assert len(list(source)) == 3
 
 
-def test_a_glob_is_a_stream_a_file(tmp_path: Path) -> None:
+def test_each_file_of_a_glob_is_a_stream(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.mp4"):
         write_video(tmp_path / name, count=2)
     sources = named_sources([str(tmp_path / "*.mp4")])
     assert {name: Path(make().name).name for name, make in sources.items()} == {"a": "a.mp4", "b": "b.mp4"}
 
 
-def test_a_folder_of_pictures(tmp_path: Path) -> None:
+def test_a_folder_of_images_is_one_stream(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png")
     write_picture(tmp_path / "b.png")
     (make,) = named_sources([f"all={tmp_path}"]).values()
@@ -52,6 +52,6 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["a=0", "a=1"], ["nowhere.mp4"], ["a=nowhere.mp4"], ["a/b=0"]])
-def test_what_is_none(words: list[str]) -> None:
+def test_invalid_names_and_sources_are_refused(words: list[str]) -> None:
     with pytest.raises(SourceError):
         named_sources(words)

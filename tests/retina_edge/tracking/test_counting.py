@@ -1,4 +1,4 @@
-"""Counting in zones and at lines, against cases counted by hand and slow references."""
+"""Counting in zones and at lines, compared with cases counted by hand and with slow reference implementations."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SQUARE = zone("gate=100,100px 300,100px 300,300px 100,300px")
 ACROSS = line("door=100,200px 300,200px")  # "in" is down
 
 
-def found(points: Sequence[tuple[float, float]], labels: Sequence[int] | None = None) -> Detections:
-    """Boxes of 20x20 pixels whose lower side has its middle at ``points``: the hysteresis is 2 pixels."""
+def detections_at(points: Sequence[tuple[float, float]], labels: Sequence[int] | None = None) -> Detections:
+    """Return boxes of 20x20 pixels with the middle of the lower side at ``points``. Their hysteresis is 2 pixels."""
     boxes = [(x - 10, y - 20, x + 10, y) for x, y in points]
     count = len(points)
     return Detections(
@@ -45,16 +45,16 @@ def feed(
     step: float = 0.1,
     size: tuple[int, int] = SIZE,
 ) -> list[Event]:
-    """One object's events; None is a frame without it."""
+    """Move one object through ``points`` and return its events. None is a frame without the object."""
     events = []
     for i, point in enumerate(points):
-        at = start + i * step
+        seconds = start + i * step
         events += counter.update(
-            found([] if point is None else [point], [] if point is None else [label]),
+            detections_at([] if point is None else [point], [] if point is None else [label]),
             np.array([] if point is None else [track], np.int64),
             size=size,
-            timestamp=at,
-            captured=NOON + timedelta(seconds=at),
+            timestamp=seconds,
+            captured=NOON + timedelta(seconds=seconds),
         )
     return events
 
@@ -66,14 +66,14 @@ def kinds(events: Sequence[Event]) -> list[str]:
 # Zones
 
 
-def test_nobody_is_nobody() -> None:
+def test_an_empty_zone_counts_nothing() -> None:
     counter = ZoneCounter(SQUARE, stream="yard")
     assert feed(counter, [None] * 3) == []
     assert counter.tally() == Tally(SQUARE, {"inside": {}, "entered": {}, "left": {}})
     assert counter.tally().counts == {"inside": 0, "entered": 0, "left": 0}
 
 
-def test_one_enters_and_leaves() -> None:
+def test_an_object_enters_and_leaves() -> None:
     counter = ZoneCounter(SQUARE, stream="yard")
     entered, left = feed(counter, [(80, 200), (99, 200), (120, 200), (305, 200), (320, 200)])
     assert entered == Event(
@@ -92,49 +92,49 @@ def test_one_enters_and_leaves() -> None:
     assert (left.kind, left.box, left.counts) == ("left", (295, 180, 315, 200), {"inside": 0, "entered": 1, "left": 1})
 
 
-def test_many_are_counted_by_class() -> None:
+def test_objects_are_counted_by_class() -> None:
     counter = ZoneCounter(SQUARE, stream="yard")
     tracks = np.array([7, -1, 8, 9, 10], np.int64)
-    frame = found([(150, 150), (160, 160), (200, 200), (90, 90), (250, 250)], [0, 0, 1, 1, 1])
+    frame = detections_at([(150, 150), (160, 160), (200, 200), (90, 90), (250, 250)], [0, 0, 1, 1, 1])
     events = counter.update(frame, tracks, size=SIZE, timestamp=0, captured=NOON)
     assert [(event.track, event.class_name) for event in events] == [(7, "person"), (8, "car"), (10, "car")]
     assert [event.counts["inside"] for event in events] == [1, 2, 3]
     assert counter.tally().by_class["inside"] == {"person": 1, "car": 2}
 
 
-def test_only_the_classes_asked_for() -> None:
+def test_only_the_classes_of_the_region_are_counted() -> None:
     counter = ZoneCounter(zone("gate@car=100,100px 300,100px 300,300px 100,300px"), stream="yard")
     assert feed(counter, [(200, 200)] * 2, label=0) == []
     assert kinds(feed(counter, [(200, 200)] * 2, label=1, track=2)) == ["entered"]
 
 
-def test_trembling_on_the_border_enters_once() -> None:
+def test_an_object_that_jitters_on_the_border_enters_once() -> None:
     counter = ZoneCounter(SQUARE, stream="yard")
     assert kinds(feed(counter, [(98.5, 200), (101, 200)] * 50)) == ["entered"]
     assert kinds(feed(counter, [(97, 200)], start=10)) == ["left"]
 
 
-def test_without_hysteresis_every_tremble_counts() -> None:
+def test_without_hysteresis_all_jitter_counts() -> None:
     counter = ZoneCounter(SQUARE, stream="yard", hysteresis=0)
     assert kinds(feed(counter, [(98.5, 200), (101, 200)] * 2)) == ["entered", "left", "entered"]
 
 
-def test_who_vanishes_inside_leaves_after_a_time() -> None:
+def test_an_object_that_vanishes_inside_leaves_after_gone_seconds() -> None:
     counter = ZoneCounter(SQUARE, stream="yard", gone_seconds=2.0)
     events = feed(counter, [(200, 200), (210, 210), *[None] * 20])
     assert kinds(events) == ["entered"]
     (left,) = feed(counter, [None] * 5, start=2.2)
     assert (left.kind, left.box) == ("left", (200, 190, 220, 210))
-    assert left.captured == NOON + timedelta(seconds=0.1)  # of the last sighting
+    assert left.captured == NOON + timedelta(seconds=0.1)  # time of the last sighting
     assert left.counts == {"inside": 0, "entered": 1, "left": 1}
 
 
-def test_who_is_seen_again_in_time_did_not_leave() -> None:
+def test_an_object_that_reappears_in_time_has_not_left() -> None:
     counter = ZoneCounter(SQUARE, stream="yard", gone_seconds=2.0)
     assert kinds(feed(counter, [(200, 200), *[None] * 18, (200, 200), *[None] * 18, (200, 200)])) == ["entered"]
 
 
-def test_a_clock_set_back_loses_nobody_and_keeps_nobody() -> None:
+def test_a_clock_set_back_neither_loses_objects_nor_keeps_them_forever() -> None:
     counter = ZoneCounter(SQUARE, stream="yard", gone_seconds=2.0)
     assert kinds(feed(counter, [(200, 200)], start=1000)) == ["entered"]
     assert feed(counter, [None], start=5) == []
@@ -142,7 +142,7 @@ def test_a_clock_set_back_loses_nobody_and_keeps_nobody() -> None:
     assert kinds(feed(counter, [None], start=7.1)) == ["left"]
 
 
-def test_another_size_empties_the_zone() -> None:
+def test_a_change_of_frame_size_empties_the_zone() -> None:
     counter = ZoneCounter(zone("gate=0,0 0.5,0 0.5,0.5 0,0.5"), stream="yard")
     assert kinds(feed(counter, [(200, 100)])) == ["entered"]
     events = feed(counter, [(200, 100), (250, 100)], start=0.1, track=2, size=(200, 400))
@@ -153,44 +153,44 @@ def test_another_size_empties_the_zone() -> None:
     ]
 
 
-def test_a_track_leaves_as_the_class_it_entered_as() -> None:
+def test_a_track_leaves_with_the_class_that_it_entered_with() -> None:
     counter = ZoneCounter(SQUARE, stream="yard")
     assert feed(counter, [(200, 200)], label=0)[0].class_name == "person"
     assert feed(counter, [(50, 50)], label=1, start=0.1)[0].class_name == "person"
     assert counter.tally().by_class["inside"] == {}
 
 
-def test_the_anchor_decides() -> None:
+def test_the_anchor_point_decides() -> None:
     # The box's lower side is outside, its middle inside.
     assert feed(ZoneCounter(SQUARE, stream="yard"), [(200, 305)]) == []
     assert kinds(feed(ZoneCounter(SQUARE, stream="yard", anchor="centre"), [(200, 305)])) == ["entered"]
 
 
-def test_points_outside_the_frame_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_points_outside_the_frame_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         feed(ZoneCounter(SQUARE, stream="yard"), [None] * 3, size=(200, 300))
     assert [record.message for record in caplog.records] == [
-        "gate: has points outside the frame of 300x200 pixels; give them as 0 to 1 if the size can change"
+        "gate: has points outside the frame of 300x200 pixels; give points from 0 to 1 if the frame size can change"
     ]
 
 
-def test_a_track_for_each_detection() -> None:
-    with pytest.raises(ValueError, match="a track for each of 1 detections"):
+def test_tracks_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected shape \(1,\), one per detection, got \(2,\)"):
         ZoneCounter(SQUARE, stream="a").update(
-            found([(1, 1)]), np.zeros(2, np.int64), size=SIZE, timestamp=0, captured=NOON
+            detections_at([(1, 1)]), np.zeros(2, np.int64), size=SIZE, timestamp=0, captured=NOON
         )
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"anchor": "top"}, "anchor: expected bottom or centre, got 'top'"),
         ({"hysteresis": -1}, "hysteresis"),
         ({"gone_seconds": float("nan")}, "gone_seconds"),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, object], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_invalid_options_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ZoneCounter(SQUARE, stream="a", **options)  # type: ignore[arg-type]
 
 
@@ -203,19 +203,19 @@ def test_options_that_cannot_be(options: dict[str, object], says: str) -> None:
         ([(200, y) for y in range(150, 260, 10)], ["in"]),
         ([(200, y) for y in range(250, 140, -10)], ["out"]),
         ([(200, 150), (200, 250)], ["in"]),  # in one jump
-        ([(200, 190), *[None] * 5, (200, 215), (200, 250)], ["in"]),  # not seen on the line
-        ([(200, 150), (200, 199), (200, 201.5), (200, 199), (200, 150)], []),  # not beyond it by 2 pixels
-        ([(200, 190), *[(200, 199), (200, 201)] * 50, (200, 210)], ["in"]),  # trembles
+        ([(200, 190), *[None] * 5, (200, 215), (200, 250)], ["in"]),  # unseen while on the line
+        ([(200, 150), (200, 199), (200, 201.5), (200, 199), (200, 150)], []),  # beyond the line by less than 2 pixels
+        ([(200, 190), *[(200, 199), (200, 201)] * 50, (200, 210)], ["in"]),  # jitters
         ([(200, 190), *[(200, 199), (200, 201)] * 50, (200, 190)], []),
-        ([(200, 200), (200, 200), (200, 210)], []),  # began on it
-        ([(200, 199), (200, 210)], []),  # began too near it
-        ([(200, 190), (200, 200), (200, 200), (200, 210)], ["in"]),  # stood on it
+        ([(200, 200), (200, 200), (200, 210)], []),  # starts on the line
+        ([(200, 199), (200, 210)], []),  # starts too close to the line
+        ([(200, 190), (200, 200), (200, 200), (200, 210)], ["in"]),  # stops on the line
         ([(200, 190), (200, 210), (200, 190), (200, 210)], ["in", "out", "in"]),
-        ([(50, 150), (50, 250)], []),  # beside it
-        ([(200, 150), (350, 150), (350, 250), (200, 250)], []),  # around its end
+        ([(50, 150), (50, 250)], []),  # passes beside the line
+        ([(200, 150), (350, 150), (350, 250), (200, 250)], []),  # goes around the end of the line
         ([(200, 150), (350, 150), (350, 250), (200, 250), (200, 150)], ["out"]),
         ([(200, 150), (200, 250), (350, 250), (350, 150), (200, 150), (200, 250)], ["in", "in"]),
-        ([(50, 150), (150, 250)], ["in"]),  # aslant, through the line's end itself
+        ([(50, 150), (150, 250)], ["in"]),  # diagonal, exactly through the end point of the line
         ([(49, 150), (149, 250)], []),
         ([(200, 150)], []),
         ([None], []),
@@ -229,7 +229,7 @@ def test_crossings_counted_by_hand(points: list[tuple[float, float] | None], exp
     assert all(event.kind == "crossed" for event in events)
 
 
-def test_in_is_to_the_right_hand() -> None:
+def test_in_is_to_the_right_of_the_direction_of_the_line() -> None:
     up = line("a=300,300px 300,100px")
     assert kinds(feed(LineCounter(up, stream="a"), [(200, 200), (400, 200)])) == ["in"]
     assert kinds(feed(LineCounter(line("a=300,200px 100,200px"), stream="a"), [(200, 150), (200, 250)])) == ["out"]
@@ -238,27 +238,27 @@ def test_in_is_to_the_right_hand() -> None:
 def test_objects_cross_independently_and_by_class() -> None:
     counter = LineCounter(ACROSS, stream="yard")
     for y in (180, 195, 210, 225):
-        frame = found([(150, y), (200, 400 - y), (250, y), (270, y)], [0, 1, 1, 0])
+        frame = detections_at([(150, y), (200, 400 - y), (250, y), (270, y)], [0, 1, 1, 0])
         counter.update(frame, np.array([1, 2, 3, -1], np.int64), size=SIZE, timestamp=y, captured=NOON)
-    assert counter.tally().by_class == {"in": {}, "out": {}}  # so far apart in time that each was forgotten
+    assert counter.tally().by_class == {"in": {}, "out": {}}  # the frames are so far apart that every track expires
     for i, y in enumerate((180, 195, 210, 225)):
-        frame = found([(150, y), (200, 400 - y), (250, y), (270, y)], [0, 1, 1, 0])
+        frame = detections_at([(150, y), (200, 400 - y), (250, y), (270, y)], [0, 1, 1, 0])
         counter.update(frame, np.array([1, 2, 3, -1], np.int64), size=SIZE, timestamp=300 + i / 10, captured=NOON)
     assert counter.tally().by_class == {"in": {"person": 1, "car": 1}, "out": {"car": 1}}
 
 
-def test_tracks_that_went_away_are_forgotten() -> None:
+def test_expired_tracks_are_forgotten() -> None:
     counter = LineCounter(ACROSS, stream="yard", gone_seconds=1.0)
     for track in range(500):
         feed(counter, [(200, 150)], track=track, start=track / 10)
     assert len(counter._seen) <= 11
 
 
-# Both, against references
+# Zones and lines, against reference implementations
 
 
 def winds_around(polygon: list[tuple[int, int]], x: float, y: float) -> bool:
-    """Whether a polygon of whole numbers winds around a point; sides with the point on them count as inside."""
+    """True if a polygon of integers winds around a point, or the point lies on a side."""
     winding = 0
     for (x1, y1), (x2, y2) in zip(polygon, [*polygon[1:], polygon[0]], strict=True):
         cross = (x2 - x1) * (y - y1) - (x - x1) * (y2 - y1)
@@ -269,31 +269,31 @@ def winds_around(polygon: list[tuple[int, int]], x: float, y: float) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_zones_against_winding_numbers(seed: int) -> None:
+def test_zone_counts_equal_those_of_winding_numbers(seed: int) -> None:
     rng = np.random.default_rng(seed)
     angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(5, 12))))
     radii = rng.uniform(30, 190, len(angles))
     polygon = [(round(300 + r * np.cos(a)), round(200 + r * np.sin(a))) for a, r in zip(angles, radii, strict=True)]
     counter = ZoneCounter(Zone("gate", tuple(polygon), "px"), stream="a", hysteresis=0)
-    where = rng.integers(0, 400, (30, 2)) + 0.5
+    positions = rng.integers(0, 400, (30, 2)) + 0.5
     inside = np.zeros(30, np.bool_)
     entered = left = 0
     for frame in range(60):
-        where = np.clip(where + rng.integers(-25, 26, where.shape), 0, 600)
-        now = np.array([winds_around(polygon, x, y) for x, y in where.tolist()])
+        positions = np.clip(positions + rng.integers(-25, 26, positions.shape), 0, 600)
+        now = np.array([winds_around(polygon, x, y) for x, y in positions.tolist()])
         entered, left = entered + int((now & ~inside).sum()), left + int((inside & ~now).sum())
         inside = now
-        points = [(x, y) for x, y in where.tolist()]
-        counter.update(found(points), np.arange(30), size=(600, 600), timestamp=frame / 10, captured=NOON)
+        points = [(x, y) for x, y in positions.tolist()]
+        counter.update(detections_at(points), np.arange(30), size=(600, 600), timestamp=frame / 10, captured=NOON)
         assert counter.tally().counts == {"inside": int(inside.sum()), "entered": entered, "left": left}
     assert entered > 10
     assert left > 10
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_lines_against_segments_that_intersect(seed: int) -> None:
+def test_line_counts_equal_those_of_segment_intersections(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    # Points lie on half pixels, where the line never passes: its two steps are one even, one odd.
+    # Objects lie on half pixels, which the line never touches, because its width is even and its height is odd.
     start, end = (100 + int(rng.integers(50)), 60), (300 + int(rng.integers(50)), 261)
     end = (end[0] - (end[0] - start[0]) % 2, end[1])
     counter = LineCounter(Line("door", (start, end), "px"), stream="a", hysteresis=0)
@@ -301,23 +301,24 @@ def test_lines_against_segments_that_intersect(seed: int) -> None:
     def turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
         return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
 
-    where = rng.integers(50, 400, (20, 2)) + 0.5
+    positions = rng.integers(50, 400, (20, 2)) + 0.5
     expected = {"in": 0, "out": 0}
     for frame in range(80):
-        before, where = where, np.clip(where + rng.integers(-40, 41, where.shape), 0.5, 449.5)
-        for a, b in zip(before.tolist(), where.tolist(), strict=True):
+        previous = positions
+        positions = np.clip(positions + rng.integers(-40, 41, positions.shape), 0.5, 449.5)
+        for a, b in zip(previous.tolist(), positions.tolist(), strict=True):
             sides = turn(start, end, a), turn(start, end, b)
             if frame > 0 and sides[0] * sides[1] < 0 and turn(a, b, start) * turn(a, b, end) <= 0:
                 expected["in" if sides[1] > 0 else "out"] += 1
-        points = [(x, y) for x, y in where.tolist()]
-        counter.update(found(points), np.arange(20), size=(450, 450), timestamp=frame / 10, captured=NOON)
+        points = [(x, y) for x, y in positions.tolist()]
+        counter.update(detections_at(points), np.arange(20), size=(450, 450), timestamp=frame / 10, captured=NOON)
         assert counter.tally().counts == expected
     assert min(expected.values()) > 10
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_trembling_paths_count_what_smooth_ones_do(seed: int) -> None:
-    """Each object goes over the line and back some times; its box trembles by less than the hysteresis."""
+def test_a_jittering_path_counts_the_same_as_a_smooth_one(seed: int) -> None:
+    """The object crosses the line back and forth several times, and its box jitters by less than the hysteresis."""
     rng = np.random.default_rng(seed)
     turns = int(rng.integers(1, 6))
     smooth = 200 - 30 * np.cos(np.linspace(0, turns * np.pi, 100 * turns))
@@ -331,7 +332,7 @@ def test_trembling_paths_count_what_smooth_ones_do(seed: int) -> None:
 # Events
 
 
-def test_an_event_is_json() -> None:
+def test_an_event_converts_to_json() -> None:
     (event,) = feed(LineCounter(ACROSS, stream="höf"), [(200, 190), (200.123, 210)])
     assert json.loads(json.dumps(event.to_dict())) == {
         "time": "2024-05-06T12:00:00.100Z",
@@ -350,7 +351,7 @@ def test_an_event_is_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "direction", "captured", "says"),
+    ("kind", "direction", "captured", "message"),
     [
         ("crossed", None, NOON, "direction: expected in or out"),
         ("entered", "in", NOON, "direction: expected"),
@@ -358,6 +359,6 @@ def test_an_event_is_json() -> None:
         ("left", None, NOON.astimezone(timezone(timedelta(hours=2))), "captured: expected a time in UTC"),
     ],
 )
-def test_events_that_cannot_be(kind: str, direction: str | None, captured: datetime, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_invalid_events_are_refused(kind: str, direction: str | None, captured: datetime, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Event(kind, "a", "gate", direction, 1, "car", 0.5, (0, 0, 1, 1), SIZE, captured, {})  # type: ignore[arg-type]

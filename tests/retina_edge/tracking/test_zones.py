@@ -1,4 +1,4 @@
-"""Zones and lines: read from the command line, and refused with what was expected and what came."""
+"""Zones and lines: parsed from the command line, or refused with the expected and the actual value."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ NAMES = ("person", "car")
         ),
     ],
 )
-def test_a_zone_is_read(text: str, expected: Zone) -> None:
+def test_a_zone_is_parsed(text: str, expected: Zone) -> None:
     assert zone(text) == expected
 
 
-def test_a_line_is_read() -> None:
+def test_a_line_is_parsed() -> None:
     assert line("0:door@person=0.1,0.5 0.9,0.5") == Line("door", ((0.1, 0.5), (0.9, 0.5)), "relative", ("person",), "0")
     assert (line("a=1,2px 3,4px").start, line("a=1,2px 3,4px").end) == ((1, 2), (3, 4))
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", r"expected \[STREAM:\]NAME.*got ''"),
         ("gate", "got 'gate'"),
@@ -50,31 +50,31 @@ def test_a_line_is_read() -> None:
         ("gate=0,0 1,0 1e-1,1", "got '1e-1,1' in"),
         ("gate=0,0 1,0 nan,1", "got 'nan,1' in"),
         ("gate=0,0 1,0 64px,100px", "X,Ypx.*got '64px,100px' in"),
-        ("gate=0,0px 1,0 1,1", "all relative or all in pixels, got both"),
-        ("gate=0,0 1,0 1,1.5", r"from 0 to 1 .* or all in pixels as X,Ypx.*got 1,1\.5; in 'gate"),
+        ("gate=0,0px 1,0 1,1", "all points relative or all in pixels, got both"),
+        ("gate=0,0 1,0 1,1.5", r"from 0 to 1, .* or all in pixels as X,Ypx.*got 1,1\.5; in 'gate"),
         ("gate=0,0 1,0 -0.1,1", r"got -0\.1,1"),
         ("gate=0,0px 9,0px -1,9px", "got -1,9px"),
-        ("=0,0 1,0 1,1", "name: expected text without : @ =, got ''"),
-        ("yard:=0,0 1,0 1,1", "name: expected text"),
+        ("=0,0 1,0 1,1", "name: expected printable text without : @ =, got ''"),
+        ("yard:=0,0 1,0 1,1", "name: expected printable text"),
         ("a\tb=0,0 1,0 1,1", r"got 'a\\tb'"),
-        (":gate=0,0 1,0 1,1", "got an empty one"),
-        ("gate@=0,0 1,0 1,1", "got an empty one"),
-        ("gate@car,,person=0,0 1,0 1,1", "got an empty one"),
+        (":gate=0,0 1,0 1,1", "got an empty name"),
+        ("gate@=0,0 1,0 1,1", "got an empty name"),
+        ("gate@car,,person=0,0 1,0 1,1", "got an empty name"),
         ("gate=0,0 1,1", "gate: expected a zone of 3 points or more, got 2"),
-        ("gate=0,0 1,0 1,1 0,0", "expected each point once, got 0,0 twice; a zone closes by itself"),
-        ("gate=0.1,0.1 0.2,0.2 0.3,0.3", "expected a zone with area"),
-        ("gate=0,0 1,1 1,0 0,1", "does not cross itself, its sides from 0,0 and from 1,0 meet"),
+        ("gate=0,0 1,0 1,1 0,0", "expected each point once, got 0,0 twice; a zone closes automatically"),
+        ("gate=0.1,0.1 0.2,0.2 0.3,0.3", "expected a zone with area, got"),
+        ("gate=0,0 1,1 1,0 0,1", "does not cross itself, got sides from 0,0 and from 1,0 that meet"),
         ("gate=0,0px 4,0px 4,4px 2,0px 0,4px", "does not cross itself"),  # a corner on another side
-        ("gate=0,0px 4,0px 4,4px 4,2px", "comes back"),
+        ("gate=0,0px 4,0px 4,4px 4,2px", "got sides that overlap at 4,4px"),
     ],
 )
-def test_what_is_no_zone_is_refused(text: str, says: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=says):
+def test_an_invalid_zone_is_refused(text: str, message: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
         zone(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("door=0,0", "door: expected a line of 2 points, got 1"),
         ("door=0,0 1,0 1,1", "expected a line of 2 points, got 3"),
@@ -82,8 +82,8 @@ def test_what_is_no_zone_is_refused(text: str, says: str) -> None:
         ("door=0,0 x", "got 'x' in"),
     ],
 )
-def test_what_is_no_line_is_refused(text: str, says: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=says):
+def test_an_invalid_line_is_refused(text: str, message: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
         line(text)
 
 
@@ -102,20 +102,20 @@ def test_points_scale_with_the_frame_unless_in_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "says"),
+    ("texts", "message"),
     [
-        (["yrd:a=0,0 1,0 1,1"], "a: expected a stream of yard, road; got 'yrd'"),
-        (["a@lorry=0,0 1,0 1,1"], "a: expected classes of person, car; got lorry"),
-        (["a=0,0 1,0 1,1", "a=0,0 1,0 1,1"], "yard: expected zones and lines of different names, got a twice"),
+        (["yrd:a=0,0 1,0 1,1"], "a: expected one of the streams yard, road; got 'yrd'"),
+        (["a@lorry=0,0 1,0 1,1"], "a: expected classes among person, car; got lorry"),
+        (["a=0,0 1,0 1,1", "a=0,0 1,0 1,1"], "yard: expected zones and lines with different names, got a twice"),
         (["a=0,0 1,0 1,1", "road:a=0,0 1,0 1,1"], "road: expected zones"),
     ],
 )
-def test_what_would_count_nothing_is_refused(texts: list[str], says: str) -> None:
-    with pytest.raises(ZoneError, match=says):
+def test_regions_that_do_not_fit_the_streams_or_the_model_are_refused(texts: list[str], message: str) -> None:
+    with pytest.raises(ZoneError, match=message):
         check_regions([zone(text) for text in texts], streams=("yard", "road"), class_names=NAMES)
 
 
-def test_what_is_fine() -> None:
+def test_valid_regions_are_accepted_and_counted_in_their_stream() -> None:
     regions: list[Zone | Line] = [*map(zone, ("yard:a@car=0,0 1,0 1,1", "road:a=0,0 1,0 1,1")), line("b=0,0 1,1")]
     check_regions(regions, streams=("yard", "road"), class_names=NAMES)
     assert [counter.tally().region for counter in make_counters(regions, stream="road")] == regions[1:]
