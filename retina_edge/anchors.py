@@ -1,4 +1,4 @@
-"""``retina-edge anchors``: whether the anchors fit the objects of a data set, and which would."""
+"""``retina-edge anchors``: measure how well anchors fit the objects of a data set, and suggest better ones."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ from retina_edge.data.anchor_fit import (
 from retina_edge.data.coco import load_coco
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the verb and gives its exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the verb."""
     parser = argparse.ArgumentParser(
-        prog="retina-edge anchors", description="How well anchors fit the boxes of a data set, and a set that fits."
+        prog="retina-edge anchors",
+        description="Measure how well anchors fit the boxes of a data set, and suggest anchors that fit better.",
     )
     add = parser.add_argument
-    add("annotations", type=Path, metavar="ANNOTATIONS.json", help="COCO annotations; images are not needed")
+    add("annotations", type=Path, metavar="ANNOTATIONS.json", help="COCO annotations; the images are not needed")
     add(
         "--input",
         type=argument_types.input_size,
         default=(800, 800),
         metavar="HxW",
-        help="the network's input (default 800x800)",
+        help="input size of the network in pixels (default: 800x800)",
     )
     add(
         "--anchors",
         type=argument_types.positive_float,
         nargs="+",
         metavar="PX",
-        help="smallest anchor size of each level (default 32 64 ...)",
+        help="smallest anchor of each pyramid level, in pixels (default: 32 64 ...)",
     )
     add(
         "--aspect-ratios",
@@ -51,13 +52,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         default=DEFAULT_RATIOS,
         metavar="R",
-        help="height / width",
+        help="height / width of the anchors (default: 0.5 1 2)",
     )
-    add("--backbone-levels", type=int, choices=(3, 4, 5), default=5, metavar="3|4|5", help="last stage used, C3 to C5")
-    add("--skip-invalid", action="store_true", help="leave out boxes without area or outside their image")
+    add(
+        "--backbone-levels",
+        type=int,
+        choices=(3, 4, 5),
+        default=5,
+        metavar="3|4|5",
+        help="last backbone stage used, C3 to C5 (default: %(default)s)",
+    )
+    add("--skip-invalid", action="store_true", help="skip annotations without area or outside their image")
     add("--json", action="store_true", help="print one JSON object instead of tables")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb and return its exit code."""
+    parser = build_parser()
     args = parser.parse_args(argv)
-    levels = args.backbone_levels  # the pyramid has two more than stages from C3 on
+    # Stages C3 to Cn and two coarser levels: the pyramid has n levels.
+    levels = args.backbone_levels
     sizes = tuple(args.anchors or DEFAULT_SIZES[:levels])
     if len(sizes) != levels:
         parser.error(f"--anchors: expected {levels} sizes, one for each level of the pyramid, got {len(sizes)}")
@@ -68,19 +83,19 @@ def _anchors(args: argparse.Namespace, sizes: tuple[float, ...]) -> int:
     dataset = load_coco(args.annotations, None, skip_invalid=args.skip_invalid)
     boxes = input_boxes(dataset, args.input)
     given = fit_anchors(boxes, args.input, sizes, args.aspect_ratios)
-    found = suggest_anchors(boxes, args.input, sizes, args.aspect_ratios)
+    suggested = suggest_anchors(boxes, args.input, sizes, args.aspect_ratios)
     if args.json:
-        print(json.dumps({"input": args.input, "given": given.to_dict(), "suggested": found.to_dict()}, indent=2))
+        print(json.dumps({"input": args.input, "given": given.to_dict(), "suggested": suggested.to_dict()}, indent=2))
         return 0
     console = Console()
     height, width = args.input
     console.print(f"{args.annotations.name}: {len(boxes)} boxes in an input of {height}x{width}", highlight=False)
-    _print(console, "as they are", given)
-    if found == given:
-        console.print("no other set is worth the change")
+    _print(console, "given", given)
+    if suggested == given:
+        console.print("no other anchors fit clearly better")
         return 0
-    _print(console, "suggested", found)
-    console.print(f"train with {found.options}, or with --anchors auto", highlight=False, soft_wrap=True)
+    _print(console, "suggested", suggested)
+    console.print(f"train with {suggested.options}, or with --anchors auto", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -95,8 +110,8 @@ def _print(console: Console, title: str, fit: AnchorFit) -> None:
     console.print(fit.options, highlight=False, soft_wrap=True)
     if fit.under_stride:
         console.print(
-            f"{fit.under_stride:.1%} have a side under {FINEST_STRIDE} pixels, the finest level's stride: whatever the "
-            "anchors, a larger input or tiles would serve them better",
+            f"{fit.under_stride:.1%} of the boxes have a side shorter than {FINEST_STRIDE} pixels, the stride of the "
+            "finest level: for these, a larger input or tiles help more than other anchors",
             highlight=False,
             soft_wrap=True,
         )

@@ -1,4 +1,4 @@
-"""``retina-edge convert``: a RetinaNet checkpoint of torchvision becomes one of ours."""
+"""``retina-edge convert``: convert a RetinaNet checkpoint of torchvision to a checkpoint of retina_edge."""
 
 from __future__ import annotations
 
@@ -14,36 +14,47 @@ from retina_edge.cli import argument_types, running
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the verb and gives its exit code."""
-    arguments = _parser().parse_args(argv)
+    """Run the verb and return its exit code."""
+    arguments = build_parser().parse_args(argv)
     return running.run(lambda: _convert(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the verb."""
     parser = argparse.ArgumentParser(
-        prog="retina-edge convert", description="Take over a RetinaNet checkpoint of torchvision."
+        prog="retina-edge convert", description="Convert a RetinaNet checkpoint of torchvision."
     )
     parser.add_argument(
         "checkpoint",
-        help="file with a state dict or as torchvision's reference training writes it, or coco_v1 or coco_v2: "
-        "the weights on COCO that torchvision publishes for the two architectures, downloaded",
+        help="file with a state dict, or as written by torchvision's reference training; or coco_v1 or coco_v2, to "
+        "download torchvision's published COCO weights of the first or second architecture",
     )
-    parser.add_argument("--arch", choices=["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"], required=True)
     parser.add_argument(
-        "--input", type=argument_types.input_size, required=True, metavar="HxW", help="of the network, pixels"
+        "--arch",
+        choices=["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"],
+        required=True,
+        help="architecture of the weights, by torchvision's name",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.pt")
+    parser.add_argument(
+        "--input",
+        type=argument_types.input_size,
+        required=True,
+        metavar="HxW",
+        help="input size of the network in pixels, multiples of 32",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.pt", help="checkpoint to write")
     parser.add_argument(
         "--class-names",
         type=Path,
         metavar="FILE",
-        help="a name a line, label 0 first (torchvision's background); by default COCO's for 91 classes",
+        help="text file with one class name per line, label 0 first, which is the background in torchvision "
+        "(default: the COCO names for 91 classes, else class_0, class_1, ...)",
     )
     parser.add_argument(
         "--norm-eps",
         type=float,
         metavar="EPS",
-        help="epsilon of the backbone's normalization; by default 1e-5, and 0 for the published coco_v1",
+        help="epsilon of the backbone's normalization (default: 1e-5; 0 for the published coco_v1)",
     )
     return parser
 
@@ -80,12 +91,12 @@ def _read_names(path: Path | None) -> list[str] | None:
     try:
         names = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected class names in UTF-8, one a line: {error}") from error
+        raise DataError(f"{path}: expected class names in UTF-8, one per line: {error}") from error
     while names and not names[-1].strip():
         names.pop()
     for line, name in enumerate(names, 1):
         if not name.strip():
-            raise DataError(f"{path}, line {line}: expected a class name, found an empty line")
+            raise DataError(f"{path}, line {line}: expected a class name, got an empty line")
     return [name.strip() for name in names]
 
 

@@ -26,7 +26,7 @@ MODEL_OPTIONS = (
 )
 
 
-def build_parser(defaults: TrainOptions) -> argparse.ArgumentParser:
+def build_parser(defaults: TrainOptions | None = None) -> argparse.ArgumentParser:
     """Return the parser of the verb; the defaults are the paper's, if the paper has one.
 
     Args:
@@ -59,7 +59,7 @@ def build_parser(defaults: TrainOptions) -> argparse.ArgumentParser:
     )
     _add_model_options(parser)
     _add_augmentation_options(parser)
-    _add_run_options(parser, defaults)
+    _add_run_options(parser, defaults or TrainOptions())
     return parser
 
 
@@ -184,7 +184,7 @@ def _add_run_options(parser: argparse.ArgumentParser, defaults: TrainOptions) ->
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb and return its exit code."""
-    parser = build_parser(TrainOptions())
+    parser = build_parser()
     args = parser.parse_args(argv)
     if args.qat:
         parser = build_parser(QAT_OPTIONS)

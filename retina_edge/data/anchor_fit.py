@@ -1,7 +1,7 @@
-"""How well a set of anchors fits the boxes of a data set, and which set would fit better.
+"""The fit of anchors to the boxes of a data set: measure it, and search for anchors that fit better.
 
-A box is learnt by the anchors that overlap it by an IoU of 0.5 or more (Lin et al., arXiv 1708.02002, section 4). One
-that no anchor overlaps so much has a single, badly placed anchor to be learnt from, whatever the training.
+The network learns a box from the anchors that overlap the box by an IoU of 0.5 or more (Lin et al., arXiv 1708.02002,
+section 4). A box without such an anchor is learned from a single, badly placed anchor, and no training can change that.
 """
 
 from __future__ import annotations
@@ -21,29 +21,33 @@ from retina_edge.data.box_overlap import iou
 from retina_edge.data.coco import CocoDataset
 from retina_edge.model.config import octave_sizes
 
-# The paper's, of a pyramid of five levels.
+# The paper's anchors, for a pyramid of five levels.
 DEFAULT_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 DEFAULT_RATIOS = (0.5, 1.0, 2.0)
-MATCH_IOU = 0.5  # torchvision's fg_iou_thresh, and the paper's
+# As in the paper; torchvision calls it fg_iou_thresh.
+MATCH_IOU = 0.5
+# Stride of the finest pyramid level, from stage C3, pixels.
 FINEST_STRIDE = 8
-# COCO's borders between small, medium and large: square roots of areas, pixels.
+# COCO's limits of small, medium and large boxes: square roots of areas, pixels.
 SIZES = {"small": (0.0, 32.0), "medium": (32.0, 96.0), "large": (96.0, math.inf)}
-# What is searched: the smallest anchor, a quarter of an octave apart, and how many boxes are looked at.
+# The search: lowest and highest size of the smallest anchor, pixels, and steps in an octave.
 SMALLEST, LARGEST, STEPS = 4.0, 128.0, 4
+# If there are more boxes, the search uses a random sample of this many.
 MAX_FITTED_BOXES = 20_000
-# A set is worth changing for so much more recall.
+# Other anchors are suggested only if they raise the recall by at least this much.
 MIN_RECALL_GAIN = 0.005
+# Boxes compared with the anchors at once, to limit memory.
 CHUNK = 4096
 
 
 @dataclass(frozen=True)
 class SizeFit:
-    """The fit of boxes of one size.
+    """The fit of anchors to the boxes of one size class.
 
     Attributes:
-        boxes: how many.
-        recall: share of them that an anchor overlaps by ``MATCH_IOU`` or more; NaN without boxes.
-        mean_iou: mean of each box's best overlap; NaN without boxes.
+        boxes: number of boxes.
+        recall: share of the boxes that an anchor overlaps by an IoU of ``MATCH_IOU`` or more; NaN without boxes.
+        mean_iou: mean over the boxes of the IoU with the best anchor; NaN without boxes.
     """
 
     boxes: int
@@ -57,9 +61,9 @@ class AnchorFit:
 
     Attributes:
         anchor_sizes: smallest anchor of each level, input pixels.
-        aspect_ratios: height / width.
-        sizes: of ``all`` boxes, and of those that are small, medium or large in the input.
-        under_stride: share of boxes with a side shorter than the finest level's stride.
+        aspect_ratios: height / width of the anchors.
+        sizes: fit by size class of the boxes in the input: ``all``, ``small``, ``medium`` and ``large``.
+        under_stride: share of boxes with a side shorter than the stride of the finest level.
     """
 
     anchor_sizes: tuple[float, ...]
@@ -69,17 +73,17 @@ class AnchorFit:
 
     @property
     def recall(self) -> float:
-        """Of all boxes."""
+        """The recall of the anchors over all boxes, 0 to 1."""
         return self.sizes["all"].recall
 
     @property
     def options(self) -> str:
-        """Those of ``retina-edge train`` for these anchors."""
+        """The options of ``retina-edge train`` that select these anchors."""
         sizes, ratios = (" ".join(f"{size:g}" for size in values) for values in (self.anchor_sizes, self.aspect_ratios))
         return f"--anchors {sizes} --aspect-ratios {ratios}"
 
     def to_dict(self) -> dict[str, object]:
-        """For JSON; what is not a number becomes None."""
+        """Return the fit as values for JSON; NaN becomes None."""
         values = dataclasses.asdict(self)
         for size in values["sizes"].values():
             size |= {name: None if math.isnan(value) else value for name, value in size.items()}
@@ -87,13 +91,13 @@ class AnchorFit:
 
 
 def input_boxes(dataset: CocoDataset, input_size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """All boxes of a data set as the network meets them: float32 [N, 4], xyxy, input pixels.
+    """Return all boxes of a data set as they lie in the network's input: float32 [N, 4], xyxy, input pixels.
 
     Raises:
-        DataError: there are none.
+        DataError: if the data set has no boxes.
     """
-    found = [Letterbox.fit(image.size, input_size).to_input(image.boxes) for image in dataset.images]
-    boxes = np.concatenate([np.zeros((0, 4), np.float32), *found])
+    parts = [Letterbox.fit(image.size, input_size).to_input(image.boxes) for image in dataset.images]
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *parts])
     if not len(boxes):
         raise DataError(f"{dataset.annotations}: expected boxes to fit anchors to, found none")
     return boxes
@@ -102,7 +106,18 @@ def input_boxes(dataset: CocoDataset, input_size: tuple[int, int]) -> npt.NDArra
 def pyramid(
     input_size: tuple[int, int], anchor_sizes: Sequence[float], aspect_ratios: Sequence[float]
 ) -> tuple[PyramidLevel, ...]:
-    """The levels of a network that has not been made: its convolutions of stride 2 round up."""
+    """Return the pyramid levels of a network without building it; its convolutions of stride 2 round up.
+
+    Args:
+        input_size: (height, width) of the network's input, pixels.
+        anchor_sizes: smallest anchor of each level, input pixels; each level also gets the sizes one and two thirds of
+            an octave above.
+        aspect_ratios: height / width of the anchors.
+
+    Example:
+        >>> [level.feature_size for level in pyramid((416, 736), (32, 64, 128), (0.5, 1, 2))]
+        [(52, 92), (26, 46), (13, 23)]
+    """
     levels = []
     for index, sizes in enumerate(octave_sizes(anchor_sizes)):
         height, width = (math.ceil(side / (FINEST_STRIDE * 2**index)) for side in input_size)
@@ -112,17 +127,27 @@ def pyramid(
 
 
 def best_iou(boxes: npt.NDArray[np.float32], levels: Sequence[PyramidLevel]) -> npt.NDArray[np.float32]:
-    """The overlap of each box, float32 [N, 4] xyxy in input pixels, with the anchor that overlaps it most: [N]."""
+    """Return the IoU of each box with the anchor that overlaps the box most, float32 [N].
+
+    Args:
+        boxes: float32 [N, 4], xyxy, input pixels.
+        levels: pyramid levels with their anchors.
+
+    Example:
+        >>> levels = pyramid((64, 64), (32,), (1,))
+        >>> best_iou(np.array([[16, 16, 48, 48], [30, 30, 34, 34]], np.float32), levels)
+        array([1.      , 0.015625], dtype=float32)
+    """
     best = np.zeros(len(boxes), np.float32)
     for start in range(0, len(boxes), CHUNK):
         part = boxes[start : start + CHUNK]
         for level in levels:
-            # Anchors of a shape overlap more the nearer their center is, along each axis by itself.
+            # Of all anchors of one shape, the anchor with the nearest center, on both axes, overlaps the box most.
             centers = (part[:, :2] + part[:, 2:]) / 2
             stride = np.array(level.stride[::-1], np.float32)
             last = np.array(level.feature_size[::-1], np.float32) - 1
-            places = (np.clip(np.round(centers / stride), 0, last) * stride).astype(np.float32)
-            anchors = np.tile(places, 2)[:, None] + level.cell_anchors()
+            nearest = (np.clip(np.round(centers / stride), 0, last) * stride).astype(np.float32)
+            anchors = np.tile(nearest, 2)[:, None] + level.cell_anchors()
             overlap = iou(part[:, None], anchors).max(axis=1)
             np.maximum(best[start : start + CHUNK], overlap, out=best[start : start + CHUNK])
     return best
@@ -134,13 +159,20 @@ def fit_anchors(
     anchor_sizes: Sequence[float],
     aspect_ratios: Sequence[float],
 ) -> AnchorFit:
-    """How well anchors fit boxes.
+    """Measure how well anchors fit boxes.
 
     Args:
-        boxes: float32 [N, 4], xyxy, input pixels, at least one.
+        boxes: float32 [N, 4], xyxy, input pixels; at least one box.
         input_size: (height, width) of the network's input, pixels.
-        anchor_sizes: smallest anchor of each level, input pixels; two more lie an octave's thirds above it.
-        aspect_ratios: height / width.
+        anchor_sizes: smallest anchor of each level, input pixels; each level also gets the sizes one and two thirds of
+            an octave above.
+        aspect_ratios: height / width of the anchors.
+
+    Example:
+        >>> boxes = np.array([[16, 16, 48, 48], [30, 30, 34, 34]], np.float32)
+        >>> fit = fit_anchors(boxes, (64, 64), (32, 64, 128), (0.5, 1, 2))
+        >>> fit.recall, fit.under_stride
+        (0.5, 0.5)
     """
     overlap = best_iou(boxes, pyramid(input_size, anchor_sizes, aspect_ratios))
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -157,12 +189,19 @@ def suggest_anchors(
     anchor_sizes: Sequence[float],
     aspect_ratios: Sequence[float],
 ) -> AnchorFit:
-    """A set that fits better than the one given, of as many anchors; that one itself where none is worth the change.
+    """Search for an equally large set of anchors that fits better, and return its fit.
 
-    Sizes double from level to level, as the pyramid's strides do; searched are the smallest, and the ratios among those
-    given and the boxes' own.
+    If no other set raises the recall by at least ``MIN_RECALL_GAIN``, return the fit of the given anchors. The search
+    varies the size of the smallest anchor. Sizes double from level to level, as the strides of the pyramid do. The
+    search tries the given aspect ratios, and ratios measured on the boxes.
 
-    Args: as ``fit_anchors``.
+    Args:
+        boxes, input_size, anchor_sizes, aspect_ratios: as for ``fit_anchors``.
+
+    Example:
+        >>> boxes = np.array([[x, 8, x + 10, 20] for x in range(0, 200, 7)], np.float32)
+        >>> suggest_anchors(boxes, (192, 256), (32, 64, 128), (0.5, 1, 2)).options
+        '--anchors 10 20 40 --aspect-ratios 0.5 1 2'
     """
     chosen = boxes
     if len(boxes) > MAX_FITTED_BOXES:
@@ -174,17 +213,17 @@ def suggest_anchors(
             smallest = round(SMALLEST * 2 ** (step / STEPS))
             sizes = tuple(float(smallest * 2**level) for level in range(len(anchor_sizes)))
             overlap = best_iou(chosen, pyramid(input_size, sizes, ratios))
-            # Where two match as many boxes, the one that lies closer to them.
+            # If two sets match equally many boxes, the mean IoU decides.
             candidates.append((round(float((overlap >= MATCH_IOU).mean()), 3), float(overlap.mean()), sizes, ratios))
     *_, sizes, ratios = max(candidates)
-    given, found = (
+    given, best = (
         fit_anchors(boxes, input_size, *anchors) for anchors in ((anchor_sizes, aspect_ratios), (sizes, ratios))
     )
-    return found if found.recall >= given.recall + MIN_RECALL_GAIN else given
+    return best if best.recall >= given.recall + MIN_RECALL_GAIN else given
 
 
 def _own_ratios(boxes: npt.NDArray[np.float32], count: int) -> tuple[float, ...]:
-    """Medians of as many equal groups of the boxes, by height / width."""
+    """Sort the boxes by height / width, split them into ``count`` equal groups, and return the median of each group."""
     sides = boxes[:, 2:] - boxes[:, :2]
     logs = np.log2(sides[:, 1] / sides[:, 0])
     middles = np.quantile(logs, (np.arange(count) + 0.5) / count)

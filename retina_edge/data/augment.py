@@ -1,4 +1,4 @@
-"""Augmentations that keep boxes on their objects, from ``torchvision.transforms.v2``."""
+"""Augmentations of training images and their boxes, based on ``torchvision.transforms.v2``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,21 @@ Target = dict[str, Any]
 
 
 def training_transform(options: AugmentOptions) -> nn.Module:
-    """Maps (image, target) to a crop of ``options.size``.
+    """Return a transform that maps (image, target) to an augmented crop of ``options.size`` and its target.
 
-    The image is a ``tv_tensors.Image`` uint8 [3, h, w]; the target holds ``boxes``, ``tv_tensors.BoundingBoxes``
-    [N, 4] xyxy in pixels, and ``labels`` int64 [N]. Randomness is torch's global generator's.
+    The image is a ``tv_tensors.Image``, uint8 [3, h, w]. The target holds ``boxes``, ``tv_tensors.BoundingBoxes``
+    [N, 4] xyxy in pixels, and ``labels``, int64 [N]. Random numbers come from torch's global generator.
+
+    Raises:
+        ValueError: if the options lack a size.
+
+    Example:
+        >>> image = tv_tensors.Image(torch.zeros(3, 100, 200, dtype=torch.uint8))
+        >>> boxes = tv_tensors.BoundingBoxes([[10, 20, 60, 70]], format="XYXY", canvas_size=(100, 200))
+        >>> transform = training_transform(AugmentOptions().for_input((64, 96)))
+        >>> crop, target = transform(image, {"boxes": boxes, "labels": torch.tensor([0])})
+        >>> crop.shape
+        torch.Size([3, 64, 96])
     """
     if options.size is None or options.input_size is None:
         raise ValueError("augmentation: expected the size of the network's input; call options.for_input(input_size)")
@@ -32,16 +43,20 @@ def training_transform(options: AugmentOptions) -> nn.Module:
     if options.orientation == "dihedral":
         steps += [v2.RandomVerticalFlip(), RandomTranspose()]
     if options.photometric:
-        # Not v2.RandomPhotometricDistort: it swaps color channels, and a purple forest teaches nothing.
+        # Not v2.RandomPhotometricDistort, because it swaps color channels: a purple forest teaches nothing.
         steps.append(v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03))
     transform: nn.Module = v2.Compose(steps)
     return transform
 
 
 class ScaleJitter(nn.Module):
-    """Resizes an image to what the letterbox would make of it, times a random factor; no side under a pixel.
+    """Resizes an image to its size in the letterbox times a random factor; each side keeps at least one pixel.
 
-    (torchvision's own rounds thin images down to nothing.)
+    ``ScaleJitter`` of torchvision can round the short side of a thin image down to zero.
+
+    Args:
+        input_size: (height, width) of the network's input, pixels.
+        scale: smallest and largest factor.
     """
 
     def __init__(self, input_size: tuple[int, int], scale: tuple[float, float]) -> None:
@@ -54,16 +69,19 @@ class ScaleJitter(nn.Module):
         fit = min(self.input_size[0] / image.shape[-2], self.input_size[1] / image.shape[-1])
         factor = fit * (low + (high - low) * float(torch.rand(())))
         size = [max(1, round(side * factor)) for side in image.shape[-2:]]
-        # Not antialiased, because the letterbox is not either.
+        # No antialiasing, because the letterbox does not antialias either.
         return F.resize(image, size, antialias=False), {**target, "boxes": F.resize(target["boxes"], size)}
 
 
 class CropKeepingBoxes(nn.Module):
-    """A random crop around a random object: its window holds the center of one box, if there is any.
+    """A random crop that contains the center of a random box, if the image has boxes.
 
-    Where the image is smaller than the crop, it is padded with zeros at the right and the bottom, as the
-    letterbox does. Boxes of which less than ``min_visible`` of the area is left are dropped: a network that
-    learns slivers finds slivers.
+    An image smaller than the crop is padded with zeros at the right and the bottom, as the letterbox does. A box is
+    dropped if less than ``min_visible`` of its area is left, because a network that learns slivers detects slivers.
+
+    Args:
+        size: (height, width) of the crop, pixels.
+        min_visible: share of a box's area, 0 to 1, that must be left in the crop.
     """
 
     def __init__(self, size: tuple[int, int], min_visible: float) -> None:
@@ -97,9 +115,9 @@ class CropKeepingBoxes(nn.Module):
 
 
 class RandomTranspose(nn.Module):
-    """Swaps rows and columns half the time; with both flips it makes all eight orientations.
+    """Swaps rows and columns of every second crop, at random; with both flips this gives all eight orientations.
 
-    Only where the crop is square, because the network's input keeps its size.
+    Crops that are not square stay as they are, because all crops of a batch must have the same size.
     """
 
     def forward(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
@@ -111,7 +129,7 @@ class RandomTranspose(nn.Module):
 
 
 def _random_center(boxes: Tensor) -> Tensor | None:
-    """The center (x, y) of one of the boxes, xyxy [N, 4], or None where there are none."""
+    """Return the center (x, y) of a random box out of boxes [N, 4] xyxy; None if there are no boxes."""
     if len(boxes) == 0:
         return None
     box = boxes[int(torch.randint(len(boxes), ()))]

@@ -1,4 +1,4 @@
-"""The settings of augmentation; without torch, so that the command line can be read without it."""
+"""The options of augmentation. This module does not import torch, so that the command line works without it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ ORIENTATIONS = ("none", "horizontal", "dihedral")
 
 @dataclass(frozen=True)
 class AugmentOptions:
-    """What training does to an image.
+    """How training images are changed at random.
 
     Attributes:
         size: (height, width) of the training crops, pixels, multiples of 32; None for ``input_size``.
-        input_size: (height, width) of the network's input, pixels; objects are as large as in it, times ``scale``. None
-            for the contract's.
-        scale: smallest and largest factor of the scale jitter.
-        orientation: ``none``, ``horizontal`` flips, or ``dihedral``: all eight turns and flips, for images from
-            above, where no direction is up.
+        input_size: (height, width) of the network's input, pixels; None for the contract's. Objects in a crop are as
+            large as in the input, times a random factor.
+        scale: smallest and largest value of that factor.
+        orientation: ``none``; ``horizontal`` flips; or ``dihedral``, all eight rotations and flips, for images from
+            above, in which no direction is up.
         photometric: change brightness, contrast, saturation and hue.
-        min_visible: share of a box's area that must be left in the crop for it to count.
+        min_visible: share of a box's area that must be left in the crop; a box with less is dropped.
     """
 
     size: tuple[int, int] | None = None
@@ -41,5 +41,11 @@ class AugmentOptions:
             raise ValueError(f"scale: expected 0 < smallest <= largest, got {self.scale}")
 
     def for_input(self, input_size: tuple[int, int]) -> AugmentOptions:
-        """Return the options for a network's input of (height, width), with no size left open."""
+        """Return the options with both sizes filled in, for a network's input of (height, width).
+
+        Example:
+            >>> options = AugmentOptions(size=(256, 256)).for_input((416, 736))
+            >>> options.size, options.input_size
+            ((256, 256), (416, 736))
+        """
         return dataclasses.replace(self, size=self.size or input_size, input_size=input_size)

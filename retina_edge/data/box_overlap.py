@@ -1,4 +1,4 @@
-"""What boxes have in common, without torch."""
+"""The overlap of boxes in NumPy, without torch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,29 @@ import numpy.typing as npt
 
 
 def iou(boxes: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Intersection over union of boxes [..., 4], xyxy, that broadcast as NumPy has it; 0 where both have no area.
+    """Return the intersection over union of boxes [..., 4], xyxy; 0 if both boxes have no area.
 
-    Of each with each, [N, M]: ``iou(boxes[:, None], others)``.
+    The two arrays broadcast as usual in NumPy: ``iou(boxes[:, None], others)`` compares each box of [N, 4] with each
+    box of [M, 4] and returns [N, M].
+
+    Example:
+        >>> boxes = np.array([[0, 0, 2, 2], [0, 0, 1, 1]], np.float32)
+        >>> iou(boxes, np.array([0, 0, 2, 1], np.float32))
+        array([0.5, 0.5], dtype=float32)
     """
     shared = _shared(boxes, others)
     return _ratio(shared, _area(boxes) + _area(others) - shared)
 
 
 def share_inside(boxes: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Of the area of boxes [..., 4], xyxy, the share that lies in others, 0 where there is no area."""
+    """Return the share of the area of boxes [..., 4], xyxy, that lies inside other boxes; 0 for a box without area.
+
+    The two arrays broadcast as usual in NumPy.
+
+    Example:
+        >>> share_inside(np.array([[0, 0, 4, 4]], np.float32), np.array([[0, 0, 2, 2]], np.float32))
+        array([0.25], dtype=float32)
+    """
     shared = _shared(boxes, others)
     return _ratio(shared, np.broadcast_to(_area(boxes), shared.shape))
 

@@ -1,4 +1,4 @@
-"""COCO JSON, read once and checked whole: what is wrong is said before an hour of training, not after it."""
+"""COCO JSON: read and check a whole data set at once, so that defects are reported before an hour of training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from engines.core.errors import DataError
 from retina_edge.imaging.image_file import read_image
 
-# Annotation tools round differently: a box may pass the image's edge by this much and is clipped to it, pixels.
+# Annotation tools round differently: a box that reaches this many pixels outside the image is clipped, not refused.
 EDGE_TOLERANCE = 1.0
 
 
@@ -25,13 +25,14 @@ class LabeledImage:
     """One image and its boxes.
 
     Attributes:
-        id: the image's id in the file.
-        path: the image file.
-        size: (height, width), pixels.
-        boxes: float32 [N, 4], xyxy, image pixels, clipped to the image, crowds left out.
-        labels: int64 [N], index into the data set's ``class_names``.
-        crowds: float32 [M, 4], as ``boxes``: regions of many objects, not to be learnt or counted.
-        crowd_labels: int64 [M].
+        id: id of the image in the annotation file.
+        path: path of the image file.
+        size: (height, width) of the image, pixels.
+        boxes: boxes of the objects without crowds, float32 [N, 4], xyxy, image pixels, clipped to the image.
+        labels: labels of the boxes, int64 [N], indices into the data set's ``class_names``.
+        crowds: boxes of the crowds, float32 [M, 4], format as ``boxes``. A crowd is a region of many objects that is
+            neither learned nor counted.
+        crowd_labels: labels of the crowds, int64 [M].
     """
 
     id: int
@@ -43,17 +44,17 @@ class LabeledImage:
     crowd_labels: npt.NDArray[np.int64]
 
     def read(self) -> npt.NDArray[np.uint8]:
-        """The image, BGR uint8 [height, width, 3].
+        """Read the image file: BGR, uint8 [height, width, 3].
 
         Raises:
-            SourceError: it cannot be decoded, or is truncated.
-            DataError: it is not of the size that the annotations say.
+            SourceError: if the file cannot be decoded, or is truncated.
+            DataError: if the image does not have the size given in the annotations.
         """
         image = read_image(self.path)
         if image.shape[:2] != self.size:
             raise DataError(
-                f"{self.path}: the annotations say {self.size[1]}x{self.size[0]} pixels (width x height), the image "
-                f"has {image.shape[1]}x{image.shape[0]}; its boxes would be off: correct the record or the image"
+                f"{self.path}: expected {self.size[1]}x{self.size[0]} pixels (width x height), as the annotations say, "
+                f"got {image.shape[1]}x{image.shape[0]}; the boxes would be misplaced: correct the record or the image"
             )
         return image
 
@@ -63,11 +64,11 @@ class CocoDataset:
     """A checked data set.
 
     Attributes:
-        annotations: the file it came from.
-        class_names: category names in the order of the file; their index is the label.
-        category_ids: the file's id of each.
-        images: all images, those without a box too.
-        skipped: ids of annotations left out because their boxes are invalid.
+        annotations: path of the annotation file.
+        class_names: category names in the order of the file; the index of a name is its label.
+        category_ids: category id of each class, from the file.
+        images: all images, including images without boxes.
+        skipped: ids of the annotations that were skipped because their boxes are invalid.
     """
 
     annotations: Path
@@ -81,18 +82,18 @@ class CocoDataset:
 
 
 def load_coco(annotations: Path | str, images: Path | str | None, *, skip_invalid: bool = False) -> CocoDataset:
-    """Reads and checks a COCO detection file.
+    """Read and check a COCO detection file.
 
     Args:
-        annotations: the JSON file.
-        images: the folder that its ``file_name`` entries are relative to; None where only boxes are wanted, and no
-            image has to be there.
-        skip_invalid: leave out boxes that have no area or lie outside their image, instead of refusing them.
+        annotations: path of the JSON file.
+        images: folder that the ``file_name`` entries are relative to; None if only the boxes are needed, so that the
+            image files need not exist.
+        skip_invalid: skip boxes that have no area or lie outside their image, instead of raising an error.
 
     Raises:
-        DataError: names the file, the record and the mend: unreadable JSON, missing keys, duplicate ids, unknown
-            image or category, missing image files, boxes that are not four finite numbers, have no area or lie
-            outside their image, no annotations at all.
+        DataError: for unreadable JSON, missing keys, duplicate ids, an unknown image or category, missing image files,
+            a box that is not four finite numbers, has no area or lies outside its image, or a file without
+            annotations. The message names the file, the record and the fix.
     """
     path = Path(annotations)
     folder = path.parent if images is None else Path(images)
@@ -108,9 +109,9 @@ def load_coco(annotations: Path | str, images: Path | str | None, *, skip_invali
     if len(set(names)) != len(names):
         raise DataError(f"{path}: categories: expected each name once, got {names}; give them different names")
     if not content["annotations"]:
-        raise DataError(f"{path}: expected annotations, found none at all; there is nothing to learn or to measure")
+        raise DataError(f"{path}: expected annotations, found none; there is nothing to learn or to measure")
     labels = {category_id: label for label, category_id in enumerate(categories)}
-    # By image and whether it is a crowd.
+    # Keys: image id, and True for crowds.
     boxes: dict[tuple[int, bool], list[list[float]]] = defaultdict(list)
     classes: dict[tuple[int, bool], list[int]] = defaultdict(list)
     skipped = set()
@@ -120,7 +121,7 @@ def load_coco(annotations: Path | str, images: Path | str | None, *, skip_invali
         where = f"{path}: annotation id {annotation_id}"
         image_id, category_id = annotation["image_id"], annotation["category_id"]
         if image_id not in records:
-            raise DataError(f"{where}: image_id {image_id!r} is no image of the file; correct or remove the record")
+            raise DataError(f"{where}: image_id {image_id!r} is unknown; correct or remove the record")
         if category_id not in labels:
             known = ", ".join(map(str, list(labels)[:10]))
             raise DataError(f"{where}: category_id {category_id!r} is unknown (known: {known}); correct the record")
@@ -131,8 +132,8 @@ def load_coco(annotations: Path | str, images: Path | str | None, *, skip_invali
             if not skip_invalid:
                 raise DataError(
                     f"{where}, image {record['file_name']} ({record['width']}x{record['height']}): bbox {numbers} "
-                    f"(x, y, width, height) {problem}; correct the record, or have such boxes left out (train, "
-                    "evaluate: --skip-invalid)"
+                    f"(x, y, width, height) {problem}; correct the record, or skip such boxes with "
+                    "--skip-invalid (anchors, evaluate, train)"
                 )
             skipped.add(annotation_id)
         else:
@@ -160,18 +161,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: expected COCO JSON, cannot be parsed: {error}") from error
+        raise DataError(f"{path}: expected COCO JSON, got text that cannot be parsed: {error}") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DataError(
                 f"{path}: expected a COCO detection file, an object with the lists images, annotations and "
-                f"categories; {key} is missing or no list"
+                f"categories; {key} is missing or not a list"
             )
     return dict(content)
 
 
 def _by_id(path: Path, kind: str, records: Iterable[Any], needed: Sequence[str]) -> dict[int, dict[str, Any]]:
-    """The records of one list under their ids, each checked for its keys."""
+    """Check that each record of a list has its keys, and return the records by id."""
     result: dict[int, dict[str, Any]] = {}
     for index, record in enumerate(records):
         where = f"{path}: {kind}[{index}]"
@@ -181,7 +182,7 @@ def _by_id(path: Path, kind: str, records: Iterable[Any], needed: Sequence[str])
         if not isinstance(record["id"], int):
             raise DataError(f"{where}: id: expected an integer, got {record['id']!r}")
         if record["id"] in result:
-            raise DataError(f"{where}: id {record['id']} stands twice in {kind}; give every record an id of its own")
+            raise DataError(f"{where}: id {record['id']} occurs twice in {kind}; give each record a unique id")
         result[record["id"]] = record
     return result
 
@@ -192,14 +193,16 @@ def _check_sizes(path: Path, records: dict[int, dict[str, Any]]) -> None:
     for image_id, record in records.items():
         sides = (record["width"], record["height"])
         if not all(isinstance(side, int) and side > 0 for side in sides):
-            raise DataError(f"{path}: image id {image_id}: width and height: expected pixels, got {sides}")
+            raise DataError(
+                f"{path}: image id {image_id}: width and height: expected whole numbers of pixels above 0, got {sides}"
+            )
         if not isinstance(record["file_name"], str):
             raise DataError(f"{path}: image id {image_id}: file_name: expected text, got {record['file_name']!r}")
 
 
 def _check_files(path: Path, folder: Path, records: dict[int, dict[str, Any]]) -> None:
     if not folder.is_dir():
-        raise DataError(f"{folder}: expected the folder of the images of {path}, found none; give theirs")
+        raise DataError(f"{folder}: expected the folder with the images of {path}, found no folder; correct the path")
     absent = []
     for image_id, record in records.items():
         if not (folder / record["file_name"]).is_file():
@@ -208,7 +211,7 @@ def _check_files(path: Path, folder: Path, records: dict[int, dict[str, Any]]) -
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         raise DataError(
             f"{path}: {len(absent)} of {len(records)} image files are missing in {folder}: {', '.join(absent[:3])}"
-            f"{more}; point to their folder, or remove their records"
+            f"{more}; name the folder that holds them, or remove their records"
         )
 
 
@@ -222,7 +225,11 @@ def _four_numbers(where: str, bbox: Any) -> list[float]:
 
 
 def _clip(bbox: Sequence[float], image_width: int, image_height: int) -> tuple[list[float], str]:
-    """The box as xyxy inside the image, and what is wrong with it, if anything."""
+    """Convert a box (x, y, width, height) to xyxy, clipped to the image.
+
+    Returns:
+        The box and an empty string; or an empty list and the problem of the box.
+    """
     x, y, width, height = bbox
     if width <= 0 or height <= 0:
         return [], "has no area"

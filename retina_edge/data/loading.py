@@ -1,7 +1,8 @@
-"""Batches for training, repeatable to the bit: every sample has a seed of its own.
+"""Batches for training, reproducible to the bit because each sample has its own seed.
 
-The seed depends on the epoch and on the sample's place in it, not on the worker that makes it. So a resumed run
-sees what the unbroken one would have, in the middle of an epoch too, with any number of workers.
+The seed depends on the epoch and on the position of the sample in the epoch, not on the worker that makes the sample.
+A resumed run therefore sees the same samples as an uninterrupted run, even if it resumes in the middle of an epoch, and
+with any number of workers.
 """
 
 from __future__ import annotations
@@ -27,10 +28,14 @@ Batch = tuple[Tensor, list[Target]]
 
 
 class AugmentedDataset(Dataset["Sample | RetinaEdgeError"]):
-    """Augmented samples; indexed by (image, seed).
+    """Augmented samples, indexed by (index of the image, seed).
 
-    A sample is the crop, uint8 [H, W, 3] BGR as the contract's input, and its target: ``boxes`` float32 [N, 4]
-    xyxy in its pixels and ``labels`` int64 [N].
+    A sample is a crop, uint8 [H, W, 3] BGR like the contract's input, and its target: ``boxes``, float32 [N, 4] xyxy
+    in pixels of the crop, and ``labels``, int64 [N].
+
+    Args:
+        data: data set that the images come from.
+        options: how the images are changed; both sizes must be set.
     """
 
     def __init__(self, data: CocoDataset, options: AugmentOptions) -> None:
@@ -41,18 +46,18 @@ class AugmentedDataset(Dataset["Sample | RetinaEdgeError"]):
         return len(self.data)
 
     def __getitem__(self, item: tuple[int, int]) -> Sample | RetinaEdgeError:
-        # An exception would leave a worker as a text with its traceback; a value stays what it is.
+        # DataLoader would turn an exception of a worker into text with a traceback. A returned error stays intact.
         try:
             return self.sample(*item)
         except RetinaEdgeError as error:
             return error
 
     def sample(self, index: int, seed: int) -> Sample:
-        """The sample of an image; the same seed gives the same sample.
+        """Return a sample of an image; the same seed gives the same sample.
 
         Raises:
-            SourceError: the image cannot be decoded.
-            DataError: it has another size than the annotations say.
+            SourceError: if the image cannot be decoded.
+            DataError: if the image does not have the size given in the annotations.
         """
         labeled = self.data.images[index]
         rgb = torch.from_numpy(labeled.read()[:, :, ::-1].transpose(2, 0, 1).copy())
@@ -68,14 +73,22 @@ class AugmentedDataset(Dataset["Sample | RetinaEdgeError"]):
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (image, seed) of one epoch, for one of several processes, from a given batch on.
+    """The batches of one epoch for one of several processes, as lists of (index of the image, seed).
 
     Args:
-        num_images: images in the data set.
-        samples: samples an epoch over all processes; images repeat when there are fewer.
-        batch: samples in a batch of one process. Only whole batches are made.
-        seed: of the run.
-        rank, world: this process and how many there are.
+        num_images: number of images in the data set.
+        samples: number of samples in an epoch, over all processes; images repeat if there are fewer images.
+        batch: number of samples in a batch of one process. All batches are full.
+        seed: seed of the run.
+        rank, world: index of this process, and number of processes.
+
+    Attributes:
+        batches: number of batches of one process in an epoch, at least 1.
+
+    Example:
+        >>> sampler = EpochSampler(num_images=5, samples=4, batch=2, seed=0)
+        >>> [[index for index, seed in batch] for batch in sampler]
+        [[2, 4], [3, 0]]
     """
 
     def __init__(self, num_images: int, samples: int, *, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -85,7 +98,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         self.start = 0
 
     def set_position(self, epoch: int, batch: int) -> None:
-        """The epoch to make, and the first of its batches."""
+        """Choose the epoch to iterate over, and the index of its first batch."""
         self.epoch, self.start = epoch, batch
 
     def __len__(self) -> int:
@@ -104,12 +117,12 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
 
 class BatchLoader:
-    """Batches of one epoch after another, from worker processes.
+    """Loads the batches of an epoch in worker processes; each iteration loads the epoch that the sampler is set to.
 
     Args:
-        dataset: gives the samples.
-        sampler: says which; its position is set before each iteration.
-        workers: processes; 0 loads in this one.
+        dataset: makes the samples.
+        sampler: chooses the samples.
+        workers: number of worker processes; 0 loads in this process.
     """
 
     def __init__(self, dataset: AugmentedDataset, sampler: EpochSampler, *, workers: int) -> None:
@@ -118,12 +131,16 @@ class BatchLoader:
             batch_sampler=sampler,
             num_workers=workers,
             collate_fn=_collate,
-            worker_init_fn=_quiet_worker,
+            worker_init_fn=_init_worker,
             pin_memory=torch.cuda.is_available(),
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yields uint8 [N, H, W, 3] and a list of N targets; raises the error of a sample that failed."""
+        """Yield batches: crops, uint8 [N, H, W, 3], and a list of N targets.
+
+        Raises:
+            SourceError, DataError: if a sample failed, as in ``AugmentedDataset.sample``.
+        """
         for batch in self._loader:
             if isinstance(batch, RetinaEdgeError):
                 raise batch
@@ -140,9 +157,9 @@ def _collate(samples: list[Sample | RetinaEdgeError]) -> Batch | RetinaEdgeError
     return torch.stack(images), list(targets)
 
 
-def _quiet_worker(_: int) -> None:
-    # Ctrl-C, and the SIGTERM of systemd or Slurm, reach every process; the trainer stops in order and then ends
-    # its workers.
+def _init_worker(_: int) -> None:
+    # Ctrl-C, and the SIGTERM of systemd or Slurm, reach every process. Workers ignore both signals, because the
+    # trainer stops in order and then ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)

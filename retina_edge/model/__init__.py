@@ -1,1 +1,1 @@
-"""RetinaNet, composed of torchvision's own parts."""
+"""RetinaNet, composed of torchvision's modules; its checkpoints, and the executor that runs it with torch."""

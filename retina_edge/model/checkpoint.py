@@ -1,6 +1,6 @@
-"""Checkpoint files: contract, architecture and weights, and in training everything that resuming needs.
+"""Checkpoint files: contract, architecture and weights, and during training the state that resuming needs.
 
-They are read with ``weights_only=True``: a checkpoint from a stranger can be wrong, but cannot run code.
+Checkpoints are read with ``weights_only=True``: an untrusted checkpoint can be wrong, but it cannot run code.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Checkpoint:
 
     Attributes:
         contract: what the model promises.
-        config: its architecture.
-        weights: state dict of the model to run (with EMA, the averaged weights).
-        training: state of an interrupted training, or None in a model to ship.
+        config: the architecture of the model.
+        weights: state dict of the model; with EMA, the averaged weights.
+        training: state of an unfinished training run; None in a model to ship.
     """
 
     contract: DetectorContract
@@ -38,20 +38,21 @@ class Checkpoint:
     training: dict[str, Any] | None = None
 
     def build_model(self) -> RetinaNet:
-        """The model with its weights in float32, in evaluation mode."""
+        """Return the model with its weights in float32, in evaluation mode."""
         model = RetinaNet(self.config)
         model.load_state_dict(self.weights)
         return model.eval()
 
     def save(self, path: Path | str, *, half: bool = False) -> None:
-        """Writes the file atomically: a reader finds the old one or the new one, whole.
+        """Write the checkpoint atomically: a reader finds either the complete old file or the complete new file.
 
         Args:
-            path: where to.
-            half: store the convolutions' weights in float16, half the size; they load as float32 again.
+            path: path of the file to write.
+            half: store the weights of convolutions in float16, half the size; loading converts them to float32.
         """
         weights = {
-            # Biases and normalization stay whole: they are small, and a variance can be too small for float16.
+            # Biases and normalization stay in float32: they take little space, and a variance can be too small for
+            # float16.
             name: value.detach().cpu().to(torch.float16 if half and value.ndim > 1 else value.dtype)
             for name, value in self.weights.items()
         }
@@ -67,23 +68,30 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Reads a checkpoint onto the CPU.
+    """Read a checkpoint into CPU memory.
 
     Raises:
-        ModelFileError: missing, corrupt, not ours, or holding more than tensors and plain values.
+        ModelFileError: if the file is missing, corrupt, not a checkpoint of retina_edge, or contains anything but
+            tensors and plain values.
+
+    Example:
+        >>> from retina_edge.assets import CHECKPOINT
+        >>> checkpoint = load_checkpoint(CHECKPOINT)
+        >>> checkpoint.contract.class_names, checkpoint.config.backbone
+        (('tree',), 'resnet18')
     """
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: expected a checkpoint, found no file; make one with retina-edge train")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a damaged file
+    except Exception as error:  # torch.load raises many types for a damaged file
         reason = f"{type(error).__name__} {str(error).partition(chr(10))[0][:120]}"
         raise ModelFileError(f"{path}: expected a checkpoint of retina_edge, torch cannot read it: {reason}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelFileError(
-            f"{path}: expected a checkpoint of retina_edge ({FORMAT!r}); a checkpoint of torchvision becomes one "
-            "with retina-edge convert"
+            f"{path}: expected a checkpoint of retina_edge ({FORMAT!r}), got another format; convert a checkpoint of "
+            "torchvision with retina-edge convert"
         )
     try:
         contract = DetectorContract.from_json(content["contract"])
@@ -99,14 +107,19 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def _check_weights(config: ModelConfig, weights: dict[str, Tensor]) -> None:
-    """Raises ModelFileError unless the weights are those of the architecture, by name and shape."""
-    with torch.device("meta"):  # shapes only, no memory
+    """Check that the weights have the names and shapes of the architecture.
+
+    Raises:
+        ModelFileError: if a weight is missing, unknown, or has another shape.
+    """
+    # The meta device computes shapes without allocating memory.
+    with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in RetinaNet(config).state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    actual = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
     if wrong:
         name = wrong[0]
         raise ModelFileError(
             f"{len(wrong)} weights do not fit the architecture; the first, {name}: expected "
-            f"{expected.get(name, 'none')}, got {found.get(name, 'none')}"
+            f"{expected.get(name, 'none')}, got {actual.get(name, 'none')}"
         )

@@ -1,4 +1,4 @@
-"""What a RetinaNet is made of; stored in the checkpoint, so that loading needs no options."""
+"""The architecture of a RetinaNet; stored in the checkpoint, so that loading needs no options."""
 
 from __future__ import annotations
 
@@ -19,18 +19,26 @@ class ModelConfig:
     """Architecture of a RetinaNet (Lin et al., arXiv 1708.02002), in torchvision's terms.
 
     Attributes:
-        num_classes: classes of the class head.
-        backbone: one of ``BACKBONES``.
-        backbone_levels: stages that feed the pyramid: 3 is C3 at stride 8. The backbone ends after the last.
-        extra_levels: coarser levels are made from the last pyramid level (``p``) or the last stage (``c``).
-        fpn_channels: width of pyramid and heads, a multiple of 32.
-        head_depth: 3×3 convolutions before the last of each head, 1 to 4.
-        head_norm: ``none`` or ``group``.
-        backbone_norm: ``batch``, or ``frozen`` statistics and scale.
+        num_classes: number of classes.
+        backbone: name of the backbone, one of ``BACKBONES``.
+        backbone_levels: stages that feed the pyramid; stage 3 is C3 at stride 8. The backbone ends after the last one.
+        extra_levels: origin of the two coarser levels: the last pyramid level (``p``) or the last stage (``c``).
+        fpn_channels: number of channels of pyramid and heads, a multiple of 32.
+        head_depth: number of 3×3 convolutions in each head before its last one, 1 to 4.
+        head_norm: normalization in the heads: ``none`` or ``group``.
+        backbone_norm: normalization in the backbone: ``batch``, or ``frozen`` with fixed statistics and scale.
         norm_eps: epsilon of the backbone's normalization.
-        box_loss: ``l1``, ``smooth_l1``, ``giou``, ``diou`` or ``ciou``.
-        anchor_sizes: a tuple for each level, input pixels, finest level first.
-        aspect_ratios: height / width, the same on every level.
+        box_loss: loss of the boxes: ``l1``, ``smooth_l1``, ``giou``, ``diou`` or ``ciou``.
+        anchor_sizes: anchor sizes of each level, input pixels, finest level first.
+        aspect_ratios: height / width of the anchors, the same on every level.
+
+    Raises:
+        ValueError: if a value is out of range, or ``anchor_sizes`` does not fit the number of levels.
+
+    Example:
+        >>> config = ModelConfig(num_classes=2, backbone="resnet18")
+        >>> config.num_levels, config.anchor_sizes[0]
+        (5, (32.0, 40.0, 50.0))
     """
 
     num_classes: int
@@ -62,24 +70,25 @@ class ModelConfig:
             raise ValueError(f"fpn_channels: expected a multiple of {GROUPS}, got {self.fpn_channels}")
         if len(self.anchor_sizes) != self.num_levels:
             raise ValueError(
-                f"anchor_sizes: expected sizes for {self.num_levels} levels (the {len(self.backbone_levels)} "
-                f"backbone levels and 2 coarser), got {len(self.anchor_sizes)}"
+                f"anchor_sizes: expected sizes for {self.num_levels} levels ({len(self.backbone_levels)} of "
+                f"the backbone and 2 coarser ones), got {len(self.anchor_sizes)}"
             )
 
     @property
     def num_levels(self) -> int:
-        """Levels of the pyramid: those of the backbone and two coarser."""
+        """The number of pyramid levels: one for each backbone stage, and two coarser ones."""
         return len(self.backbone_levels) + 2
 
     def to_json(self) -> str:
+        """Return the configuration as JSON, for ``from_json``."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ModelConfig:
-        """Reads what ``to_json`` wrote.
+        """Make a configuration from the JSON of ``to_json``.
 
         Raises:
-            ModelFileError: not that.
+            ModelFileError: if the text is not such JSON, or a value is out of range.
         """
         try:
             values = json.loads(text)
@@ -92,7 +101,12 @@ class ModelConfig:
 
 
 def octave_sizes(bases: Sequence[float]) -> tuple[tuple[float, ...], ...]:
-    """Three anchor sizes a level, 1, 2^(1/3) and 2^(2/3) of its base, rounded down as torchvision does."""
+    """Return three anchor sizes for each level: 1, 2^(1/3) and 2^(2/3) times its base, rounded down as in torchvision.
+
+    Example:
+        >>> octave_sizes((32, 64))
+        ((32.0, 40.0, 50.0), (64.0, 80.0, 101.0))
+    """
     return tuple(tuple(float(int(base * 2 ** (step / 3))) for step in range(3)) for base in bases)
 
 

@@ -1,6 +1,6 @@
-"""RetinaNet of a fixed input size: raw heads out, one pair of tensors for each pyramid level.
+"""RetinaNet from normalized images to raw heads: class logits and box deltas of each pyramid level.
 
-Module names are torchvision's, so its RetinaNet checkpoints load as they are.
+Modules have the same names as in torchvision, so that the weights of its RetinaNet checkpoints fit unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from engines.core.contract import DetectorContract, PyramidLevel
 from retina_edge.model.config import GROUPS, ModelConfig
 
-# Stage i of each backbone family: the module after which its features are taken, and their channels.
+# For each stage: name of the module that ends it, and its output channels (in a ResNet, a multiple of layer1's).
 _RESNET_STAGES = {3: ("layer2", 2), 4: ("layer3", 4), 5: ("layer4", 8)}
 _MOBILENET_STAGES = {3: ("6", 40), 4: ("12", 112), 5: ("16", 960)}
 
@@ -30,6 +30,12 @@ class RetinaNet(nn.Module):
     Args:
         config: the architecture.
         pretrained_backbone: start from torchvision's ImageNet weights, which it downloads.
+
+    Example:
+        >>> model = RetinaNet(ModelConfig(num_classes=2, backbone="resnet18", fpn_channels=32, head_depth=1))
+        >>> class_logits, box_deltas = model(torch.zeros(1, 3, 64, 96))
+        >>> class_logits[0].shape, box_deltas[0].shape
+        (torch.Size([1, 18, 8, 12]), torch.Size([1, 36, 8, 12]))
     """
 
     def __init__(self, config: ModelConfig, *, pretrained_backbone: bool = False) -> None:
@@ -45,10 +51,10 @@ class RetinaNet(nn.Module):
         self.anchor_generator = AnchorGenerator(config.anchor_sizes, (config.aspect_ratios,) * len(config.anchor_sizes))
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The raw heads.
+        """Compute the raw heads.
 
         Args:
-            images: float [N, 3, H, W], normalized (see ``export.preprocess``), H and W multiples of 32.
+            images: normalized images (see ``export.preprocess``), float [N, 3, H, W], H and W multiples of 32.
 
         Returns:
             Class logits [N, A * C, h, w] and box deltas [N, A * 4, h, w] of each level, finest first.
@@ -61,7 +67,10 @@ class RetinaNet(nn.Module):
         )
 
     def pyramid(self, input_size: tuple[int, int]) -> tuple[PyramidLevel, ...]:
-        """The levels for an input of (height, width), with torchvision's strides, found by running the model."""
+        """Run the model on zeros and return the pyramid levels for an input of (height, width), pixels.
+
+        Strides are torchvision's: the input's size divided by the feature map's, rounded down.
+        """
         training = self.training
         self.eval()
         with torch.inference_mode():
@@ -77,15 +86,19 @@ class RetinaNet(nn.Module):
 
 
 def check_contract(config: ModelConfig, contract: DetectorContract) -> None:
-    """Raises ValueError unless model and contract agree on classes and anchors."""
-    ours = (config.num_classes, config.anchor_sizes, config.aspect_ratios)
-    theirs = (
+    """Check that a model and a contract agree on classes and anchors.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    of_model = (config.num_classes, config.anchor_sizes, config.aspect_ratios)
+    of_contract = (
         contract.num_classes,
         tuple(level.anchor_sizes for level in contract.levels),
         contract.levels[0].aspect_ratios,
     )
-    if ours != theirs:
-        raise ValueError(f"model and contract differ in classes or anchors: expected {theirs}, got {ours}")
+    if of_model != of_contract:
+        raise ValueError(f"model and contract differ in classes or anchors: expected {of_contract}, got {of_model}")
 
 
 def _backbone_with_fpn(config: ModelConfig, pretrained: bool) -> BackboneWithFPN:
@@ -102,7 +115,7 @@ def _backbone_with_fpn(config: ModelConfig, pretrained: bool) -> BackboneWithFPN
         stages = {level: (name, factor * width) for level, (name, factor) in _RESNET_STAGES.items()}
     names, channels = zip(*(stages[level] for level in config.backbone_levels), strict=True)
     extra = LastLevelP6P7(config.fpn_channels if config.extra_levels == "p" else channels[-1], config.fpn_channels)
-    # By itself it takes the pyramid's last level whenever the two channel counts happen to be equal.
+    # torchvision guesses from the channel counts, and takes the last pyramid level if both counts happen to be equal.
     extra.use_P5 = config.extra_levels == "p"
     return BackboneWithFPN(
         body,

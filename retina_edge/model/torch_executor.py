@@ -1,4 +1,4 @@
-"""Runs a checkpoint with torch, on the CPU or a GPU."""
+"""The executor that runs a checkpoint with torch, on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -28,12 +28,18 @@ except ImportError as error:
 
 
 class TorchExecutor(HostExecutor):
-    """An ``Executor`` on torch; decode and NMS are the NumPy specification.
+    """An ``Executor`` that runs the network with torch, and decode and NMS with the NumPy specification.
 
     Args:
-        model: the network, moved to the device and run as it is; training mode is put back after each call.
-        contract: what it promises.
-        device: where to run.
+        model: the network, which is moved to the device. Training mode is off during a call and restored after it.
+        contract: what the model promises.
+        device: device to run on.
+
+    Example:
+        >>> from retina_edge.assets import CHECKPOINT
+        >>> executor = TorchExecutor.load(CHECKPOINT, device="cpu")
+        >>> executor.device, executor.contract.input_size
+        ('cpu', (416, 736))
     """
 
     batch: int | None = None
@@ -47,21 +53,32 @@ class TorchExecutor(HostExecutor):
 
     @property
     def device(self) -> str:
-        """Where the model runs, such as ``cpu`` or ``cuda:0``."""
+        """The device that the model runs on, such as ``cpu`` or ``cuda:0``."""
         return str(self._device)
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "auto") -> TorchExecutor:
-        """Opens a checkpoint; ``device`` is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        """Load a checkpoint onto a device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
         Raises:
-            ModelFileError: missing, corrupt or foreign.
+            ModelFileError: if the file is missing, corrupt, or not a checkpoint of retina_edge.
+            DeviceError: if the device does not exist.
         """
         checkpoint = load_checkpoint(path)
         return cls(checkpoint.build_model(), checkpoint.contract, device=select_device(device))
 
     def heads(self, images: npt.NDArray[np.uint8]) -> tuple[list[npt.NDArray[np.float32]], ...]:
-        """Raw class logits and box deltas of each level, float32, for ``images`` as ``infer`` takes them."""
+        """Compute the raw heads of letterboxed images.
+
+        Args:
+            images: letterboxed images, BGR, uint8 [N, height, width, 3].
+
+        Returns:
+            Class logits [N, A * C, h, w] and box deltas [N, A * 4, h, w] of each level, float32, finest level first.
+
+        Raises:
+            ValueError: if the executor is closed.
+        """
         if self._model is None:
             raise ValueError("the detector is closed; load it again")
         training = self._model.training
@@ -105,10 +122,14 @@ class TorchExecutor(HostExecutor):
 
 
 def select_device(name: str) -> torch.device:
-    """``auto`` takes the GPU where torch sees one, else the CPU.
+    """Return the torch device of a name; ``auto`` is the GPU if torch sees one, else the CPU.
 
     Raises:
-        DeviceError: no such device here.
+        DeviceError: if the name is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, or torch sees no GPU.
+
+    Example:
+        >>> select_device("cpu")
+        device(type='cpu')
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""RetinaNet checkpoints of torchvision, taken over as they are: same weights, same anchors, same thresholds."""
+"""Conversion of torchvision's RetinaNet checkpoints; weights, anchors and thresholds stay the same."""
 
 from __future__ import annotations
 
@@ -22,49 +22,62 @@ from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.config import ModelConfig
 from retina_edge.model.retinanet import RetinaNet
 
-# What each of torchvision's builders makes, in the terms of ModelConfig; the rest are its defaults.
+# The architecture that each builder function of torchvision makes, as fields of ModelConfig that are not the default.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "retinanet_resnet50_fpn": {"extra_levels": "p", "head_norm": "none", "box_loss": "l1"},
     "retinanet_resnet50_fpn_v2": {"extra_levels": "c", "head_norm": "group", "box_loss": "giou"},
 }
-# Published weights by our name: torchvision calls both COCO_V1, each of its own architecture.
+# Published weights by the name used here, with their architecture. torchvision calls both COCO_V1.
 PUBLISHED = {
     "coco_v1": ("retinanet_resnet50_fpn", RetinaNet_ResNet50_FPN_Weights.COCO_V1),
     "coco_v2": ("retinanet_resnet50_fpn_v2", RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1),
 }
-# Those of coco_v1 were trained before torchvision gave its frozen normalization an epsilon.
+# Epsilon of the frozen normalization: coco_v1 was trained before torchvision introduced one.
 PUBLISHED_EPS = {"coco_v1": 0.0, "coco_v2": 1e-5}
 DEFAULT_EPS = 1e-5
 LOGITS = "head.classification_head.cls_logits.weight"
+# Number of keys that an error message lists.
 NAMED_KEYS = 3
 
 
 def load_published(name: str, architecture: str) -> tuple[dict[str, Tensor], float]:
-    """Weights by name through torchvision's own download, and the epsilon of their normalization.
+    """Download published weights with torchvision.
+
+    Args:
+        name: one of ``PUBLISHED``.
+        architecture: architecture that the weights must have.
+
+    Returns:
+        The state dict, and the epsilon of the backbone's normalization.
 
     Raises:
-        ModelFileError: the name is of another architecture, or the download fails.
+        ModelFileError: if the weights belong to another architecture, or the download fails.
     """
     expected, weights = PUBLISHED[name]
     if architecture != expected:
-        raise ModelFileError(f"{name}: these weights are of {expected}, got --arch {architecture}")
+        raise ModelFileError(
+            f"{name}: expected --arch {expected}, the architecture of these weights, got {architecture}"
+        )
     try:
         return dict(weights.get_state_dict(progress=True, check_hash=True)), PUBLISHED_EPS[name]
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         raise ModelFileError(
-            f"{name}: torchvision could not download {weights.url} ({error}); download it elsewhere and give "
-            "the file instead of the name"
+            f"{name}: torchvision could not download {weights.url} ({error}); download the file on another "
+            "computer and give its path instead of the name"
         ) from error
 
 
 def load_file(path: Path | str) -> tuple[dict[str, Tensor], float]:
-    """Weights from a file, and the epsilon of their normalization.
+    """Read weights from a file.
 
-    Takes a state dict, or what torchvision's reference training writes: a dict with the state dict under
-    ``model``. The published files are known by the hash in their names.
+    The file holds a state dict, or a dict with the state dict under ``model``, as written by torchvision's reference
+    training. Published files are recognized by the hash that torchvision puts into their names.
+
+    Returns:
+        The state dict, and the epsilon of the backbone's normalization.
 
     Raises:
-        ModelFileError: missing, not readable without running code, or neither of the two.
+        ModelFileError: if the file is missing, cannot be read without running code, or holds something else.
     """
     path = Path(path)
     if not path.is_file():
@@ -72,17 +85,17 @@ def load_file(path: Path | str) -> tuple[dict[str, Tensor], float]:
             f"{path}: expected a checkpoint of torchvision or one of {', '.join(PUBLISHED)}, found no such file"
         )
     try:
-        # The reference training keeps its command line in the file: plain values in a Namespace.
+        # The reference training stores its command line in the file, as a Namespace of plain values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a damaged file
+    except Exception as error:  # torch.load raises many types for a damaged file
         reason = str(error).splitlines()[0][:120]
         raise ModelFileError(f"{path}: expected a checkpoint of torchvision, torch cannot read it: {reason}") from error
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelFileError(
             f"{path}: expected a state dict, or a dict with one under 'model' as torchvision's reference "
-            f"training writes it; got {type(content).__name__} with {_first(content)}"
+            f"training writes it, got {type(content).__name__} with {_first(content)}"
         )
     return dict(state), _known_eps(path)
 
@@ -95,17 +108,19 @@ def convert(
     class_names: Sequence[str] | None = None,
     norm_eps: float = DEFAULT_EPS,
 ) -> Checkpoint:
-    """A checkpoint of ours from torchvision's weights.
+    """Convert torchvision's weights to a checkpoint of retina_edge.
 
     Args:
-        weights: state dict of a torchvision RetinaNet, of any age.
+        weights: state dict of a RetinaNet of any torchvision version.
         architecture: one of ``ARCHITECTURES``.
         input_size: (height, width) of the network's input, pixels, multiples of 32.
-        class_names: name of each label, label 0 first; by default COCO's for 91 classes, else ``class_0`` on.
+        class_names: name of each label, label 0 first; by default the COCO names for 91 classes, else ``class_0``,
+            ``class_1`` and so on.
         norm_eps: epsilon of the backbone's normalization.
 
     Raises:
-        ModelFileError: the weights are of another architecture, or the names of another number of classes.
+        ModelFileError: if the weights belong to another architecture, or the number of names is not that of the
+            classes.
     """
     if LOGITS not in weights:
         raise ModelFileError(f"expected weights of {architecture} with {LOGITS}, got {_first(weights)}")
@@ -115,7 +130,7 @@ def convert(
     num_classes, rest = divmod(len(weights[LOGITS]), anchors)
     if rest:
         raise ModelFileError(
-            f"{LOGITS}: expected rows for {anchors} anchors of each class, as {architecture} has them, "
+            f"{LOGITS}: expected a multiple of {anchors} rows, the anchors at a position of {architecture}, "
             f"got {len(weights[LOGITS])}"
         )
     names = _class_names(num_classes, class_names)
@@ -131,7 +146,7 @@ def convert(
         architecture=architecture,
         input_size=input_size,
         class_names=names,
-        # torchvision trains on the data set's own ids, so its labels are the ids.
+        # torchvision uses category ids as labels.
         category_ids=tuple(range(num_classes)),
         levels=model.pyramid(input_size),
         produced_by=package_versions("retina-edge", "torch", "torchvision"),
@@ -140,7 +155,11 @@ def convert(
 
 
 def _load(model: RetinaNet, weights: Mapping[str, Tensor], architecture: str) -> None:
-    """Loads through torchvision's modules, which rename the keys of its older versions."""
+    """Load weights into a model; torchvision's modules rename the keys of older versions.
+
+    Raises:
+        ModelFileError: if keys or shapes differ from the architecture.
+    """
     own = model.state_dict()
     other_shape = [
         f"{key} {list(value.shape)} instead of {list(own[key].shape)}"
@@ -171,6 +190,7 @@ def _class_names(num_classes: int, names: Sequence[str] | None) -> tuple[str, ..
 
 
 def _known_eps(path: Path) -> float:
+    """Return the epsilon of a published file, recognized by its hash; for other files the default."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for name, (_, weights) in PUBLISHED.items():
         prefix = Path(weights.url).stem.rpartition("-")[2]

@@ -1,4 +1,4 @@
-"""The loss, from torchvision's matcher and head."""
+"""The losses of a RetinaNet, computed by torchvision's matcher and head."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ from torchvision.ops import box_iou
 from retina_edge.data.augment import Target
 from retina_edge.model.retinanet import RetinaNet
 
-# arXiv 1708.02002, section 4: anchors overlapping an object by 0.5 are its own, under 0.4 background, between
-# neither. Focal loss has alpha 0.25 and gamma 2, the defaults of torchvision's sigmoid_focal_loss.
+# arXiv 1708.02002, section 4: an anchor is assigned to an object from an IoU of 0.5, is background below 0.4, and is
+# ignored in between. The focal loss has alpha 0.25 and gamma 2, the defaults of torchvision's sigmoid_focal_loss.
 FOREGROUND_IOU = 0.5
 BACKGROUND_IOU = 0.4
 
 
 class RetinaNetCriterion:
-    """Focal loss and box loss of raw heads.
+    """Computes the focal loss and the box loss of raw heads.
 
     Args:
-        model: whose head and anchors are meant; its weights are not touched.
+        model: model that computes the raw heads; its anchors and its kind of box loss are used.
+
+    Example:
+        >>> from retina_edge.model.config import ModelConfig
+        >>> model = RetinaNet(ModelConfig(num_classes=2, backbone="resnet18", fpn_channels=32, head_depth=1))
+        >>> target = {"boxes": torch.tensor([[8.0, 8, 40, 40]]), "labels": torch.tensor([1])}
+        >>> losses = RetinaNetCriterion(model)(model(torch.zeros(1, 3, 64, 64)), [target], (64, 64))
+        >>> sorted(losses)
+        ['bbox_regression', 'classification']
     """
 
     def __init__(self, model: RetinaNet) -> None:
@@ -37,16 +45,17 @@ class RetinaNetCriterion:
         targets: Sequence[Target],
         input_size: tuple[int, int],
     ) -> dict[str, Tensor]:
-        """The losses ``classification`` and ``bbox_regression``, scalars.
+        """Compute the losses ``classification`` and ``bbox_regression``, scalars.
 
         Args:
-            heads: what ``RetinaNet`` returns: class logits [N, A * C, h, w] and box deltas [N, A * 4, h, w].
-            targets: for each image ``boxes`` float [M, 4] xyxy in input pixels and ``labels`` int64 [M].
-            input_size: (height, width) of the images the heads were computed from.
+            heads: raw heads of ``RetinaNet``: class logits [N, A * C, h, w] and box deltas [N, A * 4, h, w] of each
+                level.
+            targets: ``boxes``, float [M, 4] xyxy in input pixels, and ``labels``, int64 [M], of each image.
+            input_size: (height, width) of the images that the heads were computed from, pixels.
         """
         logits, deltas = ([level.float() for level in head] for head in heads)
         batch = len(targets)
-        # The anchor generator reads no more of the images than their size.
+        # The anchor generator only reads the size of the images.
         blank = logits[0].new_empty((0, 3, *input_size))
         anchors = self._anchor_generator(ImageList(blank, [input_size] * batch), logits)
         outputs = {
@@ -58,7 +67,7 @@ class RetinaNetCriterion:
         return losses
 
     def _match(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """Index of each anchor's box, or Matcher's marks for background and between; int64 [anchors]."""
+        """Return the index of each anchor's box, int64 [anchors]; background and ignored are Matcher's constants."""
         if len(boxes) == 0:
             return torch.full((len(anchors),), Matcher.BELOW_LOW_THRESHOLD, dtype=torch.int64, device=anchors.device)
         matched: Tensor = self._matcher(box_iou(boxes, anchors))
@@ -66,10 +75,10 @@ class RetinaNetCriterion:
 
 
 def _flatten(levels: Sequence[Tensor], last: int) -> Tensor:
-    """Raw heads [N, A * last, h, w] as torchvision's loss wants them: [N, all anchors, last]."""
+    """Convert raw heads, [N, A * last, h, w] of each level, to the layout of torchvision's loss: [N, anchors, last]."""
     return torch.cat([_split_channels(level, last).permute(0, 3, 4, 1, 2).flatten(1, 3) for level in levels], 1)
 
 
 def _split_channels(level: Tensor, last: int) -> Tensor:
-    """[N, A * last, h, w] to [N, A, last, h, w]."""
+    """Reshape [N, A * last, h, w] to [N, A, last, h, w]."""
     return level.view(level.shape[0], -1, last, *level.shape[2:])

@@ -1,7 +1,8 @@
-"""Quantization-aware training: the rounding of INT8 in the forward pass, none in the gradients.
+"""Quantization-aware training: the rounding of INT8 in the forward pass, but not in the gradients.
 
-Where the layout ``tensorrt`` of ``export.precision.quantization`` has pairs of QuantizeLinear and DequantizeLinear,
-what goes through here is rounded as they round; weights learn to live with it, and are exported as any others are.
+Tensors are rounded wherever the layout ``tensorrt`` of ``export.precision.quantization`` has a pair of QuantizeLinear
+and DequantizeLinear, and with the same result. The weights adapt to the rounding. They are exported like those of any
+other checkpoint.
 
 Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
 arXiv 1712.05877, section 3; straight-through gradients: Bengio et al., arXiv 1308.3432.
@@ -17,24 +18,38 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from retina_edge.model.retinanet import RetinaNet
 
+# Largest int8 value; a range is divided into this many steps on each side of 0.
 LIMIT = 127
-# Of a tensor that is zero everywhere.
+# Lower bound of a scale, for a tensor that is zero everywhere.
 LEAST_SCALE = 1e-12
 
 
 class FakeQuantize(nn.Module):
-    """Rounds tensors to the int8 steps of their range, symmetric around 0; what lies outside has no gradient.
+    """Rounds tensors to the int8 steps of a range that is symmetric around 0; values outside have no gradient.
+
+    While ``observing`` is True, the module measures the range and returns tensors unchanged.
 
     Args:
-        uses: how often it is called in one forward pass. Each use has a range of its own, as each level of the pyramid
-            has in the heads.
+        uses: number of calls in one forward pass. Each call has a separate range, because the heads run once for each
+            level of the pyramid.
+
+    Attributes:
+        greatest: largest absolute value of each use, float32 [uses].
+        observing: True to measure ranges, False to round.
+
+    Example:
+        >>> rounding = FakeQuantize()
+        >>> _ = rounding(torch.tensor([-12.7, 3.0]))
+        >>> rounding.observing = False
+        >>> rounding(torch.tensor([0.06, 13.0]))
+        tensor([ 0.1000, 12.7000])
     """
 
     greatest: Tensor
 
     def __init__(self, uses: int = 1) -> None:
         super().__init__()
-        # Not among the weights: a checkpoint holds what the architecture names, and export calibrates anew.
+        # Not in the state dict: a checkpoint holds only the weights of the architecture, and export calibrates again.
         self.register_buffer("greatest", torch.zeros(uses), persistent=False)
         self.observing = True
         self._use = 0
@@ -50,10 +65,14 @@ class FakeQuantize(nn.Module):
 
 
 class QuantizedConv2d(nn.Conv2d):
-    """A convolution of rounded inputs and, a scale for each output channel, rounded weights.
+    """A convolution with rounded inputs, and with weights rounded with one scale for each output channel.
 
-    That a normalization is folded into the weights at export changes each channel by a factor, which goes into its
-    scale: the steps stay the same.
+    At export, a normalization is folded into the weights, which multiplies each channel by a factor. The factor only
+    changes the scale of the channel, so the rounding stays the same.
+
+    Args:
+        conv: the convolution to replace; its weight and bias are shared.
+        uses: number of calls in one forward pass.
     """
 
     def __init__(self, conv: nn.Conv2d, uses: int) -> None:
@@ -87,7 +106,11 @@ class QuantizedConv2d(nn.Conv2d):
 
 
 class FixedBatchNorm2d(nn.BatchNorm2d):
-    """A batch normalization that keeps its statistics in training: they are folded into the weights at export."""
+    """A batch normalization with fixed statistics, also in training, because export folds them into the weights.
+
+    Args:
+        norm: the batch normalization to replace; its state is copied.
+    """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
@@ -99,17 +122,24 @@ class FixedBatchNorm2d(nn.BatchNorm2d):
 
 
 def add_fake_quantization(model: RetinaNet, batches: Iterable[Tensor]) -> None:
-    """Puts the rounding of INT8 into a trained model, in place; names and shapes of its weights stay.
+    """Add the rounding of INT8 to a trained model, in place. The names and shapes of the weights stay the same.
 
-    The first convolution, the last of each head, and normalizations stay in floating point, as they do at export. Of
-    residual sums the skipped branch is rounded in ResNets; MobileNet's are not.
+    The first convolution, the last one of each head, and normalizations stay in floating point, as at export. In a
+    ResNet, the skip branch of each residual sum is rounded, too; in MobileNet it is not.
 
     Args:
-        model: in float32.
-        batches: what it sees, float [n, 3, H, W], normalized: the ranges of the activations are theirs, from minmax.
+        model: trained model in float32.
+        batches: normalized images, float [n, 3, H, W], to measure the ranges of the activations on (minmax).
 
     Raises:
-        ValueError: no batches.
+        ValueError: if there are no batches.
+
+    Example:
+        >>> from retina_edge.model.config import ModelConfig
+        >>> model = RetinaNet(ModelConfig(1, "resnet18", fpn_channels=32, head_depth=1))
+        >>> add_fake_quantization(model, [torch.zeros(1, 3, 64, 64)])
+        >>> type(model.head.classification_head.conv[0][0]).__name__
+        'QuantizedConv2d'
     """
     kept = {next(module for module in model.modules() if isinstance(module, nn.Conv2d))}
     kept |= {model.head.classification_head.cls_logits, model.head.regression_head.bbox_reg}
@@ -123,10 +153,10 @@ def add_fake_quantization(model: RetinaNet, batches: Iterable[Tensor]) -> None:
                 setattr(parent, name, QuantizedConv2d(child, levels if child in in_heads else 1))
     for block in model.modules():
         if isinstance(block, BasicBlock | Bottleneck):
-            # torchvision's blocks send the skipped branch through ``downsample`` where there is one.
+            # torchvision's blocks send the skip branch through ``downsample`` if there is one.
             branch = block.downsample or ()
             block.downsample = nn.Sequential(*branch, FakeQuantize())
-    model.to(next(model.parameters()).device)  # what is new was made on the CPU
+    model.to(next(model.parameters()).device)  # the new buffers were made on the CPU
     model.eval()
     with torch.inference_mode():
         count = sum(1 for _ in map(model, batches))
@@ -138,5 +168,5 @@ def add_fake_quantization(model: RetinaNet, batches: Iterable[Tensor]) -> None:
 
 
 def ranges_of(model: nn.Module) -> list[Tensor]:
-    """The greatest values of each rounding, in the model's order; empty where nothing is rounded."""
+    """Return the ranges of all ``FakeQuantize`` modules, in the order of the model; empty without quantization."""
     return [module.greatest for module in model.modules() if isinstance(module, FakeQuantize)]

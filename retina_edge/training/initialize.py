@@ -1,4 +1,4 @@
-"""What a run starts from: random weights, torchvision's backbone, another checkpoint, or one to be quantized."""
+"""The model that a training run starts from: new, initialized from another checkpoint, or prepared for QAT."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from retina_edge.model.config import ModelConfig
 from retina_edge.model.retinanet import RetinaNet
 from retina_edge.training.fake_quantization import add_fake_quantization
 
-# Of the training images, how many the ranges of activations come from.
+# Number of training images that the ranges of the activations are measured on.
 RANGE_IMAGES = 64
 
 
@@ -29,14 +29,22 @@ def new_model(
     seed: int,
     pretrained_backbone: bool = False,
 ) -> tuple[RetinaNet, DetectorContract]:
-    """A model with random heads and the contract it will be trained to keep.
+    """Make a model with random weights, and its contract.
 
     Args:
-        config: the architecture; its ``num_classes`` must be the data set's.
-        data: names the classes.
-        input_size: (height, width) of the contract, pixels.
-        seed: of the random weights.
-        pretrained_backbone: torchvision's ImageNet weights in the backbone.
+        config: the architecture; its ``num_classes`` must be that of the data set.
+        data: data set with the class names and category ids.
+        input_size: (height, width) of the network's input, pixels.
+        seed: seed of the random weights.
+        pretrained_backbone: start from torchvision's ImageNet weights in the backbone.
+
+    Example:
+        >>> from pathlib import Path
+        >>> data = CocoDataset(Path("train.json"), ("tree",), (1,), images=())
+        >>> config = ModelConfig(1, "resnet18", fpn_channels=32, head_depth=1)
+        >>> model, contract = new_model(config, data, (64, 96), seed=0)
+        >>> contract.architecture
+        'retinanet_resnet18_fpn32-C3-C4-C5'
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -54,51 +62,58 @@ def new_model(
 
 
 def initialize_from(model: RetinaNet, contract: DetectorContract, source: Checkpoint) -> list[str]:
-    """Copies every weight that fits from another checkpoint; what does not fit keeps its fresh values.
+    """Copy the weights of another checkpoint into a new model. Weights that do not fit keep their new values.
 
-    The last layer of the class head is kept only if both have the same classes in the same order, the last of the
-    box head only if both have as many anchors a position.
+    The last layer of the class head is copied only if both models have the same classes in the same order, and both
+    last layers only if the models have equally many anchors at each position.
+
+    Args:
+        model: model to copy the weights into.
+        contract: contract of that model.
+        source: checkpoint to copy the weights from.
 
     Returns:
-        One sentence for each part that starts afresh, to be said aloud.
+        One sentence for the user about each part that was not copied.
     """
     fresh: list[str] = []
     weights = dict(source.weights)
     if source.contract.class_names != contract.class_names or source.contract.num_anchors != contract.num_anchors:
-        fresh.append(f"class head re-initialized: {_summary(source.contract)} there, {_summary(contract)} here")
+        old, new = _summary(source.contract), _summary(contract)
+        fresh.append(f"class head re-initialized: the checkpoint has {old}, the new model has {new}")
         weights = {name: value for name, value in weights.items() if ".cls_logits." not in name}
     if source.contract.num_anchors != contract.num_anchors:
-        fresh.append("last layer of the box head re-initialized: another number of anchors a position")
+        fresh.append("last layer of the box head re-initialized: the number of anchors at each position differs")
         weights = {name: value for name, value in weights.items() if ".bbox_reg." not in name}
     own = model.state_dict()
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     unexpected = [name for name in weights if name not in fitting]
     if unexpected:
-        fresh.append(f"{len(unexpected)} tensors do not fit and were left out, the first: {unexpected[0]}")
+        fresh.append(f"{len(unexpected)} tensors do not fit and were skipped; the first is {unexpected[0]}")
     missing = [n for n in own if n not in fitting and ".cls_logits." not in n and ".bbox_reg." not in n]
     if missing:
-        fresh.append(f"{len(missing)} tensors keep their fresh values, the first: {missing[0]}")
+        fresh.append(f"{len(missing)} tensors keep their new values; the first is {missing[0]}")
     model.load_state_dict({**own, **fitting})
     return fresh
 
 
 def quantized_model(source: Checkpoint, data: CocoDataset, *, batch: int, device: torch.device) -> RetinaNet:
-    """A trained model under the rounding of INT8, with ranges from images spread over a data set.
+    """Return a trained model with the rounding of INT8. Its ranges are measured on images spread over a data set.
 
     Args:
-        source: the trained model.
-        data: what it is fine-tuned on.
-        batch: images it runs at a time.
-        device: where.
+        source: checkpoint of the trained model.
+        data: data set to fine-tune on.
+        batch: number of images that the model runs at once.
+        device: device of the model.
 
     Raises:
-        DataError: the data set has other classes.
+        DataError: if the data set has other classes or category ids than the model.
+        SourceError: if an image cannot be decoded.
     """
     contract = source.contract
     if (contract.class_names, contract.category_ids) != (data.class_names, data.category_ids):
         raise DataError(
             f"{data.annotations}: expected the classes of the model, {', '.join(contract.class_names)}, with its "
-            f"category ids, found {', '.join(data.class_names)}"
+            f"category ids, got {', '.join(data.class_names)}"
         )
     model = source.build_model().to(device)
     count = min(RANGE_IMAGES, len(data))

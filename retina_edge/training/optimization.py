@@ -1,4 +1,4 @@
-"""How weights are moved: the rate of each step, the optimizer, the precision, the average."""
+"""Optimization: learning-rate schedule, optimizer, mixed precision, and average of the weights."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from engines.core.errors import DeviceError
 from retina_edge.training.train_options import TrainOptions
 
-# Where multistep divides the rate by ten: after 60k and 80k of 90k steps (arXiv 1708.02002, section 4.1).
+# Multistep divides the learning rate by ten after 60k and 80k of 90k steps (arXiv 1708.02002, section 4.1).
 MILESTONES = (60 / 90, 80 / 90)
 
 
 def learning_rate(options: TrainOptions, step: int, total_steps: int) -> float:
-    """The rate at a step counted from 0: linear warm-up times the schedule. A function of the step alone, so
-    that resuming needs no state."""
+    """Return the learning rate of a step, counted from 0: linear warm-up times the schedule.
+
+    The rate depends on the step alone, so that resuming needs no state.
+
+    Example:
+        >>> options = TrainOptions(learning_rate=0.01, warmup_steps=10, schedule="multistep")
+        >>> [round(learning_rate(options, step, 90), 6) for step in (0, 5, 10, 60, 80)]
+        [0.0001, 0.00505, 0.01, 0.001, 0.0001]
+    """
     progress = min(1.0, step / max(1, total_steps))
     factor = 1.0
     if options.schedule == "multistep":
@@ -31,7 +38,12 @@ def learning_rate(options: TrainOptions, step: int, total_steps: int) -> float:
 
 
 def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9 or AdamW; biases and normalization are not decayed."""
+    """Return SGD with momentum 0.9, or AdamW; weight decay does not apply to biases and normalization.
+
+    Example:
+        >>> make_optimizer(nn.Linear(2, 1), TrainOptions(optimizer="adamw")).param_groups[1]["weight_decay"]
+        0.0
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
@@ -43,15 +55,23 @@ def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optim
 
 
 def amp_dtype(mode: str, device: torch.device) -> torch.dtype | None:
-    """The type of the forward pass, or None for float32.
+    """Return the data type of the forward pass in mixed precision; None for float32.
+
+    Args:
+        mode: one of ``AMP_MODES``; ``auto`` chooses by what the device supports.
+        device: device that trains.
 
     Raises:
-        DeviceError: fp16 asked for on a CPU, which has no use for it.
+        DeviceError: for fp16 on a CPU.
+
+    Example:
+        >>> amp_dtype("bf16", torch.device("cpu"))
+        torch.bfloat16
     """
     if mode == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        # Without such instructions bf16 is emulated, and slower than float32.
+        # Without instructions for bf16, a CPU emulates it, which is slower than float32.
         return torch.bfloat16 if _cpu_capabilities().get("avx512_bf16") else None
     if mode == "fp16" and device.type != "cuda":
         raise DeviceError("amp fp16 needs a GPU; on a CPU use bf16, auto or off")
@@ -59,12 +79,19 @@ def amp_dtype(mode: str, device: torch.device) -> torch.dtype | None:
 
 
 def _cpu_capabilities() -> dict[str, Any]:
-    # Older torch cannot tell; float32 is then the safe answer.
+    # Older versions of torch do not report capabilities; without them, the caller falls back to float32.
     return dict(getattr(torch.cpu, "get_capabilities", dict)())
 
 
 def ramped_ema(decay: float) -> Callable[[Any, Any, Any], None]:
-    """An average whose memory grows with its age, so that random first weights are soon forgotten."""
+    """Return a function for ``AveragedModel`` that averages weights with a decay that rises to ``decay``.
+
+    The decay is low at first, so that the average soon forgets the random initial weights.
+
+    Example:
+        >>> from torch.optim.swa_utils import AveragedModel
+        >>> average = AveragedModel(nn.Linear(2, 1), multi_avg_fn=ramped_ema(0.999))
+    """
 
     def average(averaged: Any, current: Any, count: Any) -> None:
         age = int(count)

@@ -1,4 +1,4 @@
-"""The processes of one training run, as torchrun starts them; a run without torchrun is a group of one."""
+"""The processes of one training run, as started by torchrun; a run without torchrun is a group of one process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,24 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-# Rank 0 evaluates alone while the others wait, which on a large data set takes longer than torch's ten minutes.
+# Only rank 0 evaluates. On a large data set, the other processes wait for longer than torch's default of ten minutes.
 EVALUATION_TIMEOUT = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among those of the run."""
+    """This process within the group of processes of a run.
+
+    Attributes:
+        rank: index of this process, from 0.
+        world: number of processes.
+        device: device that this process trains on.
+
+    Example:
+        >>> group = ProcessGroup(rank=0, world=1, device=torch.device("cpu"))
+        >>> group.is_main, group.any_of(False, True)
+        (True, (False, True))
+    """
 
     rank: int
     world: int
@@ -25,11 +36,11 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process evaluates, writes and reports."""
+        """True if this process evaluates, writes files and prints."""
         return self.rank == 0
 
     def any_of(self, *flags: bool) -> tuple[bool, ...]:
-        """Each flag, true if it is true in any process; all processes must call it together."""
+        """Return for each flag whether it is true in any process. All processes must call this method together."""
         if self.world == 1:
             return flags
         values = torch.tensor(flags, dtype=torch.int32, device=self.device)
@@ -37,14 +48,23 @@ class ProcessGroup:
         return tuple(bool(value) for value in values.tolist())
 
     def wait(self) -> None:
-        """Returns when every process has come here."""
+        """Wait until all processes have called this method."""
         if self.world > 1:
             dist.barrier()
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[ProcessGroup]:
-    """Joins the run that torchrun's environment names: NCCL between GPUs, gloo between CPUs."""
+    """Join the run that torchrun describes in the environment, with NCCL between GPUs and gloo between CPUs.
+
+    Args:
+        device: device to train on. Under torchrun, ``cuda`` becomes the GPU of this process.
+
+    Example:
+        >>> with process_group(torch.device("cpu")) as group:
+        ...     group.world
+        1
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield ProcessGroup(0, 1, device)

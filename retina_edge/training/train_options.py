@@ -1,4 +1,4 @@
-"""The settings of a training run."""
+"""The options of a training run."""
 
 from __future__ import annotations
 
@@ -11,24 +11,33 @@ AMP_MODES = ("auto", "bf16", "fp16", "off")
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train; the defaults are the paper's, its 0.01 for batches of 16 scaled to batches of 8.
+    """How to train. The defaults are the paper's; its learning rate of 0.01 for batches of 16 is halved for 8.
 
     Attributes:
-        epochs: passes over the data set, or over ``epoch_samples`` samples.
-        epoch_samples: samples an epoch over all processes; 0 takes each image once.
-        batch: samples a step in each process.
+        epochs: number of passes over the data set, or over ``epoch_samples`` samples.
+        epoch_samples: number of samples in an epoch, over all processes; 0 for each image once.
+        batch: number of samples in a step of each process.
         optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
-        learning_rate: at full height, for the batch as given; it is not scaled behind your back.
-        weight_decay: on weights of convolutions; biases and normalization have none.
-        warmup_steps: steps in which the rate rises linearly from a hundredth.
-        schedule: ``multistep``, ``cosine`` (to zero) or ``constant``.
-        amp: precision of the forward pass: ``auto`` takes bf16 where the device computes in it, else fp16 on a GPU.
-        qat: whether the model rounds as INT8 does; see ``fake_quantization``.
-        ema: decay of the average of weights that is evaluated and shipped; 0 for none.
-        clip_norm: bound of the gradient's norm; 0 for none.
-        workers: processes that load images; 0 loads in the training process.
-        seed: of initialization, order and augmentation.
-        eval_every: epochs between evaluations; the last epoch is always evaluated.
+        learning_rate: learning rate after the warm-up. It is not scaled with the batch or the number of processes.
+        weight_decay: weight decay of the convolutions; biases and normalization have none.
+        warmup_steps: number of steps in which the learning rate rises linearly from a hundredth.
+        schedule: learning-rate schedule: ``multistep``, ``cosine`` (to zero) or ``constant``.
+        amp: precision of the forward pass: ``bf16``, ``fp16`` or ``off``. ``auto`` is bf16 if the device supports it,
+            else fp16 on a GPU and float32 on a CPU.
+        qat: True for quantization-aware training; see ``fake_quantization``.
+        ema: decay of the average of the weights that is evaluated and shipped; 0 for no average.
+        clip_norm: upper bound of the gradient norm; 0 for no bound.
+        workers: number of processes that load images; 0 loads in the training process.
+        seed: seed of initialization, order and augmentation.
+        eval_every: number of epochs between evaluations; the last epoch is always evaluated.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Example:
+        >>> TrainOptions(epochs=0)
+        Traceback (most recent call last):
+        ValueError: epochs: expected at least 1, got 0
     """
 
     epochs: int = 12
@@ -63,8 +72,8 @@ class TrainOptions:
             raise ValueError(f"ema: expected 0 <= decay < 1, got {self.ema}")
 
 
-# For a model that is trained already. Krishnamoorthi (arXiv 1806.08342, section 4): a small rate, decayed, suffices.
-# bfloat16 has 8 bits for a number: it would move what was just rounded to one of 256.
+# For a trained model, a small, decaying learning rate is enough (Krishnamoorthi, arXiv 1806.08342, section 4).
+# No mixed precision: bfloat16 has 8 significant bits, so it would round the 256 steps of INT8 once more.
 QAT_OPTIONS = TrainOptions(
     epochs=3, optimizer="adamw", learning_rate=5e-5, warmup_steps=20, schedule="cosine", amp="off", qat=True, ema=0.99
 )

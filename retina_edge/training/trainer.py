@@ -1,6 +1,6 @@
-"""The training loop: epochs of steps, an evaluation, two checkpoints.
+"""The training loop: train an epoch, evaluate the model, write two checkpoints.
 
-``model.pt`` is the best so far by AP, ready to ship; ``model.last.pt`` holds everything that resuming needs.
+``model.pt`` is the best model so far by AP, ready to ship. ``model.last.pt`` holds everything that resuming needs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from retina_edge.training.processes import ProcessGroup
 from retina_edge.training.train_options import TrainOptions
 from retina_edge.training.training_log import TrainingLog
 
-# Settings that may change between a run and its continuation without changing what is computed.
+# Settings that do not affect the result, so that a resumed run may change them.
 MAY_CHANGE_ON_RESUME = ("workers", "eval_every")
 
 
@@ -45,14 +45,14 @@ class Trainer:
     """One training run.
 
     Args:
-        model: to train; moved to the group's device.
-        contract: what it will promise.
+        model: model to train. It is moved to the group's device.
+        contract: what the trained model promises.
         train_data, val_data: checked data sets with the same classes.
-        augment: how training images are changed.
+        augment: how training images are changed; both sizes must be set.
         options: how to train.
-        output: the checkpoint to write; the others stand beside it.
+        output: path of the best checkpoint; the other files are written beside it.
         group: this process and its device.
-        half: ship the best weights in float16.
+        half: store the best weights in float16.
         on_step: called after each step with (epoch, batches done, batches, losses).
         on_evaluated: called in the main process after each validation image with (images done, images).
         on_epoch: called in the main process after each epoch with (epochs done, mean losses, evaluation or None).
@@ -74,7 +74,7 @@ class Trainer:
         on_evaluated: Callable[[int, int], None] = lambda *_: None,
         on_epoch: Callable[[int, dict[str, float], Evaluation | None], None] = lambda *_: None,
     ) -> None:
-        # The input size is fixed, so cuDNN's search for the fastest algorithms pays off.
+        # The input size is fixed, so that cuDNN's search for the fastest algorithms pays off.
         torch.backends.cudnn.benchmark = group.device.type == "cuda"
         self.model = model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.contract, self.options, self.augment, self.group = contract, options, augment, group
@@ -105,18 +105,18 @@ class Trainer:
         self.total_steps = options.epochs * self.sampler.batches
         self.step = 0
         self.best_ap = -1.0
-        # Mean losses of an epoch that is trained but not yet evaluated.
+        # Mean losses of an epoch that has been trained but not evaluated; None if there is no such epoch.
         self.unfinished: dict[str, float] | None = None
         self.saved = False
 
     def run(self) -> Evaluation | None:
-        """Trains to the end from wherever the run stands.
+        """Train from the current step to the end.
 
         Returns:
-            The last evaluation, in the main process; None in the others, or if nothing was left to do.
+            The last evaluation in the main process; None in other processes, or if nothing was left to do.
 
         Raises:
-            TrainingError: the loss is not finite.
+            TrainingError: if the loss is not finite.
             KeyboardInterrupt: after Ctrl-C or SIGTERM; the state is saved.
         """
         result = None
@@ -134,7 +134,20 @@ class Trainer:
         return result
 
     def train_one_epoch(self, epoch: int, first_batch: int, stop: StopRequest) -> dict[str, float]:
-        """The steps of one epoch; returns the means of losses and the images per second of all processes."""
+        """Train the steps of one epoch.
+
+        Args:
+            epoch: index of the epoch, from 0.
+            first_batch: index of the first batch to train, above 0 after resuming.
+            stop: request to stop, from Ctrl-C or SIGTERM.
+
+        Returns:
+            Mean losses of this process, and ``images_per_second`` of all processes.
+
+        Raises:
+            TrainingError: if the loss is not finite.
+            KeyboardInterrupt: if a stop was requested; the state is saved.
+        """
         self.sampler.set_position(epoch, first_batch)
         self.parallel.train()
         sums: dict[str, float] = {}
@@ -148,7 +161,7 @@ class Trainer:
                 raise TrainingError(self._not_finite(losses if not finite else "in another process"))
             self.step += 1
             sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
-            # After the last batch the epoch is finished in order, its evaluation included.
+            # A stop after the last batch is left to ``run``, which saves the trained epoch first.
             if stopping and batch + 1 < self.sampler.batches:
                 if self.group.is_main:
                     self.save_last()
@@ -158,7 +171,12 @@ class Trainer:
         return {**{name: value / done for name, value in sums.items()}, "images_per_second": rate}
 
     def train_step(self, images: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, float]:
-        """One step on uint8 [N, H, W, 3] BGR images; a step whose loss is not finite changes no weight."""
+        """Train one step and return its losses. The weights do not change if the loss is not finite.
+
+        Args:
+            images: crops, BGR, uint8 [N, H, W, 3].
+            targets: ``boxes`` and ``labels`` of each image, as for ``RetinaNetCriterion``.
+        """
         device = self.group.device
         rate = learning_rate(self.options, self.step, self.total_steps)
         for parameters in self.optimizer.param_groups:
@@ -183,24 +201,25 @@ class Trainer:
         return values
 
     def evaluated_model(self) -> RetinaNet:
-        """The model that is evaluated and shipped: the averaged one, where there is an average."""
+        """Return the model that is evaluated and shipped: with EMA the averaged weights, else the model itself."""
         model = self.ema.module if self.ema else self.model
         assert isinstance(model, RetinaNet)
         return model
 
     def _not_finite(self, losses: object) -> str:
-        back = f"; {self.last_path} holds the last state before" if self.saved else ""
+        saved = f"; {self.last_path} holds the last saved state" if self.saved else ""
         return (
             f"loss is not finite at step {self.step + 1}: {losses}; lower the learning rate "
-            f"(now {self.optimizer.param_groups[0]['lr']:g}), warm up longer, or train with --amp off{back}"
+            f"(now {self.optimizer.param_groups[0]['lr']:g}), warm up longer, or train with --amp off{saved}"
         )
 
     def _finish_epoch(self, losses: dict[str, float], log: TrainingLog, stop: StopRequest) -> Evaluation | None:
-        """Evaluates when it is time, keeps the best, and writes the record."""
+        """Evaluate the model if an evaluation is due, save checkpoints, and write the log."""
         epoch = self.step // self.sampler.batches
         result = None
         if epoch % self.options.eval_every == 0 or epoch == self.options.epochs:
-            self.save_last()  # an evaluation can take long and fail; the epoch's work is safe
+            # An evaluation can take long and can fail, so the trained epoch is saved first.
+            self.save_last()
             result = self._evaluate(stop)
             if result.metrics["AP"] > self.best_ap:
                 self.best_ap = result.metrics["AP"]
@@ -225,11 +244,11 @@ class Trainer:
         return evaluate(Detector(executor), self.val_data, batch=self.options.batch, on_image=on_image)
 
     def checkpoint(self) -> Checkpoint:
-        """The model to ship as it is now."""
+        """Return a checkpoint of the current model, ready to ship."""
         return Checkpoint(self.contract, self.model.config, self.evaluated_model().state_dict())
 
     def save_last(self) -> None:
-        """Writes the file to resume from."""
+        """Write ``model.last.pt``, the checkpoint to resume from."""
         state = {
             "step": self.step,
             "unfinished": self.unfinished,
@@ -245,7 +264,7 @@ class Trainer:
         self.saved = True
 
     def _settings(self) -> dict[str, Any]:
-        """All that decides what the run computes: it must be the same when the run goes on."""
+        """Return the settings that decide the result, which must be the same when the run is resumed."""
         return {
             **dataclasses.asdict(self.options),
             **dataclasses.asdict(self.augment),
@@ -257,35 +276,37 @@ class Trainer:
         }
 
     def resume(self) -> None:
-        """Goes on where the ``last`` checkpoint stands. All randomness is a function of seed and step, so the rest
-        is what an unbroken run would have computed.
+        """Load the state of ``model.last.pt``, so that ``run`` continues from there.
+
+        Random numbers depend only on seed and step, so the result is the same as that of an uninterrupted run.
 
         Raises:
-            TrainingError: there is none, or it was made with other settings; names them.
+            TrainingError: if the file is missing, has no training state, or was made with other settings.
+            ModelFileError: if the file is corrupt, or not a checkpoint of retina_edge.
         """
         if not self.last_path.is_file():
             raise TrainingError(f"{self.last_path}: nothing to resume, no such file; start without resuming")
         state = load_checkpoint(self.last_path).training
         if state is None:
-            raise TrainingError(f"{self.last_path}: expected a checkpoint with training state, found a model to ship")
-        ours, theirs = self._settings(), state["settings"]
+            raise TrainingError(f"{self.last_path}: expected a checkpoint with training state, got a model to ship")
+        saved = state["settings"]
         differences = [
-            f"{name} {theirs.get(name)} there, {value} here"
-            for name, value in ours.items()
-            # A file of before there was quantization says nothing of it.
-            if name not in MAY_CHANGE_ON_RESUME and theirs.get(name, False if name == "qat" else None) != value
+            f"{name}: expected {saved.get(name)}, got {value}"
+            for name, value in self._settings().items()
+            # Files from before quantization-aware training lack the setting.
+            if name not in MAY_CHANGE_ON_RESUME and saved.get(name, False if name == "qat" else None) != value
         ]
         if differences:
             raise TrainingError(
-                f"{self.last_path} was made with other settings: {'; '.join(differences)}; resume with the same, "
-                "or start a new run from it"
+                f"{self.last_path} was made with other settings: {'; '.join(differences)}; resume with "
+                "the same settings, or start a new run from it"
             )
         self.model.load_state_dict(state["model"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
         for model in (self.model, self.ema) if self.ema else (self.model,):
-            for ours_there, saved in zip(ranges_of(model), state.get("ranges", ()), strict=True):
-                ours_there.copy_(saved)
+            for current, value in zip(ranges_of(model), state.get("ranges", ()), strict=True):
+                current.copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.best_ap, self.unfinished = state["step"], state["best_ap"], state["unfinished"]

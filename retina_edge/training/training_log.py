@@ -1,4 +1,4 @@
-"""The record of a run: a CSV file beside the checkpoint, and TensorBoard where it is installed."""
+"""The log of a training run: a CSV file beside the checkpoint, and TensorBoard scalars if it is installed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ COLUMNS = ("epoch", "step", "learning_rate", *LOSSES, "images_per_second", *METR
 
 
 class TrainingLog:
-    """Appends a row an epoch to ``model.csv`` and scalars to ``model.tensorboard/``.
+    """Appends a row for each epoch to ``model.csv``, and scalars to ``model.tensorboard/``.
 
     Args:
-        output: the checkpoint beside which they stand.
-        step: where the run stands; at 0 an older file is replaced.
+        output: path of the checkpoint; the log is written beside it.
+        step: steps already trained; at 0 an existing CSV file is overwritten.
     """
 
     def __init__(self, output: Path, step: int) -> None:
@@ -36,7 +36,15 @@ class TrainingLog:
     def write(
         self, epoch: int, step: int, learning_rate: float, losses: dict[str, float], result: Evaluation | None
     ) -> None:
-        """One epoch; without a result its metrics stay empty."""
+        """Append an epoch; without an evaluation, the columns of its metrics stay empty.
+
+        Args:
+            epoch: number of epochs trained.
+            step: number of steps trained.
+            learning_rate: learning rate of the next step.
+            losses: mean losses of the epoch, and ``images_per_second``.
+            result: evaluation after the epoch, or None.
+        """
         row: dict[str, Any] = {"epoch": epoch, "step": step, "learning_rate": f"{learning_rate:.3g}"}
         row.update({name: f"{value:.4f}" for name, value in losses.items()})
         if result:
@@ -50,6 +58,6 @@ class TrainingLog:
             self._writer.flush()
 
     def close(self) -> None:
-        """Closes the files."""
+        """Close the TensorBoard file."""
         if self._writer:
             self._writer.close()

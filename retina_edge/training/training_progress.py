@@ -1,4 +1,4 @@
-"""What a user sees of a training run: a bar for the epoch, a line for each finished one."""
+"""The display of a training run: a progress bar for the current epoch, and a line for each finished epoch."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from retina_edge.evaluation.coco_metrics import Evaluation
 
 
 class TrainingObserver:
-    """A context manager whose methods the trainer calls; this one ignores all calls."""
+    """A context manager whose methods the trainer calls. Subclasses override them; this class ignores all calls."""
 
     def on_step(self, epoch: int, batch: int, batches: int, losses: dict[str, float]) -> None:
-        """Called after each step.
+        """Receive the losses of a step; called after each step.
 
         Args:
             epoch: index of the epoch, from 0.
-            batch: batches done in this epoch.
-            batches: batches of an epoch.
-            losses: the losses of this step by name.
+            batch: number of batches done in this epoch.
+            batches: number of batches in an epoch.
+            losses: losses of this step by name.
         """
 
     def on_evaluated(self, done: int, images: int) -> None:
-        """Called after each validation image.
+        """Receive the progress of an evaluation; called after each validation image.
 
         Args:
-            done: images evaluated so far.
-            images: images in the validation set.
+            done: number of images evaluated so far.
+            images: number of images in the validation set.
         """
 
     def on_epoch(self, epoch: int, losses: dict[str, float], result: Evaluation | None) -> None:
-        """Called after each epoch.
+        """Receive the results of an epoch; called after each epoch.
 
         Args:
-            epoch: epochs done.
-            losses: mean losses, and ``images_per_second``.
-            result: the evaluation; None if the epoch was not evaluated.
+            epoch: number of epochs done.
+            losses: mean losses of the epoch, and ``images_per_second``.
+            result: evaluation after the epoch; None if the epoch was not evaluated.
         """
 
     def __enter__(self) -> TrainingObserver:
@@ -53,8 +53,13 @@ class TrainingProgress(TrainingObserver):
     """Shows a progress bar, and prints a line for each epoch.
 
     Args:
-        console: where to print.
+        console: console to print to.
         epochs: number of epochs of the run.
+
+    Example:
+        >>> progress = TrainingProgress(Console(), epochs=12)
+        >>> progress.on_epoch(1, {"classification": 0.51, "images_per_second": 80.0}, None)
+        epoch 1/12  classification 0.510  80.0 images/s
     """
 
     def __init__(self, console: Console, epochs: int) -> None:

@@ -1,4 +1,4 @@
-"""The fit of anchors: against torchvision's own anchors and overlaps, and the verb."""
+"""The fit of anchors agrees with torchvision's anchors and overlaps; the verb ``anchors`` reports it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ INPUT = (192, 256)
 
 
 def random_boxes(count: int, size: tuple[float, float], ratio: float = 1.0, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Of (smallest, largest) size, height / width around ``ratio``, anywhere in the input, parts outside clipped."""
+    """Return boxes of (smallest, largest) size and height / width near ``ratio``, anywhere in the input, clipped."""
     random = np.random.default_rng(seed)
     area = random.uniform(*size, count) ** 2
     ratios = ratio * 2 ** random.uniform(-0.3, 0.3, count)
@@ -47,14 +47,14 @@ def random_boxes(count: int, size: tuple[float, float], ratio: float = 1.0, seed
 
 @pytest.mark.parametrize("size", [(800, 800), (416, 736), (320, 320), (32, 64)])
 @pytest.mark.parametrize("levels", [(3,), (3, 4, 5)])
-def test_the_pyramid_is_that_of_the_network(size: tuple[int, int], levels: tuple[int, ...]) -> None:
+def test_the_pyramid_equals_that_of_the_network(size: tuple[int, int], levels: tuple[int, ...]) -> None:
     sizes = DEFAULT_SIZES[: len(levels) + 2]
     config = ModelConfig(1, "resnet18", levels, fpn_channels=32, head_depth=1, anchor_sizes=octave_sizes(sizes))
     assert pyramid(size, sizes, DEFAULT_RATIOS) == RetinaNet(config).pyramid(size)
 
 
 @pytest.mark.parametrize("sizes", [(4, 20), (20, 200)])
-def test_the_best_overlap_is_that_with_all_of_torchvisions_anchors(sizes: tuple[int, int]) -> None:
+def test_the_best_overlap_equals_that_with_all_anchors_of_torchvision(sizes: tuple[int, int]) -> None:
     boxes = random_boxes(300, sizes)
     smallest = (16.0, 32.0, 64.0)
     config = ModelConfig(1, "resnet18", (3,), fpn_channels=32, head_depth=1, anchor_sizes=octave_sizes(smallest))
@@ -62,12 +62,12 @@ def test_the_best_overlap_is_that_with_all_of_torchvisions_anchors(sizes: tuple[
     images = ImageList(torch.zeros(1, 3, *INPUT), [INPUT])
     (anchors,) = RetinaNet(config).anchor_generator(images, features)
     expected = box_iou(torch.from_numpy(boxes), anchors).amax(dim=1).numpy()
-    found = best_iou(boxes, pyramid(INPUT, smallest, DEFAULT_RATIOS))
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    overlap = best_iou(boxes, pyramid(INPUT, smallest, DEFAULT_RATIOS))
+    np.testing.assert_allclose(overlap, expected, atol=1e-6)
 
 
-def test_shares_are_of_the_boxes_of_a_size() -> None:
-    # An anchor of 32 x 32 lies around the origin of each eighth pixel; one of 4 x 4 is matched by none.
+def test_recall_is_measured_for_each_size_class() -> None:
+    # Anchors of 32x32 pixels are centered on every eighth pixel; no anchor matches the box of 4x4 pixels.
     boxes = np.array([[16, 16, 48, 48], [24, 8, 56, 40], [40, 40, 44, 44], [10, 10, 130, 130]], np.float32)
     fit = fit_anchors(boxes, INPUT, (32, 64, 128), (1.0,))
     assert {name: size.boxes for name, size in fit.sizes.items()} == {"all": 4, "small": 1, "medium": 2, "large": 1}
@@ -77,40 +77,39 @@ def test_shares_are_of_the_boxes_of_a_size() -> None:
     assert (fit.recall, fit.under_stride) == (0.75, 0.25)
 
 
-# Objects of 11 pixels lie up to 4 from the nearest place of an anchor on each axis: no set matches them all.
+# Objects of 11 pixels can be 4 pixels away from the nearest anchor center on each axis, so no anchors match them all.
 @pytest.mark.parametrize(
     ("size", "ratio", "least"), [((9, 14), 1.0, 0.6), ((20, 30), 4.0, 0.85), ((20, 30), 0.25, 0.85)]
 )
-def test_what_is_suggested_fits_better(size: tuple[int, int], ratio: float, least: float) -> None:
+def test_suggested_anchors_fit_better(size: tuple[int, int], ratio: float, least: float) -> None:
     boxes = random_boxes(400, size, ratio)
     given = fit_anchors(boxes, INPUT, DEFAULT_SIZES, DEFAULT_RATIOS)
-    found = suggest_anchors(boxes, INPUT, DEFAULT_SIZES, DEFAULT_RATIOS)
-    assert found.recall > max(least, given.recall + 0.2)
-    assert len(found.anchor_sizes) == 5
-    assert len(found.aspect_ratios) == 3
-    assert found == fit_anchors(boxes, INPUT, found.anchor_sizes, found.aspect_ratios)
-    assert (
-        suggest_anchors(boxes, INPUT, found.anchor_sizes, found.aspect_ratios) == found
-    )  # nothing better than the best
+    suggested = suggest_anchors(boxes, INPUT, DEFAULT_SIZES, DEFAULT_RATIOS)
+    assert suggested.recall > max(least, given.recall + 0.2)
+    assert len(suggested.anchor_sizes) == 5
+    assert len(suggested.aspect_ratios) == 3
+    assert suggested == fit_anchors(boxes, INPUT, suggested.anchor_sizes, suggested.aspect_ratios)
+    # A second search finds nothing better.
+    assert suggest_anchors(boxes, INPUT, suggested.anchor_sizes, suggested.aspect_ratios) == suggested
 
 
-def test_anchors_that_fit_stay() -> None:
+def test_anchors_that_fit_are_kept() -> None:
     boxes = random_boxes(400, (40, 90))
     given = fit_anchors(boxes, INPUT, DEFAULT_SIZES, DEFAULT_RATIOS)
     assert given.recall > 0.99
     assert suggest_anchors(boxes, INPUT, DEFAULT_SIZES, DEFAULT_RATIOS) == given
 
 
-def test_of_very_many_boxes_a_part_is_searched_and_all_are_measured() -> None:
+def test_a_search_on_a_sample_of_boxes_measures_all_boxes() -> None:
     boxes = np.tile(random_boxes(1000, (9, 14)), (MAX_FITTED_BOXES // 1000 + 1, 1))
     assert suggest_anchors(boxes, INPUT, DEFAULT_SIZES, DEFAULT_RATIOS).sizes["all"].boxes == len(boxes)
 
 
-def test_boxes_are_those_of_the_networks_input(treecrowns: Path) -> None:
+def test_boxes_are_scaled_to_the_input(treecrowns: Path) -> None:
     dataset = load_coco(treecrowns / "val.json", treecrowns / "images")
     tiles = [image for image in dataset.images if image.size == (400, 400)]
     assert len(tiles) > 3
-    boxes = input_boxes(dataclasses.replace(dataset, images=tuple(tiles)), (800, 1600))  # twice as large
+    boxes = input_boxes(dataclasses.replace(dataset, images=tuple(tiles)), (800, 1600))  # scale 2
     np.testing.assert_array_equal(boxes, np.concatenate([image.boxes for image in tiles]) * 2)
 
 
@@ -125,15 +124,15 @@ def test_the_verb_needs_no_images(treecrowns: Path, tmp_path: Path, capsys: pyte
     assert report["given"]["anchor_sizes"] == [32, 64, 128, 256]
     assert report["suggested"]["sizes"]["small"]["recall"] > report["given"]["sizes"]["small"]["recall"] + 0.15
     assert main(arguments) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "296 boxes in an input of 416x736" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "296 boxes in an input of 416x736" in output
     suggested = " ".join(f"{size:g}" for size in report["suggested"]["anchor_sizes"])
-    assert f"train with --anchors {suggested} --aspect-ratios" in said
+    assert f"train with --anchors {suggested} --aspect-ratios" in output
     assert main([*arguments, "--anchors", *suggested.split()]) == 0
-    assert "no other set is worth the change" in capsys.readouterr().out
+    assert "no other anchors fit clearly better" in capsys.readouterr().out
 
 
-def test_what_cannot_be_fitted_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = {
         "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}],
         "categories": [{"id": 1, "name": "cat"}],
@@ -145,7 +144,10 @@ def test_what_cannot_be_fitted_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert "expected boxes to fit anchors to, found none" in capsys.readouterr().err
     with pytest.raises(DataError, match="found none"):
         input_boxes(load_coco(path, None), INPUT)
-    for wrong, words in ((["--anchors", "32"], "expected 5 sizes"), (["--anchors", "0"], "expected a number above 0")):
+    for options, message in (
+        (["--anchors", "32"], "expected 5 sizes"),
+        (["--anchors", "0"], "expected a number above 0"),
+    ):
         with pytest.raises(SystemExit):
-            main([str(path), *wrong])
-        assert words in capsys.readouterr().err
+            main([str(path), *options])
+        assert message in capsys.readouterr().err

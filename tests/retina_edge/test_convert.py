@@ -1,4 +1,4 @@
-"""torchvision's checkpoints become ours, and what is none is refused. Their detections: tests/export."""
+"""Conversion of torchvision's checkpoints, and refusal of other files. tests/export compares the detections."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def weights(torchvision_model: TorchvisionRetinaNet) -> Weights:
     return dict(torchvision_model.state_dict())
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line on stderr of a conversion that fails."""
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a conversion that must fail, and return its error message of one line."""
     assert convert.main([*arguments, "--input", "64x96", "-o", "never.pt"]) == 1
     assert not Path("never.pt").exists()
     (line,) = capsys.readouterr().err.splitlines()
@@ -49,13 +49,13 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return line
 
 
-def assert_same_weights(found: Mapping[str, Tensor], expected: Weights) -> None:
-    assert set(found) == set(expected)
-    for name, value in found.items():
+def assert_same_weights(actual: Mapping[str, Tensor], expected: Weights) -> None:
+    assert set(actual) == set(expected)
+    for name, value in actual.items():
         assert torch.equal(value, expected[name]), name
 
 
-def test_the_checkpoint(weights: Weights, tmp_path: Path) -> None:
+def test_a_converted_checkpoint_keeps_weights_and_anchors(weights: Weights, tmp_path: Path) -> None:
     source, names, path = (tmp_path / name for name in ("source.pth", "names.txt", "model.pt"))
     torch.save(weights, source)
     names.write_text("background\nfir tree \nÉrable\n\n", encoding="utf-8-sig")
@@ -82,16 +82,16 @@ def test_the_checkpoint(weights: Weights, tmp_path: Path) -> None:
     assert settings == (0.05, 0.5, 1000, 300)
 
 
-def test_a_checkpoint_of_the_reference_training(weights: Weights, tmp_path: Path) -> None:
+def test_a_file_of_the_reference_training_is_read(weights: Weights, tmp_path: Path) -> None:
     source = tmp_path / "model_25.pth"
     arguments = argparse.Namespace(lr=0.01, output_dir="runs", lr_steps=[16, 22])
     torch.save({"model": weights, "optimizer": {"state": {}}, "args": arguments, "epoch": 25}, source)
-    found, eps = load_file(source)
-    assert_same_weights(found, weights)
+    loaded, eps = load_file(source)
+    assert_same_weights(loaded, weights)
     assert eps == 1e-5
 
 
-def test_heads_named_as_before_torchvision_0_12(weights: Weights) -> None:
+def test_heads_with_the_names_of_torchvision_before_0_12_are_converted(weights: Weights) -> None:
     old = {}
     for name, value in weights.items():
         new = re.fullmatch(r"(head\..*_head\.conv)\.(\d)\.0\.(weight|bias)", name)
@@ -103,7 +103,7 @@ def test_heads_named_as_before_torchvision_0_12(weights: Weights) -> None:
 
 @pytest.fixture(scope="module")
 def frozen(weights: Weights) -> Weights:
-    """As torchvision publishes it: batch normalization without the counters, which only training needs."""
+    """Weights as published by torchvision, without the counters of batch normalization that only training needs."""
     return {name: value for name, value in weights.items() if "num_batches" not in name}
 
 
@@ -114,42 +114,44 @@ def frozen_file(frozen: Weights, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return source
 
 
-def test_frozen_normalization(torchvision_model: TorchvisionRetinaNet, frozen: Weights) -> None:
-    """The same numbers as torchvision's, with an epsilon so great that ignoring it would show."""
+def test_frozen_normalization_computes_what_torchvision_computes(
+    torchvision_model: TorchvisionRetinaNet, frozen: Weights
+) -> None:
+    """The epsilon is so large that ignoring it would change the result."""
     eps = 0.25
     checkpoint = torchvision_checkpoint.convert(frozen, V1, input_size=(64, 96), norm_eps=eps)
     assert (checkpoint.config.backbone_norm, checkpoint.config.norm_eps) == ("frozen", eps)
     image = torch.rand(1, 3, 64, 96)
-    theirs = copy.deepcopy(torchvision_model)
-    for module in theirs.modules():
+    reference = copy.deepcopy(torchvision_model)
+    for module in reference.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = eps
     with torch.inference_mode():
         logits, _ = checkpoint.build_model()(image)
-        features = list(theirs.backbone(image).values())
-        expected = theirs.head.classification_head
-        for ours, level in zip(logits, features, strict=True):
-            torch.testing.assert_close(ours, expected.cls_logits(expected.conv(level)), rtol=0, atol=1e-4)
+        features = list(reference.backbone(image).values())
+        expected = reference.head.classification_head
+        for actual, level in zip(logits, features, strict=True):
+            torch.testing.assert_close(actual, expected.cls_logits(expected.conv(level)), rtol=0, atol=1e-4)
 
 
-def test_an_epsilon_given_goes_before_the_one_known(frozen_file: Path, tmp_path: Path) -> None:
+def test_norm_eps_overrides_the_known_epsilon(frozen_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     options = ["--arch", V1, "--input", "64x96", "--norm-eps", "0.125", "-o", str(path)]
     assert convert.main([str(frozen_file), *options]) == 0
     assert load_checkpoint(path).config.norm_eps == 0.125
 
 
-def test_the_second_architecture_is_trained_as_torchvision_trains_it() -> None:
+def test_the_second_architecture_has_the_training_settings_of_torchvision() -> None:
     v2 = "retinanet_resnet50_fpn_v2"
     assert torchvision_checkpoint.PUBLISHED_EPS["coco_v2"] == 1e-5
-    theirs = retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=3)
-    config = torchvision_checkpoint.convert(theirs.state_dict(), v2, input_size=(64, 96)).config
-    assert config.box_loss == theirs.head.regression_head._loss_type == "giou"
+    reference = retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=3)
+    config = torchvision_checkpoint.convert(reference.state_dict(), v2, input_size=(64, 96)).config
+    assert config.box_loss == reference.head.regression_head._loss_type == "giou"
     assert (config.head_norm, config.extra_levels, config.norm_eps) == ("group", "c", 1e-5)
 
 
-def test_the_published_file_is_known_by_its_hash(frozen_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its frozen normalization has no epsilon, which nothing inside the file tells."""
+def test_a_published_file_is_recognized_by_its_hash(frozen_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published coco_v1 needs an epsilon of 0, which is not stored in the file."""
     assert load_file(frozen_file)[1] == 1e-5
     _, published = torchvision_checkpoint.PUBLISHED["coco_v1"]
     assert published.url.endswith("retinanet_resnet50_fpn_coco-eeacb38b.pth")
@@ -159,8 +161,8 @@ def test_the_published_file_is_known_by_its_hash(frozen_file: Path, monkeypatch:
     assert load_file(frozen_file)[1] == 0
 
 
-class StandIn:
-    """torchvision's weights, without its server."""
+class FakeWeights:
+    """A stand-in for torchvision's published weights that downloads nothing."""
 
     url = "https://example.org/weights-00000000.pth"
 
@@ -175,32 +177,36 @@ class StandIn:
         return self.answer
 
 
-def test_weights_by_name(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(torchvision_checkpoint.PUBLISHED, "coco_v1", (V1, StandIn(weights)))
-    found, eps = torchvision_checkpoint.load_published("coco_v1", V1)
+def test_published_weights_are_loaded_by_name(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(torchvision_checkpoint.PUBLISHED, "coco_v1", (V1, FakeWeights(weights)))
+    loaded, eps = torchvision_checkpoint.load_published("coco_v1", V1)
     assert eps == 0
-    assert_same_weights(found, weights)
+    assert_same_weights(loaded, weights)
 
 
 @pytest.mark.parametrize(
     "error", [urllib.error.URLError("no route"), TimeoutError("no answer"), RuntimeError("invalid hash value")]
 )
-def test_a_download_that_fails(
+def test_a_failed_download_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setitem(torchvision_checkpoint.PUBLISHED, "coco_v1", (V1, StandIn(error)))
-    line = refused(capsys, "coco_v1", "--arch", V1)
+    monkeypatch.setitem(torchvision_checkpoint.PUBLISHED, "coco_v1", (V1, FakeWeights(error)))
+    line = error_of(capsys, "coco_v1", "--arch", V1)
     assert "could not download https://example.org/weights-00000000.pth" in line
-    assert "give the file instead" in line
+    assert "give its path instead of the name" in line
 
 
-def test_a_name_of_the_other_architecture(capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(capsys, "coco_v2", "--arch", V1)
-    assert "coco_v2: these weights are of retinanet_resnet50_fpn_v2, got --arch retinanet_resnet50_fpn" in line
+def test_published_weights_of_another_architecture_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_of(capsys, "coco_v2", "--arch", V1)
+    assert (
+        "coco_v2: expected --arch retinanet_resnet50_fpn_v2, the architecture of these weights, got retinanet" in line
+    )
 
 
-def test_another_architecture_names_the_keys(capsys: pytest.CaptureFixture[str], frozen_file: Path) -> None:
-    line = refused(capsys, str(frozen_file), "--arch", "retinanet_resnet50_fpn_v2")
+def test_the_error_for_another_architecture_names_the_keys(
+    capsys: pytest.CaptureFixture[str], frozen_file: Path
+) -> None:
+    line = error_of(capsys, str(frozen_file), "--arch", "retinanet_resnet50_fpn_v2")
     assert "expected weights of retinanet_resnet50_fpn_v2; missing: " in line
     assert "head.classification_head.conv.0.1.weight" in line
     assert re.search(r"missing: (\S+, ){2}\S+ and \d+ more; unexpected: head\S+\.conv\.0\.0\.bias, ", line)
@@ -211,24 +217,26 @@ def test_another_architecture_names_the_keys(capsys: pytest.CaptureFixture[str],
     ("content", "message"),
     [
         ({"rpn.head.conv.weight": torch.zeros(1)}, "with head.classification_head.cls_logits.weight, got keys rpn"),
-        ({torchvision_checkpoint.LOGITS: torch.zeros(20, 256, 3, 3)}, "expected rows for 9 anchors .* got 20"),
+        ({torchvision_checkpoint.LOGITS: torch.zeros(20, 256, 3, 3)}, "expected a multiple of 9 rows, .* got 20"),
         ({"model": {"weight": "text"}}, "expected a state dict, .* got dict with keys model"),
         ([torch.zeros(1)], "expected a state dict, .* got list with no keys"),
         (Path("a pickled object"), "torch cannot read it: .*"),
         (b"not a checkpoint", "torch cannot read it: .*"),
     ],
 )
-def test_foreign_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: object, message: str) -> None:
+def test_foreign_files_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: object, message: str
+) -> None:
     source = tmp_path / "foreign.pth"
     if isinstance(content, bytes):
         source.write_bytes(content)
     else:
         torch.save(content, source)
-    assert re.search(message, refused(capsys, str(source), "--arch", V1))
+    assert re.search(message, error_of(capsys, str(source), "--arch", V1))
 
 
-def test_a_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(capsys, "missing.pth", "--arch", V1)
+def test_a_missing_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_of(capsys, "missing.pth", "--arch", V1)
     assert "missing.pth: expected a checkpoint of torchvision or one of coco_v1, coco_v2" in line
 
 
@@ -240,15 +248,15 @@ def test_a_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
         ("Érable\n".encode("latin-1"), "names.txt: expected class names in UTF-8"),
     ],
 )
-def test_wrong_class_names(
+def test_wrong_class_names_are_refused(
     capsys: pytest.CaptureFixture[str], frozen_file: Path, tmp_path: Path, text: bytes, message: str
 ) -> None:
     names = tmp_path / "names.txt"
     names.write_bytes(text)
-    assert re.search(message, refused(capsys, str(frozen_file), "--arch", V1, "--class-names", str(names)))
+    assert re.search(message, error_of(capsys, str(frozen_file), "--arch", V1, "--class-names", str(names)))
 
 
-def test_91_classes_are_cocos() -> None:
+def test_91_classes_have_the_coco_names() -> None:
     names = torchvision_checkpoint._class_names(91, None)
     assert (names[0], names[1], names[90]) == ("__background__", "person", "toothbrush")
     assert torchvision_checkpoint._class_names(3, None) == ("class_0", "class_1", "class_2")

@@ -1,4 +1,4 @@
-"""The verb ``train`` as users run it: in a process of its own, under torchrun, interrupted from outside."""
+"""The verb ``train`` as users run it: as a separate process, under torchrun, interrupted by signals."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from retina_edge.data.coco import load_coco
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.train import main
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.start_first
 
 SMALL = (
     "--backbone resnet18 --backbone-levels 3 --backbone-norm frozen --fpn-channels 32 --head-depth 1 "
     "--head-norm group --anchors 32 64 128 --input 96x128 --lr 0.002 --warmup 2 --amp off --seed 3"
 ).split()
-# Two processes average gradients where one sums over a batch: the same numbers, added in another order. Weights are
-# about 0.01 to 1; SGD moves them by 1e-4 or more in these steps.
+# Largest difference of weights between one process and two, which add the same gradients in another order. Weights are
+# about 0.01 to 1, and SGD changes them by 1e-4 or more in these steps.
 SAME_WEIGHTS = 2e-6
 
 
@@ -34,7 +34,7 @@ def arguments(tiny_coco: Path, treecrowns: Path, output: Path, *more: str) -> li
     return [str(tiny_coco), "--images", images, "--val", str(tiny_coco), "-o", str(output), *SMALL, *more]
 
 
-def test_two_processes_compute_what_one_does(tiny_coco: Path, treecrowns: Path, tmp_path: Path) -> None:
+def test_two_processes_compute_the_same_as_one(tiny_coco: Path, treecrowns: Path, tmp_path: Path) -> None:
     run = "--epochs 2 --epoch-samples 8 --workers 0 --ema 0.9".split()
     one = arguments(tiny_coco, treecrowns, tmp_path / "one.pt", *run, "--batch", "2")
     assert main(one) == 0
@@ -42,7 +42,7 @@ def test_two_processes_compute_what_one_does(tiny_coco: Path, treecrowns: Path, 
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*torchrun, "-m", "retina_edge.train", *two], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("epoch 2/2") == 1  # one process speaks
+    assert done.stderr.count("epoch 2/2") == 1  # only one process prints
     states = [load_checkpoint(tmp_path / name).training for name in ("one.last.pt", "two.last.pt")]
     assert states[0] is not None
     assert states[1] is not None
@@ -52,7 +52,7 @@ def test_two_processes_compute_what_one_does(tiny_coco: Path, treecrowns: Path, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_from_outside_saves_and_exits_130(
+def test_a_signal_saves_the_state_and_exits_with_130(
     tiny_coco: Path, treecrowns: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     output = tmp_path / "model.pt"
@@ -68,7 +68,7 @@ def test_interrupted_from_outside_saves_and_exits_130(
         deadline = time.monotonic() + 120
         while not (tmp_path / "model.last.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
-        # As terminals, systemd and Slurm do: the loader's workers get the signal too.
+        # Signal the workers of the loader, too, as terminals, systemd and Slurm do.
         os.killpg(process.pid, number)
         _, errors = process.communicate(timeout=60)
     finally:
@@ -82,36 +82,38 @@ def test_interrupted_from_outside_saves_and_exits_130(
     assert [int(row["epoch"]) for row in rows] == list(range(1, len(rows) + 1))
 
 
-def test_verb_end_to_end(tiny_coco: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_then_fine_tuning_then_resuming(
+    tiny_coco: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = arguments(tiny_coco, treecrowns, tmp_path / "a.pt", *"--epochs 1 --batch 2 --workers 0".split())
     assert main([*first, "--half-weights"]) == 0
-    said = capsys.readouterr().err
-    assert "epoch 1/1" in said
-    assert "AP50" in said
+    output = capsys.readouterr().err
+    assert "epoch 1/1" in output
+    assert "AP50" in output
     assert (tmp_path / "a.tensorboard").is_dir()
     again = arguments(tiny_coco, treecrowns, tmp_path / "b.pt", *"--epochs 1 --batch 2 --workers 0".split())
     assert main([*again, "--init", str(tmp_path / "a.pt"), "--head-depth", "2"]) == 0
-    assert "keep their fresh values" in capsys.readouterr().err
+    assert "keep their new values" in capsys.readouterr().err
     assert main([*first, "--resume", "--half-weights"]) == 0  # nothing left to do
     assert "resuming a.last.pt after step 2 of 2" in capsys.readouterr().err
     assert load_checkpoint(tmp_path / "a.pt").training is None
 
 
-def test_anchors_that_fit_the_data(
+def test_anchors_auto_chooses_anchors_that_fit_the_data(
     tiny_coco: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = "--epochs 1 --batch 2 --workers 0 --anchors auto".split()
     assert main(arguments(tiny_coco, treecrowns, tmp_path / "model.pt", *run)) == 0
     boxes = input_boxes(load_coco(tiny_coco, None), (96, 128))
     fit = suggest_anchors(boxes, (96, 128), (32.0, 64.0, 128.0), (0.5, 1.0, 2.0))
-    assert fit.anchor_sizes[0] < 16  # trees are small in an input as small as this
+    assert fit.anchor_sizes[0] < 16  # trees are small in so small an input
     assert f"{fit.options}, which match {fit.recall:.1%} of the boxes" in capsys.readouterr().err
     contract = load_checkpoint(tmp_path / "model.pt").contract
     assert tuple(level.anchor_sizes[0] for level in contract.levels) == fit.anchor_sizes
     assert contract.levels[0].aspect_ratios == fit.aspect_ratios
 
 
-def test_errors_are_one_line(
+def test_errors_are_reported_without_a_traceback(
     tiny_coco: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = arguments(tiny_coco, treecrowns, tmp_path / "c.pt", "--workers", "0")
@@ -123,7 +125,7 @@ def test_errors_are_one_line(
     assert "expected auto, cpu, cuda or cuda:N, got 'teapot'" in capsys.readouterr().err
     assert main([str(tmp_path / "none.json"), *good[1:]]) == 1
     assert capsys.readouterr().err.startswith("error: ")
-    for wrong, said in (
+    for options, message in (
         (["--fpn-channels", "33"], "multiple of 32"),
         (["--anchors", "32"], "expected sizes for 3 levels"),
         (["--anchors", "auto", "32"], "anchors: expected sizes in pixels or auto, got auto 32"),
@@ -131,6 +133,6 @@ def test_errors_are_one_line(
         (["--epochs", "0"], "epochs: expected at least 1"),
     ):
         with pytest.raises(SystemExit) as stopped:
-            main([*good, *wrong])
+            main([*good, *options])
         assert stopped.value.code == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

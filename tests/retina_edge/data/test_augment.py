@@ -1,4 +1,4 @@
-"""Augmentations move boxes and pixels together: colored objects on real ground stay inside their boxes."""
+"""Augmentations move boxes and pixels together: objects painted onto real images stay inside their boxes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from retina_edge.data.augment import CropKeepingBoxes, RandomTranspose, training
 from retina_edge.data.augment_options import AugmentOptions
 
 BOXES = [[40, 60, 90, 140], [200, 30, 300, 80], [330, 330, 400, 400], [0, 200, 60, 230]]
-# Bilinear resizing mixes the outermost row of pixels of an object with the ground.
+# Bilinear resizing mixes the outermost pixels of an object with the background.
 EDGE = 2
 
 
 def painted(frame: npt.NDArray[np.uint8]) -> tuple[tv_tensors.Image, dict[str, torch.Tensor]]:
-    """A real frame without blue, and on it one blue object for each box, as torch RGB."""
+    """Return a real frame without blue, RGB, with one blue object painted into each box, and its target."""
     image = torch.from_numpy(frame[:, :, ::-1].copy()).permute(2, 0, 1).clone()
     image[2] = 0
     for x1, y1, x2, y2 in BOXES:
@@ -27,7 +27,7 @@ def painted(frame: npt.NDArray[np.uint8]) -> tuple[tv_tensors.Image, dict[str, t
     return tv_tensors.Image(image), {"boxes": boxes, "labels": torch.arange(len(BOXES))}
 
 
-def blue(image: torch.Tensor) -> npt.NDArray[np.bool_]:
+def blue_pixels(image: torch.Tensor) -> npt.NDArray[np.bool_]:
     return (image[2] > 200).numpy()
 
 
@@ -36,23 +36,23 @@ def blue(image: torch.Tensor) -> npt.NDArray[np.bool_]:
 def test_boxes_stay_on_their_objects(
     frames: list[npt.NDArray[np.uint8]], orientation: str, size: tuple[int, int], scale: tuple[float, float]
 ) -> None:
-    # Every box, however little of it is left, so that all blue pixels must be accounted for.
+    # Keep boxes of which very little is left, so that each blue pixel belongs to a box.
     options = AugmentOptions(size, (416, 736), scale, orientation, photometric=False, min_visible=0.0)
     transform = training_transform(options)
     torch.manual_seed(5)
-    seen = 0
+    visible_boxes = 0
     for _ in range(25):
         image, target = transform(*painted(frames[0]))
         assert image.shape == (3, *size)
         assert image.dtype == torch.uint8
-        mask = blue(image)
+        mask = blue_pixels(image)
         for x1, y1, x2, y2 in target["boxes"].round().int().tolist():
             inner = mask[y1 + EDGE : max(0, y2 - EDGE), x1 + EDGE : max(0, x2 - EDGE)]
             assert inner.all()
-            seen += inner.size > 0
+            visible_boxes += inner.size > 0
             mask[max(0, y1 - EDGE) : y2 + EDGE, max(0, x1 - EDGE) : x2 + EDGE] = False
         assert not mask.any(), "an object lost its box"
-    assert seen >= 25
+    assert visible_boxes >= 25
 
 
 def test_labels_follow_their_boxes(frames: list[npt.NDArray[np.uint8]]) -> None:
@@ -67,7 +67,7 @@ def test_labels_follow_their_boxes(frames: list[npt.NDArray[np.uint8]]) -> None:
     assert out.shape == (3, 416, 416)
 
 
-def test_photometric_changes_colors_and_nothing_else(frames: list[npt.NDArray[np.uint8]]) -> None:
+def test_photometric_changes_colors_but_not_boxes(frames: list[npt.NDArray[np.uint8]]) -> None:
     results = []
     for photometric in (False, True):
         torch.manual_seed(3)
@@ -79,11 +79,11 @@ def test_photometric_changes_colors_and_nothing_else(frames: list[npt.NDArray[np
     assert not torch.equal(plain, changed)
 
 
-def test_crop_holds_an_object_and_drops_slivers(frames: list[npt.NDArray[np.uint8]]) -> None:
+def test_a_crop_contains_an_object_and_drops_slivers(frames: list[npt.NDArray[np.uint8]]) -> None:
     crop = CropKeepingBoxes((64, 64), min_visible=0.4)
     torch.manual_seed(1)
     kept = [len(crop(*painted(frames[0]))[1]["boxes"]) for _ in range(50)]
-    assert sum(count > 0 for count in kept) > 25  # the two large objects cannot fill 40 % of 64 pixels
+    assert sum(count > 0 for count in kept) > 25  # a crop can show too little of its object to keep the box
     image = tv_tensors.Image(torch.zeros(3, 100, 100, dtype=torch.uint8))
     boxes = tv_tensors.BoundingBoxes(torch.tensor([[0.0, 0, 10, 10]]), format="XYXY", canvas_size=(100, 100))
     for _ in range(50):
@@ -92,17 +92,17 @@ def test_crop_holds_an_object_and_drops_slivers(frames: list[npt.NDArray[np.uint
             assert (box[2] - box[0]) * (box[3] - box[1]) >= 40
 
 
-def test_image_without_boxes_and_smaller_than_the_crop() -> None:
+def test_an_image_without_boxes_smaller_than_the_crop_is_padded() -> None:
     image = tv_tensors.Image(torch.full((3, 20, 30), 7, dtype=torch.uint8))
-    none = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(20, 30))
-    out, target = CropKeepingBoxes((64, 96), 0.4)(image, {"boxes": none, "labels": torch.zeros(0)})
+    no_boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(20, 30))
+    out, target = CropKeepingBoxes((64, 96), 0.4)(image, {"boxes": no_boxes, "labels": torch.zeros(0)})
     assert out.shape == (3, 64, 96)
     assert (out[:, :20, :30] == 7).all()
-    assert int((out == 7).sum()) == 3 * 20 * 30  # the rest is zero, right and bottom
+    assert int((out == 7).sum()) == 3 * 20 * 30  # padding is zero
     assert target["boxes"].shape == (0, 4)
 
 
-def test_transpose_leaves_oblong_crops_alone(frames: list[npt.NDArray[np.uint8]]) -> None:
+def test_transpose_does_not_change_oblong_crops(frames: list[npt.NDArray[np.uint8]]) -> None:
     image, target = painted(frames[0])
     oblong = tv_tensors.Image(image[:, :200])
     for _ in range(10):
@@ -122,18 +122,18 @@ def test_options_are_checked() -> None:
 @pytest.mark.parametrize(("orientation", "expected"), [("none", 1), ("horizontal", 2), ("dihedral", 8)])
 def test_every_orientation_occurs(orientation: str, expected: int) -> None:
     image = tv_tensors.Image(torch.zeros(3, 64, 64, dtype=torch.uint8))
-    image[:, 0, 1] = 255  # beside a corner: each of the eight orientations moves it elsewhere
+    image[:, 0, 1] = 255  # beside a corner, so that its position differs in each of the eight orientations
     box = tv_tensors.BoundingBoxes(torch.tensor([[0.0, 0, 64, 64]]), format="XYXY", canvas_size=(64, 64))
     transform = training_transform(AugmentOptions((64, 64), (64, 64), (1, 1), orientation, photometric=False))
     torch.manual_seed(0)
-    places = {
+    positions = {
         tuple(transform(image, {"boxes": box, "labels": torch.zeros(1)})[0][0].nonzero()[0].tolist())
         for _ in range(200)
     }
-    assert len(places) == expected
+    assert len(positions) == expected
 
 
-def test_scales_span_their_range() -> None:
+def test_scales_span_the_range() -> None:
     image = tv_tensors.Image(torch.zeros(3, 100, 100, dtype=torch.uint8))
     box = tv_tensors.BoundingBoxes(torch.tensor([[40.0, 40, 60, 60]]), format="XYXY", canvas_size=(100, 100))
     transform = training_transform(AugmentOptions((256, 256), (96, 160), (0.5, 1.5), "none", photometric=False))
@@ -147,7 +147,7 @@ def test_scales_span_their_range() -> None:
     assert np.mean(widths) == pytest.approx(1.0, abs=0.06)
 
 
-def test_thin_images_keep_a_pixel() -> None:
+def test_thin_images_keep_at_least_one_pixel() -> None:
     for shape in ((900, 4), (1, 5000)):
         image = tv_tensors.Image(torch.zeros(3, *shape, dtype=torch.uint8))
         box = tv_tensors.BoundingBoxes(torch.tensor([[0.0, 0, shape[1], shape[0]]]), format="XYXY", canvas_size=shape)

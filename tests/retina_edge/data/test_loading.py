@@ -1,4 +1,4 @@
-"""Samples are a function of seed, epoch and place: not of workers, not of where a run was interrupted."""
+"""Samples depend on seed, epoch and position only, not on workers or on where a run was interrupted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def data(tiny_coco: Path, treecrowns: Path) -> CocoDataset:
     return load_coco(tiny_coco, treecrowns / "images")
 
 
-def test_sampler_gives_whole_batches_and_every_image() -> None:
+def test_the_sampler_makes_full_batches_of_all_images() -> None:
     sampler = EpochSampler(10, 10, batch=2, seed=0)
     batches = list(sampler)
     assert len(sampler) == len(batches) == 5
@@ -29,12 +29,12 @@ def test_sampler_gives_whole_batches_and_every_image() -> None:
     assert len({seed for batch in batches for _, seed in batch}) == 10
 
 
-def test_few_images_repeat_and_one_batch_is_always_made() -> None:
+def test_few_images_repeat_and_there_is_at_least_one_batch() -> None:
     assert [len(batch) for batch in EpochSampler(3, 8, batch=4, seed=0)] == [4, 4]
     assert [len(batch) for batch in EpochSampler(3, 3, batch=8, seed=0)] == [8]
 
 
-def test_epochs_differ_and_repeat() -> None:
+def test_epochs_differ_and_are_reproducible() -> None:
     sampler = EpochSampler(10, 10, batch=2, seed=0)
     first = list(sampler)
     sampler.set_position(1, 0)
@@ -46,18 +46,18 @@ def test_epochs_differ_and_repeat() -> None:
     assert len(sampler) == 2
 
 
-def test_processes_share_the_batches_of_one() -> None:
+def test_two_processes_together_make_the_batches_of_one_process() -> None:
     whole = [item for batch in EpochSampler(12, 12, batch=4, seed=1) for item in batch]
     parts = [list(EpochSampler(12, 12, batch=2, seed=1, rank=rank, world=2)) for rank in range(2)]
     together = [item for step in zip(*parts, strict=True) for batch in step for item in batch]
     assert together == whole
 
 
-def test_workers_do_not_matter(data: CocoDataset) -> None:
+def test_samples_do_not_depend_on_workers(data: CocoDataset) -> None:
     runs = []
     for workers in (0, 1):
         sampler = EpochSampler(len(data), 8, batch=2, seed=4)
-        torch.manual_seed(workers)  # the global generator must not matter either
+        torch.manual_seed(workers)  # nor on the global generator
         runs.append(list(BatchLoader(AugmentedDataset(data, OPTIONS), sampler, workers=workers)))
     assert len(runs[0]) == len(runs[1]) == 4
     for (images, targets), (same_images, same_targets) in zip(*runs, strict=True):
@@ -69,16 +69,16 @@ def test_workers_do_not_matter(data: CocoDataset) -> None:
             assert torch.equal(target["labels"], same["labels"])
 
 
-def test_sample_is_bgr(data: CocoDataset) -> None:
+def test_a_sample_is_bgr(data: CocoDataset) -> None:
     options = AugmentOptions((416, 416), (416, 416), (1, 1), "none", photometric=False)
     image, _ = AugmentedDataset(data, options).sample(0, 0)
-    # Forest: the mean of green is above that of red and blue; OpenCV's own reading tells blue from red.
+    # In a forest, the three channels have different means.
     expected = data.images[0].read().mean((0, 1))
     means = image.float().mean((0, 1)).numpy()
     assert means.argsort().tolist() == expected.argsort().tolist()
 
 
-def test_the_global_generator_is_left_alone(data: CocoDataset) -> None:
+def test_a_sample_does_not_change_the_global_generator(data: CocoDataset) -> None:
     torch.manual_seed(9)
     before = torch.get_rng_state()
     AugmentedDataset(data, OPTIONS).sample(0, 5)
@@ -86,10 +86,10 @@ def test_the_global_generator_is_left_alone(data: CocoDataset) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_image_is_the_error_it_is_also_from_a_worker(tmp_path: Path, workers: int) -> None:
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    none, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    image = LabeledImage(1, tmp_path / "a.png", (8, 8), none, no_labels, none, no_labels)
+def test_the_error_of_a_bad_image_reaches_the_caller_unchanged(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    image = LabeledImage(1, tmp_path / "a.png", (8, 8), no_boxes, no_labels, no_boxes, no_labels)
     data = CocoDataset(tmp_path / "labels.json", ("cat",), (1,), (image,))
     loader = BatchLoader(AugmentedDataset(data, OPTIONS), EpochSampler(1, 1, batch=1, seed=0), workers=workers)
     with pytest.raises(SourceError, match=r"a\.png: expected an image") as caught:

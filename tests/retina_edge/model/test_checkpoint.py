@@ -1,4 +1,4 @@
-"""Checkpoint files: round trip, atomic writing, and refusal of what is damaged, foreign or dangerous."""
+"""Checkpoint files: round trip, atomic writing, and refusal of damaged, foreign or dangerous files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from retina_edge.model.checkpoint import Checkpoint, load_checkpoint
 from retina_edge.model.retinanet import RetinaNet
 from tests.models import TINY, contract_of, lively
 
-# torch sums a convolution in another order for another batch size; pixels.
+# Pixels; for another batch size, torch sums a convolution in another order.
 BATCH_ATOL = 1e-3
 
 
@@ -43,10 +43,10 @@ def test_round_trip_gives_the_same_detections(
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.weights[name], value)
     with Detector.load(path) as detector:
-        found = detector(frames[0])
-        assert len(found) > 5
-        again = detector(frames)
-        np.testing.assert_allclose(again[0].boxes, found.boxes, atol=BATCH_ATOL)
+        single = detector(frames[0])
+        assert len(single) > 5
+        batch = detector(frames)
+        np.testing.assert_allclose(batch[0].boxes, single.boxes, atol=BATCH_ATOL)
 
 
 def test_half_weights_halve_the_file(tmp_path: Path, checkpoint: Checkpoint) -> None:
@@ -78,7 +78,7 @@ def test_writing_is_atomic(tmp_path: Path, checkpoint: Checkpoint, monkeypatch: 
 
 
 class Malicious:
-    """Pickles to a call."""
+    """An object that, when unpickled, creates a file."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -87,7 +87,7 @@ class Malicious:
         return (Path.touch, (self.target,))
 
 
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
     target = tmp_path / "ran"
     torch.save({"format": Malicious(target)}, tmp_path / "evil.pt")
     with pytest.raises(ModelFileError, match="torch cannot read it"):
@@ -100,8 +100,8 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path, checkpoint: Check
     with pytest.raises(ModelFileError, match="found no file"):
         load_checkpoint(path)
     checkpoint.save(path)
-    whole = path.read_bytes()
-    for content in (b"", b"no checkpoint", whole[: len(whole) // 2]):
+    complete = path.read_bytes()
+    for content in (b"", b"not a checkpoint", complete[: len(complete) // 2]):
         path.write_bytes(content)
         with pytest.raises(ModelFileError, match=r"model\.pt: expected a checkpoint of retina_edge"):
             load_checkpoint(path)

@@ -1,4 +1,4 @@
-"""Quantization-aware training rounds where the exported INT8 does, by the same scales, and changes no other thing."""
+"""Quantization-aware training rounds where the exported INT8 model does, with the same scales, and nothing else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from retina_edge.training.fake_quantization import (
 from tests.interruption import interrupt_at
 from tests.models import TINY, contract_of, lively
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.start_first
 
 RESNET18 = dataclasses.replace(
     TINY, num_classes=3, backbone_levels=(3, 4, 5), anchor_sizes=octave_sizes((16, 32, 64, 128, 256))
@@ -45,15 +45,15 @@ CONFIGS = {
     "resnet50, no norm in the heads": dataclasses.replace(RESNET18, backbone="resnet50", head_norm="none"),
     "mobilenet": dataclasses.replace(RESNET18, backbone="mobilenet_v3_large"),
 }
-# float16 holds scales to 11 bits, rounded up.
+# Relative error of a scale in float16, which has 11 significant bits.
 HALF = 1e-3
-# Of MobileNetV3-large, blocks whose input is added to their output.
-SKIPPED_BRANCHES = 10
+# Blocks of MobileNetV3-large that add their input to their output.
+SKIP_BRANCHES = 10
 Frames = npt.NDArray[np.uint8]
 
 
 def scales_of(model: onnx.ModelProto, kind: str) -> set[float]:
-    """Of activations (``QuantizeLinear``) or weights (the greatest of each ``DequantizeLinear`` that has several)."""
+    """Return the scales of activations (``QuantizeLinear``), or the largest scale of each weight."""
     values = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
     scales = [values[node.input[1]] for node in model.graph.node if node.op_type == kind]
     return {float(scale.max()) for scale in scales if (scale.ndim == 0) == (kind == "QuantizeLinear")}
@@ -64,12 +64,12 @@ def heads_of(model: RetinaNet, x: torch.Tensor) -> npt.NDArray[np.float32]:
         return np.concatenate([level.numpy().reshape(-1) for head in model(x) for level in head])
 
 
-def noise(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+def rms_difference(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
     return float(np.sqrt(np.mean((one - other) ** 2)))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_it_rounds_where_the_export_does(name: str, frames: list[Frames]) -> None:
+def test_it_rounds_the_same_tensors_as_the_export(name: str, frames: list[Frames]) -> None:
     torch.manual_seed(0)
     model = lively(RetinaNet(CONFIGS[name]))
     contract = contract_of(model)
@@ -81,30 +81,31 @@ def test_it_rounds_where_the_export_does(name: str, frames: list[Frames]) -> Non
     plain = heads_of(model, x)
     add_fake_quantization(model, [x])
 
-    theirs = sorted(scales_of(int8, "QuantizeLinear"))
+    exported = sorted(scales_of(int8, "QuantizeLinear"))
     rounded = [module for module in model.modules() if isinstance(module, FakeQuantize)]
-    ours = sorted({float(value) / LIMIT for module in rounded for value in module.greatest})
-    # A tensor that several read is rounded for each of them here, by the same scale.
-    ours = [value for value, before in zip(ours, [0.0, *ours], strict=False) if value > before * (1 + 1e-6)]
-    if name == "mobilenet":  # its skipped branches are not rounded here; all that is, is rounded there
-        assert all(min(abs(value / scale - 1) for scale in theirs) < HALF for value in ours)
-        assert sum(min(abs(value / scale - 1) for value in ours) >= HALF for scale in theirs) <= SKIPPED_BRANCHES
+    trained = sorted({float(value) / LIMIT for module in rounded for value in module.greatest})
+    # In training, a tensor with several readers is rounded once for each of them, with the same scale.
+    trained = [value for value, before in zip(trained, [0.0, *trained], strict=False) if value > before * (1 + 1e-6)]
+    if name == "mobilenet":
+        # Training rounds only tensors that the export rounds, too, but not the skip branches of MobileNet.
+        assert all(min(abs(value / scale - 1) for scale in exported) < HALF for value in trained)
+        assert sum(min(abs(value / scale - 1) for value in trained) >= HALF for scale in exported) <= SKIP_BRANCHES
     else:
-        assert len(ours) > 20
-        np.testing.assert_allclose(ours, theirs, rtol=HALF)
+        assert len(trained) > 20
+        np.testing.assert_allclose(trained, exported, rtol=HALF)
     convolutions = [module for module in model.modules() if isinstance(module, QuantizedConv2d)]
     quantized = [node for node in int8.graph.node if node.op_type == "DequantizeLinear" and len(node.attribute)]
     assert len(convolutions) == len(quantized)
 
-    # Roundings fall anew wherever float16 differs from float32, so that only their size can be the same.
-    there = np.concatenate([level.reshape(-1) for level in onnx_heads(int8, [images])[0]])
-    assert noise(heads_of(model, x), plain) == pytest.approx(noise(there, plain), rel=0.25)
-    assert noise(heads_of(model, x), plain) > 0
+    # Scales in float16 and float32 round some values differently, so only the size of the rounding noise can agree.
+    int8_heads = np.concatenate([level.reshape(-1) for level in onnx_heads(int8, [images])[0]])
+    assert rms_difference(heads_of(model, x), plain) == pytest.approx(rms_difference(int8_heads, plain), rel=0.25)
+    assert rms_difference(heads_of(model, x), plain) > 0
 
 
-def test_rounding_itself() -> None:
+def test_values_round_to_steps_of_the_range() -> None:
     rounding = FakeQuantize(uses=2)
-    for greatest in (12.7, 127.0, 6.0):  # two in turn; the third belongs to the first again
+    for greatest in (12.7, 127.0, 6.0):  # the ranges of two uses in turn; the third value is for the first use again
         rounding(torch.tensor([-greatest, 0.0]))
     rounding(torch.zeros(1))
     rounding.observing = False
@@ -114,10 +115,10 @@ def test_rounding_itself() -> None:
     torch.testing.assert_close(second, torch.tensor([0.0, 0.0, -3.0, 12.0, 13.0, -13.0]))
     first.sum().backward()
     assert x.grad is not None
-    assert x.grad.tolist() == [1, 1, 1, 1, 0, 0]  # straight through, but where it is cut off
+    assert x.grad.tolist() == [1, 1, 1, 1, 0, 0]  # straight through, except for clipped values
 
 
-def test_a_checkpoint_does_not_know_of_it() -> None:
+def test_weights_and_statistics_of_a_checkpoint_do_not_change() -> None:
     torch.manual_seed(0)
     model = lively(RetinaNet(RESNET18))
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -129,18 +130,18 @@ def test_a_checkpoint_does_not_know_of_it() -> None:
     fixed = [module for module in model.modules() if isinstance(module, FixedBatchNorm2d)]
     model.train()
     sum(level.sum() for head in model(x) for level in head).backward()
-    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())  # statistics stand
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())  # statistics are fixed
     assert not any(module.training for module in fixed)
     assert len(fixed) == 20
     assert all(parameter.grad is not None for parameter in model.parameters())
-    twin = copy.deepcopy(model)  # as the average of weights is one
+    twin = copy.deepcopy(model)  # as for the average of the weights
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
     assert heads_of(twin.eval(), x).std() > 0
 
 
-def test_without_images_there_are_no_ranges() -> None:
+def test_no_batches_is_an_error() -> None:
     with pytest.raises(ValueError, match="batches: expected at least one"):
         add_fake_quantization(RetinaNet(TINY), [])
 
@@ -151,7 +152,7 @@ def arguments(tiny_coco: Path, treecrowns: Path, checkpoint: Path, output: Path,
     return [*words, "--qat", str(checkpoint), *"--batch 2 --workers 0 --epoch-samples 4 --amp off".split(), *more]
 
 
-def test_verb_from_checkpoint_to_int8(
+def test_qat_fine_tunes_a_checkpoint_and_resumes(
     tiny_coco: Path,
     treecrowns: Path,
     checkpoint: Path,
@@ -166,10 +167,10 @@ def test_verb_from_checkpoint_to_int8(
     source, tuned = load_checkpoint(checkpoint), load_checkpoint(output)
     assert tuned.contract == source.contract
     moved = [name for name, value in source.weights.items() if not torch.equal(tuned.weights[name], value)]
-    assert {name.rpartition(".")[2] for name in moved} == {"weight", "bias"}  # no statistics
+    assert {name.rpartition(".")[2] for name in moved} == {"weight", "bias"}  # but not the statistics
     assert len(moved) > 20
 
-    # Interrupted and resumed it comes to the same, by the ranges of its beginning, whatever --qat names by then.
+    # A resumed run gives the same result, with the ranges from its start, even if --qat names another checkpoint.
     again = tmp_path / "again.pt"
     given = arguments(tiny_coco, treecrowns, checkpoint, again)
     with monkeypatch.context() as patch:
@@ -184,27 +185,27 @@ def test_verb_from_checkpoint_to_int8(
     for part in ("model", "ema"):
         assert all(torch.equal(other[part][name], value) for name, value in one[part].items()), part
 
-    # Without --qat the same file is another run.
+    # Without --qat, the run cannot be resumed.
     without = [word for word in given if word not in ("--qat", str(output))]
     capsys.readouterr()
     tiny = "--backbone resnet18 --backbone-levels 3 --fpn-channels 32 --head-depth 1 --head-norm group".split()
     assert main([*without, *tiny, *"--anchors 32 64 128 --input 128x160 --resume".split()]) == 1
-    assert "qat True there, False here" in capsys.readouterr().err
+    assert "qat: expected True, got False" in capsys.readouterr().err
 
 
-def test_verb_says_what_does_not_belong(
+def test_qat_refuses_model_options_and_other_classes(
     tiny_coco: Path, treecrowns: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "qat.pt"
-    for more, named in (
+    for more, option in (
         (("--backbone", "resnet18"), "--backbone"),
-        (("--backbone", "resnet50"), "--backbone"),  # its default, too
+        (("--backbone", "resnet50"), "--backbone"),  # the default value, too
         (("--fpn-channels", "64"), "--fpn-channels"),
         (("--init", str(checkpoint)), "--init"),
     ):
         with pytest.raises(SystemExit):
             main(arguments(tiny_coco, treecrowns, checkpoint, output, *more))
-        assert f"--qat takes the model as it is; leave {named} out" in capsys.readouterr().err
+        assert f"--qat takes the model as it is; leave {option} out" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(arguments(tiny_coco, treecrowns, checkpoint, checkpoint))
     assert "--output would overwrite the checkpoint of --qat" in capsys.readouterr().err
@@ -213,5 +214,5 @@ def test_verb_says_what_does_not_belong(
     other = tmp_path / "bushes.json"
     other.write_text(json.dumps(content))
     assert main(arguments(other, treecrowns, checkpoint, output)) == 1
-    assert "expected the classes of the model, tree, with its category ids, found bush" in capsys.readouterr().err
+    assert "expected the classes of the model, tree, with its category ids, got bush" in capsys.readouterr().err
     assert not output.exists()

@@ -1,4 +1,4 @@
-"""Training: it learns, resumes to the bit, stops in order, and refuses to go on with a loss that is not finite."""
+"""Training learns, resumes to the bit, stops in order, and ends with an error if the loss is not finite."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from retina_edge.training.trainer import Trainer
 from tests.interruption import interrupt_at
 from tests.models import TINY
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.start_first
 
 CPU = ProcessGroup(0, 1, torch.device("cpu"))
 SIZE = (96, 128)
@@ -66,7 +66,7 @@ def assert_equal(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("stop_after", [4, 6])  # at the end of an epoch, and inside one
-def test_resumed_run_equals_an_unbroken_one(data: CocoDataset, tmp_path: Path, stop_after: int) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(data: CocoDataset, tmp_path: Path, stop_after: int) -> None:
     whole = make_trainer(data, tmp_path / "whole.pt")
     whole.run()
     broken = make_trainer(data, tmp_path / "broken.pt", on_step=interrupt_at(stop_after))
@@ -76,17 +76,17 @@ def test_resumed_run_equals_an_unbroken_one(data: CocoDataset, tmp_path: Path, s
     resumed = make_trainer(data, tmp_path / "broken.pt", workers=1)
     resumed.resume()
     resumed.run()
-    ours, theirs = load_checkpoint(resumed.last_path), load_checkpoint(whole.last_path)
-    assert ours.training is not None
-    assert theirs.training is not None
-    ours.training["settings"]["workers"] = 0
-    assert_equal(ours.training, theirs.training)
-    assert_equal(ours.weights, theirs.weights)
+    actual, expected = load_checkpoint(resumed.last_path), load_checkpoint(whole.last_path)
+    assert actual.training is not None
+    assert expected.training is not None
+    actual.training["settings"]["workers"] = 0
+    assert_equal(actual.training, expected.training)
+    assert_equal(actual.weights, expected.weights)
     rows = list(csv.DictReader((tmp_path / "broken.csv").read_text().splitlines()))
     assert [int(row["epoch"]) for row in rows] == [1, 2]
 
 
-def test_training_does_learn_and_the_average_differs(data: CocoDataset, tmp_path: Path) -> None:
+def test_training_changes_all_weights_and_ships_their_average(data: CocoDataset, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path / "model.pt")
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     result = trainer.run()
@@ -94,15 +94,15 @@ def test_training_does_learn_and_the_average_differs(data: CocoDataset, tmp_path
     assert result.images == 4
     after = trainer.model.state_dict()
     changed = [name for name, value in after.items() if not torch.equal(value, before[name])]
-    assert len(changed) == len(after)  # every weight and statistic has moved
+    assert len(changed) == len(after)  # every weight and statistic has changed
     shipped = load_checkpoint(tmp_path / "model.last.pt").weights
     name = "head.classification_head.cls_logits.weight"
     assert not torch.equal(shipped[name], after[name])
     assert_equal(shipped, dict(trainer.evaluated_model().state_dict()))
 
 
-def test_two_images_are_learnt_by_heart(data: CocoDataset) -> None:
-    """The losses have the right targets: on two images they fall to almost nothing."""
+def test_two_images_are_learned_by_heart(data: CocoDataset) -> None:
+    """With the right targets, the losses on two images fall to almost zero."""
     model, contract = new_model(TINY, data, (128, 128), seed=0)
     trainer_data = [data.images[0], data.images[1]]
     images, targets = [], []
@@ -126,36 +126,36 @@ def test_two_images_are_learnt_by_heart(data: CocoDataset) -> None:
     assert losses["bbox_regression"] < 0.05
 
 
-def test_criterion_matches_torchvision(data: CocoDataset) -> None:
-    """Loss of the raw heads here = loss of torchvision's own RetinaNet on the same features."""
-    from torchvision.models.detection import RetinaNet as Torchvisions
+def test_losses_equal_those_of_torchvision(data: CocoDataset) -> None:
+    """The losses equal those of torchvision's own RetinaNet on the same features."""
+    from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
     from torchvision.models.detection.image_list import ImageList
 
     model, _ = new_model(TINY, data, SIZE, seed=0)
-    peer = Torchvisions(model.backbone, 1, anchor_generator=model.anchor_generator, head=model.head)
+    reference = TorchvisionRetinaNet(model.backbone, 1, anchor_generator=model.anchor_generator, head=model.head)
     images = torch.rand(2, 3, *SIZE)
     targets = [
         {"boxes": torch.tensor([[10.0, 20, 60, 70], [50, 30, 90, 90]]), "labels": torch.zeros(2, dtype=torch.int64)},
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
     ]
     model.eval()
-    ours = RetinaNetCriterion(model)(model(images), targets, SIZE)
+    losses = RetinaNetCriterion(model)(model(images), targets, SIZE)
     features = list(model.backbone(images).values())
     anchors = model.anchor_generator(ImageList(images, [SIZE, SIZE]), features)
-    expected = peer.compute_loss(targets, model.head(features), anchors)
+    expected = reference.compute_loss(targets, model.head(features), anchors)
     for name, value in expected.items():
-        assert ours[name].item() == pytest.approx(value.item(), rel=1e-6)
+        assert losses[name].item() == pytest.approx(value.item(), rel=1e-6)
         assert value.item() > 0
 
 
-def test_loss_that_is_not_finite_stops_with_the_mend(data: CocoDataset, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_and_says_how_to_fix_it(data: CocoDataset, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path / "model.pt", learning_rate=1e30, clip_norm=0.0, warmup_steps=0)
     with pytest.raises(TrainingError, match=r"loss is not finite at step \d: .*lower the learning rate"):
         trainer.run()
     assert not (tmp_path / "model.pt").exists()
 
 
-def test_resuming_with_other_settings_or_from_nothing_is_refused(data: CocoDataset, tmp_path: Path) -> None:
+def test_resuming_without_a_state_or_with_other_settings_is_refused(data: CocoDataset, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path / "model.pt")
     with pytest.raises(TrainingError, match="nothing to resume"):
         trainer.resume()
@@ -163,18 +163,18 @@ def test_resuming_with_other_settings_or_from_nothing_is_refused(data: CocoDatas
     with pytest.raises(TrainingError, match="expected a checkpoint with training state"):
         trainer.resume()
     trainer.save_last()
-    with pytest.raises(TrainingError, match="batch 2 there, 4 here"):
+    with pytest.raises(TrainingError, match="batch: expected 2, got 4"):
         make_trainer(data, tmp_path / "model.pt", batch=4).resume()
-    with pytest.raises(TrainingError, match="training images 4 there, 3 here"):
+    with pytest.raises(TrainingError, match="training images: expected 4, got 3"):
         make_trainer(dataclasses.replace(data, images=data.images[:3]), tmp_path / "model.pt").resume()
     other = make_trainer(data, tmp_path / "model.pt")
     other.model.config = dataclasses.replace(TINY, box_loss="giou")
-    with pytest.raises(TrainingError, match="box_loss l1 there, giou here"):
+    with pytest.raises(TrainingError, match="box_loss: expected l1, got giou"):
         other.resume()
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, *aps: float) -> list[int]:
-    """Makes evaluations give these APs in turn; returns a list that grows by the images of each."""
+def script_evaluations(monkeypatch: pytest.MonkeyPatch, *aps: float) -> list[int]:
+    """Make evaluations return these APs in turn. Return a list that gets the number of images of each evaluation."""
     calls: list[int] = []
 
     def evaluate(_: object, data: CocoDataset, **__: object) -> Evaluation:
@@ -186,8 +186,10 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *aps: float) -> list[int]:
     return calls
 
 
-def test_the_best_checkpoint_is_the_best(data: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = scripted(monkeypatch, 0.1, 0.3, 0.2)
+def test_the_checkpoint_with_the_best_ap_is_kept(
+    data: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = script_evaluations(monkeypatch, 0.1, 0.3, 0.2)
     kept: list[bytes] = []
     trainer = make_trainer(data, tmp_path / "model.pt", epochs=3, epoch_samples=2)
     trainer.on_epoch = lambda *_: kept.append((tmp_path / "model.pt").read_bytes())
@@ -197,17 +199,17 @@ def test_the_best_checkpoint_is_the_best(data: CocoDataset, tmp_path: Path, monk
     assert trainer.best_ap == 0.3
 
 
-def test_evaluations_are_as_rare_as_asked_for(
+def test_eval_every_skips_evaluations_except_the_last(
     data: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = scripted(monkeypatch, 0.1, 0.2, 0.3)
+    calls = script_evaluations(monkeypatch, 0.1, 0.2, 0.3)
     make_trainer(data, tmp_path / "model.pt", epochs=5, epoch_samples=2, eval_every=2).run()
     assert len(calls) == 3  # after epochs 2, 4 and the last
     rows = list(csv.DictReader((tmp_path / "model.csv").read_text().splitlines()))
     assert [row["AP"] for row in rows] == ["", "0.1000", "", "0.2000", "0.3000"]
 
 
-def test_an_epoch_survives_a_failing_evaluation_which_is_made_up_for(
+def test_resuming_after_a_failed_evaluation_repeats_only_the_evaluation(
     data: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> Evaluation:
@@ -220,7 +222,7 @@ def test_an_epoch_survives_a_failing_evaluation_which_is_made_up_for(
     resumed = make_trainer(data, tmp_path / "model.pt")
     resumed.resume()
     assert resumed.step == 4
-    calls = scripted(monkeypatch, 0.5, 0.4)
+    calls = script_evaluations(monkeypatch, 0.5, 0.4)
     resumed.run()
     assert len(calls) == 2
     rows = list(csv.DictReader((tmp_path / "model.csv").read_text().splitlines()))
@@ -228,7 +230,7 @@ def test_an_epoch_survives_a_failing_evaluation_which_is_made_up_for(
     assert float(rows[0]["classification"]) > 0
 
 
-def test_ctrl_c_in_an_evaluation_ends_it_and_loses_nothing(data: CocoDataset, tmp_path: Path) -> None:
+def test_ctrl_c_in_an_evaluation_saves_the_trained_epoch(data: CocoDataset, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path / "model.pt")
     trainer.on_evaluated = lambda done, _: os.kill(os.getpid(), signal.SIGINT) if done == 2 else None
     with pytest.raises(KeyboardInterrupt):
@@ -239,7 +241,7 @@ def test_ctrl_c_in_an_evaluation_ends_it_and_loses_nothing(data: CocoDataset, tm
     assert state["unfinished"] is not None
 
 
-def test_only_weights_decay_and_gradients_are_bounded(data: CocoDataset, tmp_path: Path) -> None:
+def test_only_weights_decay_and_gradients_are_clipped(data: CocoDataset, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path / "model.pt", weight_decay=0.5, clip_norm=1e-3)
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
     for group in make_optimizer(trainer.model, trainer.options).param_groups:
@@ -250,7 +252,7 @@ def test_only_weights_decay_and_gradients_are_bounded(data: CocoDataset, tmp_pat
     assert gradients.norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_fine_tuning_keeps_what_fits_and_says_what_does_not(data: CocoDataset) -> None:
+def test_fine_tuning_copies_what_fits_and_reports_the_rest(data: CocoDataset) -> None:
     model, contract = new_model(TINY, data, SIZE, seed=0)
     trainer_source, other = new_model(TINY, data, SIZE, seed=1)
     from retina_edge.model.checkpoint import Checkpoint
@@ -262,16 +264,16 @@ def test_fine_tuning_keeps_what_fits_and_says_what_does_not(data: CocoDataset) -
     three = dataclasses.replace(data, class_names=("a", "b", "c"), category_ids=(1, 2, 3))
     config = dataclasses.replace(TINY, num_classes=3)
     model, contract = new_model(config, three, SIZE, seed=0)
-    fresh = model.head.classification_head.cls_logits.weight.clone()
-    (said,) = initialize_from(model, contract, source)
-    assert said.startswith("class head re-initialized: 1 classes (tree)")
-    assert torch.equal(model.head.classification_head.cls_logits.weight, fresh)
+    initial = model.head.classification_head.cls_logits.weight.clone()
+    (message,) = initialize_from(model, contract, source)
+    assert message.startswith("class head re-initialized: the checkpoint has 1 classes (tree)")
+    assert torch.equal(model.head.classification_head.cls_logits.weight, initial)
     name = "head.regression_head.bbox_reg.weight"
     assert torch.equal(model.state_dict()[name], source.weights[name])
 
 
 @pytest.mark.parametrize("schedule", ["multistep", "cosine", "constant"])
-def test_learning_rate(schedule: str) -> None:
+def test_the_learning_rate_follows_warm_up_and_schedule(schedule: str) -> None:
     options = TrainOptions(schedule=schedule, learning_rate=0.1, warmup_steps=10)
     rates = [learning_rate(options, step, 90) for step in range(90)]
     assert rates[0] == pytest.approx(0.001)
@@ -284,7 +286,7 @@ def test_learning_rate(schedule: str) -> None:
 
 
 def test_options_are_checked() -> None:
-    for changes, said in (
+    for changes, message in (
         ({"optimizer": "lion"}, "optimizer: expected one of sgd, adamw, got lion"),
         ({"schedule": "x"}, "schedule"),
         ({"epochs": 0}, "epochs: expected at least 1"),
@@ -292,11 +294,11 @@ def test_options_are_checked() -> None:
         ({"ema": 1.0}, "ema"),
         ({"workers": -1}, "workers"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             TrainOptions(**changes)
 
 
-def test_amp_on_a_cpu() -> None:
+def test_amp_on_a_cpu_is_bf16_or_off() -> None:
     assert amp_dtype("off", CPU.device) is None
     assert amp_dtype("bf16", CPU.device) is torch.bfloat16
     with pytest.raises(ValueError, match="fp16 needs a GPU"):
