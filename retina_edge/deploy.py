@@ -1,4 +1,4 @@
-"""``retina-edge deploy``: a model as Triton Inference Server or DeepStream takes it."""
+"""``retina-edge deploy``: write the files that Triton Inference Server or DeepStream needs for a model."""
 
 from __future__ import annotations
 
@@ -12,41 +12,45 @@ from retina_edge.deployment.deployable_model import DeployableModel
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the verb and gives its exit code."""
-    arguments = _parser().parse_args(argv)
+    """Run the verb, and return its exit code."""
+    arguments = build_parser().parse_args(argv)
     return running.run(lambda: int(arguments.run(arguments)))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the verb."""
     parser = argparse.ArgumentParser(
-        prog="retina-edge deploy", description="Write a model as Triton Inference Server or DeepStream takes it."
+        prog="retina-edge deploy",
+        description="Write the files that Triton Inference Server or DeepStream needs for a model.",
     )
     servers = parser.add_subparsers(required=True, metavar="triton|deepstream")
     server = servers.add_parser("triton", help="a model repository for Triton Inference Server")
-    server.add_argument("model", type=Path, metavar="MODEL.engine|MODEL.onnx")
-    server.add_argument("-o", "--output", type=Path, required=True, metavar="REPOSITORY")
-    server.add_argument("--name", help="what clients call the model (default: the file's name)")
+    server.add_argument("model", type=Path, metavar="MODEL.engine|MODEL.onnx", help="model to deploy")
+    server.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="REPOSITORY", help="folder of the model repository"
+    )
+    server.add_argument("--name", help="name of the model for clients (default: the name of the file)")
     server.add_argument(
         "--max-batch",
         type=argument_types.positive_int,
         metavar="N",
-        help="most images Triton puts together, for a model of any batch "
-        f"(default: the engine's, of an ONNX {triton.DEFAULT_MAX_BATCH})",
+        help="largest batch that Triton forms, for a model of any batch size "
+        f"(default: the engine's largest; {triton.DEFAULT_MAX_BATCH} for an ONNX)",
     )
     server.add_argument(
         "--raw-heads",
         action="store_true",
-        help="serve an engine that ends at the raw heads as it is; decode and NMS are the client's",
+        help="accept an engine that outputs raw heads, and leave decode and NMS to the client",
     )
     server.set_defaults(run=_triton)
     server = servers.add_parser("deepstream", help="configurations and a library for DeepStream")
-    server.add_argument("model", type=Path, metavar="MODEL.engine")
-    server.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    server.add_argument("model", type=Path, metavar="MODEL.engine", help="engine that outputs boxes")
+    server.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write")
     server.add_argument(
         "--streams",
         type=argument_types.positive_int,
         metavar="N",
-        help="how many streams there are (default: the engine's batch)",
+        help="number of streams (default: the engine's largest batch)",
     )
     server.set_defaults(run=_deepstream)
     return parser
@@ -57,9 +61,7 @@ def _triton(arguments: argparse.Namespace) -> int:
     folder = triton.write_repository(
         model, arguments.output, name=arguments.name, max_batch=arguments.max_batch, raw_heads=arguments.raw_heads
     )
-    print(
-        f"{folder}  for tritonserver --model-repository={arguments.output}; {folder / 'README.md'} is for its clients"
-    )
+    print(f"{folder}  for tritonserver --model-repository={arguments.output}; clients: see {folder / 'README.md'}")
     return 0
 
 
@@ -67,8 +69,7 @@ def _deepstream(arguments: argparse.Namespace) -> int:
     model = DeployableModel.read(arguments.model)
     folder = deepstream.write_folder(model, arguments.output, streams=arguments.streams)
     print(
-        f"{folder}  for DeepStream {deepstream.MIN_VERSION} or newer, where it has not been run yet; "
-        f"{folder / 'README.md'} says how"
+        f"{folder}  for DeepStream {deepstream.MIN_VERSION} or newer, not tested there yet; see {folder / 'README.md'}"
     )
     return 0
 

@@ -1,1 +1,1 @@
-"""How events get to receivers elsewhere, over a spool on disk, so that none is lost."""
+"""Delivery of events to receivers on other machines, through a spool on disk, so that no event is lost."""

@@ -11,8 +11,8 @@ from engines.core.errors import RetinaEdgeError
 from retina_edge.system.redaction import redact
 
 SCHEMES = ("mqtt", "mqtts", "http", "https")
-# Password of a user that the address names without one. Unlike a command line, it does not show in the list of
-# processes.
+# Environment variable with the password, if the address has a user without one. Unlike an argument, it does not show in
+# the list of processes.
 PASSWORD_VARIABLE = "RETINA_EDGE_EVENTS_PASSWORD"
 
 
@@ -28,7 +28,7 @@ class Address:
         scheme: one of ``SCHEMES``.
         host: host name or IP address, without brackets.
         port: port; None for the default of the scheme.
-        user, password: credentials; None without.
+        user, password: credentials; None if the address has none.
         path: path with its leading slash, percent signs as given.
         query: query as given.
     """

@@ -1,7 +1,8 @@
-"""Takes messages from a spool to their receiver, in order, each until it is confirmed.
+"""A worker that sends the messages of a spool to their receiver, in order, until each one is confirmed.
 
-At least once: what the receiver confirmed leaves the spool, all else is sent again, after a while, after a restart too.
-A message that the receiver refuses for good is set aside in the spool, so that it does not hold up the others.
+Delivery is at least once: a message leaves the spool when the receiver has confirmed it. Until then it is sent again,
+after a back-off or a restart. A message that the receiver refuses for good is set aside in the spool, so that it does
+not hold up the others.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from retina_edge.delivery.spool_file import SpoolError
 from retina_edge.delivery.transport import DeliveryError, MessageRefused, ReceiverUnreachable, Transport
 from retina_edge.system.timestamps import utc_iso
 
-# At the end what waits is sent for so long; what is left stays in the spool.
+# Time at the end for sending waiting messages. The remaining ones stay in the spool.
 STOP_SECONDS = 5.0
-# Until a thread that was told to give up must have ended.
+# Time after that for the thread to end.
 GRACE_SECONDS = 2.0
-# How often an idle connection is looked at.
+# Interval between two checks of an idle connection.
 IDLE_SECONDS = 1.0
-# A receiver's wish to be left alone for longer is not followed: a mistake there would look like a loss here.
+# Longest Retry-After that is followed. A longer one is probably a mistake of the receiver, and looks like lost events.
 MAX_RETRY_AFTER = 900.0
 
 logger = logging.getLogger(__name__)
@@ -35,11 +36,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Backoff:
-    """Waiting times that double, spread so that many machines do not come back at once.
+    """Waiting times that double after each failure, with jitter, so that many machines do not reconnect at once.
 
     Attributes:
-        first: seconds; never less.
-        longest: seconds; never more.
+        first: shortest wait, seconds.
+        longest: longest wait, seconds.
+
+    Raises:
+        ValueError: unless 0 < first <= longest.
+
+    Example:
+        >>> rng = random.Random(0)
+        >>> backoff = Backoff(first=1, longest=60)
+        >>> [round(backoff.delay(attempt, rng)) for attempt in range(1, 9)]
+        [2, 4, 6, 10, 24, 42, 54, 39]
     """
 
     first: float = 0.5
@@ -50,25 +60,31 @@ class Backoff:
             raise ValueError(f"expected 0 < first <= longest, got {self.first:g} and {self.longest:g} seconds")
 
     def delay(self, attempt: int, rng: random.Random) -> float:
-        """Seconds to wait after failure number ``attempt``, from 1: the upper half of the doubled time."""
+        """Return the seconds to wait after a failure, a random value in the upper half of the doubled time.
+
+        Args:
+            attempt: number of the failure, from 1.
+            rng: random generator for the jitter.
+        """
         full = min(self.longest, self.first * 2 ** min(attempt, 60))
         return max(self.first, rng.uniform(full / 2, full))
 
 
 @dataclass(frozen=True)
 class DeliveryStatus:
-    """How it goes, for people and for metrics; nothing in it is secret. Times are UTC, ISO 8601.
+    """The state of a delivery, for display and metrics. Holds no credentials. Times are UTC, ISO 8601.
 
     Attributes:
-        name: the receiver's address.
+        name: address of the receiver, without credentials.
         pending: messages that wait in the spool.
-        in_memory: those among them that a power cut would lose.
-        delivered: confirmed since the start.
-        failed: refused for good and set aside, since the start.
-        dropped: given up by the spool, since the start.
-        connected_since: None while the receiver cannot be reached, and before the first answer over HTTP.
-        last_error, last_error_at: what went wrong most recently; stays when it has been mended.
-        disk_error: why messages wait in memory; None when the spool's disk is well.
+        in_memory: pending messages that wait in memory only, which a power cut would lose.
+        delivered: messages confirmed since the start.
+        failed: messages refused for good and set aside, since the start.
+        dropped: messages dropped by the spool since the start.
+        connected_since: time of the connection; None while the receiver cannot be reached, and, for HTTP, before its
+            first answer.
+        last_error, last_error_at: the most recent error and its time; both stay after recovery.
+        disk_error: error of the disk that keeps messages in memory; None if the spool's disk works.
     """
 
     name: str
@@ -84,13 +100,13 @@ class DeliveryStatus:
 
 
 class DeliveryWorker:
-    """A thread between a spool and a transport, for the time of its ``with`` block.
+    """Sends the messages of a spool through a transport, in a thread that runs inside the ``with`` block.
 
     Args:
-        spool: inside its own ``with`` block, which must enclose this one.
-        transport: belongs to this delivery from now on, which closes it.
-        backoff: between attempts.
-        rng: for the spread of the waiting times.
+        spool: the opened spool; its ``with`` block must enclose the worker's.
+        transport: the transport, owned and closed by the worker.
+        backoff: waits between attempts.
+        rng: random generator for the jitter of the waits.
     """
 
     def __init__(
@@ -106,7 +122,8 @@ class DeliveryWorker:
         self._deadline = float("inf")
         self._lock = threading.Lock()
         self._state = DeliveryStatus(transport.name)
-        # What the log has said: refusals for good, an outage until it is over; one of days would fill it.
+        # Errors that were logged already, so that an outage of days does not fill the log. Those of an outage are
+        # forgotten when it is over.
         self._refusals: set[str] = set()
         self._outage: set[str] = set()
 
@@ -120,10 +137,10 @@ class DeliveryWorker:
         self.stop()
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Puts a message into the spool, from where it will be delivered. From any thread; waits for the disk only.
+        """Put a message into the spool, to be delivered from there. Thread-safe; waits only for the disk.
 
         Raises:
-            SpoolError, ValueError: as ``Spool.put``.
+            SpoolError, ValueError: as for ``Spool.put``.
         """
         try:
             self._spool.put(message)
@@ -132,7 +149,7 @@ class DeliveryWorker:
 
     @property
     def state(self) -> DeliveryStatus:
-        """How it goes, at this moment."""
+        """The present state of the delivery."""
         with self._lock:
             state = self._state
         spool = self._spool
@@ -145,8 +162,13 @@ class DeliveryWorker:
         )
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
-        """Delivers what waits for at most ``timeout`` seconds and as long as nothing fails, says goodbye, and ends the
-        thread. Returns within ``timeout`` and 2 seconds; the rest stays in the spool."""
+        """Deliver waiting messages until one fails or the timeout ends, then disconnect and end the thread.
+
+        Remaining messages stay in the spool. The call returns within ``timeout`` plus 2 seconds.
+
+        Args:
+            timeout: seconds for delivering the waiting messages.
+        """
         if not self._stopping.is_set():
             self._deadline = time.monotonic() + timeout
         self._stopping.set()
@@ -158,7 +180,7 @@ class DeliveryWorker:
             self._transport.abort()
             self._thread.join(GRACE_SECONDS)
         if self._thread.is_alive():
-            logger.warning("%s: hangs; left behind", self._transport.name)
+            logger.warning("%s: hangs, and is left behind", self._transport.name)
 
     def _run(self) -> None:
         attempt, delivered = 0, 0
@@ -167,7 +189,7 @@ class DeliveryWorker:
                 try:
                     sent = self._send_some()
                 except Exception as error:
-                    # Progress starts the count anew.
+                    # A message delivered since the last failure resets the back-off.
                     attempt = attempt + 1 if self._state.delivered == delivered else 1
                     delivered = self._state.delivered
                     self._failed(error)
@@ -181,7 +203,7 @@ class DeliveryWorker:
                 if attempt:
                     attempt = 0
                     self._outage.clear()
-                    logger.info("%s: well again", self._transport.name)
+                    logger.info("%s: delivery works again", self._transport.name)
                 if self._stopping.is_set() and (not sent or time.monotonic() > self._deadline):
                     return
                 if not sent:
@@ -191,7 +213,7 @@ class DeliveryWorker:
             self._transport.close()
 
     def _send_some(self) -> bool:
-        """Delivers what the transport takes at once; false when nothing waits."""
+        """Deliver one batch. Return False if no message waits."""
         if self._transport.connect():
             self._reached()
         batch = self._spool.peek(self._transport.batch)
@@ -210,7 +232,7 @@ class DeliveryWorker:
         return bool(batch)
 
     def _reached(self, *, delivered: int = 0, failed: int = 0) -> None:
-        """The receiver is there, and has confirmed or refused so many."""
+        """Record that the receiver answered, and how many messages it confirmed or refused."""
         with self._lock:
             self._state = replace(
                 self._state,
@@ -223,17 +245,18 @@ class DeliveryWorker:
         with self._lock:
             self._state = replace(self._state, connected_since=None)
         if not isinstance(error, (DeliveryError, SpoolError)):
-            # A mistake of ours ends no delivery. Its text may hold anything, so only its place is told.
+            # A bug must not end the delivery. Its message may contain credentials, so report only its type.
             logger.debug("delivery", exc_info=error)
             error = ReceiverUnreachable(f"unexpected {type(error).__name__}")
-        self._note(error, "tried again until it succeeds", self._outage)
+        self._note(error, "retrying until it succeeds", self._outage)
 
-    def _note(self, error: Exception, consequence: str, said: set[str]) -> None:
+    def _note(self, error: Exception, consequence: str, logged: set[str]) -> None:
+        """Record an error, and log it unless it was logged already."""
         text = str(error)
         with self._lock:
             self._state = replace(self._state, last_error=text, last_error_at=_now())
-        if text not in said:
-            said.add(text)
+        if text not in logged:
+            logged.add(text)
             logger.warning("%s: %s; %s", self._transport.name, text, consequence)
 
 

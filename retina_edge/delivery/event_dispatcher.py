@@ -1,4 +1,4 @@
-"""Puts events into the spools of their receivers, without holding up who has them."""
+"""A dispatcher that puts events into the spools of their receivers without holding up the caller."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from typing import Any
 from retina_edge.delivery.delivery_worker import DeliveryWorker
 from retina_edge.tracking.events import Event
 
-# Events that wait for the spool's disk.
+# Events that may wait in memory for the disk of a spool.
 MAX_WAITING_EVENTS = 10_000
-# Seconds that a disk has at the end.
+# Seconds that the disks have at the end for the waiting events.
 SPOOL_TIMEOUT = 5.0
 
 logger = logging.getLogger(__name__)
 
 
 class EventDispatcher:
-    """Puts events into the spools of their receivers, in a thread of its own: a spool waits for its disk.
+    """Puts events into the spools of their receivers, in a background thread, because a spool waits for its disk.
+
+    Args:
+        deliveries: deliveries that get every event, one for each receiver.
 
     Attributes:
-        dropped: events that found no room to wait, because no disk took them for long, or not until the end.
+        dropped: events lost because the queue was full, or because a disk did not answer until the end.
     """
 
     def __init__(self, deliveries: Sequence[DeliveryWorker]) -> None:
@@ -35,7 +38,7 @@ class EventDispatcher:
         self.dropped = 0
 
     def send(self, event: Event) -> None:
-        """Takes an event; never waits. Receivers that get one twice know it by its ``id``."""
+        """Queue an event without waiting. Its new ``id`` lets receivers recognize a repeated event."""
         if not self._deliveries:
             return
         if self._events.qsize() >= MAX_WAITING_EVENTS:
@@ -52,14 +55,16 @@ class EventDispatcher:
         self._thread.join(SPOOL_TIMEOUT)
         if self._thread.is_alive():
             self._given_up = True
-            left = self._events.qsize()  # the end's own mark stands for the event that the disk has now
-            self.dropped += left
-            logger.error("events: the disk of the spool does not answer; %d events are lost", left)
+            # The None in the queue stands for the event that the thread is writing now.
+            lost = self._events.qsize()
+            self.dropped += lost
+            logger.error("events: the disk of the spool does not answer; %d events are lost", lost)
 
     def _run(self) -> None:
         while (event := self._events.get()) is not None and not self._given_up:
             for delivery in self._deliveries:
                 try:
                     delivery.send(event)
-                except Exception as error:  # of a spool's disk it is said once, and the event waits in memory
+                # A spool raises the error of its disk only once and keeps the event in memory.
+                except Exception as error:
                     logger.warning("%s", error)

@@ -1,7 +1,7 @@
-"""Messages to an MQTT broker, QoS 1: delivered when the broker has acknowledged them.
+"""The transport for MQTT with QoS 1: a message counts as delivered when the broker has acknowledged it.
 
-paho-mqtt has a queue and reconnection of its own. Both stay unused: the spool is the queue, and every connection is a
-new client, so that nothing is sent twice by two parties and the order is kept.
+The queue and the automatic reconnection of paho-mqtt stay unused. The spool is the queue, and every connection has a
+new client. This keeps the order, and prevents both the client and the spool from sending a message again.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ QOS = 1
 KEEPALIVE_SECONDS = 30
 TIMEOUT_SECONDS = 10.0
 CLOSE_SECONDS = 1.0
-# paho sends this many before it waits for the first acknowledgement.
+# Messages that paho keeps in flight before it waits for an acknowledgment.
 BATCH = 20
 ONLINE, OFFLINE = b"online", b"offline"
 
 
 class _ClosedOnFailure(ssl.SSLSocket):
-    """paho leaves a socket whose handshake failed to the garbage collector."""
+    """A TLS socket that closes if its handshake fails. paho would leave it to the garbage collector."""
 
     def do_handshake(self, block: bool = False) -> None:
         try:
@@ -45,18 +45,20 @@ class _ClosedOnFailure(ssl.SSLSocket):
 
 
 class MqttTransport(Transport):
-    """MQTT 3.1.1 by paho-mqtt, with the last will ``offline`` on TOPIC/status, where ``online`` is while connected.
+    """Sends messages by MQTT 3.1.1, with paho-mqtt.
 
-    Both are retained; messages are not.
+    The retained status ``TOPIC/status`` is ``online`` while the transport is connected. It becomes ``offline`` when the
+    transport closes, or by the last will when the connection is lost. The messages themselves are not retained.
 
     Args:
-        address: ``mqtt://`` or ``mqtts://``, whose path is the topic; ``?client_id=NAME`` replaces the client id.
-        client_id: the same in every run, so that the broker lets go of an earlier connection.
-        timeout: seconds for connecting, and for each acknowledgement.
+        address: address with the scheme ``mqtt`` or ``mqtts``; its path is the topic, and ``?client_id=NAME`` replaces
+            the client id.
+        client_id: name of this client, the same in every run, so that the broker ends an earlier connection.
+        timeout: seconds for connecting, and for each acknowledgment.
 
     Raises:
-        AddressError: no topic, or one with wildcards.
-        MissingDependencyError: paho-mqtt is not installed.
+        AddressError: if the topic is missing or has wildcards.
+        MissingDependencyError: if paho-mqtt is not installed.
     """
 
     batch = BATCH
@@ -78,7 +80,7 @@ class MqttTransport(Transport):
         options = parse_qs(address.query, keep_blank_values=True)
         self._client_id = options.pop("client_id", [client_id])[-1]
         if options or not self._client_id:
-            raise AddressError(f"{self.name}: expected nothing after ? but client_id=NAME")
+            raise AddressError(f"{self.name}: expected only client_id=NAME after ?")
         self._timeout = timeout
         self._client: Client | None = None
         self._changed = threading.Condition()
@@ -135,14 +137,14 @@ class MqttTransport(Transport):
         with suppress(ReceiverUnreachable, OSError, ValueError):
             self._timeout = min(self._timeout, CLOSE_SECONDS)
             self._publish_and_wait(f"{self._topic}/status", OFFLINE, retain=True)
-            self._client.disconnect()  # in order: the broker forgets the last will
+            self._client.disconnect()  # after this, the broker discards the last will
             with self._changed:
                 self._changed.wait_for(lambda: self._lost is not None, CLOSE_SECONDS)
         self._drop()
 
     def abort(self) -> None:
         with self._changed:
-            self._lost = "given up"
+            self._lost = "the delivery was stopped"
             self._changed.notify_all()
 
     def _new_client(self) -> Client:
@@ -156,22 +158,22 @@ class MqttTransport(Transport):
             client.tls_set_context(context)
         client.will_set(f"{self._topic}/status", OFFLINE, QOS, retain=True)
 
-        # A late call of a client that was dropped must not touch the state of its successor.
-        def on_connect(who: Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        # A late callback of a client that was dropped must not change the state of its successor.
+        def on_connect(caller: Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
             with self._changed:
-                if who is self._client:
+                if caller is self._client:
                     self._answer, self._accepted = str(code), not code.is_failure
                     self._changed.notify_all()
 
-        def on_publish(who: Client, _data: Any, mid: int, _code: Any, _properties: Any) -> None:
+        def on_publish(caller: Client, _data: Any, mid: int, _code: Any, _properties: Any) -> None:
             with self._changed:
-                if who is self._client:
+                if caller is self._client:
                     self._confirmed.add(mid)
                     self._changed.notify_all()
 
-        def on_disconnect(who: Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        def on_disconnect(caller: Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
             with self._changed:
-                if who is self._client and self._lost is None:
+                if caller is self._client and self._lost is None:
                     self._lost = f"the connection to the broker was lost: {code}"
                     self._changed.notify_all()
 
@@ -184,10 +186,10 @@ class MqttTransport(Transport):
         self._await(lambda: mid in self._confirmed)
 
     def _await(self, arrived: Callable[[], bool]) -> None:
-        """Waits for an answer of the broker, which another thread notes."""
+        """Wait for an answer of the broker, which the client's thread records."""
         deadline = time.monotonic() + self._timeout
         with self._changed:
-            # What has arrived counts, also where the connection is lost meanwhile.
+            # An answer that has arrived counts, even if the connection was lost after it.
             while not arrived():
                 if self._lost is not None:
                     raise ReceiverUnreachable(self._lost)
@@ -195,12 +197,13 @@ class MqttTransport(Transport):
                     raise ReceiverUnreachable(f"the broker does not answer within {self._timeout:g} s")
 
     def _drop(self) -> None:
-        """Ends the connection without a word, if it still stands, and its thread."""
+        """End the client's thread and its connection, without a disconnect message."""
         client, self._client = self._client, None
         if client is None:
             return
         if (sock := client.socket()) is not None:
-            # Not closed, and not by SSLSocket's own method: the client's thread may be reading, and closes it itself.
+            # Shut the socket down without closing it: the client's thread may be reading, and closes it. The method of
+            # SSLSocket is not made for use from another thread.
             with suppress(OSError):
                 socket.socket.shutdown(cast(socket.socket, sock), socket.SHUT_RDWR)
         client.loop_stop()

@@ -1,4 +1,4 @@
-"""Event receivers: the transport that an address asks for, and a running delivery to it."""
+"""Event receivers: the transport for an address, and a running delivery to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from retina_edge.delivery.spool import Spool
 from retina_edge.delivery.transport import Transport
 from retina_edge.delivery.webhook import SECRET_VARIABLE, WebhookTransport
 
-# Digits of the spool's name in a client id: MQTT 3.1.1 promises 23 characters in all.
+# Digits of the spool's name in a client id. Together with "retina-edge-", they are the 23 characters that every MQTT
+# 3.1.1 broker accepts.
 CLIENT_ID_DIGITS = 11
 
 
@@ -28,6 +29,10 @@ def open_transport(address: str, *, client_id: str, environ: Mapping[str, str] =
     Raises:
         AddressError: if the address cannot be used.
         MissingDependencyError: for MQTT without paho-mqtt.
+
+    Example:
+        >>> open_transport("https://example.org/hooks/secret", client_id="retina-edge-1").name
+        'https://example.org/***'
     """
     parsed = Address.parse(address, environ)
     if parsed.scheme.startswith("mqtt"):

@@ -1,11 +1,12 @@
-"""A queue of small messages on disk, first in, first out, between what makes events and what sends them away.
+"""A queue of small messages on disk, first in, first out, between the sources of events and their delivery.
 
-``put`` returns when the message is synchronized to the disk: it outlives a killed process and a power cut.
+``put`` returns when the message is synchronized to the disk. From then on, the message survives a killed process and a
+power cut.
 
-What is full drops its oldest: beyond ``max_messages`` or ``max_bytes`` the oldest message goes and is counted in
-``dropped``. While the disk cannot be written, the newest messages wait in memory, within narrower bounds, where again
-the oldest go; the disk is tried every few seconds, and then takes them in order. A message may be dropped while it is
-on its way and arrive all the same, so ``dropped`` is never less than what was lost.
+A spool with more than ``max_messages`` or ``max_bytes`` drops its oldest messages and counts them in ``dropped``. While
+the disk cannot be written, the newest messages wait in memory, within narrower bounds, beyond which the oldest are
+dropped. The disk is tried again every few seconds, and then takes the waiting messages in order. A message that is
+dropped while in flight may still arrive, so ``dropped`` is never less than the number of lost messages.
 """
 
 from __future__ import annotations
@@ -24,34 +25,43 @@ from typing import Any
 
 from retina_edge.delivery.spool_file import Message, SpoolError, SpoolFile, SpoolSize
 
-# Messages are events, not pictures: a larger one is a mistake, and brokers refuse it.
+# Messages are events, not images. A larger message is a mistake, and brokers refuse it.
 MAX_MESSAGE_BYTES = 256 * 1024
-# Kept in memory while the disk cannot be written.
+# Bounds of the messages in memory while the disk cannot be written.
 MEMORY_BOUNDS = SpoolSize(10_000, 8 * 2**20)
-# Between two attempts to write to a disk that failed.
+# Time between two attempts to write to a disk that failed.
 RETRY_SECONDS = 5.0
-# At the end, for a write in progress: a disk that hangs would hold up the end for ever.
+# Longest wait at the end for a write in progress. A disk that hangs would otherwise hold up the end forever.
 CLOSE_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
 
 
 class Spool:
-    """A bounded persistent queue; used inside its ``with`` block, by any number of threads of one process.
+    """A bounded persistent queue. Any number of threads of one process may use it inside its ``with`` block.
 
-    ``put`` waits for the disk, so call it from a sink's thread, not from one that captures.
+    ``put`` waits for the disk, so do not call it from a thread that captures frames.
 
     Args:
-        path: the file; made, with its folder, where it is missing. Beside it lies ``NAME-wal``.
-        max_messages: more than these drop the oldest.
-        max_bytes: of all payloads together; the file takes about a tenth more, and 4 MB for its log.
+        path: path of the file; the file and its folder are created if they do not exist. SQLite adds ``NAME-wal``.
+        max_messages: largest number of messages; beyond it, the oldest are dropped.
+        max_bytes: largest total size of the payloads. The file takes about a tenth more, and 4 MB for its log.
 
     Attributes:
-        name: 32 hexadecimal digits, the file's own for good: stays the same over restarts.
+        name: permanent name of the file, 32 hexadecimal digits, the same after a restart.
 
     Raises:
-        SpoolError: on entering: another process has the file, or it is no spool.
-        ValueError: bounds below 1.
+        SpoolError: on entering, if another process uses the file, or the file is not a spool.
+        ValueError: if a bound is below 1.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder, Spool(Path(folder) / "events.sqlite") as spool:
+        ...     spool.put({"track": 7})
+        ...     (message,) = spool.peek()
+        ...     spool.acknowledge(message)
+        >>> message.payload, len(spool)
+        (b'{"track":7}', 0)
     """
 
     def __init__(self, path: Path, *, max_messages: int = 100_000, max_bytes: int = 64 * 2**20) -> None:
@@ -65,15 +75,16 @@ class Spool:
         self._inside = False
         self._file: SpoolFile | None = None
         self._held = SpoolSize()
-        # What the file does not hold yet: empty but inside put, unless the disk fails.
+        # Messages that are not in the file yet. Unless the disk fails, there are some only inside ``put``.
         self._tail: deque[Message] = deque()
         self._tail_amount = SpoolSize()
         self._last_id = 0
-        # Everything up to this id is done with, also where the disk could not be told.
+        # All messages up to this id are finished, even if the disk could not delete them.
         self._done = 0
         self._dropped = 0
         self._error: str | None = None
-        self._told = False
+        # True once ``put`` has raised the error of the disk.
+        self._reported = False
         self._retry_at = 0.0
 
     def __enter__(self) -> Spool:
@@ -107,12 +118,12 @@ class Spool:
             self._lock.release()
 
     def __len__(self) -> int:
-        """Messages that wait, those in memory included."""
+        """Return the number of waiting messages, including those in memory."""
         return self._held.count + len(self._tail)
 
     @property
     def dropped(self) -> int:
-        """Messages given up since the spool was opened: it was full, or could not be written until the end."""
+        """Messages dropped since the start, because the spool was full, or could not be written until the end."""
         return self._dropped
 
     @property
@@ -122,16 +133,17 @@ class Spool:
 
     @property
     def error(self) -> str | None:
-        """Why messages wait in memory; None when the disk is well."""
+        """Error of the disk that keeps messages in memory; None if the disk works."""
         return self._error
 
     def put(self, message: Mapping[str, Any]) -> None:
-        """Takes a message at the end of the queue.
+        """Append a message to the queue.
 
         Raises:
-            SpoolError: once, the first time that the disk cannot be written. This message is kept all the same, in
-                memory, and so are those that follow.
-            ValueError: not JSON, more than 256 KiB, or more than the whole spool may hold; it is not kept.
+            SpoolError: once, the first time that the disk cannot be written. This message and later ones are still
+                kept, in memory.
+            ValueError: if the message is not JSON, or is larger than 256 KiB or the bounds of the spool. It is not
+                kept.
         """
         payload = _encode(message, min(MAX_MESSAGE_BYTES, self._bounds.size))
         with self._lock:
@@ -143,37 +155,38 @@ class Spool:
             while self._tail_amount.exceeds(self._memory_bounds):
                 self._pop_tail()
                 self._dropped += 1
-            if self._error is not None and not self._told:
-                self._told = True
+            if self._error is not None and not self._reported:
+                self._reported = True
                 raise SpoolError(self._error)
 
     def peek(self, limit: int = 1) -> list[Message]:
-        """The oldest messages, at most ``limit``, which stay in the queue until they are acknowledged.
+        """Return the oldest messages, at most ``limit``. They stay in the queue until they are acknowledged.
 
         Raises:
-            SpoolError: the disk cannot be read.
+            SpoolError: if the disk cannot be read.
         """
         with self._lock:
             self._check_inside()
             self._store()
-            found: list[Message] = []
+            messages: list[Message] = []
             if self._file is not None and self._held.count:
                 try:
-                    found = self._file.read(self._done, limit)
+                    messages = self._file.read(self._done, limit)
                 except sqlite3.Error as error:
                     raise SpoolError(f"{self.path}: the spool cannot be read ({error}); check the disk") from error
-            return found + list(self._tail)[: limit - len(found)]
+            return messages + list(self._tail)[: limit - len(messages)]
 
     def acknowledge(self, message: Message) -> None:
-        """Takes a message and all before it out of the queue."""
+        """Remove a message and all earlier ones from the queue."""
         with self._lock:
             self._check_inside()
             self._finish(message)
 
     def set_aside(self, message: Message, reason: str) -> None:
-        """Takes a message, and all before it, out of the queue and keeps it until ``restore``.
+        """Remove a message and all earlier ones from the queue, but keep this message until ``restore``.
 
-        The newest 1000 are kept. While the disk cannot be written it is dropped and counted.
+        The newest 1000 messages set aside are kept. While the disk cannot be written, the message is dropped and
+        counted.
         """
         with self._lock:
             self._check_inside()
@@ -187,10 +200,10 @@ class Spool:
             self._finish(message)
 
     def restore(self) -> int:
-        """Puts what was set aside at the end of the queue, in order, and says how many.
+        """Move the messages set aside to the end of the queue, in order, and return their number.
 
         Raises:
-            SpoolError: the disk cannot be written.
+            SpoolError: if the disk cannot be written.
         """
         with self._lock:
             self._check_inside()
@@ -208,19 +221,19 @@ class Spool:
 
     def _check_inside(self) -> None:
         if not self._inside:
-            raise ValueError(f"{self.path}: a spool is used inside its with block only")
+            raise ValueError(f"{self.path}: a spool can only be used inside its with block")
 
     def _open(self) -> None:
         file = SpoolFile(self.path)
-        # Only a new file continues the ids that this process has given meanwhile.
+        # The ids that this process has assigned meanwhile can only continue in a new file.
         if file.newest and self._last_id:
             file.close()
-            raise SpoolError(f"{self.path}: is back, with an earlier run's messages; restart to send them")
+            raise SpoolError(f"{self.path}: is available again, with messages of an earlier run; restart to send them")
         self._file, self.name, self._held = file, file.name, file.amount()
         self._last_id = max(self._last_id, file.newest)
 
     def _store(self) -> None:
-        """Moves what waits in memory to the disk; leaves it where it is when that fails."""
+        """Move the messages in memory to the disk. If that fails, keep them in memory."""
         if self._error is None and not self._tail:
             return
         if self._error is not None and time.monotonic() < self._retry_at:
@@ -229,7 +242,7 @@ class Spool:
             if self._file is None:
                 self._open()
             assert self._file is not None
-            if self._error is not None:  # what could not be deleted meanwhile
+            if self._error is not None:  # delete the messages that were finished meanwhile
                 self._file.remove(self._done)
                 self._held = self._file.amount()
             held = self._file.append(self._tail, held=self._held, bounds=self._bounds)
@@ -241,7 +254,7 @@ class Spool:
         self._tail.clear()
         self._tail_amount = SpoolSize()
         if self._error is not None:
-            logger.info("%s: messages can be written again", self.path)
+            logger.info("%s: messages are written to the disk again", self.path)
             self._error = None
 
     def _finish(self, message: Message) -> None:
@@ -258,7 +271,7 @@ class Spool:
         self._tail_amount -= SpoolSize(1, len(self._tail.popleft().payload))
 
     def _fail(self, error: Exception) -> str:
-        """Notes that the disk cannot be written; said in the log once, until it can again."""
+        """Record that the disk cannot be written, and log it once per outage."""
         self._retry_at = time.monotonic() + RETRY_SECONDS
         text = (
             f"{self.path}: messages cannot be written to the disk ({error}) and wait in memory; free some space, or "
@@ -271,12 +284,12 @@ class Spool:
 
 
 def _encode(message: Mapping[str, Any], max_bytes: int) -> bytes:
-    """A message as UTF-8 JSON; names that are not UTF-8 become JSON escapes."""
+    """Return a message as JSON in UTF-8. Names that are not UTF-8 become JSON escapes."""
     try:
         text = json.dumps(dict(message), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"expected a message that is JSON, got {error}; convert its values first") from error
+        raise ValueError(f"expected a message of JSON values, got {error}; convert its values first") from error
     payload = text.encode("utf-8", "backslashreplace")
     if len(payload) > max_bytes:
-        raise ValueError(f"expected a message of at most {max_bytes} bytes, got {len(payload)}; leave pictures out")
+        raise ValueError(f"expected a message of at most {max_bytes} bytes, got {len(payload)}; omit images")
     return payload

@@ -1,7 +1,7 @@
-"""The file of a spool: one SQLite database in WAL mode, locked for as long as it is open.
+"""The file of a spool: one SQLite database in WAL mode, locked while it is open.
 
-What waits and what was set aside lie in a table each. Appending is synchronized to the disk, deleting is not: after a
-power cut some messages come again, none is lost.
+Waiting messages and messages set aside have a table each. Appending is synchronized to the disk, deleting is not: after
+a power cut, some messages are sent again, but none is lost.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 
 from engines.core.errors import RetinaEdgeError
 
-# Messages that the receiver refused, kept for people to look at.
+# Refused messages that are kept for inspection.
 MAX_SET_ASIDE = 1000
-# How long a predecessor may take to let go of the file.
+# Time that a previous process may take to release the file.
 LOCK_SECONDS = 1.0
-# "REsp": tells our files from other SQLite databases.
+# "REsp": distinguishes spools from other SQLite databases.
 APPLICATION_ID = 0x52457370
 
 _MAX_ID = 2**63 - 1
@@ -39,9 +39,9 @@ class Message:
     """One message of a spool.
 
     Attributes:
-        id: its place; grows by the order in which messages came.
-        key: 32 hexadecimal digits, the same in every attempt to deliver it, so that a receiver can tell a repeat.
-        payload: a JSON object, UTF-8.
+        id: position in the queue; later messages have larger ids.
+        key: 32 hexadecimal digits, the same in every attempt at delivery, so that a receiver can recognize a repeat.
+        payload: JSON object in UTF-8.
     """
 
     id: int
@@ -51,7 +51,18 @@ class Message:
 
 @dataclass(frozen=True)
 class SpoolSize:
-    """How many messages, and the bytes of their payloads."""
+    """A number of messages and the total size of their payloads in bytes.
+
+    Attributes:
+        count: number of messages.
+        size: bytes of the payloads.
+
+    Example:
+        >>> SpoolSize(2, 500) + SpoolSize(1, 100)
+        SpoolSize(count=3, size=600)
+        >>> SpoolSize(3, 600).exceeds(SpoolSize(10, 512))
+        True
+    """
 
     count: int = 0
     size: int = 0
@@ -63,30 +74,34 @@ class SpoolSize:
         return SpoolSize(self.count - other.count, self.size - other.size)
 
     def exceeds(self, bounds: SpoolSize) -> bool:
-        """Whether either is more than allowed."""
+        """True if the count or the size exceeds its bound."""
         return self.count > bounds.count or self.size > bounds.size
 
 
 class SpoolFile:
-    """Opens and locks the file, making it and its folder where they are missing. For one thread at a time.
+    """The opened and locked file of a spool. Not thread-safe.
+
+    All methods raise ``sqlite3.Error`` if the disk cannot be read or written, and have then changed nothing.
+
+    Args:
+        path: path of the file; the file and its folder are created if they do not exist.
 
     Attributes:
-        name: 32 hexadecimal digits, this file's for good.
-        newest: the largest id it ever held; 0 where it is new.
+        name: permanent name of this file, 32 hexadecimal digits.
+        newest: largest id that the file ever held; 0 for a new file.
 
     Raises:
-        SpoolError: another process has the file, or it is no spool.
-        OSError, sqlite3.OperationalError: it cannot be opened or made, for instance on a full disk. All methods
-            raise ``sqlite3.Error`` when the disk cannot be read or written, and have then changed nothing.
+        SpoolError: if another process uses the file, or the file is not a spool.
+        OSError, sqlite3.OperationalError: if the file cannot be opened or created, for instance on a full disk.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
         try:
-            # Before the first access: the lock is then held until the connection closes or its process ends.
+            # Set before the first access, so that the lock is held until the connection closes or its process ends.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            # A new file is written to, an old one only read: it opens on a full disk too.
+            # Only a new file is written to, so that an old one opens on a full disk too.
             if not self._number("SELECT COUNT(*) FROM sqlite_master"):
                 self._db.execute("PRAGMA journal_mode = WAL")
                 with self._transaction(durable=True) as db:
@@ -94,7 +109,7 @@ class SpoolFile:
                     for statement in _SCHEMA.strip().splitlines():
                         db.execute(statement)
             elif self._number("PRAGMA application_id") != APPLICATION_ID:
-                raise SpoolError(f"{path}: an SQLite database, but no spool; give another name")
+                raise SpoolError(f"{path}: expected a spool, got another SQLite database; use another name")
             with self._transaction(durable=False):
                 self.name = str(self._db.execute("SELECT name FROM spool").fetchone()[0])
                 self.newest = self._number("SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'messages'")
@@ -102,41 +117,42 @@ class SpoolFile:
             self._db.close()
             if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
                 raise SpoolError(
-                    f"{path}: another process, or another part of this one, uses this spool; end it, or give this one "
-                    "a file of its own"
+                    f"{path}: another process, or another part of this process, uses this spool; end it, or use "
+                    "another file"
                 ) from error
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 raise SpoolError(
-                    f"{path}: damaged, or no spool ({error}); move it away, and it is made anew"
+                    f"{path}: expected a spool, got a damaged file or another kind of file ({error}); move it away, "
+                    "and a new spool is created"
                 ) from error
             raise
 
     def close(self) -> None:
-        """Lets go of the file."""
-        with suppress(sqlite3.Error):  # everything that was promised is in its log
+        """Close and unlock the file."""
+        with suppress(sqlite3.Error):  # all durable transactions are already in the log
             self._db.close()
 
     def amount(self) -> SpoolSize:
-        """What waits."""
+        """Return the number and size of the waiting messages."""
         return _amount(self._db, _MAX_ID)
 
     def read(self, after: int, limit: int) -> list[Message]:
-        """The oldest messages whose id is larger than ``after``, at most ``limit``."""
+        """Return the oldest messages with an id larger than ``after``, at most ``limit``."""
         rows = self._db.execute(
             "SELECT id, key, payload FROM messages WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
         )
         return [Message(*row) for row in rows]
 
     def append(self, messages: Sequence[Message], *, held: SpoolSize, bounds: SpoolSize) -> SpoolSize:
-        """Adds messages and drops the oldest beyond the bounds, the new ones included.
+        """Add messages, and drop the oldest ones until the bounds are met. New messages may be dropped too.
 
         Args:
-            messages: with ids larger than all before.
-            held: what waits in the file.
-            bounds: what may wait afterwards.
+            messages: new messages, with ids larger than all before.
+            held: number and size of the messages in the file.
+            bounds: largest number and size of the messages afterwards.
 
         Returns:
-            What waits now.
+            Number and size of the messages that are now in the file.
         """
         with self._transaction(durable=True) as db:
             db.executemany(
@@ -154,14 +170,14 @@ class SpoolFile:
         return held
 
     def remove(self, last: int) -> SpoolSize:
-        """Deletes all messages up to an id; says how much that was."""
+        """Delete all messages up to an id, and return their number and size."""
         with self._transaction(durable=False) as db:
             removed = _amount(db, last)
             db.execute("DELETE FROM messages WHERE id <= ?", (last,))
         return removed
 
     def set_aside(self, message: Message, reason: str) -> None:
-        """Keeps a message outside the queue, the newest 1000 of such."""
+        """Keep a copy of a message outside the queue. Only the newest 1000 are kept."""
         with self._transaction(durable=True) as db:
             row = (message.id, message.key, message.payload, reason)
             db.execute("INSERT OR REPLACE INTO set_aside VALUES (?, ?, ?, ?)", row)
@@ -171,7 +187,14 @@ class SpoolFile:
             )
 
     def restore(self, first: int) -> SpoolSize:
-        """Puts what was set aside at the end of the queue, in order, with ids from ``first`` on; says how much."""
+        """Move the messages set aside to the end of the queue, in order.
+
+        Args:
+            first: id of the first one; the ids that follow are consecutive.
+
+        Returns:
+            Number and size of the restored messages.
+        """
         with self._transaction(durable=True) as db:
             rows = db.execute("SELECT key, payload FROM set_aside ORDER BY id").fetchall()
             messages = [Message(first + index, *row) for index, row in enumerate(rows)]
@@ -187,24 +210,29 @@ class SpoolFile:
 
     @contextmanager
     def _transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
-        """All or nothing; ``durable``: synchronized to the disk, with all transactions before it."""
+        """Run the block as one transaction. If ``durable``, synchronize it and all earlier ones to the disk."""
         self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield self._db
             self._db.execute("COMMIT")
         except BaseException:
-            with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+            with suppress(sqlite3.Error):  # SQLite may have rolled back already
                 self._db.execute("ROLLBACK")
             raise
 
 
 def size_of_messages(messages: Sequence[Message]) -> SpoolSize:
-    """Of messages in memory."""
+    """Return the number and size of messages in memory.
+
+    Example:
+        >>> size_of_messages([Message(1, "0" * 32, b'{"track":7}')])
+        SpoolSize(count=1, size=11)
+    """
     return SpoolSize(len(messages), sum(len(message.payload) for message in messages))
 
 
 def _amount(db: sqlite3.Connection, last: int) -> SpoolSize:
-    """Of the messages up to an id."""
+    """Return the number and size of the messages up to an id."""
     query = "SELECT COUNT(*), COALESCE(SUM(LENGTH(payload)), 0) FROM messages WHERE id <= ?"
     return SpoolSize(*db.execute(query, (last,)).fetchone())

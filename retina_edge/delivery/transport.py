@@ -78,7 +78,14 @@ class Transport(ABC):
 
 
 def network_reason(error: Exception) -> str:
-    """Describe a network error for people, without any part of an address."""
+    """Describe a network error for people, without any part of an address.
+
+    Example:
+        >>> network_reason(TimeoutError())
+        'no answer in time'
+        >>> network_reason(ConnectionRefusedError(111, "Connection refused"))
+        'Connection refused'
+    """
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}; name your own authority in SSL_CERT_FILE"
     if isinstance(error, ssl.SSLError):

@@ -1,7 +1,7 @@
-"""Messages to a web server, one POST each: delivered when it answers 2xx.
+"""The transport for webhooks: one POST per message, which counts as delivered when the server answers 2xx.
 
-By ``http.client`` of the standard library: one connection that is kept open, no redirects, no proxies, and nothing that
-writes addresses to the log, which larger clients do.
+It uses ``http.client`` of the standard library: one connection that is kept open, no redirects, no proxies. Unlike
+larger clients, ``http.client`` does not write addresses to the log.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from retina_edge.delivery.spool_file import Message
 from retina_edge.delivery.transport import MessageRefused, ReceiverUnreachable, Transport, network_reason
 
 TIMEOUT_SECONDS = 10.0
-# Of an answer, only its status matters; one that is longer costs the connection.
+# Bytes of an answer that are read. Only its status matters; a longer answer closes the connection.
 MAX_BODY_BYTES = 64 * 1024
-# Signs the body where this variable holds a secret.
+# Environment variable with the secret that signs the body; unset for no signature.
 SECRET_VARIABLE = "RETINA_EDGE_WEBHOOK_SECRET"
 SIGNATURE_HEADER = "X-Retina-Edge-Signature-256"
 KEY_HEADER = "Idempotency-Key"
-# What says "not now", or "not with this password", about every message alike: waiting loses nothing.
+# Answers that concern the moment or the credentials, not a single message. A retry loses nothing.
 _TRY_AGAIN = {
-    HTTPStatus.REQUEST_TIMEOUT: "gave up waiting for the request (408)",
-    HTTPStatus.TOO_EARLY: "wants it later (425)",
-    HTTPStatus.TOO_MANY_REQUESTS: "wants fewer requests (429)",
+    HTTPStatus.REQUEST_TIMEOUT: "timed out waiting for the request (408)",
+    HTTPStatus.TOO_EARLY: "asks for the request to be sent later (425)",
+    HTTPStatus.TOO_MANY_REQUESTS: "asks for fewer requests (429)",
     HTTPStatus.UNAUTHORIZED: "refuses access (401); check the user and the password",
     HTTPStatus.FORBIDDEN: "refuses access (403); check the credentials and the address",
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: "is a proxy that refuses access (407)",
@@ -44,15 +44,19 @@ _TRY_AGAIN = {
 
 
 class WebhookTransport(Transport):
-    """POSTs JSON; TLS is verified, an answer may take ``timeout`` seconds in all, and redirects are not followed.
+    """Sends messages as JSON by POST. It verifies TLS certificates and does not follow redirects.
 
-    Every request has the header ``Idempotency-Key``, the same for every attempt at a message. With a secret it has
-    ``X-Retina-Edge-Signature-256: sha256=HEX``, the HMAC-SHA256 of the body.
+    Every request has the header ``Idempotency-Key``, which is the same for every attempt at a message. With a secret,
+    it also has ``X-Retina-Edge-Signature-256: sha256=HEX``, the HMAC-SHA256 of the body.
 
     Args:
-        address: ``http://`` or ``https://``; user and password become basic authentication.
-        secret: for the signature; None for none.
+        address: address with the scheme ``http`` or ``https``; user and password become basic authentication.
+        secret: key of the signature; None for no signature.
         timeout: seconds for a request, from its start to the end of the answer.
+
+    Example:
+        >>> WebhookTransport(Address.parse("https://example.org/hooks/secret?key=1")).name
+        'https://example.org/***'
     """
 
     def __init__(self, address: Address, *, secret: str | None = None, timeout: float = TIMEOUT_SECONDS) -> None:
@@ -64,9 +68,9 @@ class WebhookTransport(Transport):
         self._secret = secret.encode() if secret else None
         self._timeout = timeout
         self._connection = self._new_connection()
-        # Kept apart: the connection forgets it while an answer without a length is still being read.
+        # A separate reference, because the connection drops its own while an answer without a length is being read.
         self._sock: socket.socket | None = None
-        self._given_up = False
+        self._aborted = False
 
     def connect(self) -> bool:
         return False
@@ -82,33 +86,38 @@ class WebhookTransport(Transport):
                 raise MessageRefused(f"the server refuses the message ({status})")
             elif 300 <= status < 400:
                 raise ReceiverUnreachable(
-                    f"the server redirects ({status}), which is not followed; give the final address"
+                    f"the server redirects ({status}), and redirects are not followed; use the final address"
                 )
             else:
-                raise ReceiverUnreachable(f"the server is in trouble ({status})", retry_after=retry_after)
+                raise ReceiverUnreachable(f"the server reports an error ({status})", retry_after=retry_after)
 
     def close(self) -> None:
         self._connection.close()
 
     def abort(self) -> None:
-        self._given_up = True
+        self._aborted = True
         self._shut_down()
 
     def _shut_down(self) -> None:
-        """Ends a read that waits in another thread, which closing does not; not by SSLSocket's method, which is not
-        made for that."""
+        """End a read that waits in another thread; closing the socket would not end it.
+
+        ``SSLSocket.shutdown`` is not made for use from another thread, so call the method of the base class.
+        """
         if (sock := self._sock) is not None:
             with suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _post(self, message: Message) -> tuple[int, float | None]:
-        """Status and seconds to wait. A connection that the server closed while it was idle is opened again."""
+        """Post a message, and return the status and the seconds to wait before a retry.
+
+        A connection that the server closed while it was idle is opened again.
+        """
         reused = self._connection.sock is not None
         try:
             return self._request(message)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
             self.close()
-            if not reused or self._given_up:
+            if not reused or self._aborted:
                 raise ReceiverUnreachable(f"the server cannot be reached: {network_reason(error)}") from error
         return self._post(message)
 
@@ -116,12 +125,12 @@ class WebhookTransport(Transport):
         connection = self._connection
         late = threading.Event()
 
-        def end() -> None:
+        def give_up() -> None:
             late.set()
             self._shut_down()
 
-        # The socket's timeout bounds each read; a server that drips would never reach it.
-        watchdog = threading.Timer(self._timeout, end)
+        # The socket's timeout bounds each read. A server that sends single bytes would never reach it.
+        watchdog = threading.Timer(self._timeout, give_up)
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -130,10 +139,10 @@ class WebhookTransport(Transport):
                 self._sock = connection.sock
             connection.request("POST", self._target, message.payload, self._headers(message))
             response = connection.getresponse()
-            if late.is_set():  # cut off amid its headers
+            if late.is_set():  # cut off in the middle of the headers
                 raise TimeoutError
             status, retry_after = response.status, _retry_after(response.getheader("Retry-After"))
-            with suppress(OSError, http.client.HTTPException):  # the status says it all
+            with suppress(OSError, http.client.HTTPException):  # only the status matters
                 response.read(MAX_BODY_BYTES)
             if late.is_set() or not response.isclosed():
                 self.close()
@@ -173,7 +182,11 @@ class WebhookTransport(Transport):
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds in a Retry-After header, RFC 9110 section 10.2.3: a number of them, or a date; None for nonsense."""
+    """Parse a Retry-After header, a number of seconds or a date (RFC 9110, section 10.2.3).
+
+    Returns:
+        Seconds to wait; None if the header is missing or invalid.
+    """
     if value is None:
         return None
     if value.strip().isdecimal():

@@ -1,1 +1,1 @@
-"""A model as the servers of a fleet take it: Triton Inference Server, DeepStream."""
+"""Deployment of models to Triton Inference Server and DeepStream, and of ``serve`` as a systemd service."""

@@ -1,9 +1,9 @@
 """A folder for NVIDIA DeepStream: configurations of Gst-nvdspreprocess and Gst-nvinfer, and a library for both.
 
-Gst-nvinfer's own preprocessing always writes floats into the network's input, so it cannot feed an engine that takes
-uint8. What it can do is take a tensor as it is from Gst-nvdspreprocess (``input-tensor-from-meta``), whose default
-library writes floats too, but which loads one of one's own. Both were read in DeepStream 9.1's public source. Older
-Gst-nvinfer has no UINT8 among its types and refuses such an engine.
+The preprocessing of Gst-nvinfer always writes floats into the network's input, so it cannot feed an engine that takes
+uint8. But Gst-nvinfer can take a tensor unchanged from Gst-nvdspreprocess (``input-tensor-from-meta``). The default
+library of Gst-nvdspreprocess writes floats too, but it can load a custom library. Source: the public code of DeepStream
+9.1. Older versions of Gst-nvinfer do not know the type UINT8 and refuse such an engine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from retina_edge.deployment.deployable_model import LABELS, DeployableModel, cop
 SOURCE, LIBRARY = "retina_edge_deepstream.cu", "libretina_edge_deepstream.so"
 ENGINE, INFER, PREPROCESS = "model.engine", "config_infer_retina_edge.txt", "config_preprocess_retina_edge.txt"
 MIN_VERSION = "9.1"
-# Where the packages of DeepStream put themselves; the interface of nvdspreprocess has moved between versions.
+# Folder that the DeepStream packages install to. The headers of nvdspreprocess have moved between versions.
 SDK = "/opt/nvidia/deepstream/deepstream"
 COMPILE = (
     f"nvcc -O2 -shared -Xcompiler -fPIC -o {LIBRARY} {SOURCE} -I{SDK}/sources/includes "
@@ -31,22 +31,22 @@ NETWORK_MODES = {"fp32": 0, "int8": 1, "fp16": 2}
 
 
 def write_folder(model: DeployableModel, folder: Path, *, streams: int | None = None) -> Path:
-    """Writes everything DeepStream needs into a folder, and gives that.
+    """Write everything that DeepStream needs into a folder, and return its path.
 
     Args:
-        model: an engine of TensorRT that gives boxes.
-        folder: made where it is missing.
-        streams: how many streams there are; the engine's batch where None.
+        model: an engine of TensorRT that outputs boxes.
+        folder: folder to write; created if it does not exist.
+        streams: number of streams; None for the engine's largest batch.
 
     Raises:
-        DeploymentError: an ONNX, or an engine that ends at the raw heads.
-        OSError: it cannot be written.
+        DeploymentError: for an ONNX, or an engine that outputs raw heads.
+        OSError: if a file cannot be written.
     """
     if model.passport is None or model.ends_at_heads:
-        found = "an ONNX" if model.passport is None else "an engine that ends at the raw heads"
+        kind = "an ONNX" if model.passport is None else "an engine that outputs raw heads"
         raise DeploymentError(
-            f"{model.path}: expected an engine that gives boxes, found {found}; DeepStream has no decode and NMS of "
-            "ours; build it with --backend tensorrt --postprocess plugin (TensorRT 10.9 or newer)"
+            f"{model.path}: expected an engine that outputs boxes, got {kind}, and DeepStream lacks decode and NMS; "
+            "build it with --backend tensorrt --postprocess plugin (TensorRT 10.9 or newer)"
         )
     copy_model(model, folder / ENGINE)
     write_label_files(folder, model.contract)
@@ -60,7 +60,14 @@ def write_folder(model: DeployableModel, folder: Path, *, streams: int | None = 
 
 
 def infer_config(contract: DetectorContract, *, batch: int) -> str:
-    """Configuration of Gst-nvinfer."""
+    """Return the configuration of Gst-nvinfer.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> text = infer_config(DeployableModel.read(MODEL).contract, batch=4)
+        >>> [line for line in text.splitlines() if line.startswith(("batch-size", "infer-dims"))]
+        ['batch-size=4', 'infer-dims=3;416;736']
+    """
     height, width = contract.input_size
     properties = {
         "gpu-id": 0,
@@ -84,15 +91,22 @@ def infer_config(contract: DetectorContract, *, batch: int) -> str:
         "cluster-mode": 4,
     }
     notes = [
-        "Gst-nvinfer, behind Gst-nvdspreprocess, which makes its input: the engine takes uint8, NHWC, BGR.",
-        "No clustering (cluster-mode=4): the boxes have been through NMS.",
+        "Gst-nvinfer, after Gst-nvdspreprocess, which makes its input: the engine takes uint8, NHWC, BGR.",
+        "No clustering (cluster-mode=4): the engine has already applied NMS.",
     ]
     classes = {"pre-cluster-threshold": contract.score_threshold, "topk": contract.max_detections}
     return _file(notes, {"property": properties, "class-attrs-all": classes})
 
 
 def preprocess_config(contract: DetectorContract, *, batch: int, streams: int) -> str:
-    """Configuration of Gst-nvdspreprocess."""
+    """Return the configuration of Gst-nvdspreprocess.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> text = preprocess_config(DeployableModel.read(MODEL).contract, batch=4, streams=3)
+        >>> [line for line in text.splitlines() if line.startswith(("network-input-shape", "src-ids"))]
+        ['network-input-shape=4;416;736;3', 'src-ids=0;1;2']
+    """
     height, width = contract.input_size
     properties = {
         "enable": 1,
@@ -123,8 +137,8 @@ def preprocess_config(contract: DetectorContract, *, batch: int, streams: int) -
         "process-on-roi": 0,
     }
     notes = [
-        "Gst-nvdspreprocess: whole frames, aspect kept, at the top left, zeros at the right and the bottom.",
-        "custom-lib-path is looked for from where the application runs; src-ids names every stream.",
+        "Gst-nvdspreprocess: whole frames, aspect ratio kept, at the top left, zeros at the right and the bottom.",
+        "custom-lib-path is relative to the folder that the application runs in; src-ids lists every stream.",
     ]
     return _file(
         notes, {"property": properties, "user-configs": {"pixel-normalization-factor": "1.0"}, "group-0": group}
@@ -132,28 +146,27 @@ def preprocess_config(contract: DetectorContract, *, batch: int, streams: int) -
 
 
 def readme(model: DeployableModel) -> str:
-    """What to do with the folder, in Markdown."""
+    """Return the instructions for the folder, in Markdown."""
     return f"""# {model.contract.architecture} in DeepStream
 
-**Not run on DeepStream by the project that wrote it.** Keys, types and interfaces were read in the public source of
-DeepStream {MIN_VERSION}; `{SOURCE}` has been compiled and run against stand-ins of its headers.
+**retina_edge has not been tested with DeepStream.** Keys, types and interfaces come from the public source of
+DeepStream {MIN_VERSION}, and `{SOURCE}` has been compiled and run with stand-ins for its headers.
 
-DeepStream {MIN_VERSION} or newer: older Gst-nvinfer has no UINT8 among its types and refuses the engine ("Unknown data
-type for bound layer"). The TensorRT of that DeepStream and the GPU have to be those the engine was built for:
-`retina-edge inspect {ENGINE}` says which.
+DeepStream {MIN_VERSION} or newer is required. Gst-nvinfer of older versions does not know the type UINT8 and refuses
+the engine ("Unknown data type for bound layer"). The GPU, and the TensorRT of that DeepStream, must be those that the
+engine was built for; `retina-edge inspect {ENGINE}` shows them.
 
-1. Compile the library, in this folder; CUDA's nvcc and the headers of TensorRT and GStreamer have to be there:
+1. Compile the library in this folder. This needs nvcc of CUDA, and the headers of TensorRT and GStreamer:
 
        {COMPILE}
 
-2. Run the pipeline from this folder, the elements in this order, `batch-size` of nvstreammux as in `{INFER}`:
+2. Run the pipeline from this folder, with the elements in this order, and `batch-size` of nvstreammux as in `{INFER}`:
 
        nvstreammux ! nvdspreprocess config-file={PREPROCESS} ! nvinfer config-file-path={INFER} input-tensor-meta=1
 
-`src-ids` in `{PREPROCESS}` names the streams, 0 first: add those that are missing. Thresholds lie in `{INFER}`
-under `[class-attrs-all]`; below {model.contract.score_threshold} the engine itself gives nothing. Boxes are mapped back
-to the frame by DeepStream. Its scaler rounds differently from the one the model was trained with, so expect scores to
-differ a little.
+`src-ids` in `{PREPROCESS}` lists the streams, from 0; add the missing ones. The thresholds are in `{INFER}`, under
+`[class-attrs-all]`; the engine outputs nothing below {model.contract.score_threshold}. DeepStream maps the boxes back
+to the frame. Its scaler rounds differently from the one the model was trained with, so scores differ slightly.
 """
 
 

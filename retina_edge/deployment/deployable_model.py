@@ -1,4 +1,4 @@
-"""What may be deployed, and what every server's folder holds of it."""
+"""Models that can be deployed, and the files about a model that every server's folder contains."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ LABELS, CONTRACT = "labels.txt", "contract.json"
 
 @dataclass(frozen=True)
 class DeployableModel:
-    """A model file whose inputs and outputs are known.
+    """A model file with known inputs and outputs.
 
     Attributes:
-        path: the file.
-        contract: what the detector promises.
-        inputs, outputs: name, type and shape of each, -1 for an open batch.
-        passport: of an engine; None of an ONNX.
+        path: path of the file.
+        contract: contract of the detector.
+        inputs, outputs: name, type and shape of each tensor; the first dimension is -1 for any batch size.
+        passport: passport of an engine; None for an ONNX.
     """
 
     path: Path
@@ -38,57 +38,71 @@ class DeployableModel:
 
     @classmethod
     def read(cls, path: Path | str) -> DeployableModel:
-        """An engine with its passport, or a deployable ONNX.
+        """Read an engine with its passport, or a deployable ONNX.
 
         Raises:
-            ModelFileError: missing, damaged, or not one of ours.
-            DeploymentError: an engine of TensorRT-RTX, which no server loads.
+            ModelFileError: if the file is missing, damaged, or not a model of retina_edge.
+            DeploymentError: for an engine of TensorRT-RTX, which no server loads.
+
+        Example:
+            >>> from retina_edge.assets import MODEL
+            >>> DeployableModel.read(MODEL).inputs
+            ({'name': 'images', 'type': 'uint8', 'shape': [1, 416, 736, 3]},)
         """
         path = Path(path)
         if path.suffix not in (".engine", ".onnx"):
             raise ModelFileError(
-                f"{path}: expected MODEL.engine or MODEL.onnx; retina-edge export or build makes one of a checkpoint"
+                f"{path}: expected MODEL.engine or MODEL.onnx; make one from a checkpoint with retina-edge export or "
+                "build"
             )
-        found = inspect_model(path)
+        description = inspect_model(path)
         passport = read_engine(path) if path.suffix == ".engine" else None
         if passport is not None and passport.backend == TENSORRT_RTX:
             raise DeploymentError(
-                f"{path}: expected an engine of tensorrt, found one of {TENSORRT_RTX}, which Triton and DeepStream do "
+                f"{path}: expected an engine of tensorrt, got one of {TENSORRT_RTX}, which Triton and DeepStream do "
                 "not load; build it with --backend tensorrt on the machine it is for"
             )
-        return cls(path, found.contract, found.inputs, found.outputs, passport)
+        return cls(path, description.contract, description.inputs, description.outputs, passport)
 
     @property
     def batch(self) -> int | None:
-        """The batch it takes, None for any."""
+        """Fixed batch size of the model; None for any."""
         size: int = self.inputs[0]["shape"][0]
         return None if size == -1 else size
 
     @property
     def ends_at_heads(self) -> bool:
-        """Whether raw heads come out, and decode and NMS are left to others."""
+        """True if the model outputs raw heads, so that the client must do decode and NMS."""
         return self.passport is not None and self.passport.postprocess == KERNELS
 
 
 def write_text(path: Path, text: str) -> None:
-    """A file in UTF-8, there whole or not at all."""
+    """Write a file in UTF-8, completely or not at all."""
     with atomic_file(path) as file:
         file.write(text.encode())
 
 
 def write_label_files(folder: Path, contract: DetectorContract) -> None:
-    """``labels.txt``, a line for each class, label 0 first, and ``contract.json``."""
+    """Write ``labels.txt``, with a line for each class from label 0 on, and ``contract.json``."""
     write_text(folder / LABELS, "".join(f"{label_line(contract, label)}\n" for label in range(contract.num_classes)))
     write_text(folder / CONTRACT, contract.to_json() + "\n")
 
 
 def label_line(contract: DetectorContract, label: int) -> str:
-    """A class name on one line. DeepStream passes over empty ones, so later labels would shift, and splits at ``;``."""
+    """Return a class name for a line of ``labels.txt``.
+
+    DeepStream skips empty lines, which would shift later labels, and splits lines at ``;``.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> label_line(DeployableModel.read(MODEL).contract, 0)
+        'tree'
+    """
     return " ".join(contract.class_names[label].replace(";", ",").split()) or f"class {label}"
 
 
 def copy_model(model: DeployableModel, target: Path) -> None:
-    """The model file under another name; an engine with its passport, so that ``retina-edge inspect`` knows it."""
+    """Copy a model file to another name, an engine with its passport, so that ``retina-edge inspect`` can read it."""
     if target.resolve() != model.path.resolve():
         with model.path.open("rb") as source, atomic_file(target) as file:
             shutil.copyfileobj(source, file, 1 << 20)

@@ -1,10 +1,10 @@
-// What DeepStream needs to run a retina_edge engine: frames into its uint8 input, boxes out of its outputs.
+// A DeepStream library for retina_edge engines: it writes frames into the uint8 input and reads boxes from the outputs.
 //
 // Copyright: see LICENSE of retina_edge. SPDX-License-Identifier: Apache-2.0
 //
-// Gst-nvdspreprocess scales a frame with its aspect kept and pads it, as RGBA; its own library then writes floats, where
-// the engine takes uint8 [N, height, width, 3] BGR. RetinaEdgeTensor writes those. The rest is the interface that
-// nvdspreprocess_interface.h and nvdsinfer_custom_impl.h describe.
+// Gst-nvdspreprocess scales a frame with its aspect ratio kept, and pads it, as RGBA. Its own library then writes
+// floats, but the engine takes uint8 [N, height, width, 3] BGR, which RetinaEdgeTensor writes. The other functions are
+// the interface described in nvdspreprocess_interface.h and nvdsinfer_custom_impl.h.
 
 #include <cuda_runtime.h>
 
@@ -26,7 +26,7 @@ namespace {
 
 constexpr unsigned int THREADS = 256;
 
-// One thread a pixel. red, blue: where they lie in a pixel of `channels` bytes.
+// One thread per pixel. red, blue: offsets of these colors in a pixel of `channels` bytes.
 __global__ void pack_bgr(const uint8_t *frame, unsigned int pitch, unsigned int channels, unsigned int red,
                          unsigned int blue, unsigned int width, unsigned int pixels, uint8_t *out) {
     const unsigned int pixel = blockIdx.x * blockDim.x + threadIdx.x;
@@ -106,7 +106,7 @@ extern "C" NvDsPreProcessStatus RetinaEdgeTensor(CustomCtx *context, NvDsPreProc
         error = cudaLaunchKernel(reinterpret_cast<const void *>(&pack_bgr), dim3((pixels + THREADS - 1) / THREADS),
                                  dim3(THREADS), arguments, 0, context->stream);
     }
-    // Also after an error: nothing may still write into a buffer that is given back.
+    // Wait also after an error: no kernel may still write into a buffer that is released.
     const cudaError_t ended = cudaStreamSynchronize(context->stream);
     if (error != cudaSuccess || ended != cudaSuccess) {
         acquirer->release(buffer);
@@ -128,10 +128,10 @@ extern "C" bool NvDsInferParseRetinaEdge(std::vector<NvDsInferLayerInfo> const &
     }
     const float *box = static_cast<const float *>(boxes->buffer), *score = static_cast<const float *>(scores->buffer);
     const int32_t *label = static_cast<const int32_t *>(labels->buffer);
-    const int most = static_cast<int>(boxes->inferDims.d[0]);
-    const int found = std::min(*static_cast<const int32_t *>(count->buffer), most);
+    const int rows = static_cast<int>(boxes->inferDims.d[0]);
+    const int detections = std::min(*static_cast<const int32_t *>(count->buffer), rows);
     const float right = static_cast<float>(network.width), bottom = static_cast<float>(network.height);
-    for (int n = 0; n < found; ++n, box += 4) {
+    for (int n = 0; n < detections; ++n, box += 4) {
         if (label[n] < 0 || static_cast<unsigned int>(label[n]) >= parameters.numClassesConfigured) continue;
         if (!(score[n] >= parameters.perClassPreclusterThreshold[label[n]])) continue;
         const float x1 = std::min(std::max(box[0], 0.f), right), y1 = std::min(std::max(box[1], 0.f), bottom);

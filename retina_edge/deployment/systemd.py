@@ -1,9 +1,9 @@
-"""The text of a systemd unit that runs ``retina-edge serve`` from boot on.
+"""The text of a systemd unit that starts ``retina-edge serve`` at boot.
 
-Words of ExecStart are written by the rules of systemd.service(5), "Command lines", and systemd.syntax(7): in double
-quotes, ``\\`` before ``\\`` and ``"``, ``%%`` for a percent sign (else a specifier), ``$$`` for a dollar (else a
-variable). An argument that holds credentials does not stand in the unit, which everyone may read: the unit names a
-variable in its place, and an environment file that only root reads holds the value.
+Words of ExecStart follow the rules of systemd.service(5), "Command lines", and systemd.syntax(7): double quotes, ``\\``
+before ``\\`` and ``"``, ``%%`` for a percent sign (otherwise a specifier), ``$$`` for a dollar (otherwise a variable).
+Every user can read the unit, so it contains no credentials: an argument with credentials is replaced by a variable, and
+its value is in an environment file that only root can read.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from engines.core.errors import DeploymentError
 from retina_edge.system.redaction import holds_credentials, is_secret_option
 
 NAME = "retina-edge"
-# Of a camera (/dev/video*) and of a Jetson's or a desktop's GPU (/dev/nvhost-*, /dev/dri/render*).
+# Groups that may use cameras (/dev/video*) and the GPU of a Jetson or a desktop (/dev/nvhost-*, /dev/dri/render*).
 GROUPS = ("video", "render")
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./$-]+")
 _ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\", "%": "%%", "$": "$$"}
 
 HARDENING = """\
-# Locked down as far as cameras, GPU and network allow. Left out on purpose: PrivateDevices and ProtectClock, which shut
-# /dev/video* and the GPU away, and MemoryDenyWriteExecute, because CUDA compiles while it runs.
+# Locked down as far as cameras, GPU and network allow. Omitted on purpose: PrivateDevices and ProtectClock, which block
+# /dev/video* and the GPU, and MemoryDenyWriteExecute, because CUDA compiles code at run time.
 NoNewPrivileges=yes
 CapabilityBoundingSet=
 ProtectSystem=strict
@@ -47,13 +47,13 @@ UMask=0077"""
 
 @dataclass(frozen=True)
 class Service:
-    """A unit and the credentials it needs.
+    """A systemd unit and the credentials it needs.
 
     Attributes:
-        name: of the service.
-        unit: text of ``/etc/systemd/system/NAME.service``; without credentials.
-        environment: text of the environment file, with the credentials; empty where there are none. Not for logs.
-        environment_file: where the unit looks for it; to be made readable by root only.
+        name: name of the service.
+        unit: text of ``/etc/systemd/system/NAME.service``, without credentials.
+        environment: text of the environment file, with the credentials; empty if there are none. Do not log it.
+        environment_file: path of the environment file in the unit; only root may be able to read it.
     """
 
     name: str
@@ -72,30 +72,39 @@ def systemd_service(
     groups: Sequence[str] = GROUPS,
     writable: Sequence[Path | str] = (),
 ) -> Service:
-    """A unit that runs ``python -m retina_edge serve ARGUMENTS``.
+    """Return a unit that runs ``python -m retina_edge serve ARGUMENTS``.
 
     Args:
-        arguments: of ``serve``, as the shell gave them, ``--install-service`` left out.
-        name: of the service, of its state, cache and runtime folders, and of the environment file.
-        interpreter: absolute path of Python; the running one where None.
-        working_directory: absolute; relative paths in the arguments start here. The present one where None.
-        user: runs it; where None systemd makes one up (DynamicUser), who reads only what everyone may read.
-        groups: that user's further groups; those that do not exist there keep the service from starting.
-        writable: folders that outputs go to, absolute; all else is read-only but /var/lib/NAME and /var/cache/NAME.
+        arguments: arguments of ``serve``, as from the shell, without ``--install-service``.
+        name: name of the service, of its state and cache folders, and of the environment file.
+        interpreter: absolute path of Python; None for the running one.
+        working_directory: absolute path that relative paths in the arguments start from; None for the current one.
+        user: user that runs the service; None for a temporary user of systemd (DynamicUser), which can only read files
+            that every user can read.
+        groups: supplementary groups of the user. The service does not start if one of them does not exist.
+        writable: absolute paths of folders for outputs. Except for these, /var/lib/NAME and /var/cache/NAME, the file
+            system is read-only.
 
     Raises:
-        DeploymentError: a name, path or argument that no unit can hold.
+        DeploymentError: if a unit cannot contain a name, a path or an argument.
+
+    Example:
+        >>> service = systemd_service(["model.engine", "rtsp://admin:secret@camera/1"], working_directory="/srv")
+        >>> "secret" in service.unit
+        False
+        >>> service.environment
+        'RETINA_EDGE_ARGUMENT_2="rtsp://admin:secret@camera/1"\\n'
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise DeploymentError(f"name: expected letters, digits, '_', '-' and '.', got {name!r}")
     for what, value in (("user", user), *(("group", group) for group in groups)):
         if value is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?", value):
-            raise DeploymentError(f"{what}: expected the name of one, got {value!r}")
+            raise DeploymentError(f"{what}: expected the name of a {what}, got {value!r}")
     python = _absolute("interpreter", sys.executable if interpreter is None else interpreter)
     if set(python) & set("$\"'\\"):
         raise DeploymentError(
-            "interpreter: expected a path without $, quotes and backslashes, which systemd takes for no program, got "
-            f"{python}; install into another folder"
+            "interpreter: expected a path without $, quotes and backslashes, which systemd does not accept in the path "
+            f"of a program, got {python}; install into another folder"
         )
     directory = _absolute("working directory", Path.cwd() if working_directory is None else working_directory)
     public, secrets = split_secrets(arguments)
@@ -114,25 +123,25 @@ def systemd_service(
         "[Service]",
         "Type=exec",
         f"ExecStart={' '.join(words)}",
-        # A path is not split into words, so it takes no quotes, but it takes specifiers.
+        # systemd does not split this path into words or remove quotes, but it expands specifiers.
         f"WorkingDirectory={_path(directory)}",
         *([f"EnvironmentFile={_path(str(environment_file))}"] if secrets else []),
         f"Environment=XDG_CACHE_HOME=%C/{name} CUDA_CACHE_PATH=%C/{name}/cuda PYTHONUNBUFFERED=1",
-        "# Makes /dev/nvidia-uvm, for which CUDA has a setuid program; NoNewPrivileges stops that. Not on a Jetson.",
+        "# Creates /dev/nvidia-uvm. CUDA would run this setuid program, which NoNewPrivileges blocks. Not on a Jetson.",
         "ExecStartPre=-+/usr/bin/nvidia-modprobe -u -c=0",
-        "# The pause doubles or so from 1 s to 60 s. Before systemd 254 the two lines behind it are passed over.",
+        "# The pause grows from 1 s to 60 s. Before systemd 254, RestartSteps and RestartMaxDelaySec are ignored.",
         "Restart=on-failure",
         "RestartSec=1",
         "RestartSteps=6",
         "RestartMaxDelaySec=60",
-        "# A detector that hangs is given up after a minute, then outputs have their time.",
+        "# serve gives up on a hanging detector after a minute, and then needs time to close its outputs.",
         "TimeoutStopSec=90",
         *account,
         *([f"SupplementaryGroups={' '.join(groups)}"] if groups else []),
         f"StateDirectory={name}",
         f"CacheDirectory={name}",
         *(f"ReadWritePaths={quoted_path(_absolute('writable', path))}" for path in writable),
-        "# Jetson cameras speak to their daemon through this socket, which PrivateTmp would hide.",
+        "# Jetson cameras talk to their daemon through this socket, which PrivateTmp would hide.",
         "BindPaths=-/tmp/argus_socket",
         HARDENING,
         "",
@@ -144,31 +153,46 @@ def systemd_service(
 
 
 def split_secrets(arguments: Sequence[str]) -> tuple[list[tuple[str, bool]], dict[str, str]]:
-    """Arguments for the unit, and what must not stand in it.
+    """Replace the arguments that contain credentials by variables.
 
-    Credentials are: a user or password in a URL, also inside a pipeline; a value named like one (``?token=``,
-    ``user-pw=``); and what follows or belongs to an option named like one (``--token``, ``--mqtt-password=``).
+    Credentials are: a user or password in a URL, also inside a pipeline; a value with the name of a secret
+    (``?token=``, ``user-pw=``); and the value of an option with such a name (``--token``, ``--mqtt-password=``).
 
     Returns:
-        The words, each with whether it is a reference to a variable, and the variables with their values.
+        The words, each with True if it is a reference to a variable, and the values of the variables by name.
+
+    Example:
+        >>> words, variables = split_secrets(["--token", "abc"])
+        >>> words
+        [('--token', False), ('${RETINA_EDGE_ARGUMENT_2}', True)]
+        >>> variables
+        {'RETINA_EDGE_ARGUMENT_2': 'abc'}
     """
     public: list[tuple[str, bool]] = []
     secrets: dict[str, str] = {}
-    follows = False
+    after_secret_option = False
     for number, argument in enumerate(arguments, start=1):
         is_option = is_secret_option(argument)
-        if not is_option and (follows or holds_credentials(argument)):
+        if not is_option and (after_secret_option or holds_credentials(argument)):
             variable = f"RETINA_EDGE_ARGUMENT_{number}"
             secrets[variable] = argument
             public.append((f"${{{variable}}}", True))
         else:
             public.append((argument, False))
-        follows = is_option
+        after_secret_option = is_option
     return public, secrets
 
 
 def quoted(word: str) -> str:
-    """A word of ExecStart that systemd reads back as it is."""
+    """Quote a word of ExecStart, so that systemd reads it back unchanged.
+
+    Raises:
+        DeploymentError: if the word contains a NUL byte.
+
+    Example:
+        >>> print(quoted("100% of $HOME"))
+        "100%% of $$HOME"
+    """
     if "\0" in word:
         raise DeploymentError("argument: expected text, got a NUL byte in it")
     escaped = "".join(_escaped(character) for character in word)
@@ -176,7 +200,12 @@ def quoted(word: str) -> str:
 
 
 def quoted_path(path: str) -> str:
-    """A path in a list of paths: words and specifiers, but no variables."""
+    """Quote a path in a list of paths, where systemd expands specifiers but no variables.
+
+    Example:
+        >>> print(quoted_path("/srv/out put"))
+        "/srv/out put"
+    """
     return quoted(path).replace("$$", "$")
 
 
@@ -198,7 +227,7 @@ def _absolute(what: str, path: Path | str) -> str:
 
 
 def _environment_value(value: str) -> str:
-    """Inside double quotes of an environment file a backslash stands before these four, and nothing is expanded."""
+    """Escape a value for double quotes in an environment file, where systemd expands nothing."""
     if "\0" in value:
         raise DeploymentError("argument: expected text, got a NUL byte in it")
     return re.sub(r'(["\\$`])', r"\\\1", value)
@@ -208,8 +237,8 @@ def _secrets_note(secrets: dict[str, str], environment_file: Path) -> list[str]:
     if not secrets:
         return []
     return [
-        f"# Arguments with credentials stand in {environment_file}, mode 600, owner root: {', '.join(secrets)}.",
-        "# On the running machine the command line shows them to whoever may list its processes. Arguments in a file",
-        "# that the service's user can read (@FILE, one a line) it does not.",
+        f"# Arguments with credentials are in {environment_file}, mode 600, owner root: {', '.join(secrets)}.",
+        "# While the service runs, users who may list its processes see them in the command line. To avoid this, put",
+        "# the arguments into a file that the service's user can read (@FILE, one argument per line).",
         "",
     ]

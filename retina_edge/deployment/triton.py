@@ -1,9 +1,9 @@
 """A model repository for NVIDIA Triton Inference Server: ``REPOSITORY/NAME/config.pbtxt`` and ``1/model.plan``.
 
-The fields are those of Triton's ``model_config.proto``. A fixed batch is part of the dims and ``max_batch_size`` is 0,
-because Triton refuses ``max_batch_size`` for a plan whose first dimension is not open; an open one is left out of the
-dims, and Triton puts requests together. A client finds the contract in the model's configuration too, under
-``parameters``, so it needs no file of ours.
+The fields are those of Triton's ``model_config.proto``. A fixed batch size is part of the dims, and ``max_batch_size``
+is 0, because Triton refuses a ``max_batch_size`` for a plan whose first dimension is fixed. A dynamic batch size is
+omitted from the dims, and Triton batches requests. The contract is also in the model's configuration, under
+``parameters``, so that a client needs no other file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from retina_edge.deployment.deployable_model import (
     write_text,
 )
 
-# TensorRT's and ONNX's names of types, lower case.
+# Types by their names in TensorRT and ONNX, in lower case.
 TYPES = {"uint8": "UINT8", "float": "FP32", "float16": "FP16", "half": "FP16", "int32": "INT32"}
 CONTRACT_PARAMETER = "retina_edge.contract"
 DEFAULT_MAX_BATCH = 8
@@ -40,29 +40,38 @@ def write_repository(
     max_batch: int | None = None,
     raw_heads: bool = False,
 ) -> Path:
-    """Writes ``REPOSITORY/NAME`` and gives that folder.
+    """Write the folder ``REPOSITORY/NAME``, and return its path.
 
     Args:
-        model: an engine of TensorRT or a deployable ONNX.
-        repository: folder that Triton's ``--model-repository`` names; others' models in it stay as they are.
-        name: what clients call the model; that of its file where None.
-        max_batch: most images at a time, for an ONNX of any batch size; 8 where None.
-        raw_heads: serve an engine that ends at the raw heads as it is.
+        model: an engine of TensorRT, or a deployable ONNX.
+        repository: folder for Triton's ``--model-repository``; other models in it stay unchanged.
+        name: name of the model for clients; None for the name of its file.
+        max_batch: largest batch, for a model with a dynamic batch size; None for the engine's largest, or for 8 with an
+            ONNX.
+        raw_heads: True to serve an engine that outputs raw heads, instead of refusing it.
 
     Raises:
-        DeploymentError: the name is none for Triton, the batch does not fit, or raw heads were not asked for.
-        OSError: it cannot be written.
+        DeploymentError: if Triton does not accept the name, the batch does not fit, or the engine outputs raw heads and
+            ``raw_heads`` is False.
+        OSError: if a file cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from retina_edge.assets import MODEL
+        >>> with TemporaryDirectory() as repository:
+        ...     folder = write_repository(DeployableModel.read(MODEL), Path(repository), name="trees")
+        ...     sorted(path.name for path in folder.iterdir())
+        ['1', 'README.md', 'config.pbtxt', 'contract.json', 'labels.txt']
     """
     name = model.path.stem if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise DeploymentError(
-            f"name: expected letters, digits, '_', '-' and '.', got {name!r}; give another with --name"
+            f"name: expected letters, digits, '_', '-' and '.', got {name!r}; choose another with --name"
         )
     if model.ends_at_heads and not raw_heads:
         raise DeploymentError(
-            f"{model.path}: expected an engine that gives boxes, found one that ends at the raw heads; build it with "
-            "--postprocess plugin, or deploy the ONNX; --raw-heads serves it as it is, and leaves decode and NMS to "
-            "the client"
+            f"{model.path}: expected an engine that outputs boxes, got one that outputs raw heads; build it with "
+            "--postprocess plugin, deploy the ONNX, or use --raw-heads to leave decode and NMS to the client"
         )
     text = config(model, name=name, max_batch=max_batch)
     folder = repository / name
@@ -73,16 +82,26 @@ def write_repository(
             stale.unlink(missing_ok=True)
     write_label_files(folder, model.contract)
     write_text(folder / "README.md", readme(model, name=name))
-    # Last: a server that looks for changes takes a model up by its configuration.
+    # Write the configuration last: a server that polls for changes loads a model when its configuration appears.
     write_text(folder / "config.pbtxt", text)
     return folder
 
 
 def config(model: DeployableModel, *, name: str, max_batch: int | None = None) -> str:
-    """``config.pbtxt``, a ``ModelConfig`` in protobuf's text format.
+    """Return the text of ``config.pbtxt``, a ``ModelConfig`` in protobuf's text format.
 
     Raises:
-        DeploymentError: ``max_batch`` was given for a model that knows its own.
+        DeploymentError: if ``max_batch`` is given for a model with a fixed batch size, or is larger than the engine's
+            largest.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> print(*config(DeployableModel.read(MODEL), name="trees").splitlines()[:5], sep="\\n")
+        name: "trees"
+        platform: "onnxruntime_onnx"
+        max_batch_size: 0
+        input [
+          { name: "images" data_type: TYPE_UINT8 dims: [ 1, 416, 736, 3 ] }
     """
     batch = _max_batch_size(model, max_batch)
     (images,) = model.inputs
@@ -95,7 +114,7 @@ def config(model: DeployableModel, *, name: str, max_batch: int | None = None) -
         "output [\n" + ",\n".join(_tensor(output, batched=batch > 0) for output in model.outputs) + "\n]",
         f"instance_group [\n  {{ count: 1 kind: {'KIND_GPU' if plan else 'KIND_AUTO'} }}\n]",
         *(["dynamic_batching { }"] if batch else []),
-        # The first inference of a session loads and tunes; it should not be a user's.
+        # The first inference of a session loads and tunes the model. A warm-up keeps this away from the first client.
         f"model_warmup [\n  {{\n    name: {quoted('zeros')}\n    batch_size: 1\n    inputs {{\n"
         f"      key: {quoted(images['name'])}\n      value {{ {_type(images)} {_dims(images, batched=batch > 0)} "
         "zero_data: true }\n    }\n  }\n]",
@@ -106,29 +125,34 @@ def config(model: DeployableModel, *, name: str, max_batch: int | None = None) -
 
 
 def readme(model: DeployableModel, *, name: str) -> str:
-    """What a client has to know, in Markdown."""
+    """Return what a client must know, in Markdown."""
     contract = model.contract
     height, width = contract.input_size
     batch = "N" if model.batch is None else str(model.batch)
     lines = [
         f"# {name}",
         "",
-        "Not run on a Triton server by the project that wrote it; its configurations are held against Triton's schema.",
+        "retina_edge has not been tested with a Triton server. Its configurations are checked against Triton's schema.",
         "",
-        f"Input `images`: uint8 [{batch}, {height}, {width}, 3], BGR. A frame of h×w pixels is resized bilinearly by",
-        f"s = min({height} / h, {width} / w) to round(h · s) × round(w · s), put at the top left, zeros at the right",
-        "and the bottom. Nothing else: the normalization is in the network.",
+        f"Input `images`: uint8 [{batch}, {height}, {width}, 3], BGR. Resize a frame of h×w pixels bilinearly by",
+        f"s = min({height} / h, {width} / w) to round(h · s) × round(w · s), put it at the top left, and pad with",
+        "zeros at the right and the bottom. Do not normalize it: the network does.",
         "",
         *(_heads_note() if model.ends_at_heads else _detections_note(contract, batch)),
         "",
-        f"Names of the labels: `{LABELS}`. Everything else: `{CONTRACT}`, which a client also finds in the model's",
-        f"configuration, as the parameter `{CONTRACT_PARAMETER}`.",
+        f"The class names are in `{LABELS}`, everything else in `{CONTRACT}`. A client also finds the contract in the",
+        f"model's configuration, as the parameter `{CONTRACT_PARAMETER}`.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def quoted(text: str) -> str:
-    """A string of protobuf's text format; what is not printable ASCII in octal."""
+    r"""Return a string in protobuf's text format. Bytes that are not printable ASCII become octal escapes.
+
+    Example:
+        >>> print(quoted("Bäume"))
+        "B\303\244ume"
+    """
     return '"' + "".join(_escaped(byte) for byte in text.encode()) + '"'
 
 
@@ -139,25 +163,25 @@ def _escaped(byte: int) -> str:
     return character if 0x20 <= byte < 0x7F else f"\\{byte:03o}"
 
 
-def _max_batch_size(model: DeployableModel, asked: int | None) -> int:
+def _max_batch_size(model: DeployableModel, requested: int | None) -> int:
     if model.batch is not None:
-        if asked is not None:
+        if requested is not None:
             raise DeploymentError(
-                f"max-batch: expected none for a model of the fixed batch {model.batch}, got {asked}; leave it out, or "
-                "export or build it for any batch"
+                f"max-batch: expected no value for a model with the fixed batch size {model.batch}, got {requested}; "
+                "omit it, or export or build the model for any batch size"
             )
         return 0
     if model.passport is None:
-        return DEFAULT_MAX_BATCH if asked is None else asked
+        return DEFAULT_MAX_BATCH if requested is None else requested
     largest = model.passport.batch[2]
-    if asked is not None and asked > largest:
-        raise DeploymentError(f"max-batch: expected at most {largest}, for which the engine was built, got {asked}")
-    return largest if asked is None else asked
+    if requested is not None and requested > largest:
+        raise DeploymentError(f"max-batch: expected at most {largest}, the engine's largest batch, got {requested}")
+    return largest if requested is None else requested
 
 
 def _tensor(tensor: Mapping[str, Any], *, batched: bool) -> str:
     shape = tensor["shape"][1:] if batched else tensor["shape"]
-    # A tensor of one number an image has no dims left, and Triton wants one.
+    # A tensor with one number per image has no dims left, and Triton requires one.
     reshape = "" if shape else " reshape: { shape: [ ] }"
     return f"  {{ name: {quoted(tensor['name'])} {_type(tensor)} {_dims(tensor, batched=batched)}{reshape} }}"
 
@@ -174,16 +198,16 @@ def _dims(tensor: Mapping[str, Any], *, batched: bool) -> str:
 def _detections_note(contract: DetectorContract, batch: str) -> list[str]:
     k = contract.max_detections
     return [
-        f"Outputs: `num_detections` int32 [{batch}] ([{batch}, 1] where requests are put together), `boxes` float32",
-        f"[{batch}, {k}, 4], `scores` float32 and `labels` int32 [{batch}, {k}]; rows past `num_detections` are zero.",
-        "Boxes are x1, y1, x2, y2 in pixels of the input. In pixels of the frame: x divided by round(w · s) / w, y by",
-        "round(h · s) / h, clipped to the frame. `engines.core.letterbox.Letterbox.fit` does both ways.",
+        f"Outputs: `num_detections` int32 [{batch}] ([{batch}, 1] if Triton batches requests), `boxes` float32",
+        f"[{batch}, {k}, 4], `scores` float32 and `labels` int32 [{batch}, {k}]. Rows past `num_detections` are zero.",
+        "Boxes are x1, y1, x2, y2 in input pixels. For frame pixels, divide x by round(w · s) / w and y by",
+        "round(h · s) / h, and clip to the frame. `engines.core.letterbox.Letterbox` maps in both directions.",
     ]
 
 
 def _heads_note() -> list[str]:
     return [
-        "Outputs are the raw heads: `cls_L`, the class logits, and `box_L`, the deltas of the boxes, for each level L",
-        "of the pyramid. **Decode and non-maximum suppression are the client's**; anchors, thresholds and strides are",
-        "in the contract, and `engines/plugins/specification.py` of retina_edge is the specification, in NumPy.",
+        "Outputs are the raw heads: `cls_L`, the class logits, and `box_L`, the box deltas, for each level L of the",
+        "pyramid. **The client must do decode and non-maximum suppression.** Anchors, thresholds and strides are in",
+        "the contract, and `engines/plugins/specification.py` of retina_edge is the specification, in NumPy.",
     ]

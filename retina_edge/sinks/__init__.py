@@ -1,1 +1,1 @@
-"""Where results go on this machine: videos, pictures, text files, a window."""
+"""Sinks: videos, images, text files and a window on this machine that take results."""

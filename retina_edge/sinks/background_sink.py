@@ -1,7 +1,7 @@
-"""A sink in a thread of its own, so that a slow disk or a broken one holds up neither capture nor the other sinks.
+"""A sink with its own thread, so that a slow or broken disk holds up neither capture nor the other sinks.
 
-A bounded queue lies before it. Of live streams the oldest result makes room when it is full, and is counted; of files
-a result waits for room, and none is dropped. Each has a queue's length of its own, so that neither starves the other.
+Results wait in a bounded queue. When it is full, the oldest result of a live stream is dropped and counted, while a
+result of a file waits for room. Live streams and files each have the full capacity, so that neither starves the other.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from engines.core.errors import SinkError
 from retina_edge.pipeline.result import Result
 from retina_edge.sinks.sink import Sink
 
-# At the end, for what is queued.
+# Time at the end for writing the queue.
 CLOSE_SECONDS = 10.0
-# Then, for the write in progress and for closing the file.
+# Time after that for the write in progress and for closing the file.
 GRACE_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
 
 class BackgroundSink(Sink):
-    """Hands results to another sink from a thread of its own; same order, same ``with`` block.
+    """Passes results to another sink in a background thread, in order.
 
-    The other sink is entered in the caller's thread, so that what cannot be opened is said at once; it is written to
-    and closed in the other. Its first error ends it alone: it is closed with that error, and what comes later is
-    counted in ``lost``. The error is raised by the next ``write`` or at the end of the block, once; with ``on_error``
-    it goes there instead. It never replaces an error that ends the block anyway: then it is logged.
+    The inner sink is entered in the caller's thread, so that an error of opening is raised at once. It is written to
+    and closed in the background thread. Its first error closes it, and later results are counted in ``lost``. The next
+    ``write`` or the end of the block raises this error, once; if there is an ``on_error``, the callback gets it
+    instead. If the block ends with another error, that error is raised and the sink's error is logged.
 
-    At the end the queue is written for at most ``close_seconds``. What is left then is dropped, which of a file is an
-    error: the sink is closed as after any other.
+    At the end, the queue is written for at most ``close_seconds``. Remaining results of live streams are dropped;
+    remaining results of files are lost, which is an error.
 
     Args:
-        sink: not entered yet; belongs to this one. Not a window, which needs the main thread.
-        capacity: results of live streams that may wait, and as many of files.
-            Each holds a frame and, where a sink draws, an annotated copy.
-        on_error: called once with the sink's error, mostly from the other thread.
-        close_seconds: for writing what waits at the end.
+        sink: the inner sink, not entered yet, owned by this sink. It must not be a window, which needs the main thread.
+        capacity: largest number of waiting results of live streams, and also of files. Each result holds a frame and,
+            if a sink draws, an annotated copy.
+        on_error: callback for the sink's error, called once, usually from the background thread.
+        close_seconds: seconds for writing the queue at the end.
 
     Raises:
-        ValueError: a capacity below 1.
+        ValueError: if the capacity is below 1.
     """
 
     def __init__(
@@ -61,15 +61,16 @@ class BackgroundSink(Sink):
         self._capacity = capacity
         self._on_error = on_error
         self._close_seconds = close_seconds
-        # Results, and names of streams that end.
+        # Results, and names of streams that have ended.
         self._queue: deque[Result | str] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        # The arguments of __exit__, once the owner's block has ended.
+        # Arguments of __exit__; None before the end of the owner's block.
         self._end: tuple[type[BaseException] | None, BaseException | None, TracebackType | None] | None = None
         self._finished = threading.Event()
         self._error: BaseException | None = None
-        self._told = False
+        # True if the error was raised, logged or passed to on_error.
+        self._reported = False
         self._dropped = 0
         self._lost = 0
         self._done = 0
@@ -77,34 +78,36 @@ class BackgroundSink(Sink):
 
     @property
     def pending(self) -> int:
-        """Results that wait."""
+        """Results that wait in the queue."""
         with self._changed:
             return self._waiting()
 
     @property
     def seconds(self) -> float:
-        """That the other sink has spent writing."""
+        """Seconds that the inner sink has spent writing."""
         return self._seconds
 
     @property
     def dropped(self) -> int:
-        """Results of live streams that made room for others, or were left over at the end."""
+        """Results of live streams that made room for newer ones, or still waited at the end."""
         return self._dropped
 
     @property
     def lost(self) -> int:
-        """Results that came after the sink's error, or waited when it happened, the one it happened with included;
-        those of files that were left over at the end; and what the sink itself has lost."""
+        """Results lost by an error, because they caused it, waited at the time, or came later.
+
+        The number includes results of files that still waited at the end, and results that the inner sink has lost.
+        """
         return self._lost + self._sink.lost
 
     @property
     def done(self) -> int:
-        """Results that the sink has taken; of a file the last may not be on the disk yet."""
+        """Results that the inner sink has taken. The last ones may not be on the disk yet."""
         return self._done
 
     @property
     def error(self) -> BaseException | None:
-        """What ended the sink, or what it says itself; None where nothing is or was wrong."""
+        """The error that ended the inner sink, or the error that it reports; None if there has been none."""
         return self._error or self._sink.error
 
     @property
@@ -118,20 +121,20 @@ class BackgroundSink(Sink):
         return self
 
     def write(self, result: Result) -> None:
-        """Queues one frame.
+        """Queue one result.
 
         Raises:
-            BaseException: what the other sink raised, unless it went to ``on_error``; once.
+            BaseException: the error of the inner sink, once, unless ``on_error`` got it.
         """
         with self._changed:
             if self._thread is None or self._end is not None:
-                raise ValueError("a sink takes frames inside its with block only")
+                raise ValueError("a sink takes results only inside its with block")
             while not self._make_room(live=result.live) and self._error is None:
                 self._changed.wait()
             if self._error is not None:
                 self._lost += 1
-                if not self._told:
-                    self._told = True
+                if not self._reported:
+                    self._reported = True
                     raise self._error
                 return
             self._queue.append(result)
@@ -147,12 +150,12 @@ class BackgroundSink(Sink):
         return sum(isinstance(item, Result) for item in self._queue)
 
     def _make_room(self, *, live: bool) -> bool:
-        """Whether one more may wait, of a live stream if need be in the place of the oldest."""
-        alike = [item for item in self._queue if isinstance(item, Result) and item.live is live]
-        if len(alike) < self._capacity:
+        """Return True if one more result may wait. For a live stream, drop the oldest one if necessary."""
+        same_kind = [item for item in self._queue if isinstance(item, Result) and item.live is live]
+        if len(same_kind) < self._capacity:
             return True
         if live:
-            self._queue.remove(alike[0])
+            self._queue.remove(same_kind[0])
             self._dropped += 1
         return live
 
@@ -164,17 +167,18 @@ class BackgroundSink(Sink):
         with self._changed:
             self._end = (kind, error, trace)
             self._changed.notify_all()
-        # By an event: Thread.join that Ctrl-C interrupts takes a running thread for ended before Python 3.13.
+        # Wait for an event, not by Thread.join: before Python 3.13, a join that Ctrl-C interrupts treats a running
+        # thread as finished.
         if not self._finished.wait(self._close_seconds):
             self._give_up()
         if not self._finished.wait(GRACE_SECONDS):
             logger.warning("%s hangs and is left behind; its file may be incomplete", self._name)
-            self._record(SinkError(f"{self._name} hangs: a write did not end; check the disk or the network"))
+            self._record(SinkError(f"{self._name} hangs: a write did not end in time; check the disk or the network"))
         else:
             self._thread.join()
         self.written = self._sink.written
-        if self._error is not None and not self._told:
-            self._told = True
+        if self._error is not None and not self._reported:
+            self._reported = True
             if kind is None:
                 raise self._error
             logger.warning("%s: %s", self._name, self._error)
@@ -184,16 +188,16 @@ class BackgroundSink(Sink):
         return type(self._sink).__name__
 
     def _give_up(self) -> None:
-        """Drops what waits, at the end."""
+        """Empty the queue at the end. Lost results of files are an error."""
         with self._changed:
-            left = sum(isinstance(item, Result) and not item.live for item in self._queue)
-            self._lost += left
-            self._dropped += self._waiting() - left
+            lost = sum(isinstance(item, Result) and not item.live for item in self._queue)
+            self._lost += lost
+            self._dropped += self._waiting() - lost
             self._queue.clear()
-        if left:
+        if lost:
             self._record(
                 SinkError(
-                    f"{self._name} is too slow: {left} frames were not written within {self._close_seconds:g} s of the "
+                    f"{self._name} is too slow: {lost} frames were not written within {self._close_seconds:g} s of the "
                     "end; write to a faster disk, or save less"
                 )
             )
@@ -220,14 +224,14 @@ class BackgroundSink(Sink):
             self._finished.set()
 
     def _next(self) -> Result | str | None:
-        """The oldest result, or end of a stream, that waits; None at the end."""
+        """Wait for the oldest item of the queue, a result or the name of an ended stream; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._end is not None)
             self._changed.notify_all()
             return self._queue.popleft() if self._queue else None
 
     def _close(self) -> None:
-        """Closes the sink as a ``with`` block would that ended with its error, or else as the owner's did."""
+        """Close the inner sink with its own error, or else as the owner's ``with`` block ended."""
         error = self._error
         try:
             if error is not None:
@@ -238,12 +242,12 @@ class BackgroundSink(Sink):
             self._record(close_error)
 
     def _record(self, error: BaseException) -> None:
-        """Keeps the first error, or hands it over."""
+        """Keep the first error, and pass it to ``on_error``."""
         with self._changed:
             if self._error is not None:
                 return
             self._error = error
-            self._told = self._on_error is not None
+            self._reported = self._on_error is not None
             self._changed.notify_all()
         if self._on_error is not None:
             self._on_error(error)

@@ -1,4 +1,4 @@
-"""Detections as a table: one row a detection, for spreadsheets and data frames."""
+"""A sink for detections as a CSV table, one row per detection, for spreadsheets and data frames."""
 
 from __future__ import annotations
 
@@ -14,19 +14,27 @@ HEADER = (
     *("stream", "source", "frame", "timestamp", "captured"),
     *("track", "name", "score", "x1", "y1", "x2", "y2"),
 )
-# What makes a spreadsheet take a cell for a formula (OWASP, "CSV Injection"); full-width forms count for Excel too.
+# Characters that make a spreadsheet treat a cell as a formula (OWASP, "CSV Injection"). Excel accepts full-width forms.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 class CsvSink(TextFileSink):
-    """RFC 4180 in UTF-8 with a header: a row of ``HEADER`` for each detection, boxes in frame pixels.
+    """Writes one row of ``HEADER`` per detection: CSV as in RFC 4180, in UTF-8, with a header.
 
-    A frame without detections leaves no row: that it was looked at is in the JSON lines, not here. ``timestamp`` is
-    seconds from the source's start, empty where there is no time; ``captured`` UTC, ISO 8601; ``track`` is empty where
-    there is none. A name that a spreadsheet would compute gets an apostrophe in front.
+    Boxes are in frame pixels. A frame without detections leaves no row; JSON lines have a line for every frame.
+    ``timestamp`` is in seconds from the start of the source, empty for an image. ``captured`` is UTC, ISO 8601.
+    ``track`` is empty for an object that is not tracked. A name that a spreadsheet would treat as a formula gets a
+    leading apostrophe.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from pathlib import Path
+        >>> with TemporaryDirectory() as folder, CsvSink(Path(folder) / "out.csv") as sink:
+        ...     print(sink.path.read_text().strip())
+        stream,source,frame,timestamp,captured,track,name,score,x1,y1,x2,y2
     """
 
-    newline = ""  # left to the csv module
+    newline = ""  # the csv module writes line ends
     start = ",".join(HEADER)
     header = start + "\r\n"
 
@@ -56,5 +64,5 @@ class CsvSink(TextFileSink):
 
 
 def _plain(text: str) -> str:
-    """A text that no spreadsheet computes."""
+    """Return the text with a leading apostrophe if a spreadsheet would treat it as a formula."""
     return f"'{text}" if text.lstrip(" ").startswith(FORMULA_STARTS) else text

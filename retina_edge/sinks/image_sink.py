@@ -1,4 +1,4 @@
-"""Annotated images in a folder."""
+"""A sink for annotated images in a folder."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ class ImageSink(Sink):
 
     Args:
         folder: path of the folder; created if it does not exist.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from retina_edge import Detections
+        >>> from retina_edge.sources.frames import Frame
+        >>> frame = Frame(np.zeros((48, 64, 3), np.uint8), index=0, timestamp=None, name="photos/yard.png")
+        >>> with TemporaryDirectory() as folder, ImageSink(Path(folder)) as sink:
+        ...     sink.write(Result(frame, Detections.empty(["tree"], [1])))
+        ...     [path.name for path in sink.folder.iterdir()]
+        ['yard.png']
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Refuses, before any work, outputs that would overwrite an input or one another."""
+"""Checks, before any work, that outputs do not overwrite an input or one another."""
 
 from __future__ import annotations
 
@@ -24,33 +24,41 @@ def check_outputs(
     csv: Path | None = None,
     endless: bool = False,
 ) -> None:
-    """Refuses places that cannot be meant.
+    """Refuse outputs that would overwrite the model, a source or one another.
 
     Args:
         model: the model file.
-        sources: what is read.
-        save: the video or folder for pictures; None for neither.
-        jsonl, csv: the files for detections; None for none.
-        endless: the run is to go on for ever, and begins anew where it was cut off.
+        sources: the sources of the run.
+        save: the annotated video, or the folder for videos and images; None for neither.
+        jsonl, csv: the files for results and for detections; None for no file.
+        endless: True for a service, which restarts after an interruption and then overwrites an MP4.
 
     Raises:
-        SinkError: one MP4 for several sources or for pictures, two outputs of one name, an output that would
-            replace a source or the model, another file format.
+        SinkError: if an MP4 is given for several sources or for images, two outputs would write the same file, an
+            output would overwrite a source or the model, or a video format is not MP4.
+
+    Example:
+        >>> from retina_edge.sources.opening import open_sources
+        >>> camera = open_sources(["0"])
+        >>> check_outputs(Path("model.onnx"), camera, save=Path("out.mp4"), jsonl=Path("out.jsonl"))
+        >>> check_outputs(Path("model.onnx"), camera, save=Path("out.avi"), jsonl=None)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        engines.core.errors.SinkError: --save out.avi: expected a name ending in .mp4, or a folder; images keep ...
     """
     outputs: dict[Path, str] = {}
     for target in [] if save is None else _targets(save, sources, endless=endless):
         for path in [target, partial_path(target)] if target.suffix.lower() == ".mp4" else [target]:
             if path in outputs:
-                raise SinkError(f"--save {save}: two sources would write {path}; give one another name: NAME=SOURCE")
+                raise SinkError(f"--save {save}: two sources would write {path}; rename one of them: NAME=SOURCE")
             outputs[path] = f"--save {save}"
     for option, file in (("--json", jsonl), ("--csv", csv)):
         if file is None:
             continue
         for path, other in outputs.items():
             if path.name == file.name and path.resolve() == file.resolve():
-                raise SinkError(f"{option} {file}: {other.split()[0]} would write the same file; give another name")
+                raise SinkError(f"{option} {file}: {other.split()[0]} would write the same file; use another name")
         outputs[file] = f"{option} {file}"
-    # Only an output that is there can be an input, whatever links and upper case its name goes through.
+    # Only an output that exists can also be an input. Compare inodes: links and upper case give a file several names.
     present = {_identity(path): option for path, option in outputs.items()}
     present.pop(None, None)
     if not present:
@@ -62,26 +70,26 @@ def check_outputs(
     for kind, path in inputs:
         identity = _identity(path)
         if identity in present:
-            raise SinkError(f"{present[identity]}: would replace the {kind} {path}; give another folder or name")
+            raise SinkError(f"{present[identity]}: would overwrite the {kind} {path}; use another folder or name")
 
 
 def _targets(save: Path, sources: Sequence[Source], *, endless: bool) -> list[Path]:
-    """The files that saving writes in the end."""
+    """Return the files that ``--save`` writes, as they are named in the end."""
     if save.suffix.lower() == ".mp4":
         if len(sources) != 1 or isinstance(sources[0], ImageSource):
-            raise SinkError(f"--save {save}: an MP4 takes one video, camera or URL; for this give a folder")
-        # Behind an HTTP address may be a film.
+            raise SinkError(f"--save {save}: an MP4 takes one video, camera or URL; use a folder instead")
+        # An HTTP address may be a video, which ends.
         if endless and sources[0].live and not sources[0].name.startswith("http"):
-            raise SinkError(f"--save {save}: each start would replace it; of a stream without end give a folder")
+            raise SinkError(f"--save {save}: each start would overwrite it; use a folder for an endless stream")
         return [save]
     if save.suffix.lower() in IMAGE_SUFFIXES | _OTHER_VIDEOS and not save.is_dir():
-        raise SinkError(f"--save {save}: expected a name ending in .mp4, or a folder; pictures keep their names")
-    # Recordings of live streams are named by their time, and replace nothing.
+        raise SinkError(f"--save {save}: expected a name ending in .mp4, or a folder; images keep their names")
+    # Recordings of live streams are named by their start and overwrite nothing.
     return [save / name for source in sources if not source.live for name in source.output_names]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of an existing file; None for anything else."""
+    """Return device and inode of an existing file; None for anything else."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):

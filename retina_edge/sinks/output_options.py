@@ -1,4 +1,4 @@
-"""Which outputs a run writes: checked before the work begins, opened for the streams of the run."""
+"""The outputs of a run: checked before the work begins, then opened for the streams of the run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,21 @@ from retina_edge.system.folders import event_spool
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Where results and events go.
+    """Destinations of results and events.
 
     Attributes:
         save: annotated video (``.mp4``), or folder for videos and images; None for neither.
-        jsonl: file for results as JSON lines; None for none.
-        csv: file for detections as a table; None for none.
+        jsonl: file for results as JSON lines; None for no file.
+        csv: file for detections as a table; None for no file.
         receivers: addresses that events are delivered to, ``mqtt://`` or ``https://``.
         spool: folder for events that wait for delivery.
+
+    Example:
+        >>> from retina_edge.sources.opening import open_sources
+        >>> options = OutputOptions(save=Path("out.mp4"))
+        >>> options.check(Path("model.onnx"), open_sources(["0"]), endless=True)
+        Traceback (most recent call last):
+        engines.core.errors.SinkError: --save out.mp4: each start would overwrite it; use a folder for an endless stream
     """
 
     save: Path | None = None

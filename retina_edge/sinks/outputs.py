@@ -1,4 +1,4 @@
-"""Where results of several streams go beside the page: files, receivers of events, none of which is waited for."""
+"""The outputs of a run: files for results and receivers of events, none of which holds up the detector."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from retina_edge.system.folders import event_spool
 from retina_edge.system.printable import printable
 from retina_edge.system.redaction import redact
 
-# Results that wait for a file, each with its frame.
+# Results that may wait for a file. Each holds its frame.
 QUEUE_CAPACITY = 16
 
 logger = logging.getLogger(__name__)
@@ -35,18 +35,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OutputStatus:
-    """What has become of the results or events for one output; nothing in it is secret.
+    """How many results or events one output has taken and lost. Holds no credentials.
 
     Attributes:
-        name: the file, or the receiver's address without credentials; unique among the outputs.
-        kind: a file of results, or a receiver of events.
-        state: "ok"; "waiting" for a slow disk, or a receiver that is away; "lost": it works, and some are gone for
-            good; "failed": results are lost at present, of one stream or of all.
+        name: path of the file, or address of the receiver without credentials; unique among the outputs.
+        kind: ``file`` for results, ``events`` for a receiver of events.
+        state: ``ok``; ``waiting`` for a slow disk or an unreachable receiver; ``lost`` if the output works but has
+            lost results or events; ``failed`` if results are being lost, of one stream or of all.
         waiting: results that wait for the file, or events in the spool.
-        done: results written, or events that the receiver confirmed, since the start.
-        dropped: oldest ones that made room for newer ones.
-        lost: results that came after the file failed, or with its failure; events that the receiver refused.
-        error: what is wrong, or was wrong last; empty where nothing was.
+        done: results written, or events confirmed by the receiver, since the start.
+        dropped: results or events that made room for newer ones.
+        lost: results that failed to be written or came after a failure; events that the receiver refused.
+        error: the present error, or the last one; empty if there has been none.
+
+    Example:
+        >>> status = OutputStatus("out.jsonl", "file", "lost", 0, done=10, dropped=2, lost=0, error="")
+        >>> str(status), status.broke_its_promise
+        ('out.jsonl: 2 results lost', False)
     """
 
     name: str
@@ -60,7 +65,7 @@ class OutputStatus:
 
     @property
     def broke_its_promise(self) -> bool:
-        """Whether more is gone than a slow file may drop of a live stream."""
+        """True if more was lost than a slow file may drop of a live stream."""
         return self.state == "failed" or self.lost > 0 or (self.kind == "events" and self.dropped > 0)
 
     def __str__(self) -> str:
@@ -71,12 +76,12 @@ class OutputStatus:
 
 
 class Outputs:
-    """Takes every result of every stream.
+    """Passes every result of every stream on to the files, and its events to the receivers.
 
     Args:
-        files: by what they are called, each in a thread of its own already.
-        receivers: of events, by what they are called.
-        events: who sends them on to the receivers.
+        files: sinks by name, which already run in their background threads.
+        receivers: deliveries to the receivers of events, by name.
+        events: dispatcher that puts events into the spools of the receivers.
     """
 
     def __init__(
@@ -85,37 +90,37 @@ class Outputs:
         self._files, self._receivers, self._events = files, receivers, events
 
     def write(self, result: Result) -> None:
-        """Hands one on; a file that has failed counts it."""
+        """Pass a result and its events on. A file that has failed counts the result as lost."""
         for event in result.events:
             self._events.send(event)
         for sink in self._files.values():
             sink.write(result)
 
     def end(self, stream: str) -> None:
-        """No more results of this stream come."""
+        """Finish a stream, which sends no more results."""
         for sink in self._files.values():
             sink.end(stream)
 
     @property
     def seconds(self) -> float:
-        """That the files have taken."""
+        """Seconds that the files have spent writing."""
         return sum(sink.seconds for sink in self._files.values())
 
     @property
     def written(self) -> list[Path]:
-        """Files and folders that are whole; after the end."""
+        """Files and folders that are complete; known after the ``with`` block."""
         return list(dict.fromkeys(path for sink in self._files.values() for path in sink.written))
 
     def status(self) -> list[OutputStatus]:
-        """Of each output, at this moment; from any thread, also after the end."""
+        """Return the status of every output. Thread-safe, also after the ``with`` block."""
         return [
-            *(_of_file(name, sink) for name, sink in self._files.items()),
-            *(_of_receiver(name, receiver, self._events.dropped) for name, receiver in self._receivers.items()),
+            *(_file_status(name, sink) for name, sink in self._files.items()),
+            *(_receiver_status(name, receiver, self._events.dropped) for name, receiver in self._receivers.items()),
         ]
 
     @property
     def failed(self) -> list[OutputStatus]:
-        """Those that lost what was promised."""
+        """Status of the outputs that lost more than they may."""
         return [status for status in self.status() if status.broke_its_promise]
 
 
@@ -130,26 +135,36 @@ def open_outputs(
     spool: Path | None = None,
     strict: bool,
 ) -> Iterator[Outputs]:
-    """Files and deliveries, open within the block.
+    """Open files and event deliveries for the length of the block.
+
+    If ``strict``, older files are overwritten, and ``write`` or the end of the block raises the first error of a file.
+    Otherwise, older files are continued, an error is logged, and writing the file is retried while the other outputs go
+    on. At the end, the log says which results were lost. Lost events are always logged.
 
     Args:
-        jsonl: for results as JSON lines.
-        csv: for detections as a table.
-        save: annotated videos and images; ``open_sink`` makes the sink of each stream, by its name.
-        open_sink: see ``save``.
-        receivers: addresses of events, ``mqtt://`` or ``https://``.
-        spool: folder for events that wait, a file for each receiver; None for ``event_spool``.
-        strict: older files are replaced, and one that cannot be written is raised by ``write`` or at the end; else
-            they are continued, an error is logged, the rest goes on, the file is tried again, and at the end the log
-            says what was lost. Of events it always does.
+        jsonl: file for results as JSON lines.
+        csv: file for detections as a table.
+        save: video or folder for annotated videos and images; used with ``open_sink``.
+        open_sink: callback that returns the sink of a stream for ``save``, given the name of the stream.
+        receivers: addresses that events are delivered to, ``mqtt://`` or ``https://``.
+        spool: folder for waiting events, with one file for each receiver; None for ``event_spool()``.
+        strict: True to overwrite older files and to raise errors.
 
     Raises:
-        OSError: a file cannot be opened.
-        RetinaEdgeError: an address that cannot be used, or one twice.
+        OSError: if a file cannot be opened.
+        RetinaEdgeError: if an address cannot be used, or is given twice.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder, open_outputs(jsonl=Path(folder) / "out.jsonl", strict=True) as outputs:
+        ...     [(status.kind, status.state, status.done) for status in outputs.status()]
+        [('file', 'ok', 0)]
     """
     spools = [(spool or event_spool()) / f"{_file_name(address)}.sqlite" for address in receivers]
     if len(set(spools)) != len(spools):
-        raise RetinaEdgeError("--events: expected each address once; passwords and queries make them no other")
+        raise RetinaEdgeError(
+            "--events: expected each address once; addresses that differ only in password or query count as the same"
+        )
     sinks: list[tuple[Path, Sink]] = []
     texts: list[tuple[Path | None, type[TextFileSink]]] = [(jsonl, JsonlSink), (csv, CsvSink)]
     for path, kind in texts:
@@ -163,7 +178,9 @@ def open_outputs(
             stack.enter_context(deliver_to(address, path)) for address, path in zip(receivers, spools, strict=True)
         ]
         events = stack.enter_context(EventDispatcher(deliveries))
-        files = [BackgroundSink(sink, capacity=QUEUE_CAPACITY, on_error=None if strict else _tell) for _, sink in sinks]
+        files = [
+            BackgroundSink(sink, capacity=QUEUE_CAPACITY, on_error=None if strict else _log_end) for _, sink in sinks
+        ]
         for file in files:
             stack.enter_context(file)
         outputs = Outputs(
@@ -181,13 +198,16 @@ def open_outputs(
 
 
 def _file_name(address: str) -> str:
-    """The same for an address whatever its password."""
+    """Return a file name for an address. Its credentials do not change the name."""
     return hashlib.sha256(redact(address).encode()).hexdigest()[:16]
 
 
 def _names(names: Iterable[str]) -> list[str]:
-    """Each once: two webhooks of a host are called alike, because their paths are secret. Bytes of a path that are no
-    UTF-8 become escapes, for neither JSON nor metrics hold them."""
+    """Return the names made unique and printable.
+
+    Two webhooks of one host have the same name, because their paths are secret. Bytes of a path that are not UTF-8
+    become escapes, because neither JSON nor metrics can hold them.
+    """
     unique: list[str] = []
     for name in names:
         text = printable(name)
@@ -196,12 +216,12 @@ def _names(names: Iterable[str]) -> list[str]:
     return unique
 
 
-def _tell(error: BaseException) -> None:
-    """What no new attempt mends ends this file, and neither the page nor the others."""
+def _log_end(error: BaseException) -> None:
+    """Log an error that a retry cannot fix: it ends this file, but neither the page nor the other files."""
     logger.error("%s; nothing more is written there", error)
 
 
-def _of_file(name: str, sink: BackgroundSink) -> OutputStatus:
+def _file_status(name: str, sink: BackgroundSink) -> OutputStatus:
     state: Literal["ok", "waiting", "lost", "failed"] = "ok"
     if sink.failing:
         state = "failed"
@@ -214,14 +234,14 @@ def _of_file(name: str, sink: BackgroundSink) -> OutputStatus:
     return OutputStatus(name, "file", state, sink.pending, sink.done, sink.dropped, sink.lost, text)
 
 
-def _of_receiver(name: str, receiver: DeliveryWorker, unsent: int) -> OutputStatus:
-    """``unsent`` events found no room on their way to the spools, of all receivers alike."""
-    found = receiver.state
-    dropped = found.dropped + unsent
+def _receiver_status(name: str, receiver: DeliveryWorker, unsent: int) -> OutputStatus:
+    """Return the status of a receiver. ``unsent`` events were dropped before the spools, for all receivers alike."""
+    delivery = receiver.state
+    dropped = delivery.dropped + unsent
     state: Literal["ok", "waiting", "lost", "failed"] = "ok"
-    if found.disk_error or (found.pending and found.connected_since is None):
+    if delivery.disk_error or (delivery.pending and delivery.connected_since is None):
         state = "waiting"
-    elif dropped or found.failed:
+    elif dropped or delivery.failed:
         state = "lost"
-    error = found.disk_error or found.last_error or ""
-    return OutputStatus(name, "events", state, found.pending, found.delivered, dropped, found.failed, error)
+    error = delivery.disk_error or delivery.last_error or ""
+    return OutputStatus(name, "events", state, delivery.pending, delivery.delivered, dropped, delivery.failed, error)

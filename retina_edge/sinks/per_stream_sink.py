@@ -1,4 +1,4 @@
-"""What streams show, saved: for each stream the sink that fits it."""
+"""A sink that saves what several streams show, with a separate sink for each stream."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from retina_edge.sources.image_source import ImageSource
 
 
 class PerStreamSink(Sink):
-    """Gives each stream a sink of its own with its first result, and closes it when the stream ends.
+    """Opens a separate sink for each stream at its first result, and closes it when the stream ends.
 
     Args:
-        open_sink: what makes the sink of a stream, by its name.
+        open_sink: callback that returns the sink of a stream, given its name.
     """
 
     def __init__(self, open_sink: Callable[[str], Sink]) -> None:
         self._open_sink = open_sink
         self._sinks: dict[str, Sink] = {}
-        # Of streams that have ended; changed in one thread, read in others.
-        self._ended = threading.Lock()
+        # Guards the sinks and the totals of ended streams, which one thread changes and others read.
+        self._lock = threading.Lock()
         self._lost = 0
         self._error: BaseException | None = None
 
     @property
     def lost(self) -> int:
-        with self._ended:
+        with self._lock:
             return self._lost + sum(sink.lost for sink in self._sinks.values())
 
     @property
     def error(self) -> BaseException | None:
-        with self._ended:
+        with self._lock:
             errors = [(sink.failing, error) for sink in self._sinks.values() if (error := sink.error) is not None]
             return max(errors, key=itemgetter(0), default=(False, self._error))[1]
 
     @property
     def failing(self) -> bool:
-        """Of any stream that goes on."""
-        with self._ended:
+        """True if results of any open stream are being lost."""
+        with self._lock:
             return any(sink.failing for sink in self._sinks.values())
 
     def write(self, result: Result) -> None:
         if result.stream not in self._sinks:
             sink = self._open_sink(result.stream).__enter__()
-            with self._ended:
+            with self._lock:
                 self._sinks[result.stream] = sink
         self._sinks[result.stream].write(result)
 
@@ -79,23 +79,30 @@ class PerStreamSink(Sink):
         try:
             sink.__exit__(kind, error, trace)
         finally:
-            with self._ended:
+            with self._lock:
                 del self._sinks[stream]
                 self._lost += sink.lost
                 self._error = sink.error or self._error
-        # Each once: the pictures of several streams go to one folder.
+        # List each path once: the images of several streams go to one folder.
         self.written = tuple(dict.fromkeys([*self.written, *sink.written]))
 
 
 def sink_for_stream(save: Path, source: Source, *, name: str, live: bool, fps: float | None) -> Sink:
-    """The sink that saves what a stream shows: at ``save`` itself when that ends in .mp4, else inside that folder.
+    """Return the sink that saves what a stream shows, as ``save`` itself if it ends in .mp4, else inside that folder.
 
     Args:
-        save: the video or the folder.
-        source: of the stream; need not be open.
-        name: of the stream.
-        live: whether it is, as the open source says.
-        fps: frames a second, as the open source says.
+        save: path of the video or the folder.
+        source: source of the stream; it need not be open.
+        name: name of the stream.
+        live: True for a live stream, as known from the open source.
+        fps: frames per second, as known from the open source; None if unknown.
+
+    Example:
+        >>> from retina_edge.sources.opening import open_sources
+        >>> (camera,) = open_sources(["0"])
+        >>> sink = sink_for_stream(Path("folder"), camera, name="gate", live=True, fps=25)
+        >>> type(sink).__name__
+        'RecordingSink'
     """
     if isinstance(source, ImageSource):
         return ImageSink(save)

@@ -1,4 +1,4 @@
-"""An annotated recording of a live stream: one video after another, so that what is whole is safe."""
+"""A sink that records a live stream in segments, so that an interruption costs one segment at most."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from retina_edge.pipeline.result import Result
 from retina_edge.sinks.sink import Sink
 from retina_edge.sinks.video_sink import MAX_STILL_SECONDS, VideoSink, partial_path
 
-# Seconds of a video; what a power cut may cost.
+# Length of a segment. A power cut costs the current segment.
 SEGMENT_SECONDS = 600.0
 
 
 class RecordingSink(Sink):
-    """Videos in a folder, named by the stream and when they begin: ``NAME-20261126T070000Z.mp4``, in UTC.
+    """Writes annotated videos into a folder, named by stream and start in UTC: ``NAME-20261126T070000Z.mp4``.
 
-    A new one begins every ten minutes, after a gap of ten seconds, and where the stream changes its resolution.
+    A new video begins every ten minutes, after a gap of ten seconds, and when the resolution of the stream changes.
 
     Args:
-        folder: made where it is missing.
-        name: of the stream.
-        fps: frames a second.
+        folder: path of the folder; created if it does not exist.
+        name: name of the stream.
+        fps: frames per second of the videos; None for 25.
     """
 
     def __init__(self, folder: Path, name: str, *, fps: float | None) -> None:
@@ -46,7 +46,7 @@ class RecordingSink(Sink):
 
     def _unused(self, moment: str) -> Path:
         path, number = self._folder / f"{self._name}-{moment}.mp4", 2
-        while path.exists() or partial_path(path).exists():  # after an error that one stays
+        while path.exists() or partial_path(path).exists():  # a partial video stays after an error
             path, number = self._folder / f"{self._name}-{moment}-{number}.mp4", number + 1
         return path
 

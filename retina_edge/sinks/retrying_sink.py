@@ -1,4 +1,4 @@
-"""A sink that outlives its errors: a disk that is full for a while costs what came meanwhile, and nothing later."""
+"""A sink that retries after errors, so that a disk that is full for a while loses no later results."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from types import TracebackType
 from retina_edge.pipeline.result import Result
 from retina_edge.sinks.sink import Sink
 
-# Seconds from an error until the sink is tried again.
+# Seconds from an error until the next attempt.
 RETRY_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
 
 class RetryingSink(Sink):
-    """Writes to a sink, and after an error of it, where it is resumable, to a new one; else nothing more is written.
+    """Writes to a sink, and after an error to a new one. After an error of a sink that is not resumable, it stops.
 
-    Results that come within the pause are counted in ``lost``, with the one that the error happened with; a file that
-    could not be closed counts as one. An error is logged when results begin to be lost, and the end of that, too.
+    ``lost`` counts the result that caused an error and all results until the next attempt. A file that could not be
+    closed counts as one result. The log says when results begin to be lost, and when the sink works again.
 
     Args:
-        name: of what is written, for the log.
-        make: the sink, not entered yet; a new one may not replace what the one before has written.
+        name: name of the output, for the log.
+        make: callback that returns a sink, not entered yet. A new sink must not overwrite what the last one wrote.
 
     Raises:
-        Exception: of the sink, on entering, but for a full disk; later ones end in ``error``.
+        Exception: on entering, if the sink raises it and the disk is not full. Later errors are kept in ``error``.
     """
 
     def __init__(self, name: str, make: Callable[[], Sink]) -> None:
@@ -60,11 +60,12 @@ class RetryingSink(Sink):
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            self._fail(error, self._next)  # in time there may be room
+            self._fail(error, self._next)  # the disk may get room again
         return self
 
     def write(self, result: Result) -> None:
-        if not self.takes(result):  # it would prove nothing
+        # A result that leaves nothing in the file cannot show that the disk works again.
+        if not self.takes(result):
             return
         if self._failing and (not self._sink.resumable or time.monotonic() < self._failed_at + RETRY_SECONDS):
             self._lost += 1
@@ -79,12 +80,12 @@ class RetryingSink(Sink):
             self._close(type(error), error, error.__traceback__)
             if self._sink.resumable:
                 self._sink = self._make()
-            # It would hold the frame for as long as it is shown.
+            # The traceback would keep the frame in memory for as long as the error is shown.
             error.__traceback__ = error.__cause__ = error.__context__ = None
         else:
             if self._failing:
                 self._failing = False
-                logger.warning("%s: written again; results lost: %d", self._name, self._lost - self._lost_before)
+                logger.warning("%s: writing works again; results lost: %d", self._name, self._lost - self._lost_before)
                 self._lost_before = self._lost
 
     def __exit__(
@@ -94,15 +95,16 @@ class RetryingSink(Sink):
 
     @property
     def _next(self) -> str:
+        """The part of a log message that says what happens after an error."""
         return f"next attempt in {RETRY_SECONDS:g} s" if self._sink.resumable else "nothing more is written there"
 
     def _enter(self) -> None:
         self._sink.__enter__()
         self._open = True
 
-    def _fail(self, error: Exception, what: str) -> None:
+    def _fail(self, error: Exception, consequence: str) -> None:
         if not self._failing:
-            logger.error("%s: %s; %s", self._name, error, what)
+            logger.error("%s: %s; %s", self._name, error, consequence)
         self._error, self._failed_at, self._failing = error, time.monotonic(), True
 
     def _close(
@@ -114,7 +116,7 @@ class RetryingSink(Sink):
         try:
             self._sink.__exit__(kind, error, trace)
         except Exception as close_error:
-            if not self._failing:  # else the first error is the one that counts
+            if not self._failing:  # otherwise keep the first error
                 self._lost += 1
-                self._fail(close_error, "it is not whole")
+                self._fail(close_error, "the file is incomplete")
         self.written = tuple(dict.fromkeys([*self.written, *self._sink.written]))

@@ -1,4 +1,4 @@
-"""The interface of sinks: each takes results and is a context manager."""
+"""The interface of sinks, which take results inside their ``with`` block."""
 
 from __future__ import annotations
 
@@ -13,8 +13,18 @@ class Sink(ABC):
     """Takes results in order, from one thread at a time, inside its ``with`` block.
 
     Attributes:
-        written: the files or folders that this sink has finished.
-        resumable: whether after an error another one can go on in its place.
+        written: files or folders that this sink has finished.
+        resumable: True if a new sink can take the place of this one after an error.
+
+    Example:
+        >>> class Counter(Sink):
+        ...     detections = 0
+        ...
+        ...     def write(self, result: Result) -> None:
+        ...         self.detections += len(result.detections)
+        >>> with Counter() as sink:
+        ...     sink.failing
+        False
     """
 
     written: tuple[Path, ...] = ()
@@ -22,30 +32,30 @@ class Sink(ABC):
 
     @property
     def lost(self) -> int:
-        """Results that were taken and could not be written; of most an error says so instead."""
+        """Results that were taken but could not be written; 0 for sinks that raise an error instead."""
         return 0
 
     @property
     def error(self) -> BaseException | None:
-        """What keeps it from writing, or did so last; None where nothing did."""
+        """The error that prevents writing now, or the last one that did; None if there has been none."""
         return None
 
     @property
     def failing(self) -> bool:
-        """Whether results are lost at present."""
+        """True if results are being lost at present."""
         return self.error is not None
 
     def takes(self, result: Result) -> bool:
-        """Whether a result leaves anything in what is written."""
+        """True if the sink would write something for this result."""
         del result
         return True
 
     @abstractmethod
     def write(self, result: Result) -> None:
-        """Takes one frame."""
+        """Write one result."""
 
-    def end(self, stream: str) -> None:  # noqa: B027 -- most have nothing to do
-        """No more results of this stream come."""
+    def end(self, stream: str) -> None:  # noqa: B027 -- most sinks have nothing to do here
+        """Finish a stream, which sends no more results."""
 
     def __enter__(self) -> Sink:
         return self

@@ -1,4 +1,4 @@
-"""Results as text: what such files have in common, and JSON lines; a table is in ``table``."""
+"""Sinks that write results as text: the base class, and JSON lines. CSV is in ``csv_sink``."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ from retina_edge.sinks.sink import Sink
 
 
 class TextFileSink(Sink):
-    """A text file in UTF-8, open within the ``with`` block; each text is in it at once, for whoever reads along.
+    """A text file in UTF-8, open inside the ``with`` block. Other programs can read each result at once.
 
     Args:
-        path: the file.
-        append: to an older one; else that is replaced at once.
+        path: path of the file; its folder is created if it does not exist.
+        append: True to continue an older file; False to overwrite it on entering.
 
     Raises:
-        OSError: on entering, writing or closing; names the file.
-        SinkError: the older one begins with something else.
+        OSError: on entering, writing or closing, if the file cannot be written; names the file.
+        SinkError: on entering, if the older file begins with something else.
     """
 
-    # As of ``open``: None for the system's line ends.
+    # The newline argument of ``open``; None for the line ends of the system.
     newline: str | None = None
-    # Of a new file.
+    # Text at the beginning of a new file.
     header = ""
-    # How older files begin that can be continued.
+    # Text that an older file must begin with to be continued.
     start = ""
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
         self.path = path
         self._append = append
         self._file: TextIO | None = None
-        self._whole = self._regular = True
+        # _complete: no write has failed. _regular: the path is a regular file, not a pipe or a device.
+        self._complete = self._regular = True
 
     def __enter__(self) -> Sink:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A name that is not UTF-8 holds surrogates: backslashreplace writes them as escapes.
+        # A name that is not UTF-8 holds surrogates; backslashreplace writes them as escapes.
         self._file = self.path.open(
             "a" if self._append else "w",
             buffering=1,
@@ -60,28 +61,36 @@ class TextFileSink(Sink):
         return self
 
     def _begin(self, file: TextIO) -> None:
-        """Writes the header; of an older file it first takes away a last line that a full disk or a power cut has cut,
-        for a quote that is open in it would swallow what comes."""
+        """Write the header, or prepare an older file for being continued.
+
+        A last line that was cut by a full disk or a power cut is removed, because an open quote in it would swallow the
+        next rows.
+        """
         status = self.path.stat()
         size, self._regular = status.st_size, stat.S_ISREG(status.st_mode)
         with self.path.open("rb") if size else io.BytesIO() as older:
             start = older.read(len(self.start)).decode("ascii", errors="replace")
             if not self.start.startswith(start):
                 raise SinkError(
-                    f"{self.path}: expected a file that begins with {self.start.strip()}, to continue it, found "
-                    "another; give another name"
+                    f"{self.path}: expected a file that begins with {self.start.strip()}, got another, which cannot "
+                    "be continued; use another name"
                 )
-            whole = _end_of_lines(older)
-        if whole != size:
-            file.truncate(whole)
-        if not whole:
+            end = _end_of_lines(older)
+        if end != size:
+            file.truncate(end)
+        if not end:
             self._put(self.header)
 
     def write_text(self, text: str) -> None:
-        """Appends to the file."""
+        """Append a text to the file.
+
+        Raises:
+            OSError: if the file cannot be written; names the file.
+            ValueError: if the sink is used outside its ``with`` block.
+        """
         if self._file is None:
-            raise ValueError(f"{self.path}: a sink takes frames inside its with block only")
-        # Whoever rotates the file may have emptied it meanwhile.
+            raise ValueError(f"{self.path}: a sink takes results only inside its with block")
+        # logrotate may have emptied the file meanwhile (copytruncate).
         emptied = bool(self.header) and self._regular and not os.fstat(self._file.fileno()).st_size
         self._put(self.header + text if emptied else text)
 
@@ -90,7 +99,7 @@ class TextFileSink(Sink):
         try:
             self._file.write(text)
         except OSError as error:
-            self._whole = False
+            self._complete = False
             raise self._named(error) from error
 
     def __exit__(
@@ -103,16 +112,29 @@ class TextFileSink(Sink):
             file.close()
         except OSError as close_error:
             raise self._named(close_error) from close_error
-        if self._whole:
+        if self._complete:
             self.written = (self.path,)
 
     def _named(self, error: OSError) -> OSError:
-        """The error with the file's name, which writing to an open file leaves out."""
+        """Return the error with the name of the file, which errors of an open file lack."""
         return OSError(error.errno, error.strerror, str(self.path))
 
 
 class JsonlSink(TextFileSink):
-    """One JSON object a frame: frame, timestamp, source and its detections, boxes xyxy in frame pixels."""
+    """Writes one JSON object per frame (``Result.to_dict``): source, time and detections, boxes xyxy in frame pixels.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from retina_edge import Detections
+        >>> from retina_edge.sources.frames import Frame
+        >>> frame = Frame(np.zeros((48, 64, 3), np.uint8), index=7, timestamp=0.28, name="yard.mp4")
+        >>> with TemporaryDirectory() as folder, JsonlSink(Path(folder) / "out.jsonl") as sink:
+        ...     sink.write(Result(frame, Detections.empty(["tree"], [1])))
+        ...     line = json.loads(sink.path.read_text())
+        >>> line["source"], line["frame"], line["timestamp"], line["detections"]
+        ('yard.mp4', 7, 0.28, [])
+    """
 
     start = '{"stream": '
 
@@ -121,13 +143,13 @@ class JsonlSink(TextFileSink):
 
 
 def _end_of_lines(file: BinaryIO) -> int:
-    """Bytes up to the last line end, that included."""
+    """Return the number of bytes up to and including the last line end."""
     end = file.seek(0, os.SEEK_END)
     while end:
         begin = max(0, end - 65536)
         file.seek(begin)
-        found = file.read(end - begin).rfind(b"\n")
-        if found >= 0:
-            return begin + found + 1
+        position = file.read(end - begin).rfind(b"\n")
+        if position >= 0:
+            return begin + position + 1
         end = begin
     return 0

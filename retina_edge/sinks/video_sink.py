@@ -1,4 +1,4 @@
-"""An annotated video."""
+"""A sink that writes an annotated video."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from retina_edge.pipeline.result import Result
 from retina_edge.sinks.sink import Sink
 from retina_edge.sources.video_source import opencv_name
 
-# mp4v first: every OpenCV with FFMPEG has it; H.264 needs a library that most builds lack.
+# mp4v first: every OpenCV with FFmpeg has it, while H.264 needs a library that most builds lack.
 CODECS = ("mp4v", "avc1")
-# For cameras that do not say their rate.
+# Frame rate of cameras that do not report one.
 DEFAULT_FPS = 25.0
-# Seconds that a picture stands in the video of a live stream while nothing comes.
+# Longest time that the video of a live stream repeats a frame while no new one arrives.
 MAX_STILL_SECONDS = 10.0
-# Bytes left on the disk for the index of a video, which is written last: without it nothing of it can be played. And
+# Disk space kept free for the index of a video. The index is written last, a video cannot be played without it, and
 # OpenCV does not report a failed write.
 RESERVED_BYTES = 16 * 2**20
 
@@ -34,22 +34,33 @@ logger = logging.getLogger(__name__)
 
 
 class VideoSink(Sink):
-    """An annotated MP4 of the frames' size, where that is odd one pixel more.
+    """Writes an annotated MP4 in the size of the frames; an odd width or height grows by one pixel.
 
-    Its color planes have half the size, so FFmpeg writes even sizes only and would cut the last row or column:
-    here it is doubled instead. The file is written as ``NAME.partial.mp4`` and takes its name at the end; after an
-    error it stays under that name, playable as far as it goes; a full disk is one while ``RESERVED_BYTES`` bytes are
-    left.
+    FFmpeg would cut the last row or column of an odd size, because the color planes of a video have half the size. This
+    sink repeats the row or column instead. The file is written as ``NAME.partial.mp4`` and renamed at the end. After an
+    error, the partial file stays and can be played up to the error. If fewer than ``RESERVED_BYTES`` bytes of the disk
+    are free, the disk counts as full, which is an error.
 
-    Of a live stream, whose results come in their own time, the video keeps to that time: a picture is shown until the
-    next one is due, and what comes faster than ``fps`` is left out.
+    The video of a live stream plays in real time: a frame is repeated until the next one is due, and frames that arrive
+    faster than ``fps`` are dropped.
 
     Args:
-        path: the file to write, ending in .mp4; an older one is replaced at the end.
-        fps: frames a second.
+        path: path of the video, ending in .mp4; an older file is overwritten at the end.
+        fps: frames per second; None for 25.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from retina_edge import Detections
+        >>> from retina_edge.sources.frames import Frame
+        >>> frame = Frame(np.zeros((48, 64, 3), np.uint8), index=0, timestamp=0.0, name="yard.mp4")
+        >>> with TemporaryDirectory() as folder, VideoSink(Path(folder) / "out.mp4", fps=25) as sink:
+        ...     sink.write(Result(frame, Detections.empty(["tree"], [1])))
+        >>> [path.name for path in sink.written]
+        ['out.mp4']
     """
 
-    resumable = False  # without its beginning it would pass for whole
+    # A second file would lack the beginning and still look complete.
+    resumable = False
 
     def __init__(self, path: Path, *, fps: float | None) -> None:
         self.path = path
@@ -58,53 +69,55 @@ class VideoSink(Sink):
         self._fps = fps or DEFAULT_FPS
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
-        # Of a live stream: when it began, pictures in the file, and the last of them.
+        # For a live stream: time of the first frame, frames in the file, and the newest frame.
         self._began = 0.0
         self._shown = 0
         self._last: BgrImage | None = None
 
     def write(self, result: Result) -> None:
-        frame, picture = result.frame, result.annotated
-        size = (picture.shape[1], picture.shape[0])
+        frame, image = result.frame, result.annotated
+        size = (image.shape[1], image.shape[0])
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(self.path.parent).free < RESERVED_BYTES:
-            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, but for the video's index", str(self._partial))
+            reason = f"{os.strerror(errno.ENOSPC)} (the rest is reserved for the video's index)"
+            raise OSError(errno.ENOSPC, reason, str(self._partial))
         if self._writer is None:
             self._writer, self._size = self._open((size[0] + size[0] % 2, size[1] + size[1] % 2)), size
             self._began = frame.captured
-        # OpenCV drops a frame of another size without a word.
+        # OpenCV silently drops frames of another size.
         if size != self._size:
             raise SinkError(
-                f"{self.path}: expected frames of {self._size[0]}x{self._size[1]} pixels, frame {frame.index} of "
-                f"{frame.name} has {size[0]}x{size[1]}; save a camera to a folder, and let the GStreamer "
-                f"pipeline of a file scale: videoscale ! video/x-raw,width={self._size[0]},height={self._size[1]}"
+                f"{self.path}: expected frames of {self._size[0]}x{self._size[1]} pixels, got {size[0]}x{size[1]} in "
+                f"frame {frame.index} of {frame.name}; save a camera to a folder, or scale a file with a GStreamer "
+                f"pipeline: videoscale ! video/x-raw,width={self._size[0]},height={self._size[1]}"
             )
         self.frames += 1
-        picture = _padded_to_even(picture)
+        image = _padded_to_even(image)
         if not result.live:
-            self._add(picture)
+            self._add(image)
             return
         due = round((frame.captured - self._began) * self._fps)
         for _ in range(min(due - self._shown, round(MAX_STILL_SECONDS * self._fps))):
-            self._add(self._last if self._last is not None else picture)
-        self._shown = max(self._shown, due)  # after a longer gap the video goes on as if it had been so long
+            self._add(self._last if self._last is not None else image)
+        # A gap longer than MAX_STILL_SECONDS is cut: count the frames as if it had been filled.
+        self._shown = max(self._shown, due)
         if due == self._shown:
-            self._add(picture)
+            self._add(image)
             self._shown += 1
-        self._last = picture
+        self._last = image
 
-    def _add(self, picture: BgrImage) -> None:
+    def _add(self, image: BgrImage) -> None:
         assert self._writer is not None
         with quiet_opencv():
-            self._writer.write(picture)
+            self._writer.write(image)
 
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
         try:
             name = opencv_name(self._partial)
         except UnicodeEncodeError as error:
-            raise SinkError(f"{self.path}: the name is not UTF-8, which OpenCV needs; give another") from error
-        self._partial.touch()  # an unwritable folder is an OSError that says so
+            raise SinkError(f"{self.path}: the name is not UTF-8, which OpenCV needs; use another name") from error
+        self._partial.touch()  # raises an OSError that names the file if the folder is not writable
         for codec in CODECS:
             with quiet_opencv():
                 writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*codec), self._fps, size, isColor=True)
@@ -112,8 +125,8 @@ class VideoSink(Sink):
                 return writer
         self._partial.unlink()
         raise SinkError(
-            f"{self.path}: this OpenCV can write {size[0]}x{size[1]} pixels at {self._fps:g} frames a second with "
-            f"none of {', '.join(CODECS)}; retina-edge doctor says whether it has FFMPEG, and a folder works always"
+            f"{self.path}: this OpenCV cannot write {size[0]}x{size[1]} pixels at {self._fps:g} frames per second with "
+            f"any of {', '.join(CODECS)}; check with retina-edge doctor whether OpenCV has FFmpeg"
         )
 
     def __exit__(
@@ -124,28 +137,35 @@ class VideoSink(Sink):
         with quiet_opencv():
             self._writer.release()
         self._writer = None
-        # Ctrl-C is how a camera's recording ends: what was written is whole.
+        # Ctrl-C is the usual end of a camera's video, which is then complete.
         if kind is None or issubclass(kind, KeyboardInterrupt):
             self._publish()
         else:
-            logger.warning("%s: not completed; %d frames are in %s", self.path, self.frames, self._partial)
+            logger.warning(
+                "%s: incomplete because of an error; %d frames are in %s", self.path, self.frames, self._partial
+            )
 
     def _publish(self) -> None:
-        # OpenCV does not report a failed write. Opening the video would show it, but has to wait while OpenCV opens a
-        # camera that hangs.
+        # OpenCV does not report a failed write. Opening the video would reveal one, but OpenCV opens one source at a
+        # time, and a camera that hangs would hold up this sink.
         if not _has_index(self._partial):
-            raise SinkError(f"{self._partial}: the video cannot be played, it has no end; is there space on the disk?")
+            raise SinkError(f"{self._partial}: the video is cut off and cannot be played; check the space on the disk")
         os.replace(self._partial, self.path)
         self.written = (self.path,)
 
 
 def partial_path(path: Path) -> Path:
-    """Where a video lies until it is whole."""
+    """Return the path of a video while it is incomplete.
+
+    Example:
+        >>> partial_path(Path("yard.mp4")).name
+        'yard.partial.mp4'
+    """
     return path.with_suffix(".partial.mp4")
 
 
 def _has_index(path: Path) -> bool:
-    """Whether an MP4 has its index, which is written last, whole: ``moov`` among its boxes (ISO/IEC 14496-12, 4.2)."""
+    """True if an MP4 has a complete index: the box ``moov``, which is written last (ISO/IEC 14496-12, 4.2)."""
     start, end = 0, path.stat().st_size
     with path.open("rb") as file:
         while start + 16 <= end:
@@ -158,9 +178,9 @@ def _has_index(path: Path) -> bool:
     return False
 
 
-def _padded_to_even(picture: BgrImage) -> BgrImage:
-    """The picture with its last row and column doubled where their number is odd."""
-    bottom, right = picture.shape[0] % 2, picture.shape[1] % 2
+def _padded_to_even(image: BgrImage) -> BgrImage:
+    """Return the image with its last row or column repeated if their number is odd."""
+    bottom, right = image.shape[0] % 2, image.shape[1] % 2
     if not bottom and not right:
-        return picture
-    return cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
+        return image
+    return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)

@@ -1,4 +1,4 @@
-"""A window that shows the newest picture."""
+"""A sink that shows the newest annotated frame of each stream in a window."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ KEY_ESCAPE = 27
 
 
 class WindowSink(Sink):
-    """Shows the newest picture of each stream in a window of its own. GUI toolkits want one thread, so ``write`` only
-    keeps the results: call ``show`` from the main thread."""
+    """Shows the newest annotated frame of each stream in a separate window.
+
+    GUI toolkits require a single thread. ``write`` therefore only keeps the result; call ``show`` from the main thread.
+    """
 
     def __init__(self) -> None:
         self._results: dict[str, Result] = {}
         self._windows: set[str] = set()
 
     def __enter__(self) -> Sink:
-        # Without a display Qt ends the process instead of raising.
+        # Without a display, Qt ends the process instead of raising an error.
         if sys.platform.startswith("linux") and not (os.getenv("DISPLAY") or os.getenv("WAYLAND_DISPLAY")):
-            raise SinkError("cannot show a window: DISPLAY is not set; use a desktop session, or --save")
+            raise SinkError("cannot open a window: DISPLAY is not set; use a desktop session, or --save")
         try:
             cv2.destroyAllWindows()
         except cv2.error as error:
             raise SinkError(
-                "cannot show a window: this OpenCV has no GUI; replace opencv-python-headless by opencv-python, "
+                "cannot open a window: this OpenCV has no GUI; replace opencv-python-headless with opencv-python, "
                 "or use --save"
             ) from error
         return self
@@ -41,7 +43,7 @@ class WindowSink(Sink):
         self._results[result.stream] = result
 
     def show(self) -> bool:
-        """Shows the newest pictures; false once the user pressed q or Escape, or closed a window."""
+        """Show the newest frames. Return False if the user pressed q or Escape, or closed a window."""
         try:
             for stream, result in list(self._results.items()):
                 if stream not in self._windows:
@@ -51,9 +53,9 @@ class WindowSink(Sink):
             if not self._windows:
                 return True
             key = cv2.waitKey(1) & 0xFF
-            open_still = all(cv2.getWindowProperty(stream, cv2.WND_PROP_VISIBLE) > 0 for stream in self._windows)
-            return key not in (KEY_ESCAPE, ord("q")) and open_still
-        except cv2.error:  # some toolkits raise for a window that was closed
+            all_open = all(cv2.getWindowProperty(stream, cv2.WND_PROP_VISIBLE) > 0 for stream in self._windows)
+            return key not in (KEY_ESCAPE, ord("q")) and all_open
+        except cv2.error:  # some toolkits raise an error for a closed window
             return False
 
     def __exit__(

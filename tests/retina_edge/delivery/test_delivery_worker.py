@@ -1,4 +1,4 @@
-"""DeliveryWorker: order, retries, refusals and the end, with a transport that fails as it is told; addresses."""
+"""DeliveryWorker: order, retries, refusals and the end, with a transport that fails on demand; addresses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from engines.core.errors import MissingDependencyError
-from retina_edge.delivery import delivery_worker as module
+from retina_edge.delivery import delivery_worker
 from retina_edge.delivery.address import Address, AddressError
 from retina_edge.delivery.delivery_worker import Backoff, DeliveryWorker
 from retina_edge.delivery.receivers import deliver_to, open_transport
@@ -27,12 +27,15 @@ from tests.events import first_times
 from tests.waiting import wait_for
 
 FAST = Backoff(0.001, 0.004)
-# Where synchronizing to the disk costs nothing.
+# A folder in memory, where synchronizing to the disk costs nothing.
 MEMORY_DISK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 class Recorder(Transport):
-    """Keeps the numbers it is given; ``plan`` may raise before a message is taken, or after, before it is confirmed."""
+    """A transport that keeps the numbers of its messages.
+
+    ``plan`` is called before a message is received, and again before it is confirmed. It may raise.
+    """
 
     name = "recorder://here"
 
@@ -58,10 +61,10 @@ class Recorder(Transport):
         self.closed += 1
 
     def abort(self) -> None:
-        """Nothing to end."""
+        """Do nothing: ``deliver`` never waits."""
 
 
-def test_none_one_many(tmp_path: Path) -> None:
+def test_messages_are_delivered_in_order_and_counted(tmp_path: Path) -> None:
     transport = Recorder(batch=4)
     with Spool(tmp_path / "s.db") as spool:
         with DeliveryWorker(spool, transport) as delivery:
@@ -90,7 +93,7 @@ def test_none_one_many(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 20])
-def test_ten_thousand_messages_through_random_failures(batch: int) -> None:
+def test_random_failures_lose_nothing_and_keep_the_order(batch: int) -> None:
     rng = random.Random(batch)
 
     def plan(_number: int) -> None:
@@ -108,11 +111,11 @@ def test_ten_thousand_messages_through_random_failures(batch: int) -> None:
     assert first_times(transport.received) == list(range(10_000))
     repeats = len(transport.received) - 10_000
     assert 0 < repeats < 10_000 * batch * 0.05
-    # A repeat goes back to the first that was not confirmed, never further.
+    # A retry starts with the first message that was not confirmed, never earlier.
     assert all(later - earlier <= 1 for earlier, later in zip(transport.received, transport.received[1:], strict=False))
 
 
-def test_a_refused_message_is_set_aside_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_message_is_set_aside_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def plan(number: int) -> None:
         if number % 3 == 1:
             raise MessageRefused("the server refuses the message (400)")
@@ -130,8 +133,8 @@ def test_a_refused_message_is_set_aside_and_said_once(tmp_path: Path, caplog: py
     assert caplog.text.count("(400); set aside") == 1
 
 
-def test_a_refusal_shows_that_the_receiver_is_there(tmp_path: Path) -> None:
-    """Where there is no connection between messages, only an answer shows it, of whatever kind."""
+def test_a_refusal_shows_that_the_receiver_is_reachable(tmp_path: Path) -> None:
+    """Without a connection between messages, only an answer of any kind shows that the receiver is reachable."""
     answers: list[Exception] = [MessageRefused("no"), ReceiverUnreachable("down"), MessageRefused("no")]
     seen: list[bool] = []
 
@@ -147,11 +150,11 @@ def test_a_refusal_shows_that_the_receiver_is_there(tmp_path: Path) -> None:
             delivery.send({"i": i})
         wait_for(lambda: delivery.state.delivered == 1)
         assert delivery.state.failed == 2
-    # At the first message, at the second, at the second again after the outage; before and after the third is taken.
+    # At the first message, at the second, at its retry after the outage, and before and after receiving the third.
     assert seen == [False, True, False, True, True]
 
 
-def test_an_outage_is_said_once_and_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_is_logged_once_and_shown_in_the_state(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     down = threading.Event()
     down.set()
     attempts = 0
@@ -174,7 +177,7 @@ def test_an_outage_is_said_once_and_shown(tmp_path: Path, caplog: pytest.LogCapt
         assert delivery.state.connected_since is not None
 
 
-def test_the_end_leaves_what_fails_for_the_next_start(tmp_path: Path) -> None:
+def test_undelivered_messages_are_sent_after_the_next_start(tmp_path: Path) -> None:
     def plan(number: int) -> None:
         if number >= 2:
             raise ReceiverUnreachable("down")
@@ -185,7 +188,7 @@ def test_the_end_leaves_what_fails_for_the_next_start(tmp_path: Path) -> None:
                 delivery.send({"i": i})
             wait_for(lambda: delivery.state.last_error is not None)
             start = time.monotonic()
-        assert time.monotonic() - start < 1  # also from the middle of a wait
+        assert time.monotonic() - start < 1  # the end interrupts the back-off
         assert delivery.state.pending == 2
     second = Recorder()
     with Spool(tmp_path / "s.db") as spool, DeliveryWorker(spool, second):
@@ -193,14 +196,14 @@ def test_the_end_leaves_what_fails_for_the_next_start(tmp_path: Path) -> None:
     assert second.received == [2, 3]
 
 
-def test_mqtt_without_paho_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_mqtt_without_paho_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "paho.mqtt", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'retina-edge\[serve\]'"):
         open_transport("mqtt://host/a", client_id="me", environ={})
 
 
 def test_the_end_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(delivery_worker, "GRACE_SECONDS", 0.3)
     release = threading.Event()
 
     class Hanging(Recorder):
@@ -217,7 +220,7 @@ def test_the_end_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture, mo
     for transport in (Hanging(), Slow(batch=10)):
         with Spool(tmp_path / "s.db") as spool:
             delivery = DeliveryWorker(spool, transport)
-            delivery.stop()  # never started
+            delivery.stop()  # a worker that never started
             delivery = DeliveryWorker(spool, transport)
             with delivery:
                 for i in range(30):
@@ -226,16 +229,16 @@ def test_the_end_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture, mo
                 start = time.monotonic()
                 delivery.stop(timeout=0.3)
                 assert time.monotonic() - start < 3
-            left = len(spool)
-            assert 0 < left <= 60
+            remaining = len(spool)
+            assert 0 < remaining <= 60
         release.set()
-    assert caplog.text.count("hangs; left behind") >= 1
+    assert caplog.text.count("hangs, and is left behind") >= 1
     wait_for(lambda: not any(thread.name == "delivery" for thread in threading.enumerate()))
     with Spool(tmp_path / "s.db") as spool:
-        assert len(spool) == left
+        assert len(spool) == remaining
 
 
-def test_waiting_times_double_within_bounds() -> None:
+def test_the_back_off_doubles_within_its_bounds() -> None:
     rng = random.Random(0)
     backoff = Backoff()
     for attempt in range(1, 200):
@@ -247,7 +250,7 @@ def test_waiting_times_double_within_bounds() -> None:
         Backoff(2, 1)
 
 
-def test_a_receiver_may_ask_for_patience(tmp_path: Path) -> None:
+def test_a_receiver_may_ask_for_a_longer_wait(tmp_path: Path) -> None:
     moments: list[float] = []
 
     def plan(_number: int) -> None:
@@ -262,13 +265,13 @@ def test_a_receiver_may_ask_for_patience(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "says"),
+    ("address", "message"),
     [
         ("mqtt://u:hunter2@host", "expected a topic"),
         ("mqtt://u:hunter2@host/a/+", "without \\+ and #"),
         ("mqtt://u:hunter2@host/$SYS/a", "expected a topic"),
-        ("mqtt://u:hunter2@host/a?retain=1&client_id=x", "nothing after \\?"),
-        ("mqtt://u:hunter2@host/a?client_id=", "nothing after \\?"),
+        ("mqtt://u:hunter2@host/a?retain=1&client_id=x", "only client_id=NAME after \\?"),
+        ("mqtt://u:hunter2@host/a?client_id=", "only client_id=NAME after \\?"),
         ("mqtt://u:hunter2@host/#", "without spaces or #"),
         ("mqtt://u:hunter2@/a", "expected mqtt://"),
         ("ftp://u:hunter2@host/a", "expected an event receiver"),
@@ -278,13 +281,13 @@ def test_a_receiver_may_ask_for_patience(tmp_path: Path) -> None:
         ("host/topic", "expected an event receiver"),
     ],
 )
-def test_addresses_that_cannot_be_used(address: str, says: str) -> None:
-    with pytest.raises(AddressError, match=says) as caught:
+def test_unusable_addresses_are_refused_without_showing_the_password(address: str, message: str) -> None:
+    with pytest.raises(AddressError, match=message) as caught:
         open_transport(address, client_id="me", environ={})
     assert "hunter2" not in str(caught.value)
 
 
-def test_addresses_are_taken_apart_and_named_without_secrets() -> None:
+def test_addresses_are_parsed_and_displayed_without_secrets() -> None:
     parsed = Address.parse("mqtts://us%40er:p%2Fw%23@[::1]:9/a/b?client_id=x", {})
     assert (parsed.host, parsed.port, parsed.user, parsed.password) == ("::1", 9, "us@er", "p/w#")
     names = {
@@ -300,7 +303,7 @@ def test_addresses_are_taken_apart_and_named_without_secrets() -> None:
     assert Address.parse("mqtt://host/a", environ).password is None
 
 
-def test_a_spool_in_use_is_said_at_the_start(tmp_path: Path) -> None:
+def test_a_spool_in_use_is_an_error_at_the_start(tmp_path: Path) -> None:
     delivery = deliver_to("http://127.0.0.1:9/", tmp_path / "s.db", environ={})
     with Spool(tmp_path / "s.db"), pytest.raises(SpoolError, match="uses this spool"), delivery:
         pass

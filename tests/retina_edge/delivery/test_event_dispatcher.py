@@ -1,4 +1,4 @@
-"""Events on their way to the spools: order, receivers apart from each other, a disk that hangs."""
+"""EventDispatcher: order of events, independence of receivers, a disk that hangs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from retina_edge.delivery import event_dispatcher as module
+from retina_edge.delivery import event_dispatcher
 from retina_edge.delivery.delivery_worker import DeliveryWorker
 from retina_edge.delivery.event_dispatcher import EventDispatcher
 from retina_edge.delivery.receivers import deliver_to
@@ -20,7 +20,7 @@ from tests.waiting import wait_for
 
 
 class Recorder(DeliveryWorker):
-    """Keeps what it is given, once ``plan`` has let it."""
+    """A delivery that keeps its messages. ``plan`` may wait or raise before each one."""
 
     def __init__(self, plan: Callable[[int], None] = lambda _track: None) -> None:
         self.taken: list[Mapping[str, Any]] = []
@@ -36,7 +36,7 @@ class Recorder(DeliveryWorker):
 
 
 class Gate:
-    """A disk that hangs from its first write until it is told to go on."""
+    """A disk that hangs from its first write until ``opened`` is set."""
 
     def __init__(self) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
@@ -46,81 +46,81 @@ class Gate:
         assert self.opened.wait(20)
 
 
-def no_thread() -> bool:
+def no_dispatcher_thread() -> bool:
     return not [thread for thread in threading.enumerate() if thread.name == "events"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 50])
 def test_each_receiver_gets_every_event_in_order(count: int) -> None:
     receivers = [Recorder(), Recorder()]
-    with EventDispatcher(receivers) as sender:
+    with EventDispatcher(receivers) as dispatcher:
         for track in range(count):
-            sender.send(entered(track))
+            dispatcher.send(entered(track))
     assert receivers[0].tracks == list(range(count))
-    assert receivers[0].taken == receivers[1].taken  # the id included
+    assert receivers[0].taken == receivers[1].taken  # including the id
     assert len({message["id"] for message in receivers[0].taken}) == count
     assert all(
         {**message, "id": ""} == {"id": "", **entered(message["track"]).to_dict()} for message in receivers[0].taken
     )
-    assert sender.dropped == 0
-    assert no_thread()
+    assert dispatcher.dropped == 0
+    assert no_dispatcher_thread()
 
 
-def test_without_receivers_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING_EVENTS", 1)
-    with EventDispatcher([]) as sender:
+def test_without_receivers_no_event_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_dispatcher, "MAX_WAITING_EVENTS", 1)
+    with EventDispatcher([]) as dispatcher:
         for track in range(5):
-            sender.send(entered(track))
-    assert sender.dropped == 0
+            dispatcher.send(entered(track))
+    assert dispatcher.dropped == 0
 
 
-def test_a_receiver_whose_spool_fails_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_spool_does_not_hold_up_other_receivers(caplog: pytest.LogCaptureFixture) -> None:
     def fail(track: int) -> None:
         if track < 2:
             raise SpoolError("the disk is full") if track else ValueError("too large")
 
-    failing, well = Recorder(fail), Recorder()
-    with EventDispatcher([failing, well]) as sender:
+    failing, working = Recorder(fail), Recorder()
+    with EventDispatcher([failing, working]) as dispatcher:
         for track in range(4):
-            sender.send(entered(track))
-    assert (failing.tracks, well.tracks) == ([2, 3], [0, 1, 2, 3])
+            dispatcher.send(entered(track))
+    assert (failing.tracks, working.tracks) == ([2, 3], [0, 1, 2, 3])
     assert [record.getMessage() for record in caplog.records] == ["too large", "the disk is full"]
-    assert sender.dropped == 0  # what the spool keeps in memory or refuses is the spool's to count
+    assert dispatcher.dropped == 0  # the spool itself counts messages that it keeps in memory or refuses
 
 
-def test_the_queue_is_bounded_and_what_finds_no_room_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING_EVENTS", 3)
+def test_the_queue_is_bounded_and_counts_dropped_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_dispatcher, "MAX_WAITING_EVENTS", 3)
     disk = Gate()
     receiver = Recorder(disk)
-    with EventDispatcher([receiver]) as sender:
-        sender.send(entered(0))
-        assert disk.reached.wait(20)  # it has left the queue
+    with EventDispatcher([receiver]) as dispatcher:
+        dispatcher.send(entered(0))
+        assert disk.reached.wait(20)  # the event has left the queue
         for track in range(1, 8):
-            sender.send(entered(track))
-        assert sender.dropped == 4
+            dispatcher.send(entered(track))
+        assert dispatcher.dropped == 4
         disk.opened.set()
         wait_for(lambda: receiver.tracks == [0, 1, 2, 3])
-        sender.send(entered(8))
+        dispatcher.send(entered(8))
     assert receiver.tracks == [0, 1, 2, 3, 8]
-    assert sender.dropped == 4
+    assert dispatcher.dropped == 4
 
 
 def test_the_end_waits_for_a_slow_disk() -> None:
     disk = Gate()
     receiver = Recorder(disk)
-    with EventDispatcher([receiver]) as sender:
+    with EventDispatcher([receiver]) as dispatcher:
         for track in range(3):
-            sender.send(entered(track))
+            dispatcher.send(entered(track))
         assert disk.reached.wait(20)
         threading.Timer(0.05, disk.opened.set).start()
     assert receiver.tracks == [0, 1, 2]
-    assert sender.dropped == 0
+    assert dispatcher.dropped == 0
 
 
 def test_the_end_is_bounded_when_the_disk_of_the_spool_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "SPOOL_TIMEOUT", 0.2)
+    monkeypatch.setattr(event_dispatcher, "SPOOL_TIMEOUT", 0.2)
     disk, append = Gate(), SpoolFile.append
 
     def hang(*args: Any, **kwargs: Any) -> Any:
@@ -129,18 +129,18 @@ def test_the_end_is_bounded_when_the_disk_of_the_spool_hangs(
 
     monkeypatch.setattr(SpoolFile, "append", hang)
     with deliver_to("http://127.0.0.1:9/", tmp_path / "s.db", environ={}) as delivery:
-        with EventDispatcher([delivery]) as sender:
-            sender.send(entered(0))
+        with EventDispatcher([delivery]) as dispatcher:
+            dispatcher.send(entered(0))
             assert disk.reached.wait(20)
             for track in range(1, 5):
-                sender.send(entered(track))
-            assert (sender.dropped, delivery.state.pending) == (0, 1)  # told without waiting for the disk
+                dispatcher.send(entered(track))
+            assert (dispatcher.dropped, delivery.state.pending) == (0, 1)  # does not wait for the disk
             start = time.monotonic()
         assert time.monotonic() - start < 5
-        assert sender.dropped == 5
+        assert dispatcher.dropped == 5
         assert "the disk of the spool does not answer; 5 events are lost" in caplog.text
         disk.opened.set()
-        wait_for(no_thread)
-        # The one that the disk had arrived after all; those behind it were given up.
+        wait_for(no_dispatcher_thread)
+        # The event that was being written arrived after all. The others were dropped.
         assert delivery.state.pending == 1
-    assert sender.dropped == 5
+    assert dispatcher.dropped == 5

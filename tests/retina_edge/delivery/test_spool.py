@@ -1,4 +1,4 @@
-"""The spool: order, bounds, a killed process, two processes, a disk that is full or not ours."""
+"""The spool: order, bounds, a killed process, two processes, a full disk, foreign files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str
     )
 
 
-def test_empty_one_many(tmp_path: Path) -> None:
+def test_messages_wait_in_order_until_acknowledged(tmp_path: Path) -> None:
     with Spool(tmp_path / "new" / "s.db") as spool:
         assert (len(spool), spool.peek(5), spool.dropped, spool.error) == (0, [], 0, None)
         spool.put({"i": 0, "name": "naïve"})
@@ -44,11 +44,11 @@ def test_empty_one_many(tmp_path: Path) -> None:
         assert numbers(spool.peek(100)) == [1, 2, 3, 4, 5]
         spool.acknowledge(spool.peek(3)[-1])
         assert (numbers(spool.peek(100)), len(spool)) == ([4, 5], 2)
-        spool.acknowledge(message)  # once more does nothing
+        spool.acknowledge(message)  # a second time, which has no effect
         assert len(spool) == 2
 
 
-def test_what_waits_outlives_the_block_and_ids_are_never_used_again(tmp_path: Path) -> None:
+def test_messages_survive_the_block_and_ids_are_never_reused(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     with Spool(path) as spool:
         name = spool.name
@@ -67,14 +67,14 @@ def test_what_waits_outlives_the_block_and_ids_are_never_used_again(tmp_path: Pa
     assert len({message.key for message in (*before, after)}) == 3
 
 
-def test_the_oldest_are_dropped_beyond_either_bound(tmp_path: Path) -> None:
+def test_the_oldest_messages_are_dropped_beyond_either_bound(tmp_path: Path) -> None:
     with Spool(tmp_path / "a.db", max_messages=3) as spool:
         for i in range(10):
             spool.put({"i": i})
         assert (numbers(spool.peek(10)), len(spool), spool.dropped) == ([7, 8, 9], 3, 7)
         stale = spool.peek()[0]
         spool.put({"i": 10})
-        spool.acknowledge(stale)  # it was dropped on its way
+        spool.acknowledge(stale)  # this message was dropped while in flight
         assert (numbers(spool.peek(10)), len(spool), spool.dropped) == ([8, 9, 10], 3, 8)
     with Spool(tmp_path / "b.db", max_bytes=100) as spool:
         for i in range(10):
@@ -88,16 +88,18 @@ def test_the_oldest_are_dropped_beyond_either_bound(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "says"),
+    ("message", "error"),
     [
-        ({"i": float("nan")}, "message that is JSON"),
-        ({"i": {1}}, "message that is JSON"),
+        ({"i": float("nan")}, "message of JSON values"),
+        ({"i": {1}}, "message of JSON values"),
         ({"i": "x" * 300_000}, "at most 262144 bytes, got 300008"),
     ],
 )
-def test_messages_that_cannot_be_meant(tmp_path: Path, message: dict[str, Any], says: str) -> None:
+def test_messages_that_are_too_large_or_not_json_are_refused(
+    tmp_path: Path, message: dict[str, Any], error: str
+) -> None:
     with Spool(tmp_path / "s.db") as spool:
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=error):
             spool.put(message)
         assert (len(spool), spool.dropped) == (0, 0)
 
@@ -109,7 +111,7 @@ def test_names_that_are_not_utf_8_are_kept(tmp_path: Path) -> None:
         assert json.loads(spool.peek()[0].payload.decode()) == {"source": name}
 
 
-def test_bounds_and_the_with_block_are_checked(tmp_path: Path) -> None:
+def test_bounds_below_1_and_use_outside_the_block_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 1, got max_messages 0"):
         Spool(tmp_path / "s.db", max_messages=0)
     spool = Spool(tmp_path / "s.db")
@@ -119,7 +121,7 @@ def test_bounds_and_the_with_block_are_checked(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_set_aside_and_restored_at_the_end(tmp_path: Path) -> None:
+def test_messages_set_aside_are_restored_at_the_end_of_the_queue(tmp_path: Path) -> None:
     with Spool(tmp_path / "s.db") as spool:
         assert spool.restore() == 0
         for i in range(4):
@@ -136,7 +138,7 @@ def test_set_aside_and_restored_at_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no memory file system at /dev/shm; slow on a disk")
-def test_what_is_set_aside_is_bounded() -> None:
+def test_the_number_of_messages_set_aside_is_bounded() -> None:
     path = Path("/dev/shm") / f"retina-edge-test-{os.getpid()}.db"
     try:
         with Spool(path) as spool:
@@ -149,7 +151,7 @@ def test_what_is_set_aside_is_bounded() -> None:
         path.unlink()
 
 
-def test_a_killed_process_loses_nothing_it_was_promised(tmp_path: Path) -> None:
+def test_a_killed_process_loses_no_message_that_put_returned_for(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom retina_edge.delivery.spool import Spool\n"
         "with Spool(Path(sys.argv[1])) as spool:\n"
@@ -163,42 +165,42 @@ def test_a_killed_process_loses_nothing_it_was_promised(tmp_path: Path) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             if int(line) == 60:
-                with pytest.raises(SpoolError, match="another process, or another part of this one, uses this spool"):
+                with pytest.raises(SpoolError, match="another process, or another part of this process, uses this"):
                     Spool(path).__enter__()
                 process.send_signal(signal.SIGKILL)
                 break
         rest = process.stdout.read().split()
     last = int(rest[-1]) if rest else 60
     with Spool(path) as spool:
-        found = numbers(spool.peek(10**6))
-    # The one in the making at the kill may be there or not; acknowledged ones may come again after a power cut only.
-    assert found[-1] in (last, last + 1)
-    assert found == list(range(found[0], found[-1] + 1))
-    assert found[0] in (last // 5, last // 5 + 1)
+        kept = numbers(spool.peek(10**6))
+    # The message being written at the kill may exist or not. Acknowledged ones may only come again after a power cut.
+    assert kept[-1] in (last, last + 1)
+    assert kept == list(range(kept[0], kept[-1] + 1))
+    assert kept[0] in (last // 5, last // 5 + 1)
 
 
-def test_one_spool_belongs_to_one_at_a_time(tmp_path: Path) -> None:
-    with Spool(tmp_path / "s.db"), pytest.raises(SpoolError, match="give this one a file of its own"):
+def test_a_spool_in_use_cannot_be_opened_again(tmp_path: Path) -> None:
+    with Spool(tmp_path / "s.db"), pytest.raises(SpoolError, match="uses this spool; end it, or use another file"):
         Spool(tmp_path / "s.db").__enter__()
     with Spool(tmp_path / "s.db") as spool:
         assert len(spool) == 0
 
 
-def test_other_files_are_not_touched(tmp_path: Path) -> None:
+def test_foreign_files_are_refused_and_not_changed(tmp_path: Path) -> None:
     text, database = tmp_path / "notes.txt", tmp_path / "other.db"
     text.write_text("important notes, not a database " * 50)
     other = sqlite3.connect(database)
     other.execute("CREATE TABLE people (name TEXT)")
     other.close()
     before = [path.read_bytes() for path in (text, database)]
-    with pytest.raises(SpoolError, match="damaged, or no spool"):
+    with pytest.raises(SpoolError, match="expected a spool, got a damaged file or another kind of file"):
         Spool(text).__enter__()
-    with pytest.raises(SpoolError, match="an SQLite database, but no spool"):
+    with pytest.raises(SpoolError, match="expected a spool, got another SQLite database"):
         Spool(database).__enter__()
     assert [path.read_bytes() for path in (text, database)] == before
 
 
-def test_two_threads(tmp_path: Path) -> None:
+def test_two_threads_put_and_take_messages_in_order(tmp_path: Path) -> None:
     with Spool(tmp_path / "s.db") as spool:
 
         def produce() -> None:
@@ -207,13 +209,13 @@ def test_two_threads(tmp_path: Path) -> None:
 
         producer = threading.Thread(target=produce)
         producer.start()
-        found: list[int] = []
+        taken: list[int] = []
         while producer.is_alive() or len(spool):
             for message in spool.peek(3):
-                found += numbers([message])
+                taken += numbers([message])
                 spool.acknowledge(message)
         producer.join()
-        assert (found, len(spool), spool.dropped) == (list(range(300)), 0, 0)
+        assert (taken, len(spool), spool.dropped) == (list(range(300)), 0, 0)
 
 
 FULL_DISK = """
@@ -224,7 +226,7 @@ from retina_edge.delivery.spool import Spool, SpoolError
 module.RETRY_SECONDS = 0.0
 module.MEMORY_BOUNDS = module.SpoolSize(40, 10**6)
 import json
-def numbers(found): return [json.loads(message.payload)["i"] for message in found]
+def numbers(messages): return [json.loads(message.payload)["i"] for message in messages]
 with Spool(Path(sys.argv[1])) as spool:
     spool.put({"i": 0})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -239,17 +241,17 @@ with Spool(Path(sys.argv[1])) as spool:
         count += 1
     assert len(raised) == 1 and "cannot be written to the disk" in raised[0] and "free some space" in raised[0], raised
     assert spool.error is not None and spool.dropped == 0 and len(spool) == count
-    # Order over disk and memory, and acknowledging although the disk cannot be told.
+    # The order holds across disk and memory. Messages can be acknowledged although the disk cannot delete them.
     assert numbers(spool.peek(count)) == list(range(count))
     spool.acknowledge(spool.peek(5)[-1])
     assert numbers(spool.peek(count)) == list(range(5, count))
-    # The tail is bounded.
+    # The messages in memory are bounded.
     for _ in range(3):
         spool.put({"i": count}); count += 1
     assert spool.dropped == 3 and spool.in_memory == 40
     memory = numbers(spool.peek(count))[-40:]
     assert memory == list(range(count - 40, count)), memory
-    # The disk is well again: nothing waits in memory, the order is kept.
+    # The disk works again: no message waits in memory, and the order is kept.
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     spool.put({"i": count}); count += 1
     assert spool.in_memory == 0 and spool.error is None
@@ -260,13 +262,13 @@ print("held", held[0], held[-1], len(held))
 """
 
 
-def test_a_full_disk_is_said_once_and_the_tail_waits_in_memory(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_once_and_new_messages_wait_in_memory(tmp_path: Path) -> None:
     run = run_python(FULL_DISK, tmp_path / "s.db")
     assert run.returncode == 0, run.stderr
     _, first, last, count = run.stdout.split()
     with Spool(tmp_path / "s.db") as spool:
-        found = numbers(spool.peek(10**6))
-    assert (found[0], found[-1], len(found)) == (int(first), int(last), int(count))
+        kept = numbers(spool.peek(10**6))
+    assert (kept[0], kept[-1], len(kept)) == (int(first), int(last), int(count))
 
 
 READ_ONLY = """
@@ -289,11 +291,11 @@ assert spool.dropped == 2
 """
 
 
-def test_a_read_only_folder_is_said_once() -> None:
-    # Outside pytest's folders, which are closed to other users: a superuser's test must become one.
-    with tempfile.TemporaryDirectory() as place:
-        Path(place).chmod(0o755)
-        folder = Path(place) / "ro"
+def test_a_read_only_folder_is_reported_once() -> None:
+    # As root, the test continues as another user, who cannot read pytest's folders. Use a separate one.
+    with tempfile.TemporaryDirectory() as parent:
+        Path(parent).chmod(0o755)
+        folder = Path(parent) / "ro"
         folder.mkdir()
         folder.chmod(0o555)
         run = run_python(READ_ONLY, folder / "s.db")
@@ -303,37 +305,40 @@ def test_a_read_only_folder_is_said_once() -> None:
         assert list(folder.iterdir()) == []
 
 
-def test_a_folder_that_comes_back_takes_what_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_becomes_writable_takes_the_waiting_messages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(spool_module, "RETRY_SECONDS", 0.0)
-    place = tmp_path / "place"
-    place.write_text("a file where the folder should be")
-    with Spool(place / "s.db") as spool:
+    folder = tmp_path / "folder"
+    folder.write_text("a file instead of the folder")
+    with Spool(folder / "s.db") as spool:
         with pytest.raises(SpoolError, match="cannot be written"):
             spool.put({"i": 0})
         assert spool.in_memory == 1
-        place.unlink()
+        folder.unlink()
         assert numbers(spool.peek()) == [0]
         assert (spool.in_memory, len(spool), spool.error) == (0, 1, None)
         spool.put({"i": 1})
-    with Spool(place / "s.db") as spool:
+    with Spool(folder / "s.db") as spool:
         assert numbers(spool.peek(9)) == [0, 1]
 
 
-def test_a_folder_that_comes_back_with_an_earlier_run_is_left_alone(
+def test_a_spool_of_an_earlier_run_that_appears_later_is_not_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spool_module, "RETRY_SECONDS", 0.0)
     with Spool(tmp_path / "old" / "s.db") as spool:
         spool.put({"i": 7})
-    (tmp_path / "place").write_text("")
-    with Spool(tmp_path / "place" / "s.db") as spool:
+    folder = tmp_path / "folder"
+    folder.write_text("a file instead of the folder")
+    with Spool(folder / "s.db") as spool:
         with pytest.raises(SpoolError, match="cannot be written"):
             spool.put({"i": 0})
-        (tmp_path / "place").unlink()
-        (tmp_path / "old").rename(tmp_path / "place")
+        folder.unlink()
+        (tmp_path / "old").rename(folder)
         assert numbers(spool.peek(9)) == [0]
         assert spool.error is not None
         assert "restart to send them" in spool.error
         spool.acknowledge(spool.peek()[0])
-    with Spool(tmp_path / "place" / "s.db") as spool:
+    with Spool(folder / "s.db") as spool:
         assert numbers(spool.peek(9)) == [7]

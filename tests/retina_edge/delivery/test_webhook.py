@@ -1,4 +1,4 @@
-"""Events to a real web server in a thread: what it answers, and what becomes of the message."""
+"""Webhooks: messages to a real web server in a thread, with many kinds of answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FAST = Backoff(0.001, 0.004)
 
 
 def drip(handler: Handler) -> None:
-    """An answer that never ends, a byte every 50 ms: no single read takes long."""
+    """Send an endless answer, one byte every 50 ms, so that no single read takes long."""
     try:
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
         for _ in range(200):
@@ -90,7 +90,7 @@ def transport_to(server: Server, *, timeout: float = 5.0, secret: str | None = N
     return WebhookTransport(address, secret=secret, timeout=timeout)
 
 
-def test_what_a_server_gets(server: Server, tmp_path: Path) -> None:
+def test_a_server_gets_address_headers_signature_and_body(server: Server, tmp_path: Path) -> None:
     environ = {"RETINA_EDGE_WEBHOOK_SECRET": SECRET}
     address = f"http://us%3Aer:pä@127.0.0.1:{server.port}/ho%20ok/ü?a=1"
     with deliver_to(address, tmp_path / "s.db", environ=environ) as delivery:
@@ -110,7 +110,7 @@ def test_what_a_server_gets(server: Server, tmp_path: Path) -> None:
     assert len({request[1]["Idempotency-Key"] for request in server.requests}) == 5
 
 
-def test_without_secrets_no_headers_of_them(server: Server) -> None:
+def test_without_secrets_their_headers_are_absent(server: Server) -> None:
     transport = transport_to(server)
     deliver(transport)
     transport.close()
@@ -128,7 +128,7 @@ def test_without_secrets_no_headers_of_them(server: Server) -> None:
     ],
     ids=["500", "408", "401", "closed", "redirect"],
 )
-def test_what_trying_again_can_mend(server: Server, tmp_path: Path, answers: list[Answer]) -> None:
+def test_a_retry_succeeds_after_temporary_failures(server: Server, tmp_path: Path, answers: list[Answer]) -> None:
     server.answers += answers
     address = f"http://127.0.0.1:{server.port}/{SECRET}"
     with deliver_to(address, tmp_path / "s.db", environ={}, backoff=FAST) as delivery:
@@ -142,7 +142,7 @@ def test_what_trying_again_can_mend(server: Server, tmp_path: Path, answers: lis
     assert delivery.state.last_error is not None
 
 
-def test_429_waits_as_long_as_asked(server: Server, tmp_path: Path) -> None:
+def test_429_waits_for_the_seconds_of_retry_after(server: Server, tmp_path: Path) -> None:
     server.answers.append(status(429, Retry_After="1"))
     with deliver_to(f"http://127.0.0.1:{server.port}", tmp_path / "s.db", environ={}, backoff=FAST) as delivery:
         start = time.monotonic()
@@ -159,7 +159,7 @@ def test_retry_after_in_all_its_forms() -> None:
     assert _retry_after(formatdate(time.time() - 100, usegmt=True)) == 0
 
 
-def test_400_is_set_aside_and_the_rest_goes_on(
+def test_a_message_refused_by_400_is_set_aside_and_the_others_are_delivered(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.answers += [status(400), status(200), status(400), status(413), status(404)]
@@ -173,7 +173,7 @@ def test_400_is_set_aside_and_the_rest_goes_on(
 
 
 @pytest.mark.parametrize("answer", [hang, drip], ids=["hang", "drip"])
-def test_a_server_that_takes_too_long(server: Server, answer: Answer) -> None:
+def test_a_server_that_takes_too_long_is_unreachable(server: Server, answer: Answer) -> None:
     server.answers.append(answer)
     transport = transport_to(server, timeout=0.3)
     start = time.monotonic()
@@ -184,7 +184,7 @@ def test_a_server_that_takes_too_long(server: Server, answer: Answer) -> None:
     transport.close()
 
 
-def test_a_slow_server_is_waited_for(server: Server) -> None:
+def test_a_slow_answer_within_the_timeout_is_accepted(server: Server) -> None:
     def slow(handler: Handler) -> None:
         time.sleep(0.3)
         status(200)(handler)
@@ -201,14 +201,14 @@ def test_the_body_of_an_answer_is_bounded(server: Server, answer: Answer) -> Non
     server.answers.append(answer)
     transport = transport_to(server, timeout=0.5)
     start = time.monotonic()
-    deliver(transport)  # the status said it all
+    deliver(transport)  # delivered, because only the status matters
     assert time.monotonic() - start < 2
     deliver(transport, 1)
     transport.close()
     assert server.numbers == [0, 1]
 
 
-def test_an_idle_connection_that_the_server_closed_is_opened_again(server: Server) -> None:
+def test_an_idle_connection_closed_by_the_server_is_opened_again(server: Server) -> None:
     transport = transport_to(server)
     deliver(transport)
     server.answers.append(close_without_answer)
@@ -217,7 +217,7 @@ def test_an_idle_connection_that_the_server_closed_is_opened_again(server: Serve
     assert server.numbers == [0, 1, 1]
 
 
-def test_nobody_there_and_no_such_host() -> None:
+def test_a_refused_connection_and_an_unknown_host_are_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(ReceiverUnreachable, match="cannot be reached: Connection refused"):
@@ -239,7 +239,7 @@ def test_stopping_ends_a_request_that_hangs(server: Server, tmp_path: Path) -> N
         assert len(spool) == 1
 
 
-def test_a_refusal_names_no_secret(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_and_logs_contain_no_secret(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     server.answers += [status(401), status(400), status(302, Location=f"/{SECRET}"), status(500), status(200)]
     environ = {"RETINA_EDGE_WEBHOOK_SECRET": SECRET}

@@ -1,4 +1,4 @@
-"""Engines to deploy: a passport as TensorRT's would be, beside a plan that is none; nothing here reads a plan."""
+"""Engines to deploy: a realistic passport beside a fake plan, because no test here reads the plan."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from engines.core.machine import Machine
 from engines.tensorrt.passport import Passport, passport_path
 from tests.stand_in import contract as make_contract
 
-PLAN = b"a plan is what TensorRT says it is"
+PLAN = b"not a plan of TensorRT, but enough"
 
 
 def detections(contract: DetectorContract, batch: int) -> tuple[dict[str, Any], ...]:
-    """Outputs of an engine with decode and NMS in it, as its passport names them."""
+    """Return the outputs of an engine that contains decode and NMS, as in its passport."""
     k = contract.max_detections
     return (
         {"name": "num_detections", "type": "int32", "shape": [batch]},
@@ -33,7 +33,7 @@ def write_engine(
     contract: DetectorContract | None = None,
     **changes: Any,
 ) -> Path:
-    """``model.engine`` with its passport in a folder; an open batch where smallest and largest differ."""
+    """Write ``model.engine`` and its passport. The batch size is dynamic if the smallest and the largest differ."""
     contract = contract or make_contract()
     size = batch[0] if batch[0] == batch[2] else -1
     heads = (

@@ -1,4 +1,4 @@
-"""``retina-edge deploy deepstream``: the files, and its library compiled and run with stand-ins of the headers."""
+"""``retina-edge deploy deepstream``: its files, and its library compiled and run with stand-ins for the headers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tests.retina_edge.deployment.deployables import write_engine
 from tests.stand_in import contract
 
 STAND_IN = Path(__file__).parent / "deepstream_stand_in"
-# NvDsPreProcessFormat, with where red, green and blue lie in a pixel.
+# Values of NvDsPreProcessFormat, and the positions of red, green and blue in a pixel.
 FORMATS = {"RGB": (0, (0, 1, 2)), "BGR": (1, (2, 1, 0)), "RGBA": (3, (0, 1, 2)), "BGRx": (4, (2, 1, 0))}
 GRAY = 2
-# Printed with six digits.
+# The session prints numbers with six digits.
 TOLERANCE = 1e-4
 
 
@@ -35,7 +35,7 @@ def deploy(*arguments: object) -> int:
 
 
 def read(path: Path) -> configparser.ConfigParser:
-    """A GKeyFile as DeepStream reads it; a key that stands twice raises."""
+    """Read a GKeyFile as DeepStream does. A repeated key is an error."""
     parser = configparser.ConfigParser(delimiters="=", comment_prefixes="#", interpolation=None, strict=True)
     parser.read_string(path.read_text())
     return parser
@@ -43,9 +43,9 @@ def read(path: Path) -> configparser.ConfigParser:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library in a program that calls it as DeepStream would, with the sanitizers."""
+    """Compile the library, with sanitizers, into a program that calls it as DeepStream would."""
     if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed, which compiles the library for DeepStream")
+        pytest.skip("g++, which compiles the library for DeepStream, is not installed")
     folder = tmp_path_factory.mktemp("deepstream")
     engine = write_engine(folder)
     assert deploy(engine, "-o", folder / "out") == 0
@@ -66,13 +66,15 @@ def call(session: Path, *words: str, numbers: Sequence[float]) -> subprocess.Com
     return subprocess.run([session, *words], input=text, capture_output=True, text=True, check=False)
 
 
-def test_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = dataclasses.replace(contract(), precision="fp16", score_threshold=0.25)
-    engine = write_engine(tmp_path, batch=(4, 4, 4), contract=made)
+def test_the_folder_holds_engine_configurations_library_and_readme(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model_contract = dataclasses.replace(contract(), precision="fp16", score_threshold=0.25)
+    engine = write_engine(tmp_path, batch=(4, 4, 4), contract=model_contract)
     assert deploy(engine, "-o", tmp_path / "out", "--streams", 6) == 0
-    assert "not run on it by us" in capsys.readouterr().out
+    assert "not tested there yet" in capsys.readouterr().out
     out = tmp_path / "out"
-    assert read_engine(out / "model.engine").contract == made
+    assert read_engine(out / "model.engine").contract == model_contract
     assert (out / "labels.txt").read_text() == "patch\nother\n"
     infer, preprocess = read(out / "config_infer_retina_edge.txt"), read(out / "config_preprocess_retina_edge.txt")
     properties = dict(infer["property"])
@@ -106,16 +108,16 @@ def test_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }.items():
         assert prepare[key] == value, key
     assert preprocess["group-0"]["src-ids"] == "0;1;2;3;4;5"
-    named = (
+    functions = (
         properties["parse-bbox-func-name"],
         prepare["custom-tensor-preparation-function"],
         preprocess["group-0"]["custom-input-transformation-function"],
     )
-    for function in named:
+    for function in functions:
         assert f" {function}(" in source
     assert {Path(item["custom-lib-path"]).name for item in (properties, prepare)} == {LIBRARY}
     readme = (out / "README.md").read_text()
-    assert "**Not run on DeepStream by the project that wrote it.**" in readme
+    assert "**retina_edge has not been tested with DeepStream.**" in readme
     assert COMPILE in readme
 
 
@@ -124,18 +126,20 @@ def test_the_source_is_installed_with_the_package() -> None:
     assert '"deployment/*.cu"' in text
 
 
-@pytest.mark.parametrize("found", ["an ONNX", "an engine that ends at the raw heads"])
-def test_only_engines_that_give_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str], found: str) -> None:
-    model = MODEL if found == "an ONNX" else write_engine(tmp_path, postprocess="kernels")
+@pytest.mark.parametrize("kind", ["an ONNX", "an engine that outputs raw heads"])
+def test_only_engines_that_output_boxes_are_accepted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    model = MODEL if kind == "an ONNX" else write_engine(tmp_path, postprocess="kernels")
     assert deploy(model, "-o", tmp_path / "out") == 1
     error = capsys.readouterr().err
-    assert f"found {found}" in error
+    assert f"got {kind}" in error
     assert "--postprocess plugin" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_the_engine_may_lie_there_already(tmp_path: Path) -> None:
+def test_the_engine_may_already_be_in_the_folder(tmp_path: Path) -> None:
     engine = write_engine(tmp_path)
     before = engine.read_bytes()
     assert deploy(engine, "-o", tmp_path) == 0
@@ -157,13 +161,13 @@ def test_frames_become_the_engines_input(
     run = call(session, "pack", numbers=[frames, height, width, pitch, code, 0, *surfaces.ravel()])
     assert run.returncode == 0, run.stderr
     status, values = run.stdout.split("\n")
-    # The buffer is kept for the tensor, and the shape says how many frames are in it.
+    # The buffer stays acquired for the tensor, and the shape holds the number of frames.
     assert status.split() == ["0", "1", str(frames)]
-    found = np.array(values.split(), int).reshape(frames, height, width, 3)
-    np.testing.assert_array_equal(found, pixels[..., [blue, green, red]])
+    packed = np.array(values.split(), int).reshape(frames, height, width, 3)
+    np.testing.assert_array_equal(packed, pixels[..., [blue, green, red]])
 
 
-def test_errors_give_the_buffer_back(session: Path) -> None:
+def test_errors_release_the_buffer(session: Path) -> None:
     failed = call(session, "pack", numbers=[1, 2, 2, 8, 3, 1, *[9] * 16])
     assert failed.stdout.split("\n")[0].split()[:2] == ["7", "0"]
     gray = call(session, "pack", numbers=[1, 2, 2, 8, GRAY, 0, *[9] * 16])
@@ -171,7 +175,7 @@ def test_errors_give_the_buffer_back(session: Path) -> None:
     assert "cannot become BGR" in gray.stderr
 
 
-def test_another_configuration_is_refused(session: Path) -> None:
+def test_a_configuration_without_uint8_and_nhwc_is_refused(session: Path) -> None:
     run = call(session, "refuse", numbers=[])
     assert run.returncode == 0
     assert run.stderr.count("expected tensor-data-type=1 (UINT8), network-input-order=1 (NHWC)") == 2
@@ -180,10 +184,10 @@ def test_another_configuration_is_refused(session: Path) -> None:
 def parse(
     session: Path, rows: Sequence[tuple[Sequence[float], float, int]], *, count: int, thresholds: Sequence[float]
 ) -> list[list[float]]:
-    """What the parser makes of rows (box, score, label) in a network of 96×64 pixels."""
+    """Parse rows (box, score, label) of a network with an input of 96×64 pixels, and return the objects."""
     boxes = [side for box, _, _ in rows for side in box]
-    rest = [*(score for _, score, _ in rows), *(label for _, _, label in rows)]
-    numbers = [96, 64, len(thresholds), len(rows), count, *thresholds, *boxes, *rest]
+    scores_and_labels = [*(score for _, score, _ in rows), *(label for _, _, label in rows)]
+    numbers = [96, 64, len(thresholds), len(rows), count, *thresholds, *boxes, *scores_and_labels]
     run = call(session, "parse", numbers=numbers)
     assert run.returncode == 0, run.stderr
     return [list(map(float, line.split())) for line in run.stdout.splitlines()]
@@ -193,10 +197,10 @@ def test_outputs_become_objects(session: Path) -> None:
     rows = [
         ((10, 20, 30, 50), 0.9, 0),
         ((1.5, 2.25, 96, 64), 0.5, 1),  # exactly the threshold
-        ((0, 0, 9, 9), 0.49, 1),  # just below its class's, above the other's
-        ((0, 0, 9, 9), 0.49, 0),
-        ((-3, -2, 5, 100), 0.8, 0),  # reaches over the edges
-        ((0, 0, 9, 9), 0.9, 2),  # no such class
+        ((0, 0, 9, 9), 0.49, 1),  # below the threshold of its class
+        ((0, 0, 9, 9), 0.49, 0),  # above the threshold of its class
+        ((-3, -2, 5, 100), 0.8, 0),  # extends over the edges
+        ((0, 0, 9, 9), 0.9, 2),  # unknown class
         ((0, 0, 9, 9), 0.9, -1),
         ((5, 5, 5, 9), 0.9, 0),  # no area
         ((0, 0, 9, 9), math.nan, 0),
@@ -209,14 +213,14 @@ def test_outputs_become_objects(session: Path) -> None:
         [0, 0, 0, 9, 9, 0.49, 0],
         [0, 0, 0, 5, 64, 0.8, 0],
     ]
-    found = parse(session, rows, count=10, thresholds=(0.25, 0.5))
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    objects = parse(session, rows, count=10, thresholds=(0.25, 0.5))
+    np.testing.assert_allclose(objects, expected, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("count", [0, -1, 1, 4, 1000])
-def test_no_more_than_the_rows_there_are(session: Path, count: int) -> None:
-    found = parse(session, [((0, 0, 9, 9), 0.9, 0)] * 4, count=count, thresholds=(0.5,))
-    assert len(found) == min(max(count, 0), 4)
+def test_num_detections_is_limited_to_the_number_of_rows(session: Path, count: int) -> None:
+    objects = parse(session, [((0, 0, 9, 9), 0.9, 0)] * 4, count=count, thresholds=(0.5,))
+    assert len(objects) == min(max(count, 0), 4)
 
 
 @pytest.mark.parametrize("name", ["num_detections", "boxes", "scores", "labels"])

@@ -1,4 +1,4 @@
-"""The systemd unit: read back as systemd reads it, checked by systemd-analyze, and without credentials."""
+"""The systemd unit: parsed by systemd's rules, checked by systemd-analyze, and free of credentials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engines.core.errors import DeploymentError
 from retina_edge.deployment.systemd import Service, quoted, systemd_service
 from retina_edge.system.redaction import holds_credentials
 
-# Newer than Debian 12's systemd; older ones say so and go on.
+# Keys that the systemd of Debian 12 does not know. It warns about them and continues.
 NEW_KEYS = ("RestartSteps", "RestartMaxDelaySec")
 ODD = [
     "plain",
@@ -58,18 +58,19 @@ def make(*arguments: str, **options: Any) -> Service:
 
 
 def values(unit: str, key: str) -> list[str]:
-    """What a key is set to, in the order it is."""
+    """Return the values of a key, in order."""
     return re.findall(rf"^{key}=(.*)$", unit, flags=re.M)
 
 
 def command(unit: str, environment: dict[str, str] | None = None) -> list[str]:
-    """ExecStart's words by the rules of systemd.service(5) and systemd.syntax(7)."""
+    """Return the words of ExecStart, parsed by the rules of systemd.service(5) and systemd.syntax(7)."""
     (line,) = values(unit, "ExecStart")
-    words = [specifiers(word) for word in split(line)]
-    return [words[0], *(variables(word, environment or {}) for word in words[1:])]
+    words = [expand_specifiers(word) for word in split(line)]
+    return [words[0], *(expand_variables(word, environment or {}) for word in words[1:])]
 
 
 def split(line: str) -> list[str]:
+    """Split a line into words, and resolve quotes and escapes."""
     words: list[str] = []
     word: str | None = None
     quote, at = "", 0
@@ -96,34 +97,34 @@ def split(line: str) -> list[str]:
                 words.append(word)
             word = None
         else:
-            # Alone and unquoted it would begin another command.
+            # An unquoted semicolon between spaces would begin another command.
             assert not (character == ";" and word is None and line[at : at + 1] in ("", " ")), line
             word = (word or "") + character
     assert not quote, line
     return words if word is None else [*words, word]
 
 
-def specifiers(word: str) -> str:
+def expand_specifiers(word: str) -> str:
     assert not re.search(r"%[^%]", word.replace("%%", "")), f"{word!r} has a specifier"
     return word.replace("%%", "%")
 
 
-def variables(word: str, environment: dict[str, str]) -> str:
+def expand_variables(word: str, environment: dict[str, str]) -> str:
     return re.sub(
         r"\$\$|\$\{(\w+)\}|\$(\w+)",
-        lambda found: "$" if found.group() == "$$" else environment[found.group(1) or found.group(2)],
+        lambda match: "$" if match.group() == "$$" else environment[match.group(1) or match.group(2)],
         word,
     )
 
 
-def environment_of(text: str) -> dict[str, str]:
-    """An environment file by the rules of systemd.exec(5), of what stands in double quotes."""
-    found = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', text, flags=re.M | re.S)
-    return {name: re.sub(r'\\(["\\$`\n])', r"\1", value) for name, value in found}
+def parse_environment(text: str) -> dict[str, str]:
+    """Parse an environment file with values in double quotes, by the rules of systemd.exec(5)."""
+    pairs = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', text, flags=re.M | re.S)
+    return {name: re.sub(r'\\(["\\$`\n])', r"\1", value) for name, value in pairs}
 
 
 @pytest.mark.parametrize("argument", ODD)
-def test_every_argument_arrives_as_it_is(argument: str) -> None:
+def test_every_argument_arrives_unchanged(argument: str) -> None:
     assert command(make("model.engine", argument, "end").unit)[1:] == [
         "-m",
         "retina_edge",
@@ -134,26 +135,26 @@ def test_every_argument_arrives_as_it_is(argument: str) -> None:
     ]
 
 
-def test_no_arguments_and_all_at_once() -> None:
+def test_no_arguments_and_many_arguments() -> None:
     assert command(make().unit) == [sys.executable, "-m", "retina_edge", "serve"]
     assert command(make(*ODD).unit)[4:] == ODD
 
 
 @pytest.mark.parametrize("secret", CREDENTIALS)
-def test_credentials_stand_in_the_environment_file_only(secret: str) -> None:
+def test_credentials_are_only_in_the_environment_file(secret: str) -> None:
     service = make("model.engine", secret, "rtsp://cam/2")
     assert secret not in service.unit
     assert "pass" not in service.unit.split("[Service]")[1].split("WorkingDirectory")[0]
     assert values(service.unit, "EnvironmentFile") == ["/etc/retina-edge/retina-edge.env"]
-    environment = environment_of(service.environment)
+    environment = parse_environment(service.environment)
     assert environment == {"RETINA_EDGE_ARGUMENT_2": secret}
     assert command(service.unit, environment)[4:] == ["model.engine", secret, "rtsp://cam/2"]
 
 
 @pytest.mark.parametrize("option", ["--token", "--mqtt-password", "--webhook-secret", "--api-key"])
-def test_the_value_of_a_secret_option(option: str) -> None:
+def test_the_value_of_a_secret_option_is_only_in_the_environment_file(option: str) -> None:
     service = make("m.engine", option, 'a"b\\c$d`e f', "--port", "80", "--token-file", "path")
-    environment = environment_of(service.environment)
+    environment = parse_environment(service.environment)
     assert list(environment.values()) == ['a"b\\c$d`e f']
     assert command(service.unit, environment)[4:] == [
         "m.engine",
@@ -170,14 +171,14 @@ def test_the_value_of_a_secret_option(option: str) -> None:
     "argument",
     ["rtsp://cam/1", "http://cam:8080/video?channel=1", "csi://0", "0", "--port=80", "me@host.mp4", "tokens.mp4"],
 )
-def test_what_is_no_secret_stays(argument: str) -> None:
+def test_arguments_without_secrets_stay_in_the_unit(argument: str) -> None:
     assert not holds_credentials(argument)
     service = make("m.engine", argument)
     assert service.environment == ""
     assert not values(service.unit, "EnvironmentFile")
 
 
-def test_what_the_unit_promises() -> None:
+def test_the_keys_of_the_unit() -> None:
     unit = make("m.engine", name="gate", writable=["/srv/out put", "/srv/100%"]).unit
     assert values(unit, "After") == values(unit, "Wants") == ["network-online.target"]
     assert values(unit, "Restart") == ["on-failure"]
@@ -188,7 +189,7 @@ def test_what_the_unit_promises() -> None:
     assert values(unit, "StateDirectory") == values(unit, "CacheDirectory") == ["gate"]
     assert values(unit, "ReadWritePaths") == ['"/srv/out put"', "/srv/100%%"]
     assert values(unit, "NoNewPrivileges") == ["yes"]
-    # Each of these shuts away cameras, the GPU, or CUDA's compiler.
+    # Each of these keys would block cameras, the GPU, or CUDA's compiler.
     for key in ("PrivateDevices", "ProtectClock", "MemoryDenyWriteExecute", "DevicePolicy", "PrivateNetwork"):
         assert not values(unit, key), key
     account = make("m.engine", user="pi", groups=()).unit
@@ -205,27 +206,29 @@ def test_what_the_unit_promises() -> None:
         ([], {"name": "a b"}, "name: expected"),
         ([], {"name": "../x"}, "name: expected"),
         ([], {"interpreter": "python"}, "interpreter: expected an absolute path"),
-        ([], {"interpreter": "/opt/$x/python"}, "takes for no program"),
-        ([], {"interpreter": "/opt/it's/python"}, "takes for no program"),
+        ([], {"interpreter": "/opt/$x/python"}, "does not accept in the path of a program"),
+        ([], {"interpreter": "/opt/it's/python"}, "does not accept in the path of a program"),
         ([], {"working_directory": "here"}, "working directory: expected an absolute path"),
         ([], {"working_directory": "/a\nUser=root"}, "on one line"),
         ([], {"writable": ["out"]}, "writable: expected"),
-        ([], {"user": "a\nb"}, "user: expected"),
-        ([], {"groups": ["video", "a b"]}, "group: expected"),
+        ([], {"user": "a\nb"}, "user: expected the name of a user"),
+        ([], {"groups": ["video", "a b"]}, "group: expected the name of a group"),
     ],
 )
-def test_what_no_unit_can_hold(arguments: list[str], options: dict[str, Any], message: str) -> None:
+def test_values_that_a_unit_cannot_contain_are_refused(
+    arguments: list[str], options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(DeploymentError, match=message):
         make(*arguments, **options)
 
 
-def test_words_are_plain_where_they_can_be() -> None:
+def test_words_are_quoted_only_if_necessary() -> None:
     assert [quoted(word) for word in ("a/b:1", "50%", "$x", "a b", "")] == ["a/b:1", "50%%", "$$x", '"a b"', '""']
 
 
 @pytest.mark.parametrize("folder", ["plain", "with space", "100% sure;", "Bäume"])
-def test_systemd_takes_it(tmp_path: Path, folder: str) -> None:
-    """The interpreter's path is one that only exists when read back rightly: systemd looks whether it can be run."""
+def test_systemd_analyze_accepts_the_unit(tmp_path: Path, folder: str) -> None:
+    """systemd checks that the interpreter is executable, and its path only exists if systemd parses it correctly."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed (Debian package systemd)")
     interpreter = tmp_path / folder / "python"
@@ -238,10 +241,10 @@ def test_systemd_takes_it(tmp_path: Path, folder: str) -> None:
     path = tmp_path / "retina-edge.service"
     path.write_text(service.unit)
     run = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)
-    said = [line for line in run.stderr.splitlines() if str(path) in line]
-    assert [line for line in said if not any(key in line for key in NEW_KEYS)] == []
+    warnings = [line for line in run.stderr.splitlines() if str(path) in line]
+    assert [line for line in warnings if not any(key in line for key in NEW_KEYS)] == []
     assert run.returncode == 0, run.stderr
-    # The check can fail: without the interpreter it does.
+    # Show that the check can fail: it does without the interpreter.
     interpreter.unlink()
     run = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)
     assert run.returncode != 0

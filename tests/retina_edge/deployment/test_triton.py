@@ -1,4 +1,4 @@
-"""``retina-edge deploy triton``: the repository, held against Triton's own schema where that is installed."""
+"""``retina-edge deploy triton``: the repository, checked against Triton's own schema if tritonclient is installed."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def deploy(*arguments: object) -> int:
 
 
 def parse(path: Path) -> Any:
-    """``config.pbtxt`` as Triton's own message; unknown fields and wrong types raise."""
+    """Parse ``config.pbtxt`` as Triton's own message. Unknown fields and wrong types are errors."""
     schema = pytest.importorskip(
         "tritonclient.grpc.model_config_pb2",
-        reason="tritonclient is not installed, which has Triton's schema of config.pbtxt",
+        reason="tritonclient, which has Triton's schema of config.pbtxt, is not installed",
         exc_type=(ImportError, RuntimeError),  # type: ignore[arg-type]
     )
     return text_format.Parse(path.read_text(), schema.ModelConfig())
 
 
 def tensors(items: Any) -> dict[str, tuple[str, list[int]]]:
-    """Name, then type and dims."""
+    """Return type and dims of tensors by name."""
     return {item.name: (_type_name(item), list(item.dims)) for item in items}
 
 
@@ -48,7 +48,7 @@ def _type_name(item: Any) -> str:
     return str(field.enum_type.values_by_number[item.data_type].name)
 
 
-def test_an_engine_of_a_fixed_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_repository_of_an_engine_with_a_fixed_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engine = write_engine(tmp_path, batch=(2, 2, 2))
     assert deploy(engine, "-o", tmp_path / "repository", "--name", "patches") == 0
     assert "tritonserver --model-repository=" in capsys.readouterr().out
@@ -87,21 +87,23 @@ def test_an_engine_of_a_fixed_batch(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert DetectorContract.from_json(config.parameters["retina_edge.contract"].string_value) == contract()
 
 
-@pytest.mark.parametrize(("asked", "batch"), [((), 8), (("--max-batch", 3), 3)])
-def test_an_open_batch_is_put_together(tmp_path: Path, asked: tuple[object, ...], batch: int) -> None:
+@pytest.mark.parametrize(("arguments", "batch"), [((), 8), (("--max-batch", 3), 3)])
+def test_triton_batches_requests_for_an_engine_with_a_dynamic_batch(
+    tmp_path: Path, arguments: tuple[object, ...], batch: int
+) -> None:
     engine = write_engine(tmp_path, batch=(1, 4, 8))
-    assert deploy(engine, "-o", tmp_path, *asked) == 0
+    assert deploy(engine, "-o", tmp_path, *arguments) == 0
     config = parse(tmp_path / "model" / "config.pbtxt")
     assert config.max_batch_size == batch
     assert config.HasField("dynamic_batching")
     assert tensors(config.input) == {"images": ("TYPE_UINT8", [64, 96, 3])}
     count = next(output for output in config.output if output.name == "num_detections")
-    # One number an image: Triton wants a dim, and takes it off again.
+    # One number per image: Triton requires a dim, and removes it by the reshape.
     assert (list(count.dims), count.HasField("reshape"), list(count.reshape.shape)) == ([1], True, [])
     assert not any(output.HasField("reshape") for output in config.output if output.name != "num_detections")
 
 
-def test_raw_heads_only_where_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_raw_heads_need_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engine = write_engine(tmp_path, postprocess="kernels", batch=(1, 2, 4))
     assert deploy(engine, "-o", tmp_path / "out") == 1
     error = capsys.readouterr().err
@@ -110,13 +112,13 @@ def test_raw_heads_only_where_asked_for(tmp_path: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "out").exists()
     assert deploy(engine, "-o", tmp_path / "out", "--raw-heads") == 0
     folder = tmp_path / "out" / "model"
-    assert "**Decode and non-maximum suppression are the client's**" in (folder / "README.md").read_text()
+    assert "**The client must do decode and non-maximum suppression.**" in (folder / "README.md").read_text()
     config = parse(folder / "config.pbtxt")
     assert tensors(config.output) == {"cls_0": ("TYPE_FP16", [2, 8, 12]), "box_0": ("TYPE_FP16", [4, 8, 12])}
 
 
-def test_the_sample_model_gives_what_its_configuration_says(tmp_path: Path) -> None:
-    """ONNX Runtime is the backend that Triton runs it with."""
+def test_the_sample_model_has_the_outputs_of_its_configuration(tmp_path: Path) -> None:
+    """Triton would run the model with ONNX Runtime too."""
     assert deploy(MODEL, "-o", tmp_path) == 0
     folder = tmp_path / "treecrowns"
     file = folder / "1" / "model.onnx"
@@ -125,14 +127,16 @@ def test_the_sample_model_gives_what_its_configuration_says(tmp_path: Path) -> N
     assert (config.platform, config.max_batch_size) == ("onnxruntime_onnx", 0)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     feeds = {name: np.zeros(dims, NUMPY[kind]) for name, (kind, dims) in tensors(config.input).items()}
-    found = dict(zip([output.name for output in session.get_outputs()], session.run(None, feeds), strict=True))
+    outputs = dict(zip([output.name for output in session.get_outputs()], session.run(None, feeds), strict=True))
     expected = tensors(config.output)
-    assert {name: list(value.shape) for name, value in found.items()} == {n: dims for n, (_, dims) in expected.items()}
-    assert all(found[name].dtype == NUMPY[kind] for name, (kind, _) in expected.items())
+    assert {name: list(value.shape) for name, value in outputs.items()} == {
+        name: dims for name, (_, dims) in expected.items()
+    }
+    assert all(outputs[name].dtype == NUMPY[kind] for name, (kind, _) in expected.items())
 
 
-def test_an_onnx_of_any_batch(tmp_path: Path) -> None:
-    """The sample model with its batch left open, as export --batch dynamic writes it; an export takes too long here."""
+def test_triton_batches_requests_for_an_onnx_with_a_dynamic_batch(tmp_path: Path) -> None:
+    """The sample model gets a dynamic batch, as from ``export --batch dynamic``, because an export takes too long."""
     model = onnx.load(MODEL)
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "N"
@@ -145,19 +149,19 @@ def test_an_onnx_of_any_batch(tmp_path: Path) -> None:
     assert config.HasField("dynamic_batching")
 
 
-def test_another_model_takes_the_place_of_the_first(tmp_path: Path) -> None:
+def test_a_second_model_of_the_same_name_replaces_the_first(tmp_path: Path) -> None:
     engine = write_engine(tmp_path)
     assert deploy(engine, "-o", tmp_path, "--name", "a") == 0
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "config.pbtxt").write_text("another's")
+    (tmp_path / "b" / "config.pbtxt").write_text("another model")
     assert deploy(MODEL, "-o", tmp_path, "--name", "a") == 0
     assert [path.name for path in (tmp_path / "a" / "1").iterdir()] == ["model.onnx"]
-    assert (tmp_path / "b" / "config.pbtxt").read_text() == "another's"
+    assert (tmp_path / "b" / "config.pbtxt").read_text() == "another model"
     assert deploy(engine, "-o", tmp_path, "--name", "a") == 0
     assert sorted(path.name for path in (tmp_path / "a" / "1").iterdir()) == ["model.plan", "model.plan.json"]
 
 
-def test_names_of_classes_may_be_anything(tmp_path: Path) -> None:
+def test_class_names_may_contain_any_characters(tmp_path: Path) -> None:
     names = ('a "quoted"\\name', "line\nbreak; and more", "Bäume 木", " ")
     engine = write_engine(tmp_path, contract=contract(classes=names))
     assert deploy(engine, "-o", tmp_path) == 0
@@ -170,8 +174,8 @@ def test_names_of_classes_may_be_anything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "plain", 'a"b\\c', "\n\t\0\x7f", "é木", "\\n", "'%$"])
-def test_quoting_is_read_back(text: str) -> None:
-    """By protobuf itself, in a message of ONNX, which is there without Triton's."""
+def test_protobuf_reads_quoted_text_back(text: str) -> None:
+    """The text is in a message of ONNX, because the messages of Triton may not be installed."""
     message = text_format.Parse(f"producer_name: {quoted(text)}", onnx.ModelProto())
     assert message.producer_name == text
 
@@ -179,15 +183,15 @@ def test_quoting_is_read_back(text: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
-        ({}, ["--name", "a/b"], "give another with --name"),
-        ({}, ["--name", ".."], "give another with --name"),
-        ({}, ["--name", ""], "give another with --name"),
-        ({}, ["--max-batch", "4"], "expected none for a model of the fixed batch 1"),
+        ({}, ["--name", "a/b"], "choose another with --name"),
+        ({}, ["--name", ".."], "choose another with --name"),
+        ({}, ["--name", ""], "choose another with --name"),
+        ({}, ["--max-batch", "4"], "expected no value for a model with the fixed batch size 1"),
         ({"batch": (1, 2, 4)}, ["--max-batch", "5"], "expected at most 4"),
         ({"backend": "tensorrt-rtx"}, [], "do not load; build it with --backend tensorrt"),
     ],
 )
-def test_what_cannot_be_deployed_is_one_line(
+def test_unsuitable_engines_and_options_are_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], arguments: list[str], message: str
 ) -> None:
     engine = write_engine(tmp_path, **changes)
@@ -200,10 +204,16 @@ def test_what_cannot_be_deployed_is_one_line(
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("model.pt", "expected MODEL.engine or MODEL.onnx"), ("none.engine", "found no file"), ("x.onnx", "ONNX model")],
+    [
+        ("model.pt", "expected MODEL.engine or MODEL.onnx"),
+        ("missing.engine", "found no file"),
+        ("x.onnx", "ONNX model"),
+    ],
 )
-def test_files_that_are_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, message: str) -> None:
-    if name != "none.engine":
-        (tmp_path / name).write_bytes(b"none")
+def test_files_that_are_not_models_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
+) -> None:
+    if name != "missing.engine":
+        (tmp_path / name).write_bytes(b"not a model")
     assert deploy(tmp_path / name, "-o", tmp_path / "out") == 1
     assert re.search(message, capsys.readouterr().err)

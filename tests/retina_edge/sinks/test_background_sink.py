@@ -1,4 +1,4 @@
-"""A sink in the background: nothing lost or the oldest dropped, errors, the end, files that can be played."""
+"""BackgroundSink: files lose nothing, live streams drop the oldest result, errors, the end, playable videos."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from engines.core.errors import SinkError
 from retina_edge.pipeline.result import Result
-from retina_edge.sinks import background_sink as background
+from retina_edge.sinks import background_sink
 from retina_edge.sinks.background_sink import BackgroundSink
 from retina_edge.sinks.sink import Sink
 from retina_edge.sinks.text_sink import JsonlSink
@@ -23,7 +23,7 @@ from tests.waiting import wait_for
 
 
 class Recorder(Sink):
-    """Keeps the indices; waits for ``gate`` before each write, and raises at index ``fails_at``."""
+    """A sink that keeps the frame indices, waits for ``gate`` before each write, and raises at index ``fails_at``."""
 
     def __init__(self, *, fails_at: int | None = None, delay: float = 0.0, fails_to_close: bool = False) -> None:
         self.indices: list[int] = []
@@ -55,7 +55,7 @@ def no_sink_threads() -> bool:
 
 @pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_none_one_many(live: bool, count: int) -> None:
+def test_all_results_are_written_in_order(live: bool, count: int) -> None:
     inner = Recorder()
     with BackgroundSink(inner, capacity=8) as sink:
         for i in range(count):
@@ -65,7 +65,7 @@ def test_none_one_many(live: bool, count: int) -> None:
     assert no_sink_threads()
 
 
-def test_a_file_waits_and_loses_nothing() -> None:
+def test_a_file_waits_for_room_and_loses_nothing() -> None:
     inner = Recorder(delay=0.001)
     sink = BackgroundSink(inner, capacity=2)
     with sink:
@@ -82,7 +82,7 @@ def test_a_live_stream_never_waits_and_keeps_the_newest() -> None:
     sink = BackgroundSink(inner, capacity=3)
     with sink:
         sink.write(result(0, live=True))
-        wait_for(lambda: sink.pending == 0)  # it is being written
+        wait_for(lambda: sink.pending == 0)  # the first result is being written
         start = time.monotonic()
         for i in range(1, 100):
             sink.write(result(i, live=True))
@@ -93,32 +93,32 @@ def test_a_live_stream_never_waits_and_keeps_the_newest() -> None:
     assert (sink.dropped, inner.closed_with) == (96, [None])
 
 
-def test_a_file_and_a_live_stream_starve_one_another_nowhere() -> None:
+def test_a_file_and_a_live_stream_do_not_starve_each_other() -> None:
     inner = Recorder()
     inner.gate.clear()
     sink = BackgroundSink(inner, capacity=3)
     with sink:
         sink.write(result(0))
-        wait_for(lambda: sink.pending == 0)  # it is being written
+        wait_for(lambda: sink.pending == 0)  # the first result is being written
         for i in (1, 2, 3):
             sink.write(result(i, live=True))
         for i in (10, 11, 12):
             sink.write(result(i))
-        sink.write(result(4, live=True))  # in the place of the oldest of its own
+        sink.write(result(4, live=True))  # replaces the oldest live result
         assert (sink.pending, sink.dropped) == (6, 1)
         threading.Timer(0.05, inner.gate.set).start()
-        sink.write(result(13))  # waits
+        sink.write(result(13))  # waits for room
     assert inner.indices == [0, 2, 3, 10, 11, 12, 4, 13]
     assert (sink.dropped, sink.lost) == (1, 0)
 
 
-def test_the_end_of_a_stream_keeps_its_place() -> None:
-    class Ends(Recorder):
+def test_the_end_of_a_stream_keeps_its_place_in_the_queue() -> None:
+    class EndRecorder(Recorder):
         def end(self, stream: str) -> None:
             assert stream == "a"
             self.indices.append(-1)
 
-    inner = Ends()
+    inner = EndRecorder()
     inner.gate.clear()
     with BackgroundSink(inner, capacity=2) as sink:
         for i in range(4):
@@ -146,7 +146,7 @@ def test_an_error_is_raised_once_in_the_owners_thread(live: bool) -> None:
     assert sink.lost + sink.dropped + len(inner.indices) == 20
 
 
-def test_an_error_frees_a_writer_that_waits() -> None:
+def test_an_error_wakes_a_writer_that_waits_for_room() -> None:
     inner = Recorder(fails_at=0)
     inner.gate.clear()
     sink = BackgroundSink(inner, capacity=1)
@@ -163,7 +163,7 @@ def test_an_error_frees_a_writer_that_waits() -> None:
 
 
 @pytest.mark.parametrize("fails_to_close", [False, True])
-def test_an_error_at_the_end_is_raised_there(fails_to_close: bool) -> None:
+def test_an_error_at_the_end_is_raised_by_the_with_block(fails_to_close: bool) -> None:
     inner = Recorder(fails_at=None if fails_to_close else 1, fails_to_close=fails_to_close)
     inner.gate.clear()
     entered = BackgroundSink(inner, capacity=4).__enter__()
@@ -174,7 +174,7 @@ def test_an_error_at_the_end_is_raised_there(fails_to_close: bool) -> None:
         entered.__exit__(None, None, None)
 
 
-def test_the_owners_error_comes_first(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_the_block_is_raised_and_the_sinks_error_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     inner = Recorder(fails_at=0)
     inner.gate.clear()
 
@@ -189,33 +189,33 @@ def test_the_owners_error_comes_first(caplog: pytest.LogCaptureFixture) -> None:
     assert "Recorder: the disk is full" in caplog.text
 
 
-def test_one_broken_sink_ends_no_other(tmp_path: Path) -> None:
+def test_a_broken_sink_does_not_end_the_others(tmp_path: Path) -> None:
     errors: list[BaseException] = []
-    broken, well = Recorder(fails_at=2), Recorder()
+    broken, working = Recorder(fails_at=2), Recorder()
     jsonl = JsonlSink(tmp_path / "out.jsonl")
     with ExitStack() as stack:
         sinks = [
             stack.enter_context(BackgroundSink(inner, capacity=4, on_error=errors.append))
-            for inner in (broken, well, jsonl)
+            for inner in (broken, working, jsonl)
         ]
         for i in range(50):
             for sink in sinks:
                 sink.write(result(i))
     assert [str(error) for error in errors] == ["the disk is full"]
     assert broken.indices == [0, 1]
-    assert well.indices == list(range(50))
+    assert working.indices == list(range(50))
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 50
     assert [sink.written for sink in sinks] == [(), (), (tmp_path / "out.jsonl",)]
 
 
-def test_what_cannot_be_opened_is_said_at_once(tmp_path: Path) -> None:
+def test_an_error_of_opening_is_raised_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         BackgroundSink(JsonlSink(tmp_path / "file" / "x"), capacity=1).__enter__()
     assert no_sink_threads()
 
 
-def test_videos_are_whole_and_after_errors_playable(tmp_path: Path) -> None:
+def test_videos_are_complete_and_playable_even_after_errors(tmp_path: Path) -> None:
     with BackgroundSink(VideoSink(tmp_path / "a.mp4", fps=25), capacity=2) as sink:
         for i in range(12):
             sink.write(result(i))
@@ -228,7 +228,7 @@ def test_videos_are_whole_and_after_errors_playable(tmp_path: Path) -> None:
                 video.write(result(i))
             if error is not None:
                 raise error
-            video.write(result(5, size=(80, 80)))  # its own error
+            video.write(result(5, size=(80, 80)))  # an error of the sink itself
 
     with pytest.raises(ZeroDivisionError):
         write_until(ZeroDivisionError(), tmp_path / "b.mp4")
@@ -236,11 +236,11 @@ def test_videos_are_whole_and_after_errors_playable(tmp_path: Path) -> None:
         write_until(KeyboardInterrupt(), tmp_path / "c.mp4")
     with pytest.raises(SinkError, match="frame 5"):
         write_until(None, tmp_path / "d.mp4")
-    found = {path.name: count_frames(path)[0] for path in tmp_path.iterdir()}
-    assert found == {"a.mp4": 12, "b.partial.mp4": 5, "c.mp4": 5, "d.partial.mp4": 5}
+    counts = {path.name: count_frames(path)[0] for path in tmp_path.iterdir()}
+    assert counts == {"a.mp4": 12, "b.partial.mp4": 5, "c.mp4": 5, "d.partial.mp4": 5}
 
 
-def test_too_slow_at_the_end_is_an_error_for_files_and_a_count_for_live(tmp_path: Path) -> None:
+def test_unwritten_results_at_the_end_are_an_error_for_files_and_dropped_for_live_streams(tmp_path: Path) -> None:
     class SlowVideo(VideoSink):
         def write(self, result: Result) -> None:
             time.sleep(0.06)
@@ -265,7 +265,7 @@ def test_too_slow_at_the_end_is_an_error_for_files_and_a_count_for_live(tmp_path
 
 
 def test_a_sink_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(background, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(background_sink, "GRACE_SECONDS", 0.1)
     inner = Recorder()
     inner.gate.clear()
     entered = BackgroundSink(inner, capacity=4, close_seconds=0.1).__enter__()
@@ -280,7 +280,7 @@ def test_a_sink_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplo
     assert len(inner.closed_with) == 1
 
 
-def test_arguments_and_the_with_block_are_checked() -> None:
+def test_a_capacity_below_1_and_use_outside_the_block_are_refused() -> None:
     with pytest.raises(ValueError, match="capacity of at least 1"):
         BackgroundSink(Recorder(), capacity=0)
     sink = BackgroundSink(Recorder(), capacity=1)

@@ -1,4 +1,4 @@
-"""The CSV sink: what any reader of RFC 4180 gets back, times, tracks, and names that look like formulas."""
+"""The CSV sink: rows that any RFC 4180 reader can read, times, tracks, and names that look like formulas."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def read(path: Path) -> list[list[str]]:
         return list(csv.reader(file, strict=True))
 
 
-def named(name: str) -> Result:
+def result_with_class_name(name: str) -> Result:
     detections = Detections(
         np.array([[1, 2, 3, 4]], np.float32), np.array([0.5], np.float32), np.zeros(1, np.int32), (name,), (1,)
     )
     return dataclasses.replace(result(), detections=detections)
 
 
-def test_one_row_a_detection_and_none_for_an_empty_frame(tmp_path: Path) -> None:
+def test_a_row_per_detection_and_no_row_for_an_empty_frame(tmp_path: Path) -> None:
     sink = CsvSink(tmp_path / "new" / "out.csv")
     assert sink.written == ()
     write_all(sink, [result(0, name="v.mp4"), result(1, count=0), result(2, name="v.mp4", count=3)])
@@ -49,19 +49,19 @@ def test_one_row_a_detection_and_none_for_an_empty_frame(tmp_path: Path) -> None
     assert list(sink.written) == [tmp_path / "new" / "out.csv"]
 
 
-def test_no_frames_leave_the_header_alone(tmp_path: Path) -> None:
+def test_without_detections_only_the_header_is_written(tmp_path: Path) -> None:
     write_all(CsvSink(tmp_path / "out.csv"), [])
     assert read(tmp_path / "out.csv") == [HEADER]
     write_all(CsvSink(tmp_path / "out.csv"), [result(count=0)])
     assert read(tmp_path / "out.csv") == [HEADER]
 
 
-def test_times_and_tracks(tmp_path: Path) -> None:
+def test_times_and_tracks_are_written_and_empty_if_unknown(tmp_path: Path) -> None:
     sink = CsvSink(tmp_path / "out.csv")
     before = datetime.now(timezone.utc)
-    followed = dataclasses.replace(result(count=2), tracks=np.array([7, UNTRACKED]))
-    picture = dataclasses.replace(result(), frame=dataclasses.replace(result().frame, timestamp=None))
-    write_all(sink, [followed, picture])
+    tracked = dataclasses.replace(result(count=2), tracks=np.array([7, UNTRACKED]))
+    image = dataclasses.replace(result(), frame=dataclasses.replace(result().frame, timestamp=None))
+    write_all(sink, [tracked, image])
     rows = read(sink.path)[1:]
     assert [row[HEADER.index("track")] for row in rows] == ["7", "", ""]
     assert [row[HEADER.index("timestamp")] for row in rows] == ["0.0", "0.0", ""]
@@ -74,27 +74,27 @@ def test_times_and_tracks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["=1+1", '=HYPERLINK("http://x","y")', "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1"]
 )
-def test_names_are_no_formulas(tmp_path: Path, name: str) -> None:
-    write_all(CsvSink(tmp_path / "out.csv"), [named(name)])
+def test_a_name_that_looks_like_a_formula_gets_an_apostrophe(tmp_path: Path, name: str) -> None:
+    write_all(CsvSink(tmp_path / "out.csv"), [result_with_class_name(name)])
     assert read(tmp_path / "out.csv")[1][NAME] == f"'{name}"
 
 
 @pytest.mark.parametrize("name", ['a "b", c', "two\nlines", "two\r\nlines", "naïve 木", "", "a=b", "'quoted'"])
-def test_other_names_come_back_as_they_are(tmp_path: Path, name: str) -> None:
-    write_all(CsvSink(tmp_path / "out.csv"), [named(name), named("next")])
+def test_other_names_are_read_back_unchanged(tmp_path: Path, name: str) -> None:
+    write_all(CsvSink(tmp_path / "out.csv"), [result_with_class_name(name), result_with_class_name("next")])
     rows = read(tmp_path / "out.csv")
     assert [row[NAME] for row in rows[1:]] == [name, "next"]
     assert {len(row) for row in rows} == {len(HEADER)}
 
 
-def test_a_source_is_no_formula_and_need_not_be_utf_8(tmp_path: Path) -> None:
+def test_a_source_name_may_look_like_a_formula_or_not_be_utf_8(tmp_path: Path) -> None:
     write_all(CsvSink(tmp_path / "out.csv"), [result(name="=cmd|x"), result(name=os.fsdecode(b"v\xff.png"))])
     assert [row[1] for row in read(tmp_path / "out.csv")[1:]] == ["'=cmd|x", "v\\udcff.png"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("count", [1, 500])  # noticed at the end, and while writing
-def test_a_full_disk_names_the_file(count: int) -> None:
+@pytest.mark.parametrize("count", [1, 500])  # the error appears at the end, and while writing
+def test_the_error_of_a_full_disk_names_the_file(count: int) -> None:
     sink = CsvSink(Path("/dev/full"))
     with pytest.raises(OSError, match="'/dev/full'") as caught:
         write_all(sink, [result()] * count)
@@ -102,6 +102,6 @@ def test_a_full_disk_names_the_file(count: int) -> None:
     assert sink.written == ()
 
 
-def test_outside_the_block(tmp_path: Path) -> None:
+def test_writing_outside_the_block_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="with block"):
         CsvSink(tmp_path / "out.csv").write(result())

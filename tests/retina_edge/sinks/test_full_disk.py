@@ -1,4 +1,4 @@
-"""A disk that is full while videos and pictures are written: what is there can be seen, and nothing else looks so."""
+"""Videos and images on a full disk: finished files are complete, and incomplete files do not look finished."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.small_disk import small_disk
 
 
 def noise(index: int, *, name: str = "a.png", stream: str = "a") -> Result:
-    """What no codec makes small."""
+    """Return a result whose image no codec can compress."""
     image = np.random.default_rng(index).integers(0, 256, (240, 320, 3), np.uint8)
     return replace(result(), frame=Frame(image, index, index / 25, name), stream=stream)
 
 
-def test_videos_end_while_there_is_room_for_their_indices(tmp_path: Path) -> None:
-    """Each is playable as far as it goes, and does not claim to be whole."""
+def test_videos_end_while_the_disk_has_room_for_their_indices(tmp_path: Path) -> None:
+    """Each video can be played up to its end, and keeps the name of a partial file."""
     with small_disk(tmp_path / "disk", RESERVED_BYTES + 2**20) as disk:
         videos = {name: VideoSink(disk / f"{name}.mp4", fps=25) for name in ("a", "b")}
         sink = PerStreamSink(videos.__getitem__)
@@ -42,7 +42,7 @@ def test_videos_end_while_there_is_room_for_their_indices(tmp_path: Path) -> Non
         assert 2 < sum(counts) < 100
 
 
-def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_from_the_start_is_an_error_and_leaves_no_video(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 2**20) as disk:
         sink = BackgroundSink(VideoSink(disk / "a.mp4", fps=25), capacity=4)
         with pytest.raises(OSError, match="No space left on device"), sink:
@@ -51,7 +51,7 @@ def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
         assert (sink.done, sink.lost) == (0, 1)
 
 
-def test_a_picture_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_an_image_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 2**19) as disk:
         old = noise(100).frame.image
         with ImageSink(disk) as sink:

@@ -1,4 +1,4 @@
-"""A sink that is tried again: what is lost meanwhile, what the log says, what is left of a full disk."""
+"""RetryingSink: lost results, log messages, full disks; and text files that are continued."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from engines.core.errors import SinkError
-from retina_edge.sinks import retrying_sink as retrying
+from retina_edge.sinks import retrying_sink
 from retina_edge.sinks.background_sink import BackgroundSink
 from retina_edge.sinks.csv_sink import HEADER, CsvSink
 from retina_edge.sinks.per_stream_sink import PerStreamSink
@@ -29,21 +29,21 @@ from tests.small_disk import small_disk
 from tests.waiting import wait_for
 
 
-class Final(Recorder):
-    """As a film's video."""
+class FinalRecorder(Recorder):
+    """A sink that cannot be replaced after an error, such as the video of a file."""
 
     resumable = False
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Its only item is the time, which stands still."""
+    """Replace the clock of RetryingSink. The only item of the list is the time, which the test advances."""
     now = [1000.0]
-    monkeypatch.setattr(retrying, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(retrying_sink, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
-def test_a_new_sink_takes_over_after_the_pause(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_new_sink_takes_over_at_the_next_attempt(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     made: list[Recorder] = []
 
     def make() -> Recorder:
@@ -55,7 +55,7 @@ def test_a_new_sink_takes_over_after_the_pause(clock: list[float], caplog: pytes
             sink.write(result(index))
         assert (sink.lost, sink.failing, str(sink.error)) == (2, True, "the disk is full")
         assert sink.error is not None
-        assert sink.error.__traceback__ is None  # it would hold the frame
+        assert sink.error.__traceback__ is None  # it would keep the frame in memory
         clock[0] += RETRY_SECONDS - 0.1
         sink.write(result(4))
         clock[0] += 0.2
@@ -66,11 +66,11 @@ def test_a_new_sink_takes_over_after_the_pause(clock: list[float], caplog: pytes
     assert [list(map(str, recorder.closed_with)) for recorder in made] == [["the disk is full"], ["None"]]
     assert caplog.messages == [
         "name: the disk is full; next attempt in 10 s",
-        "name: written again; results lost: 3",
+        "name: writing works again; results lost: 3",
     ]
 
 
-def test_an_error_that_stays_is_said_once(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_persistent_error_is_logged_once(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     with RetryingSink("name", lambda: Recorder(fails_at=0)) as sink:
         for _ in range(5):
             sink.write(result(0))
@@ -79,11 +79,11 @@ def test_an_error_that_stays_is_said_once(clock: list[float], caplog: pytest.Log
     assert caplog.messages == ["name: the disk is full; next attempt in 10 s"]
 
 
-def test_what_cannot_go_on_is_not_tried_again(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sink_that_is_not_resumable_is_not_retried(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     made: list[Recorder] = []
 
     def make() -> Recorder:
-        made.append(Final(fails_at=1))
+        made.append(FinalRecorder(fails_at=1))
         return made[-1]
 
     with RetryingSink("name", make) as sink:
@@ -94,21 +94,21 @@ def test_what_cannot_go_on_is_not_tried_again(clock: list[float], caplog: pytest
     assert caplog.messages == ["name: the disk is full; nothing more is written there"]
 
 
-def test_an_error_of_closing_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_closing_counts_as_a_lost_result(caplog: pytest.LogCaptureFixture) -> None:
     with RetryingSink("name", lambda: Recorder(fails_to_close=True)) as sink:
         sink.write(result())
     assert (sink.lost, sink.failing, str(sink.error)) == (1, True, "the index could not be written")
-    assert caplog.messages == ["name: the index could not be written; it is not whole"]
+    assert caplog.messages == ["name: the index could not be written; the file is incomplete"]
 
 
-def test_an_error_of_closing_is_kept_beside_the_one_that_ends_the_block() -> None:
+def test_an_error_of_closing_is_recorded_if_another_error_ends_the_block() -> None:
     sink = RetryingSink("name", lambda: Recorder(fails_to_close=True))
     with pytest.raises(KeyboardInterrupt):
         write_all(sink, [result()], error=KeyboardInterrupt())
     assert (sink.lost, sink.failing) == (1, True)
 
 
-def test_the_first_error_is_the_one_that_counts() -> None:
+def test_the_first_error_is_kept() -> None:
     with RetryingSink("name", lambda: Recorder(fails_at=0, fails_to_close=True)) as sink:
         sink.write(result())
     assert str(sink.error) == "the disk is full"
@@ -118,10 +118,10 @@ needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /
 
 
 @needs_full
-def test_what_cannot_be_opened_is_raised_and_a_full_disk_is_waited_for(tmp_path: Path) -> None:
+def test_on_entering_a_full_disk_is_retried_and_other_errors_are_raised(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError), RetryingSink("name", lambda: JsonlSink(tmp_path)):
         pytest.fail("opened")
-    with RetryingSink("full", lambda: CsvSink(Path("/dev/full"), append=True)) as sink:  # it has no room for its header
+    with RetryingSink("full", lambda: CsvSink(Path("/dev/full"), append=True)) as sink:  # no room for the header
         assert isinstance(sink.error, OSError)
         assert sink.error.errno == errno.ENOSPC
         sink.write(result())
@@ -129,7 +129,7 @@ def test_what_cannot_be_opened_is_raised_and_a_full_disk_is_waited_for(tmp_path:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_no_room_at_the_start_is_waited_for(clock: list[float], number: int) -> None:
+def test_a_full_disk_or_quota_at_the_start_is_retried(clock: list[float], number: int) -> None:
     made: list[Recorder] = []
 
     class NoRoom(Recorder):
@@ -146,8 +146,8 @@ def test_no_room_at_the_start_is_waited_for(clock: list[float], number: int) -> 
     assert (sink.lost, made[-1].indices) == (1, [1])
 
 
-def test_a_disk_that_gets_room_again_is_written_to_again(tmp_path: Path, clock: list[float]) -> None:
-    """Lines go on behind the one that was cut, and a recording in a new file; while it was full none was begun."""
+def test_writing_continues_when_a_full_disk_gets_room(tmp_path: Path, clock: list[float]) -> None:
+    """JSON lines continue in the same file, a recording in a new file. No file is begun while the disk is full."""
     with small_disk(tmp_path / "disk", RESERVED_BYTES + 2**20) as disk:
         lines = RetryingSink("lines", lambda: JsonlSink(disk / "o.jsonl", append=True))
         recordings = RetryingSink("recordings", lambda: RecordingSink(disk, "yard", fps=25))
@@ -173,49 +173,48 @@ def test_a_disk_that_gets_room_again_is_written_to_again(tmp_path: Path, clock: 
                 recordings.write(noise(index))
             assert [sink.failing for sink in (lines, recordings)] == [False, False]
         assert sorted(path.suffixes[0] for path in disk.glob("yard-*")) == [".mp4", ".partial"]
-        (whole,) = (path for path in disk.glob("yard-*") if ".partial" not in path.name)
-        assert count_frames(whole)[0] == 2
-        read = [json.loads(line)["frame"] for line in (disk / "o.jsonl").read_text().splitlines()]
-        assert read == [*range(400 - lines.lost), 400, 401]
+        (complete,) = (path for path in disk.glob("yard-*") if ".partial" not in path.name)
+        assert count_frames(complete)[0] == 2
+        frames = [json.loads(line)["frame"] for line in (disk / "o.jsonl").read_text().splitlines()]
+        assert frames == [*range(400 - lines.lost), 400, 401]
         assert 0 < lines.lost < 400
 
 
-def test_one_stream_that_cannot_be_saved_ends_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    shown = {"a": Final(fails_at=1), "b": Recorder()}
-    saving = PerStreamSink(lambda stream: RetryingSink(stream, lambda: shown[stream]))
-    background = BackgroundSink(saving, capacity=32)
+def test_a_stream_that_cannot_be_saved_does_not_end_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    recorders = {"a": FinalRecorder(fails_at=1), "b": Recorder()}
+    per_stream = PerStreamSink(lambda stream: RetryingSink(stream, lambda: recorders[stream]))
+    background = BackgroundSink(per_stream, capacity=32)
     with background as sink:
         for index in range(4):
-            for stream in shown:
+            for stream in recorders:
                 sink.write(replace(result(index), stream=stream))
         sink.end("a")
-        wait_for(lambda: background.done == 5 and not background.failing)  # of the one that goes on
-    assert [recorder.indices for recorder in shown.values()] == [[0], [0, 1, 2, 3]]
+        wait_for(lambda: background.done == 5 and not background.failing)  # only stream b is open
+    assert [recorder.indices for recorder in recorders.values()] == [[0], [0, 1, 2, 3]]
     assert (background.done, background.lost, str(background.error)) == (5, 3, "the disk is full")
     assert not background.failing
     assert caplog.messages == ["a: the disk is full; nothing more is written there"]
 
 
-def test_older_results_are_continued(tmp_path: Path) -> None:
+def test_older_files_are_continued(tmp_path: Path) -> None:
     lines, table = tmp_path / "o.jsonl", tmp_path / "o.csv"
     for index in range(2):
-        with JsonlSink(lines, append=True) as one, CsvSink(table, append=True) as other:
-            one.write(result(index))
-            other.write(result(index))
-            assert len(lines.read_text().splitlines()) == index + 1  # at once, for whoever reads along
+        with JsonlSink(lines, append=True) as jsonl_sink, CsvSink(table, append=True) as csv_sink:
+            jsonl_sink.write(result(index))
+            csv_sink.write(result(index))
+            assert len(lines.read_text().splitlines()) == index + 1  # other programs can read the line at once
     assert [json.loads(line)["frame"] for line in lines.read_text().splitlines()] == [0, 1]
     header, *rows = table.read_text().splitlines()
     assert header == ",".join(HEADER)
     assert header not in rows
     assert len(rows) >= 2
     lines.write_text(lines.read_text()[:-5])
-    with JsonlSink(lines, append=True) as one:
-        one.write(result(2))
+    with JsonlSink(lines, append=True) as jsonl_sink:
+        jsonl_sink.write(result(2))
     assert [json.loads(line)["frame"] for line in lines.read_text().splitlines()] == [0, 2]
 
 
-def test_a_bug_in_a_sink_is_an_error_like_others() -> None:
-
+def test_a_bug_in_a_sink_is_handled_like_other_errors() -> None:
     class Broken(Recorder):
         def write(self, _result: object) -> None:
             raise TypeError
@@ -225,7 +224,7 @@ def test_a_bug_in_a_sink_is_an_error_like_others() -> None:
     assert sink.lost == 1
 
 
-def test_a_header_that_was_cut_is_written_again(tmp_path: Path) -> None:
+def test_a_truncated_header_is_written_again(tmp_path: Path) -> None:
     table = tmp_path / "o.csv"
     table.write_text(",".join(HEADER)[:20])
     for index in range(2):
@@ -235,7 +234,7 @@ def test_a_header_that_was_cut_is_written_again(tmp_path: Path) -> None:
     assert (header, len(rows)) == (",".join(HEADER), 2)
 
 
-def test_a_row_that_was_cut_within_quotes_swallows_none(tmp_path: Path) -> None:
+def test_a_row_cut_inside_quotes_does_not_swallow_the_next(tmp_path: Path) -> None:
     table = tmp_path / "o.csv"
     with CsvSink(table, append=True) as sink:
         sink.write(result(0))
@@ -248,8 +247,8 @@ def test_a_row_that_was_cut_within_quotes_swallows_none(tmp_path: Path) -> None:
         assert [row["frame"] for row in csv.DictReader(file)] == ["0", "2"]
 
 
-def test_a_table_that_was_emptied_begins_anew(tmp_path: Path) -> None:
-    """As logrotate does with copytruncate."""
+def test_a_table_that_was_emptied_gets_a_new_header(tmp_path: Path) -> None:
+    """logrotate empties files with the option copytruncate."""
     table = tmp_path / "o.csv"
     with CsvSink(table, append=True) as sink:
         sink.write(result(0))
@@ -260,7 +259,7 @@ def test_a_table_that_was_emptied_begins_anew(tmp_path: Path) -> None:
 
 
 @needs_full
-def test_what_leaves_nothing_in_a_file_proves_nothing(clock: list[float]) -> None:
+def test_an_empty_frame_does_not_end_an_outage(clock: list[float]) -> None:
     sink = RetryingSink("full", lambda: CsvSink(Path("/dev/full"), append=True))
     with sink:
         for _ in range(3):
@@ -269,16 +268,16 @@ def test_what_leaves_nothing_in_a_file_proves_nothing(clock: list[float]) -> Non
         assert (sink.failing, sink.lost) == (True, 0)
 
 
-def test_a_table_of_something_else_is_not_continued(tmp_path: Path) -> None:
+def test_a_foreign_table_is_not_continued(tmp_path: Path) -> None:
     table = tmp_path / "o.csv"
     table.write_text("day,trees\n")
-    with pytest.raises(SinkError, match=r"expected a file that begins with stream,source,.*give another name"):
+    with pytest.raises(SinkError, match=r"expected a file that begins with stream,source,.*use another name"):
         RetryingSink("name", lambda: CsvSink(table, append=True)).__enter__()
     assert table.read_text() == "day,trees\n"
 
 
-def test_lines_go_into_a_pipe(tmp_path: Path) -> None:
-    """Which has no end to look at."""
+def test_json_lines_can_be_written_to_a_pipe(tmp_path: Path) -> None:
+    """A pipe has no size and no older lines."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)

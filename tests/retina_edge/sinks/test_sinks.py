@@ -1,4 +1,4 @@
-"""Sinks: what is written can be read back, nothing half-written takes the place of something whole."""
+"""Sinks: their files can be read back, and an incomplete file never overwrites a complete one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from retina_edge import Detections
 from retina_edge.imaging.image_file import read_image, write_image
 from retina_edge.imaging.opencv_log import _log_level_setter, quiet_opencv
 from retina_edge.pipeline.result import Result
-from retina_edge.sinks import recording_sink as recording
+from retina_edge.sinks import recording_sink
 from retina_edge.sinks.image_sink import ImageSink
 from retina_edge.sinks.output_checks import check_outputs
 from retina_edge.sinks.per_stream_sink import PerStreamSink, sink_for_stream
@@ -72,14 +72,14 @@ def test_a_video_has_the_frames_size_and_rate(tmp_path: Path, fps: float) -> Non
 
 
 @pytest.mark.parametrize(("size", "saved"), [((33, 47), (34, 48)), ((33, 48), (34, 48)), ((32, 47), (32, 48))])
-def test_odd_sizes_gain_a_pixel(tmp_path: Path, size: tuple[int, int], saved: tuple[int, int]) -> None:
+def test_an_odd_size_grows_by_one_pixel(tmp_path: Path, size: tuple[int, int], saved: tuple[int, int]) -> None:
     with VideoSink(tmp_path / "odd.mp4", fps=None) as sink:
         for index in range(2):
             sink.write(result(index, size=size))
     assert count_frames(tmp_path / "odd.mp4") == (2, saved, 25.0)
 
 
-def test_a_relative_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_name_with_a_colon_is_a_file_not_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_all(VideoSink(Path("13:30.mp4"), fps=25), [result()])
     assert [item.name for item in tmp_path.iterdir()] == ["13:30.mp4"]
@@ -92,12 +92,12 @@ def test_a_video_name_that_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sinks_say_what_they_finished(tmp_path: Path) -> None:
-    video, pictures, jsonl = VideoSink(tmp_path / "v.mp4", fps=25), ImageSink(tmp_path / "p"), JsonlSink(tmp_path / "j")
-    for sink in (video, pictures, jsonl):
+def test_written_lists_the_finished_files(tmp_path: Path) -> None:
+    video, images, jsonl = VideoSink(tmp_path / "v.mp4", fps=25), ImageSink(tmp_path / "p"), JsonlSink(tmp_path / "j")
+    for sink in (video, images, jsonl):
         assert sink.written == ()
         write_all(sink, [result()])
-    assert video.written + pictures.written + jsonl.written == (tmp_path / "v.mp4", tmp_path / "p", tmp_path / "j")
+    assert video.written + images.written + jsonl.written == (tmp_path / "v.mp4", tmp_path / "p", tmp_path / "j")
     failed = VideoSink(tmp_path / "v.mp4", fps=25)
     with pytest.raises(ZeroDivisionError):
         write_all(failed, [result()], error=ZeroDivisionError())
@@ -107,22 +107,22 @@ def test_sinks_say_what_they_finished(tmp_path: Path) -> None:
 def test_opencv_is_silent_while_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_level = _log_level_setter()
     before = set_level(3)
-    seen: list[int] = []
+    levels: list[int] = []
 
-    def level() -> None:
-        seen.append(set_level(0))
-        set_level(seen[-1])
+    def record_level() -> None:
+        levels.append(set_level(0))
+        set_level(levels[-1])
 
     class Writer:
-        def write(self, _picture: object) -> None:
-            level()
+        def write(self, _image: object) -> None:
+            record_level()
 
         def release(self) -> None:
-            level()
+            record_level()
             write_video(tmp_path / "out.partial.mp4", count=1)
 
     def encode(*_arguments: object) -> tuple[bool, Any]:
-        level()
+        record_level()
         return True, np.zeros(3, np.uint8)
 
     monkeypatch.setattr(VideoSink, "_open", lambda *_: Writer())
@@ -130,22 +130,22 @@ def test_opencv_is_silent_while_it_writes(tmp_path: Path, monkeypatch: pytest.Mo
     try:
         write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result()])
         write_image(tmp_path / "a.png", result().annotated)
-        assert seen == [0, 0, 0]
+        assert levels == [0, 0, 0]
         with quiet_opencv(), quiet_opencv():
-            level()
-        level()
-        assert seen[3:] == [0, 3]
+            record_level()
+        record_level()
+        assert levels[3:] == [0, 3]
     finally:
         set_level(before)
 
 
-def test_no_frame_no_file(tmp_path: Path) -> None:
+def test_without_frames_no_video_is_written(tmp_path: Path) -> None:
     with VideoSink(tmp_path / "out.mp4", fps=25):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_after_an_error_the_old_video_stays_and_the_part_is_playable(
+def test_after_an_error_the_old_video_stays_and_the_partial_one_is_playable(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "out.mp4"
@@ -157,44 +157,44 @@ def test_after_an_error_the_old_video_stays_and_the_part_is_playable(
     assert "5 frames are in" in caplog.text
 
 
-def test_after_ctrl_c_the_video_is_whole(tmp_path: Path) -> None:
+def test_after_ctrl_c_the_video_is_complete(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result()], error=KeyboardInterrupt())
     assert count_frames(tmp_path / "out.mp4")[0] == 1
 
 
-def test_frames_of_another_size_are_an_error_not_dropped(tmp_path: Path) -> None:
-    with pytest.raises(SinkError, match=r"expected frames of 96x64 pixels, frame 1 of b\.jpg has 100x64"):
+def test_a_frame_of_another_size_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SinkError, match=r"expected frames of 96x64 pixels, got 100x64 in frame 1 of b\.jpg"):
         write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result(0), result(1, size=(64, 100), name="b.jpg")])
 
 
 def test_a_writer_that_does_not_open_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retina_edge.sinks.video_sink.CODECS", ("zzzz",))
-    with pytest.raises(SinkError, match="none of zzzz"), VideoSink(tmp_path / "out.mp4", fps=25) as sink:
+    with pytest.raises(SinkError, match="any of zzzz"), VideoSink(tmp_path / "out.mp4", fps=25) as sink:
         sink.write(result())
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("left", [0, 10, 0.5, -1])
-def test_a_video_without_its_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float) -> None:
-    """Of which a full disk has taken only so many bytes, or that share, or all but one; OpenCV reports nothing."""
-    whole = write_video(tmp_path / "whole.mp4", count=5).read_bytes()
+@pytest.mark.parametrize("stored", [0, 10, 0.5, -1])
+def test_a_truncated_video_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: float) -> None:
+    """A full disk stores some bytes, a fraction, or all but one byte, and OpenCV does not report it."""
+    complete = write_video(tmp_path / "complete.mp4", count=5).read_bytes()
 
     class FullDisk:
         def release(self) -> None:
-            end = int(left * len(whole)) if 0 < left < 1 else int(left)
-            (tmp_path / "out.partial.mp4").write_bytes(whole[:end])
+            end = int(stored * len(complete)) if 0 < stored < 1 else int(stored)
+            (tmp_path / "out.partial.mp4").write_bytes(complete[:end])
 
-        def write(self, _picture: object) -> None:
-            """OpenCV reports nothing."""
+        def write(self, _image: object) -> None:
+            """Do nothing, like OpenCV on a full disk."""
 
     monkeypatch.setattr(VideoSink, "_open", lambda *_: FullDisk())
-    with pytest.raises(SinkError, match="space on the disk"):
+    with pytest.raises(SinkError, match="cut off and cannot be played; check the space on the disk"):
         write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result()])
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_an_unwritable_place_is_an_os_error(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for sink in (VideoSink(tmp_path / "file" / "out.mp4", fps=25), ImageSink(tmp_path / "file")):
         with pytest.raises(OSError, match="file"), sink:
@@ -203,7 +203,7 @@ def test_an_unwritable_place_is_an_os_error(tmp_path: Path) -> None:
         pass
 
 
-def test_pictures_keep_their_names_and_formats(tmp_path: Path) -> None:
+def test_images_keep_their_names_and_formats(tmp_path: Path) -> None:
     with ImageSink(tmp_path / "out") as sink:
         for name in ("x/a.png", "y/b.jpg", "c.webp"):
             sink.write(result(name=name))
@@ -212,20 +212,20 @@ def test_pictures_keep_their_names_and_formats(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["picture", "picture.xyz", "picture.pgm"])
-def test_a_format_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
+def test_the_error_names_a_format_that_cannot_be_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(SinkError, match=r"picture.*cannot write 96x64 pixels in color as .*\.png or \.jpg"):
         write_image(tmp_path / name, result().annotated)
 
 
 @pytest.mark.parametrize("name", ["a.pgm", "a.pbm"])
-def test_pictures_of_gray_formats_are_saved_as_png(tmp_path: Path, name: str) -> None:
+def test_images_of_gray_formats_are_saved_as_png(tmp_path: Path, name: str) -> None:
     with ImageSink(tmp_path) as sink:
         sink.write(result(name=name))
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.png"]
     assert np.array_equal(read_image(tmp_path / f"{name}.png"), result().annotated)
 
 
-def test_json_lines(tmp_path: Path) -> None:
+def test_json_lines_hold_a_line_per_frame(tmp_path: Path) -> None:
     path = tmp_path / "new" / "out.jsonl"
     with JsonlSink(path) as sink:
         sink.write(result(0, name="v.mp4"))
@@ -242,7 +242,7 @@ def test_json_lines(tmp_path: Path) -> None:
     assert len(lines[2]["detections"]) == 3
 
 
-def test_json_lines_of_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+def test_json_lines_keep_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     name = os.fsdecode(b"v\xff.png")
     write_all(JsonlSink(tmp_path / "out.jsonl"), [result(name=name)])
     (line,) = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
@@ -250,8 +250,8 @@ def test_json_lines_of_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("count", [1, 500])  # noticed at the end, and while writing
-def test_a_full_disk_names_the_json_file(count: int) -> None:
+@pytest.mark.parametrize("count", [1, 500])  # the error appears at the end, and while writing
+def test_the_error_of_a_full_disk_names_the_json_file(count: int) -> None:
     sink = JsonlSink(Path("/dev/full"))
     with pytest.raises(OSError, match="'/dev/full'") as caught:
         write_all(sink, [result()] * count)
@@ -259,12 +259,12 @@ def test_a_full_disk_names_the_json_file(count: int) -> None:
     assert sink.written == ()
 
 
-def test_json_lines_outside_the_block(tmp_path: Path) -> None:
+def test_writing_json_lines_outside_the_block_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="with block"):
         JsonlSink(tmp_path / "out.jsonl").write(result())
 
 
-def test_no_display_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_without_a_display_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
@@ -272,7 +272,7 @@ def test_no_display_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-def test_a_headless_opencv_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_with_a_headless_opencv_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def headless(*_arguments: Any) -> None:
         raise cv2.error("The function is not implemented")
 
@@ -285,7 +285,7 @@ def test_a_headless_opencv_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("key", "visible", "goes_on"), [(255, 1.0, True), (27, 1.0, False), (ord("q"), 1.0, False), (255, 0.0, False)]
 )
-def test_a_window_ends_by_key_or_close(
+def test_a_key_or_closing_ends_the_window(
     monkeypatch: pytest.MonkeyPatch, key: int, visible: float, goes_on: bool
 ) -> None:
     shown: list[Any] = []
@@ -293,7 +293,7 @@ def test_a_window_ends_by_key_or_close(
     for name in ("namedWindow", "destroyAllWindows"):
         monkeypatch.setattr(cv2, name, lambda *_: None)
     monkeypatch.setattr(cv2, "destroyWindow", lambda *_: None)
-    monkeypatch.setattr(cv2, "imshow", lambda _title, picture: shown.append(picture))
+    monkeypatch.setattr(cv2, "imshow", lambda _title, image: shown.append(image))
     monkeypatch.setattr(cv2, "waitKey", lambda _delay: key)
     monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: visible)
     window = WindowSink()
@@ -304,7 +304,7 @@ def test_a_window_ends_by_key_or_close(
 
 
 @pytest.mark.parametrize("broken", ["imshow", "waitKey", "getWindowProperty"])
-def test_a_window_closed_by_its_frame_ends_like_a_key(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+def test_an_error_of_a_closed_window_ends_the_window(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     def closed(*_arguments: object) -> None:
         raise cv2.error("NULL guiReceiver (please create a window)")
 
@@ -320,9 +320,9 @@ def test_a_window_closed_by_its_frame_ends_like_a_key(monkeypatch: pytest.Monkey
         assert window.show() is False
 
 
-def test_where_each_source_is_saved(tmp_path: Path) -> None:
-    pictures = ImageSource([write_picture(tmp_path / "a.png")])
-    assert isinstance(sink_for_stream(tmp_path / "out", pictures, name="a", live=False, fps=None), ImageSink)
+def test_each_kind_of_source_gets_its_sink(tmp_path: Path) -> None:
+    images = ImageSource([write_picture(tmp_path / "a.png")])
+    assert isinstance(sink_for_stream(tmp_path / "out", images, name="a", live=False, fps=None), ImageSink)
     video = VideoSource(write_video(tmp_path / "v.avi", count=2))
     direct, inside = (
         sink_for_stream(tmp_path / save, video, name="a", live=False, fps=12.5) for save in ("x.mp4", "out")
@@ -335,7 +335,7 @@ def test_where_each_source_is_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("save", "sources", "says"),
+    ("save", "sources", "message"),
     [
         ("out.mp4", ["a/1.png"], "an MP4 takes one video"),
         ("out.mp4", ["a"], "an MP4 takes one video"),
@@ -344,14 +344,14 @@ def test_where_each_source_is_saved(tmp_path: Path) -> None:
         ("out.jpg", ["a/1.png"], "a name ending in .mp4, or a folder"),
         ("out", ["a/1.png", "b/1.png"], "two sources would write"),
         ("out", ["v.mp4", "b/v.mp4"], "two sources would write"),
-        ("a", ["a"], "would replace the source"),
-        ("a", ["a/1.png"], "would replace the source"),
-        ("v.mp4", ["v.mp4"], "would replace the source"),
-        (".", ["v.mp4"], "would replace the source"),
+        ("a", ["a"], "would overwrite the source"),
+        ("a", ["a/1.png"], "would overwrite the source"),
+        ("v.mp4", ["v.mp4"], "would overwrite the source"),
+        (".", ["v.mp4"], "would overwrite the source"),
     ],
 )
-def test_places_that_cannot_be_meant_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: str, sources: list[str], says: str
+def test_unsuitable_values_of_save_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: str, sources: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in ("a", "b"):
@@ -359,25 +359,30 @@ def test_places_that_cannot_be_meant_are_refused(
         write_picture(Path(folder) / "1.png")
     for name in ("v.mp4", "w.mp4", "b/v.mp4"):
         Path(name).touch()
-    with pytest.raises(SinkError, match=says):
+    with pytest.raises(SinkError, match=message):
         check_outputs(Path("m.onnx"), open_sources(sources), save=Path(save), jsonl=None)
 
 
 @pytest.mark.parametrize(
-    ("save", "jsonl", "sources", "says"),
+    ("save", "jsonl", "sources", "message"),
     [
-        (None, "w.mp4", ["w.mp4"], "--json w.mp4: would replace the source w.mp4"),
-        (None, "a/1.png", ["a"], "would replace the source"),
-        (None, "link.jsonl", ["w.mp4"], "would replace the source w.mp4"),
-        (None, "m.onnx", ["w.mp4"], "would replace the model m.onnx"),
-        ("out.mp4", None, ["out.partial.mp4"], "--save out.mp4: would replace the source out.partial.mp4"),
+        (None, "w.mp4", ["w.mp4"], "--json w.mp4: would overwrite the source w.mp4"),
+        (None, "a/1.png", ["a"], "would overwrite the source"),
+        (None, "link.jsonl", ["w.mp4"], "would overwrite the source w.mp4"),
+        (None, "m.onnx", ["w.mp4"], "would overwrite the model m.onnx"),
+        ("out.mp4", None, ["out.partial.mp4"], "--save out.mp4: would overwrite the source out.partial.mp4"),
         (".", None, ["out.partial.mp4", "b/out.mp4"], "two sources would write out.partial.mp4"),
         ("out.mp4", "a/../out.mp4", ["w.mp4"], "--save would write the same file"),
         ("out.mp4", "out.partial.mp4", ["w.mp4"], "--save would write the same file"),
     ],
 )
-def test_outputs_that_would_destroy_a_file_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: str | None, jsonl: str | None, sources: list[str], says: str
+def test_outputs_that_would_overwrite_an_input_or_another_output_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    save: str | None,
+    jsonl: str | None,
+    sources: list[str],
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):
@@ -386,7 +391,7 @@ def test_outputs_that_would_destroy_a_file_are_refused(
     for name in ("w.mp4", "out.partial.mp4", "b/out.mp4", "m.onnx"):
         Path(name).touch()
     Path("link.jsonl").symlink_to("w.mp4")
-    with pytest.raises(SinkError, match=says):
+    with pytest.raises(SinkError, match=message):
         check_outputs(
             Path("m.onnx"),
             open_sources(sources),
@@ -406,7 +411,9 @@ def test_outputs_that_would_destroy_a_file_are_refused(
         ("o", ["0"]),
     ],
 )
-def test_places_that_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: str, sources: list[str]) -> None:
+def test_suitable_outputs_are_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: str, sources: list[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     for path in ("a/1.png", "b/2.png"):
         Path(path).parent.mkdir()
@@ -417,34 +424,35 @@ def test_places_that_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s
 
 
 def live(index: int, seconds: float, *, size: tuple[int, int] = (64, 96)) -> Result:
-    """A live stream's result, captured so many seconds after the beginning."""
+    """Return a result of a live stream, captured ``seconds`` after the start."""
     frame = Frame(patch_frame(size, (8, 8)), index, None, "camera", 1000.0 + seconds)
     return Result(frame, Detections.empty((), ()), "camera", True)
 
 
-def test_the_video_of_a_live_stream_keeps_its_time(tmp_path: Path) -> None:
+def test_the_video_of_a_live_stream_plays_in_real_time(tmp_path: Path) -> None:
     with VideoSink(tmp_path / "v.mp4", fps=10) as sink:
-        # Twice as fast as the video, then too slow, then nothing for long.
+        # Frames come twice as fast as the video, then too slowly, then after a long gap.
         for index, seconds in enumerate([0, 0.05, 0.1, 0.15, 0.2, 1.0, 1.5, 100.0]):
             sink.write(live(index, seconds))
     count, _, _ = count_frames(tmp_path / "v.mp4")
-    assert count == 16 + round(10 * MAX_STILL_SECONDS) + 1  # up to 1.5 s, the last of them standing, the one after
+    # The frames up to 1.5 s, the last of them repeated, and the one after the gap.
+    assert count == 16 + round(10 * MAX_STILL_SECONDS) + 1
 
 
-def test_a_recording_is_many_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording, "SEGMENT_SECONDS", 2.0)
+def test_a_recording_is_cut_into_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording_sink, "SEGMENT_SECONDS", 2.0)
     clock = iter(range(100))
     start = datetime(2026, 11, 26, 7, 0, 0, tzinfo=timezone.utc)
     moments = property(lambda _frame: start + timedelta(seconds=next(clock)))
     monkeypatch.setattr(Frame, "captured_at", moments)
     with RecordingSink(tmp_path / "r", "yard", fps=10) as sink:
-        for index in range(25):  # two seconds, and half a second
+        for index in range(25):  # 2.5 s: more than a segment of 2 s
             sink.write(live(index, index / 10))
         sink.write(live(25, 2.5, size=(32, 32)))  # another resolution
-        sink.write(live(26, 13.0, size=(32, 32)))  # a gap
-        assert len(list(tmp_path.glob("r/*.partial.mp4"))) == 1  # the others are whole
-    found = {path.name: count_frames(path)[:2] for path in (tmp_path / "r").iterdir()}
-    assert found == {
+        sink.write(live(26, 13.0, size=(32, 32)))  # after a gap
+        assert len(list(tmp_path.glob("r/*.partial.mp4"))) == 1  # the other segments are complete
+    segments = {path.name: count_frames(path)[:2] for path in (tmp_path / "r").iterdir()}
+    assert segments == {
         "yard-20261126T070000Z.mp4": (20, (64, 96)),
         "yard-20261126T070001Z.mp4": (5, (64, 96)),
         "yard-20261126T070002Z.mp4": (1, (32, 32)),
@@ -453,20 +461,20 @@ def test_a_recording_is_many_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert sink.written == (tmp_path / "r",)
 
 
-def test_each_stream_is_saved_by_itself_and_closed_at_its_end(tmp_path: Path) -> None:
+def test_each_stream_gets_a_sink_which_closes_when_the_stream_ends(tmp_path: Path) -> None:
     def open_sink(name: str) -> Sink:
         return VideoSink(tmp_path / f"{name}.mp4", fps=25)
 
-    saving = PerStreamSink(open_sink)
-    with saving:
+    sink = PerStreamSink(open_sink)
+    with sink:
         for index in range(3):
             for stream in ("a", "b"):
-                saving.write(replace(result(index), stream=stream))
-        saving.end("a")
-        assert list(saving.written) == [tmp_path / "a.mp4"]
-        saving.write(replace(result(3), stream="b"))
-    assert list(saving.written) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
-    assert [count_frames(path)[0] for path in saving.written] == [3, 4]
+                sink.write(replace(result(index), stream=stream))
+        sink.end("a")
+        assert list(sink.written) == [tmp_path / "a.mp4"]
+        sink.write(replace(result(3), stream="b"))
+    assert list(sink.written) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    assert [count_frames(path)[0] for path in sink.written] == [3, 4]
     broken = PerStreamSink(open_sink)
     with pytest.raises(ZeroDivisionError):
         write_all(broken, [replace(result(), stream=stream) for stream in ("a", "c")], error=ZeroDivisionError())

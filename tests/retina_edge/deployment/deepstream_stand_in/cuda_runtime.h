@@ -1,4 +1,4 @@
-// What retina_edge_deepstream.cu takes of CUDA, on the CPU: a launch runs every thread of its one kernel in turn.
+// The part of CUDA that retina_edge_deepstream.cu uses, on the CPU. A launch runs the threads of its kernel in turn.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Names and fields of DeepStream 9.1's public nvdsinfer.h and nvdsinfer_custom_impl.h, those that are used.
+// The names and fields of DeepStream 9.1's public nvdsinfer.h and nvdsinfer_custom_impl.h that the library uses.
 #pragma once
 #include <vector>
 

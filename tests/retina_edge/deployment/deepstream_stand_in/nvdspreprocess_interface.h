@@ -1,4 +1,4 @@
-// Names and fields of DeepStream 9.1's public nvdspreprocess_interface.h and what that includes, those that are used.
+// The names and fields of DeepStream 9.1's public nvdspreprocess_interface.h and its includes that the library uses.
 #pragma once
 #include <cstdint>
 #include <string>

@@ -1,4 +1,4 @@
-// Calls the library as Gst-nvdspreprocess and Gst-nvinfer do; numbers come on stdin and go to stdout.
+// Calls the library as Gst-nvdspreprocess and Gst-nvinfer do. It reads numbers from stdin and writes them to stdout.
 #include <iostream>
 #include <memory>
 
@@ -8,7 +8,8 @@ template <typename T>
 static std::vector<T> numbers(size_t count) {
     std::vector<T> values(count);
     for (T &value : values) {
-        double number;  // takes nan and inf, which >> does not
+        // std::stod accepts nan and inf, which >> does not.
+        double number;
         std::string text;
         std::cin >> text;
         number = std::stod(text);
@@ -58,7 +59,7 @@ static int pack() {
     return streams;
 }
 
-static int parse(const std::string &leave_out) {
+static int parse(const std::string &omitted) {
     auto sizes = numbers<int>(5);  // width, height, classes, rows, num_detections
     auto thresholds = numbers<float>(sizes[2]);
     auto boxes = numbers<float>(sizes[3] * 4), scores = numbers<float>(sizes[3]);
@@ -67,7 +68,7 @@ static int parse(const std::string &leave_out) {
     unsigned int rows = sizes[3];
     std::vector<NvDsInferLayerInfo> layers;
     auto add = [&](const char *name, NvDsInferDataType type, NvDsInferDims dims, void *buffer) {
-        if (leave_out != name) layers.push_back({type, dims, int(layers.size()), name, buffer, 0});
+        if (omitted != name) layers.push_back({type, dims, int(layers.size()), name, buffer, 0});
     };
     add("labels", INT32, {1, {rows}, rows}, labels.data());
     add("scores", FLOAT, {1, {rows}, rows}, scores.data());
@@ -89,8 +90,8 @@ static int refuse() {
 }
 
 int main(int count, char **words) {
-    std::string what = count > 1 ? words[1] : "";
-    if (what == "pack") return pack();
-    if (what == "refuse") return refuse();
+    std::string command = count > 1 ? words[1] : "";
+    if (command == "pack") return pack();
+    if (command == "refuse") return refuse();
     return parse(count > 2 ? words[2] : "");
 }
