@@ -1,6 +1,6 @@
 """The console script ``retina-edge VERB ...``.
 
-Each verb is a module with ``main(argv) -> int``, also run as ``python -m retina_edge.VERB``.
+Each verb is a module with ``main(argv) -> int``, which ``python -m retina_edge.VERB`` also runs.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from retina_edge import __version__
 from retina_edge.cli import running
 
 VERBS = {
-    "anchors": "say whether the anchors fit a data set, and which would",
+    "anchors": "check if the anchors fit a data set, and suggest better ones",
     "train": "train a RetinaNet on COCO annotations",
-    "convert": "take over a torchvision RetinaNet checkpoint",
+    "convert": "convert a torchvision RetinaNet checkpoint",
     "export": "write a checkpoint as a deployable ONNX",
-    "build": "build a TensorRT engine, FP32, FP16 or INT8, of a checkpoint or an ONNX",
-    "inspect": "say what an engine or an ONNX is: contract, precision of each layer",
+    "build": "build a TensorRT engine in FP32, FP16 or INT8 from a checkpoint or an ONNX",
+    "inspect": "describe an engine or an ONNX: contract, precision of each layer",
     "detect": "run a model on images, videos or a camera",
-    "serve": "run a model on many cameras, with a page to look at",
-    "bench": "measure latency of each stage, throughput, MLPerf scenarios",
-    "evaluate": "COCO average precision of a model",
-    "deploy": "write a model as Triton or DeepStream takes it",
-    "doctor": "say what is installed, what works, and how to mend the rest",
+    "serve": "run a model on many cameras, with a web page and an API",
+    "bench": "measure the latency of each stage, throughput, MLPerf scenarios",
+    "evaluate": "measure the COCO average precision of a model",
+    "deploy": "write the files that Triton or DeepStream needs for a model",
+    "doctor": "check what is installed and what works, and say how to fix the rest",
     "demo": "detect tree crowns on a flight over a forest",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and gives its exit code; only that verb's module is imported."""
+    """Run a verb and return its exit code. Only the module of that verb is imported."""
     lines = [f"  {verb:<10}{purpose}" for verb, purpose in VERBS.items()]
     parser = argparse.ArgumentParser(
         prog="retina-edge",
         usage="retina-edge [--help] [--version] VERB ...",
         description="RetinaNet from PyTorch to real-time detection.",
-        epilog="\n".join(["verbs:", *lines, "", "retina-edge VERB --help says more."]),
+        epilog="\n".join(["verbs:", *lines, "", "Run retina-edge VERB --help for the options of a verb."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"retina-edge {__version__}")
-    parser.add_argument("verb", choices=list(VERBS), metavar="VERB", help="one of those below")
+    parser.add_argument("verb", choices=list(VERBS), metavar="VERB", help="one of the verbs below")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         parser.print_help()
         return 2
-    # The verb's own arguments are kept from this parser, so that their --help and --version stay theirs.
+    # Parse only up to the verb, so that --help and --version after it go to the verb.
     position = next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
     verb = parser.parse_args(arguments[: position + 1]).verb
     return running.run(lambda: int(importlib.import_module(f"retina_edge.{verb}").main(arguments[position + 1 :])))

@@ -1,4 +1,4 @@
-"""``retina-edge bench``: how fast a model runs here, stage by stage, and under which conditions."""
+"""``retina-edge bench``: measure the latency of each stage and the throughput of a model on this machine."""
 
 from __future__ import annotations
 
@@ -38,48 +38,69 @@ DECODE, WHOLE = "decode of one frame", "whole frame"
 SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")
 GPU_MEMORY = "memory.used"
 MLPERF = (
-    "drive the model by MLPerf's LoadGen instead; with --seconds 600 by MLPerf's own rules, which may take longer. "
-    "Resizing the frames is timed here, which MLPerf leaves out, and its published figures are of a RetinaNet on "
-    "ResNeXt50 with 264 classes"
+    "measure with MLPerf's LoadGen instead. With --seconds 600 or more, MLPerf's own rules apply, which may take "
+    "longer. Unlike in MLPerf, the time includes resizing the frames. MLPerf's published figures are for a RetinaNet "
+    "on ResNeXt50 with 264 classes"
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the verb and gives its exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the verb."""
     parser = argparse.ArgumentParser(
-        prog="retina-edge bench", description="Latency of each stage, throughput, and what they depend on."
+        prog="retina-edge bench", description="Measure latency of each stage and throughput, and record the conditions."
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="model.engine, model.onnx or model.pt")
     parser.add_argument(
         "--source",
         nargs="+",
         metavar="VIDEO|IMAGES",
-        help="what to detect in; its first frames are decoded beforehand (default: 1080p frames of a forest)",
+        help="frames to detect in, decoded before the measurement (default: 1080p frames of a forest)",
     )
     parser.add_argument(
         "--seconds",
         type=argument_types.positive_float,
         default=10.0,
-        help="of measuring, after warming up (default: 10)",
+        help="duration of the measurement, after the warm-up (default: 10)",
     )
     parser.add_argument(
-        "--batch", type=argument_types.positive_int, metavar="N", help="frames an inference (default: the model's)"
+        "--batch", type=argument_types.positive_int, metavar="N", help="frames in a batch (default: the model's)"
     )
     parser.add_argument(
-        "--streams", type=argument_types.positive_int, default=1, metavar="N", help="threads that submit (default: 1)"
+        "--streams",
+        type=argument_types.positive_int,
+        default=1,
+        metavar="N",
+        help="number of threads that submit frames (default: 1)",
     )
-    parser.add_argument("--json", type=Path, metavar="OUT.json", help="everything, with machine and versions")
     parser.add_argument(
-        "--no-cuda-graph", action="store_false", dest="cuda_graph", help="launch an engine's work kernel by kernel"
+        "--json", type=Path, metavar="OUT.json", help="file to write the report to, with machine and versions"
+    )
+    parser.add_argument(
+        "--no-cuda-graph", action="store_false", dest="cuda_graph", help="launch the kernels of an engine one by one"
     )
     parser.add_argument("--mlperf", choices=SCENARIOS, help=MLPERF)
     parser.add_argument(
-        "--mlperf-qps", type=argument_types.positive_float, metavar="N", help="queries a second of Server"
+        "--mlperf-qps",
+        type=argument_types.positive_float,
+        metavar="N",
+        help="queries per second of Server (default: a share of the measured throughput)",
     )
-    parser.add_argument("--mlperf-logs", type=Path, default=Path("mlperf"), metavar="DIR", help="LoadGen's own files")
+    parser.add_argument(
+        "--mlperf-logs",
+        type=Path,
+        default=Path("mlperf"),
+        metavar="DIR",
+        help="folder for LoadGen's files (default: %(default)s)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb and return its exit code."""
+    parser = build_parser()
     args = parser.parse_args(argv)
     if args.mlperf and args.streams > 1:
-        parser.error(f"--streams {args.streams}: expected none with --mlperf, where LoadGen says when frames come")
+        parser.error(f"--streams {args.streams}: not allowed with --mlperf, because LoadGen decides when frames arrive")
     return running.run(lambda: _bench(args))
 
 
@@ -89,7 +110,7 @@ def _bench(args: argparse.Namespace) -> int:
     before = conditions()
     frames, decoding = read_frames(sources) if sources else (sample_frames(), [])
     start = perf_counter()
-    # Each stream has so many submissions on their way, and each takes a slot of an engine.
+    # Each submission in flight takes a slot of an engine.
     with Detector.load(args.model, in_flight=IN_FLIGHT * args.streams, cuda_graph=args.cuda_graph) as detector:
         load_seconds = perf_counter() - start
         batch = detector.choose_batch(args.batch)
@@ -111,7 +132,7 @@ def _bench(args: argparse.Namespace) -> int:
             else:
                 report |= _measure(progress, detector, frames, decoding, batch, args)
         contract = json.loads(detector.contract.to_json())
-        # Of engines, before they are closed: what they hold on the GPU is seen from outside only.
+        # Sample before the engine is closed, because its GPU memory is measured from outside.
         after = conditions()
     report["peak_memory_mb"] = round(peak_memory(), 1)
     report["frames_mb"] = round(sum(frame.nbytes for frame in frames) / 1e6, 1)
@@ -134,11 +155,12 @@ def _measure(
     batch: int,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    rounds = FrameCycle(frames, batch)
+    """Measure stages, latency and throughput, and return their part of the report."""
+    batches = FrameCycle(frames, batch)
     task = progress.add_task("warming up", total=None)
-    warm_up(detector, rounds, in_flight=IN_FLIGHT * args.streams)
+    warm_up(detector, batches, in_flight=IN_FLIGHT * args.streams)
     progress.update(task, description="stages and latency")
-    stages, whole = measure_in_turn(detector, rounds, args.seconds * 3 / 4)
+    stages, whole = measure_in_turn(detector, batches, args.seconds * 3 / 4)
     progress.update(task, description="throughput")
     seconds = args.seconds / 4
     with conditions_after(seconds / 2) as during:
@@ -166,11 +188,12 @@ def _mlperf(
     batch: int,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
+    """Run LoadGen, and return its part of the report."""
     from retina_edge.measurement.loadgen import run_loadgen
 
     progress.add_task(f"LoadGen, {args.mlperf}", total=None)
     with conditions_after(args.seconds / 2) as during:
-        found = run_loadgen(
+        summary = run_loadgen(
             detector,
             frames,
             scenario=args.mlperf,
@@ -179,18 +202,18 @@ def _mlperf(
             logs=args.mlperf_logs,
             queries_per_second=args.mlperf_qps,
         )
-    return {"mlperf": found, "during": during}
+    return {"mlperf": summary, "during": during}
 
 
 def _notes(model: Path, stages: Mapping[str, object]) -> dict[str, str]:
-    """What a stage holds that its name does not say."""
+    """Return what a stage includes beside its name."""
     if POSTPROCESS not in stages:
-        return {NETWORK: "decode and NMS inside"}
+        return {NETWORK: "with decode and NMS"}
     if model.suffix == ".pt":
         from retina_edge.model.torch_executor import select_device
 
         if select_device("auto").type == "cuda":
-            return {NETWORK: "copies to the GPU and back inside, by the host's clock"}
+            return {NETWORK: "with copies to the GPU and back, measured on the host"}
     return {}
 
 

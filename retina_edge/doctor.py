@@ -1,4 +1,4 @@
-"""``retina-edge doctor``: what is installed, which runtimes and devices work, and how to fix the rest."""
+"""``retina-edge doctor``: check packages, runtimes and devices, and say how to fix the rest."""
 
 from __future__ import annotations
 
@@ -22,16 +22,23 @@ from retina_edge.environment.platforms import Platform, recognize
 STYLES = {OK: "green", MISSING: "yellow", BROKEN: "red"}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0 when detection can run, 1 when it cannot."""
-    parser = argparse.ArgumentParser(prog="retina-edge doctor", description=__doc__)
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the verb."""
+    parser = argparse.ArgumentParser(
+        prog="retina-edge doctor", description="Check packages, runtimes and devices, and say how to fix the rest."
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb and return its exit code: 0 if detection works, else 1."""
+    args = build_parser().parse_args(argv)
     return running.run(lambda: _doctor(as_json=args.json))
 
 
 def _doctor(*, as_json: bool) -> int:
-    # Some packages print when they do not load; stdout is the report's.
+    # Some packages print messages when their import fails. Keep these out of the report on stdout.
     with contextlib.redirect_stdout(sys.stderr):
         groups = {
             "installed": check_packages(),
@@ -61,7 +68,7 @@ def _print(console: Console, groups: dict[str, list[Check]], platform: Platform,
     for check in (check for checks in groups.values() for check in checks if check.fix):
         console.print(Text(f"{check.name} ({check.purpose}): {check.fix}"), soft_wrap=True)
     lines = [f"platform: {platform.name}", *(f"    {command}" for command in platform.commands)]
-    lines.append(f"    decode and NMS run {platform.postprocess}; run there by this project: {platform.proven}")
+    lines.append(f"    decode and NMS run {platform.postprocess}; tested by this project: {platform.proven}")
     console.print(Text("\n".join(lines)), soft_wrap=True)
     console.print("[green]detection works" if works else "[red]detection does not work")
 

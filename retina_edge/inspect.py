@@ -1,4 +1,4 @@
-"""``retina-edge inspect``: what an engine or a deployable ONNX is, without running it."""
+"""``retina-edge inspect``: describe an engine or a deployable ONNX without running it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from engines.tensorrt.model_description import Inspection, inspect_model
 from retina_edge.cli import running
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the verb and gives its exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the verb."""
     parser = argparse.ArgumentParser(
-        prog="retina-edge inspect", description="Contract, precision of each layer, sizes, inputs and outputs."
+        prog="retina-edge inspect",
+        description="Describe a model file: contract, precision of each layer, sizes, inputs and outputs.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL.engine|MODEL.onnx")
+    parser.add_argument("model", type=Path, metavar="MODEL.engine|MODEL.onnx", help="model file to describe")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb and return its exit code."""
+    arguments = build_parser().parse_args(argv)
     return running.run(lambda: _inspect(arguments.model, as_json=arguments.json))
 
 
@@ -45,10 +51,10 @@ def _print(console: Console, inspection: Inspection) -> None:
         "architecture": contract.architecture,
         "input": f"{contract.input_size[0]}x{contract.input_size[1]} pixels, letterbox {contract.letterbox}",
         "classes": f"{contract.num_classes}: {names}",
-        "anchors": f"{contract.num_anchors} at a position, levels of "
+        "anchors": f"{contract.num_anchors} per position, levels of "
         + ", ".join(f"{height}x{width}" for height, width in (level.feature_size for level in contract.levels)),
         "thresholds": f"score {contract.score_threshold}, IoU {contract.iou_threshold}, "
-        f"{contract.top_k} candidates a level, {contract.max_detections} detections",
+        f"{contract.top_k} candidates per level, {contract.max_detections} detections",
         "made by": ", ".join(f"{name} {version}" for name, version in sorted(contract.produced_by.items())),
         **inspection.facts,
     }
@@ -74,10 +80,12 @@ def _tensor(tensor: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
+    """Return text like ``3 fp16, 61 int8``."""
     return ", ".join(f"{count} {precision}" for precision, count in sorted(counts.items()))
 
 
 def _short(value: Any) -> str:
+    """Return a short text for a value of a record; of a list of objects, only the number."""
     if isinstance(value, float):
         return f"{value:.4f}"
     if isinstance(value, dict):

@@ -42,7 +42,13 @@ def accuracy_options(args: argparse.Namespace) -> AccuracyOptions | None:
     """Return the options; None without ``--accuracy-budget``.
 
     Raises:
-        ContractError: if one option is given without another one that it needs.
+        ContractError: if an option is given without another one that it needs.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_accuracy_options(parser)
+        >>> accuracy_options(parser.parse_args(["--accuracy-budget", "0.5", "--val", "val.json"])).points
+        0.5
     """
     if args.accuracy_budget is None:
         for option, given in (
@@ -62,7 +68,7 @@ def print_accuracy(console: Console, accuracy: Mapping[str, Any], precision: str
     """Print the trials, and what the final one costs.
 
     Args:
-        console: where to print.
+        console: console to print to.
         accuracy: an ``Accuracy`` as a passport stores it.
         precision: precision of the model that was made.
     """

@@ -9,7 +9,12 @@ from engines.core.errors import ContractError
 
 
 def size(text: str) -> tuple[int, int]:
-    """Convert ``HxW`` to (height, width) in pixels."""
+    """Convert ``HxW`` to (height, width) in pixels.
+
+    Example:
+        >>> size("416x736")
+        (416, 736)
+    """
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isdecimal() for side in sides):
         raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH in pixels, for instance 416x736, got {text!r}")
@@ -17,7 +22,12 @@ def size(text: str) -> tuple[int, int]:
 
 
 def input_size(text: str) -> tuple[int, int]:
-    """Convert ``HxW`` to (height, width) in pixels, both multiples of 32."""
+    """Convert ``HxW`` to (height, width) in pixels, both multiples of 32.
+
+    Example:
+        >>> input_size("416x736")
+        (416, 736)
+    """
     value = size(text)
     from engines.core.contract import check_input_size  # imports NumPy, which may be broken when the doctor runs
 
@@ -29,21 +39,38 @@ def input_size(text: str) -> tuple[int, int]:
 
 
 def non_negative_int(text: str) -> int:
-    """Convert text to an integer of 0 or more."""
+    """Convert text to an integer of 0 or more.
+
+    Example:
+        >>> non_negative_int("0")
+        0
+    """
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, got {text!r}")
     return int(text)
 
 
 def positive_int(text: str) -> int:
-    """Convert text to an integer of at least 1."""
+    """Convert text to an integer of at least 1.
+
+    Example:
+        >>> positive_int("0")
+        Traceback (most recent call last):
+            ...
+        argparse.ArgumentTypeError: expected a whole number of at least 1, got '0'
+    """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
 
 
 def positive_float(text: str) -> float:
-    """Convert text to a finite number above 0."""
+    """Convert text to a finite number above 0.
+
+    Example:
+        >>> positive_float("2.5")
+        2.5
+    """
     value = to_float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
@@ -51,7 +78,12 @@ def positive_float(text: str) -> float:
 
 
 def score(text: str) -> float:
-    """Convert text to a score: 0 or more and less than 1."""
+    """Convert text to a score: 0 or more and less than 1.
+
+    Example:
+        >>> score("0.4")
+        0.4
+    """
     value = to_float(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"expected a score from 0 to below 1, got {text!r}")
@@ -59,7 +91,12 @@ def score(text: str) -> float:
 
 
 def to_float(text: str) -> float:
-    """Convert text to a number; NaN, which no range contains, if the text is not a number."""
+    """Convert text to a number; NaN, which no range contains, if the text is not a number.
+
+    Example:
+        >>> to_float("many")
+        nan
+    """
     try:
         return float(text)
     except ValueError:

@@ -45,7 +45,14 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
 
 
 def calibration_options(args: argparse.Namespace) -> CalibrationOptions | None:
-    """Return the options; None without ``--calibration``."""
+    """Return the options; None without ``--calibration``.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_calibration_options(parser)
+        >>> calibration_options(parser.parse_args(["--calibration", "images", "--calibration-images", "64"])).count
+        64
+    """
     if args.calibration is None:
         return None
     return CalibrationOptions(args.calibration, args.calibration_images, args.calibrator, args.calibration_cache)

@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of a run: a bar while it lasts, a table at its end."""
+"""The terminal output of a run: progress bars during the run, and a table at its end."""
 
 from __future__ import annotations
 
@@ -24,21 +24,29 @@ from retina_edge.pipeline.stream import State, Stream
 from retina_edge.sinks.outputs import OutputStatus
 from retina_edge.system.printable import printable
 
+# Stages of a run, in the order of the table.
 STAGES = ("read", "preprocess", "infer", "draw+write")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did.
+    """The figures of a run.
 
     Attributes:
-        frames: with a result.
-        detections: in them, above the score asked for.
-        dropped: frames of live streams without a result: replaced by newer ones, too old, or the detector raised.
-        seconds: from the first read to the last result.
-        stage_ms: milliseconds a frame of each of ``STAGES``. They overlap, so their sum is not the time a frame.
-        errors: streams and pictures that could not be read, one line each.
-        warnings: what is odd in a source, or was left out of an output, one line each.
+        frames: number of frames with a result.
+        detections: number of detections in these frames, above the requested score.
+        dropped: number of frames of live streams without a result: replaced by newer frames, too old, or failed in the
+            detector.
+        seconds: time from the first read to the last result.
+        stage_ms: milliseconds per frame of each of ``STAGES``. The stages overlap, so their sum is not the time per
+            frame.
+        errors: streams and images that could not be read, one line each.
+        warnings: oddities of sources, and results that an output dropped, one line each.
+
+    Example:
+        >>> summary = Summary(frames=90, detections=12, dropped=0, seconds=3.0, stage_ms={"infer": 20.0})
+        >>> summary.fps
+        30.0
     """
 
     frames: int
@@ -51,8 +59,13 @@ class Summary:
 
     @classmethod
     def of(cls, pipeline: Pipeline, *, writing: float, outputs: Sequence[OutputStatus] = ()) -> Summary:
-        """Of a pipeline that has run; ``writing`` are the seconds that its sinks took, ``outputs`` what became of
-        them."""
+        """Summarize a pipeline that has ended.
+
+        Args:
+            pipeline: the pipeline.
+            writing: seconds that its sinks took.
+            outputs: status of its outputs.
+        """
         streams = pipeline.streams
         frames = sum(stream.detected for stream in streams)
         reading = sum(stream.read_seconds for stream in streams)
@@ -67,7 +80,7 @@ class Summary:
             warnings=(
                 *(warning for stream in streams for warning in stream.warnings),
                 *(
-                    f"{output.name}: too slow, {output.dropped} results of live streams were left out"
+                    f"{output.name}: too slow, {output.dropped} results of live streams were dropped"
                     for output in outputs
                     if output.kind == "file" and output.dropped
                 ),
@@ -76,19 +89,25 @@ class Summary:
 
     @property
     def fps(self) -> float:
-        """Frames a second over the whole run."""
+        """Frames per second over the whole run."""
         return self.frames / self.seconds if self.seconds > 0 else 0.0
 
 
 class _FpsColumn(ProgressColumn):
-    """Frames a second so far."""
+    """A column with the frames per second so far."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed or 0:.1f} fps", style="progress.data.speed")
 
 
 class RunProgress:
-    """A bar for each stream that is under way: its frames, their rate, the time left, and what keeps it."""
+    """A progress bar for each running stream: its state, its frames, their rate, and the remaining time.
+
+    Args:
+        console: console to draw on.
+        streams: streams of the run.
+        max_frames: number of frames after which a stream ends; None for no limit.
+    """
 
     def __init__(self, console: Console, streams: Sequence[Stream], *, max_frames: int | None = None) -> None:
         self._progress = Progress(
@@ -106,7 +125,7 @@ class RunProgress:
         ]
 
     def update(self) -> None:
-        """Shows how far all are; call it now and then."""
+        """Show the current state of all streams. Call this regularly."""
         for stream, task in self._tasks:
             limits = [limit for limit in (stream.info.frames, self._max_frames) if limit]
             state = "" if stream.state is State.ONLINE else f" ({stream.state.value})"
@@ -129,24 +148,24 @@ class RunProgress:
 
 
 def print_summary(console: Console, summary: Summary, outputs: list[str]) -> None:
-    """The table of a run and the files written; on stderr, line by line, what was odd or could not be read.
+    """Print the table of a run and the written files. Warnings and errors go to stderr, one line each.
 
     Args:
-        console: where the table goes.
-        summary: of the whole run.
-        outputs: files and folders written.
+        console: console for the table.
+        summary: summary of the whole run.
+        outputs: files and folders that were written.
     """
     table = Table(show_header=False)
     table.add_row("frames", str(summary.frames))
     if summary.dropped:
-        table.add_row("left out of live streams", str(summary.dropped))
+        table.add_row("dropped from live streams", str(summary.dropped))
     table.add_row("detections", str(summary.detections))
-    table.add_row("frames a second", f"{summary.fps:.1f} ({summary.seconds:.1f} s in all)")
+    table.add_row("frames per second", f"{summary.fps:.1f} ({summary.seconds:.1f} s in total)")
     stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in summary.stage_ms.items())
-    table.add_row("ms a frame, overlapping", stages)
+    table.add_row("ms per frame, overlapping", stages)
     if summary.frames:
         console.print(table)
-    # Outside the table, whole lines: names that a table breaks cannot be searched or copied.
+    # Print names as whole lines, because names that a table wraps cannot be searched or copied.
     for output in outputs:
         console.print(Text(f"written: {printable(output)}"), soft_wrap=True)
     problems = Console(stderr=True)

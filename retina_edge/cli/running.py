@@ -1,4 +1,4 @@
-"""How a verb runs: its errors become one line on stderr and an exit code."""
+"""The runner of the verbs, which turns errors into one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from engines.core.errors import RetinaEdgeError
+from retina_edge.system.stop_request import INTERRUPTED
 
 # The extra that installs each optional package.
 EXTRAS = {
@@ -21,7 +22,6 @@ EXTRAS = {
 }
 # Packages of the base install, by module. One may be installed and still fail to load, for lack of a system library.
 BASE_PACKAGES = {"numpy": "numpy", "cv2": "opencv-python", "onnxruntime": "onnxruntime"}
-INTERRUPTED = 130  # what a shell reports for a process ended by SIGINT: 128 + 2
 
 
 def run(body: Callable[[], int]) -> int:
@@ -29,6 +29,10 @@ def run(body: Callable[[], int]) -> int:
 
     Errors that a user can fix (``RetinaEdgeError``, ``OSError``, a missing or broken package) become one line on stderr
     and exit code 1. Ctrl-C becomes 130. Any other exception is a bug and keeps its traceback.
+
+    Example:
+        >>> run(lambda: 0)
+        0
     """
     try:
         return body()

@@ -26,7 +26,13 @@ class StreamParser(argparse.ArgumentParser):
 
     Args:
         verb: name of the verb.
-        description: what it does.
+        description: description of the verb for ``--help``.
+
+    Example:
+        >>> parser = StreamParser("detect", "Detect objects.")
+        >>> args = parser.parse_args(["model.onnx", "north=rtsp://camera/1", "--track"])
+        >>> args.sources, args.track
+        (['north=rtsp://camera/1'], True)
     """
 
     def __init__(self, verb: str, description: str) -> None:
@@ -118,13 +124,21 @@ class StreamParser(argparse.ArgumentParser):
         return [word] if word and not word.startswith("#") else []
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the arguments; ``tiles`` becomes ``TileOptions`` or None."""
         parsed = super().parse_args(args, namespace)
         parsed.tiles = tile_options(self, parsed)
         return parsed
 
 
 def run_options(args: argparse.Namespace) -> RunOptions:
-    """Return the options of a parsed command line."""
+    """Return the options of a parsed command line.
+
+    Example:
+        >>> args = StreamParser("detect", "Detect objects.").parse_args(["model.onnx", "video.mp4", "--score", "0.5"])
+        >>> options = run_options(args)
+        >>> options.sources, options.score
+        (['video.mp4'], 0.5)
+    """
     return RunOptions(
         model=args.model,
         sources=args.sources,

@@ -27,10 +27,17 @@ def add_tile_options(parser: argparse._ActionsContainer) -> None:
 
 
 def tile_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> TileOptions | None:
-    """Return the options; None without ``--tile``. End with the parser's error for ``--overlap`` alone."""
+    """Return the options; None without ``--tile``. End with the parser's error if ``--overlap`` is given alone.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_tile_options(parser)
+        >>> tile_options(parser, parser.parse_args(["--tile", "416x736"]))
+        TileOptions(size=(416, 736), overlap=64)
+    """
     if args.tile is None:
         if args.overlap is not None:
-            parser.error("--overlap: expected --tile with it")
+            parser.error("--overlap needs --tile HxW; give both or leave it out")
         return None
     overlap = DEFAULT_OVERLAP if args.overlap is None else args.overlap
     return TileOptions(None if args.tile == INPUT else args.tile, overlap)

@@ -1,1 +1,1 @@
-"""The machine and its packages: checks, platforms, measuring conditions."""
+"""The machine and its packages: checks, platforms, and the conditions of a measurement."""

@@ -1,4 +1,4 @@
-"""What is installed and what works here, and how to get the rest; ``retina-edge doctor`` shows it."""
+"""Checks of the packages and devices of this machine, with fixes, for ``retina-edge doctor``."""
 
 from __future__ import annotations
 
@@ -21,20 +21,27 @@ from retina_edge.environment.platforms import CUDA_PATHS
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader")
+# Number of runs that the time of a frame is averaged over.
 RUNS = 3
-_LINES_OF_OPENCV = ("GUI", "FFMPEG", "GStreamer")
+# Entries of OpenCV's build information to report.
+_OPENCV_FEATURES = ("GUI", "FFMPEG", "GStreamer")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at.
+    """The result of checking one package or device.
 
     Attributes:
-        name: what it is.
+        name: name of the package or device.
         state: ``ok``, ``missing`` or ``broken``.
-        found: version, model or reason.
-        purpose: what it is for.
-        fix: the command that installs it, or what else to do; empty when ok.
+        found: the version or the model, or the reason for another state.
+        purpose: what retina_edge uses the package or device for.
+        fix: the command that installs the package, or other advice; empty if the state is ``ok``.
+
+    Example:
+        >>> check = Check("pycuda", MISSING, "", "runs engines", fix="pip install pycuda")
+        >>> check.state == OK
+        False
     """
 
     name: str
@@ -46,16 +53,16 @@ class Check:
 
 @dataclass(frozen=True)
 class Package:
-    """An importable package and what it is for.
+    """A package to check.
 
     Attributes:
-        name: as pip knows it.
-        module: what to import.
-        purpose: what it is for.
-        fix: the command that installs it.
-        attribute: proof that it is the real thing; type stubs and left-over folders import as well.
-        details: more to say of the imported module.
-        broken_fix: what to do where it is there and does not load; empty for ``fix``.
+        name: name for pip.
+        module: name of the module to import.
+        purpose: what retina_edge uses the package for.
+        fix: the command that installs the package.
+        attribute: an attribute that only the real module has; type stubs and leftover folders can be imported, too.
+        details: function that describes the imported module further.
+        broken_fix: advice if the package is installed but cannot be imported; empty for ``fix``.
     """
 
     name: str
@@ -68,14 +75,14 @@ class Package:
 
 
 def check_packages() -> list[Check]:
-    """One check for each package that some part of retina_edge uses."""
+    """Check Python, retina_edge, and each package that some part of retina_edge uses."""
     python = Check("python", OK, platform.python_version(), "everything")
     own = Check("retina-edge", OK, __version__, "everything")
     return [python, own, *(_check_package(package) for package in _packages()), check_gstreamer()]
 
 
 def check_gstreamer() -> Check:
-    """Whether a pipeline can be run: by OpenCV itself, or by gst-launch-1.0, and which of them it would be."""
+    """Check if GStreamer pipelines can run, through OpenCV or through gst-launch-1.0, and report which is used."""
     name, purpose = "GStreamer", "pipelines (gst:...), a Jetson's cameras (csi://0)"
     fix = (
         "sudo apt-get install gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good "
@@ -86,21 +93,21 @@ def check_gstreamer() -> Check:
 
         if re.search(r"^\s*GStreamer:\s*YES", cv2.getBuildInformation(), re.MULTILINE):
             return Check(name, OK, "through OpenCV", purpose)
-    except Exception:  # missing, or broken, which its own check says
+    except Exception:  # missing or broken, as the check of OpenCV reports
         pass
     version = tool_output("gst-launch-1.0", "--version").partition("\n")[0]
     if not version:
-        return Check(name, MISSING, "neither OpenCV nor gst-launch-1.0 has it", purpose, fix)
+        return Check(name, MISSING, "neither OpenCV nor gst-launch-1.0 supports it", purpose, fix)
     if "Factory Details" not in tool_output("gst-inspect-1.0", "gdppay"):
-        return Check(name, BROKEN, f"{version}, without gdppay, which hands the frames over", purpose, fix)
+        return Check(name, BROKEN, f"{version}, without the element gdppay that transfers the frames", purpose, fix)
     return Check(name, OK, f"through {version}", purpose)
 
 
 def check_devices() -> list[Check]:
-    """The processor, NVIDIA GPUs, and the Jetson module if it is one."""
+    """Check the processor, the NVIDIA GPUs, and the Jetson module if there is one."""
     jetson = _jetson()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    checks = [Check("CPU", OK, f"{cpu_model()}, {cores} of {os.cpu_count()} cores usable", "detection anywhere")]
+    checks = [Check("CPU", OK, f"{cpu_model()}, {cores} of {os.cpu_count()} cores usable", "detection on the CPU")]
     gpus = _nvidia_smi() or _torch_gpus()
     checks += [Check("NVIDIA GPU", OK, gpu, "TensorRT engines, training") for gpu in gpus]
     if jetson:
@@ -110,40 +117,41 @@ def check_devices() -> list[Check]:
             Check(
                 "NVIDIA GPU",
                 MISSING,
-                "none seen by nvidia-smi or torch",
+                "neither nvidia-smi nor torch reports a GPU",
                 "TensorRT engines, training",
-                "detection runs on the CPU; for a GPU that is there, install NVIDIA's driver",
+                "detection runs on the CPU; if the machine has a GPU, install NVIDIA's driver",
             )
         )
     return checks
 
 
 def check_detection() -> Check:
-    """Runs the shipped model on a piece of the shipped picture."""
+    """Run the shipped model on a part of the shipped image, and report the time of a frame."""
     purpose = "detection with ONNX Runtime"
     try:
-        # Here, so that the rest of the doctor works where OpenCV or NumPy does not.
+        # Imported here, so that the other checks work without OpenCV or NumPy.
         from retina_edge import assets
         from retina_edge.detector import Detector
         from retina_edge.imaging.image_file import read_image
         from retina_edge.sources.flight import WINDOW
 
-        ground = read_image(assets.FOREST)
-        frame = ground[: WINDOW[0], : WINDOW[1]]
+        image = read_image(assets.FOREST)
+        frame = image[: WINDOW[0], : WINDOW[1]]
         with Detector.load(assets.MODEL) as detector:
-            found = detector(frame).above(assets.SCORE)
+            detections = detector(frame).above(assets.SCORE)
             start = perf_counter()
             for _ in range(RUNS):
                 detector(frame)
             milliseconds = 1000 * (perf_counter() - start) / RUNS
     except ImportError as error:
-        return Check("shipped model", BROKEN, _one_line(error), purpose, "first fix the packages it needs")
-    except Exception as error:  # whatever keeps it from running is the finding
-        return Check("shipped model", BROKEN, _one_line(error), purpose, "install retina_edge again from its source")
-    return Check("shipped model", OK, f"{len(found)} detections in {milliseconds:.0f} ms", purpose)
+        return Check("shipped model", BROKEN, _one_line(error), purpose, "fix the packages that it needs first")
+    except Exception as error:  # any failure is the result of this check
+        return Check("shipped model", BROKEN, _one_line(error), purpose, "reinstall retina-edge")
+    return Check("shipped model", OK, f"{len(detections)} detections in {milliseconds:.0f} ms", purpose)
 
 
 def _packages() -> list[Package]:
+    """Return the packages to check, in the order of the report."""
     base = "pip install retina-edge"
     train = "pip install 'retina-edge[train]'"
     export = "pip install 'retina-edge[export]'"
@@ -155,7 +163,7 @@ def _packages() -> list[Package]:
         Package(
             "opencv-python",
             "cv2",
-            "pictures, videos, cameras, windows",
+            "images, videos, cameras, windows",
             base,
             "imread",
             _opencv_details,
@@ -172,9 +180,9 @@ def _packages() -> list[Package]:
                 name.removesuffix("ExecutionProvider") for name in module.get_available_providers()
             ),
         ),
-        Package("torch", "torch", "train, export, runs model.pt", train, "nn", _torch_details),
-        Package("torchvision", "torchvision", "train, export, runs model.pt", train, "models"),
-        Package("faster-coco-eval", "faster_coco_eval", "evaluate, AP while training", train, "COCO"),
+        Package("torch", "torch", "training, export, runs model.pt", train, "nn", _torch_details),
+        Package("torchvision", "torchvision", "training, export, runs model.pt", train, "models"),
+        Package("faster-coco-eval", "faster_coco_eval", "evaluate, AP during training", train, "COCO"),
         Package("onnx", "onnx", "export", export, "ModelProto"),
         Package("onnxscript", "onnxscript", "export", export, "script"),
         Package("tensorboard", "tensorboard", "training curves", "pip install tensorboard", "__version__"),
@@ -207,15 +215,16 @@ def _check_package(package: Package) -> Check:
             details = package.details(module) if genuine else ""
     except ModuleNotFoundError:
         return Check(package.name, MISSING, "", package.purpose, package.fix)
-    except Exception as error:  # a broken installation may raise anything, such as OSError for a library
+    except Exception as error:  # a broken package may raise anything, such as OSError for a missing library
         return Check(package.name, BROKEN, _one_line(error), package.purpose, package.broken_fix or package.fix)
     if not genuine:
-        return Check(package.name, MISSING, "type stubs or left-over files only", package.purpose, package.fix)
-    found = _version(package, module)
-    return Check(package.name, OK, f"{found} ({details})" if details else found, package.purpose)
+        return Check(package.name, MISSING, "only type stubs or leftover files", package.purpose, package.fix)
+    version = _version(package, module)
+    return Check(package.name, OK, f"{version} ({details})" if details else version, package.purpose)
 
 
 def _version(package: Package, module: ModuleType) -> str:
+    """Return the version of a package, from its module or from its metadata."""
     version = getattr(module, "__version__", None)
     if isinstance(version, str):
         return version
@@ -226,46 +235,49 @@ def _version(package: Package, module: ModuleType) -> str:
 
 
 def _opencv_details(module: ModuleType) -> str:
-    """Of its build: which windows, and which decoders."""
+    """Describe the build of OpenCV: GUI toolkit, FFMPEG and GStreamer."""
     information = module.getBuildInformation()
-    found = []
-    for name in _LINES_OF_OPENCV:
+    features = []
+    for name in _OPENCV_FEATURES:
         match = re.search(rf"^\s*{name}:\s*(\S+)", information, re.MULTILINE)
-        found.append(f"{name} {match.group(1) if match else 'NO'}")
-    return ", ".join(found)
+        features.append(f"{name} {match.group(1) if match else 'NO'}")
+    return ", ".join(features)
 
 
 def _torch_details(module: ModuleType) -> str:
+    """Describe the build of torch, and the number of devices."""
     built = f"CUDA {module.version.cuda}" if module.version.cuda else "CPU build"
-    return f"{built}, {module.cuda.device_count()} CUDA devices seen"
+    return f"{built}, {module.cuda.device_count()} CUDA devices"
 
 
 def _nvidia_smi() -> list[str]:
-    """A line a GPU; none where the tool is missing or sees none."""
+    """Return a description of each GPU; empty if nvidia-smi is missing or reports no GPU."""
     return [line.strip() for line in tool_output(*NVIDIA_SMI).splitlines() if line.strip()]
 
 
 def _torch_gpus() -> list[str]:
+    """Return the name of each GPU that torch reports."""
     try:
         import torch
 
         return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    except Exception:  # missing, or broken, which its own check says
+    except Exception:  # missing or broken, as the check of torch reports
         return []
 
 
 def _jetson() -> str:
-    """The module and its L4T release; empty elsewhere."""
-    found = []
+    """Return the Jetson module and its L4T release; an empty string on other machines."""
+    parts = []
     for path in (Path("/proc/device-tree/model"), Path("/etc/nv_tegra_release")):
         try:
             text = path.read_text(errors="replace").strip("\0\n ")
         except OSError:
             continue
         if "nv_tegra" in path.name or "NVIDIA" in text:
-            found.append(text.splitlines()[0])
-    return ", ".join(found)
+            parts.append(text.splitlines()[0])
+    return ", ".join(parts)
 
 
 def _one_line(error: Exception) -> str:
+    """Describe an error in one line of at most 300 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

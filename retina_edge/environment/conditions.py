@@ -1,4 +1,4 @@
-"""What a figure depends on beside the code: processor, GPU, clocks, power mode, temperature, versions."""
+"""The conditions that a measurement depends on: processor, GPU, clocks, power mode, temperature, versions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 from engines.core.machine import this_machine
 from engines.core.processor import cpu_extensions, cpu_model
 
+# Packages whose versions affect measurements.
 PACKAGES = (
     "numpy",
     "opencv-python",
@@ -33,7 +34,7 @@ PACKAGES = (
     "libreyolo",
     "retina-edge",
 )
-# Of nvidia-smi; the names in the report are these.
+# Fields to query from nvidia-smi, which are also the names in the report.
 GPU_QUERY = (
     "clocks.sm",
     "clocks.max.sm",
@@ -45,66 +46,99 @@ GPU_QUERY = (
     "memory.total",
     "pstate",
 )
-# Without its persistence daemon the driver is loaded first, which takes a while.
+# Seconds that a tool may take. Without NVIDIA's persistence daemon, nvidia-smi loads the driver first.
 TOOL_SECONDS = 20.0
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, its extensions, cores and system; the GPU where there is one."""
-    found: dict[str, Any] = {
+    """Return the processor with its extensions and cores, the system, the GPU if there is one, and the JetPack.
+
+    Example:
+        >>> describe_machine()["cores"] == os.cpu_count()
+        True
+    """
+    description: dict[str, Any] = {
         "processor": cpu_model(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
     if extensions := cpu_extensions():
-        found["extensions"] = extensions
-    here = this_machine()
-    if here.gpu:
-        found |= {"gpu": here.gpu, "compute capability": here.compute_capability, "driver": here.driver}
-    if here.jetpack:
-        found["jetpack"] = here.jetpack
-    return found
+        description["extensions"] = extensions
+    machine = this_machine()
+    if machine.gpu:
+        description |= {
+            "gpu": machine.gpu,
+            "compute capability": machine.compute_capability,
+            "driver": machine.driver,
+        }
+    if machine.jetpack:
+        description["jetpack"] = machine.jetpack
+    return description
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that matter, as far as they are installed."""
-    found = {}
+    """Return the versions of the packages in ``PACKAGES`` that are installed.
+
+    Example:
+        >>> versions()["numpy"] == importlib.metadata.version("numpy")
+        True
+    """
+    installed = {}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def conditions(root: Path = Path("/")) -> dict[str, Any]:
-    """What changes while it runs; only what this machine tells.
+    """Return the load, clocks, power, temperatures and memory at this moment, as far as this machine reports them.
 
     Args:
-        root: of the file system; tests have their own.
+        root: root of the file system to read from; tests pass another one.
+
+    Example:
+        >>> "load average" in conditions()
+        True
     """
     return {**_processor(root), **_nvidia_smi(), **_jetson(root)}
 
 
 @contextmanager
 def conditions_after(seconds: float) -> Iterator[dict[str, Any]]:
-    """Gives a dictionary that has ``conditions`` once so many seconds are over, if the block lasts that long.
+    """Sample ``conditions`` once while the block runs, because clocks and power are meaningful only under load.
 
-    Clocks and power say something only under load.
+    Args:
+        seconds: time from the start of the block to the sample.
+
+    Yields:
+        A dictionary that receives the conditions after these seconds; it stays empty if the block ends earlier.
+
+    Example:
+        >>> with conditions_after(60) as sample:
+        ...     pass  # the work to measure
+        >>> sample
+        {}
     """
-    found: dict[str, Any] = {}
-    timer = threading.Timer(seconds, lambda: found.update(conditions()))
+    sample: dict[str, Any] = {}
+    timer = threading.Timer(seconds, lambda: sample.update(conditions()))
     timer.start()
     try:
-        yield found
+        yield sample
     finally:
         timer.cancel()
         timer.join()
 
 
 def peak_memory() -> float:
-    """Of this process in host memory so far, MB of 10⁶ bytes; NaN where the system does not tell (Windows)."""
+    """Return the peak host memory of this process so far, MB of 10⁶ bytes; NaN on Windows, which has no such figure.
+
+    Example:
+        >>> peak_memory() > 1
+        True
+    """
     try:
         import resource
     except ImportError:
@@ -113,7 +147,14 @@ def peak_memory() -> float:
 
 
 def tool_output(*command: str) -> str:
-    """What a tool prints; nothing where it is missing or fails."""
+    """Run a command and return its output; an empty string if the command is missing or fails.
+
+    Example:
+        >>> tool_output("echo", "hello")
+        'hello\\n'
+        >>> tool_output("no-such-command")
+        ''
+    """
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -122,56 +163,61 @@ def tool_output(*command: str) -> str:
 
 
 def _processor(root: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {"load average": round(os.getloadavg()[0], 2)}
+    """Return the load average and the frequency governor."""
+    figures: dict[str, Any] = {"load average": round(os.getloadavg()[0], 2)}
     if governor := _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"):
-        found["governor"] = governor
-    return found
+        figures["governor"] = governor
+    return figures
 
 
 def _nvidia_smi() -> dict[str, Any]:
-    """MHz, W, °C and MiB; what nvidia-smi has no figure for (``[N/A]``, ``[Unknown Error]``) is left out."""
+    """Return figures of nvidia-smi in MHz, W, °C and MiB, without unknown ones (``[N/A]``, ``[Unknown Error]``)."""
     text = tool_output("nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits", _gpu())
     values = [value.strip() for value in text.partition("\n")[0].split(",")]
     if len(values) != len(GPU_QUERY):
         return {}
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name, value in zip(GPU_QUERY, values, strict=True):
         if (number := _number(value)) is not None:
-            found[name] = number
+            figures[name] = number
         elif re.fullmatch(r"P\d+", value):
-            found[name] = value
-    return found
+            figures[name] = value
+    return figures
 
 
 def _gpu() -> str:
-    """The first GPU that CUDA sees, as far as ``CUDA_VISIBLE_DEVICES`` tells.
+    """Return the option of nvidia-smi for the first GPU that CUDA uses, according to ``CUDA_VISIBLE_DEVICES``.
 
-    CUDA numbers unlike GPUs as nvidia-smi does only with ``CUDA_DEVICE_ORDER=PCI_BUS_ID``.
+    If the GPUs differ, CUDA numbers them like nvidia-smi only with ``CUDA_DEVICE_ORDER=PCI_BUS_ID``.
     """
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
     return f"--id={first if re.fullmatch(r'[0-9]+|(GPU|MIG)-[0-9a-f-]+', first) else 0}"
 
 
 def _jetson(root: Path) -> dict[str, Any]:
-    """Power mode, clocks and temperature, which a Jetson tells in files of its own."""
-    found: dict[str, Any] = {}
+    """Return the power mode, the clocks and the GPU temperature of a Jetson, from nvpmodel and from files."""
+    figures: dict[str, Any] = {}
     if mode := re.search(r"NV Power Mode:\s*(\S+)", tool_output("nvpmodel", "-q")):
-        found["nvpmodel"] = mode.group(1)
-    found |= _jetson_clocks(root / "sys/class/devfreq")
+        figures["nvpmodel"] = mode.group(1)
+    figures |= _jetson_clocks(root / "sys/class/devfreq")
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         if "gpu" in _read(zone / "type").lower() and (celsius := _read(zone / "temp")).lstrip("-").isdecimal():
-            found["GPU temperature"] = int(celsius) / 1000
-    return found
+            figures["GPU temperature"] = int(celsius) / 1000
+    return figures
 
 
 def _jetson_clocks(devfreq: Path) -> dict[str, Any]:
-    """MHz. Thor has several clocks: that of the graphics clusters (GPC) is the GPU's, and each has its name, too."""
+    """Return the GPU clock in MHz, and ``jetson_clocks``: True if this tool has fixed the clock.
+
+    Thor has several clocks. The clock of the graphics clusters (GPC) is reported as the GPU clock, and each clock under
+    its own name, too.
+    """
     clocks: dict[str, tuple[float, bool]] = {}
     for folder in sorted(devfreq.glob("*")):
         if re.search(r"gpu|ga10b|gv11b", folder.name):
             lowest, now, highest = (_read(folder / f"{name}_freq") for name in ("min", "cur", "max"))
             if now.isdecimal():
-                # What jetson_clocks does: the lowest clock becomes the highest.
+                # The tool jetson_clocks sets the lowest clock to the highest.
                 clocks[folder.name] = int(now) / 1e6, lowest == highest
     if not clocks:
         return {}
@@ -182,6 +228,7 @@ def _jetson_clocks(devfreq: Path) -> dict[str, Any]:
 
 
 def _number(text: str) -> float | None:
+    """Parse a number; None if the text is not a number."""
     try:
         return float(text)
     except ValueError:
@@ -189,6 +236,7 @@ def _number(text: str) -> float | None:
 
 
 def _read(path: Path) -> str:
+    """Return the text of a file; an empty string if it cannot be read."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError:

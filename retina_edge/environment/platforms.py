@@ -1,4 +1,4 @@
-"""The platforms a model runs on: commands, post-processing, and what has been run there; for ``doctor`` and README."""
+"""The platforms that a model runs on: install commands, and what this project has tested, for ``doctor`` and README."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from engines.core.machine import Machine
 
-PLUGIN = "in the engine; behind it for a dynamic batch"
-KERNELS = "behind the engine"
+PLUGIN = "in the engine; after it for a dynamic batch"
+KERNELS = "after the engine"
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,14 @@ class Platform:
     """One kind of machine.
 
     Attributes:
-        name: what it is.
-        commands: from a checkout with a model to detection; each one line of a shell.
+        name: description of the machine.
+        commands: shell commands from installation to detection, one line each.
         postprocess: where decode and NMS run.
-        proven: what this project has run there, and what not.
+        proven: what this project has run on the platform, and what it has not.
+
+    Example:
+        >>> CPU.commands
+        ('pip install retina-edge', 'retina-edge detect model.onnx video.mp4 --save out.mp4')
     """
 
     name: str
@@ -28,9 +32,9 @@ class Platform:
     proven: str
 
 
-# pycuda is compiled where it is installed, and finds CUDA by the folder of nvcc, which JetPack does not put on PATH.
+# pip compiles pycuda and finds CUDA by the folder of nvcc, which JetPack does not add to PATH.
 CUDA_PATHS = 'export PATH="/usr/local/cuda/bin:$PATH" CPATH=/usr/local/cuda/include'
-_DESKTOP = "# first NVIDIA's CUDA toolkit, a C++ compiler and Python's headers (python3-dev)"
+_DESKTOP = "# install NVIDIA's CUDA toolkit, a C++ compiler and Python's headers (python3-dev) first"
 _BUILD = "retina-edge build model.onnx -o model.engine --precision fp16"
 _DETECT = "retina-edge detect model.engine video.mp4 --save out.mp4"
 _JETSON = (
@@ -53,14 +57,14 @@ JETPACK_7 = Platform(
 TENSORRT = Platform(
     "desktop or server GPU, TensorRT 10.3 to 11",
     (_DESKTOP, f"{CUDA_PATHS} && pip install 'retina-edge[tensorrt]'", f"{_BUILD} && {_DETECT}"),
-    f"{PLUGIN}; behind it before 10.9 and in 10.14",
-    "its plugin layer of 10.9, 10.16 and 11.4; not TensorRT itself",
+    f"{PLUGIN}, and with TensorRT 10.14 or before 10.9",
+    "the plugin layers of 10.9, 10.16 and 11.4; not TensorRT itself",
 )
 RTX = Platform(
     "desktop GPU, TensorRT-RTX",
     (_DESKTOP, f"{CUDA_PATHS} && pip install 'retina-edge[tensorrt-rtx]' pycuda", f"{_BUILD} && {_DETECT}"),
     KERNELS,
-    "building, without a GPU; not running",
+    "building engines without a GPU; not running them",
 )
 CPU = Platform(
     "CPU",
@@ -71,19 +75,23 @@ CPU = Platform(
 PLATFORMS = (JETPACK_6, JETPACK_7, TENSORRT, RTX, CPU)
 OLD_JETSON = Platform(
     "Jetson with a JetPack before 6.1",
-    ("upgrade to JetPack 6.1 or newer: TensorRT before 10.3 cannot be told the precision of a network",),
+    ("upgrade to JetPack 6.1 or newer: TensorRT before 10.3 offers no control over the precision of a network",),
     "none",
     "nothing",
 )
 
 
 def recognize(machine: Machine, *, tensorrt: bool, tensorrt_rtx: bool) -> Platform:
-    """Which of them a machine is.
+    """Return the platform of a machine.
 
     Args:
-        machine: from ``this_machine``.
-        tensorrt: it is installed.
-        tensorrt_rtx: it is installed.
+        machine: the machine, from ``this_machine``.
+        tensorrt: True if TensorRT is installed.
+        tensorrt_rtx: True if TensorRT-RTX is installed.
+
+    Example:
+        >>> recognize(Machine(jetpack="JetPack 6.2.1+b38"), tensorrt=True, tensorrt_rtx=False).name
+        'Jetson Orin, JetPack 6.1 and 6.2 (TensorRT 10.3)'
     """
     if machine.jetpack:
         return _jetson(machine.jetpack)
@@ -93,11 +101,14 @@ def recognize(machine: Machine, *, tensorrt: bool, tensorrt_rtx: bool) -> Platfo
 
 
 def _jetson(jetpack: str) -> Platform:
-    """From ``JetPack 6.2.1+b38``, or from its Linux's release: L4T 36.4 came with JetPack 6.1, 38 with 7."""
+    """Return the platform of a Jetson from text like ``JetPack 6.2.1+b38`` or ``L4T 36.4``.
+
+    L4T 36.4 belongs to JetPack 6.1, and L4T 38 to JetPack 7.
+    """
     kind, _, version = jetpack.partition(" ")
     major, minor = (*map(int, re.findall(r"\d+", version)[:2]), 0, 0)[:2]
     is_release = kind == "L4T"
     if (major, minor) < ((36, 4) if is_release else (6, 1)):
-        # Without a number it is at least a Jetson; what is installed says the rest.
+        # Without a number, assume a supported JetPack, because nothing says otherwise.
         return OLD_JETSON if major else JETPACK_6
     return JETPACK_7 if major >= (38 if is_release else 7) else JETPACK_6

@@ -1,1 +1,1 @@
-"""COCO metrics of a detector, its confusions, and its comparison with another."""
+"""COCO metrics and confusion of a detector, and comparison of two detectors."""

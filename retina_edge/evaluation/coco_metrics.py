@@ -1,4 +1,4 @@
-"""COCO average precision of any detector, by the same code for a checkpoint, an ONNX model and an engine."""
+"""COCO average precision of any detector: the same code for a checkpoint, an ONNX model and an engine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from retina_edge.data.coco import CocoDataset
 from retina_edge.detections import Detections
 from retina_edge.detector import Detector
 
-# In the order in which COCOeval numbers its summary.
+# Detections of an image that count, as in COCO.
 MAX_DETECTIONS = 100
+# Names of the metrics, in the order of COCOeval's summary.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -24,10 +25,15 @@ class Evaluation:
     """COCO metrics of one detector on one data set.
 
     Attributes:
-        metrics: ``METRICS`` by name, 0 to 1; NaN where the data set has no object of that kind.
-        per_class: AP by class name, NaN for classes without objects.
-        images: images measured.
-        detections: boxes found in them.
+        metrics: value of each of ``METRICS`` by name, 0 to 1; NaN if the data set has no object of that size.
+        per_class: AP by class name; NaN for classes without objects.
+        images: number of images.
+        detections: number of detections in these images.
+
+    Example:
+        >>> evaluation = Evaluation({"AP": 0.25, "APl": float("nan")}, {"tree": 0.25}, images=1, detections=7)
+        >>> evaluation.to_dict()["metrics"]
+        {'AP': 0.25, 'APl': None}
     """
 
     metrics: dict[str, float]
@@ -36,14 +42,14 @@ class Evaluation:
     detections: int
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; what is not a number becomes None."""
+        """Return the values for JSON, with None instead of NaN."""
         values = asdict(self)
         for group in ("metrics", "per_class"):
             values[group] = {name: None if np.isnan(value) else value for name, value in values[group].items()}
         return values
 
     def to_json(self) -> str:
-        """The same as text."""
+        """Return the values as JSON text, with null instead of NaN."""
         return json.dumps(self.to_dict(), indent=2)
 
 
@@ -55,21 +61,21 @@ def evaluate(
     max_detections: int = MAX_DETECTIONS,
     on_image: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Runs the detector over a data set and computes COCO metrics (IoU 0.50:0.95).
+    """Run the detector on a data set and compute COCO metrics (IoU 0.50:0.95).
 
-    Classes are matched by name, so label order and category ids may differ between model and data set.
+    Classes are matched by name, so labels and category ids may differ between model and data set.
 
     Args:
         detector: any detector.
         dataset: a checked data set.
-        batch: images run together.
-        max_detections: best boxes of an image that count.
-        on_image: called after each image, for a progress bar.
+        batch: number of images in a batch.
+        max_detections: number of best detections of an image that count.
+        on_image: function that is called after each image, for a progress bar.
 
     Raises:
-        DataError: no class of the data set is one of the detector's.
-        MissingDependencyError: faster-coco-eval is not installed.
-        ValueError: a batch below 1.
+        DataError: if no class of the data set is a class of the detector.
+        MissingDependencyError: if faster-coco-eval is not installed.
+        ValueError: if the batch is below 1.
     """
     return evaluate_detections(
         detect_all(detector, dataset, batch=batch, on_image=on_image), dataset, max_detections=max_detections
@@ -79,23 +85,39 @@ def evaluate(
 def detect_all(
     detector: Detector, dataset: CocoDataset, *, batch: int = 1, on_image: Callable[[], None] = lambda: None
 ) -> list[Detections]:
-    """What the detector finds in each image of the data set, in its order; arguments and errors of ``evaluate``."""
+    """Run the detector on a data set, and return the detections of each image in the order of the data set.
+
+    Args:
+        detector, dataset, batch, on_image: as for ``evaluate``.
+
+    Raises:
+        DataError, MissingDependencyError, ValueError: as for ``evaluate``.
+    """
     if batch < 1:
         raise ValueError(f"batch: expected at least 1, got {batch}")
-    _coco_tools()  # missing, it is better said now than after an hour of detecting
+    _coco_tools()  # fail now if the package is missing, not after an hour of detection
     match_categories(detector.contract.class_names, dataset)
-    found: list[Detections] = []
+    results: list[Detections] = []
     for start in range(0, len(dataset), batch):
         for detections in detector([image.read() for image in dataset.images[start : start + batch]]):
-            found.append(detections)
+            results.append(detections)
             on_image()
-    return found
+    return results
 
 
 def evaluate_detections(
     found: Sequence[Detections], dataset: CocoDataset, *, max_detections: int = MAX_DETECTIONS
 ) -> Evaluation:
-    """COCO metrics of what ``detect_all`` found."""
+    """Compute COCO metrics of detections.
+
+    Args:
+        found: detections of each image, in the order of the data set, as from ``detect_all``.
+        dataset: a checked data set.
+        max_detections: number of best detections of an image that count.
+
+    Raises:
+        DataError: if no class of the data set is a class of the detections.
+    """
     results: list[dict[str, Any]] = []
     for image, detections in zip(dataset.images, found, strict=True):
         categories = match_categories(detections.class_names, dataset)
@@ -106,10 +128,16 @@ def evaluate_detections(
 
 
 def match_categories(class_names: Sequence[str], dataset: CocoDataset) -> dict[int, int]:
-    """The data set's category id for each label of a detector whose class name it has.
+    """Return the data set's category id for each label of a detector, if the data set has a class of the same name.
 
     Raises:
-        DataError: there is none.
+        DataError: if no class has the same name.
+
+    Example:
+        >>> from pathlib import Path
+        >>> dataset = CocoDataset(Path("trees.json"), ("tree", "shrub"), (7, 9), images=())
+        >>> match_categories(("bush", "tree"), dataset)
+        {1: 7}
     """
     ids = dict(zip(dataset.class_names, dataset.category_ids, strict=True))
     matched = {label: ids[name] for label, name in enumerate(class_names) if name in ids}
@@ -124,12 +152,15 @@ def match_categories(class_names: Sequence[str], dataset: CocoDataset) -> dict[i
 def evaluate_results(
     dataset: CocoDataset, results: list[dict[str, Any]], *, max_detections: int = MAX_DETECTIONS
 ) -> Evaluation:
-    """COCO metrics of results in COCO's own form (``image_id``, ``category_id``, ``bbox``, ``score``).
+    """Compute COCO metrics of results in COCO's own format.
 
     Args:
         dataset: a checked data set.
-        results: what was found.
-        max_detections: best boxes of an image that count; ``AR100`` is then of so many.
+        results: detections with the keys ``image_id``, ``category_id``, ``bbox`` and ``score``.
+        max_detections: number of best detections of an image that count, also in ``AR100``.
+
+    Raises:
+        MissingDependencyError: if faster-coco-eval is not installed.
     """
     coco, coco_eval = _coco_tools()
     truth = coco(_ground_truth(dataset))
@@ -142,8 +173,8 @@ def evaluate_results(
     run.summarize()
     # COCOeval marks "no such object in the data set" with -1.
     stats = [float(value) if value >= 0 else float("nan") for value in run.stats[: len(METRICS)]]
-    precision = run.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class; all sizes, 100 boxes an image
-    order = sorted(dataset.category_ids)  # COCOeval's own
+    precision = run.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class], all sizes, most detections
+    order = sorted(dataset.category_ids)  # COCOeval sorts the classes
     per_class = {}
     for category_id, name in zip(dataset.category_ids, dataset.class_names, strict=True):
         values = precision[:, :, order.index(category_id)]
@@ -153,7 +184,7 @@ def evaluate_results(
 
 
 def _ground_truth(dataset: CocoDataset) -> dict[str, Any]:
-    """The annotation file as COCOeval wants it: area and iscrowd are optional in the wild, not there."""
+    """Return the annotations for COCOeval, which requires ``area`` and ``iscrowd``; many files lack them."""
     content = json.loads(dataset.annotations.read_text(encoding="utf-8-sig"))
     annotations = []
     for annotation in content["annotations"]:
@@ -165,7 +196,11 @@ def _ground_truth(dataset: CocoDataset) -> dict[str, Any]:
 
 
 def _coco_tools() -> tuple[Any, Any]:
-    """COCO and COCOeval of faster-coco-eval."""
+    """Return the classes COCO and COCOeval of faster-coco-eval.
+
+    Raises:
+        MissingDependencyError: if the package is not installed.
+    """
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:

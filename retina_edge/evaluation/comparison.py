@@ -1,4 +1,4 @@
-"""Two models on the same images: which boxes both find, how far scores and boxes drift, where they differ most."""
+"""Comparison of two models on the same images: matched boxes, drift of scores, images that changed most."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from retina_edge.data.coco import CocoDataset, LabeledImage
 from retina_edge.detections import Detections
 from retina_edge.evaluation.coco_metrics import Evaluation
 
-# Two boxes of one class are the same from here on.
+# Boxes of one class with at least this IoU are the same object.
 MATCH_IOU = 0.5
-# Images worth looking at, at most.
+# Largest number of images in a report.
 MAX_SHOWN_IMAGES = 10
 
 
 @dataclass(frozen=True)
 class ModelResult:
-    """One of the two models.
+    """The results of one of the two models.
 
     Attributes:
-        name: of its file.
-        evaluation: its metrics.
-        found: what it finds in each image of the data set.
+        name: name of the model file.
+        evaluation: metrics of the model.
+        found: detections in each image, in the order of the data set.
     """
 
     name: str
@@ -37,13 +37,13 @@ class ModelResult:
 
 @dataclass(frozen=True, eq=False)
 class ImageDifference:
-    """One image.
+    """The difference between two models in one image.
 
     Attributes:
         image: the image.
-        first, second: what each model finds in it above the score, best first.
-        pairs: int [N, 2]: rows of ``first`` and ``second`` that are the same object.
-        overlaps: float32 [N]: of each pair.
+        first, second: detections of each model that score more than the threshold, best first.
+        pairs: rows of ``first`` and ``second`` that are the same object, int64 [N, 2].
+        overlaps: IoU of the boxes of each pair, float32 [N].
     """
 
     image: LabeledImage
@@ -54,34 +54,34 @@ class ImageDifference:
 
     @property
     def drift(self) -> npt.NDArray[np.float32]:
-        """Float32 [N]: score of the second less that of the first, of each pair."""
+        """Score of the second model minus score of the first model for each pair, float32 [N]."""
         return np.asarray(self.second.scores[self.pairs[:, 1]] - self.first.scores[self.pairs[:, 0]], np.float32)
 
     @property
     def lost(self) -> Detections:
-        """Found by the first alone."""
+        """Detections that only the first model has."""
         return self.first[np.setdiff1d(np.arange(len(self.first)), self.pairs[:, 0])]
 
     @property
     def new(self) -> Detections:
-        """Found by the second alone."""
+        """Detections that only the second model has."""
         return self.second[np.setdiff1d(np.arange(len(self.second)), self.pairs[:, 1])]
 
     @property
     def size(self) -> float:
-        """How much it changed: scores of what one alone finds, and drift of scores and boxes of what both find."""
-        alone = float(self.lost.scores.sum() + self.new.scores.sum())
-        return alone + float(np.abs(self.drift).sum() + (1 - self.overlaps).sum())
+        """Size of the change: scores of the unmatched detections, plus drift of scores and boxes of the pairs."""
+        unmatched = float(self.lost.scores.sum() + self.new.scores.sum())
+        return unmatched + float(np.abs(self.drift).sum() + (1 - self.overlaps).sum())
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that two models differ in.
+    """The differences between two models; the second one is compared with the first one.
 
     Attributes:
-        first, second: the models; differences are those of the second against the first.
-        score: only boxes that score more are compared; metrics are of all.
-        changes: of each image, what changed most first.
+        first, second: results of the models.
+        score: only detections that score more are compared; the metrics count all detections.
+        changes: difference in each image, the largest first.
     """
 
     first: ModelResult
@@ -91,11 +91,11 @@ class Comparison:
 
     @property
     def most_changed(self) -> tuple[ImageDifference, ...]:
-        """The images worth looking at."""
+        """The images with the largest differences, at most ``MAX_SHOWN_IMAGES``."""
         return tuple(change for change in self.changes[:MAX_SHOWN_IMAGES] if change.size > 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Counts and means, for JSON."""
+        """Return counts and means for JSON."""
         drift = np.concatenate([change.drift for change in self.changes]) if self.changes else np.zeros(0)
         overlaps = np.concatenate([change.overlaps for change in self.changes]) if self.changes else np.zeros(0)
         difference = self.second.evaluation.metrics["AP"] - self.first.evaluation.metrics["AP"]
@@ -113,40 +113,43 @@ class Comparison:
         }
 
     def summary(self) -> str:
-        """A sentence or two."""
+        """Return the comparison in words."""
         values = self.to_dict()
         difference = values["AP difference"]
-        said = "no AP to compare" if difference is None else f"AP {100 * difference:+.2f} points"
-        said += (
-            f"; boxes that score more than {self.score:g}: {values['matched']} found by both, {values['lost']} by "
-            f"{self.first.name} alone, {values['new']} by {self.second.name} alone"
+        text = "no AP to compare" if difference is None else f"AP {100 * difference:+.2f} points"
+        text += (
+            f"; boxes that score more than {self.score:g}: {values['matched']} found by both, {values['lost']} only by "
+            f"{self.first.name}, {values['new']} only by {self.second.name}"
         )
         if values["matched"]:
-            said += (
-                f"; of those found by both, scores drift by {values['mean score drift']:+.4f} on average and "
-                f"{values['greatest score drift']:.4f} at most, mean IoU {values['mean IoU']:.4f}"
+            text += (
+                f"; scores of the boxes found by both drift by {values['mean score drift']:+.4f} on average and "
+                f"{values['greatest score drift']:.4f} at most, with a mean IoU of {values['mean IoU']:.4f}"
             )
-        return said
+        return text
 
 
 def compare(first: ModelResult, second: ModelResult, dataset: CocoDataset, score: float) -> Comparison:
-    """Matches what two models find in the same images.
+    """Match the detections of two models in the same images.
 
     Args:
-        first: the model to compare with, for instance in FP32.
-        second: the model that is looked at.
-        dataset: the images both were run on, in its order.
-        score: boxes that do not score more in either are left out.
+        first: results of the model to compare with, for instance in FP32.
+        second: results of the model to examine.
+        dataset: data set that both models were run on.
+        score: detections that do not score more are ignored.
     """
     changes = [
-        _change(image, ours.above(score), theirs.above(score))
-        for image, ours, theirs in zip(dataset.images, first.found, second.found, strict=True)
+        _change(image, before.above(score), after.above(score))
+        for image, before, after in zip(dataset.images, first.found, second.found, strict=True)
     ]
     return Comparison(first, second, score, tuple(sorted(changes, key=lambda change: -change.size)))
 
 
 def _change(image: LabeledImage, first: Detections, second: Detections) -> ImageDifference:
-    """The first's best box chooses first, among boxes of its class by name."""
+    """Match the boxes of an image greedily: each box of the first model, best first, takes its best box of the second.
+
+    Only boxes whose classes have the same name match.
+    """
     overlap = iou(first.boxes[:, None], second.boxes)
     overlap[np.array(first.names, object)[:, None] != np.array(second.names, object)[None]] = 0
     pairs = []

@@ -1,4 +1,4 @@
-"""Which objects a detector finds, misses, boxes badly, or takes for another class."""
+"""The confusion of a detector: objects that it finds, misses, locates badly, or takes for another class."""
 
 from __future__ import annotations
 
@@ -14,21 +14,28 @@ from retina_edge.data.box_overlap import iou, share_inside
 from retina_edge.data.coco import CocoDataset, LabeledImage
 from retina_edge.detections import Detections
 
-# From here on a box is on its object, as AP50 has it; from NEARBY_IOU on it is near, and off.
+# Smallest IoU of a correct box, as in AP50, and of a box that is near its object but badly located.
 CORRECT_IOU, NEARBY_IOU = 0.5, 0.1
-# In the place of a class.
+# Used instead of a class name.
 BOX_OFF, MISSED = "box off", "missed"
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """What became of every object, and which boxes have none.
+    """The outcome for every object of a data set, and the boxes without an object.
 
     Attributes:
-        class_names: of the data set.
-        calls: how many objects of a class were called what: a class name, ``box off`` or ``missed``.
-        false_alarms: boxes of a class on no object, or on one that has a better box already; not those that lie by half
-            in a region that COCO marks as a crowd of their class.
+        class_names: class names of the data set.
+        calls: number of objects by class and outcome, which is a class name, ``box off`` or ``missed``.
+        false_alarms: number of boxes by class that match no object, or only objects with a better box. Boxes of which
+            at least half lies in a COCO crowd of their class are not counted.
+
+    Example:
+        >>> result = Confusion(("tree", "bush"), {("tree", "tree"): 5, ("tree", "bush"): 1}, {"bush": 2})
+        >>> result.rows()
+        [('tree', 6, 5, 0, 0, 0), ('bush', 0, 0, 0, 0, 2)]
+        >>> result.mistaken()
+        [('tree', 'bush', 1)]
     """
 
     class_names: tuple[str, ...]
@@ -36,25 +43,25 @@ class Confusion:
     false_alarms: dict[str, int]
 
     def rows(self) -> list[tuple[str, int, int, int, int, int]]:
-        """Of each class: name, objects, found, box off, missed, false alarms."""
-        found = []
+        """Return a row for each class: name, objects, found, box off, missed, false alarms."""
+        rows = []
         for name in self.class_names:
             objects = sum(count for (true, _), count in self.calls.items() if true == name)
-            right, off, missed = (self.calls.get((name, called), 0) for called in (name, BOX_OFF, MISSED))
-            found.append((name, objects, right, off, missed, self.false_alarms.get(name, 0)))
-        return found
+            correct, off, missed = (self.calls.get((name, called), 0) for called in (name, BOX_OFF, MISSED))
+            rows.append((name, objects, correct, off, missed, self.false_alarms.get(name, 0)))
+        return rows
 
     def mistaken(self) -> list[tuple[str, str, int]]:
-        """True class, the class it was taken for, and how often; most often first."""
-        found = [
+        """Return (true class, class it was taken for, count) for each confusion of two classes, most frequent first."""
+        mistakes = [
             (true, called, count)
             for (true, called), count in self.calls.items()
             if called not in (true, BOX_OFF, MISSED)
         ]
-        return sorted(found, key=lambda item: -item[2])
+        return sorted(mistakes, key=lambda item: -item[2])
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the rows and the confusions of classes for JSON."""
         names = ("class", "objects", "found", BOX_OFF, MISSED, "false alarms")
         return {
             "classes": [dict(zip(names, row, strict=True)) for row in self.rows()],
@@ -65,25 +72,26 @@ class Confusion:
 
 
 def confusion(found: Sequence[Detections], dataset: CocoDataset, score: float) -> Confusion:
-    """Compares boxes that score more than ``score`` with the objects of each image.
+    """Match the boxes that score more than ``score`` with the objects of each image.
 
-    The best box chooses first: an object of its class that it is on, else one of another class, which it then calls by
-    its own. What is left over, but near an object of its class, is a box that is off.
+    Boxes are matched greedily, best first. A box takes an object of its class with an IoU of at least ``CORRECT_IOU``.
+    If there is none, it takes such an object of another class, which then counts as confused. An object near a
+    remaining box of its class counts as badly located (``box off``).
 
     Args:
-        found: of each image of the data set, in its order.
-        dataset: the objects.
-        score: boxes that do not score more are not looked at.
+        found: detections of each image, in the order of the data set.
+        dataset: data set with the objects.
+        score: boxes that do not score more are ignored.
     """
     calls: Counter[tuple[str, str]] = Counter()
     alarms: Counter[str] = Counter()
     for image, detections in zip(dataset.images, found, strict=True):
-        sure = detections.above(score)
+        confident = detections.above(score)
         true = [dataset.class_names[label] for label in image.labels.tolist()]
-        overlap = iou(sure.boxes[:, None], image.boxes)
+        overlap = iou(confident.boxes[:, None], image.boxes)
         called: dict[int, str] = {}
-        left = []
-        for row, name in enumerate(sure.names):
+        unmatched = []
+        for row, name in enumerate(confident.names):
             free = [
                 column
                 for column in np.argsort(-overlap[row])
@@ -93,8 +101,8 @@ def confusion(found: Sequence[Detections], dataset: CocoDataset, score: float) -
             if chosen := (same or free)[:1]:
                 called[int(chosen[0])] = name
             else:
-                left.append((row, name))
-        for row, name in left:
+                unmatched.append((row, name))
+        for row, name in unmatched:
             near = [
                 column
                 for column in np.argsort(-overlap[row])
@@ -102,13 +110,13 @@ def confusion(found: Sequence[Detections], dataset: CocoDataset, score: float) -
             ]
             if near:
                 called[int(near[0])] = BOX_OFF
-            elif name in dataset.class_names and not _in_crowd(sure.boxes[row], name, image, dataset):
+            elif name in dataset.class_names and not _in_crowd(confident.boxes[row], name, image, dataset):
                 alarms[name] += 1
         calls.update((name, called.get(column, MISSED)) for column, name in enumerate(true))
     return Confusion(dataset.class_names, dict(calls), dict(alarms))
 
 
 def _in_crowd(box: npt.NDArray[np.float32], name: str, image: LabeledImage, dataset: CocoDataset) -> bool:
-    """As COCO's own evaluation has it: by the share of the box that lies in the crowd's."""
+    """True if at least half of a box lies in a crowd of its class. COCO's evaluation uses the same criterion."""
     crowds = image.crowds[image.crowd_labels == dataset.class_names.index(name)]
     return bool((share_inside(box, crowds) >= CORRECT_IOU).any())

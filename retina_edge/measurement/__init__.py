@@ -1,1 +1,1 @@
-"""How fast a detector is, and under which conditions: what ``retina-edge bench`` measures."""
+"""Measurements of ``retina-edge bench``: latency, throughput, and MLPerf scenarios."""

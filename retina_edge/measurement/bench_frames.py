@@ -1,4 +1,4 @@
-"""Frames to measure with, decoded beforehand and timed on the way."""
+"""Frames to measure with, which are decoded before the measurement, and the times of decoding."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from retina_edge.imaging.image_file import read_image
 from retina_edge.sources.flight import Flight
 from retina_edge.sources.frames import Source
 
-# 1080p, of the flight over the forest, where no source is given.
+# Size (height, width) and number of the frames that are used if no source is given.
 SAMPLE_SIZE, SAMPLE_FRAMES = (1080, 1920), 16
-# Kept in memory: more would measure how fast the machine swaps.
+# Limits on the frames in memory. With more frames, the measurement would include swapping.
 MAX_BYTES, MAX_FRAMES = 500_000_000, 200
 
 
 def sample_frames() -> list[npt.NDArray[np.uint8]]:
-    """Frames of 1080p that the network finds something in: uint8 [1080, 1920, 3], BGR."""
+    """Return frames of a flight over a forest, in which the sample model detects trees: uint8 [1080, 1920, 3], BGR.
+
+    Example:
+        >>> frames = sample_frames()
+        >>> len(frames), frames[0].shape
+        (16, (1080, 1920, 3))
+    """
     height, width = SAMPLE_SIZE
     return [
         np.asarray(cv2.resize(frame.image, (width, height)), np.uint8)
@@ -31,10 +37,19 @@ def sample_frames() -> list[npt.NDArray[np.uint8]]:
 
 
 def read_frames(sources: Sequence[Source]) -> tuple[list[npt.NDArray[np.uint8]], list[float]]:
-    """The first frames of sources, as many as fit, and the milliseconds that decoding each took.
+    """Read the first frames of sources, as many as the limits allow.
+
+    Returns:
+        The frames, uint8 [height, width, 3], BGR, and the milliseconds that reading and decoding each of them took.
 
     Raises:
-        SourceError: one cannot be read, or there are no frames.
+        SourceError: if a source cannot be read, or if there are no frames.
+
+    Example:
+        >>> from retina_edge.sources.opening import open_sources
+        >>> images, milliseconds = read_frames(open_sources([str(FOREST)]))
+        >>> [image.shape for image in images], len(milliseconds)
+        ([(622, 2299, 3)], 1)
     """
     images: list[npt.NDArray[np.uint8]] = []
     milliseconds: list[float] = []

@@ -1,4 +1,4 @@
-"""What ``retina-edge bench`` found, as tables."""
+"""The report of ``retina-edge bench`` as tables."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ COLUMNS = ("mean", "p50", "p90", "p99")
 
 
 def print_report(console: Console, report: Mapping[str, Any]) -> None:
-    """Prints what stands in the JSON file, too.
+    """Print a report; the JSON file has the same figures.
 
     Args:
-        report: of ``retina_edge.bench``.
+        console: console to print to.
+        report: report of ``retina_edge.bench``.
     """
     height, width = report["input"]
     frame_height, frame_width = report["frame"]
@@ -26,10 +27,10 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
         highlight=False,
     )
     if "mlperf" in report:
-        found = dict(report["mlperf"])
-        if not found["as the rules ask"]:
-            found["Result is"] = f"{found['Result is']}, but not as the rules ask"
-        _table(console, ("LoadGen", ""), [(name, _text(value)) for name, value in found.items()])
+        summary = dict(report["mlperf"])
+        if not summary["as the rules ask"]:
+            summary["Result is"] = f"{summary['Result is']}, but not under MLPerf's rules"
+        _table(console, ("LoadGen", ""), [(name, _text(value)) for name, value in summary.items()])
     else:
         rows = [
             (
@@ -39,29 +40,30 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
             )
             for stage, latency in report["milliseconds"].items()
         ]
-        _table(console, ("milliseconds a batch", "runs", *COLUMNS), rows)
+        _table(console, ("milliseconds per batch", "runs", *COLUMNS), rows)
     _table(console, ("", ""), _facts(report))
 
 
 def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return name and value of every figure that is not a latency."""
     facts = {}
     if "throughput" in report:
-        found = report["throughput"]
-        how = f"streams: {found['streams']}, batches of each on their way: {found['in_flight']}"
-        facts["throughput"] = f"{found['frames_per_second']:.2f} frames/s ({how})"
+        throughput = report["throughput"]
+        load = f"streams: {throughput['streams']}, batches in flight per stream: {throughput['in_flight']}"
+        facts["throughput"] = f"{throughput['frames_per_second']:.2f} frames/s ({load})"
         facts["jitter, p99/p50"] = "-" if report["jitter"] is None else f"{report['jitter']:.2f}"
         if report["host_overhead"] is not None:
             facts["host overhead"] = f"{report['host_overhead']:.1%} of the GPU's time"
-    facts["loading the model"] = f"{report['load_seconds']:.2f} s"
+    facts["model load time"] = f"{report['load_seconds']:.2f} s"
     facts["peak memory"] = (
-        f"{report['peak_memory_mb']:.0f} MB, {report['frames_mb']:.0f} of them frames read beforehand"
+        f"{report['peak_memory_mb']:.0f} MB, including {report['frames_mb']:.0f} MB of frames to measure with"
     )
     if "gpu_memory_mib" in report:
-        facts["memory of the GPU"] = f"{report['gpu_memory_mib']:.0f} MiB more than before"
+        facts["GPU memory"] = f"{report['gpu_memory_mib']:.0f} MiB more than before the model was loaded"
     facts |= {name: _text(value) for name, value in report["machine"].items()}
-    moments = [found for found in report["conditions"].values() if found]
-    for name in dict.fromkeys(name for found in moments for name in found):
-        values = [_text(found.get(name, "-")) for found in moments]
+    samples = [sample for sample in report["conditions"].values() if sample]
+    for name in dict.fromkeys(name for sample in samples for name in sample):
+        values = [_text(sample.get(name, "-")) for sample in samples]
         facts[name] = values[0] if len(set(values)) == 1 else " → ".join(values)
     facts["versions"] = _text(report["versions"])
     return list(facts.items())

@@ -1,6 +1,6 @@
-"""A detector under MLPerf's LoadGen, whose own files stand beside published results.
+"""Measurements with MLPerf's LoadGen, whose log files can be compared with published results.
 
-LoadGen decides when frames come and what counts; see https://github.com/mlcommons/inference, ``loadgen``.
+LoadGen decides when frames arrive and what is counted: https://github.com/mlcommons/inference, folder ``loadgen``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.core.errors import MissingDependencyError, RetinaEdgeError
-from retina_edge.cli.running import INTERRUPTED
 from retina_edge.detections import Detections
 from retina_edge.detector import DetectionTicket, Detector
 from retina_edge.measurement.loadgen_settings import (
@@ -32,14 +31,22 @@ from retina_edge.measurement.loadgen_settings import (
     settings_for,
 )
 from retina_edge.measurement.timing import IN_FLIGHT, FrameCycle, Frames, warm_up, warm_up_batches
+from retina_edge.system.stop_request import INTERRUPTED
 
 SUMMARY = "mlperf_log_summary.txt"
+# Seconds between two looks at the test thread.
 POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Samples on their way: LoadGen's numbers of them, and their places among the frames."""
+    """Samples in flight.
+
+    Attributes:
+        numbers: LoadGen's ids of the samples.
+        indices: indices of their frames.
+        ticket: ticket of the detector.
+    """
 
     numbers: list[int]
     indices: list[int]
@@ -56,29 +63,30 @@ def run_loadgen(
     logs: Path,
     queries_per_second: float | None = None,
 ) -> dict[str, Any]:
-    """Runs one scenario in performance mode and gives the lines of LoadGen's summary.
+    """Run one scenario in performance mode and return LoadGen's summary.
 
-    A response is what was found, seven float32 a box: index of the frame, ymin, xmin, ymax, xmax as shares of the
-    frame, score, category.
+    The response to a sample has seven float32 for each detection: index of the frame; ymin, xmin, ymax, xmax relative
+    to the size of the frame; score; category id.
 
-    LoadGen cannot be told to end. After an error or Ctrl-C it is left behind: the process ends when it ends, without
-    its C++ destructors and later ``atexit`` calls, and cannot run LoadGen again.
+    LoadGen cannot be stopped. After an error or Ctrl-C its thread is abandoned. The process can then not run LoadGen
+    again, and ends without C++ destructors and without the ``atexit`` functions that were registered earlier.
 
     Args:
-        detector: any.
-        frames: the samples, in memory; they are repeated where MLPerf wants more.
+        detector: any detector.
+        frames: the samples, in memory; they are repeated if MLPerf requires more.
         scenario: ``SingleStream``, ``MultiStream``, ``Offline`` or ``Server``.
-        seconds: least duration; from MLPerf's 600 on its other rules are kept, too, however long they take.
-        batch: frames an inference, at most.
-        logs: LoadGen's files go into ``logs/SCENARIO``.
-        queries_per_second: of ``Server``; None asks for less than was measured beforehand.
+        seconds: minimum duration. From MLPerf's 600 s on, all other rules are kept, too, whatever time they take.
+        batch: largest number of frames in a batch.
+        logs: folder for LoadGen's files, which go into ``logs/SCENARIO``.
+        queries_per_second: rate of ``Server``; None for a share of the throughput that is measured first.
 
     Returns:
-        ``as the rules ask``, whether LoadGen ran by MLPerf's own settings, and ``because``, why not; then the summary.
+        The entries of LoadGen's summary. ``as the rules ask`` comes first: True if LoadGen ran with MLPerf's own
+        settings. If it is False, ``because`` gives the reasons.
 
     Raises:
-        MissingDependencyError: LoadGen is not installed.
-        RetinaEdgeError: the detector fails; LoadGen's result is worth nothing then.
+        MissingDependencyError: if LoadGen is not installed.
+        RetinaEdgeError: if the detector fails, which makes LoadGen's result useless.
     """
     try:
         import mlperf_loadgen as loadgen
@@ -86,8 +94,8 @@ def run_loadgen(
         raise MissingDependencyError(
             f"--mlperf: expected MLPerf's LoadGen ({error}); install it with pip install 'retina-edge[bench]'"
         ) from error
-    if _left_behind:
-        raise RetinaEdgeError("--mlperf: LoadGen still runs a test that was broken off; start this program again")
+    if _abandoned:
+        raise RetinaEdgeError("--mlperf: LoadGen still runs a test that was aborted; restart this program")
     folder = logs / scenario
     folder.mkdir(parents=True, exist_ok=True)
     frames = [frames[n % len(frames)] for n in range(max(SAMPLES, len(frames)))]
@@ -100,19 +108,19 @@ def run_loadgen(
     _run(loadgen, _Worker(loadgen, detector, frames, batch), settings, folder, len(frames))
     summary = read_summary(folder / SUMMARY)
     if has_run_out(summary):
-        shortfalls.append(f"faster than expected: LoadGen's samples ran out before {seconds:g} s were over; run again")
+        shortfalls.append(f"faster than expected: LoadGen's samples ran out before {seconds:g} s; run again")
     because = {"because": "; ".join(shortfalls)} if shortfalls else {}
     return {"as the rules ask": not shortfalls, **because, **summary}
 
 
 def _run(loadgen: Any, worker: _Worker, settings: Any, folder: Path, samples: int) -> None:
-    """Runs LoadGen, in a thread so that Ctrl-C and a failing detector are seen at once."""
+    """Run LoadGen in a thread, so that Ctrl-C and a failing detector end the run at once."""
     output = loadgen.LogOutputSettings()
     output.outdir, output.copy_summary_to_stdout = str(folder), False
     log_settings = loadgen.LogSettings()
     log_settings.log_output, log_settings.enable_trace = output, False
     system = loadgen.ConstructSUT(worker.issue, lambda: None)
-    # Loading and unloading samples is nothing: they are in memory.
+    # The samples are in memory, so loading and unloading them does nothing.
     library = loadgen.ConstructQSL(samples, samples, lambda _: None, lambda _: None)
     test = threading.Thread(
         target=loadgen.StartTestWithLogSettings,
@@ -127,7 +135,7 @@ def _run(loadgen: Any, worker: _Worker, settings: Any, folder: Path, samples: in
     except BaseException as error:
         worker.give_up(error)
     if worker.error is not None and test.is_alive():
-        _leave_behind(worker.error)
+        _abandon(worker.error)
     worker.stop()
     if worker.error is not None:
         if isinstance(worker.error, (RetinaEdgeError, KeyboardInterrupt)):
@@ -138,18 +146,23 @@ def _run(loadgen: Any, worker: _Worker, settings: Any, folder: Path, samples: in
 
 
 def _wait(test: threading.Thread, worker: _Worker) -> None:
-    # Not joined: before Python 3.13 a join that Ctrl-C interrupts takes a running thread for ended.
+    """Wait until the test has ended or the worker has failed."""
+    # Wait for an event: before Python 3.13, a Thread.join interrupted by Ctrl-C treats a running thread as finished.
     while test.is_alive() and worker.error is None:
         worker.failed.wait(POLL_SECONDS)
 
 
-_left_behind = False
+# True after an error: LoadGen's thread still runs.
+_abandoned = False
 
 
-def _leave_behind(error: BaseException) -> None:
-    """A test that goes on would crash Python's ordinary end, so that is left out; a second Ctrl-C ends it at once."""
-    global _left_behind
-    _left_behind = True
+def _abandon(error: BaseException) -> None:
+    """Make the process end without Python's ordinary shutdown, because a running test would crash it.
+
+    A second Ctrl-C ends the process at once.
+    """
+    global _abandoned
+    _abandoned = True
     code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
     atexit.register(_end_process, code)
     if threading.current_thread() is threading.main_thread():
@@ -157,22 +170,23 @@ def _leave_behind(error: BaseException) -> None:
 
 
 def _end_process(code: int) -> NoReturn:
+    """End the process at once, with its output flushed."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 class _Worker:
-    """Takes LoadGen's samples as they come, in batches of what has come; several batches are on their way.
+    """A thread that detects LoadGen's samples in batches of what has arrived, with several batches in flight.
 
     Attributes:
-        error: why it has ended before its time; what LoadGen waits for is never answered then.
-        failed: set with it.
+        error: the error that ended the thread early, so that LoadGen gets no more responses; None without an error.
+        failed: event that is set together with ``error``.
     """
 
     def __init__(self, loadgen: Any, detector: Detector, frames: Frames, batch: int) -> None:
         self._loadgen, self._detector, self._frames, self._batch = loadgen, detector, frames, batch
-        self._todo: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
         self._parts: deque[_Part] = deque()
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="LoadGen worker", daemon=True)
@@ -180,20 +194,21 @@ class _Worker:
         self.failed = threading.Event()
 
     def issue(self, samples: Sequence[Any]) -> None:
-        """LoadGen's call, in a thread of its own; must not wait."""
+        """Queue samples. LoadGen calls this in its own thread, so it must not block."""
         for sample in samples:
-            self._todo.put((sample.id, sample.index))
+            self._waiting.put((sample.id, sample.index))
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """After LoadGen's end nothing is left to do; after an error what is on its way is the last."""
-        self._todo.put(None)
+        """End the thread and wait for it, after LoadGen has ended or after an error."""
+        self._waiting.put(None)
         self._thread.join()
 
     def give_up(self, error: BaseException) -> None:
-        """Of several errors the first counts."""
+        """Record the error that ends the run; the first of several errors counts."""
         self.error = self.error or error
         self.failed.set()
 
@@ -202,17 +217,17 @@ class _Worker:
             while self.error is None and (not self._ended or self._parts):
                 if samples := self._next():
                     self._submit(samples)
-                if self._parts and (len(self._parts) == IN_FLIGHT or self._todo.empty()):
+                if self._parts and (len(self._parts) == IN_FLIGHT or self._waiting.empty()):
                     self._finish()
         except BaseException as error:
             self.give_up(error)
 
     def _next(self) -> list[tuple[int, int]]:
-        """What has come, up to a batch; waits only where nothing else is to be done."""
+        """Return the samples that have arrived, up to a batch. Wait for one only if no batch is in flight."""
         samples: list[tuple[int, int]] = []
         while len(samples) < self._batch:
             try:
-                sample = self._todo.get(block=not samples and not self._parts)
+                sample = self._waiting.get(block=not samples and not self._parts)
             except queue.Empty:
                 break
             if sample is None:
@@ -227,17 +242,18 @@ class _Worker:
         self._parts.append(_Part(numbers, indices, ticket))
 
     def _finish(self) -> None:
+        """Answer the oldest batch in flight."""
         part = self._parts[0]
-        found = self._detector.result(part.ticket)
+        results = self._detector.result(part.ticket)
         data = [
             _response(index, self._frames[index], detections)
-            for index, detections in zip(part.indices, found, strict=True)
+            for index, detections in zip(part.indices, results, strict=True)
         ]
         self._parts.popleft()
         self._answer(part.numbers, data)
 
     def _answer(self, numbers: Sequence[int], data: Sequence[npt.NDArray[np.float32]]) -> None:
-        """The data must live until the call is over."""
+        """Pass responses to LoadGen. The caller must keep the data alive during the call."""
         response = self._loadgen.QuerySampleResponse
         self._loadgen.QuerySamplesComplete(
             [response(n, d.ctypes.data, d.nbytes) for n, d in zip(numbers, data, strict=True)]
@@ -245,6 +261,7 @@ class _Worker:
 
 
 def _response(index: int, frame: npt.NDArray[np.uint8], detections: Detections) -> npt.NDArray[np.float32]:
+    """Return the response to a sample: float32 [N, 7], see ``run_loadgen``."""
     height, width = frame.shape[:2]
     rows = np.empty((len(detections), 7), np.float32)
     rows[:, 0] = index

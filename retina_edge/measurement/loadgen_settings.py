@@ -1,6 +1,7 @@
-"""What MLPerf's LoadGen is told beforehand, and what its summary says afterwards.
+"""Settings of MLPerf's LoadGen, and parsing of its summary.
 
-The rules come with LoadGen itself: its ``mlperf.conf`` has least durations, least counts and seeds of each benchmark.
+The rules come with LoadGen itself: its ``mlperf.conf`` has minimum durations, minimum counts and seeds of each
+benchmark.
 """
 
 from __future__ import annotations
@@ -13,19 +14,25 @@ from engines.core.errors import RetinaEdgeError
 from retina_edge.detector import Detector
 from retina_edge.measurement.timing import FrameCycle, Frames, measure_latency, measure_throughput
 
-# As mlperf.conf names them; of the samples of a benchmark so many are in memory at least.
+# Name of the benchmark in mlperf.conf, and the smallest number of samples in memory that its rules allow.
 BENCHMARK, SAMPLES = "retinanet", 64
-OF_BUILT_IN_FILE = 0  # beside the file given, which is empty here
-# Of the throughput measured beforehand, what Server is asked for where nobody says.
+OF_BUILT_IN_FILE = 0  # use LoadGen's built-in mlperf.conf in addition to the given file, which is empty
+# Share of the measured throughput that is the default rate of Server.
 SERVER_SHARE = 0.7
-# LoadGen makes as many Offline samples as the expected rate and the duration ask for, and a tenth more. A short
-# measurement sees caches and clocks before they are at their best; without a margin the samples run out too early.
+# Factor on the measured rate that LoadGen is told to expect in Offline. LoadGen makes enough samples for the expected
+# rate and the duration, and a tenth more. A short measurement underestimates the rate, because caches and clocks are
+# not yet at their best. Without the factor, the samples would run out too early.
 OFFLINE_MARGIN = 1.5
+# Duration of the measurement before a run.
 PROBE_SECONDS = 1.0
 
 
 def mlperf_settings(loadgen: Any, scenario: str) -> Any:
-    """LoadGen's settings for a published result of RetinaNet."""
+    """Return LoadGen's settings for a published result of RetinaNet.
+
+    Raises:
+        RetinaEdgeError: if LoadGen has no rules for RetinaNet.
+    """
     settings = loadgen.TestSettings()
     if settings.FromConfig(os.devnull, BENCHMARK, scenario, OF_BUILT_IN_FILE) != 0:
         raise RetinaEdgeError(
@@ -38,14 +45,22 @@ def mlperf_settings(loadgen: Any, scenario: str) -> Any:
 
 
 def settings_for(loadgen: Any, scenario: str, seconds: float) -> tuple[Any, list[str]]:
-    """The rules, less strict only where the run is shorter than theirs; and in which ways they are."""
+    """Return LoadGen's settings for a run of some seconds.
+
+    Returns:
+        The settings of the rules, relaxed only if the run is shorter than the rules require; and a description of each
+        relaxation.
+    """
     settings, shortfalls = mlperf_settings(loadgen, scenario), []
     rules_ms, rules_count = settings.min_duration_ms, settings.min_query_count
     settings.min_duration_ms = round(1000 * seconds)
     if settings.min_duration_ms < rules_ms:
-        settings.min_query_count = 1  # its summary says where that was too few for its statistics
-        what = "samples" if scenario == "Offline" else "queries"
-        shortfalls = [f"{seconds:g} s of {rules_ms / 1000:g}", f"no least number of {what} instead of {rules_count}"]
+        settings.min_query_count = 1  # LoadGen's summary says if that is too few for its statistics
+        unit = "samples" if scenario == "Offline" else "queries"
+        shortfalls = [
+            f"{seconds:g} s instead of {rules_ms / 1000:g}",
+            f"no minimum number of {unit} instead of {rules_count}",
+        ]
     return settings, shortfalls
 
 
@@ -58,7 +73,16 @@ def set_expected_speed(
     batch: int,
     queries_per_second: float | None,
 ) -> None:
-    """LoadGen wants to be told, roughly, how fast it will be."""
+    """Measure the speed of the detector briefly, and set what LoadGen expects.
+
+    Args:
+        settings: settings of LoadGen, which are modified.
+        detector: the detector.
+        frames: frames to measure with.
+        scenario: LoadGen's scenario.
+        batch: largest number of frames in a batch.
+        queries_per_second: rate of ``Server``; None for a share of the measured throughput.
+    """
     if scenario == "SingleStream":
         settings.single_stream_expected_latency_ns = round(1e6 * _probe(detector, frames, 1))
     elif scenario == "MultiStream":
@@ -71,36 +95,45 @@ def set_expected_speed(
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """LoadGen's summary: what stands left and right of each colon, its remarks, and ``parameters`` that it ran by."""
+    """Parse LoadGen's summary: name and value of each line, ``remarks``, and the ``parameters`` of the run."""
     results, _, parameters = path.read_text(encoding="utf-8").partition("Test Parameters Used")
     remarks = [line.strip()[2:] for line in results.splitlines() if line.strip().startswith("* ")]
-    found = _pairs(results) | ({"remarks": " ".join(remarks)} if remarks else {})
-    return {**found, "parameters": _pairs(parameters)}
+    summary = _pairs(results) | ({"remarks": " ".join(remarks)} if remarks else {})
+    return {**summary, "parameters": _pairs(parameters)}
 
 
 def has_run_out(summary: dict[str, Any]) -> bool:
-    """Whether LoadGen had no samples left before its least duration was over."""
+    """True if LoadGen ran out of samples before its minimum duration.
+
+    Example:
+        >>> has_run_out({"Result is": "INVALID", "Min duration satisfied": "NO"})
+        True
+    """
     return str(summary.get("Min duration satisfied", "")).upper() == "NO"
 
 
 def _probe(detector: Detector, frames: Frames, batch: int) -> float:
+    """Return the median latency of a batch in milliseconds."""
     return measure_latency(detector, FrameCycle(frames, batch), PROBE_SECONDS).p50
 
 
 def _throughput(detector: Detector, frames: Frames, batch: int) -> float:
+    """Return the throughput in frames per second."""
     return measure_throughput(detector, frames, batch=batch, seconds=PROBE_SECONDS).frames_per_second
 
 
 def _pairs(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """Return name and value of each line ``name: value``, without remarks."""
+    pairs: dict[str, Any] = {}
     for line in map(str.strip, text.splitlines()):
         name, colon, value = line.partition(":")
         if colon and value.strip() and not line.startswith("* "):
-            found[name.strip()] = _value(value.strip())
-    return found
+            pairs[name.strip()] = _value(value.strip())
+    return pairs
 
 
 def _value(text: str) -> Any:
+    """Convert text to an int or a float if possible."""
     for kind in (int, float):
         try:
             return kind(text)

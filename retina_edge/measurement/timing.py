@@ -1,4 +1,4 @@
-"""Latency, stages and throughput of a detector by the clock."""
+"""Measurements of a detector: latency, stages and throughput."""
 
 from __future__ import annotations
 
@@ -18,23 +18,28 @@ from retina_edge.detector import DetectionTicket, Detector
 
 T = TypeVar("T")
 Frames = Sequence[npt.NDArray[np.uint8]]
+# A warm-up lasts at least so many seconds and runs.
 WARM_UP_SECONDS, WARM_UP_RUNS = 1.0, 3
-# However slow a run is: of fewer there is no median.
+# Smallest number of runs, however slow they are, because fewer have no median.
 MIN_RUNS = 3
-# Of fewer runs these percentiles lie between the two slowest, and say no more than those.
+# With fewer runs, these percentiles would lie between the two slowest runs and add no information.
 MIN_RUNS_FOR_P90, MIN_RUNS_FOR_P99 = 10, 100
-# Submissions on their way, where throughput is measured.
+# Submissions that each stream keeps in flight while throughput is measured.
 IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of many runs.
+    """Statistics of the latency of many runs, in milliseconds.
 
     Attributes:
-        runs: how many.
-        mean, p50, p90, p99: of them; percentiles are interpolated linearly, as NumPy does. None where the runs are
-            too few for one.
+        runs: number of runs.
+        mean: arithmetic mean.
+        p50, p90, p99: percentiles, interpolated linearly as in NumPy; None if there are too few runs for a percentile.
+
+    Example:
+        >>> Latency.of([10.0, 12.0, 11.0])
+        Latency(runs=3, mean=11.0, p50=11.0, p90=None, p99=None)
     """
 
     runs: int
@@ -45,7 +50,7 @@ class Latency:
 
     @classmethod
     def of(cls, milliseconds: Sequence[float]) -> Latency:
-        """Of at least one measurement."""
+        """Return the statistics of at least one measurement in milliseconds."""
         runs = len(milliseconds)
         p50, p90, p99 = map(float, np.percentile(milliseconds, (50, 90, 99)))
         return cls(
@@ -58,19 +63,23 @@ class Latency:
 
     @property
     def jitter(self) -> float | None:
-        """p99 as a multiple of p50."""
+        """Ratio of p99 to p50; None if there are too few runs for p99."""
         return None if self.p99 is None else self.p99 / self.p50
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """What went through with several submissions on their way.
+    """Throughput with several submissions in flight.
 
     Attributes:
-        frames: detected.
-        seconds: from the first submission to the last result.
-        streams: threads that submitted, each as a camera would.
-        in_flight: submissions each of them had on their way.
+        frames: number of frames that were detected.
+        seconds: time from the first submission to the last result.
+        streams: number of threads that submitted, each like a camera.
+        in_flight: submissions that each thread kept in flight.
+
+    Example:
+        >>> Throughput(frames=90, seconds=1.5, streams=1, in_flight=2).frames_per_second
+        60.0
     """
 
     frames: int
@@ -80,69 +89,100 @@ class Throughput:
 
     @property
     def frames_per_second(self) -> float:
+        """Frames per second of all streams together."""
         return self.frames / self.seconds
 
 
 class FrameCycle:
-    """Batch after batch of the frames given, over and over."""
+    """An endless series of batches that repeats the given frames.
+
+    Args:
+        frames: the frames.
+        batch: number of frames in a batch.
+
+    Example:
+        >>> frames = [np.full((2, 2, 3), value, np.uint8) for value in range(3)]
+        >>> cycle = FrameCycle(frames, batch=2)
+        >>> [[int(frame[0, 0, 0]) for frame in cycle.next()] for _ in range(3)]
+        [[0, 1], [2, 0], [1, 2]]
+    """
 
     def __init__(self, frames: Frames, batch: int) -> None:
         self._frames, self._batch, self._next = frames, batch, 0
 
     def next(self) -> list[npt.NDArray[np.uint8]]:
-        """The next batch."""
+        """Return the next batch."""
         chosen = [self._frames[(self._next + i) % len(self._frames)] for i in range(self._batch)]
         self._next += self._batch
         return chosen
 
 
-def warm_up(detector: Detector, rounds: FrameCycle, *, in_flight: int = IN_FLIGHT) -> None:
-    """Runs what is slow only at first: memory, CUDA graphs in each of the slots, clocks."""
-    _run_at_once(detector, rounds, in_flight)
+def warm_up(detector: Detector, batches: FrameCycle, *, in_flight: int = IN_FLIGHT) -> None:
+    """Run the detector until memory is allocated, each slot has its CUDA graph, and the clocks have risen.
+
+    Args:
+        detector: the detector.
+        batches: batches to run.
+        in_flight: submissions that the measurement keeps in flight.
+    """
+    _run_at_once(detector, batches, in_flight)
     start, runs = perf_counter(), 0
     while runs < WARM_UP_RUNS or perf_counter() - start < WARM_UP_SECONDS:
-        detector(rounds.next())
-        detector.executor.measure(rounds.next())
+        detector(batches.next())
+        detector.executor.measure(batches.next())
         runs += 1
 
 
 def warm_up_batches(detector: Detector, frames: Frames, batch: int, *, in_flight: int = IN_FLIGHT) -> None:
-    """Runs every number of frames up to a batch, each in all of the slots: a CUDA graph is of one batch size.
+    """Run every number of frames up to a batch in all slots, because each batch size has its own CUDA graph.
 
-    Nothing is recorded where the batch is fixed, and partial ones are padded, or where the host runs the network.
+    Nothing is run if the model has a fixed batch size, because partial batches are padded, or if the network runs on
+    the host.
     """
     if detector.executor.batch is None and not isinstance(detector.executor, HostExecutor):
         for size in range(1, batch + 1):
             _run_at_once(detector, FrameCycle(frames, size), in_flight)
 
 
-def measure_in_turn(detector: Detector, rounds: FrameCycle, seconds: float) -> tuple[dict[str, Latency], Latency]:
-    """Each stage the executor knows (see ``Executor.measure``), and whole batches as ``measure_latency`` has them.
+def measure_in_turn(detector: Detector, batches: FrameCycle, seconds: float) -> tuple[dict[str, Latency], Latency]:
+    """Measure the stages of the executor and whole batches, in turn.
 
-    In turn, so that both meet the same clocks and the same heat: the host's overhead is their difference.
+    Both then run at the same clocks and temperatures, so that their difference is the overhead of the host.
+
+    Returns:
+        The latency of each stage (see ``Executor.measure``), and the latency of whole batches (see
+        ``measure_latency``).
     """
-    found: dict[str, list[float]] = {}
+    stages: dict[str, list[float]] = {}
 
     def run() -> float:
-        for stage, milliseconds in detector.executor.measure(rounds.next()).items():
-            found.setdefault(stage, []).append(milliseconds)
-        return _whole(detector, rounds)
+        for stage, milliseconds in detector.executor.measure(batches.next()).items():
+            stages.setdefault(stage, []).append(milliseconds)
+        return _whole(detector, batches)
 
     whole = _until(seconds, run)
-    return {stage: Latency.of(values) for stage, values in found.items()}, Latency.of(whole)
+    return {stage: Latency.of(values) for stage, values in stages.items()}, Latency.of(whole)
 
 
-def measure_latency(detector: Detector, rounds: FrameCycle, seconds: float) -> Latency:
-    """Of one batch at a time, from frames in host memory to detections in frame pixels."""
-    return Latency.of(_until(seconds, lambda: _whole(detector, rounds)))
+def measure_latency(detector: Detector, batches: FrameCycle, seconds: float) -> Latency:
+    """Measure single batches, one after the other, from frames in host memory to detections in frame pixels."""
+    return Latency.of(_until(seconds, lambda: _whole(detector, batches)))
 
 
 def measure_throughput(
     detector: Detector, frames: Frames, *, batch: int, seconds: float, streams: int = 1, in_flight: int = IN_FLIGHT
 ) -> Throughput:
-    """Of several threads that each keep several batches on their way.
+    """Measure the throughput of several threads that each keep several batches in flight.
 
-    Raises: what the detector raises, in whichever thread.
+    An error of the detector in any of the threads is raised here.
+
+    Args:
+        detector: the detector.
+        frames: frames to detect in, which are repeated.
+        batch: number of frames in a batch.
+        seconds: duration of the measurement; slow batches may extend it.
+        streams: number of threads.
+        in_flight: submissions that each thread keeps in flight.
     """
     counts = [0] * streams
     errors: list[BaseException] = []
@@ -150,9 +190,9 @@ def measure_throughput(
 
     def work(stream: int) -> None:
         try:
-            rounds, tickets = FrameCycle(frames, batch), deque[DetectionTicket[list[Detections]]]()
+            batches, tickets = FrameCycle(frames, batch), deque[DetectionTicket[list[Detections]]]()
             while not errors and (perf_counter() - start < seconds or counts[stream] < MIN_RUNS * batch):
-                tickets.append(detector.submit(rounds.next()))
+                tickets.append(detector.submit(batches.next()))
                 if len(tickets) == in_flight:
                     counts[stream] += len(detector.result(tickets.popleft()))
             for ticket in tickets:
@@ -166,7 +206,7 @@ def measure_throughput(
     try:
         for thread in threads:
             thread.join()
-    except BaseException as error:  # Ctrl-C: they end, too
+    except BaseException as error:  # Ctrl-C ends the threads, too
         errors.append(error)
         for thread in threads:
             thread.join()
@@ -176,25 +216,38 @@ def measure_throughput(
 
 
 def host_overhead(latency: Latency, stages: dict[str, Latency]) -> float | None:
-    """What the host adds to the GPU's time, as a share of it: medians; None without a GPU's clock."""
+    """Return the time that the host adds to the time on the GPU, relative to it; None without a GPU.
+
+    Args:
+        latency: latency of whole batches.
+        stages: latency of each stage; the medians are compared.
+
+    Example:
+        >>> overhead = host_overhead(Latency.of([11.0]), {GPU: Latency.of([10.0])})
+        >>> round(overhead, 3)
+        0.1
+    """
     return latency.p50 / stages[GPU].p50 - 1 if GPU in stages else None
 
 
-def _whole(detector: Detector, rounds: FrameCycle) -> float:
-    batch = rounds.next()
+def _whole(detector: Detector, batches: FrameCycle) -> float:
+    """Return the milliseconds that a batch takes from frames to detections."""
+    batch = batches.next()
     start = perf_counter()
     detector(batch)
     return 1000 * (perf_counter() - start)
 
 
-def _run_at_once(detector: Detector, rounds: FrameCycle, in_flight: int) -> None:
-    for ticket in [detector.submit(rounds.next()) for _ in range(in_flight)]:
+def _run_at_once(detector: Detector, batches: FrameCycle, in_flight: int) -> None:
+    """Submit some batches before fetching their results, so that each uses a slot."""
+    for ticket in [detector.submit(batches.next()) for _ in range(in_flight)]:
         detector.result(ticket)
 
 
 def _until(seconds: float, run: Callable[[], T]) -> list[T]:
-    found: list[T] = []
+    """Call a function until some seconds have passed, at least ``MIN_RUNS`` times, and return its results."""
+    results: list[T] = []
     start = perf_counter()
-    while len(found) < MIN_RUNS or perf_counter() - start < seconds:
-        found.append(run())
-    return found
+    while len(results) < MIN_RUNS or perf_counter() - start < seconds:
+        results.append(run())
+    return results

@@ -1,1 +1,1 @@
-"""The page, the API and the metrics of ``retina-edge serve``."""
+"""The web page, the API and the metrics of ``retina-edge serve``."""

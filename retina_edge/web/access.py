@@ -1,4 +1,4 @@
-"""Who may see it: everybody on this machine, and elsewhere those who have the token. And how much they may ask for."""
+"""Access control of the web server: requests from this machine, or requests with the token, and their limits."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "retina_edge_token"
 LOGIN = "/login"
-# The page itself has to load before it can ask for the token; nothing in these is secret. Health is for supervisors.
+# Served without the token: the login page has to load before it can ask for one, and supervisors check the health.
+# Nothing in these responses is secret.
 OPEN_PATHS = frozenset({LOGIN, "/healthz", "/page.css", "/login.js", "/icon.svg"})
-# Of a request, bytes. The longest of ours sets a score.
+# Largest body of a request, bytes. The longest legitimate body sets a score.
 MAX_BODY_BYTES = 4096
-# Wrong tokens, and changes, of all clients together: so many at once, and so many a second from then on.
+# Limits on wrong tokens and on changes, for all clients together: (burst size, rate per second after the burst).
 LOGIN_RATE, CHANGE_RATE = (20, 0.5), (20, 20.0)
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -32,7 +33,7 @@ HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to bind to is reached from this machine alone."""
+    """True if an address to bind to can only be reached from this machine."""
     if host == "localhost":
         return True
     try:
@@ -42,32 +43,39 @@ def is_loopback(host: str) -> bool:
 
 
 class RateLimit:
-    """So many at once, and a steady rate from then on."""
+    """A token bucket: a burst, and a steady rate after the burst.
+
+    Args:
+        size: largest number of permits at once.
+        rate: permits that become available per second.
+        clock: function that returns the current time in seconds.
+    """
 
     def __init__(self, size: float, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._size, self._rate, self._clock = size, rate, clock
-        self._left, self._at = size, clock()
+        self._available, self._updated = size, clock()
 
     def take(self) -> bool:
-        """Whether there is one left."""
+        """Take one permit. Return False if none is available."""
         now = self._clock()
-        self._left = min(self._size, self._left + self._rate * (now - self._at))
-        self._at = now
-        if self._left < 1:
+        self._available = min(self._size, self._available + self._rate * (now - self._updated))
+        self._updated = now
+        if self._available < 1:
             return False
-        self._left -= 1
+        self._available -= 1
         return True
 
 
 class AccessControl:
-    """ASGI middleware in front of everything.
+    """ASGI middleware that checks every request before the application sees it.
 
-    Without a token only names of this machine are answered to, so that no page of elsewhere reaches it through a name
-    that points here; requests of browsers must come from our own page.
+    Without a token, the Host header must name this machine. This prevents DNS rebinding: a foreign page would reach the
+    server through a host name that resolves to this machine. Requests from browsers must come from the server's own
+    page.
 
     Args:
-        app: what is behind it.
-        token: asked for on every request; None on loopback.
+        app: the application to protect.
+        token: access token, required on every request; None on loopback.
     """
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
@@ -91,55 +99,58 @@ class AccessControl:
         await self._app(scope, _bounded(receive), _with_headers(send))
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
-        """What to answer instead; None where the request may pass."""
+        """Return the response that refuses a request, or None if the request may pass."""
         host, origin = headers.get("host", ""), headers.get("origin")
         try:
             name, page = urlsplit(f"//{host}").hostname, urlsplit(origin or "").netloc
         except ValueError:
-            return _problem(400, "host or origin: expected one, got something else")
+            return _problem(400, "host or origin: expected a valid address, got something else")
         if self._token is None and not is_loopback(name or ""):
             return _problem(400, f"host: expected a name of this machine, got {host[:100]!r}")
         if origin is not None and page != host:
-            return _problem(403, "origin: expected a request of this page itself")
-        # A browser says where a request comes from; pictures that another page shows have no Origin.
+            return _problem(403, "origin: expected a request from this server's own page")
+        # Images that another page embeds are requested without an Origin, but browsers send Sec-Fetch-Site with them.
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and scope["path"] not in ("/", LOGIN):
-            return _problem(403, "expected a request of this page itself")
+            return _problem(403, "expected a request from this server's own page")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
             return _problem(413, f"body: expected at most {MAX_BODY_BYTES} bytes")
         method = scope.get("method", "GET")
-        if scope["path"] not in OPEN_PATHS and not self._known(headers):
+        if scope["path"] not in OPEN_PATHS and not self._authorized(headers):
             if ("authorization" in headers or COOKIE in headers.get("cookie", "")) and not self._guesses.take():
-                return _problem(429, "too many attempts; wait some seconds")
+                return _problem(429, "too many attempts; wait a few seconds")
             if scope["path"] == "/" and method == "GET":
                 return RedirectResponse(LOGIN, 303)
-            return _problem(401, "expected the token, as cookie or as Authorization: Bearer TOKEN")
+            return _problem(401, "expected the token, as a cookie or in the header Authorization: Bearer TOKEN")
         if method not in ("GET", "HEAD") and scope["path"] not in OPEN_PATHS and not self._changes.take():
             return _problem(429, "too many changes; wait a moment")
         return None
 
-    def _known(self, headers: Headers) -> bool:
+    def _authorized(self, headers: Headers) -> bool:
+        """True if no token is required, or if the headers contain it."""
         if self._token is None:
             return True
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer if kind.lower() == "bearer" else cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
-        return self._right(given)
+        return self._is_token(given)
 
-    def _right(self, given: str) -> bool:
-        """In constant time; as bytes, because of text it takes ASCII alone."""
+    def _is_token(self, given: str) -> bool:
+        """True if a text is the token. The comparison takes constant time."""
+        # As bytes, because compare_digest accepts only ASCII in a str.
         return secrets.compare_digest(given.encode(errors="replace"), (self._token or "").encode())
 
     async def _log_in(self, receive: Receive) -> Response:
+        """Answer the login form: set the cookie if its token is right, else show the form again."""
         body, more = b"", True
         while more and len(body) <= MAX_BODY_BYTES:
             message = await receive()
             body += message.get("body", b"")
             more = message.get("more_body", False)
         given = parse_qs(body.decode(errors="replace")).get("token", [""])[0].strip()
-        if self._token is None or not self._right(given):
-            # Who has the token is never kept waiting by those who guess.
+        if self._token is None or not self._is_token(given):
+            # Only wrong tokens are limited, so that guessing cannot lock out a user who has the right one.
             if not self._guesses.take():
-                return _problem(429, "too many attempts; wait some seconds")
+                return _problem(429, "too many attempts; wait a few seconds")
             return RedirectResponse(f"{LOGIN}?wrong", 303)
         response = RedirectResponse("/", 303)
         response.set_cookie(COOKIE, given, max_age=30 * 24 * 3600, httponly=True, samesite="strict")
@@ -147,11 +158,12 @@ class AccessControl:
 
 
 def _problem(status: int, detail: str) -> Response:
+    """Return an error response in the form that FastAPI gives its own errors."""
     return JSONResponse({"detail": detail}, status)
 
 
 def _bounded(receive: Receive) -> Receive:
-    """Ends a body that grows beyond what its header said, or said nothing of."""
+    """Disconnect when a body exceeds the limit, because its Content-Length may be missing or wrong."""
     seen = 0
 
     async def bounded() -> Message:
@@ -166,6 +178,8 @@ def _bounded(receive: Receive) -> Receive:
 
 
 def _with_headers(send: Send) -> Send:
+    """Add the security headers to every response."""
+
     async def with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             raw = [(name.encode(), value.encode()) for name, value in HEADERS.items()]

@@ -1,4 +1,4 @@
-"""The API and the page over a running pipeline. No path of a request reaches the file system."""
+"""The web application of a running pipeline: API, page and metrics. No path of a request reaches the file system."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ NAME = Path(description="name of a stream", max_length=64)
 
 
 class Score(BaseModel):
-    """What is shown and handed on."""
+    """The score threshold of the streams."""
 
-    score: float = Field(ge=0, lt=1, allow_inf_nan=False, strict=True, description="least score of a box")
+    score: float = Field(ge=0, lt=1, allow_inf_nan=False, strict=True, description="minimum score of a detection")
 
 
 class Problem(BaseModel):
-    """Why a request is refused."""
+    """The reason for which a request was refused."""
 
     detail: str
 
@@ -48,59 +48,59 @@ def create_app(
     healthy: Callable[[], bool],
     outputs: Callable[[], list[OutputStatus]] = list,
 ) -> AccessControl:
-    """The application behind its gate.
+    """Return the web application, behind its access control.
 
     Args:
-        pipeline: whose streams are shown; it runs in another thread.
-        events: what happened last.
-        token: asked for on every request; None on loopback.
-        healthy: whether the pipeline still runs.
-        outputs: what has become of results and events; there are none unless given.
+        pipeline: the pipeline to show; it runs in another thread.
+        events: the latest events.
+        token: access token, required on every request; None on loopback.
+        healthy: function that returns True while the pipeline runs.
+        outputs: function that returns the status of every output; by default there are no outputs.
     """
-    app = FastAPI(title="retina_edge", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app = _Api(title="retina_edge", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     files = {name: (importlib.resources.files(__package__) / "page" / name).read_bytes() for name in PAGE}
     previews = {stream.name: Preview(stream) for stream in pipeline.streams}
-    places = ViewerLimit(live_video.MAX_VIEWERS)
+    viewers = ViewerLimit(live_video.MAX_VIEWERS)
 
     def status() -> list[StreamStatus]:
         return [stream.status() for stream in pipeline.streams]
 
     def preview_of(name: str) -> Preview:
         if name not in previews:
-            raise HTTPException(404, f"no stream of this name; there are {', '.join(previews)}")
+            raise HTTPException(404, f"no stream has this name; the streams are {', '.join(previews)}")
         return previews[name]
 
     not_found: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
 
     @app.get("/healthz", responses={503: {"model": dict[str, Any]}})
     def healthz(response: Response) -> dict[str, Any]:
-        """Whether the pipeline runs, and how many streams give frames."""
-        well = healthy()
-        response.status_code = 200 if well else 503
-        return {"status": "ok" if well else "stopped", "online": pipeline.online, "streams": len(pipeline.streams)}
+        """Report if the pipeline runs, and how many of its streams are online."""
+        ok = healthy()
+        response.status_code = 200 if ok else 503
+        return {"status": "ok" if ok else "stopped", "online": pipeline.online, "streams": len(pipeline.streams)}
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     def metrics() -> Response:
-        """In Prometheus's text format."""
+        """Return the metrics of all streams and outputs in Prometheus's text format."""
         return Response(exposition(status, outputs), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/api/streams")
     def streams() -> list[StreamStatus]:
-        """State, counts, rate and latency of every stream."""
+        """Return the state, counts, rate and latency of every stream."""
         return status()
 
     @app.get("/api/streams/{name}", responses=not_found)
     def stream(name: Annotated[str, NAME]) -> StreamStatus:
-        """Of one."""
+        """Return the state, counts, rate and latency of one stream."""
         return preview_of(name).stream.status()
 
     @app.get("/api/streams/{name}/detections", responses=not_found)
     def detections(name: Annotated[str, NAME]) -> Response:
-        """The newest result: boxes xyxy in frame pixels, times in UTC, ages in seconds."""
+        """Return the newest result of a stream: boxes xyxy in frame pixels, times in UTC, ages in seconds."""
         result = preview_of(name).stream.latest
         if result is None:
             raise HTTPException(404, "no frame yet")
-        # ASCII, because a file's name need not be UTF-8.
+        # json.dumps escapes all characters that are not ASCII; the name of a file may not be valid UTF-8.
         return Response(json.dumps(result.to_dict()), media_type="application/json")
 
     @app.get(
@@ -109,11 +109,11 @@ def create_app(
         responses={200: {"content": {"image/jpeg": {}}}, **not_found},
     )
     def frame(name: Annotated[str, NAME]) -> Response:
-        """The newest annotated frame."""
-        found = preview_of(name).newest()
-        if found is None:
+        """Return the newest annotated frame of a stream as JPEG."""
+        newest = preview_of(name).newest()
+        if newest is None:
             raise HTTPException(404, "no frame yet")
-        return Response(found[1], media_type="image/jpeg")
+        return Response(newest[1], media_type="image/jpeg")
 
     @app.get(
         "/api/streams/{name}/stream.mjpg",
@@ -126,17 +126,17 @@ def create_app(
         },
     )
     def mjpeg(name: Annotated[str, NAME]) -> MjpegResponse:
-        """Annotated frames as they come, for players and ``<img>``."""
-        return MjpegResponse(preview_of(name), places, healthy)
+        """Send the annotated frames of a stream as they arrive (MJPEG), for players and HTML images."""
+        return MjpegResponse(preview_of(name), viewers, healthy)
 
     @app.get("/api/outputs")
     def output_states() -> list[OutputStatus]:
-        """What has become of results and events: files, and receivers elsewhere."""
+        """Return the status of every output: files of results, and receivers of events."""
         return outputs()
 
     @app.get("/api/events")
     def last_events(limit: Annotated[int, Query(ge=1, le=100)] = 20) -> list[dict[str, Any]]:
-        """What happened last, newest first."""
+        """Return the latest events, newest first."""
         return events.newest(limit)
 
     @app.get(
@@ -145,22 +145,22 @@ def create_app(
         responses={200: {"content": {"image/jpeg": {}}}, **not_found},
     )
     def event_thumbnail(number: Annotated[int, Path(ge=0, le=2**53)]) -> Response:
-        """What it looked like."""
+        """Return a JPEG of the object of an event."""
         content = events.thumbnail(number)
         if content is None:
-            raise HTTPException(404, "no such event, or too old")
+            raise HTTPException(404, "no event has this number, or the event is no longer kept")
         return Response(content, media_type="image/jpeg")
 
     @app.get("/api/score")
     def score() -> Score:
-        """The least score that is shown and handed on."""
+        """Return the score threshold: detections below it are neither shown nor sent to outputs."""
         return Score(score=pipeline.score)
 
     @app.put("/api/score", responses={400: {"model": Problem}, 429: {"model": Problem}})
-    def set_score(asked: Score) -> Score:
-        """Acts on the next result."""
+    def set_score(requested: Score) -> Score:
+        """Set the score threshold, from the next result on."""
         try:
-            pipeline.set_score(asked.score)
+            pipeline.set_score(requested.score)
         except RetinaEdgeError as error:
             raise HTTPException(400, str(error)) from error
         return Score(score=pipeline.score)
@@ -184,13 +184,26 @@ def create_app(
 
     @app.websocket("/api/watch")
     async def watch(socket: WebSocket) -> None:
-        """Pictures of all streams: the stream's number in two bytes, the high one first, then JPEG."""
-        await live_video.watch(socket, list(previews.values()), places, healthy)
+        """Send the frames of all streams: the number of the stream in two bytes, big-endian, then the JPEG."""
+        await live_video.watch(socket, list(previews.values()), viewers, healthy)
 
     return AccessControl(app, token)
 
 
+class _Api(FastAPI):
+    """An application whose OpenAPI descriptions are Markdown, although they come from docstrings."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI schema, with single backticks and without doctests in its descriptions."""
+        schema = super().openapi()
+        for component in schema["components"]["schemas"].values():
+            if "description" in component:
+                component["description"] = component["description"].partition("\n\nExample:")[0].replace("``", "`")
+        return schema
+
+
 def _serve(app: FastAPI, name: str, files: Mapping[str, bytes]) -> None:
+    """Add a route for a static file of the page."""
     media_type = TYPES[name.rpartition(".")[2]]
 
     @app.get(f"/{name}", include_in_schema=False)
@@ -199,7 +212,7 @@ def _serve(app: FastAPI, name: str, files: Mapping[str, bytes]) -> None:
 
 
 def _operations(schema: dict[str, Any]) -> str:
-    """The API as a page of its own: those that come with FastAPI load their scripts from elsewhere."""
+    """Return the API as an HTML page. FastAPI's own pages load scripts from other servers and do not work offline."""
     rows = [
         f"<tr><td>{method.upper()}</td><td><code>{path}</code></td><td>{operation.get('description', '')}</td></tr>"
         for path, methods in schema["paths"].items()
@@ -208,6 +221,6 @@ def _operations(schema: dict[str, Any]) -> str:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         '<title>retina_edge: API</title><link rel="stylesheet" href="/page.css"><main class="api"><h1>API</h1>'
-        '<p>As OpenAPI: <a href="/openapi.json">openapi.json</a></p>'
+        '<p>OpenAPI description: <a href="/openapi.json">openapi.json</a></p>'
         f"<table>{''.join(rows)}</table></main></html>"
     )

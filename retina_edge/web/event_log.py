@@ -1,4 +1,4 @@
-"""The last events, with what they looked like; so many and no more."""
+"""The latest events with thumbnails of their objects, in a log of bounded size."""
 
 from __future__ import annotations
 
@@ -16,41 +16,49 @@ MAX_EVENTS = 100
 
 
 class EventLog:
-    """Filled by the pipeline, read by the page."""
+    """A log of the latest events, which the pipeline fills and the web server reads. Thread-safe.
 
-    def __init__(self, most: int = MAX_EVENTS) -> None:
-        self._most = most
+    Args:
+        capacity: largest number of events that are kept.
+    """
+
+    def __init__(self, capacity: int = MAX_EVENTS) -> None:
+        self._capacity = capacity
         self._lock = threading.Lock()
         self._next = 0
         self._events: OrderedDict[int, tuple[dict[str, Any], bytes]] = OrderedDict()
 
     def add(self, event: Event, image: npt.NDArray[np.uint8]) -> None:
-        """Keeps an event, numbered from 0, and what its object looked like; forgets the oldest.
+        """Add an event with a thumbnail of its object, and discard the oldest event if the log is full.
 
         Args:
-            event: what happened.
-            image: the frame, BGR uint8 [h, w, 3].
+            event: the event; events are numbered from 0.
+            image: frame of the event, BGR uint8 [height, width, 3].
         """
-        picture = thumbnail(image, event.box)
+        content = thumbnail(image, event.box)
         with self._lock:
             number, self._next = self._next, self._next + 1
-            self._events[number] = ({**event.to_dict(), "text": _text(event), "number": number}, picture)
-            while len(self._events) > self._most:
+            self._events[number] = ({**event.to_dict(), "text": _text(event), "number": number}, content)
+            while len(self._events) > self._capacity:
                 self._events.popitem(last=False)
 
     def newest(self, limit: int) -> list[dict[str, Any]]:
-        """Newest first."""
+        """Return the latest events as JSON objects, newest first.
+
+        Args:
+            limit: largest number of events.
+        """
         with self._lock:
             return [event for event, _ in list(self._events.values())[::-1][:limit]]
 
     def thumbnail(self, number: int) -> bytes | None:
-        """JPEG of an event that is still kept."""
+        """Return the thumbnail of an event as JPEG; None if the event is no longer kept or does not exist."""
         with self._lock:
-            found = self._events.get(number)
-        return found[1] if found else None
+            entry = self._events.get(number)
+        return entry[1] if entry else None
 
 
 def _text(event: Event) -> str:
-    """For people."""
-    what = f"{event.class_name} {event.track}"
-    return f"{event.stream}: {what} {event.kind} {event.region}" + (f", {event.direction}" if event.direction else "")
+    """Describe an event in one line."""
+    name = f"{event.class_name} {event.track}"
+    return f"{event.stream}: {name} {event.kind} {event.region}" + (f", {event.direction}" if event.direction else "")

@@ -1,4 +1,4 @@
-"""Moving pictures for those who watch: MJPEG over HTTP for players, JPEG over a WebSocket for the page."""
+"""Live video for viewers: MJPEG over HTTP for players, JPEG over a WebSocket for the page."""
 
 from __future__ import annotations
 
@@ -14,101 +14,107 @@ from starlette.types import Receive, Scope, Send
 from retina_edge.pipeline.result import Result
 from retina_edge.web.preview import Preview
 
-# Pictures a second that a watcher gets of each stream at most; watchers at a time.
+# Largest number of frames per second that a viewer gets of each stream, and largest number of viewers at once.
 FRAMES_PER_SECOND, MAX_VIEWERS = 15.0, 16
-# Seconds that a watcher has to take a picture: who does not is gone, or holds a place that others want.
+# Seconds that a viewer has to receive a frame. A slower viewer is disconnected, so that another one can connect.
 SEND_SECONDS = 10.0
 BOUNDARY = "frame"
 MEDIA_TYPE = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
 
 
 class ViewerLimit:
-    """For so many watchers. Taken and given back in the event loop's thread alone, so that none is taken twice."""
+    """A limit on the number of viewers. It needs no lock, because only the event loop's thread uses it.
+
+    Args:
+        count: largest number of viewers at once.
+    """
 
     def __init__(self, count: int) -> None:
         self.free = count
 
     @contextmanager
     def taken(self) -> Iterator[bool]:
-        """Whether there was one; given back at the end."""
-        got = self.free > 0
-        self.free -= got
+        """Reserve a place for a viewer within the block. Yield False if no place was free."""
+        admitted = self.free > 0
+        self.free -= admitted
         try:
-            yield got
+            yield admitted
         finally:
-            self.free += got
+            self.free += admitted
 
 
 class MjpegResponse(Response):
-    """Pictures of a stream as they come, until the watcher goes; 503 where there is no place left.
+    """Annotated frames of a stream as they arrive, until the viewer disconnects; status 503 if the limit is reached.
 
     Args:
-        preview: of the stream.
-        places: of all watchers.
-        healthy: whether more pictures come.
+        preview: preview of the stream.
+        viewers: limit on the number of viewers.
+        healthy: function that returns True while the pipeline runs.
     """
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, preview: Preview, places: ViewerLimit, healthy: Callable[[], bool]) -> None:
+    def __init__(self, preview: Preview, viewers: ViewerLimit, healthy: Callable[[], bool]) -> None:
         super().__init__(media_type=MEDIA_TYPE)
         del self.headers["content-length"]
-        self._preview, self._places, self._healthy = preview, places, healthy
+        self._preview, self._viewers, self._healthy = preview, viewers, healthy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._places.taken() as got:
-            if not got:
-                full = {"detail": f"as many watch as can ({MAX_VIEWERS})"}
+        with self._viewers.taken() as admitted:
+            if not admitted:
+                full = {"detail": f"the limit of {MAX_VIEWERS} viewers is reached; try again later"}
                 await JSONResponse(full, 503)(scope, receive, send)
                 return
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            gone = asyncio.ensure_future(_disconnect(receive))
+            disconnected = asyncio.ensure_future(_disconnect(receive))
             shown: Result | None = None
             try:
-                while self._healthy() and not gone.done():
-                    found = await run_in_threadpool(self._preview.newest)
-                    if found is not None and found[0] is not shown:
-                        shown = found[0]
-                        head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(found[1])}\r\n\r\n"
-                        body = head.encode() + found[1] + b"\r\n"
+                while self._healthy() and not disconnected.done():
+                    newest = await run_in_threadpool(self._preview.newest)
+                    if newest is not None and newest[0] is not shown:
+                        shown = newest[0]
+                        head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(newest[1])}\r\n\r\n"
+                        body = head.encode() + newest[1] + b"\r\n"
                         message = {"type": "http.response.body", "body": body, "more_body": True}
                         await asyncio.wait_for(send(message), SEND_SECONDS)
                     await asyncio.sleep(1 / FRAMES_PER_SECOND)
                 await asyncio.wait_for(send({"type": "http.response.body", "body": b""}), SEND_SECONDS)
-            except (TimeoutError, asyncio.TimeoutError, OSError):  # two classes before Python 3.11
+            except (TimeoutError, asyncio.TimeoutError, OSError):  # these are two classes before Python 3.11
                 pass
             finally:
-                gone.cancel()
+                disconnected.cancel()
 
 
 async def watch(
-    socket: WebSocket, previews: Sequence[Preview], places: ViewerLimit, healthy: Callable[[], bool]
+    socket: WebSocket, previews: Sequence[Preview], viewers: ViewerLimit, healthy: Callable[[], bool]
 ) -> None:
-    """Newest pictures of all streams: the stream's number in two bytes, the high one first, then JPEG.
+    """Send the newest frames of all streams: the number of the stream in two bytes, big-endian, then the JPEG.
 
-    A slow watcher gets fewer, not later ones; one for whom there is no place is told to come again later.
+    A slow viewer gets fewer frames, not later ones. If the limit of viewers is reached, the socket is closed with code
+    1013 (try again later).
     """
     await socket.accept()
-    with places.taken() as got:
-        if not got:
+    with viewers.taken() as admitted:
+        if not admitted:
             await socket.close(1013)
             return
-        gone = asyncio.ensure_future(socket.receive())
+        disconnected = asyncio.ensure_future(socket.receive())
         shown: dict[int, Result] = {}
         try:
-            while healthy() and not gone.done():
+            while healthy() and not disconnected.done():
                 for number, preview in enumerate(previews):
-                    found = await run_in_threadpool(preview.newest)
-                    if found is not None and found[0] is not shown.get(number):
-                        shown[number] = found[0]
-                        await asyncio.wait_for(socket.send_bytes(number.to_bytes(2, "big") + found[1]), SEND_SECONDS)
+                    newest = await run_in_threadpool(preview.newest)
+                    if newest is not None and newest[0] is not shown.get(number):
+                        shown[number] = newest[0]
+                        await asyncio.wait_for(socket.send_bytes(number.to_bytes(2, "big") + newest[1]), SEND_SECONDS)
                 await asyncio.sleep(1 / FRAMES_PER_SECOND)
         except (WebSocketDisconnect, RuntimeError, TimeoutError, asyncio.TimeoutError):
-            pass  # gone in the middle of a picture, or too slow to take one
+            pass  # the viewer disconnected during a frame, or is too slow
         finally:
-            gone.cancel()
+            disconnected.cancel()
 
 
 async def _disconnect(receive: Receive) -> None:
+    """Wait until the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""The state of the streams and the outputs in Prometheus's format."""
+"""Metrics of the streams and the outputs in Prometheus's text format."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from prometheus_client.registry import Collector
 from retina_edge.pipeline.stream import State, StreamStatus
 from retina_edge.sinks.outputs import OutputStatus
 
-# By their names in StreamStatus.
+# Help texts of the counters, by the name of the field of StreamStatus.
 COUNTERS = {
     "captured": "Frames read.",
     "detected": "Frames with a result.",
-    "dropped": "Frames of live streams that a newer one replaced.",
-    "expired": "Frames that were too old.",
-    "failed": "Frames that the detector raised on.",
-    "reconnects": "Times a stream was opened again.",
+    "dropped": "Frames of a live stream that a newer frame replaced.",
+    "expired": "Frames or results that were older than the largest allowed age.",
+    "failed": "Frames that the detector failed on.",
+    "reconnects": "Attempts to reopen the source.",
 }
-# By their names in OutputStatus.
+# Help texts of the counters, by the name of the field of OutputStatus.
 OUTPUT_COUNTERS = {
     "done": "Results written, or events that the receiver confirmed.",
-    "dropped": "Results or events that made room for newer ones.",
-    "lost": "Results that a file did not take while it failed, or events that the receiver refused.",
+    "dropped": "Results or events that were discarded to make room for newer ones.",
+    "lost": "Results that a failing file did not store, or events that the receiver refused.",
 }
 
 
 class StreamCollector(Collector):
-    """Reads the state when it is asked, and keeps nothing.
+    """A collector that reads the status of the streams at each scrape and keeps no state.
 
     Args:
-        status: gives the state of all streams.
+        status: function that returns the status of all streams.
     """
 
     def __init__(self, status: Callable[[], Sequence[StreamStatus]]) -> None:
         self._status = status
 
     def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of all streams."""
         statuses = self._status()
         for name, text in COUNTERS.items():
             counter = CounterMetricFamily(
@@ -49,11 +50,11 @@ class StreamCollector(Collector):
             for status in statuses:
                 counter.add_metric([status.name], getattr(status, name))
             yield counter
-        online = GaugeMetricFamily("retina_edge_online", "Whether a stream gives frames.", labels=["stream"])
-        rate = GaugeMetricFamily("retina_edge_results_per_second", "Results a second.", labels=["stream"])
+        online = GaugeMetricFamily("retina_edge_online", "1 if the stream delivers frames, else 0.", labels=["stream"])
+        rate = GaugeMetricFamily("retina_edge_results_per_second", "Results per second.", labels=["stream"])
         latency = GaugeMetricFamily(
             "retina_edge_latency_seconds",
-            "From capture to result, of the newest results.",
+            "Seconds from capture to result, over the newest results.",
             labels=["stream", "quantile"],
         )
         objects = GaugeMetricFamily("retina_edge_objects", "Objects in the newest result.", labels=["stream", "class"])
@@ -69,24 +70,29 @@ class StreamCollector(Collector):
 
 
 class OutputCollector(Collector):
-    """Reads the state when it is asked, and keeps nothing.
+    """A collector that reads the status of the outputs at each scrape and keeps no state.
 
     Args:
-        status: gives the state of all outputs.
+        status: function that returns the status of all outputs.
     """
 
     def __init__(self, status: Callable[[], Sequence[OutputStatus]]) -> None:
         self._status = status
 
     def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of all outputs."""
         statuses, labels = self._status(), ["output", "kind"]
         for name, text in OUTPUT_COUNTERS.items():
             counter = CounterMetricFamily(f"retina_edge_output_{name}", text, labels=labels)
             for status in statuses:
                 counter.add_metric([status.name, status.kind], getattr(status, name))
             yield counter
-        waiting = GaugeMetricFamily("retina_edge_output_waiting", "Results or events that wait.", labels=labels)
-        up = GaugeMetricFamily("retina_edge_output_up", "Whether an output neither waits nor failed.", labels=labels)
+        waiting = GaugeMetricFamily(
+            "retina_edge_output_waiting", "Results or events that wait to be written or delivered.", labels=labels
+        )
+        up = GaugeMetricFamily(
+            "retina_edge_output_up", "1 if the output works, 0 if it waits or has failed.", labels=labels
+        )
         for status in statuses:
             waiting.add_metric([status.name, status.kind], status.waiting)
             up.add_metric([status.name, status.kind], status.state in ("ok", "lost"))
@@ -96,7 +102,12 @@ class OutputCollector(Collector):
 def exposition(
     streams: Callable[[], Sequence[StreamStatus]], outputs: Callable[[], Sequence[OutputStatus]] = list
 ) -> bytes:
-    """All of it as text."""
+    """Return the metrics of all streams and outputs as text.
+
+    Args:
+        streams: function that returns the status of all streams.
+        outputs: function that returns the status of all outputs.
+    """
     registry = CollectorRegistry()
     registry.register(StreamCollector(streams))
     registry.register(OutputCollector(outputs))

@@ -1,4 +1,4 @@
-"""Pictures for people who watch: small enough for a phone, encoded once for all, and only while somebody looks."""
+"""JPEG previews for viewers: small enough for a phone, encoded on demand and once for all viewers."""
 
 from __future__ import annotations
 
@@ -11,47 +11,65 @@ import numpy.typing as npt
 from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import Stream
 
-# Longer side, pixels, and quality of JPEG, 0 to 100.
+# Longer side of a preview in pixels, and JPEG quality from 0 to 100.
 SIDE, QUALITY = 960, 80
+# Longer side of a thumbnail, pixels.
 THUMBNAIL = 160
 
 
 class Preview:
-    """The newest annotated picture of one stream as JPEG."""
+    """The newest annotated frame of one stream as JPEG. Thread-safe.
+
+    Args:
+        stream: the stream.
+    """
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self._lock = threading.Lock()
-        self._of: Result | None = None
+        self._encoded: Result | None = None
         self._content = b""
 
     def newest(self) -> tuple[Result, bytes] | None:
-        """The newest result and its picture; None before there is one."""
+        """Return the newest result and its annotated frame as JPEG; None before the first result."""
         result = self.stream.latest
         if result is None:
             return None
         with self._lock:
-            if self._of is not result:
-                self._content, self._of = jpeg(result.annotated, SIDE), result
+            if self._encoded is not result:
+                self._content, self._encoded = jpeg(result.annotated, SIDE), result
             return result, self._content
 
 
-def jpeg(picture: npt.NDArray[np.uint8], side: int) -> bytes:
-    """A picture uint8 [h, w, 3] BGR as JPEG, its longer side at most ``side`` pixels."""
-    scale = side / max(picture.shape[:2])
+def jpeg(image: npt.NDArray[np.uint8], side: int) -> bytes:
+    """Encode an image as JPEG.
+
+    Args:
+        image: uint8 [height, width, 3], BGR.
+        side: largest length of the longer side, pixels; a larger image is scaled down.
+
+    Raises:
+        ValueError: if the image cannot be encoded.
+    """
+    scale = side / max(image.shape[:2])
     if scale < 1:
-        size = [max(1, round(length * scale)) for length in (picture.shape[1], picture.shape[0])]
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    ok, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        size = [max(1, round(length * scale)) for length in (image.shape[1], image.shape[0])]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     if not ok:
-        raise ValueError(f"picture: expected one that JPEG can hold, got {picture.shape}")
+        raise ValueError(f"image: expected a size that JPEG supports, got {image.shape}")
     return data.tobytes()
 
 
 def thumbnail(image: npt.NDArray[np.uint8], box: tuple[float, float, float, float]) -> bytes:
-    """What is in a box, xyxy in pixels, with a quarter of its size around it, as JPEG of at most 160 pixels."""
+    """Return the part of an image inside a box, with a margin of a quarter of the box, as JPEG of at most 160 pixels.
+
+    Args:
+        image: uint8 [height, width, 3], BGR.
+        box: xyxy in pixels, clipped to the image; for a box outside of the image, the whole image is returned.
+    """
     x1, y1, x2, y2 = box
-    wide, high = 0.25 * (x2 - x1), 0.25 * (y2 - y1)
-    top, left = max(0, int(y1 - high)), max(0, int(x1 - wide))
-    part = image[top : max(top + 1, int(y2 + high)), left : max(left + 1, int(x2 + wide))]
+    margin_x, margin_y = 0.25 * (x2 - x1), 0.25 * (y2 - y1)
+    top, left = max(0, int(y1 - margin_y)), max(0, int(x1 - margin_x))
+    part = image[top : max(top + 1, int(y2 + margin_y)), left : max(left + 1, int(x2 + margin_x))]
     return jpeg(part if part.size else image, THUMBNAIL)

@@ -1,4 +1,4 @@
-"""``retina-edge bench`` on real models; an engine runs on the stand-ins of driver and TensorRT."""
+"""``retina-edge bench`` on real models; an engine runs on stand-ins for the driver and TensorRT."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(arguments: Sequence[object], folder: Path) -> dict[str, Any]:
+    """Run the verb for 0.2 s and return its report."""
     path = folder / "bench.json"
     assert bench.main([*map(str, arguments), "--seconds", "0.2", "--json", str(path)]) == 0
     report: dict[str, Any] = json.loads(path.read_text())
     return report
 
 
-def test_an_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_onnx_is_measured_as_a_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = run([MODEL], tmp_path)
     assert list(report["milliseconds"]) == ["preprocess", "engine", "whole frame"]
     assert (report["precision"], report["input"], report["frame"]) == ("fp32", [416, 736], [1080, 1920])
@@ -63,45 +64,45 @@ def test_an_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(report["conditions"]) == {"before", "during", "after"}
     assert set(report["conditions"]["during"]) >= {"load average"}
     printed = capsys.readouterr().out
-    assert "engine, decode and NMS inside" in printed
-    assert report["notes"] == {"engine": "decode and NMS inside"}
+    assert "engine, with decode and NMS" in printed
+    assert report["notes"] == {"engine": "with decode and NMS"}
     assert "jitter, p99/p50" in printed
     assert report["seconds"] == 0.2
-    assert report["frames_mb"] == 99.5  # 16 of 1080p
-    assert "100 of them frames read beforehand" in " ".join(printed.replace("│", " ").split())
+    assert report["frames_mb"] == 99.5  # 16 frames of 1080p
+    assert "including 100 MB of frames to measure with" in " ".join(printed.replace("│", " ").split())
 
 
-def test_a_gpu_that_does_not_tell_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path) -> None:
+def test_a_gpu_may_not_report_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text('#!/bin/sh\necho "[Not Supported], 2100, 9501, 61.20, 450, 48, [Unknown Error], 24564, P2"\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     report = run([checkpoint], tmp_path)
-    for found in report["conditions"].values():
-        assert not {"clocks.sm", "memory.used"} & set(found)
-        assert (found["memory.total"], found["pstate"]) == (24564, "P2")
+    for sample in report["conditions"].values():
+        assert not {"clocks.sm", "memory.used"} & set(sample)
+        assert (sample["memory.total"], sample["pstate"]) == (24564, "P2")
     assert "gpu_memory_mib" not in report
 
 
 @pytest.mark.parametrize(
     ("arguments", "streams", "cuda_graph"), [([], 1, True), (["--streams", "3", "--no-cuda-graph"], 3, False)]
 )
-def test_an_engine_has_room_for_what_every_stream_has_on_its_way(
+def test_an_engine_has_slots_for_the_submissions_of_every_stream(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], streams: int, *, cuda_graph: bool
 ) -> None:
-    asked: dict[str, Any] = {}
+    requested: dict[str, Any] = {}
 
     def record(_path: Path, **options: Any) -> Detector:
-        asked.update(options)
-        raise ModelFileError("that is enough")
+        requested.update(options)
+        raise ModelFileError("end of the test")
 
     monkeypatch.setattr(Detector, "load", record)
     assert bench.main([str(MODEL), *arguments]) == 1
     each = inspect.signature(measure_throughput).parameters["in_flight"].default
-    assert asked == {"in_flight": streams * each, "cuda_graph": cuda_graph}
+    assert requested == {"in_flight": streams * each, "cuda_graph": cuda_graph}
 
 
-def test_the_table_leaves_out_what_was_not_measured_often_enough(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_a_dash_for_unknown_percentiles(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(width=200)
     latency = {"runs": 12, "mean": 1.0, "p50": 2.0, "p90": 3.0, "p99": None}
     report = {
@@ -110,7 +111,7 @@ def test_the_table_leaves_out_what_was_not_measured_often_enough(capsys: pytest.
         "input": [32, 32],
         "frame": [32, 32],
         "milliseconds": {"engine": latency},
-        "notes": {"engine": "copies to the GPU and back inside"},
+        "notes": {"engine": "with copies to the GPU and back"},
         "throughput": {"streams": 1, "in_flight": 2, "frames_per_second": 3.0},
         "jitter": None,
         "host_overhead": None,
@@ -120,27 +121,27 @@ def test_the_table_leaves_out_what_was_not_measured_often_enough(capsys: pytest.
     }
     print_report(console, report)
     lines = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
-    assert "engine, copies to the GPU and back inside 12 1.000 2.000 3.000 -" in lines
+    assert "engine, with copies to the GPU and back 12 1.000 2.000 3.000 -" in lines
     assert "jitter, p99/p50 -" in lines
     assert "clocks.sm 210.0 → 1980.0 → 210.0" in lines
 
 
-@pytest.mark.parametrize(("device", "said"), [("cpu", False), ("cuda", True)])
-def test_copies_of_a_checkpoint_on_a_gpu_are_said(monkeypatch: pytest.MonkeyPatch, device: str, *, said: bool) -> None:
+@pytest.mark.parametrize(("device", "noted"), [("cpu", False), ("cuda", True)])
+def test_a_checkpoint_on_a_gpu_notes_the_copies(monkeypatch: pytest.MonkeyPatch, device: str, *, noted: bool) -> None:
     monkeypatch.setattr("retina_edge.model.torch_executor.select_device", lambda _name: SimpleNamespace(type=device))
     notes = bench._notes(Path("model.pt"), dict.fromkeys(("preprocess", "engine", "postprocess")))
-    assert ("copies to the GPU" in notes.get("engine", "")) is said
+    assert ("copies to the GPU" in notes.get("engine", "")) is noted
     assert bench._notes(Path("model.engine"), dict.fromkeys(("engine", "postprocess"))) == {}
 
 
-def test_a_checkpoint_has_a_stage_of_its_own_for_postprocessing(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_has_a_stage_for_postprocessing(checkpoint: Path, tmp_path: Path) -> None:
     report = run([checkpoint, "--batch", 3, "--streams", 2], tmp_path)
     assert list(report["milliseconds"]) == ["preprocess", "engine", "postprocess", "whole frame"]
     assert (report["batch"], report["throughput"]["streams"]) == (3, 2)
     assert report["throughput"]["frames"] % 3 == 0
 
 
-def test_decoding_is_measured_where_there_is_something_to_decode(checkpoint: Path, tmp_path: Path) -> None:
+def test_decoding_of_a_video_is_measured(checkpoint: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "video.mp4", count=5)
     report = run([checkpoint, "--source", video], tmp_path)
     assert next(iter(report["milliseconds"])) == "decode of one frame"
@@ -150,7 +151,9 @@ def test_decoding_is_measured_where_there_is_something_to_decode(checkpoint: Pat
 
 @needs_compiler
 @pytest.mark.parametrize("plugin", [False, True])
-def test_an_engine(monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path, *, plugin: bool) -> None:
+def test_an_engine_is_measured_stage_by_stage(
+    monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path, *, plugin: bool
+) -> None:
     boxes = [{"name": name, "type": "float", "shape": []} for name in OUTPUTS]
     changes: dict[str, Any] = {"backend": "tensorrt", "postprocess": PLUGIN, "outputs": boxes} if plugin else {}
     world = World(monkeypatch, Driver(), engine, tmp_path, **changes)
@@ -164,7 +167,9 @@ def test_an_engine(monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("scenario", bench.SCENARIOS)
-def test_mlperf(checkpoint: Path, tmp_path: Path, scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mlperf_scenarios_write_logs_and_report(
+    checkpoint: Path, tmp_path: Path, scenario: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     logs = tmp_path / "logs"
     report = run([checkpoint, "--mlperf", scenario, "--mlperf-logs", logs], tmp_path)
     assert report["mlperf"]["Scenario"] == scenario
@@ -173,11 +178,11 @@ def test_mlperf(checkpoint: Path, tmp_path: Path, scenario: str, capsys: pytest.
     assert report["mlperf"]["as the rules ask"] is False
     assert (logs / scenario / "mlperf_log_summary.txt").is_file()
     printed = capsys.readouterr().out
-    assert "VALID, but not as the rules ask" in printed
-    assert "0.2 s of 600" in printed
+    assert "VALID, but not under MLPerf's rules" in printed
+    assert "0.2 s instead of 600" in printed
 
 
-def test_what_cannot_be_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main([str(tmp_path / "none.onnx")]) == 1
     assert "expected an ONNX file, found none" in capsys.readouterr().err
     assert bench.main([str(MODEL), "--source", str(tmp_path / "none.mp4")]) == 1
@@ -185,7 +190,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     copy = tmp_path / "model.onnx"
     copy.write_bytes(MODEL.read_bytes())
     assert bench.main([str(copy), "--json", str(copy)]) == 1
-    assert "would replace the model" in capsys.readouterr().err
+    assert "would overwrite the model" in capsys.readouterr().err
     for arguments in (["--seconds", "0"], ["--seconds", "nan"], ["--batch", "0"], ["--mlperf", "Edge"], STREAMS):
         with pytest.raises(SystemExit):
             bench.main([str(MODEL), *arguments])
@@ -193,7 +198,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "batch: expected 1, got 4" in capsys.readouterr().err
 
 
-def test_an_empty_video_is_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_image_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((10, 10, 3), np.uint8))
     (tmp_path / "a.png").write_bytes(b"")
     assert bench.main([str(MODEL), "--source", str(tmp_path / "a.png")]) == 1

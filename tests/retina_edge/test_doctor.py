@@ -1,4 +1,4 @@
-"""The doctor: what is there, what is not, and a way to fix it."""
+"""The doctor reports packages and devices, and how to fix what is missing or broken."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from tests.stand_in import StandIn, contract
 
 ROOT = Path(__file__).parents[2]
 WORKS = Check("shipped model", OK, "12 detections in 80 ms", "detection")
-BROKE = Check("shipped model", BROKEN, "reason", "detection", "install again")
+FAILS = Check("shipped model", BROKEN, "reason", "detection", "install again")
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out the packages that take seconds to import."""
+    """Skip the packages that take seconds to import."""
     names = ("numpy", "opencv-python", "onnxruntime")
     packages = [package for package in diagnosis._packages() if package.name in names]
     monkeypatch.setattr(diagnosis, "_packages", lambda: packages)
 
 
-@pytest.mark.parametrize(("check", "code"), [(WORKS, 0), (BROKE, 1)])
+@pytest.mark.parametrize(("check", "code"), [(WORKS, 0), (FAILS, 1)])
 @pytest.mark.usefixtures("quick")
-def test_the_exit_code_says_whether_detection_runs(
+def test_the_exit_code_is_1_if_detection_does_not_run(
     check: Check, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(doctor, "check_detection", lambda: check)
@@ -44,7 +44,7 @@ def test_the_exit_code_says_whether_detection_runs(
 
 
 @pytest.mark.usefixtures("quick")
-def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_lists_packages_and_devices(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(doctor, "check_detection", lambda: WORKS)
     assert doctor.main(["--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -60,24 +60,25 @@ def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     assert report["devices"][0]["name"] == "CPU"
 
 
-def test_the_base_packages_are_all_there_with_details() -> None:
+def test_base_packages_are_found_with_details() -> None:
     checks = {check.name: check for check in map(diagnosis._check_package, diagnosis._packages()[:3])}
     assert "FFMPEG" in checks["opencv-python"].found
     assert "CPU" in checks["onnxruntime"].found
 
 
 def check_of(module: str, attribute: str = "Builder") -> Check:
+    """Check a package with a module and an attribute of these names."""
     return diagnosis._check_package(Package("some-package", module, "engines", "pip install it", attribute))
 
 
-def test_a_missing_package_says_how_to_get_it() -> None:
+def test_a_missing_package_says_how_to_install_it() -> None:
     check = check_of("no_such_module_at_all")
     assert (check.state, check.purpose, check.fix) == (MISSING, "engines", "pip install it")
 
 
 @pytest.mark.parametrize("jetson", ["", "NVIDIA Jetson AGX Orin"])
-def test_install_hints_name_extras_that_exist(monkeypatch: pytest.MonkeyPatch, jetson: str) -> None:
-    """They hold for a wheel and for a checkout: pip adds the packages of an extra to what is installed."""
+def test_install_hints_name_existing_extras(monkeypatch: pytest.MonkeyPatch, jetson: str) -> None:
+    """The hints work for a wheel and for a checkout, because pip adds the packages of an extra to the installation."""
     monkeypatch.setattr(diagnosis, "_jetson", lambda: jetson)
     extras = re.findall(r"^([\w-]+) = \[", (ROOT / "pyproject.toml").read_text(), flags=re.M)
     hints = " ".join(package.fix for package in diagnosis._packages())
@@ -88,12 +89,12 @@ def test_install_hints_name_extras_that_exist(monkeypatch: pytest.MonkeyPatch, j
 
 
 def test_type_stubs_alone_are_not_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As tensorrt-stubs installs itself: a folder of .pyi files, which imports as an empty namespace package.
+    # Like tensorrt-stubs: a folder of .pyi files, which can be imported as an empty namespace package.
     (tmp_path / "stub_only").mkdir()
     (tmp_path / "stub_only" / "__init__.pyi").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     check = check_of("stub_only")
-    assert (check.state, check.found) == (MISSING, "type stubs or left-over files only")
+    assert (check.state, check.found) == (MISSING, "only type stubs or leftover files")
 
 
 @pytest.mark.parametrize("error", ["OSError('libcuda.so.1: cannot open shared object file')", "RuntimeError('x')"])
@@ -106,7 +107,7 @@ def test_a_broken_package_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert error.partition("(")[0] in check.found
 
 
-def test_versions_come_from_the_module_or_its_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_comes_from_the_module_or_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("versioned")
     module.Builder = object  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "versioned", module)
@@ -115,7 +116,7 @@ def test_versions_come_from_the_module_or_its_installation(monkeypatch: pytest.M
     assert check_of("versioned").found == "1.2.3"
 
 
-def test_no_gpu_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_reported_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "_nvidia_smi", list)
     monkeypatch.setattr(diagnosis, "_torch_gpus", list)
     monkeypatch.setattr(diagnosis, "_jetson", str)
@@ -133,24 +134,26 @@ def test_gpus_and_jetsons_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("command", [("no-such-program-at-all",), (sys.executable, "-c", "raise SystemExit(9)")])
-def test_without_nvidia_smi_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]) -> None:
+def test_a_missing_or_failing_nvidia_smi_gives_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
     monkeypatch.setattr(diagnosis, "NVIDIA_SMI", command)
     assert diagnosis._nvidia_smi() == []
 
 
-def test_lines_of_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_line_of_nvidia_smi_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "NVIDIA_SMI", (sys.executable, "-c", "print('A, 8.9\\n\\nB, 9.0')"))
     assert diagnosis._nvidia_smi() == ["A, 8.9", "B, 9.0"]
 
 
-def test_the_detection_check(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detection_is_checked_with_the_shipped_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Detector, "load", lambda _path: Detector(StandIn(contract())))
     check = diagnosis.check_detection()
     assert check.state == OK
     assert " detections in " in check.found
 
 
-def test_a_missing_model_is_the_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model_is_reported_as_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assets, "MODEL", tmp_path / "none.onnx")
     check = diagnosis.check_detection()
     assert check.state == BROKEN
@@ -171,12 +174,13 @@ sys.exit(main({arguments!r}))
 
 
 def run_without(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run retina-edge in a process in which a module cannot be imported."""
     code = BLOCK.format(module=module, arguments=list(arguments))
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(("module", "package"), [("cv2", "opencv-python"), ("numpy", "numpy")])
-def test_a_base_package_that_does_not_load_is_the_doctors_finding(module: str, package: str) -> None:
+def test_the_doctor_reports_a_base_package_that_does_not_load(module: str, package: str) -> None:
     run = run_without(module, "doctor", "--json")
     assert run.returncode == 1, run.stderr
     report = json.loads(run.stdout)
@@ -186,12 +190,12 @@ def test_a_base_package_that_does_not_load_is_the_doctors_finding(module: str, p
         assert "libgl1" in check["fix"]
         assert "opencv-python-headless" in check["fix"]
     assert report["detection_works"] is False
-    assert report["detection"][0]["fix"] == "first fix the packages it needs"
+    assert report["detection"][0]["fix"] == "fix the packages that it needs first"
 
 
 @pytest.mark.parametrize(("module", "package"), [("cv2", "opencv-python"), ("numpy", "numpy")])
 @pytest.mark.parametrize("verb", ["detect", "demo", "evaluate"])
-def test_other_verbs_send_to_the_doctor(verb: str, module: str, package: str) -> None:
+def test_other_verbs_refer_to_the_doctor_if_a_package_does_not_load(verb: str, module: str, package: str) -> None:
     run = run_without(module, verb, "--help")
     assert run.returncode == 1
     assert run.stderr == (
@@ -201,7 +205,7 @@ def test_other_verbs_send_to_the_doctor(verb: str, module: str, package: str) ->
 
 
 class BrokenCuda:
-    """As of torch, where the driver is older than it wants."""
+    """The module torch.cuda if the driver is too old for it."""
 
     def __getattr__(self, name: str) -> object:
         raise RuntimeError("the driver is too old")
@@ -214,7 +218,7 @@ def test_a_torch_that_does_not_load_has_no_gpus(tmp_path: Path, monkeypatch: pyt
     assert diagnosis._torch_gpus() == []
 
 
-def test_a_torch_whose_devices_fail_is_broken_and_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_that_fails_to_count_devices_is_broken_and_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("torch")
     module.__dict__.update(nn=object, cuda=BrokenCuda(), version=ModuleType("version"))
     module.version.cuda = "12.6"

@@ -1,4 +1,4 @@
-"""``retina-edge inspect`` on an engine and on a deployable ONNX."""
+"""``retina-edge inspect`` describes an engine and a deployable ONNX."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_engine_is_described(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(engine), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["contract"]["class_names"] == ["tree"]
-    assert found["size"] == engine.stat().st_size
-    assert found["layers"]["convolution"] == {"fp32": 61}
-    assert len(found["convolutions"]) == 61
-    assert [tensor["shape"] for tensor in found["inputs"]] == [[1, 416, 736, 3]]
-    assert len(found["outputs"]) == 8
-    assert found["facts"]["built for"] == "sm89"
+    report = json.loads(capsys.readouterr().out)
+    assert report["contract"]["class_names"] == ["tree"]
+    assert report["size"] == engine.stat().st_size
+    assert report["layers"]["convolution"] == {"fp32": 61}
+    assert len(report["convolutions"]) == 61
+    assert [tensor["shape"] for tensor in report["inputs"]] == [[1, 416, 736, 3]]
+    assert len(report["outputs"]) == 8
+    assert report["facts"]["built for"] == "sm89"
     assert main([str(engine)]) == 0
     text = capsys.readouterr().out
     for words in ("sm89", "61 fp32", "head.classification_head.cls_logits:3", "1 × 416 × 736 × 3", "parsed network"):
@@ -39,10 +39,10 @@ def test_an_engine_is_described(engine: Path, capsys: pytest.CaptureFixture[str]
 
 def test_an_onnx_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(MODEL), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["layers"] == {"convolution": {"fp32": 61}}
-    assert found["convolutions"]["head.regression_head.bbox_reg:3"] == "fp32"
-    assert [tensor["name"] for tensor in found["outputs"]] == ["num_detections", "boxes", "scores", "labels"]
+    report = json.loads(capsys.readouterr().out)
+    assert report["layers"] == {"convolution": {"fp32": 61}}
+    assert report["convolutions"]["head.regression_head.bbox_reg:3"] == "fp32"
+    assert [tensor["name"] for tensor in report["outputs"]] == ["num_detections", "boxes", "scores", "labels"]
     assert main([str(MODEL)]) == 0
     assert "opset" in capsys.readouterr().out
 
@@ -50,13 +50,13 @@ def test_an_onnx_is_described(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda engine: engine.write_bytes(b"x"), "damaged, or exchanged"),
+        (lambda engine: engine.write_bytes(b"x"), "damaged or was replaced"),
         (lambda engine: passport_path(engine).unlink(), "expected the engine's passport"),
         (lambda engine: engine.unlink(), "found no file"),
     ],
     ids=["damaged", "no passport", "no file"],
 )
-def test_what_cannot_be_described_is_one_line(
+def test_an_unusable_engine_is_an_error_of_one_line(
     engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], break_it: object, message: str
 ) -> None:
     copy = tmp_path / "copy.engine"

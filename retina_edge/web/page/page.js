@@ -4,7 +4,8 @@ const byId = (id) => document.getElementById(id);
 const cards = [];
 let socket;
 
-async function ask(path, options) {
+// Fetch a JSON answer; without a valid token, go to the login page.
+async function fetchJson(path, options) {
   const response = await fetch(path, options);
   if (response.status === 401) location.assign("/login");
   if (!response.ok) throw new Error(`${path}: ${response.status}`);
@@ -15,12 +16,12 @@ function makeCard(status) {
   const card = byId("stream").content.firstElementChild.cloneNode(true);
   card.dataset.stream = status.name;
   card.querySelector(".name").textContent = status.name;
-  card.querySelector("img").alt = `newest picture of ${status.name}`;
+  card.querySelector("img").alt = `newest frame of ${status.name}`;
   byId("streams").append(card);
   return card;
 }
 
-function show(card, status) {
+function showStream(card, status) {
   const badge = card.querySelector(".badge");
   badge.textContent = badge.dataset.state = status.state;
   card.querySelector(".error").textContent = status.state === "online" ? "" : status.error;
@@ -39,17 +40,17 @@ function show(card, status) {
 
 async function refresh() {
   try {
-    const streams = await ask("/api/streams");
+    const streams = await fetchJson("/api/streams");
     streams.forEach((status, index) => {
       cards[index] ??= makeCard(status);
-      show(cards[index], status);
+      showStream(cards[index], status);
     });
     const online = streams.filter((status) => status.state === "online").length;
     byId("state").textContent = `${online} of ${streams.length} streams online`;
-    showOutputs(await ask("/api/outputs"));
-    showEvents(await ask("/api/events?limit=20"));
+    showOutputs(await fetchJson("/api/outputs"));
+    showEvents(await fetchJson("/api/events?limit=20"));
   } catch (error) {
-    byId("state").textContent = "serve does not answer";
+    byId("state").textContent = "the server does not answer";
   }
 }
 
@@ -92,8 +93,8 @@ function showEvents(events) {
   }));
 }
 
-// Pictures of all streams come through one connection: a browser opens six to a host and no more.
-function watch() {
+// The frames of all streams arrive through one connection, because a browser opens at most six to a host.
+function openVideo() {
   socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/watch`);
   socket.binaryType = "arraybuffer";
   socket.onmessage = ({ data }) => {
@@ -103,21 +104,22 @@ function watch() {
     const address = URL.createObjectURL(new Blob([data.slice(2)], { type: "image/jpeg" }));
     image.onload = image.onerror = () => URL.revokeObjectURL(address);
     image.src = address;
-    card.dataset.pictures = String(Number(card.dataset.pictures ?? 0) + 1);
+    card.dataset.frames = String(Number(card.dataset.frames ?? 0) + 1);
   };
-  socket.onclose = () => setTimeout(watch, 1000);
+  socket.onclose = () => setTimeout(openVideo, 1000);
 }
 
 let sending = false;
-let wanted = null;
+let pendingScore = null;
 
+// Send the newest position of the slider, one request at a time; positions in between are skipped.
 async function sendScore() {
-  if (sending || wanted === null) return;
+  if (sending || pendingScore === null) return;
   sending = true;
-  const score = wanted;
-  wanted = null;
+  const score = pendingScore;
+  pendingScore = null;
   try {
-    await ask("/api/score", {
+    await fetchJson("/api/score", {
       method: "PUT",
       headers: { "content-type": "application/json" },
       body: JSON.stringify({ score }),
@@ -133,11 +135,11 @@ async function sendScore() {
 async function start() {
   const slider = byId("score");
   const showScore = () => { byId("score-value").textContent = Number(slider.value).toFixed(2); };
-  slider.addEventListener("input", () => { showScore(); wanted = Number(slider.value); sendScore(); });
+  slider.addEventListener("input", () => { showScore(); pendingScore = Number(slider.value); sendScore(); });
   await refresh();
   setInterval(refresh, 1000);
-  watch();
-  slider.value = (await ask("/api/score")).score;
+  openVideo();
+  slider.value = (await fetchJson("/api/score")).score;
   showScore();
 }
 

@@ -1,4 +1,4 @@
-"""The console script: verbs, errors as one line, argument types."""
+"""The console script: verbs, exit codes, errors in one line, argument types."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from retina_edge.cli import argument_types, running
 
 
 def fail(error: BaseException) -> Callable[[], int]:
+    """Return the body of a verb that raises an error."""
+
     def body() -> int:
         raise error
 
@@ -25,7 +27,7 @@ def fail(error: BaseException) -> Callable[[], int]:
 
 
 @pytest.mark.parametrize("code", [0, 1, 7])
-def test_the_bodys_code_is_kept(code: int) -> None:
+def test_the_exit_code_of_the_body_is_returned(code: int) -> None:
     assert running.run(lambda: code) == code
 
 
@@ -38,7 +40,9 @@ def test_the_bodys_code_is_kept(code: int) -> None:
         (FileNotFoundError(errno.ENOENT, "No such file", "a.pt"), "error: [Errno 2] No such file: 'a.pt'\n"),
     ],
 )
-def test_errors_a_user_can_mend_are_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_that_a_user_can_fix_are_one_line(
+    error: Exception, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert running.run(fail(error)) == 1
     assert capsys.readouterr().err == line
 
@@ -47,7 +51,7 @@ def test_errors_a_user_can_mend_are_one_line(error: Exception, line: str, capsys
     ("module", "extra"),
     [("torch", "train"), ("torchvision.models", "train"), ("onnx", "export"), ("onnxscript.rewriter", "export")],
 )
-def test_a_missing_extra_says_what_installs_it(module: str, extra: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_extra_says_how_to_install_it(module: str, extra: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert running.run(fail(ModuleNotFoundError(f"No module named {module!r}", name=module))) == 1
     assert f"pip install 'retina-edge[{extra}]'" in capsys.readouterr().err
 
@@ -65,7 +69,9 @@ def test_a_base_package_that_does_not_load_is_one_line(
     assert "retina-edge doctor" in error
 
 
-def test_an_import_error_without_a_name_is_that_of_the_package_running(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_import_error_without_a_name_belongs_to_the_package_that_was_running(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     package = {"__name__": "onnxruntime.capi"}
     exec("def load(): raise ImportError('no library')", package)
     assert running.run(package["load"]) == 1  # type: ignore[arg-type]
@@ -86,18 +92,18 @@ def test_bugs_keep_their_traceback(error: BaseException) -> None:
         running.run(fail(error))
 
 
-def test_ctrl_c_is_130(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert running.run(fail(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize(("text", "size"), [("416x736", (416, 736)), ("320X320", (320, 320)), ("032x64", (32, 64))])
-def test_input_sizes(text: str, size: tuple[int, int]) -> None:
+def test_input_sizes_are_parsed(text: str, size: tuple[int, int]) -> None:
     assert argument_types.input_size(text) == size
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("416", "HEIGHTxWIDTH"),
         ("a x b", "HEIGHTxWIDTH"),
@@ -108,19 +114,19 @@ def test_input_sizes(text: str, size: tuple[int, int]) -> None:
         ("0x32", "32x32"),
     ],
 )
-def test_input_sizes_refused(text: str, says: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=says):
+def test_wrong_input_sizes_are_refused(text: str, message: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
         argument_types.input_size(text)
 
 
-def test_positive() -> None:
+def test_only_positive_integers_are_accepted() -> None:
     assert argument_types.positive_int("12") == 12
     for text in ("0", "-1", "x", "", "1.5"):
         with pytest.raises(argparse.ArgumentTypeError, match="at least 1"):
             argument_types.positive_int(text)
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert caught.value.code == 0
@@ -136,31 +142,31 @@ def test_help_has_a_line_for_each_verb(capsys: pytest.CaptureFixture[str]) -> No
         assert any(line.split() == [verb, *purpose.split()] for line in lines)
 
 
-def test_no_verb_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_is_shown_without_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "verbs:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["--nonsense"], ["--nonsense", "detect"]])
-def test_other_verbs_and_options_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_verbs_and_options_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
     assert "usage: retina-edge" in capsys.readouterr().err
 
 
-def test_a_verb_gets_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    got: list[list[str]] = []
+def test_a_verb_gets_the_arguments_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[list[str]] = []
 
     def verb_main(argv: list[str]) -> int:
-        got.append(argv)
+        received.append(argv)
         return 3
 
     module = ModuleType("retina_edge.detect")
     module.main = verb_main  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "retina_edge.detect", module)
     assert main(["detect", "m.onnx", "--version", "--help", "detect"]) == 3
-    assert got == [["m.onnx", "--version", "--help", "detect"]]
+    assert received == [["m.onnx", "--version", "--help", "detect"]]
 
 
 def test_only_the_chosen_verb_is_imported() -> None:

@@ -1,4 +1,4 @@
-"""Platforms: recognized by machine and packages; their commands exist."""
+"""Platforms are recognized by machine and packages, and their commands exist."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ORIN, DESKTOP = ("Orin", "8.7", "540.4.0"), Machine("NVIDIA GeForce RTX 4090", "
     ],
 )
 @pytest.mark.parametrize("installed", [True, False])
-def test_a_jetson_is_known_by_its_jetpack(jetpack: str, expected: Platform, *, installed: bool) -> None:
+def test_a_jetson_is_recognized_by_its_jetpack(jetpack: str, expected: Platform, *, installed: bool) -> None:
     assert recognize(Machine(*ORIN, jetpack), tensorrt=installed, tensorrt_rtx=False) is expected
 
 
@@ -59,13 +59,15 @@ def test_a_jetson_is_known_by_its_jetpack(jetpack: str, expected: Platform, *, i
         (Machine(), False, False, CPU),
     ],
 )
-def test_others_by_what_is_there(machine: Machine, expected: Platform, *, tensorrt: bool, rtx: bool) -> None:
+def test_other_machines_are_recognized_by_gpu_and_packages(
+    machine: Machine, expected: Platform, *, tensorrt: bool, rtx: bool
+) -> None:
     assert recognize(machine, tensorrt=tensorrt, tensorrt_rtx=rtx) is expected
 
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)
-def test_whoever_compiles_pycuda_finds_cuda(platform: Platform) -> None:
-    """It is on the package index as source only."""
+def test_commands_that_compile_pycuda_set_the_path_of_cuda(platform: Platform) -> None:
+    """The package index has pycuda only as source."""
     extras = dict(re.findall(r"^([\w-]+) = \[(.*)\]", (ROOT / "pyproject.toml").read_text(), flags=re.M))
     (install,) = [command for command in platform.commands if "pip install" in command]
     (extra,) = re.findall(r"retina-edge\[([\w-]+)\]", install) or [None]
@@ -76,8 +78,8 @@ def test_whoever_compiles_pycuda_finds_cuda(platform: Platform) -> None:
 
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)
-def test_the_commands_exist(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Extras are in pyproject.toml, and the verbs take the arguments."""
+def test_commands_name_existing_extras_and_arguments(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extras are in pyproject.toml, and the verbs accept the arguments."""
     extras = re.findall(r"^([\w-]+) = \[", (ROOT / "pyproject.toml").read_text(), flags=re.M)
     parsed: list[str] = []
 

@@ -1,4 +1,4 @@
-"""COCO metrics: against pycocotools, which we did not write and do not use."""
+"""COCO metrics, compared with pycocotools, which the project itself does not use."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.retinanet import RetinaNet
 from tests.models import TINY, contract_of, lively
 
-# Both compute in double precision; only the order of summation differs.
-MATCH_IOU = 1e-9
+# Both compute in double precision, so only the order of summation differs.
+TOLERANCE = 1e-9
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def dataset(treecrowns: Path) -> CocoDataset:
 
 
 def noisy_results(dataset: CocoDataset, seed: int) -> list[dict[str, Any]]:
-    """The true boxes moved, some left out, and wrong ones among them."""
+    """Return the true boxes with noise, with some of them missing, and with some wrong boxes."""
     generator = np.random.default_rng(seed)
     results = []
     for image in dataset.images:
@@ -60,7 +60,7 @@ def noisy_results(dataset: CocoDataset, seed: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_metrics_are_those_of_pycocotools(dataset: CocoDataset, seed: int) -> None:
+def test_metrics_equal_those_of_pycocotools(dataset: CocoDataset, seed: int) -> None:
     results = noisy_results(dataset, seed)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(dataset.annotations))
@@ -71,11 +71,11 @@ def test_metrics_are_those_of_pycocotools(dataset: CocoDataset, seed: int) -> No
     ours = evaluate_results(dataset, results)
     assert 0.05 < ours.metrics["AP"] < 0.9
     for name, expected in zip(METRICS, reference.stats, strict=True):
-        assert ours.metrics[name] == pytest.approx(expected, abs=MATCH_IOU)
-    assert ours.per_class == {"tree": pytest.approx(ours.metrics["AP"], abs=MATCH_IOU)}
+        assert ours.metrics[name] == pytest.approx(expected, abs=TOLERANCE)
+    assert ours.per_class == {"tree": pytest.approx(ours.metrics["AP"], abs=TOLERANCE)}
 
 
-def test_perfect_and_empty_results(dataset: CocoDataset) -> None:
+def test_perfect_results_have_ap_1_and_empty_results_ap_0(dataset: CocoDataset) -> None:
     perfect = [
         {"image_id": image.id, "category_id": 1, "bbox": [*box[:2], box[2] - box[0], box[3] - box[1]], "score": 1.0}
         for image in dataset.images
@@ -88,7 +88,7 @@ def test_perfect_and_empty_results(dataset: CocoDataset) -> None:
 
 
 class Oracle(HostExecutor):
-    """An executor that knows the answers, to check labels, batches and box frames on the way to the metrics."""
+    """An executor with known answers, to check labels, batches and the mapping of boxes to frame pixels."""
 
     batch: int | None = None
 
@@ -115,7 +115,7 @@ class Oracle(HostExecutor):
 
 @pytest.mark.parametrize("batch", [1, 5])
 def test_classes_are_matched_by_name(dataset: CocoDataset, batch: int) -> None:
-    # The network's input is smaller than the tiles, which are not all of one size.
+    # The images have several sizes, and all are larger than the network's input.
     answers = [Letterbox.fit(image.size, (384, 384)).to_input(image.boxes) for image in dataset.images]
     seen: list[None] = []
     result = evaluate(
@@ -145,6 +145,7 @@ def test_verb_writes_json(tmp_path: Path, treecrowns: Path, capsys: pytest.Captu
 
 
 def small_dataset(tmp_path: Path, categories: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> Path:
+    """Write a data set of one image of 100 x 100 pixels, and return the annotation file."""
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((100, 100, 3), np.uint8))
     image = {"id": 1, "file_name": "a.png", "width": 100, "height": 100}
     path = tmp_path / "labels.json"
@@ -153,27 +154,28 @@ def small_dataset(tmp_path: Path, categories: list[dict[str, Any]], annotations:
 
 
 def annotation(number: int, category_id: int, bbox: list[float]) -> dict[str, Any]:
+    """Return a COCO annotation."""
     return {"id": number, "image_id": 1, "category_id": category_id, "bbox": bbox}
 
 
-def test_ap_of_each_class_is_that_classes(tmp_path: Path) -> None:
+def test_each_class_has_its_own_ap(tmp_path: Path) -> None:
     categories = [{"id": 90, "name": "cat"}, {"id": 5, "name": "dog"}, {"id": 7, "name": "cow"}]
     path = small_dataset(
         tmp_path, categories, [annotation(1, 90, [10, 10, 30, 30]), annotation(2, 5, [50, 50, 30, 30])]
     )
-    found = [{"image_id": 1, "category_id": 90, "bbox": [10, 10, 30, 30], "score": 0.9}]
-    result = evaluate_results(load_coco(path, tmp_path), found)
+    results = [{"image_id": 1, "category_id": 90, "bbox": [10, 10, 30, 30], "score": 0.9}]
+    result = evaluate_results(load_coco(path, tmp_path), results)
     assert result.per_class["cat"] == pytest.approx(1.0)
     assert result.per_class["dog"] == 0
     assert np.isnan(result.per_class["cow"])
     assert json.loads(result.to_json())["per_class"]["cow"] is None
 
 
-def test_boxes_left_out_do_not_count_as_missed(tmp_path: Path) -> None:
+def test_skipped_annotations_do_not_count_as_missed(tmp_path: Path) -> None:
     boxes = [annotation(1, 1, [10, 10, 30, 30]), annotation(2, 1, [10, 10, 0, 30]), annotation(3, 1, [90, 10, 50, 30])]
     path = small_dataset(tmp_path, [{"id": 1, "name": "cat"}], boxes)
-    found = [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 30, 30], "score": 0.9}]
-    assert evaluate_results(load_coco(path, tmp_path, skip_invalid=True), found).metrics["AP"] == pytest.approx(1.0)
+    results = [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 30, 30], "score": 0.9}]
+    assert evaluate_results(load_coco(path, tmp_path, skip_invalid=True), results).metrics["AP"] == pytest.approx(1.0)
 
 
 def test_a_batch_below_one_is_refused(dataset: CocoDataset) -> None:
@@ -181,9 +183,7 @@ def test_a_batch_below_one_is_refused(dataset: CocoDataset) -> None:
         evaluate(Detector(Oracle([], ("tree",), 0)), dataset, batch=-1)
 
 
-def test_missing_tools_are_said_before_anything_is_detected(
-    dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_reported_before_detection(dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     seen: list[None] = []
     with pytest.raises(MissingDependencyError, match=r"pip install 'retina-edge\[train\]'"):
@@ -192,8 +192,10 @@ def test_missing_tools_are_said_before_anything_is_detected(
 
 
 @pytest.mark.parametrize("most", [5, 300])
-def test_more_or_fewer_boxes_an_image_are_counted_as_pycocotools_counts_them(dataset: CocoDataset, most: int) -> None:
-    """Its summary knows 100 only; its tables know any number."""
+def test_metrics_with_other_maximum_numbers_of_detections_equal_those_of_pycocotools(
+    dataset: CocoDataset, most: int
+) -> None:
+    """The summary of pycocotools supports only 100 detections, but its tables support any number."""
     results = noisy_results(dataset, 0)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(dataset.annotations))
@@ -203,9 +205,9 @@ def test_more_or_fewer_boxes_an_image_are_counted_as_pycocotools_counts_them(dat
         reference.accumulate()
     precision, recall = reference.eval["precision"], reference.eval["recall"]
     ours = evaluate_results(dataset, results, max_detections=most)
-    assert ours.metrics["AP"] == pytest.approx(precision[..., 0, -1].mean(), abs=MATCH_IOU)
-    assert ours.metrics["AP50"] == pytest.approx(precision[0, ..., 0, -1].mean(), abs=MATCH_IOU)
-    assert ours.metrics["AR100"] == pytest.approx(recall[..., 0, -1].mean(), abs=MATCH_IOU)
+    assert ours.metrics["AP"] == pytest.approx(precision[..., 0, -1].mean(), abs=TOLERANCE)
+    assert ours.metrics["AP50"] == pytest.approx(precision[0, ..., 0, -1].mean(), abs=TOLERANCE)
+    assert ours.metrics["AR100"] == pytest.approx(recall[..., 0, -1].mean(), abs=TOLERANCE)
 
 
 def empty(_: dict[str, Any]) -> dict[str, Any]:
@@ -216,7 +218,7 @@ def without_annotations(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "annotations": []}
 
 
-def of_other_classes(content: dict[str, Any]) -> dict[str, Any]:
+def with_other_classes(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "categories": [{**content["categories"][0], "name": "house"}]}
 
 
@@ -229,12 +231,12 @@ def with_a_missing_image(content: dict[str, Any]) -> dict[str, Any]:
     ("change", "message"),
     [
         (empty, "expected images, found none"),
-        (without_annotations, "expected annotations, found none at all"),
-        (of_other_classes, "no category is a class of the model: expected some of tree, got house"),
+        (without_annotations, "expected annotations, found none"),
+        (with_other_classes, "no category is a class of the model: expected some of tree, got house"),
         (with_a_missing_image, "gone.jpg"),
     ],
 )
-def test_a_data_set_that_cannot_be_measured_on(
+def test_an_unusable_data_set_is_refused(
     checkpoint: Path,
     treecrowns: Path,
     tmp_path: Path,
@@ -250,7 +252,7 @@ def test_a_data_set_that_cannot_be_measured_on(
     assert not result.exists()
 
 
-def test_images_without_objects_are_measured_with_the_others(
+def test_images_without_objects_count_in_the_metrics(
     checkpoint: Path, tiny_coco: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads(tiny_coco.read_text())

@@ -1,4 +1,4 @@
-"""One model against another: what is matched, what drifts, and what there is to look at."""
+"""Comparison of two models: matched boxes, drift, and the report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def dataset(treecrowns: Path) -> CocoDataset:
 
 
 def truth(dataset: CocoDataset, names: tuple[str, ...] = ("tree",)) -> list[Detections]:
-    """The objects themselves, with scores of 0.5 to 0.9."""
+    """Return the objects of the data set as detections, with scores from 0.9 to 0.5."""
     return [
         Detections(
             image.boxes.copy(),
@@ -38,28 +38,29 @@ def truth(dataset: CocoDataset, names: tuple[str, ...] = ("tree",)) -> list[Dete
     ]
 
 
-def side(name: str, found: list[Detections], dataset: CocoDataset) -> ModelResult:
+def model_result(name: str, found: list[Detections], dataset: CocoDataset) -> ModelResult:
+    """Evaluate detections, and return them as the result of a model."""
     return ModelResult(name, evaluate_detections(found, dataset), found)
 
 
-def test_the_same_differs_in_nothing(dataset: CocoDataset, tmp_path: Path) -> None:
+def test_equal_detections_have_no_differences(dataset: CocoDataset, tmp_path: Path) -> None:
     found = truth(dataset)
-    comparison = compare(side("a.pt", found, dataset), side("b.onnx", found, dataset), dataset, 0.3)
+    comparison = compare(model_result("a.pt", found, dataset), model_result("b.onnx", found, dataset), dataset, 0.3)
     values = comparison.to_dict()
     assert (values["matched"], values["lost"], values["new"]) == (296, 0, 0)
     assert (values["AP difference"], values["greatest score drift"]) == (0, 0)
     assert values["mean IoU"] == pytest.approx(1, abs=1e-6)
     assert values["most changed"] == []
     page = write_report(comparison, tmp_path / "report").read_text()
-    assert "b.onnx against a.pt" in page
+    assert "b.onnx compared with a.pt" in page
     assert "AP +0.00 points" in page
 
 
-def test_what_is_lost_new_and_drifted_is_counted(dataset: CocoDataset) -> None:
-    """In other class order: names decide."""
+def test_lost_and_new_boxes_and_drift_are_counted(dataset: CocoDataset) -> None:
+    """The models order their classes differently, so the names must decide."""
     first, second = truth(dataset), truth(dataset, ("bush", "tree"))
     changed = second[3]
-    boxes, scores = changed.boxes[1:].copy(), changed.scores[1:].copy()  # one lost
+    boxes, scores = changed.boxes[1:].copy(), changed.scores[1:].copy()  # one box is lost
     scores -= 0.1
     extra = np.array([[0, 0, 9, 9]], np.float32)
     second[3] = Detections(
@@ -69,7 +70,7 @@ def test_what_is_lost_new_and_drifted_is_counted(dataset: CocoDataset) -> None:
         changed.class_names,
         changed.category_ids,
     )
-    comparison = compare(side("a.pt", first, dataset), side("b.onnx", second, dataset), dataset, 0.3)
+    comparison = compare(model_result("a.pt", first, dataset), model_result("b.onnx", second, dataset), dataset, 0.3)
     values = comparison.to_dict()
     assert (values["matched"], values["lost"], values["new"]) == (295, 1, 1)
     worst = comparison.changes[0]
@@ -82,46 +83,46 @@ def test_what_is_lost_new_and_drifted_is_counted(dataset: CocoDataset) -> None:
     assert [change.size > 1e-3 for change in comparison.changes] == [True, *[False] * 15]
 
 
-def test_another_class_is_another_object(dataset: CocoDataset) -> None:
+def test_boxes_of_different_classes_do_not_match(dataset: CocoDataset) -> None:
     first = truth(dataset, ("tree", "bush"))
     second = [
         Detections(item.boxes, item.scores, 1 - item.labels, item.class_names, item.category_ids) for item in first
     ]
-    comparison = compare(side("a", first, dataset), side("b", second, dataset), dataset, 0.3)
+    comparison = compare(model_result("a", first, dataset), model_result("b", second, dataset), dataset, 0.3)
     values = comparison.to_dict()
     assert (values["matched"], values["lost"], values["new"]) == (0, 296, 296)
     assert values["mean score drift"] is None
     assert "0 found by both" in comparison.summary()
 
 
-def test_nothing_found_at_all(dataset: CocoDataset, tmp_path: Path) -> None:
+def test_models_without_detections_can_be_compared(dataset: CocoDataset, tmp_path: Path) -> None:
     nothing = [Detections.empty(("tree",), (1,)) for _ in dataset.images]
-    comparison = compare(side("a", nothing, dataset), side("b", nothing, dataset), dataset, 0.3)
+    comparison = compare(model_result("a", nothing, dataset), model_result("b", nothing, dataset), dataset, 0.3)
     assert comparison.to_dict()["matched"] == 0
     assert "Nothing changed." in write_report(comparison, tmp_path).read_text()
     assert cv2.imread(str(tmp_path / "changes.png")) is not None
 
 
-def test_the_verb_writes_a_page_that_needs_nothing_else(
+def test_the_verb_writes_a_self_contained_page(
     checkpoint: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from retina_edge.export import main as export
 
-    other = tmp_path / "<b>half.onnx"  # a name that is no HTML
+    other = tmp_path / "<b>half.onnx"  # a name that HTML must escape
     assert export([str(checkpoint), "-o", str(other), "--precision", "fp16"]) == 0
     result, report = tmp_path / "result.json", tmp_path / "report"
     words = [other, treecrowns / "val.json", "--images", treecrowns / "images", "--score", "0.1", "--json", result]
     assert main([*map(str, words), "--against", str(checkpoint), "--report", str(report)]) == 0
-    said = capsys.readouterr().out
-    assert "found by both" in said
-    assert str(report / "index.html") in said.replace("\n", "")
+    output = capsys.readouterr().out
+    assert "found by both" in output
+    assert str(report / "index.html") in output.replace("\n", "")
     values = json.loads(result.read_text())
     assert values["against"]["matched"] > 100
     assert values["against"]["mean IoU"] > 0.95
     assert values["confusion"]["classes"][0]["objects"] == 296
     assert set(values["metrics"]) == set(METRICS)
     page = (report / "index.html").read_text()
-    assert "&lt;b&gt;half.onnx against tiny.pt" in page
+    assert "&lt;b&gt;half.onnx compared with tiny.pt" in page
     assert "<b>half" not in page
     assert not re.findall(r'(?:src|href)="(?!data:image/jpeg;base64,)', page)
     pictures = re.findall(r'base64,([^"]+)"', page)
@@ -134,7 +135,7 @@ def test_the_verb_writes_a_page_that_needs_nothing_else(
     assert sheet.shape[0] >= image.shape[0] * len(pictures)
 
 
-def test_a_model_that_is_not_there_leaves_no_report(
+def test_a_missing_model_leaves_no_report(
     checkpoint: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [checkpoint, treecrowns / "val.json", "--images", treecrowns / "images", "--against", tmp_path / "no.onnx"]
@@ -144,13 +145,13 @@ def test_a_model_that_is_not_there_leaves_no_report(
 
 
 @pytest.mark.parametrize("score", ["1", "-0.1", "nan", "sure"])
-def test_a_score_that_is_none(checkpoint: Path, score: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_score_is_refused(checkpoint: Path, score: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([str(checkpoint), "val.json", "--images", ".", f"--score={score}"])
     assert "expected a score from 0 to below 1" in capsys.readouterr().err
 
 
-def test_a_report_of_nothing(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_needs_a_model_to_compare_with(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([str(checkpoint), "val.json", "--images", ".", "--report", "there"])
     assert "--report belongs to --against OTHER_MODEL" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What becomes of each object, in cases small enough to be counted by hand."""
+"""The confusion of a detector, in cases that are small enough to count by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> CocoDataset:
-    """One picture with two trees and a bush, another with nothing."""
+    """A data set with an image of two trees and a bush, and an image without objects."""
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((100, 200, 3), np.uint8))
     boxes = [(0, 0, 20, 20, 7), (40, 0, 20, 20, 7), (80, 0, 20, 20, 9)]
@@ -43,7 +43,8 @@ def dataset(tmp_path: Path) -> CocoDataset:
     return load_coco(path, tmp_path)
 
 
-def found(*rows: tuple[Box, float, str], names: tuple[str, ...] = NAMES) -> Detections:
+def detections_of(*rows: tuple[Box, float, str], names: tuple[str, ...] = NAMES) -> Detections:
+    """Return detections with the given box, score and class name each."""
     return Detections(
         np.array([row[0] for row in rows], np.float32).reshape(-1, 4),
         np.array([row[1] for row in rows], np.float32),
@@ -53,74 +54,77 @@ def found(*rows: tuple[Box, float, str], names: tuple[str, ...] = NAMES) -> Dete
     )
 
 
-def calls(dataset: CocoDataset, *rows: tuple[Box, float, str], names: tuple[str, ...] = NAMES) -> Confusion:
-    return confusion([found(*rows, names=names), found(names=names)], dataset, 0.3)
+def confusion_of(dataset: CocoDataset, *rows: tuple[Box, float, str], names: tuple[str, ...] = NAMES) -> Confusion:
+    """Return the confusion of detections in the first image, with boxes that score more than 0.3."""
+    return confusion([detections_of(*rows, names=names), detections_of(names=names)], dataset, 0.3)
 
 
 TREE, OTHER, BUSH = (0.0, 0.0, 20.0, 20.0), (40.0, 0.0, 60.0, 20.0), (80.0, 0.0, 100.0, 20.0)
 
 
-def test_all_right(dataset: CocoDataset) -> None:
-    result = calls(dataset, (TREE, 0.9, "tree"), (OTHER, 0.8, "tree"), (BUSH, 0.7, "bush"))
+def test_correct_boxes_are_found(dataset: CocoDataset) -> None:
+    result = confusion_of(dataset, (TREE, 0.9, "tree"), (OTHER, 0.8, "tree"), (BUSH, 0.7, "bush"))
     assert result.rows() == [("tree", 2, 2, 0, 0, 0), ("bush", 1, 1, 0, 0, 0)]
     assert result.mistaken() == []
 
 
-def test_nothing_found(dataset: CocoDataset) -> None:
-    assert calls(dataset).rows() == [("tree", 2, 0, 0, 2, 0), ("bush", 1, 0, 0, 1, 0)]
-    unsure = calls(dataset, (TREE, 0.3, "tree"))
+def test_objects_without_a_confident_box_are_missed(dataset: CocoDataset) -> None:
+    assert confusion_of(dataset).rows() == [("tree", 2, 0, 0, 2, 0), ("bush", 1, 0, 0, 1, 0)]
+    unsure = confusion_of(dataset, (TREE, 0.3, "tree"))
     assert unsure.rows()[0] == ("tree", 2, 0, 0, 2, 0)
 
 
-def test_a_class_taken_for_another(dataset: CocoDataset) -> None:
-    result = calls(dataset, (BUSH, 0.9, "tree"), (TREE, 0.8, "tree"))
+def test_a_box_of_another_class_is_a_mistaken_class(dataset: CocoDataset) -> None:
+    result = confusion_of(dataset, (BUSH, 0.9, "tree"), (TREE, 0.8, "tree"))
     assert result.mistaken() == [("bush", "tree", 1)]
     assert result.rows() == [("tree", 2, 1, 0, 1, 0), ("bush", 1, 0, 0, 0, 0)]
     assert result.to_dict()["mistaken"] == [{"class": "bush", "taken for": "tree", "count": 1}]
 
 
-def test_a_class_is_not_taken_for_another_where_its_own_is_there(dataset: CocoDataset) -> None:
-    """A tree as good as on the bush, but on a tree, too: it is the tree's."""
+def test_a_box_prefers_an_object_of_its_own_class(dataset: CocoDataset) -> None:
+    """A box of a tree overlaps a bush completely, but also a tree: the box belongs to the tree."""
     dataset.images[0].boxes[2] = (2, 0, 22, 20)
-    result = calls(dataset, ((2.0, 0.0, 22.0, 20.0), 0.9, "tree"), (OTHER, 0.8, "tree"))
+    result = confusion_of(dataset, ((2.0, 0.0, 22.0, 20.0), 0.9, "tree"), (OTHER, 0.8, "tree"))
     assert result.rows() == [("tree", 2, 2, 0, 0, 0), ("bush", 1, 0, 0, 1, 0)]
 
 
-def test_a_box_that_is_off_and_one_too_many(dataset: CocoDataset) -> None:
+def test_badly_located_boxes_and_duplicates_are_counted(dataset: CocoDataset) -> None:
     off: Box = (8.0, 0.0, 28.0, 20.0)  # IoU 12/28
-    result = calls(
+    result = confusion_of(
         dataset, (off, 0.9, "tree"), (OTHER, 0.8, "tree"), (OTHER, 0.7, "tree"), ((150, 50, 160, 60), 0.6, "bush")
     )
     assert result.rows() == [("tree", 2, 1, 1, 0, 1), ("bush", 1, 0, 0, 1, 1)]
 
 
-def test_classes_that_the_data_set_has_not_are_no_false_alarms(dataset: CocoDataset) -> None:
-    result = calls(dataset, ((150, 50, 160, 60), 0.9, "house"), names=("tree", "house"))
+def test_classes_that_the_data_set_lacks_are_not_false_alarms(dataset: CocoDataset) -> None:
+    result = confusion_of(dataset, ((150, 50, 160, 60), 0.9, "house"), names=("tree", "house"))
     assert result.false_alarms == {}
 
 
-def test_overlaps_are_those_of_torchvision() -> None:
+def test_iou_equals_that_of_torchvision() -> None:
     generator = np.random.default_rng(0)
 
     def boxes(count: int) -> npt.NDArray[np.float32]:
         corners = generator.uniform(0, 50, (count, 2))
         return np.concatenate([corners, corners + generator.uniform(0, 50, (count, 2))], axis=1).astype(np.float32)
 
-    ours, theirs = boxes(40), boxes(30)
-    expected = box_iou(torch.from_numpy(ours), torch.from_numpy(theirs)).numpy()
-    np.testing.assert_allclose(iou(ours[:, None], theirs), expected, atol=1e-6)
+    first, second = boxes(40), boxes(30)
+    expected = box_iou(torch.from_numpy(first), torch.from_numpy(second)).numpy()
+    np.testing.assert_allclose(iou(first[:, None], second), expected, atol=1e-6)
     flat = np.zeros((1, 4), np.float32)
     assert iou(flat, flat) == 0
-    assert iou(flat[:0, None], theirs).shape == (0, 30)
+    assert iou(flat[:0, None], second).shape == (0, 30)
 
 
-def test_a_crowd_of_its_class_is_no_false_alarm(dataset: CocoDataset) -> None:
+def test_boxes_in_a_crowd_of_their_class_are_not_false_alarms(dataset: CocoDataset) -> None:
     content = json.loads(dataset.annotations.read_text())
     crowd = {"id": 9, "image_id": 0, "category_id": 7, "bbox": [100, 40, 100, 60], "iscrowd": 1}
     content["annotations"].append(crowd)
     dataset.annotations.write_text(json.dumps(content))
     dataset = load_coco(dataset.annotations, dataset.annotations.parent)
     inside, half, outside = (110.0, 50.0, 120.0, 60.0), (94.0, 50.0, 110.0, 60.0), (70.0, 50.0, 110.0, 60.0)
-    counted = calls(dataset, (inside, 0.9, "tree"), (half, 0.9, "tree"), (outside, 0.9, "tree"), (inside, 0.9, "bush"))
+    counted = confusion_of(
+        dataset, (inside, 0.9, "tree"), (half, 0.9, "tree"), (outside, 0.9, "tree"), (inside, 0.9, "bush")
+    )
     assert counted.false_alarms == {"tree": 1, "bush": 1}
-    assert sum(row[1] for row in counted.rows()) == 3  # it is no object either
+    assert sum(row[1] for row in counted.rows()) == 3  # the crowd is not counted as an object

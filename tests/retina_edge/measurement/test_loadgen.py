@@ -1,4 +1,4 @@
-"""MLPerf's own LoadGen drives detectors that the tests know."""
+"""Measurements with the real LoadGen of MLPerf, on stand-ins for a detector."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Steady(StandIn):
-    """Takes 2 ms a batch, so that a short probe sees the rate of a long run."""
+    """An executor that takes 2 ms for a batch, so that a short measurement sees the rate of a long run."""
 
     def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
         time.sleep(0.002)
@@ -46,6 +46,7 @@ class Steady(StandIn):
 
 
 def run(scenario: str, executor: StandIn, folder: Path, **options: Any) -> dict[str, Any]:
+    """Run LoadGen for 0.3 s with batches of 2 frames, unless the options say otherwise, and return its summary."""
     chosen = {"seconds": 0.3, "batch": 2, **options}
     return run_loadgen(Detector(executor), FRAMES, scenario=scenario, logs=folder, **chosen)
 
@@ -55,16 +56,16 @@ def test_every_scenario_answers_every_sample(scenario: str, tmp_path: Path) -> N
     executor = Steady(contract())
     summary = run(scenario, executor, tmp_path)
     assert summary["Scenario"] == scenario
-    # A machine that stood still during the probe lets the samples run out, and the report says that.
+    # If the machine stalled during the short measurement, the samples run out, and the report says so.
     assert (summary["Min duration satisfied"] == "Yes") is ("ran out" not in summary["because"])
     assert summary["Mean latency (ns)"] > 0
-    # LoadGen's own account, event by event.
+    # LoadGen's own log, event by event.
     lines = (tmp_path / scenario / "mlperf_log_detail.txt").read_text().splitlines()
     log = {entry["key"]: entry["value"] for entry in (json.loads(line.partition(" ")[2]) for line in lines)}
     assert log["effective_scenario"] == scenario
     assert log["effective_min_duration_ms"] == 300
     assert {shape[0] for shape in executor.calls} <= set(range(1, 9 if scenario == "MultiStream" else 3))
-    # Of five frames 64 samples are made.
+    # The five frames are repeated as 64 samples.
     assert log["qsl_reported_total_count"] == 64
     assert set(log["loaded_qsl_set"]) == set(range(64))
     parameters = summary["parameters"]
@@ -76,8 +77,8 @@ def test_every_scenario_answers_every_sample(scenario: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("scenario", "count"), [("SingleStream", 100), ("MultiStream", 662), ("Offline", 24576), ("Server", 100)]
 )
-def test_only_a_shorter_run_is_less_strict_than_the_rules(scenario: str, count: int) -> None:
-    """The counts are of LoadGen's mlperf.conf and its defaults."""
+def test_only_shorter_runs_relax_the_rules(scenario: str, count: int) -> None:
+    """The counts come from LoadGen's mlperf.conf and its defaults."""
     for seconds in (600.0, 900.0):
         settings, shortfalls = settings_for(mlperf_loadgen, scenario, seconds)
         assert (settings.min_duration_ms, settings.min_query_count) == (1000 * seconds, count)
@@ -87,8 +88,8 @@ def test_only_a_shorter_run_is_less_strict_than_the_rules(scenario: str, count: 
         assert settings.server_target_latency_ns == 100_000_000
     settings, shortfalls = settings_for(mlperf_loadgen, scenario, 10.0)
     assert (settings.min_duration_ms, settings.min_query_count) == (10_000, 1)
-    what = "samples" if scenario == "Offline" else "queries"
-    assert shortfalls == ["10 s of 600", f"no least number of {what} instead of {count}"]
+    unit = "samples" if scenario == "Offline" else "queries"
+    assert shortfalls == ["10 s instead of 600", f"no minimum number of {unit} instead of {count}"]
     unchanged = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed", "performance_sample_count_override")
     for name in unchanged:
         assert getattr(settings, name) == getattr(mlperf_settings(mlperf_loadgen, scenario), name) != 0
@@ -97,12 +98,12 @@ def test_only_a_shorter_run_is_less_strict_than_the_rules(scenario: str, count: 
 def test_frames_are_repeated_without_a_copy(tmp_path: Path) -> None:
     seen: set[int] = set()
 
-    class Seeing(StandIn):
+    class Observing(StandIn):
         def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> HostTicket:
             seen.update(map(id, frames))
             return super().submit(frames)
 
-    run("SingleStream", Seeing(contract()), tmp_path)
+    run("SingleStream", Observing(contract()), tmp_path)
     assert seen == {id(frame) for frame in FRAMES}
 
 
@@ -114,7 +115,7 @@ def test_offline_runs_full_batches(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("margin", "enough"), [(0.2, False), (3.0, True)])
-def test_offline_says_when_its_samples_ran_out(
+def test_offline_reports_that_its_samples_ran_out(
     margin: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, enough: bool
 ) -> None:
     monkeypatch.setattr(loadgen_settings, "OFFLINE_MARGIN", margin)
@@ -123,14 +124,14 @@ def test_offline_says_when_its_samples_ran_out(
     assert ("ran out before 0.3 s" in summary["because"]) is not enough
 
 
-def test_the_server_is_asked_for_what_was_said(tmp_path: Path) -> None:
+def test_the_server_runs_at_the_given_rate(tmp_path: Path) -> None:
     summary = run("Server", StandIn(contract()), tmp_path, queries_per_second=50.0, seconds=1.0)
     assert 25 < summary["Scheduled samples per second"] < 100
     assert summary["parameters"]["target_qps"] == 50
     assert summary["Result is"] in ("VALID", "INVALID")
 
 
-def test_a_short_run_is_called_one(tmp_path: Path) -> None:
+def test_a_run_that_is_too_short_is_reported_as_invalid(tmp_path: Path) -> None:
     class Slow(StandIn):
         def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
             time.sleep(0.02)
@@ -141,10 +142,10 @@ def test_a_short_run_is_called_one(tmp_path: Path) -> None:
     assert "Need to process at least 64 queries" in summary["remarks"]
     assert summary["50.00 percentile latency (ns)"] > 20e6
     assert summary["as the rules ask"] is False
-    assert summary["because"].startswith("0.3 s of 600; no least number of queries instead of 100")
+    assert summary["because"].startswith("0.3 s instead of 600; no minimum number of queries instead of 100")
 
 
-# LoadGen goes on where it cannot be ended, so each of these tests has a process of its own.
+# A test of LoadGen cannot be stopped, so each of these tests runs in its own process.
 PROCESS = """
 import sys, time
 from pathlib import Path
@@ -179,6 +180,7 @@ raise SystemExit(code)
 
 
 def start(scenario: str, folder: Path, *, then: str, again: bool = False) -> subprocess.Popen[str]:
+    """Start a process that runs LoadGen, with a detector that executes ``then`` after half a second."""
     code = PROCESS.format(scenario=scenario, then=then, again=again, good_seconds=0.5)
     arguments = [sys.executable, "-c", code, str(folder / "first"), str(folder / "second")]
     return subprocess.Popen(arguments, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -203,7 +205,7 @@ def test_an_interruption_ends_a_long_test_at_once(scenario: str, tmp_path: Path)
 
 
 def test_a_second_interruption_ends_the_process(tmp_path: Path) -> None:
-    """Even where the detector hangs."""
+    """This works even if the detector hangs."""
     process = start("Server", tmp_path, then="time.sleep(60)")
     assert process.stdout is not None
     assert process.stdout.readline() == "long enough\n"
@@ -215,17 +217,17 @@ def test_a_second_interruption_ends_the_process(tmp_path: Path) -> None:
     assert process.communicate(timeout=30)[1] == ""
 
 
-def test_loadgen_is_not_started_twice_after_that(tmp_path: Path) -> None:
+def test_loadgen_is_not_started_again_after_an_aborted_test(tmp_path: Path) -> None:
     process = start("Server", tmp_path, then='raise RuntimeError("x")', again=True)
     _, errors = process.communicate(timeout=30)
     first, second = errors.splitlines()
     assert first == "error: --mlperf: the detector failed: x"
-    assert "LoadGen still runs a test that was broken off; start this program again" in second
+    assert "LoadGen still runs a test that was aborted; restart this program" in second
     assert process.returncode == 1
 
 
-def test_a_response_is_as_mlperf_has_it() -> None:
-    """Index, ymin, xmin, ymax, xmax as shares of the frame, score, category id."""
+def test_a_response_has_the_format_of_mlperf() -> None:
+    """The columns are index, ymin, xmin, ymax, xmax relative to the frame, score, category id."""
     frame = patch_frame((40, 60), (10, 20))
     response = _response(3, frame, detector()(frame))
     np.testing.assert_allclose(response, [[3, 0.5, 1 / 6, 0.9, 26 / 60, 0.9, 7]], atol=0.02)
@@ -233,29 +235,29 @@ def test_a_response_is_as_mlperf_has_it() -> None:
     assert _response(3, frame, detector()(np.zeros_like(frame))).shape == (0, 7)
 
 
-def test_without_loadgen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_loadgen_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'retina-edge\[bench\]'"):
         run("Offline", StandIn(contract()), tmp_path)
 
 
-def test_an_answer_lives_until_it_was_given() -> None:
-    """What LoadGen is told of is memory that still holds the response."""
-    given: list[tuple[int, bytes]] = []
+def test_a_response_stays_alive_until_loadgen_has_read_it() -> None:
+    """LoadGen gets addresses, whose memory must still hold the responses."""
+    received: list[tuple[int, bytes]] = []
 
     class Response(SimpleNamespace):
         def __init__(self, number: int, address: int, size: int) -> None:
             super().__init__(number=number, address=address, size=size)
 
     def complete(answers: list[Response]) -> None:
-        given.extend((a.number, bytes((ctypes.c_char * a.size).from_address(a.address))) for a in answers)
+        received.extend((a.number, bytes((ctypes.c_char * a.size).from_address(a.address))) for a in answers)
 
     stand_in = SimpleNamespace(QuerySampleResponse=Response, QuerySamplesComplete=complete)
     worker = loadgen._Worker(stand_in, detector(), FRAMES, 2)
     worker.start()
     worker.issue([SimpleNamespace(id=100 + n, index=n) for n in (4, 0, 2)])
     worker.stop()
-    assert [number for number, _ in given] == [104, 100, 102]
-    for number, data in given:
+    assert [number for number, _ in received] == [104, 100, 102]
+    for number, data in received:
         rows = np.frombuffer(data, np.float32).reshape(-1, 7)
         assert rows[0, 0] == number - 100

@@ -1,4 +1,4 @@
-"""A pipeline over made streams behind a real server on loopback."""
+"""Fixtures: a pipeline over generated streams, behind a real server on loopback."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.stand_in import StandIn, contract
 
 TOKEN = "correct horse battery"
 
-# One of each state; the page shows them as they are.
+# One output of each state, as the page shows them.
 OUTPUTS = [
     OutputStatus("out.jsonl", "file", "ok", 3, 1204, 0, 0, ""),
     OutputStatus(
@@ -45,7 +45,7 @@ OUTPUTS = [
 
 @dataclass
 class Served:
-    """A running server."""
+    """A running server with its pipeline and its events."""
 
     url: str
     pipeline: Pipeline
@@ -54,7 +54,7 @@ class Served:
 
 @contextmanager
 def serving(token: str | None = None, sources: dict[str, Callable[[], Source]] | None = None) -> Iterator[Served]:
-    """Two cameras and a dead one, unless others are given."""
+    """Serve two cameras that work and one that does not, or the given sources."""
     sources = sources or {
         "north": partial(Made, "north", rate=30, live=True, size=(120, 160)),
         "south": partial(Made, "south", rate=30, live=True, size=(96, 64)),
@@ -84,7 +84,8 @@ def serving(token: str | None = None, sources: dict[str, Callable[[], Source]] |
         web.join(10)
         assert not runner.is_alive()
         assert not web.is_alive()
-        # A transport of asyncio waits for who does not read, and the loop that it would be closed in has ended.
+        # An asyncio transport waits for a client that does not read, and cannot be closed because its loop has ended.
+        # Collect it here, where its ResourceWarning is ignored.
         del server, app
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
@@ -93,7 +94,7 @@ def serving(token: str | None = None, sources: dict[str, Callable[[], Source]] |
 
 @contextmanager
 def serving_an_event() -> Iterator[Served]:
-    """Without a token, and with something to look at."""
+    """Serve without a token, with one event in the log."""
     with serving() as server:
         when = datetime(2026, 1, 1, tzinfo=timezone.utc)
         box = (10.0, 10.0, 60.0, 60.0)
@@ -104,26 +105,27 @@ def serving_an_event() -> Iterator[Served]:
 
 @pytest.fixture(scope="package")
 def served() -> Iterator[Served]:
-    """For all tests of this folder."""
+    """A server without a token, shared by the tests of this folder."""
     with serving_an_event() as server:
         yield server
 
 
 @pytest.fixture(scope="package")
 def guarded() -> Iterator[Served]:
-    """With a token."""
+    """A server that requires the token, shared by the tests of this folder."""
     with serving(TOKEN) as server:
         yield server
 
 
 @pytest.fixture
 def client(served: Served) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served.url, timeout=10) as found:
-        yield found
+    """A client of the server without a token."""
+    with httpx.Client(base_url=served.url, timeout=10) as http:
+        yield http
 
 
 @pytest.fixture
-def stranger(guarded: Served) -> Iterator[httpx.Client]:
-    """Has no token yet."""
-    with httpx.Client(base_url=guarded.url, timeout=10) as found:
-        yield found
+def anonymous(guarded: Served) -> Iterator[httpx.Client]:
+    """A client without the token that its server requires."""
+    with httpx.Client(base_url=guarded.url, timeout=10) as http:
+        yield http

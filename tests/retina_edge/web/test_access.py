@@ -1,4 +1,4 @@
-"""Who may see it: the token, the names of this machine, other pages, and how much may be asked for."""
+"""Access control: the token, the Host header, requests from other pages, and rate limits."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from tests.retina_edge.web.conftest import TOKEN, Served, serving
 SECRET_PATHS = ("/api/streams", "/api/streams/north/frame.jpg", "/metrics", "/api/score", "/openapi.json", "/api")
 
 
-def test_without_the_token_there_is_only_the_way_in(stranger: httpx.Client, guarded: Served) -> None:
+def test_only_the_login_and_the_health_are_open_without_the_token(anonymous: httpx.Client, guarded: Served) -> None:
     for path in SECRET_PATHS:
-        assert stranger.get(path).status_code == 401, path
-    assert stranger.put("/api/score", json={"score": 0.9}).status_code == 401
-    assert stranger.get("/").headers["location"] == "/login"
-    assert stranger.get("/healthz").status_code == 200
+        assert anonymous.get(path).status_code == 401, path
+    assert anonymous.put("/api/score", json={"score": 0.9}).status_code == 401
+    assert anonymous.get("/").headers["location"] == "/login"
+    assert anonymous.get("/healthz").status_code == 200
     with pytest.raises(InvalidStatus):
         connect(guarded.url.replace("http", "ws") + "/api/watch")
     assert guarded.pipeline.score == 0.4
 
 
 @pytest.mark.parametrize("wrong", ["correct", TOKEN + "x", "ж", "Basic abc"])
-def test_wrong_tokens(stranger: httpx.Client, wrong: str) -> None:
+def test_wrong_tokens_are_refused(anonymous: httpx.Client, wrong: str) -> None:
     header = b"Bearer " + wrong.encode()
-    assert stranger.get("/api/streams", headers=[(b"authorization", header)]).status_code == 401
-    assert stranger.get("/api/streams", headers=[(b"cookie", f"{COOKIE}={wrong}".encode())]).status_code == 401
+    assert anonymous.get("/api/streams", headers=[(b"authorization", header)]).status_code == 401
+    assert anonymous.get("/api/streams", headers=[(b"cookie", f"{COOKIE}={wrong}".encode())]).status_code == 401
 
 
-def test_the_token_as_header(stranger: httpx.Client) -> None:
+def test_the_token_works_as_a_header(anonymous: httpx.Client) -> None:
     headers = {"authorization": f"Bearer {TOKEN}"}
     for path in SECRET_PATHS:
-        assert stranger.get(path, headers=headers).status_code == 200, path
+        assert anonymous.get(path, headers=headers).status_code == 200, path
 
 
-def test_logging_in_by_the_form() -> None:
+def test_the_login_form_sets_a_cookie_and_limits_guesses() -> None:
     with serving(TOKEN) as server, httpx.Client(base_url=server.url) as client:
         assert client.post("/login", data={"token": "guess"}).headers["location"] == "/login?wrong"
         assert client.get("/api/streams").status_code == 401
@@ -51,7 +51,7 @@ def test_logging_in_by_the_form() -> None:
         cookie = answer.headers["set-cookie"].lower()
         assert "httponly" in cookie
         assert "samesite=strict" in cookie
-        # Guessing is slow, by the form or not, and keeps nobody out who knows.
+        # Guesses are limited, in the form and in the header, but the right token always works.
         for _ in range(LOGIN_RATE[0]):
             refused = client.post("/login", data={"token": "guess"})
         assert refused.status_code == 429
@@ -60,7 +60,7 @@ def test_logging_in_by_the_form() -> None:
         assert client.get("/api/streams", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
 
 
-def test_on_loopback_only_names_of_this_machine_are_answered_to(client: httpx.Client) -> None:
+def test_on_loopback_only_host_names_of_this_machine_are_accepted(client: httpx.Client) -> None:
     for host, status in (
         ("127.0.0.1:8080", 200),
         ("localhost", 200),
@@ -71,7 +71,7 @@ def test_on_loopback_only_names_of_this_machine_are_answered_to(client: httpx.Cl
         assert client.get("/api/streams", headers={"host": host}).status_code == status, host
 
 
-def test_other_pages_may_change_nothing(client: httpx.Client, served: Served) -> None:
+def test_requests_from_other_pages_are_refused(client: httpx.Client, served: Served) -> None:
     answer = client.put("/api/score", json={"score": 0.9}, headers={"origin": "http://evil.example"})
     assert answer.status_code == 403
     assert served.pipeline.score == 0.4
@@ -85,7 +85,7 @@ def test_other_pages_may_change_nothing(client: httpx.Client, served: Served) ->
         assert client.get("/api/score", headers={name: "http://["}).status_code == 400
 
 
-def test_bodies_are_bounded(client: httpx.Client) -> None:
+def test_large_bodies_are_refused(client: httpx.Client) -> None:
     assert client.put("/api/score", content=b"x" * (MAX_BODY_BYTES + 1)).status_code == 413
 
     def endless() -> Iterator[bytes]:
@@ -99,14 +99,14 @@ def test_bodies_are_bounded(client: httpx.Client) -> None:
     assert status >= 400
 
 
-def test_changes_are_bounded() -> None:
+def test_the_rate_of_changes_is_limited() -> None:
     with serving() as server, httpx.Client(base_url=server.url) as client:
         statuses = [client.put("/api/score", json={"score": 0.5}).status_code for _ in range(60)]
     assert statuses[0] == 200
     assert 429 in statuses
 
 
-def test_garbage_is_answered_or_cut_and_the_rest_goes_on(client: httpx.Client, served: Served) -> None:
+def test_the_server_survives_malformed_requests(client: httpx.Client, served: Served) -> None:
     address = urlsplit(served.url)
     length = b"GET /api/streams HTTP/1.1\r\nHost: localhost\r\nContent-Length: many\r\n\r\n"
     for garbage in (
@@ -124,18 +124,18 @@ def test_garbage_is_answered_or_cut_and_the_rest_goes_on(client: httpx.Client, s
     assert client.get("/healthz").status_code == 200
 
 
-def test_a_bucket_runs_out_and_fills_up() -> None:
+def test_a_rate_limit_runs_out_and_fills_up_again() -> None:
     now = [0.0]
-    bucket = RateLimit(2, 0.5, lambda: now[0])
-    assert [bucket.take() for _ in range(3)] == [True, True, False]
+    limit = RateLimit(2, 0.5, lambda: now[0])
+    assert [limit.take() for _ in range(3)] == [True, True, False]
     now[0] = 1.9
-    assert not bucket.take()
+    assert not limit.take()
     now[0] = 2.1
-    assert [bucket.take(), bucket.take()] == [True, False]
+    assert [limit.take(), limit.take()] == [True, False]
     now[0] = 1000
-    assert [bucket.take() for _ in range(3)] == [True, True, False]
+    assert [limit.take() for _ in range(3)] == [True, True, False]
 
 
-def test_loopback() -> None:
+def test_loopback_addresses_are_recognized() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "::1", "localhost", "127.8.8.8")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.2", "example.org", "")))

@@ -1,8 +1,9 @@
-"""The API over a real server: what it says, what it refuses, and that nothing of it can be made to say more."""
+"""The API over a real server: its answers, and what it refuses."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from typing import Any
 
@@ -16,20 +17,21 @@ from websockets.sync.client import connect
 from tests.retina_edge.web.conftest import OUTPUTS, Served, serving
 
 
-def picture(content: bytes) -> np.ndarray:
-    found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    assert found is not None
-    return found
+def decoded(content: bytes) -> np.ndarray:
+    """Decode a JPEG; fail if it is not one."""
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image
 
 
-def test_health(client: httpx.Client) -> None:
+def test_health_reports_the_number_of_online_streams(client: httpx.Client) -> None:
     assert client.get("/healthz").json() == {"status": "ok", "online": 2, "streams": 3}
 
 
-def test_streams(client: httpx.Client) -> None:
-    found = {status["name"]: status for status in client.get("/api/streams").json()}
-    assert list(found) == ["north", "south", "gone"]
-    north, gone = found["north"], found["gone"]
+def test_streams_report_state_rate_and_latency(client: httpx.Client) -> None:
+    statuses = {status["name"]: status for status in client.get("/api/streams").json()}
+    assert list(statuses) == ["north", "south", "gone"]
+    north, gone = statuses["north"], statuses["gone"]
     assert (north["state"], north["height"], north["width"], north["live"]) == ("online", 120, 160, True)
     assert north["objects"] == {"patch": 1}
     assert 0 < north["latency_p50"] <= north["latency_p95"] < 2000
@@ -40,21 +42,21 @@ def test_streams(client: httpx.Client) -> None:
 
 
 def test_detections_have_a_time_and_ages(client: httpx.Client) -> None:
-    found = client.get("/api/streams/north/detections").json()
-    assert found["detections"][0]["name"] == "patch"
-    assert 0 <= found["age_at_inference"] <= found["age_at_output"] < 2
-    assert found["captured"].endswith("Z")
+    answer = client.get("/api/streams/north/detections").json()
+    assert answer["detections"][0]["name"] == "patch"
+    assert 0 <= answer["age_at_inference"] <= answer["age_at_output"] < 2
+    assert answer["captured"].endswith("Z")
     assert client.get("/api/streams/gone/detections").status_code == 404
 
 
-def test_pictures(client: httpx.Client) -> None:
+def test_the_newest_frame_is_a_jpeg(client: httpx.Client) -> None:
     frame = client.get("/api/streams/north/frame.jpg")
     assert frame.headers["content-type"] == "image/jpeg"
-    assert picture(frame.content).shape == (120, 160, 3)
+    assert decoded(frame.content).shape == (120, 160, 3)
     assert client.get("/api/streams/gone/frame.jpg").status_code == 404
 
 
-def test_mjpeg_moves(client: httpx.Client) -> None:
+def test_mjpeg_sends_new_frames(client: httpx.Client) -> None:
     seen: list[bytes] = []
     with client.stream("GET", "/api/streams/north/stream.mjpg") as response:
         assert response.headers["content-type"] == "multipart/x-mixed-replace; boundary=frame"
@@ -67,21 +69,21 @@ def test_mjpeg_moves(client: httpx.Client) -> None:
             if len(seen) >= 3:
                 break
     assert len(set(seen)) == 3
-    assert all(picture(content).shape == (120, 160, 3) for content in seen)
+    assert all(decoded(content).shape == (120, 160, 3) for content in seen)
 
 
-def test_one_connection_shows_all_streams(served: Served) -> None:
+def test_one_websocket_carries_all_streams(served: Served) -> None:
     numbers: list[int] = []
     with connect(served.url.replace("http", "ws") + "/api/watch") as socket:
         while numbers.count(0) < 3 or numbers.count(1) < 3:
             message = socket.recv(timeout=5)
             assert isinstance(message, bytes)
             numbers.append(int.from_bytes(message[:2], "big"))
-            assert picture(message[2:]).shape == ((96, 64, 3) if numbers[-1] else (120, 160, 3))
+            assert decoded(message[2:]).shape == ((96, 64, 3) if numbers[-1] else (120, 160, 3))
     assert set(numbers) == {0, 1}
 
 
-def test_metrics_are_prometheuss(client: httpx.Client) -> None:
+def test_prometheus_can_parse_the_metrics(client: httpx.Client) -> None:
     families = {family.name: family for family in text_string_to_metric_families(client.get("/metrics").text)}
     online = {sample.labels["stream"]: sample.value for sample in families["retina_edge_online"].samples}
     assert online == {"north": 1, "south": 1, "gone": 0}
@@ -93,7 +95,7 @@ def test_metrics_are_prometheuss(client: httpx.Client) -> None:
     assert {sample.labels["class"] for sample in objects} == {"patch"}
 
 
-def test_outputs(client: httpx.Client, guarded: Served) -> None:
+def test_outputs_are_reported_and_described_in_openapi(client: httpx.Client, guarded: Served) -> None:
     assert client.get("/api/outputs").json() == [dataclasses.asdict(status) for status in OUTPUTS]
     schema = client.get("/openapi.json").json()
     answer = schema["paths"]["/api/outputs"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
@@ -101,7 +103,7 @@ def test_outputs(client: httpx.Client, guarded: Served) -> None:
     states = schema["components"]["schemas"]["OutputStatus"]["properties"]["state"]["enum"]
     assert states == ["ok", "waiting", "lost", "failed"]
     assert httpx.get(f"{guarded.url}/api/outputs").status_code == 401
-    # A failed output is no reason to restart the pipeline.
+    # A failed output must not make a supervisor restart the pipeline.
     assert client.get("/healthz").json()["status"] == "ok"
 
 
@@ -120,7 +122,7 @@ def test_metrics_of_outputs(client: httpx.Client) -> None:
     assert values("dropped") == [0, 0, 0, 0]
 
 
-def test_the_score(client: httpx.Client, served: Served) -> None:
+def test_the_score_can_be_changed_within_bounds(client: httpx.Client, served: Served) -> None:
     assert client.get("/api/score").json() == {"score": 0.4}
     try:
         assert client.put("/api/score", json={"score": 0.95}).json() == {"score": 0.95}
@@ -128,7 +130,8 @@ def test_the_score(client: httpx.Client, served: Served) -> None:
         while client.get("/api/streams/north/detections").json()["detections"]:
             assert time.monotonic() < end
             time.sleep(0.02)
-        assert client.put("/api/score", json={"score": 0.01}).status_code == 400  # the model's own is 0.05
+        # The model's own threshold is 0.05.
+        assert client.put("/api/score", json={"score": 0.01}).status_code == 400
         values: list[Any] = [{"score": 1}, {"score": "0.5"}, {"score": -1}, {"score": None}, {}, []]
         for wrong in values:
             assert client.put("/api/score", json=wrong).status_code == 422, wrong
@@ -138,11 +141,11 @@ def test_the_score(client: httpx.Client, served: Served) -> None:
         served.pipeline.set_score(0.4)
 
 
-def test_events(client: httpx.Client) -> None:
+def test_events_have_text_and_thumbnail(client: httpx.Client) -> None:
     (event,) = client.get("/api/events").json()
     assert (event["text"], event["number"]) == ("north: patch 7 entered gate", 0)
     thumbnail = client.get("/api/events/0/thumbnail.jpg")
-    assert max(picture(thumbnail.content).shape) <= 160
+    assert max(decoded(thumbnail.content).shape) <= 160
     assert client.get("/api/events/1/thumbnail.jpg").status_code == 404
     assert client.get("/api/events", params={"limit": 1000}).status_code == 422
 
@@ -159,13 +162,13 @@ def test_events(client: httpx.Client) -> None:
         "/docs",
     ],
 )
-def test_what_is_not_there(client: httpx.Client, path: str) -> None:
+def test_unknown_paths_answer_404(client: httpx.Client, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 404
     assert "root:" not in response.text
 
 
-def test_the_page_and_what_it_needs(client: httpx.Client) -> None:
+def test_the_page_needs_no_other_server(client: httpx.Client) -> None:
     page = client.get("/")
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
@@ -173,10 +176,12 @@ def test_the_page_and_what_it_needs(client: httpx.Client) -> None:
         assert f"/{name}" in page.text
         assert client.get(f"/{name}").headers["content-type"].startswith(kind)
     assert "http://" not in page.text
-    assert "https://" not in page.text  # nothing of elsewhere: the box may have no network
+    assert "https://" not in page.text  # no other server, because the device may have no internet
     operations = client.get("/api")
     assert "/api/streams/{name}/frame.jpg" in operations.text
-    assert client.get("/openapi.json").json()["info"]["title"] == "retina_edge"
+    schema = client.get("/openapi.json")
+    assert schema.json()["info"]["title"] == "retina_edge"
+    assert not {"``", ">>>"} & set(re.findall("``|>>>", schema.text)), "expected Markdown, got docstrings"
 
 
 def test_a_pipeline_that_has_ended_is_not_healthy() -> None:

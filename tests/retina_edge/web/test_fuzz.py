@@ -1,4 +1,4 @@
-"""The API against what a fuzzer makes of its own description: no crash, no answer it does not describe."""
+"""Fuzzing of the API from its OpenAPI description: no crash, and no answer that the description lacks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from tests.retina_edge.web.conftest import Served, serving_an_event
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """One that takes changes at any rate: a fast machine makes so many that most would be refused, of which the fuzzer
-    warns. ``test_access`` has the rate."""
+    """A server without a limit on the rate of changes, which ``test_access`` tests.
+
+    On a fast machine the limit would refuse most changes, and the fuzzer would warn about them.
+    """
     monkeypatch.setattr(access, "CHANGE_RATE", (1e6, 1e6))
     with serving_an_event() as server:
         yield server
 
 
 def test_schemathesis_finds_nothing(served: Served, tmp_path: Path) -> None:
-    """As its users run it. Endless answers are left out."""
+    """Run the command line of schemathesis, without the route whose answer never ends."""
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     command = [
         *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run"),

@@ -1,4 +1,4 @@
-"""Who watches, over a real server: so many at a time, and nobody who does not take what is sent keeps a place."""
+"""Live video over a real server: the number of viewers is limited, and a viewer that does not read is disconnected."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MJPEG = "/api/streams/noise/stream.mjpg"
 
 
 class Noise(Made):
-    """Pictures that no buffer between two processes holds many of."""
+    """A camera with frames of noise, which are too large for a socket buffer to hold many."""
 
     def __init__(self) -> None:
         super().__init__("noise", rate=30, live=True)
@@ -41,32 +41,34 @@ class Noise(Made):
 
 
 def noisy() -> dict[str, Callable[[], Source]]:
+    """Return two sources of noise."""
     return {"noise": Noise, "other": Noise}
 
 
 @contextmanager
 def stalled(url: str) -> Iterator[None]:
-    """A client that asks for moving pictures, and reads no more than how that begins."""
+    """Keep a client connected that requests MJPEG and reads only the start of the answer."""
     address = urlsplit(url)
     with ExitStack() as stack:
 
-        def has_a_place() -> bool:
+        def is_admitted() -> bool:
             client = stack.enter_context(socket.socket())
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect((address.hostname, address.port))
             client.sendall(f"GET {MJPEG} HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode())
             return client.recv(12) == b"HTTP/1.1 200"
 
-        wait_for(has_a_place)
+        wait_for(is_admitted)
         yield
 
 
 def mjpeg_status(url: str) -> int:
+    """Return the status code of a request for MJPEG."""
     with httpx.stream("GET", url + MJPEG) as response:
         return response.status_code
 
 
-def test_there_is_room_for_so_many_watchers(served: Served) -> None:
+def test_the_number_of_viewers_is_limited(served: Served) -> None:
     url, path = served.url.replace("http", "ws") + "/api/watch", "/api/streams/north/stream.mjpg"
 
     def status() -> int:
@@ -74,18 +76,19 @@ def test_there_is_room_for_so_many_watchers(served: Served) -> None:
             return response.status_code
 
     with ExitStack() as stack:
-        for watcher in [stack.enter_context(connect(url)) for _ in range(MAX_VIEWERS)]:
-            watcher.recv(timeout=15)
+        for viewer in [stack.enter_context(connect(url)) for _ in range(MAX_VIEWERS)]:
+            viewer.recv(timeout=15)
         full = httpx.get(served.url + path)
-        assert (full.status_code, full.json()) == (503, {"detail": f"as many watch as can ({MAX_VIEWERS})"})
+        detail = f"the limit of {MAX_VIEWERS} viewers is reached; try again later"
+        assert (full.status_code, full.json()) == (503, {"detail": detail})
         with connect(url) as one_more, pytest.raises(ConnectionClosed) as refused:
             one_more.recv(timeout=15)
         assert refused.value.rcvd is not None
         assert refused.value.rcvd.code == 1013
-    wait_for(lambda: status() == 200)  # who goes makes room
+    wait_for(lambda: status() == 200)  # viewers that disconnect make room
 
 
-def test_who_goes_gives_the_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_viewer_that_disconnects_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_video, "MAX_VIEWERS", 1)
     with serving(sources=noisy()) as server:
         for _ in range(3):
@@ -94,7 +97,7 @@ def test_who_goes_gives_the_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
             wait_for(lambda: mjpeg_status(server.url) == 200, live_video.SEND_SECONDS / 2)
 
 
-def test_who_takes_nothing_loses_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_viewer_that_does_not_read_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_video, "MAX_VIEWERS", 1)
     monkeypatch.setattr(live_video, "SEND_SECONDS", 0.5)
     with serving(sources=noisy()) as server, stalled(server.url):
@@ -102,23 +105,23 @@ def test_who_takes_nothing_loses_the_place(monkeypatch: pytest.MonkeyPatch) -> N
         wait_for(lambda: mjpeg_status(server.url) == 200)
 
 
-def test_who_takes_nothing_does_not_hold_up_the_end() -> None:
+def test_viewers_that_do_not_read_do_not_delay_the_shutdown() -> None:
     with ExitStack() as stack:
         with serving(sources=noisy()) as server:
             stack.enter_context(stalled(server.url))
             stack.enter_context(connect(server.url.replace("http", "ws") + "/api/watch", close_timeout=0.1))
-            time.sleep(1)  # until nothing more is taken
+            time.sleep(1)  # until all buffers are full
             start = time.monotonic()
         assert time.monotonic() - start < 5
 
 
-def test_more_streams_than_a_byte_counts() -> None:
-    """A folder of films may be so many."""
+def test_stream_numbers_above_255_are_sent() -> None:
+    """A folder of videos may contain that many streams."""
     streams = [SimpleNamespace(latest=None) for _ in range(300)]
     streams[298].latest = result()
     sent: list[bytes] = []
 
-    class Watcher:
+    class Viewer:
         async def accept(self) -> None:
             pass
 
@@ -129,6 +132,6 @@ def test_more_streams_than_a_byte_counts() -> None:
             sent.append(data)
 
     previews = [Preview(stream) for stream in streams]  # type: ignore[arg-type]
-    asyncio.run(live_video.watch(Watcher(), previews, ViewerLimit(1), lambda: not sent))  # type: ignore[arg-type]
+    asyncio.run(live_video.watch(Viewer(), previews, ViewerLimit(1), lambda: not sent))  # type: ignore[arg-type]
     assert [int.from_bytes(data[:2], "big") for data in sent] == [298]
     assert sent[0][2:4] == b"\xff\xd8"

@@ -1,4 +1,4 @@
-"""The page in a real browser: streams move, the slider acts, the token is asked for, a phone scrolls one way only."""
+"""The page in a real browser: live streams, the slider, the login, and the layout on a phone."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ DESKTOP, PHONE = (1280, 900), (390, 844)
 
 @pytest.fixture
 def open_browser(tmp_path: Path) -> Iterator[Callable[[tuple[int, int]], Chrome]]:
+    """A function that opens a browser with a window of a size; all browsers are closed after the test."""
     opened: list[Chrome] = []
 
     def open_one(size: tuple[int, int]) -> Chrome:
@@ -47,37 +48,39 @@ def open_browser(tmp_path: Path) -> Iterator[Callable[[tuple[int, int]], Chrome]
 
 
 def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
+    """Wait until a condition is true; fail after some seconds."""
     wait_for(condition, seconds)
 
 
-def pictures(browser: Chrome, stream: str) -> int:
-    """How many the page has shown of a stream."""
-    script = "return Number(document.querySelector(`[data-stream='${arguments[0]}']`)?.dataset.pictures ?? 0)"
+def frames_shown(browser: Chrome, stream: str) -> int:
+    """Return the number of frames of a stream that the page has shown."""
+    script = "return Number(document.querySelector(`[data-stream='${arguments[0]}']`)?.dataset.frames ?? 0)"
     return int(browser.execute_script(script, stream))
 
 
-def keep(browser: Chrome, name: str) -> None:
-    """A screenshot, where somebody wants to look at it."""
+def save_screenshot(browser: Chrome, name: str) -> None:
+    """Save a screenshot in the folder of the environment variable RETINA_EDGE_SCREENSHOTS, if it is set."""
     if folder := os.environ.get("RETINA_EDGE_SCREENSHOTS"):
         browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
-def no_errors(browser: Chrome) -> None:
+def assert_no_errors(browser: Chrome) -> None:
+    """Fail if the console of the browser contains errors."""
     entries = browser.get_log("browser")  # type: ignore[no-untyped-call]
     assert [entry for entry in entries if entry["level"] == "SEVERE"] == []
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
-def test_streams_move_and_fit(
+def test_streams_are_live_and_fit_the_window(
     served: Served, open_browser: Callable[[tuple[int, int]], Chrome], size: tuple[int, int]
 ) -> None:
     browser = open_browser(size)
     browser.get(served.url)
-    until(lambda: pictures(browser, "north") >= 3 and pictures(browser, "south") >= 3)
+    until(lambda: frames_shown(browser, "north") >= 3 and frames_shown(browser, "south") >= 3)
     shown = browser.find_element(By.CSS_SELECTOR, "[data-stream='north'] img")
     size_of = "return [arguments[0].naturalWidth, arguments[0].naturalHeight]"
-    until(lambda: browser.execute_script(size_of, shown) == [160, 120])  # between two pictures there is none
-    assert pictures(browser, "gone") == 0
+    until(lambda: browser.execute_script(size_of, shown) == [160, 120])  # while a frame is replaced, the size is 0
+    assert frames_shown(browser, "gone") == 0
     gone = browser.find_element(By.CSS_SELECTOR, "[data-stream='gone']")
     assert "offline" in gone.text
     assert "no route to host" in gone.text
@@ -87,10 +90,10 @@ def test_streams_move_and_fit(
     assert " ms" in north
     assert "2 of 3 streams online" in browser.find_element(By.ID, "state").text
     until(lambda: "336 lost" in browser.find_element(By.ID, "outputs").text)
-    # At once: the list is made anew at each refresh.
+    # Read all texts with one script, because the page rebuilds the list at each refresh.
     items = "[...document.querySelectorAll('#outputs li')].map((item) => [item.dataset.output, item.innerText])"
-    told = dict(browser.execute_script(f"return {items}"))
-    outputs = {name: text.replace("\n\n", "\n") for name, text in told.items()}
+    texts = dict(browser.execute_script(f"return {items}"))
+    outputs = {name: text.replace("\n\n", "\n") for name, text in texts.items()}
     assert list(outputs) == [status.name for status in OUTPUTS]
     assert outputs["out.jsonl"].split("\n") == ["out.jsonl", "ok", "1204 written · 3 waiting"]
     assert "failed\n871 written · 336 lost\n[Errno 28] No space left" in outputs["/data/night/out.csv"]
@@ -105,25 +108,27 @@ def test_streams_move_and_fit(
     assert browser.execute_script(script) == "none"
     until(lambda: browser.find_element(By.ID, "outputs").is_displayed())  # at the next refresh
     browser.execute_script("scrollTo(0, 0)")
-    keep(browser, f"page-{size[0]}")
+    save_screenshot(browser, f"page-{size[0]}")
     browser.execute_script("document.getElementById('outputs-section').scrollIntoView({block: 'center'})")
-    keep(browser, f"outputs-{size[0]}")
+    save_screenshot(browser, f"outputs-{size[0]}")
     if browser.execute_script("return matchMedia('(prefers-color-scheme: light)').matches"):
         dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
-        keep(browser, f"outputs-dark-{size[0]}")
-    no_errors(browser)
+        save_screenshot(browser, f"outputs-dark-{size[0]}")
+    assert_no_errors(browser)
 
 
-def test_the_slider_acts_at_once(served: Served, open_browser: Callable[[tuple[int, int]], Chrome]) -> None:
+def test_the_slider_changes_the_score_at_once(
+    served: Served, open_browser: Callable[[tuple[int, int]], Chrome]
+) -> None:
     browser = open_browser(DESKTOP)
     browser.get(served.url)
-    until(lambda: pictures(browser, "north") >= 1)  # before, the page has no streams to look for
+    until(lambda: frames_shown(browser, "north") >= 1)  # before that, the page has no element for the stream
     until(lambda: "1 patch" in browser.find_element(By.CSS_SELECTOR, "[data-stream='north']").text)
     slider = browser.find_element(By.ID, "score")
     until(lambda: slider.get_attribute("value") == "0.4")
     try:
-        slider.send_keys(Keys.END)  # above the score of everything
+        slider.send_keys(Keys.END)  # above all scores
         until(lambda: served.pipeline.score == 0.95, 3)
         until(lambda: "patch" not in browser.find_element(By.CSS_SELECTOR, "[data-stream='north']").text)
         assert browser.find_element(By.ID, "score-value").text == "0.95"
@@ -132,20 +137,20 @@ def test_the_slider_acts_at_once(served: Served, open_browser: Callable[[tuple[i
         until(lambda: "1 patch" in browser.find_element(By.CSS_SELECTOR, "[data-stream='north']").text)
     finally:
         served.pipeline.set_score(0.4)
-    no_errors(browser)
+    assert_no_errors(browser)
 
 
-def test_the_token_is_asked_for(guarded: Served, open_browser: Callable[[tuple[int, int]], Chrome]) -> None:
+def test_the_page_asks_for_the_token(guarded: Served, open_browser: Callable[[tuple[int, int]], Chrome]) -> None:
     browser = open_browser(PHONE)
     browser.get(guarded.url)
     assert browser.current_url.endswith("/login")
     assert not browser.find_element(By.ID, "wrong").is_displayed()
-    keep(browser, "login")
+    save_screenshot(browser, "login")
     browser.find_element(By.NAME, "token").send_keys("a guess", Keys.ENTER)
     until(lambda: browser.current_url.endswith("/login?wrong"))
     assert browser.find_element(By.ID, "wrong").is_displayed()
     browser.find_element(By.NAME, "token").send_keys(TOKEN, Keys.ENTER)
     until(lambda: browser.current_url.endswith("/"))
-    until(lambda: pictures(browser, "north") >= 2)
+    until(lambda: frames_shown(browser, "north") >= 2)
     assert TOKEN not in browser.page_source
-    no_errors(browser)
+    assert_no_errors(browser)
