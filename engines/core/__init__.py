@@ -1,1 +1,1 @@
-"""The core that every package shares: contract, letterbox, executor protocol, errors, files, machine."""
+"""The core that all packages share: contract, letterbox, executor protocol, errors, atomic files, machine."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,26 +10,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-# Two threads may write the same file.
+# A number for each temporary file, because two threads may write the same path.
 _numbers = itertools.count()
 
 
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
-    """A new file, opened for writing, that takes the place of ``path`` when the block ends without an error.
+    """Open a new file for writing, and replace ``path`` with it when the block ends without an error.
 
-    A reader finds the old file or the new one, never a part; after an error or Ctrl-C nothing is left behind.
-    Missing folders are made.
+    A reader sees the old file or the new file, never a part of one. After an error or Ctrl-C the old file is unchanged
+    and nothing else is left behind. Missing folders are created.
 
     Raises:
-        OSError: the folder cannot be written to, or the disk is full.
+        OSError: if the folder cannot be written to, or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "models" / "model.engine"
+        ...     with atomic_file(path) as file:
+        ...         size, early = file.write(b"a plan"), path.exists()
+        ...     print(size, early, path.exists())
+        6 False True
     """
     path = Path(path)
-    if path.is_dir():  # os.replace would say so too, when all the work is done
+    if path.is_dir():  # os.replace would also refuse, but only after all the work
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, because only there os.replace is atomic. Not by tempfile: its files are for their owner
-    # only, a model is for everyone the folder is for.
+    # os.replace is atomic only within a file system, so the temporary file lies beside its target. Files of the module
+    # tempfile are readable by their owner only, but a model must be readable by all users of the folder.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -1,7 +1,7 @@
-"""The contract: what a detector artifact promises, from training to camera.
+"""The contract: what a model promises, from training to the camera.
 
-It is written once, at training or conversion, and travels in the checkpoint, in the ONNX metadata and in the
-engine's sidecar. Everything that touches pixels or boxes reads it, so nothing is typed in twice.
+The contract is written once, at training or conversion. It travels in the checkpoint, in the metadata of the ONNX and
+in the passport of the engine. All code that touches pixels or boxes reads the contract, so no value is entered twice.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from engines.core.errors import ContractError
 
 SCHEMA = 1
 PRECISIONS = ("fp32", "fp16", "int8")
-# For whom the quantized operators of an INT8 ONNX are laid out; see export.precision.quantization.
+# Layouts of the operators of an INT8 ONNX: for ONNX Runtime or for TensorRT; see export.precision.quantization.
 CPU, TENSORRT = "cpu", "tensorrt"
 LAYOUTS = (CPU, TENSORRT)
-# What each field holds in JSON, and what each item of a list; True is no number here, although Python says so.
+# JSON types of the fields, and of the items of each list. The types are compared exactly, so True is not a number.
 _NUMBER = (int, float)
 _FIELDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("architecture", "color_order", "letterbox", "precision"), (str,)),
@@ -38,20 +38,26 @@ _LISTS: Mapping[str, tuple[type, ...]] = {
     "class_names": (str,),
     "levels": (dict,),
 }
-# A backbone halves its input five times; the letterbox pads to such a size anyway, so nothing is lost.
+# A backbone halves its input five times. The restriction costs nothing, because frames are letterboxed anyway.
 INPUT_MULTIPLE = 32
 
 
 @dataclass(frozen=True)
 class PyramidLevel:
-    """One level of the feature pyramid and the anchors on it.
+    """One level of the feature pyramid and its anchors.
 
     Attributes:
-        feature_size: (height, width) of the level's head outputs.
-        stride: (y, x) distance in input pixels between neighboring anchor centers. Data, not a power of two:
-            torchvision takes floor(input / feature), which at 800 pixels is 61 and 114 on the last two levels.
-        anchor_sizes: square roots of the anchors' areas, input pixels.
+        feature_size: (height, width) of the raw heads of this level.
+        stride: (y, x) distance between the centers of neighboring anchors, input pixels. The stride is stored because
+            it need not be a power of two: torchvision uses floor(input / feature), which at 800 pixels is 61 and 114
+            on the last two levels.
+        anchor_sizes: square roots of the areas of the anchors, input pixels.
         aspect_ratios: height / width of the anchors.
+
+    Example:
+        >>> level = PyramidLevel((100, 100), (8, 8), anchor_sizes=(32, 40), aspect_ratios=(0.5, 1, 2))
+        >>> level.num_anchors
+        6
     """
 
     feature_size: tuple[int, int]
@@ -61,14 +67,18 @@ class PyramidLevel:
 
     @property
     def num_anchors(self) -> int:
-        """Anchors at one position."""
+        """Number of anchors at one position."""
         return len(self.anchor_sizes) * len(self.aspect_ratios)
 
     def cell_anchors(self) -> npt.NDArray[np.float32]:
-        """Anchors around the origin: float32 [num_anchors, 4], xyxy, input pixels.
+        """Return the anchors around the origin: float32 [num_anchors, 4], xyxy, input pixels.
 
-        The rule of torchvision's ``AnchorGenerator.generate_anchors``: all sizes of the first ratio, then of
-        the second, rounded half to even.
+        Follows torchvision's ``AnchorGenerator.generate_anchors``: all sizes of the first ratio, then all sizes of the
+        second, and so on. Coordinates are rounded half to even.
+
+        Example:
+            >>> PyramidLevel((52, 92), (8, 8), (16, 20), (1.0, 2.0)).cell_anchors().tolist()
+            [[-8.0, -8.0, 8.0, 8.0], [-10.0, -10.0, 10.0, 10.0], [-6.0, -11.0, 6.0, 11.0], [-7.0, -14.0, 7.0, 14.0]]
         """
         ratios = np.sqrt(np.asarray(self.aspect_ratios, np.float32))
         sizes = np.asarray(self.anchor_sizes, np.float32)
@@ -79,27 +89,36 @@ class PyramidLevel:
 
 @dataclass(frozen=True)
 class DetectorContract:
-    """What every executor of one detector agrees on.
+    """Everything that the executors of one detector agree on.
 
-    Executors take ``images``: uint8 [N, height, width, 3], BGR, letterboxed, and give ``num_detections`` int32
-    [N], ``boxes`` float32 [N, max_detections, 4] xyxy in input pixels, ``scores`` float32 and ``labels`` int32
-    [N, max_detections]; rows past ``num_detections`` are zero.
+    A model takes ``images``: uint8 [N, height, width, 3], BGR, letterboxed. The model returns ``num_detections`` int32
+    [N], ``boxes`` float32 [N, max_detections, 4] xyxy in input pixels, ``scores`` float32 [N, max_detections] and
+    ``labels`` int32 [N, max_detections]. Rows past ``num_detections`` are zero.
 
     Attributes:
-        architecture: for people, for instance ``retinanet_resnet50_fpn``.
+        architecture: name of the architecture for display, for instance ``retinanet_resnet50_fpn``.
         input_size: (height, width) of the network's input, pixels, multiples of 32.
         class_names: name of each label, label 0 first.
-        category_ids: the data set's own id of each label, for COCO results.
-        levels: the feature pyramid, finest first.
-        mean, std: of the color channels in ``color_order``, for pixel values scaled to 0..1.
-        color_order: the order the network was trained in; the images handed over are always BGR.
-        letterbox: ``top-left``: aspect kept, resized bilinearly to fit, zero padding right and bottom.
-        score_threshold: candidates score more than this.
-        iou_threshold: of two boxes of one class overlapping by more than this, the better one stays.
-        top_k: candidates kept on each level before non-maximum suppression.
-        max_detections: detections kept in each image.
+        category_ids: the data set's own number of each label, for COCO results.
+        levels: levels of the feature pyramid, finest first.
+        mean, std: mean and standard deviation of the color channels in ``color_order``, for pixel values scaled to
+            0..1.
+        color_order: order of the color channels in training, RGB or BGR; the images passed in are always BGR.
+        letterbox: ``top-left``: resized bilinearly to fit, aspect ratio kept, zero padding at the right and the bottom.
+        score_threshold: lower limit of the score; candidates score more than this.
+        iou_threshold: largest IoU of two boxes of one class; if the IoU is larger, only the better box is kept.
+        top_k: largest number of candidates that a level keeps before NMS.
+        max_detections: largest number of detections of an image.
         precision: arithmetic of the network: fp32, fp16 or int8.
-        produced_by: versions of the packages that made the artifact.
+        produced_by: versions of the packages that made the model.
+
+    Example:
+        >>> levels = (PyramidLevel((13, 23), (32, 32), anchor_sizes=(64.0,), aspect_ratios=(1.0,)),)
+        >>> contract = DetectorContract("demo", (416, 736), ("tree", "car"), (1, 2), levels, top_k=100)
+        >>> contract.num_classes, contract.max_detections, contract.precision
+        (2, 300, 'fp32')
+        >>> DetectorContract.from_json(contract.to_json()) == contract
+        True
     """
 
     architecture: str
@@ -130,7 +149,7 @@ class DetectorContract:
         _require(
             len(set(self.category_ids)) == len(self.category_ids),
             "category_ids",
-            "no id twice",
+            "unique ids",
             self.category_ids,
         )
         _require(len(self.levels) > 0, "levels", "at least one pyramid level", self.levels)
@@ -149,11 +168,11 @@ class DetectorContract:
                 "at least one anchor size and aspect ratio, all positive",
                 anchors,
             )
-            # The head's convolutions are shared by all levels, so their channel count is too.
+            # All levels share the convolutions of the heads, and so the number of channels.
             _require(
                 level.num_anchors == self.levels[0].num_anchors,
                 f"levels[{index}]",
-                f"{self.levels[0].num_anchors} anchors a position, as on the first level",
+                f"{self.levels[0].num_anchors} anchors at each position, as on the first level",
                 level.num_anchors,
             )
         _require(len(self.mean) == 3 and len(self.std) == 3, "mean, std", "three channels", (self.mean, self.std))
@@ -168,57 +187,77 @@ class DetectorContract:
 
     @property
     def num_classes(self) -> int:
+        """Number of classes."""
         return len(self.class_names)
 
     @property
     def num_anchors(self) -> int:
-        """Anchors at one position, the same on every level."""
+        """Number of anchors at one position, the same on every level."""
         return self.levels[0].num_anchors
 
     def to_json(self) -> str:
-        """The contract as a JSON object with sorted keys; ``from_json`` gives an equal contract back."""
+        """Return the contract as a JSON object with sorted keys; ``from_json`` restores an equal contract."""
         fields = dataclasses.asdict(self)
         return json.dumps({"schema": SCHEMA, **fields, "produced_by": dict(self.produced_by)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> DetectorContract:
-        """Reads what ``to_json`` wrote.
+        """Restore a contract from the JSON of ``to_json``.
 
         Raises:
-            ContractError: not JSON, another schema, a field missing, unknown, of a wrong type or value.
+            ContractError: if the text is not JSON or has another schema, or a field is missing, unknown, or of a wrong
+                type or value.
         """
         try:
             values = json.loads(text)
         except (json.JSONDecodeError, TypeError) as error:
             raise ContractError(f"contract: expected JSON, got {str(text)[:60]!r} ({error})") from error
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-            found = values.get("schema") if isinstance(values, dict) else type(values).__name__
+            got = values.get("schema") if isinstance(values, dict) else type(values).__name__
             raise ContractError(
-                f"contract: expected schema {SCHEMA}, got {found!r}; export the model again with this version"
+                f"contract: expected schema {SCHEMA}, got {got!r}; export the model again with this version"
             )
         del values["schema"]
         known = {item.name for item in dataclasses.fields(cls)}
         if set(values) != known:
             missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
-            raise ContractError(f"contract: fields missing {missing}, unknown {unknown}; export the model again")
+            raise ContractError(
+                f"contract: expected the fields of schema {SCHEMA}, missing {missing}, unknown {unknown}; "
+                "export the model again with this version"
+            )
         _check_types(values)
         for level in values["levels"]:
             _check_types(level)
         try:
             values["levels"] = tuple(PyramidLevel(**_tuples(level)) for level in values["levels"])
             return cls(**_tuples(values))
-        except TypeError as error:  # a level lacks a field or has another
+        except TypeError as error:  # a level has a missing or an unknown field
             raise ContractError(f"contract: levels: {error}; export the model again") from error
 
 
 def package_versions(*packages: str) -> dict[str, str]:
-    """Installed versions by distribution name, for ``DetectorContract.produced_by``."""
+    """Return the installed version of each distribution, for ``DetectorContract.produced_by``.
+
+    Example:
+        >>> sorted(package_versions("numpy", "onnxruntime"))
+        ['numpy', 'onnxruntime', 'retina-edge']
+    """
     installed = {package: importlib.metadata.version(package) for package in packages}
     return {"retina-edge": __version__, **installed}
 
 
 def check_input_size(input_size: tuple[int, int]) -> None:
-    """Raises ContractError unless (height, width) are positive multiples of 32; names the nearest that are."""
+    """Check that (height, width) are positive multiples of 32.
+
+    Raises:
+        ContractError: if they are not; the message names the nearest size that is allowed.
+
+    Example:
+        >>> check_input_size((416, 736))
+        >>> check_input_size((500, 800))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        engines.core.errors.ContractError: input size: ... got 500x800; use 512x800 ...
+    """
     if len(input_size) != 2:
         raise ContractError(f"input size: expected height and width, got {input_size}")
     if all(isinstance(side, int) and side > 0 and side % INPUT_MULTIPLE == 0 for side in input_size):
@@ -226,12 +265,12 @@ def check_input_size(input_size: tuple[int, int]) -> None:
     nearest = "x".join(str(max(1, round(side / INPUT_MULTIPLE)) * INPUT_MULTIPLE) for side in input_size)
     raise ContractError(
         f"input size: expected height and width in multiples of {INPUT_MULTIPLE}, "
-        f"got {'x'.join(map(str, input_size))}; frames of any size are letterboxed into it, so take {nearest}"
+        f"got {'x'.join(map(str, input_size))}; use {nearest} (frames of any size are letterboxed to the input size)"
     )
 
 
 def _check_types(values: dict[str, Any]) -> None:
-    """Raises ContractError for a field, or an item of a list, that is not of its type."""
+    """Raise ContractError if a field, or an item of a list, has a wrong type."""
     for name, value in values.items():
         if name in _LISTS:
             fits = isinstance(value, list) and all(type(item) in _LISTS[name] for item in value)
@@ -244,7 +283,7 @@ def _check_types(values: dict[str, Any]) -> None:
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has lists where the dataclasses have tuples."""
+    """Convert the lists of a JSON object, and the lists inside them, to the tuples of the dataclasses."""
     return {
         key: tuple(tuple(v) if isinstance(v, list) else v for v in value) if isinstance(value, list | tuple) else value
         for key, value in values.items()

@@ -1,4 +1,4 @@
-"""NVIDIA's driver through pycuda, on the context that everything else in the process uses too."""
+"""NVIDIA's driver through pycuda, on the CUDA context that all other libraries in the process use too."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ from typing import Any
 
 from engines.core.errors import DeviceError, MissingDependencyError
 
-# The primary context of each GPU that was used, retained once and given back when the process ends, as torch does too.
-# pycuda cannot do it in between: Context.detach leaves the context on the driver's stack, and away from the thread that
-# retained it does nothing at all (its cuda.hpp, 2026.1).
+# The primary context of each GPU in use. It is retained once and released when the process ends, as torch does too.
+# pycuda cannot release it earlier: Context.detach leaves the context on the driver's stack, and in another thread than
+# the one that retained the context it does nothing (cuda.hpp of pycuda 2026.1).
 _retained: dict[int, Any] = {}
-# CU_STREAM_NON_BLOCKING: does not wait for the default stream, which torch and others use.
+# CU_STREAM_NON_BLOCKING: the stream does not wait for the default stream, which torch and other libraries use.
 NON_BLOCKING = 1
-# Two of pycuda's objects for one context do not know what belongs to the other. Reentrant: the garbage collector may
-# close an executor in the middle of it.
+# Only one pycuda object may be made for a context, because pycuda tracks the resources of each object separately. The
+# lock is reentrant, because the garbage collector may close an executor while the lock is held.
 _lock = threading.RLock()
 
 
 @contextmanager
 def primary_context(device: int = 0) -> Iterator[Any]:
-    """The module ``pycuda.driver`` with a GPU's primary context current in this thread.
+    """Make a GPU's primary context current in this thread, and yield the module ``pycuda.driver``.
 
-    The primary context is the one that torch and CUDA's run time use: pointers can be shared with them, and no
-    second context takes memory. ``pycuda.autoinit`` would make one.
+    torch and CUDA's runtime use the primary context too, so pointers can be shared with them. ``pycuda.autoinit`` would
+    create a second context, which takes memory.
+
+    Args:
+        device: number of the GPU.
 
     Raises:
-        MissingDependencyError: pycuda is not installed.
-        DeviceError: there is no driver, or no such GPU; or what is done inside fails on the GPU.
+        MissingDependencyError: if pycuda is not installed.
+        DeviceError: if there is no driver or no such GPU, or if the work in the block fails on the GPU.
     """
     try:
         import pycuda.driver as driver
     except ImportError as error:
         raise MissingDependencyError(
-            f"pycuda: expected it, to use the GPU ({error}); install it with pip install pycuda, "
+            f"expected pycuda, to use the GPU, got an import error ({error}); install it with pip install pycuda, "
             "which compiles it and needs the CUDA toolkit: nvcc on PATH, its headers on CPATH"
         ) from error
     context = _retain(driver, device)
@@ -45,12 +48,12 @@ def primary_context(device: int = 0) -> Iterator[Any]:
     try:
         yield driver
     except Exception as error:
-        # What its frames hold, streams and events and modules, has to be freed while the context is current.
+        # The frames of the traceback hold streams, events and modules. Free them while the context is current.
         traceback.clear_frames(error.__traceback__)
         if isinstance(error, driver.MemoryError):
             raise DeviceError(
-                f"GPU {device}: expected memory for this model, found too little ({error}); end other programs on the "
-                "GPU, keep fewer frames in flight, or build with a smaller batch"
+                f"GPU {device}: expected memory for this model, found too little ({error}); close other programs on "
+                "the GPU, keep fewer frames in flight, or build with a smaller batch"
             ) from error
         if isinstance(error, driver.Error):
             raise DeviceError(f"GPU {device}: {error}") from error
@@ -60,6 +63,7 @@ def primary_context(device: int = 0) -> Iterator[Any]:
 
 
 def _retain(driver: Any, device: int) -> Any:
+    """Return a GPU's primary context; retain it on the first call."""
     with _lock:
         if device not in _retained:
             try:
@@ -74,7 +78,7 @@ def _retain(driver: Any, device: int) -> Any:
 
 @atexit.register
 def _release() -> None:
-    """While the driver is still there; pycuda would do it too late."""
+    """Release the contexts while the driver is still loaded; pycuda would release them too late."""
     while _retained:
         context = _retained.popitem()[1]
         context.push()

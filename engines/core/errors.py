@@ -1,12 +1,21 @@
-"""The errors a user can meet. Each says what was expected, what came, and how to mend it."""
+"""The errors that users see. Each message says what was expected, what came instead, and how to fix it."""
 
 
 class RetinaEdgeError(Exception):
-    """Base of every error that retina_edge raises on purpose; the command line prints it in one line."""
+    """Base of every error that retina_edge raises on purpose. The command line prints its message in one line.
+
+    Example:
+        >>> from retina_edge import Detector
+        >>> try:
+        ...     Detector.load("tree.onnx")
+        ... except RetinaEdgeError as error:
+        ...     print(error)
+        tree.onnx: expected an ONNX file, found none; make it with retina-edge export
+    """
 
 
 class ContractError(RetinaEdgeError, ValueError):
-    """A contract is damaged, incomplete or contradicts itself."""
+    """A contract is damaged, is incomplete or contradicts itself."""
 
 
 class ModelFileError(RetinaEdgeError):
@@ -14,11 +23,11 @@ class ModelFileError(RetinaEdgeError):
 
 
 class DataError(RetinaEdgeError, ValueError):
-    """An annotation file or an image of a data set cannot be used; names the file and the record."""
+    """An annotation file or an image of a data set cannot be used. The message names the file and the record."""
 
 
 class SourceError(RetinaEdgeError):
-    """A picture, video, folder or camera cannot be opened or read."""
+    """An image, video, folder or camera cannot be opened or read."""
 
 
 class SinkError(RetinaEdgeError):
@@ -26,20 +35,20 @@ class SinkError(RetinaEdgeError):
 
 
 class MissingDependencyError(RetinaEdgeError, ImportError):
-    """An optional package is needed; says which extra installs it."""
+    """An optional package is not installed. The message says how to install it."""
 
 
 class DeviceError(RetinaEdgeError, ValueError):
-    """The device asked for is not there, or cannot do what was asked."""
+    """The requested device does not exist, or cannot run the model."""
 
 
 class TrainingError(RetinaEdgeError):
-    """Training cannot go on, for instance because the loss is not finite."""
+    """Training cannot continue, for instance because the loss is not finite."""
 
 
 class BuildError(RetinaEdgeError, ValueError):
-    """An engine cannot be built, or would not be what was asked for."""
+    """An engine cannot be built, or the result would differ from the request."""
 
 
 class DeploymentError(RetinaEdgeError, ValueError):
-    """A model cannot be served where, or as, it was asked for."""
+    """A model cannot be served by the requested server, or in the requested form."""

@@ -1,4 +1,4 @@
-"""What every executor of a detector has in common, whatever runs it."""
+"""The interface that all executors share, and the base class of executors that run in host memory."""
 
 from __future__ import annotations
 
@@ -13,22 +13,28 @@ import numpy.typing as npt
 from engines.core.contract import DetectorContract
 from engines.core.letterbox import Letterbox, letterbox_batch
 
-# Stages of ``Executor.measure``: a copy into pinned memory, up, letterbox, network, decode and NMS, back. An ONNX, and
-# an engine with plugins, have decode and NMS inside.
+# Stages of ``Executor.measure``: copy into pinned memory, upload, letterbox, network, decode and NMS, download. In an
+# ONNX, and in an engine with plugins, decode and NMS are part of the network.
 PACK, H2D, PREPROCESS, NETWORK, POSTPROCESS, D2H = "pack", "H2D", "preprocess", "engine", "postprocess", "D2H"
 STAGES = (PACK, H2D, PREPROCESS, NETWORK, POSTPROCESS, D2H)
-# All of them on the GPU, at one go.
+# All stages on the GPU together, as ``submit`` runs them.
 GPU = "GPU"
 
 
 class RawDetections(NamedTuple):
-    """What every executor returns for a batch of N; rows past ``num_detections`` are zero.
+    """The detections of a batch of N inputs, K rows for each; rows past ``num_detections`` are zero.
 
     Attributes:
-        num_detections: int32 [N].
-        boxes: float32 [N, K, 4], xyxy, input pixels.
-        scores: float32 [N, K], descending.
-        labels: int32 [N, K].
+        num_detections: number of detections of each input, int32 [N].
+        boxes: boxes, float32 [N, K, 4], xyxy, input pixels.
+        scores: scores, float32 [N, K], descending.
+        labels: labels, int32 [N, K].
+
+    Example:
+        >>> boxes = np.array([[[8, 8, 40, 40], [0, 0, 0, 0]]], np.float32)
+        >>> raw = RawDetections(np.array([1], np.int32), boxes, np.zeros((1, 2)), np.zeros((1, 2), np.int32))
+        >>> raw.boxes[0, : raw.num_detections[0]].tolist()
+        [[8.0, 8.0, 40.0, 40.0]]
     """
 
     num_detections: npt.NDArray[np.int32]
@@ -38,10 +44,10 @@ class RawDetections(NamedTuple):
 
 
 class Ticket:
-    """Frames on their way through an executor.
+    """A submission in flight; ``Executor.result`` takes it.
 
     Attributes:
-        letterboxes: where each frame lies in the network's input.
+        letterboxes: position of each frame in the network's input.
     """
 
     def __init__(self, letterboxes: Sequence[Letterbox]) -> None:
@@ -49,14 +55,15 @@ class Ticket:
 
 
 class Executor(Protocol):
-    """Letterboxes frames and runs the network with its post-processing on them.
+    """An object that letterboxes frames and runs the network with its post-processing on them.
 
-    In two steps, so that one thread can prepare frames while another waits for detections.
+    The work has two steps, ``submit`` and ``result``, so that one thread can prepare frames while another thread waits
+    for detections.
 
     Attributes:
-        contract: what the artifact promises.
-        batch: the one batch size it runs, or None where there are several; a submission may be of fewer frames.
-        max_batch: frames a submission may have, or None for any number.
+        contract: contract of the model.
+        batch: only batch size that the model runs, or None if there are several; a submission may have fewer frames.
+        max_batch: largest number of frames in a submission, or None for any number.
     """
 
     @property
@@ -69,40 +76,49 @@ class Executor(Protocol):
     def max_batch(self) -> int | None: ...
 
     def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> Ticket:
-        """Takes frames as ``as_bgr`` does, of any sizes, at most ``max_batch`` of them; they may change afterwards.
+        """Submit frames and return a ticket for ``result``. The frames may be modified afterwards.
+
+        Args:
+            frames: at most ``max_batch`` frames of any sizes, each of a kind that ``as_bgr`` takes.
 
         Raises:
-            ValueError: one of them is no frame.
+            ValueError: if an array is not a frame.
         """
         ...
 
     def result(self, ticket: Ticket) -> RawDetections:
-        """Detections of what was submitted, in input pixels; the arrays belong to the caller."""
+        """Wait for a submission and return its detections in input pixels. The arrays belong to the caller."""
         ...
 
     def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
-        """Changes what is kept, from the next submission on; None leaves one as it is.
+        """Change the thresholds from the next submission on; None leaves a threshold as it is.
 
         Raises:
-            ValueError: out of range, or thresholds that are built into the model.
+            ValueError: if a threshold is out of range, or the thresholds are built into the model.
         """
         ...
 
     def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
-        """Milliseconds of each of ``STAGES`` that this executor has, and of ``GPU``, for one submission.
+        """Return the milliseconds of each stage for one submission.
+
+        The keys are the members of ``STAGES`` that this executor has. The CUDA runner adds ``GPU``.
 
         Raises:
-            ValueError: as ``submit``.
+            ValueError: if an array is not a frame.
         """
         ...
 
     def close(self) -> None:
-        """Frees what the executor holds; it cannot be used afterwards."""
+        """Release the executor's resources. The executor cannot be used afterwards."""
         ...
 
 
 class HostTicket(Ticket):
-    """Letterboxed frames that wait for the network: ``images`` uint8 [N, height, width, 3]."""
+    """A submission that waits for the network in host memory.
+
+    Attributes:
+        images: letterboxed frames, uint8 [N, height, width, 3], BGR.
+    """
 
     def __init__(self, letterboxes: Sequence[Letterbox], images: npt.NDArray[np.uint8]) -> None:
         super().__init__(letterboxes)
@@ -110,29 +126,44 @@ class HostTicket(Ticket):
 
 
 class HostExecutor(ABC):
-    """An ``Executor`` that takes letterboxed images in host memory: ``submit`` letterboxes, ``result`` infers."""
+    """An ``Executor`` in host memory: ``submit`` letterboxes the frames, and ``result`` runs the network."""
 
     contract: DetectorContract
     batch: int | None
 
     @property
     def max_batch(self) -> int | None:
+        """Largest number of frames in a submission, or None for any number."""
         return self.batch
 
     def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> HostTicket:
+        """Letterbox frames and return a ticket for ``result``; see ``Executor.submit``."""
         images, letterboxes = letterbox_batch(frames, self.contract.input_size, batch=self.batch)
         return HostTicket(letterboxes, images)
 
     def result(self, ticket: Ticket) -> RawDetections:
+        """Run the network on a submission and return its detections; see ``Executor.result``.
+
+        Raises:
+            ValueError: if the ticket is not one of ``submit``.
+        """
         if not isinstance(ticket, HostTicket):
-            raise ValueError(f"ticket: expected one of this executor's submit, got {ticket!r}")
+            raise ValueError(f"ticket: expected one from this executor's submit, got {ticket!r}")
         return self.infer(ticket.images)
 
     def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
-        asked = f"score {score_threshold}, IoU {iou_threshold}"
-        raise ValueError(f"thresholds: they are built into this model, got {asked}; export it again with others")
+        """Refuse new thresholds, because this model has its thresholds built in.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "thresholds: expected no change, because they are built into this model, got "
+            f"score {score_threshold}, IoU {iou_threshold}; export it again with other thresholds"
+        )
 
     def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
+        """Return the milliseconds of letterbox and network for one submission; see ``Executor.measure``."""
         start = perf_counter()
         ticket = self.submit(frames)
         submitted = perf_counter()
@@ -141,11 +172,12 @@ class HostExecutor(ABC):
 
     @abstractmethod
     def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
-        """Detections of ``images``: uint8 [N, height, width, 3], BGR, letterboxed to the contract's input.
+        """Run the network and return its detections. The arrays belong to the caller.
 
-        The arrays returned belong to the caller.
+        Args:
+            images: uint8 [N, height, width, 3], BGR, letterboxed to the contract's input size.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Frees what the executor holds; it cannot be used afterwards."""
+        """Release the executor's resources. The executor cannot be used afterwards."""

@@ -1,6 +1,6 @@
-"""Frames to network input and boxes back: the one geometry that training, calibration and running share.
+"""The letterbox: from frames to network input and back, one geometry for training, calibration and inference.
 
-A frame is resized bilinearly (half-pixel centers, as OpenCV's INTER_LINEAR) to fit the input with its aspect
+A frame is resized bilinearly (half-pixel centers, like OpenCV's INTER_LINEAR) to fit the input, with its aspect ratio
 kept, and padded with zeros at the right and the bottom.
 """
 
@@ -20,11 +20,18 @@ BgrImage: TypeAlias = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where a frame lies in the network's input.
+    """The position of a frame in the network's input.
 
     Attributes:
         frame_size: (height, width) of the frame, pixels.
-        resized: (height, width) of the frame inside the input, pixels, each at least 1.
+        resized: (height, width) of the resized frame inside the input, pixels, each at least 1.
+
+    Example:
+        >>> letterbox = Letterbox.fit((720, 1280), (416, 736))
+        >>> letterbox.resized
+        (414, 736)
+        >>> letterbox.to_frame(np.array([[0, 0, 368, 414]], np.float32)).tolist()
+        [[0.0, 0.0, 640.0, 720.0]]
     """
 
     frame_size: tuple[int, int]
@@ -32,7 +39,7 @@ class Letterbox:
 
     @classmethod
     def fit(cls, frame_size: tuple[int, int], input_size: tuple[int, int]) -> Letterbox:
-        """The letterbox of a frame of (height, width) in an input of (height, width)."""
+        """Return the letterbox of a frame of (height, width) in an input of (height, width)."""
         scale = min(input_size[0] / frame_size[0], input_size[1] / frame_size[1])
         height, width = (
             min(limit, max(1, round(side * scale))) for side, limit in zip(frame_size, input_size, strict=True)
@@ -40,13 +47,20 @@ class Letterbox:
         return cls(frame_size, (height, width))
 
     def scale_xyxy(self) -> npt.NDArray[np.float32]:
-        """float32 [4]: input pixels per frame pixel in x, y, x, y. Differs by axis where rounding bites."""
+        """Return the input pixels per frame pixel in x, y, x, y: float32 [4].
+
+        The axes may differ slightly, because each side is rounded to whole pixels.
+
+        Example:
+            >>> Letterbox.fit((832, 368), (416, 736)).scale_xyxy().tolist()
+            [0.5, 0.5, 0.5, 0.5]
+        """
         y, x = (new / old for new, old in zip(self.resized, self.frame_size, strict=True))
         return np.array([x, y, x, y], np.float32)
 
     def to_frame(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Boxes float32 [N, 4] xyxy from input pixels to frame pixels, clipped to the frame."""
-        if not len(boxes):  # as of most frames of many a camera
+        """Map boxes, float32 [N, 4] xyxy, from input pixels to frame pixels, clipped to the frame."""
+        if not len(boxes):  # the usual case for many cameras
             return np.zeros((0, 4), np.float32)
         height, width = self.frame_size
         limits = np.array([width, height, width, height], np.float32)
@@ -54,11 +68,27 @@ class Letterbox:
         return clipped
 
     def to_input(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Boxes float32 [N, 4] xyxy from frame pixels to input pixels."""
+        """Map boxes, float32 [N, 4] xyxy, from frame pixels to input pixels.
+
+        Example:
+            >>> Letterbox.fit((832, 368), (416, 736)).to_input(np.array([[0, 0, 368, 832]], np.float32)).tolist()
+            [[0.0, 0.0, 184.0, 416.0]]
+        """
         return boxes * self.scale_xyxy()
 
     def apply(self, frame: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8]) -> None:
-        """Writes a BGR frame uint8 [h, w, 3] into ``out`` uint8 [height, width, 3], padding included."""
+        """Write a frame and its padding into a network input.
+
+        Args:
+            frame: BGR frame of ``frame_size``, uint8 [h, w, 3].
+            out: array to fill, uint8 [height, width, 3].
+
+        Example:
+            >>> out = np.empty((32, 64, 3), np.uint8)
+            >>> Letterbox.fit((2, 3), (32, 64)).apply(np.full((2, 3, 3), 255, np.uint8), out)
+            >>> int(out[0, 47, 0]), int(out[0, 48, 0])
+            (255, 0)
+        """
         height, width = self.resized
         if self.resized == self.frame_size:
             out[:height, :width] = frame
@@ -71,15 +101,26 @@ class Letterbox:
 def letterbox_batch(
     frames: Sequence[npt.NDArray[Any]], input_size: tuple[int, int], *, batch: int | None = None
 ) -> tuple[npt.NDArray[np.uint8], list[Letterbox]]:
-    """Frames of any sizes as one network input: uint8 [N, height, width, 3] BGR, and where each lies in it.
+    """Letterbox frames of any sizes into one network input.
 
     Args:
-        frames: as ``as_bgr`` takes them.
+        frames: frames of a kind that ``as_bgr`` takes.
         input_size: (height, width) of the network's input.
-        batch: N, at least the number of frames; images past them are zero. None for as many as there are.
+        batch: batch size N, at least the number of frames; the images past the frames are zero. None for the number of
+            frames.
+
+    Returns:
+        The network input, uint8 [N, height, width, 3], BGR, and the letterbox of each frame.
 
     Raises:
-        ValueError: one of them is no frame.
+        ValueError: if an array is not a frame.
+
+    Example:
+        >>> images, letterboxes = letterbox_batch([np.zeros((720, 1280, 3), np.uint8)], (416, 736), batch=4)
+        >>> images.shape
+        (4, 416, 736, 3)
+        >>> letterboxes
+        [Letterbox(frame_size=(720, 1280), resized=(414, 736))]
     """
     bgr = [as_bgr(frame) for frame in frames]
     letterboxes = [Letterbox.fit((frame.shape[0], frame.shape[1]), input_size) for frame in bgr]
@@ -91,12 +132,20 @@ def letterbox_batch(
 
 
 def as_bgr(frame: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """A frame as BGR uint8 [h, w, 3]; takes BGR, grayscale [h, w] or [h, w, 1], and BGRA (alpha dropped).
+    """Return a frame as BGR, uint8 [h, w, 3].
+
+    Args:
+        frame: BGR [h, w, 3], grayscale [h, w] or [h, w, 1], or BGRA [h, w, 4], uint8; the alpha channel is discarded.
 
     Raises:
-        ValueError: another shape or dtype, or an empty frame; shows both what is expected and what came.
+        ValueError: if the array has another shape or dtype, or is empty; the message says what was expected and what
+            came.
+
+    Example:
+        >>> as_bgr(np.array([[0, 255]], np.uint8)).tolist()
+        [[[0, 0, 0], [255, 255, 255]]]
     """
-    expected = "expected a frame as OpenCV gives it: uint8 [height, width, 3] BGR, grayscale or BGRA"
+    expected = "expected a frame as OpenCV delivers it: uint8 [height, width, 3] BGR, grayscale or BGRA"
     if not isinstance(frame, np.ndarray):
         raise ValueError(f"{expected}; got {type(frame).__name__}")
     shape = frame.shape

@@ -1,4 +1,4 @@
-"""The GPU that engines are built for and run on, asked of NVIDIA's driver without starting a context on it."""
+"""The GPU that engines are built for and run on. NVIDIA's driver is queried without creating a CUDA context."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76  # of CUdevice_attribute in cuda.h
+_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute in cuda.h
 _KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
 _JETPACK_QUERY = ["dpkg-query", "--show", "--showformat=${Version}", "nvidia-jetpack"]
 _TEGRA_RELEASE = Path("/etc/nv_tegra_release")
@@ -16,13 +16,19 @@ _TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 
 @dataclass(frozen=True)
 class Machine:
-    """What an engine depends on beside TensorRT.
+    """The hardware and drivers that an engine depends on, besides TensorRT.
 
     Attributes:
-        gpu: name of the GPU; empty where there is none.
-        compute_capability: of that GPU, such as ``8.7``; empty where there is none.
-        driver: version of NVIDIA's kernel driver, else the CUDA version the driver speaks; empty where there is none.
-        jetpack: version of JetPack, or the L4T release where its package is not installed; empty elsewhere.
+        gpu: name of the GPU; empty without a GPU.
+        compute_capability: compute capability of the GPU, such as ``8.7``; empty without a GPU.
+        driver: version of NVIDIA's kernel driver, or the CUDA version that the driver supports if the former is
+            unknown; empty without a GPU.
+        jetpack: version of JetPack, or the L4T release if the JetPack package is not installed; empty on machines that
+            are not a Jetson.
+
+    Example:
+        >>> Machine("Orin", "8.7", "540.4.0", "JetPack 6.2").sm
+        87
     """
 
     gpu: str = ""
@@ -32,30 +38,30 @@ class Machine:
 
     @property
     def sm(self) -> int:
-        """Compute capability as one number, 87 for 8.7; 0 without a GPU."""
+        """The compute capability as one number, 87 for 8.7; 0 without a GPU."""
         return int(self.compute_capability.replace(".", "") or 0)
 
 
 def this_machine(device: int = 0) -> Machine:
-    """One GPU of this machine; empty fields where there is no such GPU or no driver.
+    """Describe one GPU of this machine. Without such a GPU or without a driver, the fields are empty.
 
     Args:
-        device: its number, as the driver counts those that ``CUDA_VISIBLE_DEVICES`` leaves.
+        device: number of the GPU, counted by the driver among the GPUs that ``CUDA_VISIBLE_DEVICES`` allows.
     """
     gpu, capability, cuda = _gpu(device)
     return Machine(gpu, capability, (_kernel_driver() or f"CUDA {cuda}") if gpu else "", _jetpack())
 
 
 def _gpu(number: int) -> tuple[str, str, str]:
-    """Name, compute capability and the driver's CUDA version; empty where there is none."""
-    nothing = ("", "", "")
+    """Return the name, the compute capability and the driver's CUDA version; empty strings without a GPU."""
+    no_gpu = ("", "", "")
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return nothing
+        return no_gpu
     version, device, major, minor = (ctypes.c_int() for _ in range(4))
     name = ctypes.create_string_buffer(256)
-    # Each returns 0 for success; without a GPU cuInit does not.
+    # Each call returns 0 for success. Without a GPU, cuInit fails.
     failed = (
         cuda.cuInit(0)
         or cuda.cuDriverGetVersion(ctypes.byref(version))
@@ -65,12 +71,13 @@ def _gpu(number: int) -> tuple[str, str, str]:
         or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
     )
     if failed:
-        return nothing
-    spoken = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return name.value.decode(), f"{major.value}.{minor.value}", spoken
+        return no_gpu
+    cuda_version = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return name.value.decode(), f"{major.value}.{minor.value}", cuda_version
 
 
 def _kernel_driver() -> str:
+    """Return the version of NVIDIA's kernel driver, or an empty string if it is unknown."""
     try:
         match = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\s", _KERNEL_DRIVER.read_text())
     except OSError:
@@ -79,6 +86,7 @@ def _kernel_driver() -> str:
 
 
 def _jetpack() -> str:
+    """Return the version of JetPack or of L4T, or an empty string on machines that are not a Jetson."""
     if not _TEGRA_RELEASE.exists():
         return ""
     try:

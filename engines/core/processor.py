@@ -1,4 +1,4 @@
-"""The processor, as the system names it."""
+"""The model and the vector extensions of this machine's processor."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ import platform
 import re
 from pathlib import Path
 
-# As /proc/cpuinfo names them, of x86 and of Arm.
+# Vector extensions of x86 and Arm, as /proc/cpuinfo spells them, that decide how fast INT8 and BF16 are.
 CPU_EXTENSIONS = tuple("avx2 avx512f avx_vnni avx512_vnni avx512_bf16 amx_int8 amx_bf16 asimddp i8mm bf16 sve".split())
 
 
 def cpu_model() -> str:
-    """The processor as the system names it."""
+    """Return the name of the processor, as the system reports it."""
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
 def cpu_extensions() -> list[str]:
-    """Of its vector arithmetic, those that decide how fast INT8 and BF16 are; processors of one name differ in them."""
+    """Return those of ``CPU_EXTENSIONS`` that the processor has. Processors with the same name may differ in them."""
     names = _cpu_info("flags|Features").split()
     return [name for name in CPU_EXTENSIONS if name in names]
 
 
 def _cpu_info(field: str) -> str:
-    """What Linux says of the first core under a name, a regular expression; empty where it says nothing."""
+    """Return a field of the first core in /proc/cpuinfo, or an empty string.
+
+    Args:
+        field: regular expression for the name of the field.
+    """
     try:
         match = re.search(rf"^(?:{field})\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:

@@ -1,8 +1,8 @@
-"""What tensors are called, the same in every ONNX, engine and kernel launch."""
+"""The names of the tensors, the same in every ONNX, engine and kernel launch."""
 
 from __future__ import annotations
 
-# The domain of Decode and NMS in the ONNX, and of the plugins in TensorRT.
+# Domain of Decode and NMS in the ONNX, and namespace of the plugins in TensorRT.
 DOMAIN = "retina_edge"
 INPUT = "images"
 PARAMETERS = "parameters"
@@ -11,10 +11,15 @@ OUTPUTS = ("num_detections", "boxes", "scores", "labels")
 
 
 def head_names(num_levels: int) -> list[str]:
-    """The raw heads as Decode takes them: ``cls_0 … cls_L-1, box_0 … box_L-1``."""
+    """Return the names of the raw heads in the order of Decode's inputs: ``cls_0 … cls_L-1, box_0 … box_L-1``.
+
+    Example:
+        >>> head_names(2)
+        ['cls_0', 'cls_1', 'box_0', 'box_1']
+    """
     return [f"{head}_{level}" for head in ("cls", "box") for level in range(num_levels)]
 
 
-# JSON objects in an ONNX's metadata: how INT8 was calibrated (export.precision.quantization), and what the precision
-# costs of a model that was made inside a budget (export.precision.accuracy_budget).
+# Keys of the records in an ONNX's metadata: how INT8 was calibrated (export.precision.quantization), and what the
+# precision costs, if an accuracy budget was set (export.precision.accuracy_budget).
 QUANTIZATION_KEY, ACCURACY_KEY = "retina_edge.quantization", "retina_edge.accuracy"

@@ -1,1 +1,1 @@
-"""The deployable ONNX: taking the file apart, and running it with ONNX Runtime."""
+"""The deployable ONNX: reading it, taking it apart, and running it with ONNX Runtime."""

@@ -1,4 +1,4 @@
-"""The deployable ONNX taken apart, for the quantizer and for TensorRT."""
+"""The parts of a deployable ONNX, for the quantizer and for TensorRT."""
 
 from __future__ import annotations
 
@@ -25,37 +25,63 @@ DECODE, NMS = "Decode", "NMS"
 
 
 def read_deployable(content: bytes) -> onnx.ModelProto:
-    """The model of an ONNX file's content.
+    """Parse the content of an ONNX file.
 
     Raises:
-        ModelFileError: it is none.
+        ModelFileError: if the content is not an ONNX model.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> model = read_deployable(MODEL.read_bytes())
+        >>> [tensor.name for tensor in model.graph.output]
+        ['num_detections', 'boxes', 'scores', 'labels']
     """
     try:
         model = onnx.load_from_string(content)
     except (ValueError, DecodeError) as error:
-        raise ModelFileError(f"expected an ONNX model, found {len(content)} bytes that are none ({error})") from error
+        raise ModelFileError(f"expected an ONNX model, got {len(content)} bytes that are not one ({error})") from error
     if not model.graph.node:
-        raise ModelFileError("expected an ONNX model, found one without nodes; export the model again")
+        raise ModelFileError("expected an ONNX model, got one without nodes; export the model again")
     return model
 
 
 def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
-    """What a model carries beside its graph."""
+    """Return the metadata of an ONNX model.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> list(metadata_of(read_deployable(MODEL.read_bytes())))
+        ['retina_edge.contract']
+    """
     return {item.key: item.value for item in model.metadata_props}
 
 
 def record_of(model: onnx.ModelProto, key: str) -> dict[str, Any] | None:
-    """The JSON object under a key of the metadata, None where there is none."""
+    """Return the record under a key of the metadata, or None if the model has no such record.
+
+    Example:
+        >>> from engines.core.tensor_names import QUANTIZATION_KEY
+        >>> model = onnx.ModelProto()
+        >>> onnx.helper.set_model_props(model, {QUANTIZATION_KEY: '{"layout": "tensorrt"}'})
+        >>> record_of(model, QUANTIZATION_KEY)
+        {'layout': 'tensorrt'}
+    """
     text = metadata_of(model).get(key)
     record: dict[str, Any] | None = json.loads(text) if text else None
     return record
 
 
 def contract_of(deployable: onnx.ModelProto) -> DetectorContract:
-    """The contract in a deployable's metadata.
+    """Return the contract in the metadata of a deployable ONNX.
 
     Raises:
-        ModelFileError: there is none, or it is damaged.
+        ModelFileError: if the contract is missing or damaged.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> contract = contract_of(read_deployable(MODEL.read_bytes()))
+        >>> contract.input_size, contract.class_names, contract.precision
+        ((416, 736), ('tree',), 'fp32')
     """
     metadata = metadata_of(deployable)
     if CONTRACT_KEY not in metadata:
@@ -70,24 +96,39 @@ def contract_of(deployable: onnx.ModelProto) -> DetectorContract:
 
 
 def replace_items(field: Any, items: Iterable[Any]) -> None:
-    """Puts other items into a repeated field of a protobuf message, which cannot be assigned to."""
-    items = list(items)  # they may come from the field itself
+    """Replace the items of a repeated field of a protobuf message, because such a field cannot be assigned.
+
+    Example:
+        >>> graph = onnx.GraphProto(node=[onnx.helper.make_node("Relu", ["x"], ["y"])])
+        >>> replace_items(graph.node, [onnx.helper.make_node("Sigmoid", ["x"], ["y"])])
+        >>> [node.op_type for node in graph.node]
+        ['Sigmoid']
+    """
+    items = list(items)  # a copy, because the items may come from the field itself
     del field[:]
     field.extend(items)
 
 
 def heads_only(deployable: onnx.ModelProto) -> onnx.ModelProto:
-    """The network alone, raw heads out: the inverse of ``export.attach.attach``, metadata and all.
+    """Return a copy of the model that ends at the raw heads, without Decode, NMS and metadata.
+
+    This is the inverse of ``export.attach.attach``. ``name_convolutions`` then names the convolutions.
 
     Raises:
-        ModelFileError: Decode and NMS are not where retina-edge export puts them.
+        ModelFileError: if the model does not have exactly one Decode and one NMS node.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> network = heads_only(read_deployable(MODEL.read_bytes()))
+        >>> [tensor.name for tensor in network.graph.output]
+        ['cls_0', 'cls_1', 'cls_2', 'cls_3', 'box_0', 'box_1', 'box_2', 'box_3']
     """
     model = copy.deepcopy(deployable)
     graph = model.graph
     nodes = {node.op_type: node for node in graph.node if node.domain == DOMAIN}
     if sorted(nodes) != [DECODE, NMS]:
         raise ModelFileError(
-            f"expected one Decode and one NMS node of the domain {DOMAIN!r}, found {sorted(nodes) or 'none'}; "
+            f"expected one Decode and one NMS node of the domain {DOMAIN!r}, got {sorted(nodes) or 'neither'}; "
             "export the model again with retina-edge export"
         )
     *heads, parameters = nodes[DECODE].input
@@ -109,10 +150,18 @@ def heads_only(deployable: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def name_convolutions(model: onnx.ModelProto) -> None:
-    """Gives each convolution the name of its weights, and where several share them, as the heads do, a level.
+    """Name each convolution after its weights, so that passports, tables and errors are readable.
 
-    So ``head.classification_head.cls_logits:0`` and not ``node_conv2d_25`` is what passports, tables and errors say.
-    A quantized network was named before, and its weights have other names now: it stays as it is.
+    For instance ``node_conv2d_25`` becomes ``head.classification_head.cls_logits:0``. The number is that of the level,
+    for convolutions that share their weights, as those of the heads do. A quantized network is left unchanged, because
+    its convolutions were named before quantization, and its weights have other names since.
+
+    Example:
+        >>> node = onnx.helper.make_node("Conv", ["images", "model.backbone.conv1.weight"], ["y"], name="node_conv2d")
+        >>> model = onnx.ModelProto(graph=onnx.GraphProto(node=[node]))
+        >>> name_convolutions(model)
+        >>> model.graph.node[0].name
+        'backbone.conv1'
     """
     if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
         return
@@ -127,13 +176,15 @@ def name_convolutions(model: onnx.ModelProto) -> None:
 def with_plugins(
     network: onnx.ModelProto, launches: Sequence[Launch], names: Sequence[str], parameters: npt.NDArray[np.float32]
 ) -> onnx.ModelProto:
-    """A copy of a network of raw heads with a node for each kernel launch behind them, detections out.
+    """Return a copy of a network with a plugin node for each kernel launch after its raw heads.
+
+    The outputs of the copy are the detections.
 
     Args:
-        network: from ``heads_only``, of a fixed batch size.
-        launches: of that batch size.
-        names: of the plugins, one for each launch.
-        parameters: what Decode and NMS read.
+        network: network that ends at the raw heads, from ``heads_only``, with a fixed batch size.
+        launches: kernel launches for the same batch size.
+        names: names of the plugins, one for each launch.
+        parameters: parameters of decode and NMS, from ``pack_parameters``.
     """
     model = copy.deepcopy(network)
     graph = model.graph
@@ -141,7 +192,7 @@ def with_plugins(
     graph.value_info.extend(graph.output)
     for launch, name in zip(launches, names, strict=True):
         written = [output.name for output in launch.outputs]
-        # Of the parser: the namespace to look in, and only ahead of time.
+        # For TensorRT's parser: the namespace of the plugin, and that it is compiled ahead of time.
         plugin: dict[str, Any] = {"plugin_namespace": DOMAIN, "plugin_version": "1", "aot": 1}
         graph.node.append(onnx.helper.make_node(name, launch.inputs, written, name=name, domain=DOMAIN, **plugin))
     types = {"float32": onnx.TensorProto.FLOAT, "int32": onnx.TensorProto.INT32}
@@ -154,7 +205,14 @@ def with_plugins(
 
 
 def postprocess_only(deployable: onnx.ModelProto) -> onnx.ModelProto:
-    """Decode and NMS alone, raw heads in, detections out: what ``heads_only`` leaves out."""
+    """Return Decode and NMS alone, from raw heads to detections: the part that ``heads_only`` removes.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> model = postprocess_only(read_deployable(MODEL.read_bytes()))
+        >>> [node.op_type for node in model.graph.node]
+        ['Decode', 'NMS']
+    """
     model = copy.deepcopy(deployable)
     graph = model.graph
     nodes = [node for node in graph.node if node.domain == DOMAIN]
@@ -170,12 +228,25 @@ def postprocess_only(deployable: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def batch_of(model: onnx.ModelProto) -> int | None:
-    """The batch size a model takes, None for any."""
+    """Return the batch size of a model, or None if the model takes any batch size.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> batch_of(read_deployable(MODEL.read_bytes()))
+        1
+    """
     return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
 
 
 def fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
-    """A copy of a model of any batch size that takes just this one; TensorRT tunes for a fixed size best."""
+    """Return a copy of a model with an open batch size that takes only this one. TensorRT tunes best for a fixed size.
+
+    Example:
+        >>> images = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["N", 32, 32, 3])
+        >>> model = onnx.ModelProto(graph=onnx.GraphProto(input=[images]))
+        >>> batch_of(model), batch_of(fix_batch(model, 4))
+        (None, 4)
+    """
     model = copy.deepcopy(model)
     open_size = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for info in (*model.graph.input, *model.graph.output, *model.graph.value_info):
@@ -186,12 +257,27 @@ def fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
 
 
 def head_types(network: onnx.ModelProto) -> set[str]:
-    """Element types of a network's outputs: float, float16."""
+    """Return the element types of a network's outputs: float, float16.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> head_types(heads_only(read_deployable(MODEL.read_bytes())))
+        {'float'}
+    """
     return {_type_name(output.type.tensor_type.elem_type) for output in network.graph.output}
 
 
 def convolution_precisions(model: onnx.ModelProto) -> dict[str, str]:
-    """Precision of each convolution by its node's name: fp32, fp16, or int8 where both operands are dequantized."""
+    """Return the precision of each convolution by the name of its node: fp32, fp16, int8 or unknown.
+
+    A convolution is in int8 if both its input and its weights come from a DequantizeLinear.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> precisions = convolution_precisions(heads_only(read_deployable(MODEL.read_bytes())))
+        >>> precisions["head.classification_head.cls_logits:0"]
+        'fp32'
+    """
     producers = {name: node for node in model.graph.node for name in node.output}
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     return {
@@ -202,7 +288,13 @@ def convolution_precisions(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def describe(tensors: Iterable[onnx.ValueInfoProto]) -> tuple[dict[str, Any], ...]:
-    """Name, type and shape of inputs or outputs, -1 for an open size."""
+    """Describe inputs or outputs by name, type and shape; -1 stands for an open size.
+
+    Example:
+        >>> images = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["N", 32, 32, 3])
+        >>> describe([images])
+        ({'name': 'images', 'type': 'uint8', 'shape': [-1, 32, 32, 3]},)
+    """
     return tuple(
         {
             "name": tensor.name,
@@ -219,9 +311,9 @@ def _convolution_precision(node: onnx.NodeProto, producers: dict[str, onnx.NodeP
         return "int8"
     weights = node.input[1]
     source = producers.get(weights)
-    if source is not None and source.op_type == "Cast":  # stored in half, computed in the type it is cast to
+    if source is not None and source.op_type == "Cast":  # stored in float16, cast to the type of the arithmetic
         kind = source.attribute[0].i
-    elif source is not None and source.op_type == "DequantizeLinear":  # typed by its scale
+    elif source is not None and source.op_type == "DequantizeLinear":  # the type of the result is that of the scale
         kind = types[source.input[1]]
     else:
         kind = types.get(weights, onnx.TensorProto.UNDEFINED)

@@ -1,4 +1,4 @@
-"""Runs a deployable ONNX with ONNX Runtime, on any CPU."""
+"""The executor that runs a deployable ONNX with ONNX Runtime, on any CPU."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ CONTRACT_KEY = "retina_edge.contract"
 
 
 def _is_for_tensorrt(session: onnxruntime.InferenceSession) -> bool:
+    """True if the model is in INT8 with TensorRT's layout."""
     text = session.get_modelmeta().custom_metadata_map.get(QUANTIZATION_KEY)
     return bool(text) and json.loads(text).get("layout") == TENSORRT
 
 
-def _threads_asked_for() -> int:
-    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # one number for each level of nesting
+def _requested_threads() -> int:
+    """Return the number of threads that ``OMP_NUM_THREADS`` requests, 0 if it requests none."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a number for each level of nesting
     return int(first) if first.isdecimal() else 0
 
 
@@ -32,11 +34,26 @@ class OnnxExecutor(HostExecutor):
     """An ``Executor`` on ONNX Runtime.
 
     Args:
-        path: a deployable ONNX, as ``retina-edge export`` writes it.
-        threads: of ONNX Runtime; 0 for as many as ``OMP_NUM_THREADS`` says, which torch obeys too, or every core.
+        path: path of a deployable ONNX from ``retina-edge export``.
+        threads: number of threads of ONNX Runtime; 0 for the number in ``OMP_NUM_THREADS``, which torch obeys too, or
+            else one thread for each core.
+
+    Attributes:
+        contract: contract of the model.
+        batch: batch size of the model, or None if it takes any batch size.
 
     Raises:
-        ModelFileError: the file is missing, no ONNX model, or not a deployable one of ours.
+        ModelFileError: if the file is missing, is not an ONNX model, or was not written by ``retina-edge export``.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> executor = OnnxExecutor(MODEL)
+        >>> executor.batch, executor.contract.input_size
+        (1, (416, 736))
+        >>> raw = executor.result(executor.submit([np.zeros((720, 1280, 3), np.uint8)]))
+        >>> raw.num_detections.shape, raw.boxes.shape
+        ((1,), (1, 300, 4))
+        >>> executor.close()
     """
 
     def __init__(self, path: Path | str, *, threads: int = 0) -> None:
@@ -44,21 +61,21 @@ class OnnxExecutor(HostExecutor):
         if not path.is_file():
             raise ModelFileError(f"{path}: expected an ONNX file, found none; make it with retina-edge export")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or _threads_asked_for()
+        options.intra_op_num_threads = threads or _requested_threads()
         options.log_severity_level = 3
-        # Spinning between the operators of a run saves a fifth of its time on two cores; after the run it would
-        # only take the cores from decoding, drawing and encoding.
+        # Threads that spin between the operators of a run save a fifth of its time on two cores. After the run, they
+        # would only take the cores from decoding, drawing and encoding.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             if _is_for_tensorrt(self._session):
-                # ONNX Runtime 1.32 makes something else of INT8 in float16 when it optimizes: the raw heads of the
-                # sample model were 10 dB further off FP32 than without.
+                # The optimizer of ONNX Runtime 1.32 changes the results of INT8 in float16: with it, the drift of the
+                # sample model's raw heads from FP32 was 10 dB worse.
                 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
                 self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises many kinds, of its own and plain ones
-            said = str(error).replace(f"Load model from {path} failed:", "")  # our message begins with the path
-            reason = f"{type(error).__name__} {said.partition(chr(10))[0][:200]}"
+        except Exception as error:  # ONNX Runtime raises its own and built-in exceptions
+            text = str(error).replace(f"Load model from {path} failed:", "")  # our message begins with the path
+            reason = f"{type(error).__name__} {text.partition(chr(10))[0][:200]}"
             raise ModelFileError(f"{path}: expected a deployable ONNX model; ONNX Runtime says: {reason}") from error
         metadata = self._session.get_modelmeta().custom_metadata_map
         if CONTRACT_KEY not in metadata:
@@ -75,19 +92,29 @@ class OnnxExecutor(HostExecutor):
         self.batch: int | None = batch if isinstance(batch, int) else None
 
     def _check_signature(self, path: Path) -> None:
+        """Raise ModelFileError if the inputs or outputs are not those of a deployable ONNX."""
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         shape = [*self.contract.input_size, 3]
-        found = [(item.name, item.type, item.shape[1:]) for item in inputs]
-        if found != [(INPUT, "tensor(uint8)", shape)] or tuple(item.name for item in outputs) != OUTPUTS:
+        signature = [(item.name, item.type, item.shape[1:]) for item in inputs]
+        if signature != [(INPUT, "tensor(uint8)", shape)] or tuple(item.name for item in outputs) != OUTPUTS:
             raise ModelFileError(
                 f"{path}: expected the input images uint8 [N, {', '.join(map(str, shape))}] and the outputs "
-                f"{', '.join(OUTPUTS)}, found {found} and {[item.name for item in outputs]}; export the model again"
+                f"{', '.join(OUTPUTS)}, got {signature} and {[item.name for item in outputs]}; export the model again"
             )
 
     def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
+        """Run the model and return its detections.
+
+        Args:
+            images: uint8 [N, height, width, 3], BGR, letterboxed to the contract's input size.
+
+        Raises:
+            ValueError: if the executor is closed.
+        """
         if self._session is None:
             raise ValueError("the detector is closed; load it again")
         return RawDetections(*self._session.run(OUTPUTS, {INPUT: images}))
 
     def close(self) -> None:
+        """Release the ONNX Runtime session. The executor cannot be used afterwards."""
         self._session = None

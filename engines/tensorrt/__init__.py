@@ -1,1 +1,1 @@
-"""Building TensorRT engines: options, network, builder, passport, precision checks."""
+"""Building TensorRT engines: options, backend, network, builder, passport, precision checks."""

@@ -1,6 +1,7 @@
-"""What is used of TensorRT's Python API; TensorRT-RTX has the same under another name.
+"""The part of TensorRT's Python API that this package uses. TensorRT-RTX has the same API in another module.
 
-For type checkers: neither package has types of its own, and a test checks every call against published stubs of them.
+The protocol is for type checkers, because neither package has type hints. A test checks every call against published
+stubs of TensorRT.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ class TensorRT(Protocol):
 
     Builder: type[tensorrt.Builder]
     BuilderFlag: type[tensorrt.BuilderFlag]
-    ComputeCapability: Any  # of TensorRT-RTX only
+    ComputeCapability: Any  # only in TensorRT-RTX
     DeviceType: type[tensorrt.DeviceType]
     ExecutionContextAllocationStrategy: type[tensorrt.ExecutionContextAllocationStrategy]
     HardwareCompatibilityLevel: type[tensorrt.HardwareCompatibilityLevel]

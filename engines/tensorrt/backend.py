@@ -1,4 +1,4 @@
-"""Which TensorRT builds the engine: TensorRT itself, or TensorRT-RTX, which needs no GPU to build."""
+"""The choice of the library that builds an engine: TensorRT, or TensorRT-RTX, which needs no GPU to build."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from engines.tensorrt.api import TensorRT
 TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
 BACKENDS = (TENSORRT, TENSORRT_RTX)
 _MODULES = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt_rtx"}
-# Strongly typed networks with INT8 convolutions, uint8 inputs and progress monitors.
+# First TensorRT with strongly typed networks with INT8 convolutions, uint8 inputs and progress monitors.
 MIN_VERSION = (10, 3)
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One of the two, installed.
+    """An installed library that builds and runs engines.
 
     Attributes:
         name: ``tensorrt`` or ``tensorrt-rtx``.
-        module: their common Python API.
-        version: of the library.
+        module: Python module of the library.
+        version: version of the library.
     """
 
     name: str
@@ -34,16 +34,22 @@ class Backend:
 
     @property
     def is_rtx(self) -> bool:
+        """True for TensorRT-RTX."""
         return self.name == TENSORRT_RTX
 
 
 def find_backend(name: str, machine: Machine) -> Backend:
-    """The backend asked for; ``auto`` takes TensorRT where it and a GPU are there, else TensorRT-RTX.
+    """Import the requested backend.
+
+    Args:
+        name: ``tensorrt``, ``tensorrt-rtx`` or ``auto``. ``auto`` means TensorRT if it is installed and the machine has
+            a GPU, else TensorRT-RTX.
+        machine: machine that builds the engine.
 
     Raises:
-        MissingDependencyError: it is not installed; says what to install.
-        DeviceError: TensorRT without a GPU, or one too old.
-        ValueError: no such backend.
+        MissingDependencyError: if the backend is not installed; the message says what to install.
+        DeviceError: if TensorRT is requested on a machine without a GPU, or TensorRT is too old.
+        ValueError: if there is no backend of this name.
     """
     if name == TENSORRT:
         backend = _load(TENSORRT)
@@ -54,10 +60,10 @@ def find_backend(name: str, machine: Machine) -> Backend:
             )
         if not machine.gpu:
             raise DeviceError(
-                "backend tensorrt: expected an NVIDIA GPU, which it needs to build, found none; "
-                "build with --backend tensorrt-rtx, which needs none, or on the machine that will run the engine"
+                "backend tensorrt: expected an NVIDIA GPU, which TensorRT needs to build, found none; build with "
+                "--backend tensorrt-rtx, which needs no GPU, or on the machine that will run the engine"
             )
-        return _not_too_old(backend)
+        return _checked_version(backend)
     if name == TENSORRT_RTX:
         backend = _load(TENSORRT_RTX)
         if backend is None:
@@ -78,28 +84,29 @@ def find_backend(name: str, machine: Machine) -> Backend:
                 else "pip install 'retina-edge[tensorrt-rtx]' (Linux on x86_64), which needs no GPU to build"
             )
         )
-    return backend if backend.is_rtx else _not_too_old(backend)
+    return backend if backend.is_rtx else _checked_version(backend)
 
 
 def _load(name: str) -> Backend | None:
     try:
         module = importlib.import_module(_MODULES[name])
     except ModuleNotFoundError as error:
-        if error.name != _MODULES[name]:  # it is there, and one of its parts is not
+        if error.name != _MODULES[name]:  # the package is installed, but a module that it imports is not
             raise MissingDependencyError(f"{name} does not load: {error}; install it again") from error
         return None
     except (ImportError, OSError) as error:
         raise MissingDependencyError(f"{name} does not load: {error}; install it again") from error
-    # Type stubs leave a folder that imports as well.
+    # A folder of type stubs can be imported too, but has no Builder.
     return Backend(name, cast(TensorRT, module), module.__version__) if hasattr(module, "Builder") else None
 
 
-def _not_too_old(backend: Backend) -> Backend:
+def _checked_version(backend: Backend) -> Backend:
+    """Return the backend, or raise DeviceError if TensorRT is older than ``MIN_VERSION``."""
     numbers = tuple(map(int, re.findall(r"\d+", backend.version)[:2]))
     if numbers < MIN_VERSION:
         oldest = ".".join(map(str, MIN_VERSION))
         raise DeviceError(
-            f"TensorRT: expected {oldest} or newer, for strongly typed networks, found {backend.version}; upgrade it "
-            "(on a Jetson JetPack 6.1 or newer)"
+            f"TensorRT: expected {oldest} or newer, for strongly typed networks, got {backend.version}; upgrade it (on "
+            "a Jetson, to JetPack 6.1 or newer)"
         )
     return backend

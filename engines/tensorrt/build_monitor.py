@@ -1,4 +1,4 @@
-"""TensorRT's progress during a build, and the way to stop it."""
+"""The progress of a build, and how to cancel it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from engines.tensorrt.api import TensorRT
 if TYPE_CHECKING:
     import tensorrt
 
-# The fraction of the build that is done, 0 to 1, and what TensorRT calls the present step.
+# A callback for the fraction of the build that is done, 0 to 1, and TensorRT's name for the current step.
 Progress = Callable[[float, str], None]
 
 
 class Cancellation:
-    """Set when the user has asked to stop."""
+    """A flag that says that the user has interrupted the build.
+
+    Attributes:
+        requested: True after Ctrl-C.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -27,13 +31,16 @@ class Cancellation:
 
 @contextmanager
 def cancelled_by_interrupt() -> Iterator[Cancellation]:
-    """While the block runs, Ctrl-C sets the flag instead of raising into TensorRT's C++; afterwards it raises.
+    """Let Ctrl-C set a flag during the block, because an exception must not pass through TensorRT's C++ code.
+
+    Yields:
+        The flag, which is never set in threads other than the main thread.
 
     Raises:
-        KeyboardInterrupt: at the end of the block, if it came meanwhile.
+        KeyboardInterrupt: at the end of the block, if Ctrl-C was pressed in the meantime.
     """
     cancellation = Cancellation()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield cancellation
         return
 
@@ -50,15 +57,21 @@ def cancelled_by_interrupt() -> Iterator[Cancellation]:
 
 
 def make_monitor(trt: TensorRT, progress: Progress, cancellation: Cancellation) -> tensorrt.IProgressMonitor:
-    """An ``IProgressMonitor``; TensorRT nests phases, of which the outermost gives the fraction.
+    """Return an ``IProgressMonitor`` that reports the progress of the whole build and can cancel it.
 
-    Each phase counts its own steps; a step of an outer phase is as far along as the phases inside it.
+    TensorRT nests phases, and each phase counts its own steps. The reported fraction is that of the outermost phase.
+    The fraction of an inner phase counts as part of one step of the phase around it.
+
+    Args:
+        trt: module ``tensorrt`` or ``tensorrt_rtx``.
+        progress: callback for the fraction and the step.
+        cancellation: flag that cancels the build.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self._phases: dict[str, list[int]] = {}  # name: steps done, steps in all; outermost first
+            self._phases: dict[str, list[int]] = {}  # name: [steps done, number of steps], outermost first
             self._furthest = 0.0
 
         def phase_start(self, name: str, _parent: str | None, steps: int) -> None:
@@ -67,7 +80,7 @@ def make_monitor(trt: TensorRT, progress: Progress, cancellation: Cancellation) 
         def step_complete(self, name: str, step: int) -> bool:
             if name in self._phases:
                 self._phases[name][0] = step + 1
-                self._tell(name)
+                self._report(name)
             return not cancellation.requested
 
         def phase_finish(self, name: str) -> None:
@@ -75,14 +88,14 @@ def make_monitor(trt: TensorRT, progress: Progress, cancellation: Cancellation) 
                 return
             if not cancellation.requested:
                 self._phases[name][0] = self._phases[name][1]
-                self._tell(name)
+                self._report(name)
             del self._phases[name]
 
-        def _tell(self, name: str) -> None:
+        def _report(self, name: str) -> None:
             fraction = 0.0
             for done, steps in reversed(self._phases.values()):
                 fraction = min(1.0, (done + fraction) / steps)
-            # Phases that start late would move the bar back.
+            # A phase that starts late would move the progress bar back.
             self._furthest = max(self._furthest, fraction)
             progress(self._furthest, name)
 

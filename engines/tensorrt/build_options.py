@@ -1,4 +1,4 @@
-"""What a user may ask of an engine; checked before anything is built."""
+"""The options of a build, checked before any work."""
 
 from __future__ import annotations
 
@@ -12,36 +12,56 @@ from engines.tensorrt.plugin_definitions import why_no_plugins
 
 TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 PORTABLE, CURRENT = "portable", "current"
-# TensorRT-RTX's portable engines are for Ampere and later.
+# Portable engines of TensorRT-RTX run on Ampere and later.
 PORTABLE_SM = 80
 PLUGIN, KERNELS = "plugin", "kernels"
 POSTPROCESS = ("auto", PLUGIN, KERNELS)
 
 
 def runs_on_sm(targets: tuple[str, ...], sm: int) -> bool:
-    """Whether an engine of TensorRT-RTX for these targets runs on a GPU, given as 86 for compute capability 8.6."""
+    """True if an engine of TensorRT-RTX for these targets runs on a GPU.
+
+    Args:
+        targets: architectures such as ``sm86``, or only ``portable``.
+        sm: compute capability of the GPU as one number, 86 for 8.6; 0 without a GPU.
+
+    Example:
+        >>> runs_on_sm(("sm86", "sm89"), 86), runs_on_sm(("portable",), 75)
+        (True, False)
+    """
     return sm >= PORTABLE_SM if targets == (PORTABLE,) else f"sm{sm}" in targets
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build.
+    """Options of a build.
 
     Attributes:
-        precision: of the network: fp32, fp16 or int8; the ONNX must be of this precision.
-        batch: images the engine is tuned for, and with ``max_batch`` None the one batch size it takes.
-        max_batch: the engine takes 1 to this many images; None for a fixed batch.
+        precision: precision of the network: fp32, fp16 or int8; the ONNX must have the same precision.
+        batch: batch size that the engine is tuned for; without ``max_batch`` the only batch size that it takes.
+        max_batch: largest batch size, if the engine takes any size from 1 up; None for a fixed batch size.
         backend: auto, tensorrt or tensorrt-rtx.
-        targets: of TensorRT-RTX: GPU architectures such as ``sm86``, or ``portable``, or ``current`` for the GPU of
-            this machine; empty for that, and portable where there is none.
-        postprocess: ``plugin`` puts the kernels into the engine, detections out; ``kernels`` ends it at the raw heads,
-            which the runner gives to the kernels, with thresholds of the moment; ``auto`` is plugin where that can be.
-        workspace: most scratch memory, MiB; None for TensorRT's own limit.
-        timing_cache: file that keeps TensorRT's measurements from one build to the next.
-        optimization_level: 0 to 5, TensorRT's own default where None.
+        targets: targets of TensorRT-RTX: GPU architectures such as ``sm86``; or only ``portable``; or only ``current``
+            for the GPU of this machine. If empty, ``current``, or ``portable`` on a machine without a GPU.
+        postprocess: ``plugin``: the engine contains the kernels and returns detections. ``kernels``: the engine ends at
+            the raw heads, and the runner launches the kernels, with thresholds that can be changed. ``auto``: plugin
+            if possible, else kernels.
+        workspace: largest scratch memory, MiB; None for TensorRT's own limit.
+        timing_cache: path of the file that keeps TensorRT's measurements from one build to the next.
+        optimization_level: optimization level from 0 to 5; None for TensorRT's default.
         dla: core of the deep-learning accelerator; None for the GPU.
-        version_compatible: runs on later TensorRT of the same major version too.
-        hardware_compatible: runs on other GPUs too, Ampere and later.
+        version_compatible: True for an engine that also runs on later TensorRT of the same major version.
+        hardware_compatible: True for an engine that also runs on other GPUs, Ampere and later.
+
+    Raises:
+        BuildError: if a value is out of range, or options contradict each other.
+
+    Example:
+        >>> BuildOptions(precision="fp16", batch=2, max_batch=8).precision
+        'fp16'
+        >>> BuildOptions(batch=0)
+        Traceback (most recent call last):
+        engines.core.errors.BuildError: batch: expected at least 1, got 0
     """
 
     precision: str = "fp32"
@@ -64,12 +84,12 @@ class BuildOptions:
             _require(self.max_batch >= self.batch, "max-batch", f"at least the batch of {self.batch}", self.max_batch)
         for target in self.targets:
             known = (*TARGETS, PORTABLE, CURRENT)
-            _require(target in known, "target", f"some of {', '.join(known)}", target)
+            _require(target in known, "target", f"one of {', '.join(known)}", target)
         alone = len(self.targets) == 1 or not {PORTABLE, CURRENT} & set(self.targets)
         _require(
             alone and len(set(self.targets)) == len(self.targets),
             "target",
-            f"each architecture once, {PORTABLE} or {CURRENT} alone",
+            f"each architecture at most once, and {PORTABLE} or {CURRENT} alone",
             ",".join(self.targets),
         )
         _require(self.postprocess in POSTPROCESS, "postprocess", f"one of {', '.join(POSTPROCESS)}", self.postprocess)
@@ -78,19 +98,26 @@ class BuildOptions:
         if self.optimization_level is not None:
             _require(0 <= self.optimization_level <= 5, "optimization-level", "0 to 5", self.optimization_level)
         if self.dla is not None:
-            _require(self.dla >= 0, "dla", "a core from 0", self.dla)
-            _require(self.precision != "fp32", "dla", "precision fp16 or int8, which it computes in", self.precision)
-            _require(self.max_batch is None, "dla", "a fixed batch, no max-batch", self.max_batch)
+            _require(self.dla >= 0, "dla", "a core number of at least 0", self.dla)
+            _require(self.precision != "fp32", "dla", "precision fp16 or int8, which the core supports", self.precision)
+            _require(self.max_batch is None, "dla", "a fixed batch size without max-batch", self.max_batch)
 
     def for_backend(self, backend: Backend, *, has_gpu: bool) -> BuildOptions:
-        """These options with what was left open decided for a backend.
+        """Return a copy of the options with the open choices decided for a backend.
+
+        Args:
+            backend: backend that builds the engine.
+            has_gpu: True if this machine has a GPU.
 
         Raises:
-            BuildError: the backend cannot do what was asked; nothing is ignored in silence.
+            BuildError: if the backend does not support an option; no option is ignored silently.
         """
         if not backend.is_rtx:
             _require(
-                not self.targets, "target", "none with TensorRT, which builds for this GPU", ",".join(self.targets)
+                not self.targets,
+                "target",
+                "no target with TensorRT, which builds for the GPU of this machine",
+                ",".join(self.targets),
             )
             reason = self._why_no_plugins(backend)
             if self.postprocess == PLUGIN and reason is not None:
@@ -99,17 +126,22 @@ class BuildOptions:
                 return self
             return dataclasses.replace(self, postprocess=PLUGIN if reason is None else KERNELS)
         if CURRENT in self.targets and not has_gpu:
-            raise BuildError(f"target: {CURRENT} asked, and this machine has no GPU; name one, such as {TARGETS[2]}")
-        for name, asked in (
+            raise BuildError(
+                f"target: expected a GPU in this machine for {CURRENT}, found none; name an architecture, such as "
+                f"{TARGETS[2]}"
+            )
+        for name, requested in (
             ("postprocess plugin", self.postprocess == PLUGIN),
             ("timing-cache", self.timing_cache is not None),
             ("dla", self.dla is not None),
             ("version-compatible", self.version_compatible),
             ("hardware-compatible", self.hardware_compatible),
         ):
-            if asked:
-                instead = "; --target portable runs on Ampere and later" if name == "hardware-compatible" else ""
-                raise BuildError(f"{name}: {TENSORRT_RTX} cannot do this{instead}; leave it out or use tensorrt")
+            if requested:
+                instead = " (--target portable runs on Ampere and later)" if name == "hardware-compatible" else ""
+                raise BuildError(
+                    f"{name}: {TENSORRT_RTX} does not support this option{instead}; omit it or use --backend tensorrt"
+                )
         return dataclasses.replace(
             self,
             postprocess=KERNELS,
@@ -117,18 +149,18 @@ class BuildOptions:
         )
 
     def _why_no_plugins(self, backend: Backend) -> str | None:
-        """Why the kernels cannot go into this engine; None where they can."""
+        """Return the reason why this engine cannot contain the kernels as plugins; None if it can."""
         if self.max_batch is not None:
             return (
-                f"max-batch: expected a fixed batch, got 1 to {self.max_batch}; the CUDA modules of plugins leak when "
-                "the batch changes (NVIDIA/TensorRT#4849)"
+                f"max-batch: expected a fixed batch size, got 1 to {self.max_batch}; the CUDA modules of plugins leak "
+                "when the batch size changes (NVIDIA/TensorRT#4849)"
             )
-        for name, asked in (
+        for name, requested in (
             ("version-compatible", self.version_compatible),
             ("hardware-compatible", self.hardware_compatible),
         ):
-            if asked:
-                return f"{name}: TensorRT does not say that such engines can hold plugins of this kind"
+            if requested:
+                return f"{name}: TensorRT's documentation does not say that such engines can contain these plugins"
         return why_no_plugins(backend)
 
 

@@ -1,4 +1,4 @@
-"""From a deployable ONNX to a TensorRT engine and its passport."""
+"""Building an engine and its passport from a deployable ONNX."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build came to.
+    """The result of a build.
 
     Attributes:
-        engine: the engine file.
-        passport: as it stands beside it.
-        built: False where the engine was there already, of the same inputs and options.
+        engine: path of the engine file.
+        passport: passport of the engine.
+        built: True if the engine was built; False if an engine of the same inputs and options existed already.
     """
 
     engine: Path
@@ -55,14 +55,14 @@ class BuildReport:
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What to build where, everything decided: the key by which a build is repeated or not.
+    """A build with all choices made. An engine of an equal request need not be built again.
 
     Attributes:
-        options: nothing left open.
-        backend: what builds.
-        machine: for which.
-        inputs: whatever the ONNX was made of, as names and digests.
-        source: the model file as the user named it.
+        options: options of the build, with every choice made.
+        backend: backend that builds the engine.
+        machine: machine that the engine is built on.
+        inputs: digests of the files that the ONNX was made of, by name.
+        source: path of the model file as the user gave it.
     """
 
     options: BuildOptions
@@ -81,11 +81,17 @@ class BuildRequest:
         backend: Backend | None = None,
         machine: Machine | None = None,
     ) -> BuildRequest:
-        """Decides what the options left open, by what is installed and which GPU is there.
+        """Make the open choices of the options, from the installed backends and the GPU of the machine.
+
+        Args:
+            options: options as the user gave them.
+            inputs, source: attributes of the request.
+            backend: backend that builds the engine; None for the one that the options choose.
+            machine: machine that the engine is built on; None for this machine.
 
         Raises:
-            MissingDependencyError, DeviceError: no backend that can build.
-            BuildError: the backend cannot do what was asked.
+            MissingDependencyError, DeviceError: if no installed backend can build.
+            BuildError: if the backend does not support an option.
         """
         machine = machine or this_machine()
         backend = backend or find_backend(options.backend, machine)
@@ -93,25 +99,25 @@ class BuildRequest:
         return cls(decided, backend, machine, inputs, source)
 
     def key(self) -> dict[str, Any]:
-        """As the passport keeps it; plain JSON."""
+        """Return the request as the JSON object that the passport keeps."""
         return {
             "source": self.source,
             "inputs": dict(self.inputs),
             "options": json.loads(json.dumps(dataclasses.asdict(self.options))),
             "backend": f"{self.backend.name} {self.backend.version}",
-            # An engine of TensorRT is for the GPU it was built on; TensorRT-RTX's targets stand in the options.
+            # TensorRT builds for the GPU of the machine. The targets of TensorRT-RTX are among the options.
             "gpu": "" if self.backend.is_rtx and CURRENT not in self.options.targets else self.machine.gpu,
         }
 
     def current(self, engine: Path | str) -> Passport | None:
-        """The passport of an engine that this request would only build again, None where it has to be built."""
+        """Return the passport of an existing engine of an equal request; None if the engine must be built."""
         try:
             passport = read_engine(engine)
         except (RetinaEdgeError, OSError):
             return None
-        # The same file under another name is the same model.
-        wanted, found = ({**key, "source": ""} for key in (self.key(), passport.request))
-        return passport if wanted == found else None
+        # The name of the model file does not matter, only its content.
+        wanted, existing = ({**key, "source": ""} for key in (self.key(), passport.request))
+        return passport if wanted == existing else None
 
 
 def build_engine(
@@ -124,24 +130,23 @@ def build_engine(
     verified: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> BuildReport:
-    """Builds an engine, checks its precision, and writes it with its passport; or finds it already there.
+    """Build an engine, check its precision, and write it with its passport, unless it exists already.
 
     Args:
-        deployable: an ONNX of retina-edge export, of the precision asked for: its path or its content.
-        engine: where to; an existing engine is replaced at the very end, or not at all.
-        options: what to build.
-        request: the same with everything decided, where the caller has made the ONNX of something else; instead of
-            ``options``.
-        progress: called with the fraction done and the present step.
-        verified: what the caller has compared; goes into the passport.
-        force: build even when the same engine is there.
+        deployable: path or content of an ONNX of retina-edge export, in the requested precision.
+        engine: path of the engine file; an existing engine is replaced at the very end, or not at all.
+        options: options of the build.
+        request: request with all choices made, instead of ``options``, for a caller that made the ONNX itself.
+        progress: callback for the fraction that is done and the current step.
+        verified: comparisons that the caller has made, for the passport.
+        force: True to build even if an engine of an equal request exists.
 
     Raises:
-        BuildError: the ONNX does not fit the options, TensorRT refuses it, or its precision is not the one asked for.
-        ModelFileError: not a deployable ONNX of ours.
-        MissingDependencyError, DeviceError: nothing here can build.
-        OSError: the engine cannot be written.
-        KeyboardInterrupt: Ctrl-C; nothing is written.
+        BuildError: if the ONNX does not fit the options, TensorRT refuses it, or the precision is not as requested.
+        ModelFileError: if the ONNX is not a deployable ONNX of retina-edge export.
+        MissingDependencyError, DeviceError: if no installed backend can build.
+        OSError: if the engine cannot be written.
+        KeyboardInterrupt: after Ctrl-C; no file is written.
     """
     from engines.tensorrt.engine_network import prepare  # needs onnx
 
@@ -155,7 +160,7 @@ def build_engine(
         return BuildReport(engine, passport, built=False)
     options, backend = request.options, request.backend
     prepared = prepare(content, options)
-    # Opened before the build: minutes later is too late to learn that the folder cannot be written to.
+    # Open the file before the build, which takes minutes, to find out at once if the folder cannot be written to.
     with atomic_file(engine) as file, cancelled_by_interrupt() as cancellation:
         trt, messages = backend.module, error_log(backend.module)
         mark = messages.count
@@ -175,9 +180,9 @@ def build_engine(
         if cancellation.requested:
             raise KeyboardInterrupt
         if plan is None:
-            raise BuildError(f"{backend.name} could not build the engine; it says: {messages.since(mark)}")
+            raise BuildError(f"{backend.name} could not build the engine; its error log says: {messages.since(mark)}")
         content = bytes(memoryview(plan))
-        found, witness = _precision_found(request, network, content)
+        precision_found, precision_source = _precision_found(request, network, content)
         if options.timing_cache is not None:
             _save_timing_cache(config, options.timing_cache)
         passport = Passport(
@@ -191,8 +196,8 @@ def build_engine(
             targets=_targets(request),
             machine=request.machine,
             precision_asked=options.precision,
-            precision_found=found,
-            precision_source=witness,
+            precision_found=precision_found,
+            precision_source=precision_source,
             convolutions=precisions,
             postprocess=prepared.postprocess,
             inputs=_tensors(network.get_input, network.num_inputs),
@@ -204,10 +209,11 @@ def build_engine(
             accuracy=prepared.accuracy,
             built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        del parser  # it owns the weights that the network points to
+        del parser  # kept until here, because it owns the weights that the network points to
         file.write(content)
-    # After the engine: an interruption between the two leaves a pair that does not fit, which loading refuses.
-    cache_path(engine).unlink(missing_ok=True)  # of the engine that was there before
+    # The passport is written after the engine. An interruption between the two leaves files that do not belong
+    # together, and loading refuses them.
+    cache_path(engine).unlink(missing_ok=True)  # the cache belongs to the replaced engine
     with atomic_file(passport_path(engine)) as file:
         file.write(passport.to_json().encode())
     return BuildReport(engine, passport, built=True)
@@ -216,7 +222,7 @@ def build_engine(
 def _parse(
     trt: TensorRT, builder: tensorrt.Builder, model: bytes
 ) -> tuple[tensorrt.INetworkDefinition, tensorrt.OnnxParser]:
-    # TensorRT 11 types every network strongly, and may one day drop the flag.
+    # In TensorRT 11 every network is strongly typed, so a later version may drop the flag.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(1 << int(flag) if flag is not None else 0)
     messages = error_log(trt)
@@ -238,7 +244,7 @@ def _configure(
     network: tensorrt.INetworkDefinition,
     request: BuildRequest,
 ) -> None:
-    """Every option is set or refused; none is passed over."""
+    """Set the options of the build. An option that cannot be set is an error, never ignored."""
     options, trt = request.options, request.backend.module
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace * MIB)
@@ -254,7 +260,10 @@ def _configure(
         path = Path(options.timing_cache)
         cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-            raise BuildError(f"timing-cache: {path} is of another GPU or TensorRT, or damaged; delete it")
+            raise BuildError(
+                f"timing-cache: {path}: expected a cache of this GPU and TensorRT, got another or a damaged one; "
+                "delete it"
+            )
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if request.backend.is_rtx and options.targets != (PORTABLE,):
         rtx: Any = config
@@ -275,27 +284,32 @@ def _use_dla(
     network: tensorrt.INetworkDefinition,
     core: int,
 ) -> None:
-    """Casts from uint8, resizes and the post-processing are not for the accelerator; every convolution has to be.
+    """Run the network on a deep-learning accelerator, every convolution included.
 
-    TensorRT would put what it cannot run there on the GPU and only log it.
+    Casts from uint8, resizes and the post-processing stay on the GPU. The convolutions are checked, because TensorRT
+    only logs if a layer falls back to the GPU.
     """
     if core >= builder.num_DLA_cores:
-        raise BuildError(f"dla: expected a core below {builder.num_DLA_cores}, which this device has, got {core}")
+        raise BuildError(f"dla: expected a core below {builder.num_DLA_cores}, this device's core count, got {core}")
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
     layers = convolution_layers(network)
     if unable := [layer.name for layer in layers if not config.can_run_on_DLA(layer)]:
         raise BuildError(
-            f"dla: {len(unable)} of {len(layers)} convolutions cannot run there, the first of them {unable[0]}, and "
-            "would go to the GPU; build without --dla, or in the other of fp16 and int8"
+            f"dla: expected every convolution to run on the accelerator, got {len(unable)} of {len(layers)} that would "
+            f"fall back to the GPU, first {unable[0]}; build without --dla, or in the other of fp16 and int8"
         )
 
 
 def _precision_found(
     request: BuildRequest, network: tensorrt.INetworkDefinition, plan: bytes
 ) -> tuple[LayerCounts, str]:
-    """Asked of the engine where this machine can load it, else of the parsed network."""
+    """Read the precision from the engine if this machine can load it, else from the parsed network.
+
+    Returns:
+        Number of layers by kind and precision, and the source: ``INSPECTED`` or ``PARSED``.
+    """
     if not request.machine.gpu or (request.backend.is_rtx and not runs_on_sm(_targets(request), request.machine.sm)):
         return network_precision(network), PARSED
     trt, messages = request.backend.module, error_log(request.backend.module)
@@ -303,13 +317,14 @@ def _precision_found(
     engine = trt.Runtime(messages.logger).deserialize_cuda_engine(plan)
     if engine is None:
         raise BuildError(
-            f"the engine that was built does not load here, and was not written; TensorRT says: {messages.since(mark)}"
+            "this machine cannot load the engine that was built, so no engine was written; TensorRT's error log "
+            f"says: {messages.since(mark)}"
         )
     information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    found = inspected_precision(information)
-    if not check_inspected(request.options.precision, found):
+    counts = inspected_precision(information)
+    if not check_inspected(request.options.precision, counts):
         return network_precision(network), PARSED
-    return found, INSPECTED
+    return counts, INSPECTED
 
 
 def _save_timing_cache(config: tensorrt.IBuilderConfig, path: str) -> None:
@@ -322,7 +337,7 @@ def _targets(request: BuildRequest) -> tuple[str, ...]:
 
 
 def _batches(options: BuildOptions) -> tuple[int, int, int]:
-    """Smallest, best and largest batch."""
+    """Return the smallest batch size, the size that the engine is tuned for, and the largest batch size."""
     if options.max_batch is None:
         return (options.batch,) * 3
     return (1, options.batch, options.max_batch)

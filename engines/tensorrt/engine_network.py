@@ -1,4 +1,4 @@
-"""The network as TensorRT is to see it: a deployable ONNX cut at its raw heads, the kernels behind them or not."""
+"""The network for TensorRT: a deployable ONNX cut at its raw heads, with or without the kernels after them."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from engines.tensorrt.plugin_definitions import plugin_name
 if TYPE_CHECKING:
     import tensorrt
 
-# Shape and TensorRT's name for the type.
+# Shape of a tensor, and TensorRT's name of its type.
 TensorSignature = tuple[tuple[int, ...], str]
 _TYPES = {"float16": "HALF", "float32": "FLOAT", "int32": "INT32"}
 
 
 @dataclass(frozen=True)
 class EngineNetwork:
-    """A network ready to be parsed, and what must be true of it afterwards.
+    """A network that TensorRT can parse, and the data to check the parsed network against.
 
     Attributes:
         model: serialized ONNX.
-        contract: what the detector promises.
-        geometry: of the heads, for the kernels.
-        launches: of the kernels that are in it as plugins; none where it ends at the raw heads.
-        quantization: how INT8 was calibrated, None in other precisions.
-        accuracy: what its precision costs, None where that was not measured.
+        contract: contract of the model.
+        geometry: sizes of the raw heads, for the kernels.
+        launches: launches of the kernels that the network contains as plugins; empty if it ends at the raw heads.
+        quantization: record of the INT8 calibration; None in other precisions.
+        accuracy: record of what the precision costs; None if the cost was not measured.
     """
 
     model: bytes
@@ -54,25 +54,25 @@ class EngineNetwork:
 
     @property
     def postprocess(self) -> str:
-        """``plugin`` or ``kernels``."""
+        """The kind of post-processing: ``plugin`` or ``kernels``."""
         return PLUGIN if self.launches else KERNELS
 
     @property
     def kept(self) -> Collection[str]:
-        """Convolutions that the quantizer kept out of INT8 on purpose."""
+        """Names of the convolutions that the quantizer kept in FP16 on purpose."""
         return frozenset(self.quantization["kept"]) if self.quantization else frozenset()
 
     def check(self, network: tensorrt.INetworkDefinition) -> None:
-        """Holds the parsed network's input, plugins and outputs against the contract.
+        """Compare the input, the plugins and the outputs of a parsed network with the contract.
 
         Raises:
-            BuildError: they differ.
+            BuildError: if they differ.
         """
         images = _describe(network.get_input, network.num_inputs)
         batch = images[0][0][0]
         wanted = [((batch, *self.contract.input_size, 3), "UINT8")]
         if images != wanted:
-            raise BuildError(f"input: expected {wanted} by the contract, TensorRT's parser found {images}")
+            raise BuildError(f"input: expected {wanted} by the contract, got {images} from TensorRT's parser")
         tensors = self.geometry.inputs(batch)
         if self.launches:
             self._check_plugins(network, tensors)
@@ -82,12 +82,17 @@ class EngineNetwork:
         _compare("outputs", expected, _describe(network.get_output, network.num_outputs))
 
     def _check_plugins(self, network: tensorrt.INetworkDefinition, tensors: dict[str, Tensor]) -> None:
-        """Whatever else the parser took our nodes for would change the detections in silence; adds their outputs."""
+        """Check that the parser made our plugins of our nodes. Other layers would change the detections silently.
+
+        Args:
+            network: parsed network.
+            tensors: expected tensors by name; the outputs of the plugins are added.
+        """
         layers = [network.get_layer(index) for index in range(network.num_layers)]
         plugins = [layer for layer in layers if "PLUGIN" in layer.type.name]
-        wanted, found = list(map(plugin_name, self.launches)), [layer.name for layer in plugins]
-        if found != wanted:
-            raise BuildError(f"plugins: expected {wanted}, TensorRT's parser made {found or 'none'}")
+        wanted, names = list(map(plugin_name, self.launches)), [layer.name for layer in plugins]
+        if names != wanted:
+            raise BuildError(f"plugins: expected {wanted}, got {names or 'none'} from TensorRT's parser")
         for launch, layer in zip(self.launches, plugins, strict=True):
             tensors |= {output.name: output for output in launch.outputs}
             inputs, outputs = (layer.get_input, layer.num_inputs), (layer.get_output, layer.num_outputs)
@@ -96,18 +101,28 @@ class EngineNetwork:
 
 
 def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
-    """Takes a deployable ONNX apart and puts it together for TensorRT.
+    """Convert a deployable ONNX to the network that TensorRT parses.
+
+    Args:
+        content: content of the ONNX file.
+        options: options of the build, with ``postprocess`` decided.
 
     Raises:
-        ModelFileError: not a deployable ONNX of ours.
-        BuildError: its precision, layout, batch or sizes do not fit the options.
+        ModelFileError: if the file is not a deployable ONNX of retina-edge export.
+        BuildError: if its precision, layout, batch size or sizes do not fit the options.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> network = prepare(MODEL.read_bytes(), BuildOptions(postprocess="plugin"))
+        >>> [launch.entry for launch in network.launches]
+        ['filter_f32_4', 'select_f32_4', 'nms']
     """
     deployable = read_deployable(content)
     contract = contract_of(deployable)
     if contract.precision != options.precision:
         raise BuildError(
-            f"precision: {options.precision} asked, and the ONNX is {contract.precision}; "
-            f"retina-edge export --precision {options.precision} makes one that fits"
+            f"precision: expected an ONNX in {options.precision}, got one in {contract.precision}; make it with "
+            f"retina-edge export --precision {options.precision}"
         )
     quantization, accuracy = (record_of(deployable, key) for key in (QUANTIZATION_KEY, ACCURACY_KEY))
     if quantization and quantization["layout"] != TENSORRT:
@@ -132,7 +147,21 @@ def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
 
 
 def check_batch(batch: int | None, options: BuildOptions) -> None:
-    """Raises BuildError where a model that takes such batches, None for any, cannot take those asked for."""
+    """Check that a model takes the batch sizes of the options.
+
+    Args:
+        batch: batch size of the model, None for any.
+        options: options of the build.
+
+    Raises:
+        BuildError: if the model does not take them.
+
+    Example:
+        >>> check_batch(None, BuildOptions(max_batch=8))
+        >>> check_batch(1, BuildOptions(batch=2))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        engines.core.errors.BuildError: batch: expected an ONNX of batch size 2, got one of 1; export it ...
+    """
     if batch is None:
         return
     if options.max_batch is not None:
@@ -141,14 +170,17 @@ def check_batch(batch: int | None, options: BuildOptions) -> None:
         )
     if options.batch != batch:
         raise BuildError(
-            f"batch: {options.batch} asked, and the ONNX takes {batch}; export it with --batch {options.batch}, "
-            "or --batch dynamic"
+            f"batch: expected an ONNX of batch size {options.batch}, got one of {batch}; export it with --batch "
+            f"{options.batch}, or --batch dynamic"
         )
 
 
 def _half(types: Collection[str]) -> bool:
+    """True if the raw heads are in float16, False if they are in float32."""
     if types not in ({"float"}, {"float16"}):
-        raise BuildError(f"heads: expected all of float or all of float16, got {sorted(types)}; export the model again")
+        raise BuildError(
+            f"raw heads: expected all in float or all in float16, got {sorted(types)}; export the model again"
+        )
     return types == {"float16"}
 
 
@@ -157,9 +189,10 @@ def _describe(get: Callable[[int], tensorrt.ITensor], count: int) -> list[Tensor
     return [(tuple(tensor.shape), tensor.dtype.name) for tensor in tensors]
 
 
-def _compare(what: str, tensors: Sequence[Tensor], found: Sequence[TensorSignature]) -> None:
+def _compare(what: str, tensors: Sequence[Tensor], parsed: Sequence[TensorSignature]) -> None:
     expected = [(tensor.shape, _TYPES[tensor.dtype]) for tensor in tensors]
-    if expected != list(found):
+    if expected != list(parsed):
         raise BuildError(
-            f"{what}: expected {expected} by the contract, TensorRT's parser found {list(found)}; export it again"
+            f"{what}: expected {expected} by the contract, got {list(parsed)} from TensorRT's parser; export the model "
+            "again"
         )

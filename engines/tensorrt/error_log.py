@@ -1,4 +1,4 @@
-"""What TensorRT says of its errors, kept for our own errors to quote."""
+"""The errors that TensorRT logs, kept so that our own errors can quote them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ QUOTED = 3
 
 
 class ErrorLog:
-    """The errors of one TensorRT library, of everything in this process that uses it.
+    """The errors that one TensorRT library logs in this process.
 
     Attributes:
-        logger: its ``ILogger``; prints nothing.
-        count: how many came so far, as a mark for ``since``.
+        logger: ``ILogger`` for the library; prints nothing.
+        count: number of errors so far, to be used as a mark for ``since``.
     """
 
     def __init__(self, trt: TensorRT) -> None:
@@ -39,20 +39,20 @@ class ErrorLog:
         self.logger: tensorrt.ILogger = Collector()
 
     def since(self, mark: int) -> str:
-        """The last few errors that came after a mark, as one line."""
-        fresh = min(self.count - mark, QUOTED)
-        return "; ".join(list(self._last)[-fresh:]) if fresh > 0 else "nothing"
+        """Return the last few errors after a mark as one line; "nothing" if there were none."""
+        recent = min(self.count - mark, QUOTED)
+        return "; ".join(list(self._last)[-recent:]) if recent > 0 else "nothing"
 
 
-# TensorRT keeps a pointer to the first logger it was given, and uses it for every engine until the last one is gone:
-# one that is freed before them is a crash. So there is one for each library, and it stays.
-_kept: dict[object, ErrorLog] = {}
+# TensorRT keeps a pointer to the first logger that it was given, and uses this logger until the last engine is freed.
+# If the logger is freed earlier, TensorRT crashes. So each library has one logger that is never freed.
+_logs: dict[object, ErrorLog] = {}
 _lock = threading.Lock()
 
 
 def error_log(trt: TensorRT) -> ErrorLog:
-    """The messages of a TensorRT library; the same object each time."""
+    """Return the error log of a TensorRT library, the same object on every call."""
     with _lock:
-        if trt.ILogger not in _kept:
-            _kept[trt.ILogger] = ErrorLog(trt)
-        return _kept[trt.ILogger]
+        if trt.ILogger not in _logs:
+            _logs[trt.ILogger] = ErrorLog(trt)
+        return _logs[trt.ILogger]

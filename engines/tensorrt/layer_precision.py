@@ -1,7 +1,7 @@
-"""The precision a network really has, held against the one asked for: never a silent downgrade.
+"""The precision that a network really has, compared with the requested one: no downgrade goes unnoticed.
 
-Two witnesses. The parsed network is strongly typed: TensorRT must compute in the types it shows, and it can be read
-without a GPU. The engine inspector tells what was built, and needs one.
+There are two sources. The parsed network is strongly typed, so TensorRT must compute in the types that it shows; no GPU
+is needed to read it. The engine inspector shows what was built, but needs a GPU.
 """
 
 from __future__ import annotations
@@ -18,116 +18,137 @@ if TYPE_CHECKING:
     import tensorrt
 
 CONVOLUTION = "convolution"
-# Arithmetic worth reporting; the rest moves data about.
+# Kinds of layers that compute. All other layers only move data.
 _KINDS = (CONVOLUTION, "deconvolution", "matrix_multiply", "activation", "elementwise", "normalization", "pooling")
 _NAMES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8"}
-# How the inspector of one TensorRT or another words a tensor's type, most telling first.
+# Words for a tensor's type in the inspectors of different versions of TensorRT, the most specific word first.
 _WORDS = (("int8", "int8"), ("fp8", "fp8"), ("bf16", "bf16"), ("half", "fp16"), ("fp16", "fp16"))
 _FLOAT_WORDS = ("float", "fp32")
 
-# In the names of layers and tactics; not "convert", which casts.
+# Matches the names of layers and tactics that convolve, but not "convert", which casts.
 _IS_CONVOLUTION = re.compile(r"conv(?!ert|ers)")
 
-# Kind of layer, then precision, then how many.
+# Number of layers by kind and precision.
 LayerCounts = dict[str, dict[str, int]]
 
 
 def network_precision(network: tensorrt.INetworkDefinition) -> LayerCounts:
-    """Precision of each layer kind of a parsed ``INetworkDefinition``.
+    """Count the layers of a parsed network by kind and precision.
 
-    A convolution counts as int8 when its input and its weights both come out of a DequantizeLinear, which is what
-    TensorRT fuses into an INT8 kernel; else it has the type of its input.
+    A convolution counts as int8 if both its input and its weights come from a DequantizeLinear, because TensorRT fuses
+    such a convolution into an INT8 kernel. Otherwise a layer has the type of its input.
     """
     producers = _producers(network)
-    found: dict[str, Counter[str]] = {}
+    counters: dict[str, Counter[str]] = {}
     for layer in _layers(network):
         kind = _kind(layer)
         if kind in _KINDS:
-            found.setdefault(kind, Counter())[_layer_precision(layer, producers)] += 1
-    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+            counters.setdefault(kind, Counter())[_layer_precision(layer, producers)] += 1
+    return {kind: dict(counter) for kind, counter in sorted(counters.items())}
 
 
 def convolutions(network: tensorrt.INetworkDefinition) -> dict[str, str]:
-    """Precision of each convolution of a parsed network by its name, which is the ONNX node's."""
+    """Return the precision of each convolution of a parsed network, by the name of its ONNX node."""
     producers = _producers(network)
     return {layer.name: _layer_precision(layer, producers) for layer in convolution_layers(network)}
 
 
 def convolution_layers(network: tensorrt.INetworkDefinition) -> list[tensorrt.ILayer]:
-    """The convolutions of a parsed network."""
+    """Return the convolutions of a parsed network."""
     return [layer for layer in _layers(network) if _kind(layer) == CONVOLUTION]
 
 
 def inspected_precision(information: str) -> LayerCounts:
-    """The same of an engine, from the JSON of ``EngineInspector.get_engine_information`` at detailed verbosity.
+    """Count the layers of a built engine by kind and precision.
 
-    A fused layer has the kind of the convolution in it, and the narrowest type among its inputs.
+    A fused layer that contains a convolution counts as one. Its precision is the narrowest type of its inputs.
+
+    Args:
+        information: JSON from ``EngineInspector.get_engine_information``, of an engine with detailed verbosity.
 
     Raises:
-        BuildError: the engine holds only names, being built at another verbosity.
+        BuildError: if the engine was built with another verbosity, so that it has only the names of the layers.
+
+    Example:
+        >>> layer = {"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Row major linear FP16 format"}]}
+        >>> inspected_precision(json.dumps({"Layers": [layer]}))
+        {'convolution': {'fp16': 1}}
     """
     layers = json.loads(information).get("Layers", [])
-    found: dict[str, Counter[str]] = {}
+    counters: dict[str, Counter[str]] = {}
     for layer in layers:
         if not isinstance(layer, dict):
-            raise BuildError("engine: expected detailed layer information, found names only; build the engine again")
+            raise BuildError("engine: expected detailed layer information, got only names; build the engine again")
         words = " ".join(str(layer.get(key, "")) for key in ("LayerType", "ParameterType", "TacticName")).lower()
         kind = CONVOLUTION if _IS_CONVOLUTION.search(words) else str(layer.get("LayerType", "unknown")).lower()
         types = " ".join(_tensor_type(tensor) for tensor in layer.get("Inputs", []) if isinstance(tensor, dict))
-        found.setdefault(kind, Counter())[_from_words(types)] += 1
-    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+        counters.setdefault(kind, Counter())[_from_words(types)] += 1
+    return {kind: dict(counter) for kind, counter in sorted(counters.items())}
 
 
-def check_precision(asked: str, found: Mapping[str, str], kept: Collection[str]) -> None:
-    """Holds the convolutions of a parsed network against the precision asked for.
+def check_precision(requested: str, precisions: Mapping[str, str], kept: Collection[str]) -> None:
+    """Compare the convolutions of a parsed network with the requested precision.
 
     Args:
-        asked: fp32, fp16 or int8.
-        found: precision of each convolution by name, from ``convolutions``.
-        kept: convolutions that the quantizer kept out of INT8 on purpose.
+        requested: requested precision: fp32, fp16 or int8.
+        precisions: precision of each convolution by name, from ``convolutions``.
+        kept: names of the convolutions that the quantizer kept in FP16 on purpose.
 
     Raises:
-        BuildError: a convolution has another precision; names how many, and the first.
+        BuildError: if a convolution has another precision; the message says how many, and names the first.
+
+    Example:
+        >>> check_precision("int8", {"conv1": "fp16", "conv2": "int8"}, kept=["conv1"])
     """
-    if not found:
-        raise BuildError("precision: expected convolutions in the network, found none; is this a detector?")
-    if asked == "int8":
-        if not any(precision == "int8" for precision in found.values()):
+    if not precisions:
+        raise BuildError("precision: expected convolutions in the network, found none; check that it is a detector")
+    if requested == "int8":
+        if not any(precision == "int8" for precision in precisions.values()):
             raise BuildError(
-                f"precision: int8 asked, and none of the {len(found)} convolutions has quantized inputs; "
+                f"precision: expected int8, got no convolution with quantized inputs among {len(precisions)}; "
                 "calibrate with --precision int8 --calibration DIR"
             )
-        # What stays out of INT8 is FP16: an engine that is half FP32 is no INT8 engine.
+        # Convolutions that are kept out of INT8 must be in FP16: an engine that is half FP32 is not an INT8 engine.
         wrong = {
-            name: precision for name, precision in found.items() if precision != ("fp16" if name in kept else "int8")
+            name: precision
+            for name, precision in precisions.items()
+            if precision != ("fp16" if name in kept else "int8")
         }
     else:
-        wrong = {name: precision for name, precision in found.items() if precision != asked}
+        wrong = {name: precision for name, precision in precisions.items() if precision != requested}
     if wrong:
         name, precision = next(iter(wrong.items()))
         raise BuildError(
-            f"precision: {asked} asked, and {len(wrong)} of {len(found)} convolutions have another, the first of them "
-            f"{name} in {precision}; no engine was written"
+            f"precision: expected {requested}, got another precision in {len(wrong)} of {len(precisions)} "
+            f"convolutions, first {name} in {precision}; no engine was written"
         )
 
 
-def check_inspected(asked: str, found: LayerCounts) -> bool:
-    """Holds a built engine's convolutions against the precision asked for, by their kinds alone.
+def check_inspected(requested: str, layers: LayerCounts) -> bool:
+    """Compare the number of convolutions of a built engine in each precision with the requested precision.
+
+    Args:
+        requested: requested precision: fp32, fp16 or int8.
+        layers: number of layers by kind and precision, from ``inspected_precision``.
 
     Returns:
-        False where the inspector shows no convolution in words that are known here: each version of TensorRT has its
-        own, and what it does not say is no reason to refuse an engine. The parsed network is the witness then.
+        False if no convolution has a known precision, so that the parsed network must be read instead. Each version of
+        TensorRT words its types differently, and an unknown word is no reason to refuse an engine.
 
     Raises:
-        BuildError: none of the convolutions has the precision, or in an FP16 or INT8 engine some are in FP32.
+        BuildError: if no convolution has the requested precision, or an FP16 or INT8 engine has some in FP32.
+
+    Example:
+        >>> check_inspected("int8", {"convolution": {"int8": 50, "fp16": 11}})
+        True
     """
-    counts = found.get(CONVOLUTION, {})
+    counts = layers.get(CONVOLUTION, {})
     if not set(counts) & set(_NAMES.values()):
         return False
-    wider = {"fp32": (), "fp16": ("fp32",), "int8": ("fp32",)}[asked]
-    if not counts.get(asked) or any(counts.get(precision) for precision in wider):
+    wider = {"fp32": (), "fp16": ("fp32",), "int8": ("fp32",)}[requested]
+    if not counts.get(requested) or any(counts.get(precision) for precision in wider):
         raise BuildError(
-            f"precision: {asked} asked, and TensorRT built the convolutions as {counts}; no engine was written"
+            f"precision: expected {requested}, got convolutions in {counts} from TensorRT; no engine was written"
         )
     return True
 
@@ -154,14 +175,17 @@ def _layer_precision(layer: tensorrt.ILayer, producers: Mapping[str, tensorrt.IL
 
 
 def _is_int8(layer: tensorrt.ILayer) -> bool:
+    """True if a layer dequantizes INT8."""
     return _kind(layer) == "dequantize" and layer.get_input(0).dtype.name == "INT8"
 
 
 def _tensor_type(tensor: Mapping[str, Any]) -> str:
+    """Return the words in which the inspector describes the type of a tensor."""
     return " ".join(str(value) for key, value in tensor.items() if "format" in key.lower() or "type" in key.lower())
 
 
 def _from_words(types: str) -> str:
+    """Return the precision that the inspector's words mean."""
     types = types.lower()
     for word, precision in _WORDS:
         if word in types:

@@ -1,4 +1,7 @@
-"""What a model file is, read without running it: an engine by its passport, a deployable ONNX by its graph."""
+"""The description of a model file, read without running the model.
+
+An engine is described by its passport, a deployable ONNX by its graph.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,19 @@ from engines.tensorrt.passport import Passport, read_engine, sha256
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model file, described.
+    """The description of a model file.
 
     Attributes:
-        path: the file.
-        size: bytes.
-        sha256: of the file.
-        contract: what the detector promises.
-        inputs, outputs: name, type and shape of each, -1 for an open batch.
-        layers: kind of layer, then precision, then how many; of an ONNX its convolutions only.
+        path: path of the file.
+        size: size of the file, bytes.
+        sha256: SHA-256 of the file, hexadecimal.
+        contract: contract of the model.
+        inputs, outputs: name, type and shape of each input and output, -1 for an open batch size.
+        layers: number of layers by kind and precision; for an ONNX only its convolutions.
         convolutions: precision of each convolution by name.
-        facts: what else there is to say, as label and text.
-        quantization: how INT8 was calibrated, None in other precisions.
-        accuracy: what its precision costs, None where that was not measured.
+        facts: further facts as text, by label.
+        quantization: record of the INT8 calibration; None in other precisions.
+        accuracy: record of what the precision costs; None if the cost was not measured.
     """
 
     path: Path
@@ -45,16 +48,22 @@ class Inspection:
     accuracy: Mapping[str, Any] | None
 
     def to_json(self) -> str:
-        """The same as a JSON object."""
+        """Return the description as a JSON object."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return json.dumps({**fields, "path": str(self.path), "contract": json.loads(self.contract.to_json())}, indent=2)
 
 
 def inspect_model(path: Path | str) -> Inspection:
-    """Describes an engine or a deployable ONNX.
+    """Describe an engine or a deployable ONNX.
 
     Raises:
-        ModelFileError: missing, damaged, or not one of ours.
+        ModelFileError: if the file is missing, damaged, or not a model of retina_edge.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> description = inspect_model(MODEL)
+        >>> description.layers, description.outputs[1]
+        ({'convolution': {'fp32': 61}}, {'name': 'boxes', 'type': 'float', 'shape': [1, 300, 4]})
     """
     path = Path(path)
     if not path.is_file():

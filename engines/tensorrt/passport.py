@@ -1,7 +1,7 @@
-"""The passport of an engine, ``model.engine.json``: what it is, what it was made of, where it runs.
+"""The passport of an engine, ``model.engine.json``: what the engine is, how it was built, where it runs.
 
-It stands beside the engine and not in it: the engine is TensorRT's plan and nothing else, so that trtexec, Triton and
-DeepStream load it.
+The passport lies beside the engine and not inside it. The engine file is only TensorRT's plan, so that trtexec, Triton
+and DeepStream can load it.
 """
 
 from __future__ import annotations
@@ -22,37 +22,38 @@ from engines.tensorrt.build_options import PORTABLE, PORTABLE_SM, runs_on_sm
 
 SCHEMA = 1
 PARSED, INSPECTED = "parsed network", "engine inspector"
-_AMPERE = "an NVIDIA GPU of compute capability 8.0 or later"
+_AMPERE = "an NVIDIA GPU of compute capability 8.0 or higher"
 
 
 @dataclass(frozen=True)
 class Passport:
-    """Everything known of an engine.
+    """Everything that is known about an engine.
 
     Attributes:
-        contract: what the detector promises, as in the ONNX.
-        plan_sha256: of the engine file.
-        plan_bytes: its size.
-        onnx_sha256: of the deployable ONNX it was built from.
-        request: what was asked for and of what; the same request again builds nothing.
+        contract: contract of the model, as in the ONNX.
+        plan_sha256: SHA-256 of the engine file, hexadecimal.
+        plan_bytes: size of the engine file, bytes.
+        onnx_sha256: SHA-256 of the deployable ONNX that the engine was built from, hexadecimal.
+        request: options and inputs of the build; an equal request builds nothing.
         backend: ``tensorrt`` or ``tensorrt-rtx``.
-        backend_version: of the library that built it.
-        targets: TensorRT-RTX: architectures such as ``sm86``, or ``portable``; empty with TensorRT, which builds for
-            the GPU in ``machine``.
-        machine: where it was built.
-        precision_asked: fp32, fp16 or int8.
-        precision_found: kind of layer, then precision, then how many layers.
-        precision_source: who said so: ``parsed network`` or ``engine inspector``.
+        backend_version: version of the backend.
+        targets: targets of TensorRT-RTX: architectures such as ``sm86``, or ``portable``; empty with TensorRT, which
+            builds for the GPU in ``machine``.
+        machine: machine that built the engine.
+        precision_asked: requested precision: fp32, fp16 or int8.
+        precision_found: number of layers by kind and precision.
+        precision_source: source of ``precision_found``: ``parsed network`` or ``engine inspector``.
         convolutions: precision of each convolution of the parsed network, by the name of its ONNX node.
-        postprocess: ``plugin``: detections come out; ``kernels``: raw heads come out.
-        inputs, outputs: name, type and shape of each, -1 for an open batch.
-        batch: smallest, best and largest batch.
-        quantization: how INT8 was calibrated, as the ONNX says; None in other precisions.
-        verified: what was compared before the build, on ONNX Runtime; None where nothing was. An engine itself has not
-            been run on a GPU by this project yet.
-        build_seconds: how long TensorRT took.
-        built_at: ISO 8601, UTC.
-        accuracy: AP of FP32 and of the ONNX it was built from, as that says; None where it was not measured.
+        postprocess: ``plugin`` if the engine returns detections, ``kernels`` if it returns raw heads.
+        inputs, outputs: name, type and shape of each input and output, -1 for an open batch size.
+        batch: smallest batch size, the size that the engine is tuned for, and largest batch size.
+        quantization: record of the INT8 calibration, copied from the ONNX; None in other precisions.
+        verified: comparisons made with ONNX Runtime before the build; None without any. This project has not yet run
+            an engine itself on a GPU.
+        build_seconds: duration of the build, seconds.
+        built_at: time of the build, ISO 8601, UTC.
+        accuracy: record of what the precision costs in AP against FP32, copied from the ONNX; None if the cost was not
+            measured.
     """
 
     contract: DetectorContract
@@ -79,7 +80,7 @@ class Passport:
     accuracy: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
-        """The passport as a JSON object; ``from_json`` gives an equal one back."""
+        """Return the passport as a JSON object; ``from_json`` restores an equal passport."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["contract"] = json.loads(self.contract.to_json())
         fields["machine"] = dataclasses.asdict(self.machine)
@@ -87,39 +88,51 @@ class Passport:
 
     @classmethod
     def from_json(cls, text: str) -> Passport:
-        """Reads what ``to_json`` wrote.
+        """Restore a passport from the JSON of ``to_json``.
 
         Raises:
-            ContractError: not JSON, another schema, or fields missing.
+            ContractError: if the text is not JSON or has another schema, or fields are missing.
         """
         try:
             values = json.loads(text)
             if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
-                raise ContractError(f"expected schema {SCHEMA}")
+                raise ContractError(f"expected a passport of schema {SCHEMA}, got something else")
             values["contract"] = DetectorContract.from_json(json.dumps(values["contract"]))
             values["machine"] = Machine(**values["machine"])
             for name in ("targets", "inputs", "outputs", "batch"):
                 values[name] = tuple(values[name])
             return cls(**values)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ContractError(f"damaged or incomplete ({type(error).__name__}: {error})") from error
+            raise ContractError(
+                f"expected a passport, got a damaged or incomplete one ({type(error).__name__}: {error})"
+            ) from error
 
 
 def passport_path(engine: Path | str) -> Path:
-    """``model.engine.json`` of ``model.engine``."""
+    """Return the path of an engine's passport.
+
+    Example:
+        >>> passport_path("model.engine").name
+        'model.engine.json'
+    """
     return Path(f"{engine}.json")
 
 
 def cache_path(engine: Path | str) -> Path:
-    """``model.engine.cache`` of ``model.engine``: what TensorRT-RTX compiled for the machine that ran it."""
+    """Return the path of the kernels that TensorRT-RTX compiled for the machine that ran an engine.
+
+    Example:
+        >>> cache_path("model.engine").name
+        'model.engine.cache'
+    """
     return Path(f"{engine}.cache")
 
 
 def read_passport(engine: Path | str) -> Passport:
-    """The passport beside an engine.
+    """Return the passport beside an engine.
 
     Raises:
-        ModelFileError: there is none, or it is damaged.
+        ModelFileError: if the passport is missing or damaged.
     """
     path = passport_path(engine)
     try:
@@ -134,36 +147,36 @@ def read_passport(engine: Path | str) -> Passport:
 
 
 def read_engine(engine: Path | str) -> Passport:
-    """The passport of an engine that is there, whole and the one its passport describes.
+    """Return the passport of an engine, after a check that the engine file is the one that the passport describes.
 
     Raises:
-        ModelFileError: a file is missing or damaged, or they do not belong together.
+        ModelFileError: if one of the two files is missing or damaged, or if they do not belong together.
     """
     engine = Path(engine)
     if not engine.is_file():
         raise ModelFileError(f"{engine}: expected an engine, found none; make it with retina-edge build")
     passport = read_passport(engine)
-    if (found := sha256(engine)) != passport.plan_sha256:
+    if (digest := sha256(engine)) != passport.plan_sha256:
         raise ModelFileError(
             f"{engine}: expected the engine of its passport (sha256 {passport.plan_sha256[:12]}, "
-            f"{passport.plan_bytes} bytes), found {found[:12]}, {engine.stat().st_size} bytes: damaged, or exchanged; "
-            "build it again with retina-edge build --force"
+            f"{passport.plan_bytes} bytes), got sha256 {digest[:12]}, {engine.stat().st_size} bytes: the file is "
+            "damaged or was replaced; build it again with retina-edge build --force"
         )
     return passport
 
 
 def check_runs_here(passport: Passport, engine: Path | str, *, backend: str, version: str, machine: Machine) -> None:
-    """Whether an engine may be loaded here.
+    """Check that an engine may be loaded on a machine.
 
     Args:
-        passport: of the engine, from ``read_engine``.
-        engine: the engine file.
-        backend: what is to load it: ``tensorrt`` or ``tensorrt-rtx``.
-        version: of that library.
-        machine: where it is to run.
+        passport: passport of the engine, from ``read_engine``.
+        engine: path of the engine file.
+        backend: backend that will load the engine: ``tensorrt`` or ``tensorrt-rtx``.
+        version: version of the backend.
+        machine: machine that will run the engine.
 
     Raises:
-        DeviceError: it was built for another GPU or another TensorRT.
+        DeviceError: if the engine was built for another GPU or another TensorRT.
     """
     mismatch = _backend_mismatch(passport, backend, version) or _gpu_mismatch(passport, machine)
     if mismatch:
@@ -171,16 +184,22 @@ def check_runs_here(passport: Passport, engine: Path | str, *, backend: str, ver
 
 
 def rebuild_command(passport: Passport, engine: Path | str) -> str:
-    """The command that builds the engine anew for the machine it is given on."""
+    """Return the command that builds the engine again, for the machine on which the command is run."""
     source = passport.request.get("source", "MODEL.onnx")
-    # An ONNX that was INT8 already brings its ranges along; anything else is calibrated again.
+    # An ONNX that was INT8 before the build contains its ranges. Any other model must be calibrated again.
     was_int8 = passport.quantization is not None and "calibration" not in passport.request.get("inputs", {})
     calibration = " --calibration DIR" if passport.precision_asked == "int8" and not was_int8 else ""
     return f"retina-edge build {source} -o {engine} --precision {passport.precision_asked}{calibration} --force"
 
 
 def sha256(path: Path | str) -> str:
-    """Of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> len(sha256(MODEL))
+        64
+    """
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -189,28 +208,31 @@ def sha256(path: Path | str) -> str:
 
 
 def _backend_mismatch(passport: Passport, backend: str, version: str) -> str:
+    """Return the reason why a backend must not load the engine; empty if it may."""
     if backend != passport.backend:
-        return f"expected {passport.backend}, which built it, found {backend}"
+        return f"expected {passport.backend}, which built the engine, got {backend}"
     if version == passport.backend_version:
         return ""
-    built, here = _numbers(passport.backend_version), _numbers(version)
-    if passport.request.get("options", {}).get("version_compatible") and built[0] == here[0] and built <= here:
+    built, installed = _numbers(passport.backend_version), _numbers(version)
+    compatible = passport.request.get("options", {}).get("version_compatible")
+    if compatible and built[0] == installed[0] and built <= installed:
         return ""
-    return f"expected {passport.backend} {passport.backend_version}, which built it, found {version}"
+    return f"expected {passport.backend} {passport.backend_version}, which built the engine, got {version}"
 
 
 def _gpu_mismatch(passport: Passport, machine: Machine) -> str:
-    here = f"{machine.gpu} (compute capability {machine.compute_capability})" if machine.gpu else "no GPU"
+    """Return the reason why the engine does not run on a machine; empty if it does."""
+    actual = f"{machine.gpu} (compute capability {machine.compute_capability})" if machine.gpu else "no GPU"
     if passport.backend == TENSORRT_RTX:
         fits = runs_on_sm(passport.targets, machine.sm)
         portable = passport.targets == (PORTABLE,)
-        expected = _AMPERE if portable else f"a GPU of {', '.join(passport.targets)}"
+        expected = _AMPERE if portable else f"a GPU of {' or '.join(passport.targets)}"
     elif passport.request.get("options", {}).get("hardware_compatible"):
         fits, expected = machine.sm >= PORTABLE_SM, _AMPERE
     else:
         fits = machine.sm != 0 and machine.sm == passport.machine.sm
-        expected = f"compute capability {passport.machine.compute_capability} as of {passport.machine.gpu}"
-    return "" if fits else f"expected {expected}, for which it was built, found {here}"
+        expected = f"a GPU of compute capability {passport.machine.compute_capability}, like {passport.machine.gpu}"
+    return "" if fits else f"expected {expected}, which the engine was built for, found {actual}"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

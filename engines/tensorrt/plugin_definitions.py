@@ -1,13 +1,14 @@
-"""The kernels as plugins of TensorRT, compiled ahead of time: one for each launch of the plan.
+"""The kernels as TensorRT plugins that are compiled ahead of time, one plugin for each launch.
 
-An engine that holds them needs neither Python nor this package to run. Building one takes TensorRT 10.9 or newer,
-not 10.14, whose plugins of this kind are broken, and not TensorRT-RTX, which has none. A plugin says three things:
-what its outputs are, which PTX it is, and how that is launched; all of them stand in the plan.
+An engine with these plugins runs without Python and without this package. Building such an engine needs TensorRT 10.9
+or newer, but not 10.14, whose plugins of this kind are broken. TensorRT-RTX has no such plugins. A plugin defines its
+outputs, its PTX, and the launch of the kernel. All three become part of the plan.
 
-What TensorRT's plugin layer demands, and does not say when it is missing:
-- Every expression is made inside the function that returns it, of Python's own integers; others become null.
-- Kernel arguments are the inputs, 32-bit integers, the outputs. Thresholds are floats, so they are a tensor.
-- A name can be registered once, so the name holds a digest of the launch, and a second engine may use the first one's.
+TensorRT's plugin layer has requirements that it does not report if they are violated:
+- Every expression must be made inside the function that returns it, from Python integers. Other values become null.
+- Kernel arguments are the inputs, then 32-bit integers, then the outputs. Thresholds are floats, so they are a tensor.
+- A name can be registered only once. The name contains a digest of the launch, so a second engine with the same launch
+  uses the plugin of the first engine.
 """
 
 from __future__ import annotations
@@ -30,28 +31,36 @@ MIN_VERSION, BROKEN_VERSION = (10, 9), (10, 14)
 
 
 def why_no_plugins(backend: Backend) -> str | None:
-    """Why a backend cannot take the kernels as plugins; None where it can."""
+    """Return the reason why a backend cannot take the kernels as plugins; None if it can."""
     if backend.is_rtx:
-        return f"{backend.name} has no plugins in Python"
+        return f"{backend.name} does not support plugins in Python"
     numbers = tuple(map(int, re.findall(r"\d+", backend.version)[:2]))
     if numbers < MIN_VERSION:
-        return f"they need TensorRT {'.'.join(map(str, MIN_VERSION))} or newer, found {backend.version}"
+        return f"expected TensorRT {'.'.join(map(str, MIN_VERSION))} or newer for plugins, got {backend.version}"
     if numbers == BROKEN_VERSION:
-        return f"those of TensorRT {'.'.join(map(str, BROKEN_VERSION))} are broken, found {backend.version}; upgrade it"
+        broken = ".".join(map(str, BROKEN_VERSION))
+        return f"plugins are broken in TensorRT {broken}, got {backend.version}; upgrade TensorRT"
     return None
 
 
 def plugin_name(launch: Launch) -> str:
-    """The plugin of a launch, for instance ``filter_f16_5_0d1f…``: the same launch has the same name."""
+    """Return the name of the plugin of a launch. Equal launches have the same name.
+
+    Example:
+        >>> from engines.plugins.launch import Geometry, postprocess_launches
+        >>> geometry = Geometry(1, 3, ((20, 28), (10, 14)), top_k=64, max_detections=16, half=False)
+        >>> plugin_name(postprocess_launches(geometry, 1)[0])  # doctest: +ELLIPSIS
+        'filter_f32_2_...'
+    """
     return f"{launch.entry}_{hashlib.sha256(repr(launch).encode()).hexdigest()[:12]}"
 
 
 def register(trt: TensorRT, launches: Sequence[Launch]) -> None:
-    """Makes the plugins of these launches known to TensorRT, those that are not yet.
+    """Register the plugins of launches with TensorRT, unless they are registered already.
 
     Args:
-        trt: the module ``tensorrt``; its ``plugin`` is imported here.
-        launches: of a fixed batch size.
+        trt: module ``tensorrt``; its submodule ``plugin`` is imported here.
+        launches: kernel launches for a fixed batch size.
     """
     if not launches:
         return
@@ -65,7 +74,7 @@ def register(trt: TensorRT, launches: Sequence[Launch]) -> None:
 
 
 def _description(trt: TensorRT, trtp: Any, launch: Launch) -> Callable[..., Any]:
-    """What the outputs are."""
+    """Return the function that describes a plugin's outputs to TensorRT."""
 
     def describe(*_inputs: Any) -> tuple[Any, ...]:
         return tuple(trtp.from_shape_expr(output.shape, getattr(trt, output.dtype)) for output in launch.outputs)
@@ -75,7 +84,7 @@ def _description(trt: TensorRT, trtp: Any, launch: Launch) -> Callable[..., Any]
 
 
 def _implementation(trtp: Any, launch: Launch) -> Callable[..., Any]:
-    """Which kernel it is, and how it is launched."""
+    """Return the function that gives TensorRT a plugin's kernel and its launch."""
 
     def implement(*_described: Any) -> tuple[str, bytes, Any, Any]:
         parameters = trtp.KernelLaunchParams()
@@ -92,11 +101,12 @@ def _implementation(trtp: Any, launch: Launch) -> Callable[..., Any]:
 
 
 def _tensors(trtp: Any, launch: Launch) -> list[inspect.Parameter]:
+    """Return a parameter of a function signature for each input of the launch."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return [inspect.Parameter(name, kind, annotation=trtp.TensorDesc) for name in launch.inputs]
 
 
 def _signed(function: Callable[..., Any], parameters: list[inspect.Parameter], returns: Any) -> Callable[..., Any]:
-    """A function with the signature that TensorRT reads: how many tensors there are depends on the levels."""
+    """Set the signature of a function, which TensorRT reads; the number of tensors depends on the levels."""
     function.__signature__ = inspect.Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]
     return function

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Tests of atomic_file: a file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from engines.core.atomic_file import atomic_file
 
 
-def test_the_file_appears_at_the_end_in_new_folders_with_the_umasks_mode(tmp_path: Path) -> None:
+def test_the_file_appears_at_the_end_in_new_folders_with_the_mode_of_the_umask(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b.bin"
     previous = os.umask(0o027)
     try:
@@ -25,9 +25,7 @@ def test_the_file_appears_at_the_end_in_new_folders_with_the_umasks_mode(tmp_pat
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_after_an_error_the_old_file_is_as_it_was_and_nothing_else_is_left(
-    tmp_path: Path, error: type[BaseException]
-) -> None:
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "b.bin"
     path.write_bytes(b"old")
 
@@ -42,8 +40,8 @@ def test_after_an_error_the_old_file_is_as_it_was_and_nothing_else_is_left(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_in_the_way_is_known_at_once(tmp_path: Path) -> None:
+def test_a_folder_at_the_path_is_refused_before_the_block_runs(tmp_path: Path) -> None:
     (tmp_path / "b.bin").mkdir()
     with pytest.raises(IsADirectoryError, match=r"b\.bin"), atomic_file(tmp_path / "b.bin"):
-        pytest.fail("the work had begun")
+        pytest.fail("the block must not run")
     assert not list((tmp_path / "b.bin").iterdir())

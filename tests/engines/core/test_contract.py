@@ -1,4 +1,4 @@
-"""The contract: what goes out comes back, and what contradicts itself is refused."""
+"""Tests of the contract: the JSON round trip, and that contradictions are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engines.core.errors import ContractError, RetinaEdgeError
 
 LEVELS = (
     PyramidLevel((100, 100), (8, 8), (32.0, 40.3, 50.8), (0.5, 1.0, 2.0)),
-    # torchvision's stride at 800 pixels is 61 on 13 positions: no power of two.
+    # At 800 pixels torchvision's stride is 61 on 13 positions, which is not a power of two.
     PyramidLevel((13, 13), (61, 61), (256.0, 322.5, 406.4), (0.5, 1.0, 2.0)),
 )
 
@@ -34,31 +34,31 @@ def make(**changes: Any) -> DetectorContract:
 
 def test_json_round_trip_is_exact() -> None:
     contract = make()
-    back = DetectorContract.from_json(contract.to_json())
-    assert back == contract
-    assert back.to_json() == contract.to_json()
-    assert isinstance(back.levels[1].stride, tuple)
-    assert isinstance(back.class_names, tuple)
+    restored = DetectorContract.from_json(contract.to_json())
+    assert restored == contract
+    assert restored.to_json() == contract.to_json()
+    assert isinstance(restored.levels[1].stride, tuple)
+    assert isinstance(restored.class_names, tuple)
 
 
-def test_json_is_the_same_whatever_the_order_of_fields() -> None:
+def test_the_order_of_fields_in_json_does_not_matter() -> None:
     values = json.loads(make().to_json())
     shuffled = json.dumps(dict(reversed(values.items())))
     assert DetectorContract.from_json(shuffled).to_json() == make().to_json()
 
 
-def test_counts() -> None:
+def test_the_numbers_of_classes_and_anchors() -> None:
     assert make().num_classes == 2
     assert make().num_anchors == 9
 
 
-def test_contracts_cannot_be_changed() -> None:
+def test_a_contract_is_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         make().top_k = 5  # type: ignore[misc]
 
 
-def test_cell_anchors_are_torchvisions() -> None:
-    # The first level of torchvision's RetinaNet: sizes 32, 40, 50 and ratios 0.5, 1, 2, as it prints them.
+def test_cell_anchors_equal_those_of_torchvision() -> None:
+    # Anchors of the first level of torchvision's RetinaNet: sizes 32, 40, 50 and ratios 0.5, 1, 2.
     level = PyramidLevel((100, 100), (8, 8), (32, 40, 50), (0.5, 1.0, 2.0))
     anchors = level.cell_anchors()
     assert anchors.dtype == np.float32
@@ -76,14 +76,14 @@ def test_cell_anchors_are_torchvisions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "message"),
     [
         ({"input_size": (800, 801)}, "800x800"),
         ({"input_size": (0, 32)}, "32x32"),
         ({"input_size": (32, 32, 32)}, "height and width"),
         ({"class_names": (), "category_ids": ()}, "class_names"),
         ({"category_ids": (1,)}, "category_ids"),
-        ({"category_ids": (1, 1)}, "no id twice"),
+        ({"category_ids": (1, 1)}, "unique ids"),
         ({"levels": ()}, "levels"),
         ({"levels": (PyramidLevel((0, 5), (8, 8), (32.0,), (1.0,)),)}, r"levels\[0\]"),
         ({"levels": (PyramidLevel((5, 5), (8, -8), (32.0,), (1.0,)),)}, r"levels\[0\]"),
@@ -103,19 +103,19 @@ def test_cell_anchors_are_torchvisions() -> None:
         ({"precision": "fp8"}, "precision.*fp32, fp16, int8"),
     ],
 )
-def test_contradictions_are_refused_by_name(changes: dict[str, Any], named: str) -> None:
-    with pytest.raises(ContractError, match=named):
+def test_a_contradiction_is_refused_with_the_name_of_the_field(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ContractError, match=message):
         make(**changes)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"contract"', "{}", '{"schema": 99}', None, "\x00\x01"])
-def test_what_is_no_contract_is_refused(text: Any) -> None:
+def test_other_text_than_a_contract_is_refused(text: Any) -> None:
     with pytest.raises(ContractError, match="contract: expected"):
         DetectorContract.from_json(text)
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(DetectorContract)])
-def test_every_missing_field_is_named(field: str) -> None:
+def test_a_missing_field_is_named(field: str) -> None:
     values = json.loads(make().to_json())
     del values[field]
     with pytest.raises(ContractError, match=f"missing.*{field}"):
@@ -129,18 +129,18 @@ def test_an_unknown_field_is_named() -> None:
 
 @pytest.mark.parametrize("junk", [None, "x", 3, [], {}, [[]], True])
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(DetectorContract)])
-def test_wrong_types_are_refused_or_harmless(field: str, junk: Any) -> None:
+def test_a_value_of_a_wrong_type_is_refused_or_harmless(field: str, junk: Any) -> None:
     values = {**json.loads(make().to_json()), field: junk}
     try:
         contract = DetectorContract.from_json(json.dumps(values))
     except RetinaEdgeError:
         return
-    # What is taken must be usable: it goes out and comes back the same.
+    # A contract that is accepted must survive the round trip.
     assert DetectorContract.from_json(contract.to_json()) == contract
 
 
 @pytest.mark.parametrize("changes", [{"stride": None}, {"feature_size": "ab"}, {"anchor_sizes": 32.0}, {"depth": 3}])
-def test_damaged_levels_are_refused(changes: dict[str, Any]) -> None:
+def test_a_damaged_level_is_refused(changes: dict[str, Any]) -> None:
     values = json.loads(make().to_json())
     values["levels"][0].update(changes)
     with pytest.raises(ContractError, match=f"contract: .*{next(iter(changes))}"):
@@ -155,11 +155,11 @@ def test_a_level_without_a_field_is_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (416, 736), (1024, 64)])
-def test_input_sizes_taken(size: tuple[int, int]) -> None:
+def test_multiples_of_32_are_accepted_as_input_size(size: tuple[int, int]) -> None:
     check_input_size(size)
 
 
 @pytest.mark.parametrize(("size", "nearest"), [((1, 33), "32x32"), ((-5, 100), "32x96"), ((500, 800), "512x800")])
-def test_input_sizes_refused_name_the_nearest(size: tuple[int, int], nearest: str) -> None:
+def test_another_input_size_is_refused_with_the_nearest_one(size: tuple[int, int], nearest: str) -> None:
     with pytest.raises(ContractError, match=nearest):
         check_input_size(size)

@@ -1,4 +1,4 @@
-"""The primary context of a GPU, with the driver's stand-in."""
+"""Tests of the primary context of a GPU, with a stand-in for the driver."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.engines.plugins.pycuda_stand_in import Driver
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
-    """In pycuda's place, with no context retained yet."""
+    """Replace pycuda with a stand-in in which no context has been retained."""
     driver, pycuda = Driver(), types.ModuleType("pycuda")
     pycuda.driver = driver  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pycuda", pycuda)
@@ -25,31 +25,31 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     return driver
 
 
-def test_what_an_error_leaves_is_freed_while_the_context_is_current(driver: Driver) -> None:
-    current: list[list[str]] = []
+def test_objects_of_a_failed_block_are_freed_while_the_context_is_current(driver: Driver) -> None:
+    contexts_when_freed: list[list[str]] = []
 
-    def fails() -> None:
-        held = type("Stream", (), {})()
-        weakref.finalize(held, lambda: current.append(driver.contexts.copy()))
+    def fail() -> None:
+        stream = type("Stream", (), {})()
+        weakref.finalize(stream, lambda: contexts_when_freed.append(driver.contexts.copy()))
         raise driver.Error("out of resources")
 
     with pytest.raises(DeviceError, match="out of resources") as caught, primary_context():
-        fails()
-    assert current == [["primary"]]
+        fail()
+    assert contexts_when_freed == [["primary"]]
     assert driver.contexts == []
     assert caught.value.__cause__ is not None
 
 
-def test_it_is_retained_once_whoever_comes_first(driver: Driver) -> None:
-    entered = []
+def test_concurrent_threads_retain_the_context_once(driver: Driver) -> None:
+    contexts = []
 
     def enter() -> None:
-        with primary_context() as found:
-            entered.append(found.contexts.copy())
+        with primary_context() as module:
+            contexts.append(module.contexts.copy())
 
     threads = [threading.Thread(target=enter) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (driver.retained, entered) == (1, [["primary"]] * 8)
+    assert (driver.retained, contexts) == (1, [["primary"]] * 8)

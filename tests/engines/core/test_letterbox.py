@@ -1,4 +1,4 @@
-"""The geometry between frames and the network's input, for awkward sizes."""
+"""Tests of the letterbox for awkward frame sizes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from engines.core.letterbox import Letterbox, as_bgr
 
 INPUTS = ((416, 736), (320, 320), (64, 1024))
-# The sides that go wrong elsewhere: a point, lines, odd sides, the input's own, 960x540 of retinanet-examples#167.
+# Sizes that go wrong elsewhere: a point, lines, odd sides, an input size, and 960x540 of retinanet-examples#167.
 FRAMES = ((1, 1), (1, 5000), (4000, 1), (719, 1281), (416, 736), (540, 960), (333, 2), (2160, 3840))
-# Half a pixel is what the issue asks; float32 at 5000 pixels is good for far less.
+# Largest error that is accepted; the error of float32 at 5000 pixels is far smaller.
 HALF_PIXEL = 0.5
-# Rounding to 8 bits, and rows and columns of the spot that leave the frame; a wrong half-pixel rule is 0.2 off.
+# Allows for rounding to 8 bits, and for parts of the spot outside the frame. A wrong half-pixel rule would be 0.2 off.
 SPOT_TOLERANCE = 0.05
 
 
@@ -27,17 +27,19 @@ def test_boxes_round_trip(frame_size: tuple[int, int], input_size: tuple[int, in
     boxes = np.sort(corners, axis=1).reshape(-1, 4).astype(np.float32)
     boxes = np.concatenate([boxes, np.array([[0, 0, width, height]], np.float32)])
     letterbox = Letterbox.fit(frame_size, input_size)
-    there = letterbox.to_input(boxes)
-    assert there.dtype == np.float32
-    assert np.abs(letterbox.to_frame(there) - boxes).max() < HALF_PIXEL
-    # The frame's own edges are the content's edges, so every box lies in the content.
+    mapped = letterbox.to_input(boxes)
+    assert mapped.dtype == np.float32
+    assert np.abs(letterbox.to_frame(mapped) - boxes).max() < HALF_PIXEL
+    # The edges of the frame map to the edges of the resized frame, so every box lies inside the resized frame.
     resized_height, resized_width = letterbox.resized
-    assert (there <= np.array([resized_width, resized_height] * 2) + HALF_PIXEL).all()
+    assert (mapped <= np.array([resized_width, resized_height] * 2) + HALF_PIXEL).all()
 
 
 @pytest.mark.parametrize("input_size", INPUTS)
 @pytest.mark.parametrize("frame_size", FRAMES)
-def test_fit_keeps_the_aspect_and_touches_an_edge(frame_size: tuple[int, int], input_size: tuple[int, int]) -> None:
+def test_fit_keeps_the_aspect_ratio_and_touches_an_edge(
+    frame_size: tuple[int, int], input_size: tuple[int, int]
+) -> None:
     resized = Letterbox.fit(frame_size, input_size).resized
     assert all(1 <= side <= limit for side, limit in zip(resized, input_size, strict=True))
     assert any(side == limit for side, limit in zip(resized, input_size, strict=True))
@@ -46,7 +48,7 @@ def test_fit_keeps_the_aspect_and_touches_an_edge(frame_size: tuple[int, int], i
         assert side == 1 or abs(side - original * scale) <= HALF_PIXEL
 
 
-def test_no_boxes() -> None:
+def test_an_empty_array_of_boxes_is_mapped() -> None:
     letterbox = Letterbox.fit((719, 1281), (416, 736))
     empty = np.zeros((0, 4), np.float32)
     assert letterbox.to_frame(empty).shape == letterbox.to_input(empty).shape == (0, 4)
@@ -59,8 +61,8 @@ def test_boxes_are_clipped_to_the_frame() -> None:
 
 
 @pytest.mark.parametrize("frame_size", [(720, 1280), (719, 1281), (1000, 300), (208, 368)])
-def test_a_marked_spot_lands_where_the_geometry_says(frame_size: tuple[int, int]) -> None:
-    # A smooth spot, because hard edges alias; its center in the convention of boxes, where pixel i is i to i + 1.
+def test_a_spot_in_the_frame_lands_at_its_mapped_position(frame_size: tuple[int, int]) -> None:
+    # The spot is smooth, because hard edges alias. Its center is in the convention of boxes: pixel i covers i to i + 1.
     height, width = frame_size
     x, y = width / 3, height / 4
     rows, columns = np.mgrid[:height, :width] + 0.5
@@ -77,7 +79,7 @@ def test_a_marked_spot_lands_where_the_geometry_says(frame_size: tuple[int, int]
 
 
 @pytest.mark.parametrize("frame_size", FRAMES)
-def test_padding_is_zero_and_old_content_is_gone(frame_size: tuple[int, int]) -> None:
+def test_padding_is_zero_and_old_content_is_overwritten(frame_size: tuple[int, int]) -> None:
     letterbox = Letterbox.fit(frame_size, (416, 736))
     image = np.full((416, 736, 3), 77, np.uint8)
     letterbox.apply(np.full((*frame_size, 3), 255, np.uint8), image)
@@ -116,7 +118,7 @@ def test_bgra_is_letterboxed_as_bgr(frame_size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame", "came"),
+    ("frame", "got"),
     [
         (np.zeros((4, 4, 3), np.float32), "float32"),
         (np.zeros((4, 4, 3), np.uint16), "uint16"),
@@ -128,6 +130,6 @@ def test_bgra_is_letterboxed_as_bgr(frame_size: tuple[int, int]) -> None:
         ([[1, 2], [3, 4]], "list"),
     ],
 )
-def test_other_arrays_are_refused_with_what_came(frame: Any, came: str) -> None:
-    with pytest.raises(ValueError, match=rf"expected a frame.*{came}"):
+def test_other_values_are_refused_with_their_type_and_shape(frame: Any, got: str) -> None:
+    with pytest.raises(ValueError, match=rf"expected a frame.*{got}"):
         as_bgr(frame)

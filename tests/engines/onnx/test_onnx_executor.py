@@ -1,4 +1,4 @@
-"""The ONNX Runtime executor: what it takes, what it refuses, and that it says why."""
+"""Tests of the ONNX Runtime executor: its results, and the models that it refuses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def deployable(batch: int | str = "N") -> onnx.ModelProto:
 
 
 def images(blue: list[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Images that ``network_of_heads`` tells apart."""
+    """Return images that ``network_of_heads`` distinguishes by one blue pixel."""
     batch = np.zeros((len(blue), *CONTRACT.input_size, 3), np.uint8)
     batch[:, 0, 0, 0] = blue
     return batch
@@ -46,7 +46,7 @@ def expected(blue: list[int]) -> RawDetections:
 
 
 @pytest.mark.parametrize(("batch", "blue"), [("N", [0]), ("N", [7, 250, 30]), (1, [9]), (2, [200, 0])])
-def test_detects(tmp_path: Path, batch: int | str, blue: list[int]) -> None:
+def test_detections_equal_those_of_the_specification(tmp_path: Path, batch: int | str, blue: list[int]) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(deployable(batch), path)
     executor = OnnxExecutor(path, threads=1)
@@ -55,21 +55,21 @@ def test_detects(tmp_path: Path, batch: int | str, blue: list[int]) -> None:
     executor.close()
 
 
-@pytest.mark.parametrize(("said", "threads"), [("3", 3), (" 2,1", 2), ("all", 0), (None, 0)])
-def test_threads_are_those_that_the_environment_allows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, threads: int
+@pytest.mark.parametrize(("variable", "threads"), [("3", 3), (" 2,1", 2), ("all", 0), (None, 0)])
+def test_the_number_of_threads_follows_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None, threads: int
 ) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(deployable(), path)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if said is not None:
-        monkeypatch.setenv("OMP_NUM_THREADS", said)
-    for asked in (0, 1):
-        options = OnnxExecutor(path, threads=asked)._session.get_session_options()
-        assert options.intra_op_num_threads == (asked or threads)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    for requested in (0, 1):
+        options = OnnxExecutor(path, threads=requested)._session.get_session_options()
+        assert options.intra_op_num_threads == (requested or threads)
 
 
-def test_the_contract_comes_back_equal(tmp_path: Path) -> None:
+def test_the_contract_survives_the_round_trip(tmp_path: Path) -> None:
     contract = dataclasses.replace(CONTRACT, class_names=("arbre", "Fichte, rot", '"木"'), produced_by={"torch": "2"})
     path = tmp_path / "model.onnx"
     onnx.save(attach(network_of_heads(contract, HEADS, batch=1), contract), path)

@@ -1,6 +1,6 @@
-"""Every call of TensorRT's API against published type stubs of it, by mypy.
+"""A mypy check of every call of TensorRT's API against published type stubs.
 
-The stubs do not parse as they come, so they are mended here, and cannot be a dependency of ``make check``.
+The published stubs do not parse, so the test fixes them first. For that reason, ``make check`` cannot depend on them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.published import Wheel, unpacked
 
 ROOT = Path(__file__).parents[3]
 STUBS = Wheel("tensorrt-stubs", "10.13.0.35.1", "749a36a1f825db0800a82d0dabbf7ef49f3a9edc1e794c9545fb94a551613fea")
-# Where the stubs are wrong: sizes can be iterated over, and given as tuples.
+# Errors of the stubs: sizes can in fact be iterated, and can be passed as tuples.
 WRONG_STUBS = (
     r"engines/tensorrt/engine_network\.py:\d+: error: Argument 1 to \"tuple\" has incompatible type \"Dims\"",
     r"engines/tensorrt/builder\.py:\d+: error: Argument 2 to \"set_shape\" .*expected \"Dims\"",
@@ -36,7 +36,7 @@ def probe(backend: Backend, config: tensorrt.IBuilderConfig) -> None:
 CAUGHT = ('no attribute "Bilder"', 'no attribute "INT88"', 'no attribute "optimization_level"')
 
 
-def test_calls_are_those_of_the_api(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+def test_every_call_exists_in_the_api(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     stubs = tmp_path / "stubs"
     shutil.copytree(unpacked(STUBS, pytestconfig), stubs)
     bindings = stubs / "tensorrt_bindings" / "tensorrt.pyi"
@@ -61,7 +61,7 @@ def test_calls_are_those_of_the_api(pytestconfig: pytest.Config, tmp_path: Path)
     ours = [line for line in errors if line.startswith("engines/")]
     assert not [line for line in ours if not any(re.match(known, line) for known in WRONG_STUBS)]
     probed = [line for line in errors if "probe.py" in line]
-    # That the stubs were read at all shows in what they catch.
+    # The errors in the probe prove that mypy has read the stubs.
     assert len(probed) == len(CAUGHT), probed
     for line, message in zip(probed, CAUGHT, strict=True):
         assert message in line

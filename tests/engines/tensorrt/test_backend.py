@@ -1,4 +1,4 @@
-"""Which backend is taken, and what is said where there is none. TensorRT-RTX is the real one."""
+"""Tests of the choice of the backend, of its errors, and of the build options. TensorRT-RTX is the real library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engines.core.machine import Machine, this_machine
 from engines.tensorrt.backend import Backend, find_backend
 from engines.tensorrt.build_options import BuildOptions
 
-NOTHING = Machine()
+NO_GPU = Machine()
 ORIN = Machine("Orin", "8.7", "540.4.0", "JetPack 6.2")
 MODULE: Any = None
 TRT = Backend("tensorrt", MODULE, "10.16.1.11")
@@ -29,19 +29,19 @@ def tensorrt(version: str) -> types.ModuleType:
     return module
 
 
-def test_auto_takes_tensorrt_rtx_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_tensorrt_rtx_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt("10.16.1"))
-    backend = find_backend("auto", NOTHING)
+    backend = find_backend("auto", NO_GPU)
     assert backend.name == "tensorrt-rtx"
     assert backend.version == backend.module.__version__
 
 
-def test_auto_takes_tensorrt_where_it_and_a_gpu_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_tensorrt_if_it_is_installed_and_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt("10.16.1"))
     assert find_backend("auto", ORIN).name == "tensorrt"
 
 
-def test_type_stubs_are_no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_type_stubs_are_not_taken_for_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
     assert find_backend("auto", ORIN).name == "tensorrt-rtx"
     with pytest.raises(MissingDependencyError, match=r"found none; install it with pip install 'retina-edge\[tens"):
@@ -50,9 +50,11 @@ def test_type_stubs_are_no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("machine", "advice"),
-    [(NOTHING, r"edge\[tensorrt-rtx\]'.*needs no GPU"), (ORIN, r"edge\[tensorrt\]'.*nvidia-jetpack")],
+    [(NO_GPU, r"edge\[tensorrt-rtx\]'.*needs no GPU"), (ORIN, r"edge\[tensorrt\]'.*nvidia-jetpack")],
 )
-def test_without_either_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, machine: Machine, advice: str) -> None:
+def test_without_a_backend_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, machine: Machine, advice: str
+) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(MissingDependencyError, match=advice):
@@ -64,13 +66,13 @@ def test_without_either_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch,
 def test_tensorrt_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt("10.16.1"))
     with pytest.raises(DeviceError, match=r"expected an NVIDIA GPU.*--backend tensorrt-rtx"):
-        find_backend("tensorrt", NOTHING)
+        find_backend("tensorrt", NO_GPU)
 
 
-def test_a_tensorrt_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_tensorrt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt("8.6.1.6"))
     for name in ("auto", "tensorrt"):
-        with pytest.raises(DeviceError, match=r"expected 10\.3 or newer.*found 8\.6\.1\.6"):
+        with pytest.raises(DeviceError, match=r"expected 10\.3 or newer.*got 8\.6\.1\.6"):
             find_backend(name, ORIN)
 
 
@@ -86,7 +88,7 @@ def test_a_broken_installation_is_not_taken_for_a_missing_one(monkeypatch: pytes
 
 def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(ValueError, match="expected auto, tensorrt or tensorrt-rtx, got 'openvino'"):
-        find_backend("openvino", NOTHING)
+        find_backend("openvino", NO_GPU)
 
 
 @pytest.mark.parametrize(
@@ -95,18 +97,18 @@ def test_an_unknown_backend_is_refused() -> None:
         ({"precision": "bf16"}, "precision: expected one of fp32, fp16, int8, got bf16"),
         ({"batch": 0}, "batch: expected at least 1, got 0"),
         ({"batch": 4, "max_batch": 2}, "max-batch: expected at least the batch of 4, got 2"),
-        ({"targets": ("sm60",)}, "target: expected some of sm75, .*portable, current, got sm60"),
-        ({"targets": ("sm86", "portable")}, "portable or current alone"),
-        ({"targets": ("sm86", "sm86")}, "each architecture once"),
+        ({"targets": ("sm60",)}, "target: expected one of sm75, .*portable, current, got sm60"),
+        ({"targets": ("sm86", "portable")}, "at most once, and portable or current alone"),
+        ({"targets": ("sm86", "sm86")}, "each architecture at most once"),
         ({"postprocess": "none"}, "postprocess: expected one of auto, plugin, kernels"),
         ({"workspace": 0}, "workspace: expected at least 1 MiB"),
         ({"optimization_level": 6}, "optimization-level: expected 0 to 5"),
-        ({"dla": -1}, "dla: expected a core from 0"),
-        ({"dla": 0}, "dla: expected precision fp16 or int8, which it computes in, got fp32"),
-        ({"dla": 0, "precision": "fp16", "max_batch": 4}, "dla: expected a fixed batch, no max-batch, got 4"),
+        ({"dla": -1}, "dla: expected a core number of at least 0"),
+        ({"dla": 0}, "dla: expected precision fp16 or int8, which the core supports, got fp32"),
+        ({"dla": 0, "precision": "fp16", "max_batch": 4}, "dla: expected a fixed batch size without max-batch, got 4"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options: dict[str, object], message: str) -> None:
+def test_invalid_or_contradictory_options_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(BuildError, match=message):
         BuildOptions(**options)  # type: ignore[arg-type]
 
@@ -114,46 +116,46 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object], mess
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"targets": ("current",)}, "target: current asked, and this machine has no GPU"),
-        ({"postprocess": "plugin"}, "postprocess plugin: tensorrt-rtx cannot"),
-        ({"timing_cache": "cache"}, "timing-cache: tensorrt-rtx cannot"),
-        ({"dla": 0, "precision": "fp16"}, "dla: tensorrt-rtx cannot"),
-        ({"version_compatible": True}, "version-compatible: tensorrt-rtx cannot"),
-        ({"hardware_compatible": True}, "hardware-compatible: tensorrt-rtx cannot.*--target portable"),
+        ({"targets": ("current",)}, "target: expected a GPU in this machine for current, found none; name .*sm86"),
+        ({"postprocess": "plugin"}, "postprocess plugin: tensorrt-rtx does not support"),
+        ({"timing_cache": "cache"}, "timing-cache: tensorrt-rtx does not support"),
+        ({"dla": 0, "precision": "fp16"}, "dla: tensorrt-rtx does not support"),
+        ({"version_compatible": True}, "version-compatible: tensorrt-rtx does not support"),
+        ({"hardware_compatible": True}, "hardware-compatible: tensorrt-rtx does not support.*--target portable"),
     ],
 )
-def test_what_tensorrt_rtx_cannot_do_is_not_passed_over(options: dict[str, object], message: str) -> None:
+def test_an_option_that_tensorrt_rtx_does_not_support_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(BuildError, match=message):
         BuildOptions(**options).for_backend(RTX, has_gpu=False)  # type: ignore[arg-type]
 
 
-def test_what_is_left_open_is_decided() -> None:
+def test_open_choices_are_made_for_the_backend() -> None:
     assert BuildOptions().for_backend(RTX, has_gpu=False) == BuildOptions(targets=("portable",), postprocess="kernels")
     assert BuildOptions().for_backend(RTX, has_gpu=True).targets == ("current",)
     assert BuildOptions(targets=("sm86", "sm89")).for_backend(RTX, has_gpu=True).targets == ("sm86", "sm89")
     assert BuildOptions().for_backend(TRT, has_gpu=True) == BuildOptions(postprocess="plugin")
     assert BuildOptions(postprocess="kernels").for_backend(TRT, has_gpu=True) == BuildOptions(postprocess="kernels")
-    with pytest.raises(BuildError, match="target: expected none with TensorRT"):
+    with pytest.raises(BuildError, match="target: expected no target with TensorRT"):
         BuildOptions(targets=("sm86",)).for_backend(TRT, has_gpu=True)
 
 
 @pytest.mark.parametrize(
     ("options", "version", "message"),
     [
-        ({"max_batch": 8}, "10.13.3", "max-batch: expected a fixed batch, got 1 to 8"),
+        ({"max_batch": 8}, "10.13.3", "max-batch: expected a fixed batch size, got 1 to 8"),
         ({"version_compatible": True}, "10.13.3", "version-compatible"),
         ({"hardware_compatible": True}, "10.13.3", "hardware-compatible"),
-        ({}, "10.3.0", "need TensorRT 10.9 or newer, found 10.3.0"),
-        ({}, "10.14.1.48", "TensorRT 10.14 are broken"),
+        ({}, "10.3.0", "expected TensorRT 10.9 or newer for plugins, got 10.3.0"),
+        ({}, "10.14.1.48", "plugins are broken in TensorRT 10.14"),
     ],
 )
-def test_where_plugins_cannot_be_there_are_kernels(options: dict[str, Any], version: str, message: str) -> None:
+def test_auto_chooses_kernels_if_plugins_are_impossible(options: dict[str, Any], version: str, message: str) -> None:
     backend = dataclasses.replace(TRT, version=version)
     assert BuildOptions(**options).for_backend(backend, has_gpu=True).postprocess == "kernels"
     with pytest.raises(BuildError, match=f"postprocess plugin: .*{message}.*--postprocess kernels"):
         BuildOptions(**options, postprocess="plugin").for_backend(backend, has_gpu=True)
 
 
-def test_this_machine_has_a_gpu_with_everything_or_none() -> None:
+def test_this_machine_describes_a_gpu_completely_or_not_at_all() -> None:
     machine = this_machine()
     assert bool(machine.gpu) == bool(machine.compute_capability) == bool(machine.driver) == (machine.sm > 0)

@@ -1,4 +1,4 @@
-"""Real engines, built by TensorRT-RTX without a GPU; ``tests/retina_edge/test_build.py`` has the verb."""
+"""Tests of real engines that TensorRT-RTX builds without a GPU; ``tests/retina_edge/test_build.py`` tests the verb."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ TENSORRT_RTX = find_backend("tensorrt-rtx", NO_GPU)
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> BuildReport:
-    """The sample model for an RTX 3060 and its kind."""
+    """Build the sample model for GPUs such as the RTX 3060."""
     return build_engine(MODEL, tmp_path_factory.mktemp("engine") / "model.engine", SM86)
 
 
-def test_the_plan_is_pure_and_the_passport_says_what_it_is(built: BuildReport) -> None:
+def test_the_engine_file_is_only_the_plan_and_the_passport_describes_it(built: BuildReport) -> None:
     plan = built.engine.read_bytes()
-    # Nothing before TensorRT's own tag, so that trtexec, Triton and DeepStream load it.
+    # The file begins with TensorRT's own tag, so that trtexec, Triton and DeepStream can load it.
     assert plan[4:8] == b"vtrt"[:4] or plan[:4] == b"vtrt"
     passport = read_passport(built.engine)
     assert passport == built.passport
@@ -55,7 +55,7 @@ def test_the_plan_is_pure_and_the_passport_says_what_it_is(built: BuildReport) -
     assert passport.postprocess == "kernels"
 
 
-def test_heads_are_those_of_the_contract(built: BuildReport) -> None:
+def test_the_outputs_are_the_raw_heads_of_the_contract(built: BuildReport) -> None:
     contract = built.passport.contract
     assert [tensor["name"] for tensor in built.passport.outputs] == [
         f"{head}_{level}" for head in ("cls", "box") for level in range(len(contract.levels))
@@ -66,7 +66,7 @@ def test_heads_are_those_of_the_contract(built: BuildReport) -> None:
     assert images == {"name": "images", "type": "uint8", "shape": [1, 416, 736, 3]}
 
 
-def test_the_same_again_builds_nothing(built: BuildReport, tmp_path: Path) -> None:
+def test_an_equal_request_builds_nothing(built: BuildReport, tmp_path: Path) -> None:
     before = built.engine.stat().st_mtime_ns
     again = build_engine(MODEL, built.engine, SM86)
     assert not again.built
@@ -87,7 +87,7 @@ def test_the_same_again_builds_nothing(built: BuildReport, tmp_path: Path) -> No
     ],
     ids=["target", "optimization level", "onnx", "version"],
 )
-def test_anything_else_builds_again(built: BuildReport, change: Callable[[BuildRequest], BuildRequest]) -> None:
+def test_a_different_request_builds_again(built: BuildReport, change: Callable[[BuildRequest], BuildRequest]) -> None:
     digest = hashlib.sha256(MODEL.read_bytes()).hexdigest()
     request = BuildRequest.of(SM86, {"onnx": digest}, source="x", backend=TENSORRT_RTX, machine=NO_GPU)
     assert request.current(built.engine) is not None
@@ -105,17 +105,17 @@ def test_a_damaged_engine_or_passport_builds_again(tmp_path: Path) -> None:
     assert build_engine(MODEL, engine, SM86, force=True).built
 
 
-def test_progress_goes_forward_to_the_end(tmp_path: Path) -> None:
-    told: list[tuple[float, str]] = []
-    build_engine(MODEL, tmp_path / "m.engine", SM86, progress=lambda fraction, step: told.append((fraction, step)))
-    fractions = [fraction for fraction, _ in told]
+def test_progress_rises_to_the_end(tmp_path: Path) -> None:
+    reports: list[tuple[float, str]] = []
+    build_engine(MODEL, tmp_path / "m.engine", SM86, progress=lambda fraction, step: reports.append((fraction, step)))
+    fractions = [fraction for fraction, _ in reports]
     assert fractions == sorted(fractions)
     assert len(set(fractions)) > 20
     assert fractions[-1] == 1.0
-    assert "Building engine" in {step for _, step in told}
+    assert "Building engine" in {step for _, step in reports}
 
 
-def test_a_cancelled_build_says_so_to_tensorrt() -> None:
+def test_an_interruption_makes_the_monitor_stop_the_build() -> None:
     cancellation = Cancellation()
     monitor = make_monitor(TENSORRT_RTX.module, lambda *_: None, cancellation)
     monitor.phase_start("Building engine", None, 2)
@@ -128,18 +128,22 @@ def test_a_cancelled_build_says_so_to_tensorrt() -> None:
     ("core", "able", "message"),
     [
         (0, (True, True), None),
-        (2, (True, True), "dla: expected a core below 2, which this device has, got 2"),
-        (1, (True, False), "dla: 1 of 2 convolutions cannot run there, the first of them b, and would go to the GPU"),
+        (2, (True, True), "dla: expected a core below 2, this device's core count, got 2"),
+        (
+            1,
+            (True, False),
+            "dla: expected every convolution to run .* got 1 of 2 that would fall back to the GPU, first b",
+        ),
     ],
 )
-def test_an_accelerator_runs_every_convolution_or_none(core: int, able: tuple[bool, ...], message: str | None) -> None:
-    """Told of stand-ins: there is no accelerator here."""
+def test_an_accelerator_must_run_every_convolution(core: int, able: tuple[bool, ...], message: str | None) -> None:
+    """Use stand-ins, because this machine has no accelerator."""
     layers = [SimpleNamespace(name=name, type="LayerType.CONVOLUTION") for name in "ab"]
     layers.append(SimpleNamespace(name="cast", type="LayerType.CAST"))
     network: Any = SimpleNamespace(num_layers=3, get_layer=layers.__getitem__)
-    answers = dict(zip("ab", able, strict=True))
+    can_run = dict(zip("ab", able, strict=True))
     flags: list[object] = []
-    config: Any = SimpleNamespace(set_flag=flags.append, can_run_on_DLA=lambda layer: answers[layer.name])
+    config: Any = SimpleNamespace(set_flag=flags.append, can_run_on_DLA=lambda layer: can_run[layer.name])
     module: Any = SimpleNamespace(
         DeviceType=SimpleNamespace(DLA="DLA"), BuilderFlag=SimpleNamespace(GPU_FALLBACK="GPU_FALLBACK")
     )
@@ -152,12 +156,12 @@ def test_an_accelerator_runs_every_convolution_or_none(core: int, able: tuple[bo
     assert (config.default_device_type, config.DLA_core, flags) == ("DLA", core, ["GPU_FALLBACK"])
 
 
-def fake(**changes: Any) -> bytes:
-    """The sample model with something about it changed."""
+def damaged(*, drop_metadata: bool = False, drop_last_node: bool = False) -> bytes:
+    """Return the sample model without its metadata, or without its last node."""
     model = onnx.load(MODEL)
-    if "drop_metadata" in changes:
+    if drop_metadata:
         del model.metadata_props[:]
-    if "drop_nodes" in changes:
+    if drop_last_node:
         del model.graph.node[-1:]
     return bytes(model.SerializeToString())
 
@@ -165,13 +169,13 @@ def fake(**changes: Any) -> bytes:
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (b"", ModelFileError, "expected an ONNX model, found"),
-        (b"\x08\x07garbage", ModelFileError, "expected an ONNX model, found"),
-        (fake(drop_metadata=True), ModelFileError, "expected the contract in the ONNX metadata"),
-        (fake(drop_nodes=True), ModelFileError, r"expected one Decode and one NMS node .*found \['Decode'\]"),
+        (b"", ModelFileError, "expected an ONNX model, got"),
+        (b"\x08\x07garbage", ModelFileError, "expected an ONNX model, got"),
+        (damaged(drop_metadata=True), ModelFileError, "expected the contract in the ONNX metadata"),
+        (damaged(drop_last_node=True), ModelFileError, r"expected one Decode and one NMS node .*got \['Decode'\]"),
     ],
 )
-def test_a_model_that_is_not_ours_is_refused(
+def test_a_foreign_or_damaged_model_is_refused(
     tmp_path: Path, content: bytes, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -179,15 +183,15 @@ def test_a_model_that_is_not_ours_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_plugins_are_known_to_tensorrt_before_it_parses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorRT itself is not here; what it would be given first is."""
-    told: list[object] = []
+def test_plugins_are_registered_before_the_network_is_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT is not installed here, so the test records only the calls that come first."""
+    calls: list[object] = []
 
     def parse(*_: object) -> None:
-        told.append("parse")
+        calls.append("parse")
         raise BuildError("stop here")
 
-    monkeypatch.setattr("engines.tensorrt.builder.register", lambda _module, launches: told.extend(launches))
+    monkeypatch.setattr("engines.tensorrt.builder.register", lambda _module, launches: calls.extend(launches))
     monkeypatch.setattr("engines.tensorrt.builder._parse", parse)
     backend = dataclasses.replace(TENSORRT_RTX, name="tensorrt", version="10.16.1.11")
     gpu = Machine("a GPU", "8.6", "580.0")
@@ -198,16 +202,16 @@ def test_plugins_are_known_to_tensorrt_before_it_parses(tmp_path: Path, monkeypa
         request = BuildRequest.of(options, {"onnx": "0"}, source="x", backend=backend, machine=gpu)
         with pytest.raises(BuildError, match="stop here"):
             build_engine(MODEL, tmp_path / "m.engine", request=request)
-        assert [getattr(item, "entry", item) for item in told] == [*entries, "parse"]
-        told.clear()
+        assert [getattr(item, "entry", item) for item in calls] == [*entries, "parse"]
+        calls.clear()
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (BuildOptions(precision="fp16"), "fp16 asked, and the ONNX is fp32"),
-        (BuildOptions(batch=2), "batch: 2 asked, and the ONNX takes 1; export it with --batch 2"),
+        (BuildOptions(precision="fp16"), "precision: expected an ONNX in fp16, got one in fp32"),
+        (BuildOptions(batch=2), "batch: expected an ONNX of batch size 2, got one of 1; export it with --batch 2"),
         (BuildOptions(max_batch=4), "max-batch: expected an ONNX of any batch size, got one of 1"),
     ],
 )
@@ -217,7 +221,7 @@ def test_an_onnx_that_does_not_fit_the_options_is_refused(tmp_path: Path, option
     assert not list(tmp_path.iterdir())
 
 
-def test_what_the_parser_refuses_is_named(tmp_path: Path) -> None:
+def test_a_node_that_the_parser_refuses_is_named(tmp_path: Path) -> None:
     model = onnx.load(MODEL)
     pool = next(node for node in model.graph.node if node.op_type == "MaxPool")
     pool.op_type = "NoSuchOperator"
@@ -226,14 +230,14 @@ def test_what_the_parser_refuses_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_to_is_known_before_the_build(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_fails_before_the_build(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"file"):
         build_engine(
             MODEL,
             tmp_path / "file" / "m.engine",
             SM86,
-            progress=lambda *_: pytest.fail("the build had begun"),
+            progress=lambda *_: pytest.fail("the build must not begin"),
         )
 
 
@@ -253,7 +257,7 @@ def test_a_full_disk_leaves_the_old_engine(monkeypatch: pytest.MonkeyPatch, tmp_
     assert read_passport(engine).targets == ("sm86",)
 
 
-def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_during_the_build_leaves_no_file(tmp_path: Path) -> None:
     code = f"""
 import os, signal, sys
 from engines.tensorrt.builder import build_engine

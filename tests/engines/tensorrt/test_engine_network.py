@@ -1,7 +1,8 @@
-"""The ONNX as TensorRT gets it, with the kernels in it as plugins, and what must be true of it once it is parsed.
+"""Tests of the ONNX for TensorRT, with the kernels as plugins, and of the checks of the parsed network.
 
-Plugins need TensorRT itself. Here its parser is TensorRT-RTX's, which finds them by the same rules and cannot hold
-them; what the parsed network looks like is told by a stand-in; and the nodes are run by the kernels on the CPU.
+Plugins need TensorRT itself, which is not installed here. The tests use the parser of TensorRT-RTX, which looks up
+plugins by the same rules but cannot contain them. A stand-in replaces the parsed network, and the kernels of the nodes
+run on the CPU.
 """
 
 from __future__ import annotations
@@ -53,14 +54,14 @@ def model(prepared: EngineNetwork) -> onnx.ModelProto:
     return onnx.load_from_string(prepared.model)
 
 
-def test_three_plugins_stand_where_decode_and_nms_were(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
+def test_three_plugins_replace_decode_and_nms(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
     assert prepared.postprocess == "plugin"
     ours = [node for node in model.graph.node if node.domain]
     assert [node.op_type for node in ours] == [plugin_name(launch) for launch in prepared.launches]
     kind = "f16" if prepared.contract.precision == "fp16" else "f32"
     wanted = [f"filter_{kind}_4", f"select_{kind}_4", "nms"]
     assert [node.op_type.rpartition("_")[0] for node in ours] == wanted
-    # A function would be taken instead of the plugin, and attributes beyond these would be fields of it.
+    # TensorRT would use a function instead of the plugin, and would treat further attributes as fields of the plugin.
     assert not model.functions
     for node in ours:
         attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
@@ -70,10 +71,10 @@ def test_three_plugins_stand_where_decode_and_nms_were(prepared: EngineNetwork, 
 
 
 @needs_compiler
-def test_the_nodes_compute_what_the_specification_says(
+def test_the_plugin_nodes_compute_the_detections_of_the_specification(
     prepared: EngineNetwork, model: onnx.ModelProto, frames: Frames
 ) -> None:
-    """Each plugin node is run by its kernel on the inputs that the ONNX wires to it."""
+    """Run the kernel of each plugin node on the inputs that the ONNX connects to the node."""
     contract = prepared.contract
     images, _ = letterbox_batch(frames[:1], contract.input_size)
     network = prepare(MODEL.read_bytes(), BuildOptions(postprocess="kernels")).model
@@ -115,7 +116,7 @@ class Creator(trt.IPluginCreatorV3One):
         self.field_names = trt.PluginFieldCollection([])
     def create_plugin(self, name, fields, phase):
         print(json.dumps([name, [field.name for field in fields], phase.name]), flush=True)
-        return None  # a plugin from Python would end the process here
+        return None  # a plugin written in Python would crash the process
 
 file, name, namespace = sys.argv[1:]
 creator = Creator(name, namespace)
@@ -128,10 +129,10 @@ parser.parse(open(file, "rb").read())
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_the_parser_finds_the_plugin_by_its_name_and_namespace(
+def test_the_parser_looks_up_a_plugin_by_name_and_namespace(
     model: onnx.ModelProto, position: int, tmp_path: Path
 ) -> None:
-    """Each node alone, since the parser stops at the first one that gives no plugin."""
+    """Parse each node alone, because the parser stops at the first node that yields no plugin."""
     alone = copy.deepcopy(model)
     node = [node for node in model.graph.node if node.domain][position]
     known = {info.name: info for info in (*model.graph.value_info, *model.graph.output)}
@@ -147,14 +148,14 @@ def test_the_parser_finds_the_plugin_by_its_name_and_namespace(
     file = tmp_path / "node.onnx"
     onnx.save(alone, file)
 
-    def asked(name: str, namespace: str) -> list[Any]:
+    def lookups(name: str, namespace: str) -> list[Any]:
         command = [sys.executable, "-c", RECORDER, str(file), name, namespace]
         run = subprocess.run(command, capture_output=True, text=True, check=True)
         return [json.loads(line) for line in run.stdout.splitlines()]
 
-    assert asked(node.op_type, DOMAIN) == [[node.op_type, [], "BUILD"]]
-    assert asked(node.op_type, "another") == []
-    assert asked("another", DOMAIN) == []
+    assert lookups(node.op_type, DOMAIN) == [[node.op_type, [], "BUILD"]]
+    assert lookups(node.op_type, "another") == []
+    assert lookups("another", DOMAIN) == []
 
 
 def tensor(shape: Sequence[int], dtype: str) -> SimpleNamespace:
@@ -173,7 +174,7 @@ def tensor_of(info: onnx.ValueInfoProto) -> SimpleNamespace:
 
 
 class Parsed:
-    """A network as TensorRT's parser should leave it, told from the ONNX and the launches; layers may be changed."""
+    """A stand-in for the network that TensorRT's parser should make of the ONNX; tests may change its layers."""
 
     def __init__(self, prepared: EngineNetwork, model: onnx.ModelProto) -> None:
         self.inputs = list(map(tensor_of, model.graph.input))
@@ -212,36 +213,36 @@ class Parsed:
         return self.layers[index]
 
 
-def test_a_network_as_it_should_be_passes(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
+def test_the_expected_network_passes(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
     prepared.check(Parsed(prepared, model))
 
 
-def test_a_node_that_became_something_else_is_an_error(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
+def test_a_missing_plugin_is_an_error(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
     parsed = Parsed(prepared, model)
     del parsed.layers[2]
-    with pytest.raises(BuildError, match=r"plugins: expected \['filter_f.*parser made \['filter_f"):
+    with pytest.raises(BuildError, match=r"plugins: expected \['filter_f.*got \['filter_f"):
         prepared.check(parsed)
     parsed.layers = parsed.layers[:1]
-    with pytest.raises(BuildError, match="parser made none"):
+    with pytest.raises(BuildError, match="got none from TensorRT's parser"):
         prepared.check(parsed)
 
 
-def test_a_plugin_that_gets_other_tensors_is_an_error(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
+def test_a_plugin_input_of_another_type_is_an_error(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
     parsed = Parsed(prepared, model)
     parsed.layers[1].get_input(0).dtype = SimpleNamespace(name="BF16")
-    with pytest.raises(BuildError, match=r"inputs of filter_f\d\d_4_\w+: expected .* found .*'BF16'"):
+    with pytest.raises(BuildError, match=r"inputs of filter_f\d\d_4_\w+: expected .* got .*'BF16'"):
         prepared.check(parsed)
 
 
 def test_outputs_of_another_shape_are_an_error(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
     parsed = Parsed(prepared, model)
     parsed.outputs[1].shape = (1, 100, 4)
-    with pytest.raises(BuildError, match=r"outputs: expected .*300, 4.*found .*100, 4"):
+    with pytest.raises(BuildError, match=r"outputs: expected .*300, 4.*got .*100, 4"):
         prepared.check(parsed)
 
 
 def test_an_input_of_another_type_is_an_error(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
     parsed = Parsed(prepared, model)
     parsed.inputs[0].dtype = SimpleNamespace(name="FLOAT")
-    with pytest.raises(BuildError, match=r"input: expected .*UINT8.* found .*FLOAT"):
+    with pytest.raises(BuildError, match=r"input: expected .*UINT8.* got .*FLOAT"):
         prepared.check(parsed)

@@ -1,4 +1,4 @@
-"""One logger for each TensorRT library, that outlives every engine; with TensorRT-RTX itself."""
+"""Tests of the one logger for each TensorRT library, which outlives every engine, with TensorRT-RTX itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tensorrt_rtx
 
 from engines.tensorrt.error_log import QUOTED, error_log
 
-# TensorRT would go on with the first logger when it is gone.
+# TensorRT keeps using its first logger, and crashes if this logger has been freed.
 SCRIPT = """
 import gc
 import tensorrt_rtx as trt
@@ -33,18 +33,18 @@ print("alive")
 """
 
 
-def test_engines_may_come_and_go() -> None:
+def test_runtimes_may_be_freed_in_any_order() -> None:
     run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout.strip()) == (0, "alive"), run.stderr
 
 
-def test_only_what_came_after_the_mark_is_quoted() -> None:
+def test_only_errors_after_the_mark_are_quoted() -> None:
     messages = error_log(tensorrt_rtx)
     assert messages is error_log(tensorrt_rtx)
     messages.logger.log(tensorrt_rtx.ILogger.ERROR, "  of another engine\n")
     mark = messages.count
     assert messages.since(mark) == "nothing"
-    messages.logger.log(tensorrt_rtx.ILogger.WARNING, "not worth a word")
+    messages.logger.log(tensorrt_rtx.ILogger.WARNING, "only a warning")
     messages.logger.log(tensorrt_rtx.ILogger.ERROR, "  no kernel image\n")
     assert messages.since(mark) == "no kernel image"
     for number in range(9):

@@ -1,4 +1,4 @@
-"""Precision read from a network that TensorRT-RTX parsed, and from what the engine inspector writes."""
+"""Tests of the precision of a network that TensorRT-RTX parsed, and of the output of the engine inspector."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
 
 def parse(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray[Any, Any]], kind: int) -> Any:
-    """A network of TensorRT-RTX's own parser, strongly typed; input ``x``, output ``y``."""
+    """Parse a strongly typed network with TensorRT-RTX; its input is ``x``, its output is ``y``."""
     shape = [1, 8, 16, 16]
     graph = onnx.helper.make_graph(
         nodes,
@@ -40,7 +40,7 @@ def parse(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray[Any, Any]
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, builder.logger)
     assert parser.parse(model.SerializeToString()), parser.get_error(0).desc()
-    # The parser owns the weights, the builder the rest.
+    # The parser owns the weights, and the builder owns all other parts, so both are kept alive.
     return type("Kept", (), {"network": network, "owners": (builder, parser)})
 
 
@@ -61,7 +61,7 @@ def test_a_convolution_has_the_type_of_its_input(kind: int, dtype: type[np.gener
 
 
 def quantized(kind: type[np.generic]) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray[Any, Any]]]:
-    """Two convolutions of which the first has quantized input and weights, the second quantized weights only."""
+    """Return two convolutions: one with quantized input and weights, and one with only its weights quantized."""
     nodes = [
         onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         onnx.helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
@@ -87,38 +87,45 @@ def test_int8_needs_both_operands_dequantized(kind: int, dtype: type[np.generic]
 
 
 @pytest.mark.parametrize(
-    ("asked", "found", "kept"),
+    ("requested", "precisions", "kept"),
     [
         ("fp32", {"a": "fp32"}, ()),
         ("fp16", {"a": "fp16", "b": "fp16"}, ()),
         ("int8", {"a": "int8", "b": "fp16"}, ("b",)),
     ],
 )
-def test_what_was_asked_passes(asked: str, found: dict[str, str], kept: tuple[str, ...]) -> None:
-    check_precision(asked, found, kept)
+def test_the_requested_precision_passes(requested: str, precisions: dict[str, str], kept: tuple[str, ...]) -> None:
+    check_precision(requested, precisions, kept)
 
 
 @pytest.mark.parametrize(
-    ("asked", "found", "kept", "message"),
+    ("requested", "precisions", "kept", "message"),
     [
-        ("fp16", {"a": "fp16", "b": "fp32"}, (), "fp16 asked, and 1 of 2 convolutions .*first of them b in fp32"),
-        ("fp32", {"a": "fp16"}, (), "fp32 asked, and 1 of 1"),
-        ("int8", {"a": "fp16"}, ("a",), "int8 asked, and none of the 1 convolutions has quantized inputs"),
-        ("int8", {"a": "int8", "b": "fp16"}, (), "int8 asked, and 1 of 2 .* b in fp16"),
-        ("int8", {"a": "int8", "b": "fp32"}, ("b",), "int8 asked, and 1 of 2 .* b in fp32"),
+        (
+            "fp16",
+            {"a": "fp16", "b": "fp32"},
+            (),
+            "expected fp16, got another precision in 1 of 2 convolutions, first b in fp32",
+        ),
+        ("fp32", {"a": "fp16"}, (), "expected fp32, got another precision in 1 of 1"),
+        ("int8", {"a": "fp16"}, ("a",), "expected int8, got no convolution with quantized inputs among 1"),
+        ("int8", {"a": "int8", "b": "fp16"}, (), "expected int8, got another precision in 1 of 2 .* b in fp16"),
+        ("int8", {"a": "int8", "b": "fp32"}, ("b",), "expected int8, got another precision in 1 of 2 .* b in fp32"),
         ("fp16", {}, (), "expected convolutions in the network, found none"),
     ],
 )
-def test_a_downgrade_is_an_error(asked: str, found: dict[str, str], kept: tuple[str, ...], message: str) -> None:
+def test_a_downgrade_is_an_error(
+    requested: str, precisions: dict[str, str], kept: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(BuildError, match=message):
-        check_precision(asked, found, kept)
+        check_precision(requested, precisions, kept)
 
 
 def layer(kind: str, types: str, **more: str) -> dict[str, Any]:
     return {"Name": "n", "LayerType": kind, "Inputs": [{"Name": "t", "Format/Datatype": types}], **more}
 
 
-def test_the_inspectors_words_for_types_are_understood() -> None:
+def test_the_types_in_the_output_of_the_inspector_are_understood() -> None:
     information = json.dumps(
         {
             "Layers": [
@@ -141,28 +148,28 @@ def test_the_inspectors_words_for_types_are_understood() -> None:
     }
 
 
-def test_an_engine_that_tells_names_only_is_refused() -> None:
-    with pytest.raises(BuildError, match="found names only"):
+def test_an_engine_that_has_only_layer_names_is_refused() -> None:
+    with pytest.raises(BuildError, match="got only names"):
         inspected_precision('{"Layers": ["conv1 + relu1"]}')
 
 
 @pytest.mark.parametrize(
-    ("asked", "counts"), [("fp16", {"fp16": 60}), ("int8", {"int8": 50, "fp16": 10}), ("fp32", {"fp32": 60})]
+    ("requested", "counts"), [("fp16", {"fp16": 60}), ("int8", {"int8": 50, "fp16": 10}), ("fp32", {"fp32": 60})]
 )
-def test_an_engine_as_asked_passes(asked: str, counts: dict[str, int]) -> None:
-    assert check_inspected(asked, {"convolution": counts})
+def test_an_engine_of_the_requested_precision_passes(requested: str, counts: dict[str, int]) -> None:
+    assert check_inspected(requested, {"convolution": counts})
 
 
 @pytest.mark.parametrize(
-    ("asked", "counts"),
+    ("requested", "counts"),
     [("fp16", {"fp32": 60}), ("fp16", {"fp16": 59, "fp32": 1}), ("int8", {"fp16": 60})],
 )
-def test_an_engine_of_another_precision_is_refused(asked: str, counts: dict[str, int]) -> None:
-    with pytest.raises(BuildError, match=f"{asked} asked, and TensorRT built"):
-        assert check_inspected(asked, {"convolution": counts})
+def test_an_engine_of_another_precision_is_refused(requested: str, counts: dict[str, int]) -> None:
+    with pytest.raises(BuildError, match=f"expected {requested}, got convolutions in .* from TensorRT"):
+        check_inspected(requested, {"convolution": counts})
 
 
-@pytest.mark.parametrize("found", [{}, {"convolution": {"other": 60}}, {"myelin": {"fp16": 1}}])
-def test_words_that_are_not_known_are_no_reason_to_refuse(found: dict[str, dict[str, int]]) -> None:
-    for asked in ("fp32", "fp16", "int8"):
-        assert not check_inspected(asked, found)
+@pytest.mark.parametrize("layers", [{}, {"convolution": {"other": 60}}, {"myelin": {"fp16": 1}}])
+def test_unknown_types_are_no_reason_to_refuse(layers: dict[str, dict[str, int]]) -> None:
+    for requested in ("fp32", "fp16", "int8"):
+        assert not check_inspected(requested, layers)

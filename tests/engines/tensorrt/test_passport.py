@@ -1,4 +1,4 @@
-"""The passport: round trip, and every way in which an engine does not belong where it is loaded."""
+"""Tests of the passport: the round trip, and the machines on which an engine must not be loaded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T4 = Machine("Tesla T4", "7.5", "580.1")
 
 
 def passport(**changes: Any) -> Passport:
-    """Of an engine that TensorRT built on an Orin."""
+    """Return the passport of an engine that TensorRT built on an Orin."""
     values: dict[str, Any] = {
         "contract": contract(),
         "plan_sha256": hashlib.sha256(PLAN).hexdigest(),
@@ -63,42 +63,42 @@ def write(folder: Path, **changes: Any) -> Path:
     return engine
 
 
-def check_engine(engine: Path, **here: Any) -> Passport:
-    """As the runner does before it loads an engine."""
-    found = read_engine(engine)
-    check_runs_here(found, engine, **here)
-    return found
+def check_engine(engine: Path, **loading: Any) -> Passport:
+    """Check an engine as the runner does before it loads one."""
+    checked = read_engine(engine)
+    check_runs_here(checked, engine, **loading)
+    return checked
 
 
-def test_round_trip() -> None:
+def test_json_round_trip_is_exact() -> None:
     assert Passport.from_json(passport().to_json()) == passport()
 
 
-def test_it_is_loaded_where_it_was_built(tmp_path: Path) -> None:
+def test_an_engine_may_be_loaded_on_the_machine_that_built_it(tmp_path: Path) -> None:
     engine = write(tmp_path)
     assert check_engine(engine, backend="tensorrt", version="10.3.0.30", machine=ORIN) == passport()
 
 
 @pytest.mark.parametrize(
-    ("here", "message"),
+    ("changes", "message"),
     [
-        ({"machine": RTX_4090}, r"expected compute capability 8\.7 as of Orin.*found NVIDIA GeForce RTX 4090 .*8\.9"),
+        ({"machine": RTX_4090}, r"compute capability 8\.7, like Orin, which .* found NVIDIA GeForce RTX 4090 .*8\.9"),
         ({"machine": Machine()}, "found no GPU"),
-        ({"version": "10.16.1.11"}, r"expected tensorrt 10\.3\.0\.30, which built it, found 10\.16\.1\.11"),
-        ({"backend": "tensorrt-rtx", "version": "1.7"}, "expected tensorrt, which built it, found tensorrt-rtx"),
+        ({"version": "10.16.1.11"}, r"expected tensorrt 10\.3\.0\.30, which built the engine, got 10\.16\.1\.11"),
+        ({"backend": "tensorrt-rtx", "version": "1.7"}, "expected tensorrt, which built the engine, got tensorrt-rtx"),
     ],
 )
-def test_another_gpu_or_tensorrt_is_named_with_the_command_that_mends(
-    tmp_path: Path, here: dict[str, Any], message: str
+def test_another_gpu_or_tensorrt_is_refused_with_the_command_that_fixes_it(
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     engine = write(tmp_path)
-    loading = {"backend": "tensorrt", "version": "10.3.0.30", "machine": ORIN, **here}
+    loading = {"backend": "tensorrt", "version": "10.3.0.30", "machine": ORIN, **changes}
     with pytest.raises(DeviceError, match=message) as raised:
         check_engine(engine, **loading)
     assert f"retina-edge build model.pt -o {engine} --precision fp16 --force" in str(raised.value)
 
 
-def test_int8_is_mended_with_a_calibration_set(tmp_path: Path) -> None:
+def test_the_command_for_int8_asks_for_a_calibration_set(tmp_path: Path) -> None:
     engine = write(tmp_path, precision_asked="int8")
     with pytest.raises(DeviceError, match="--precision int8 --calibration DIR"):
         check_engine(engine, backend="tensorrt", version="10.3.0.30", machine=T4)
@@ -110,14 +110,14 @@ def test_int8_that_was_calibrated_in_the_build_is_calibrated_again() -> None:
     assert "--calibration DIR" in rebuild_command(
         passport(precision_asked="int8", quantization=ranges, request=calibrated), "model.engine"
     )
-    # Of an ONNX that was INT8 before, build takes no calibration set.
+    # For an ONNX that was INT8 before, ``build`` takes no calibration set.
     given = {"source": "model.onnx", "inputs": {"model": "0" * 64}}
     assert "--calibration" not in rebuild_command(
         passport(precision_asked="int8", quantization=ranges, request=given), "model.engine"
     )
 
 
-def test_compatible_engines_run_elsewhere(tmp_path: Path) -> None:
+def test_a_compatible_engine_runs_on_other_gpus_and_later_versions(tmp_path: Path) -> None:
     request = {"source": "model.pt", "options": {"version_compatible": True, "hardware_compatible": True}}
     engine = write(tmp_path, request=request)
     check_engine(engine, backend="tensorrt", version="10.16.1.11", machine=RTX_4090)
@@ -137,20 +137,24 @@ def test_compatible_engines_run_elsewhere(tmp_path: Path) -> None:
         (("portable",), Machine(), False),
     ],
 )
-def test_targets_of_tensorrt_rtx(tmp_path: Path, targets: tuple[str, ...], machine: Machine, fits: bool) -> None:
+def test_an_engine_of_tensorrt_rtx_runs_only_on_its_targets(
+    tmp_path: Path, targets: tuple[str, ...], machine: Machine, fits: bool
+) -> None:
     engine = write(tmp_path, backend="tensorrt-rtx", backend_version="1.7.1.116", targets=targets, machine=Machine())
     loading = {"backend": "tensorrt-rtx", "version": "1.7.1.116", "machine": machine}
     if fits:
         check_engine(engine, **loading)
     else:
-        with pytest.raises(DeviceError, match="for which it was built"):
+        with pytest.raises(DeviceError, match="which the engine was built for"):
             check_engine(engine, **loading)
 
 
-def test_a_damaged_engine_is_told_from_its_passport(tmp_path: Path) -> None:
+def test_a_damaged_engine_does_not_match_its_passport(tmp_path: Path) -> None:
     engine = write(tmp_path)
     engine.write_bytes(PLAN[:-1])
-    with pytest.raises(ModelFileError, match=r"34 bytes.*found .* 33 bytes: damaged, or exchanged; build it again"):
+    with pytest.raises(
+        ModelFileError, match=r"34 bytes.*got .* 33 bytes: the file is damaged or was replaced; build it again"
+    ):
         check_engine(engine, backend="tensorrt", version="10.3.0.30", machine=ORIN)
 
 
@@ -162,7 +166,7 @@ def test_a_damaged_passport_is_refused(tmp_path: Path, text: str) -> None:
         read_passport(engine)
 
 
-def test_a_field_of_a_wrong_kind_is_refused(tmp_path: Path) -> None:
+def test_a_field_of_a_wrong_type_is_refused(tmp_path: Path) -> None:
     engine = write(tmp_path)
     for name, value in (("machine", {"gpu": 1, "tpu": 2}), ("contract", {}), ("batch", 1)):
         values = json.loads(passport().to_json())
@@ -180,7 +184,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         check_engine(tmp_path / "other.engine", backend="tensorrt", version="10.3.0.30", machine=ORIN)
 
 
-def test_every_field_is_described() -> None:
+def test_the_docstring_describes_every_field() -> None:
     assert Passport.__doc__ is not None
     for field in dataclasses.fields(Passport):
         assert field.name in Passport.__doc__

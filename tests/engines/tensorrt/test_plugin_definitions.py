@@ -1,6 +1,6 @@
-"""The plugins against TensorRT's own plugin layer, from three published wheels; the library itself is a stand-in.
+"""Tests of the plugins with TensorRT's own plugin layer, from three published wheels; a stand-in replaces the library.
 
-What this cannot show: that TensorRT builds the engine, takes the PTX, and packs the arguments as it says.
+The tests cannot show that TensorRT builds the engine, accepts the PTX, and packs the arguments as documented.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from engines.tensorrt.backend import Backend
 from engines.tensorrt.plugin_definitions import plugin_name, register, why_no_plugins
 from tests.published import Wheel, unpacked
 
-# For CPython 3.11 on x86_64 Linux; the part that is used is the same in all.
+# Wheels for CPython 3.11 on x86_64 Linux. The part that is used is the same in the wheels of all platforms.
 WHEELS = (
     Wheel("tensorrt-cu12-bindings", "10.9.0.34", "50c78fd66dbb515b135d5f4fe28790f2eda119756950b51a6a45a77736a14b47"),
     Wheel("tensorrt-cu13-bindings", "10.16.1.11", "f986d47980d042cc126506a9b84586e55ad13737a7a46826fe45457c04d66294"),
@@ -32,7 +32,9 @@ TWO_LEVELS = Geometry(1, 3, ((20, 28), (10, 14)), 64, 16, half=False)
 
 @pytest.mark.parametrize(("geometry", "batch"), [(COCO, 1), (COCO, 4), (TWO_LEVELS, 2)])
 @pytest.mark.parametrize("wheel", WHEELS, ids=[wheel.version for wheel in WHEELS])
-def test_tensorrt_is_told_the_plan(pytestconfig: pytest.Config, wheel: Wheel, geometry: Geometry, batch: int) -> None:
+def test_tensorrt_receives_every_launch(
+    pytestconfig: pytest.Config, wheel: Wheel, geometry: Geometry, batch: int
+) -> None:
     folder = next(unpacked(wheel, pytestconfig).glob("tensorrt*/plugin"))
     arguments = [str(folder), json.dumps(dataclasses.asdict(geometry)), str(batch)]
     run = subprocess.run(
@@ -42,14 +44,14 @@ def test_tensorrt_is_told_the_plan(pytestconfig: pytest.Config, wheel: Wheel, ge
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    told = json.loads(run.stdout.splitlines()[-1])
+    received = json.loads(run.stdout.splitlines()[-1])
     types = {"int32": "INT32", "float32": "FLOAT", "float16": "HALF"}
     launches = postprocess_launches(geometry, batch)
     tensors = geometry.inputs(batch) | {output.name: output for launch in launches for output in launch.outputs}
-    for launch, found in zip(launches, told, strict=True):
+    for launch, plugin in zip(launches, received, strict=True):
         outputs = [[list(output.shape), types[output.dtype]] for output in launch.outputs]
         inputs = [types[tensors[name].dtype] for name in launch.inputs]
-        assert found == {
+        assert plugin == {
             "entry": launch.entry,
             "ptx": hashlib.sha256(read_ptx(launch.entry)).hexdigest(),
             "grid": [*launch.grid, 1],
@@ -63,20 +65,20 @@ def test_tensorrt_is_told_the_plan(pytestconfig: pytest.Config, wheel: Wheel, ge
         }
 
 
-def test_a_name_is_one_launch() -> None:
+def test_different_launches_have_different_plugin_names() -> None:
     names = {
         plugin_name(launch)
         for geometry in (COCO, dataclasses.replace(COCO, num_classes=90), dataclasses.replace(COCO, half=False))
         for batch in (1, 2)
         for launch in postprocess_launches(geometry, batch)
     }
-    # NMS is the same for all of one batch size.
+    # For each batch size, all geometries share one NMS launch.
     assert len(names) == 3 * 2 * 2 + 2
     assert all(name.isidentifier() for name in names)
     assert plugin_name(postprocess_launches(COCO, 1)[0]) == plugin_name(postprocess_launches(COCO, 1)[0])
 
 
-def test_nothing_to_register_touches_nothing() -> None:
+def test_registering_no_launches_does_not_use_tensorrt() -> None:
     nothing: Any = object()
     register(nothing, ())
 
@@ -87,12 +89,12 @@ def test_nothing_to_register_touches_nothing() -> None:
         ("tensorrt", "10.9.0.34", None),
         ("tensorrt", "10.15.1", None),
         ("tensorrt", "11.4.0.106", None),
-        ("tensorrt", "10.8.0.43", "10.9 or newer, found 10.8.0.43"),
-        ("tensorrt", "10.14.1.48.post1", "10.14 are broken"),
-        ("tensorrt-rtx", "1.7.1.116", "tensorrt-rtx has no plugins"),
+        ("tensorrt", "10.8.0.43", "10.9 or newer for plugins, got 10.8.0.43"),
+        ("tensorrt", "10.14.1.48.post1", "broken in TensorRT 10.14"),
+        ("tensorrt-rtx", "1.7.1.116", "tensorrt-rtx does not support plugins"),
     ],
 )
-def test_which_tensorrt_can(name: str, version: str, reason: str | None) -> None:
+def test_the_versions_that_support_plugins(name: str, version: str, reason: str | None) -> None:
     module: Any = None
-    found = why_no_plugins(Backend(name, module, version))
-    assert (found is None) if reason is None else (found is not None and reason in found)
+    answer = why_no_plugins(Backend(name, module, version))
+    assert (answer is None) if reason is None else (answer is not None and reason in answer)
