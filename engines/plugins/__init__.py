@@ -1,1 +1,1 @@
-"""Decode and non-maximum suppression: the specification, and the parameters all implementations share."""
+"""Decode and NMS: the specification, the CUDA kernels, and the parameters that all implementations share."""

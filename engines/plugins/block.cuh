@@ -1,11 +1,11 @@
-// What the three kernels share: numbers in order, loads, and sums over a block.
+// Code that the kernels share: sortable keys, loads of heads, and sums over a block.
 //
-// No header is included, so that NVRTC needs no include path. Everything here also runs on a CPU, a fiber a thread,
-// in the tests; that is why CUDA's own names are few.
+// No header is included, so that NVRTC needs no include path. The tests also run the kernels on a CPU, with a fiber for
+// each thread, so the kernels use only few of CUDA's own functions.
 #pragma once
 
 #ifndef EMULATED
-// cvt reads the bits of a float16; cuda_fp16.h would need an include path.
+// The instruction cvt converts the bits of a float16; the header cuda_fp16.h would need an include path.
 __device__ __forceinline__ float half_to_float(unsigned short bits) {
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
@@ -19,7 +19,7 @@ typedef unsigned long long key_t64;
 #define WARP 32
 #define ALL_LANES 0xffffffffu
 
-// A parameter list with an item for each pyramid level. LEVELS is given to the compiler.
+// A list with one item for each pyramid level. LEVELS is a macro on the compiler's command line.
 #if LEVELS == 2
 #define EACH_LEVEL(item) item(0), item(1)
 #elif LEVELS == 3
@@ -32,8 +32,8 @@ typedef unsigned long long key_t64;
 #define EACH_LEVEL(item) item(0), item(1), item(2), item(3), item(4), item(5)
 #endif
 
-// Numbers whose unsigned order is the order of the floats. -0 is made +0 first: the two are equal, and of equals the
-// one with the lower index goes first.
+// Returns a key whose unsigned order is the order of the floats. -0 becomes +0 first, because the two are equal, and
+// of equal logits the one with the lower index comes first.
 __device__ __forceinline__ key_t32 to_key(float x) {
     key_t32 bits = __float_as_uint(x + 0.0f);
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
@@ -45,7 +45,7 @@ __device__ __forceinline__ float from_key(key_t32 key) {
 
 __device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xff800000u); }
 
-// Heads in float16 are read as their bits.
+// Float16 heads are read as 16-bit integers.
 #ifdef HALF
 typedef unsigned short scalar;
 __device__ __forceinline__ float load(const scalar* address) { return half_to_float(*address); }
@@ -54,7 +54,8 @@ typedef float scalar;
 __device__ __forceinline__ float load(const scalar* address) { return *address; }
 #endif
 
-// Sum of a value over the threads before this one, and over all of them. Ends with the block together.
+// Returns the sum of a value over the threads before this one, and in total the sum over all threads of the block. Ends
+// with a barrier.
 template <int THREADS>
 __device__ int sum_before(int value, int* warp_sums, int& total) {
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -84,8 +85,8 @@ __device__ int sum_before(int value, int* warp_sums, int& total) {
 
 #define BINS 256
 
-// One step of a radix selection: of a histogram of digits, the digit of the wanted-th largest number. What is wanted
-// becomes its rank among the numbers of that digit. THREADS >= BINS.
+// One step of a radix selection: returns the digit of the wanted-th largest number, given a histogram of the digits.
+// Sets wanted to the rank of that number among the numbers with the same digit. Needs THREADS >= BINS.
 template <int THREADS>
 __device__ int pick_digit(const int* histogram, int& wanted, int* warp_sums, int* result) {
     const int bin = BINS - 1 - (int)threadIdx.x;
@@ -98,5 +99,5 @@ __device__ int pick_digit(const int* histogram, int& wanted, int* warp_sums, int
     }
     __syncthreads();
     wanted = result[1];
-    return result[0];  // the next call writes there behind barriers of its own
+    return result[0];  // the next call passes a barrier before it writes to result
 }

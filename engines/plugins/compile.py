@@ -1,7 +1,7 @@
-"""Makes ``ptx/*.ptx`` from the kernels' sources, with NVRTC of CUDA 12: ``python -m engines.plugins.compile``.
+"""Compile the CUDA kernels to ``ptx/*.ptx`` with NVRTC of CUDA 12: ``python -m engines.plugins.compile``.
 
-For whoever changes a kernel. Users need no compiler: the PTX is committed, and NVIDIA's driver finishes it for the GPU
-at hand.
+Only needed after a change to a kernel. Users need no compiler: the PTX is committed, and NVIDIA's driver compiles it
+for the GPU of the machine.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from engines.core.errors import MissingDependencyError
 from engines.plugins.launch import LEVELS
 from engines.plugins.ptx_files import FOLDER, PTX, ptx_file
 
-# The oldest GPU served is a Turing; PTX for it runs on every later one.
+# The oldest supported GPU generation is Turing. PTX for Turing runs on every later generation.
 ARCHITECTURE = "compute_75"
-# The ISA that the PTX says it is of. NVRTC writes its own newest, 8.8, which only drivers of CUDA 12.9 and later take:
-# JetPack 6 has one of 12.6. The kernels use nothing newer than 7.0 (CUDA 11.0); a test has ptxas hold them to it.
+# The ISA version that the PTX declares. NVRTC declares its newest, 8.8, which only drivers of CUDA 12.9 and later
+# accept, and JetPack 6 has a driver of CUDA 12.6. The kernels use nothing newer than 7.0 (CUDA 11.0); a test assembles
+# them with ptxas to prove it.
 ISA = "7.0"
-# Decode and IoU round as the specification does: no fused multiply-add.
+# Without fused multiply-add, decode and IoU round as in the specification.
 OPTIONS = ("--std=c++17", "--fmad=false", "--device-as-default-execution-space")
 
 
@@ -30,42 +31,51 @@ class Nvrtc:
     """NVIDIA's run-time compiler, from the package ``nvidia-cuda-nvrtc-cu12``.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingDependencyError: if the package is not installed.
     """
 
     def __init__(self) -> None:
         spec = importlib.util.find_spec("nvidia")
-        places = (
-            [Path(place) / "cuda_nvrtc" / "lib" for place in (spec.submodule_search_locations or ())] if spec else []
-        )
-        libraries = [file for place in places for file in place.glob("libnvrtc.so.12")]
+        folders = (spec.submodule_search_locations or ()) if spec else ()
+        libraries = [file for folder in folders for file in Path(folder).glob("cuda_nvrtc/lib/libnvrtc.so.12")]
         if not libraries:
             raise MissingDependencyError(
-                "compiling the kernels: expected NVRTC of CUDA 12, found none; pip install nvidia-cuda-nvrtc-cu12"
+                "compiling the kernels: expected NVRTC of CUDA 12, found none; "
+                "install it with pip install nvidia-cuda-nvrtc-cu12"
             )
         self._library = ctypes.CDLL(str(libraries[0]))
         self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
 
     @property
     def version(self) -> tuple[int, int]:
+        """Version of the compiler, (major, minor)."""
         major, minor = ctypes.c_int(), ctypes.c_int()
         self._check(self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
         return major.value, minor.value
 
     @property
     def architectures(self) -> tuple[int, ...]:
-        """What it compiles for: 75, 80, ..."""
+        """GPU architectures that the compiler supports: 75, 80, ..."""
         count = ctypes.c_int()
         self._check(self._library.nvrtcGetNumSupportedArchs(ctypes.byref(count)))
-        found = (ctypes.c_int * count.value)()
-        self._check(self._library.nvrtcGetSupportedArchs(found))
-        return tuple(found)
+        numbers = (ctypes.c_int * count.value)()
+        self._check(self._library.nvrtcGetSupportedArchs(numbers))
+        return tuple(numbers)
 
     def compile(self, source: str, header: str, options: Sequence[str], *, cubin: bool = False) -> tuple[bytes, str]:
-        """PTX, or with ``cubin`` machine code, and what the compiler had to say.
+        """Compile the source of a kernel.
+
+        Args:
+            source: text of the ``.cu`` file.
+            header: text of ``block.cuh``, which the source includes.
+            options: command-line options of NVRTC.
+            cubin: return machine code instead of PTX.
+
+        Returns:
+            The PTX or the machine code, and the log of the compiler.
 
         Raises:
-            ValueError: the source does not compile; the message is the compiler's.
+            ValueError: if the source does not compile; the message contains the log.
         """
         library, program = self._library, ctypes.c_void_p()
         names = (ctypes.c_char_p * 1)(b"block.cuh")
@@ -94,27 +104,49 @@ class Nvrtc:
 
 
 def entries() -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Name of each kernel, the file it comes from, and the macros it is made with."""
+    """Yield the name, the source file and the compiler macros of every kernel.
+
+    Example:
+        >>> next(entries())
+        ('filter_f16_2', 'filter.cu', ('-DHALF', '-DLEVELS=2', '-DENTRY=filter_f16_2'))
+    """
     for kernel in ("filter", "select"):
         for dtype, macros in (("f16", ("-DHALF",)), ("f32", ())):
             for levels in LEVELS:
                 entry = f"{kernel}_{dtype}_{levels}"
                 yield entry, f"{kernel}.cu", (*macros, f"-DLEVELS={levels}", f"-DENTRY={entry}")
-    for kernel in ("nms", "letterbox"):  # the number of levels is an argument of the one, and nothing to the other
+    # The macro LEVELS has no effect here: NMS takes the number of levels as an argument, letterbox has no levels.
+    for kernel in ("nms", "letterbox"):
         yield kernel, f"{kernel}.cu", ("-DLEVELS=2", f"-DENTRY={kernel}")
 
 
 def compile_entry(
     nvrtc: Nvrtc, file: str, macros: Sequence[str], *, architecture: str = ARCHITECTURE, options: Sequence[str] = ()
 ) -> tuple[bytes, str]:
-    """PTX (``compute_75``) or machine code (``sm_75``) of one kernel, and the compiler's log."""
+    """Compile one kernel to PTX (``compute_75``) or machine code (``sm_75``).
+
+    Args:
+        nvrtc: the compiler.
+        file: name of the source file in this folder.
+        macros: compiler macros of the kernel, from ``entries``.
+        architecture: architecture to compile for; its prefix selects PTX or machine code.
+        options: further options of the compiler.
+
+    Returns:
+        The PTX or the machine code, and the log of the compiler.
+    """
     source, header = ((FOLDER / name).read_text(encoding="utf-8") for name in (file, "block.cuh"))
     arguments = (f"--gpu-architecture={architecture}", *OPTIONS, *options, *macros)
     return nvrtc.compile(source, header, arguments, cubin=architecture.startswith("sm_"))
 
 
 def clean(ptx: bytes) -> bytes:
-    """The compiler's PTX as a text file, without the final zero byte, that says the oldest ISA it is of."""
+    r"""Turn the compiler's PTX into the content of a text file that declares the oldest sufficient ISA.
+
+    Example:
+        >>> clean(b".version 8.8\n.target sm_75\n\0")
+        b'.version 7.0\n.target sm_75\n'
+    """
     text, count = re.subn(rb"^\.version [0-9.]+$", f".version {ISA}".encode(), ptx.rstrip(b"\0\n"), flags=re.MULTILINE)
     assert count == 1
     return text + b"\n"

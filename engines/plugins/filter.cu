@@ -1,9 +1,10 @@
-// Filter: of each tile of a level's class logits, those above the threshold; of more than top_k, the best top_k.
+// Filter: collects the class logits above the threshold from each tile of a level, at most the best top_k.
 //
-// Grid (tiles of all levels, images). Reads every logit once, 16 bytes a load, where NCHW puts them: no transpose, no
-// concatenation, no sigmoid before it. The order of what it writes within a tile varies; Select puts it in order.
+// Grid (tiles of all levels, images). Reads every logit once, in loads of 16 bytes, from the NCHW layout of the heads,
+// so that no transpose, concatenation or sigmoid is needed before. The order of the results within a tile varies;
+// Select sorts them.
 //
-// keys, index: [N, tiles, top_k], undefined past count: [N, tiles].
+// Writes count: [N, tiles], and keys, index: [N, tiles, top_k], whose elements past count are undefined.
 #include "block.cuh"
 
 #define THREADS 512
@@ -28,17 +29,18 @@ ENTRY(EACH_LEVEL(CLS_POINTER), const float* __restrict__ parameters, EACH_LEVEL(
     __shared__ int found_index[MAX_TOP_K];
     __shared__ int histogram[BINS], warp_sums[WARP], picked[2], found;
 
-    // Which level this tile belongs to. Selected step by step: arrays indexed by a variable would lie in memory.
+    // Find the level of this tile. After unrolling, the indices in this loop are constant; with a variable index, the
+    // compiler would put the arrays into memory instead of registers.
     const scalar* const pointers[LEVELS] = {EACH_LEVEL(CLS_NAME)};
     const int counts[LEVELS] = {EACH_LEVEL(COUNT_NAME)};
     const scalar* level = pointers[0];
-    int logits = counts[0], block = blockIdx.x, at = 0;
+    int logits = counts[0], block = blockIdx.x, level_index = 0;
 #pragma unroll
     for (int i = 1; i < LEVELS; i++) {
         const int tiles = (counts[i - 1] + tile - 1) / tile;
-        if (at == i - 1 && block >= tiles) {
+        if (level_index == i - 1 && block >= tiles) {
             block -= tiles;
-            at = i;
+            level_index = i;
             level = pointers[i];
             logits = counts[i];
         }
@@ -58,7 +60,8 @@ ENTRY(EACH_LEVEL(CLS_POINTER), const float* __restrict__ parameters, EACH_LEVEL(
             }
         }
     };
-    // A level of an odd number of logits leaves the next image off the 16-byte grid: a few single loads at both ends.
+    // After a level with an odd number of logits, the next image is not aligned to 16 bytes. Then a few logits at both
+    // ends are loaded one by one.
     const int offset = (int)((size_t)values % 16 / sizeof(scalar));
     const int head = min((LOADS - offset) % LOADS, size);
     const int body = (size - head) / LOADS * LOADS;
@@ -80,8 +83,8 @@ ENTRY(EACH_LEVEL(CLS_POINTER), const float* __restrict__ parameters, EACH_LEVEL(
 
     int total = found;
     if (total > top_k) {
-        // Rare: a threshold far too low. The top_k-th largest key by radix, then all above it, and of its equals
-        // those of the lowest index.
+        // Rare, with a threshold that is far too low: find the top_k-th largest key by radix selection. Keep all logits
+        // above it, and of the logits equal to it those with the lowest indices.
         key_t32 pivot = 0, mask = 0;
         int wanted = top_k;
         for (int shift = 24; shift >= 0; shift -= 8) {
@@ -109,7 +112,7 @@ ENTRY(EACH_LEVEL(CLS_POINTER), const float* __restrict__ parameters, EACH_LEVEL(
                 found_keys[slot] = key;
                 found_index[slot] = start + i;
             }
-            if (equals < wanted) {  // the same for all threads
+            if (equals < wanted) {  // true for all threads or for none
                 const bool equal = passes && key == pivot;
                 int more;
                 const int rank = equals + sum_before<THREADS>(equal, warp_sums, more);

@@ -1,4 +1,4 @@
-"""Filter, Select and NMS launched through pycuda: behind an engine that ends at the raw heads, and to measure them."""
+"""Launch the kernels with pycuda: after an engine that ends at the raw heads, in tests, and for measurements."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from engines.core.executor import RawDetections
 from engines.plugins.launch import Geometry, Launch, postprocess_launches
 from engines.plugins.ptx_files import read_ptx
 
-# Bytes that are set to zero before a measurement: it takes the GPU longer than the host takes to put the launches on
-# the stream, or their gaps would be measured; and it leaves nothing of the heads in the caches.
+# Bytes that are set to zero before a measurement. While the GPU is busy with them, the host enqueues all launches, so
+# that no gaps between launches are measured. They also evict the heads from the caches.
 BLOCKER = 1 << 28
 
 
 class PostprocessKernels:
-    """The three kernels of one geometry, with their scratch on the GPU.
+    """Filter, Select and NMS for one geometry, with their scratch memory on the GPU.
 
-    ``launch`` allocates, copies and waits for nothing, so it can be captured in a CUDA graph. Not for two streams at
-    once: they would share the scratch.
+    ``launch`` does not allocate, copy or wait, so it can be captured in a CUDA graph. Launches share the scratch
+    memory, so only one stream may use them at once.
 
     Args:
-        driver: from ``engines.core.cuda_context.primary_context``; its context must be current here and in every call.
-        geometry: of the heads.
-        batch: images at a time, at most.
+        driver: module ``pycuda.driver``, from ``engines.core.cuda_context.primary_context``. Its context must be
+            current here and in every call.
+        geometry: sizes of the heads.
+        batch: largest number of images in a batch.
     """
 
     def __init__(self, driver: Any, geometry: Geometry, batch: int) -> None:
@@ -46,15 +47,15 @@ class PostprocessKernels:
             self._stack = stack.pop_all()
 
     def launch(self, tensors: Mapping[str, int], batch: int, stream: Any, events: Sequence[Any] = ()) -> None:
-        """Puts the three launches on a stream.
+        """Enqueue the three launches on a stream.
 
         Args:
-            tensors: device addresses of the heads (``cls_0`` and so on, contiguous, of the geometry's type), of the
-                ``parameters``, float32, and of what is written: num_detections int32 [N], boxes float32 [N, K, 4],
+            tensors: device addresses by name. Inputs: the heads (``cls_0`` and so on, contiguous, in the dtype of the
+                geometry) and ``parameters``, float32. Outputs: num_detections int32 [N], boxes float32 [N, K, 4],
                 scores float32 [N, K] and labels int32 [N, K].
-            batch: N, at most what the scratch is for.
-            stream: a pycuda stream.
-            events: four to record before, between and after the launches, or none.
+            batch: number of images N, at most the largest batch.
+            stream: pycuda stream.
+            events: four pycuda events to record before, between and after the launches; empty for none.
         """
         addresses = {**tensors, **self._scratch}
         if events:
@@ -73,17 +74,17 @@ class PostprocessKernels:
         self.close()
 
     def close(self) -> None:
-        """Gives memory and modules back, while the context is current; twice does no harm."""
+        """Free memory and modules; the context must be current. A second call does nothing."""
         self._stack.close()
 
 
 @dataclass(frozen=True)
 class KernelRun:
-    """What the kernels found, and how long they took.
+    """Detections and durations of the kernels.
 
     Attributes:
-        detections: of the last run.
-        milliseconds: float64 [runs, 3], of Filter, Select and NMS by the GPU's own clock, with cold caches.
+        detections: detections of the last run.
+        milliseconds: durations of Filter, Select and NMS, float64 [runs, 3], measured by the GPU with cold caches.
     """
 
     detections: RawDetections
@@ -99,25 +100,26 @@ def run_kernels(
     runs: int = 1,
     device: int = 0,
 ) -> KernelRun:
-    """Runs the kernels on given raw heads; to test and to measure them.
+    """Run the kernels on raw heads in host memory, to test or measure them.
 
     Args:
-        cls_logits: of each level [N, A C, h, w], float16 or float32 as the geometry says.
-        box_deltas: of each level [N, A 4, h, w], likewise.
-        parameters: float32, see ``engines.plugins.parameters``.
-        geometry: of these heads.
-        runs: how often; the first one loads the kernels.
-        device: which GPU.
+        cls_logits: class logits of each level, [N, A C, h, w], float16 or float32 as in the geometry.
+        box_deltas: box deltas of each level, [N, A 4, h, w], of the same dtype.
+        parameters: parameter tensor, float32, see ``engines.plugins.parameters``.
+        geometry: sizes of the heads.
+        runs: number of runs; the first run loads the kernels.
+        device: number of the GPU.
 
     Raises:
-        ValueError: the arrays are not of the geometry, or no runs.
-        MissingDependencyError, DeviceError: no pycuda, no driver, no GPU.
+        ValueError: if the arrays do not fit the geometry, or ``runs`` is less than 1.
+        MissingDependencyError: if pycuda is not installed.
+        DeviceError: if there is no driver or no GPU, or too little GPU memory.
     """
     if runs < 1:
         raise ValueError(f"runs: expected at least 1, got {runs}")
     arrays = _arrays(cls_logits, box_deltas, parameters, geometry)
     with primary_context(device) as driver:
-        # A function of its own: streams, events and modules must be gone before the context is.
+        # A separate function, because streams, events and modules must be freed before the context.
         return _run(driver, arrays, geometry, len(cls_logits[0]), runs)
 
 
@@ -130,8 +132,8 @@ def _run(driver: Any, arrays: Mapping[str, npt.NDArray[Any]], geometry: Geometry
             stack.callback(allocation.free)
             driver.memcpy_htod(allocation, array)
             tensors[name] = int(allocation)
-        written = postprocess_launches(geometry, batch)[-1].outputs
-        for output in written:
+        outputs = postprocess_launches(geometry, batch)[-1].outputs
+        for output in outputs:
             allocation = driver.mem_alloc(output.nbytes)
             stack.callback(allocation.free)
             tensors[output.name] = int(allocation)
@@ -145,23 +147,30 @@ def _run(driver: Any, arrays: Mapping[str, npt.NDArray[Any]], geometry: Geometry
             kernels.launch(tensors, batch, stream, events)
             stream.synchronize()
             milliseconds.append([events[i].time_till(events[i + 1]) for i in range(3)])
-        found = []
-        for output in written:
+        results = []
+        for output in outputs:
             array = np.empty(output.shape, output.dtype)
             driver.memcpy_dtoh(array, tensors[output.name])
-            found.append(array)
-    return KernelRun(RawDetections(*found), np.array(milliseconds))
+            results.append(array)
+    return KernelRun(RawDetections(*results), np.array(milliseconds))
 
 
 def launch_kernel(launch: Launch, function: Any, addresses: Mapping[str, int], stream: Any) -> None:
-    """Puts one launch on a stream, with the device addresses of its tensors by name."""
+    """Enqueue one launch on a stream.
+
+    Args:
+        launch: kernel and its arguments.
+        function: the kernel, from ``load_kernel``.
+        addresses: device addresses of its tensors by name.
+        stream: pycuda stream.
+    """
     inputs = [addresses[name] for name in launch.inputs]
     outputs = [addresses[output.name] for output in launch.outputs]
     function.prepared_async_call(launch.grid, (launch.block, 1, 1), stream, *inputs, *launch.integers, *outputs)
 
 
 def load_kernel(driver: Any, launch: Launch) -> Any:
-    """A kernel ready to be called; the driver finishes its PTX for the GPU at hand, and keeps the result."""
+    """Load the kernel of a launch; the driver compiles its PTX for the GPU and caches the result."""
     function = driver.module_from_buffer(read_ptx(launch.entry)).get_function(launch.entry)
     function.prepare("P" * len(launch.inputs) + "i" * len(launch.integers) + "P" * len(launch.outputs))
     return function
@@ -173,16 +182,16 @@ def _arrays(
     parameters: npt.NDArray[np.float32],
     geometry: Geometry,
 ) -> dict[str, npt.NDArray[Any]]:
-    """All inputs by name, contiguous.
+    """Return all inputs by name, contiguous.
 
     Raises:
-        ValueError: one is not as the geometry says.
+        ValueError: if the number, shape or dtype of the arrays does not fit the geometry.
     """
     expected = geometry.inputs(len(cls_logits[0]) if len(cls_logits) else 0)
-    given = [*cls_logits, *box_deltas, parameters]
-    if len(given) != len(expected):
-        raise ValueError(f"heads: expected {len(expected) - 1} tensors, got {len(given) - 1}")
-    arrays = dict(zip(expected, map(np.ascontiguousarray, given), strict=True))
+    inputs = [*cls_logits, *box_deltas, parameters]
+    if len(inputs) != len(expected):
+        raise ValueError(f"heads: expected {len(expected) - 1} tensors, got {len(inputs) - 1}")
+    arrays = dict(zip(expected, map(np.ascontiguousarray, inputs), strict=True))
     for name, array in arrays.items():
         shape, dtype = expected[name].shape, expected[name].dtype
         if (array.shape, array.dtype.name) != (shape, dtype) or not array.size:

@@ -1,12 +1,12 @@
-"""What the three kernels are launched with: one plan, for the pycuda wrapper and for the TensorRT plugins alike.
+"""The launches of the post-processing kernels: one plan, shared by the pycuda wrapper and the TensorRT plugins.
 
-    class logits, parameters        ─ Filter ▶ keys, index, count
-    those, box deltas, parameters   ─ Select ▶ candidate logits, boxes, labels
-    those, parameters               ─ NMS    ▶ num_detections, boxes, scores, labels
+    class logits, parameters                    ─ Filter ▶ keys, index, count
+    keys, index, count, box deltas, parameters  ─ Select ▶ candidate logits, boxes, labels
+    candidate logits, boxes, labels, parameters ─ NMS    ▶ num_detections, boxes, scores, labels
 
-Tensors go from one launch to the next by their names.
+A tensor that one launch writes and the next one reads has the same name in both.
 
-The arguments of a kernel are its input pointers, then ``integers``, then its output pointers: TensorRT's order for
+The arguments of a kernel are its input pointers, then ``integers``, then its output pointers, as TensorRT requires of
 ahead-of-time plugins.
 """
 
@@ -22,15 +22,17 @@ from engines.core.contract import DetectorContract
 from engines.core.tensor_names import CANDIDATES, OUTPUTS, PARAMETERS, head_names
 from engines.plugins.parameters import HEADER
 
-# Limits of the kernels' shared memory and of the entries compiled; see the head of filter.cu, select.cu, nms.cu.
+# Limits of the kernels' shared memory and of the number of levels that are compiled. The constants at the top of
+# filter.cu, select.cu and nms.cu must agree.
 MAX_TOP_K = 1024
 MAX_DETECTIONS = 1024
 LEVELS = range(2, 7)
 FILTER_THREADS = 512
 BLOCK_THREADS = 1024
-# Logits a Filter block reads. Smaller tiles spread better over the multiprocessors, larger ones leave less scratch.
+# Logits that a Filter block reads. Smaller tiles spread better over the multiprocessors, larger tiles need less scratch
+# memory.
 TILE = 32768
-# What Filter leaves for Select: sortable logits, their flat indices, and how many there are.
+# Outputs of Filter, which Select reads: sortable logits, their flat indices, and the number of them in each tile.
 FILTER_OUTPUTS = ("keys", "index", "count")
 
 
@@ -39,9 +41,13 @@ class Tensor:
     """A tensor that a kernel reads or writes.
 
     Attributes:
-        name: as every launch and the caller know it.
-        shape: the batch first.
+        name: name of the tensor, the same in every launch and for the caller.
+        shape: its dimensions, the batch first.
         dtype: NumPy's name for the type of its elements.
+
+    Example:
+        >>> Tensor("boxes", (2, 300, 4), "float32").nbytes
+        9600
     """
 
     name: str
@@ -50,24 +56,31 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Of the memory it takes."""
+        """Size in memory, bytes."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes that Decode and NMS work on.
+    """The sizes that decode and NMS work on.
 
     Attributes:
-        num_classes: C.
-        num_anchors: A, at one position.
-        feature_sizes: (height, width) of each level's heads.
-        top_k: candidates kept on each level.
-        max_detections: K, detections kept in each image.
-        half: the heads are float16; float32 otherwise.
+        num_classes: number of classes C.
+        num_anchors: number of anchors A at one position.
+        feature_sizes: (height, width) of the heads of each level.
+        top_k: largest number of candidates kept on each level.
+        max_detections: largest number of detections K kept in each image.
+        half: True for float16 heads, False for float32.
 
     Raises:
-        ValueError: beyond what the kernels can do.
+        ValueError: if a size exceeds a limit of the kernels.
+
+    Example:
+        >>> geometry = Geometry(3, 9, ((8, 8), (4, 4)), top_k=100, max_detections=50, half=True)
+        >>> geometry.level_logits
+        (1728, 432)
+        >>> geometry.inputs(2)["box_1"]
+        Tensor(name='box_1', shape=(2, 36, 4, 4), dtype='float16')
     """
 
     num_classes: int
@@ -88,7 +101,7 @@ class Geometry:
 
     @classmethod
     def of(cls, contract: DetectorContract, *, half: bool) -> Geometry:
-        """The geometry of a contract whose heads are float16 or float32."""
+        """Return the geometry of a contract, for float16 or float32 heads."""
         return cls(
             contract.num_classes,
             contract.num_anchors,
@@ -99,7 +112,7 @@ class Geometry:
         )
 
     def inputs(self, batch: int) -> dict[str, Tensor]:
-        """The raw heads of ``batch`` images, -1 for any number, and the parameters, by name."""
+        """Return the raw heads of ``batch`` images and the parameters, by name; a batch of -1 means any number."""
         levels, kind = len(self.feature_sizes), "float16" if self.half else "float32"
         shapes = [
             (batch, self.num_anchors * rows, *size) for rows in (self.num_classes, 4) for size in self.feature_sizes
@@ -110,7 +123,7 @@ class Geometry:
 
     @property
     def level_logits(self) -> tuple[int, ...]:
-        """Class logits of one image on each level: A C H W."""
+        """Number of class logits of one image on each level: A C H W."""
         return tuple(self.num_anchors * self.num_classes * height * width for height, width in self.feature_sizes)
 
 
@@ -120,11 +133,11 @@ class Launch:
 
     Attributes:
         entry: name of the kernel; its code is ``ptx/{entry}.ptx``.
-        grid: (x, y) blocks.
-        block: threads of a block.
-        inputs: names of the tensors it reads.
+        grid: number of blocks, (x, y).
+        block: number of threads in a block.
+        inputs: names of the tensors that the kernel reads.
         integers: int32 arguments between the input and the output pointers.
-        outputs: the tensors it writes, every element of them.
+        outputs: tensors that the kernel writes completely.
     """
 
     entry: str
@@ -137,7 +150,16 @@ class Launch:
 
 @functools.cache
 def postprocess_launches(geometry: Geometry, batch: int) -> tuple[Launch, Launch, Launch]:
-    """Filter, Select and NMS for ``batch`` images."""
+    """Plan the launches of Filter, Select and NMS for ``batch`` images.
+
+    Example:
+        >>> geometry = Geometry(3, 9, ((8, 8), (4, 4)), top_k=100, max_detections=50, half=True)
+        >>> for launch in postprocess_launches(geometry, 1):
+        ...     print(launch.entry, launch.grid, [tensor.name for tensor in launch.outputs])
+        filter_f16_2 (2, 1) ['keys', 'index', 'count']
+        select_f16_2 (2, 1) ['candidate_logits', 'candidate_boxes', 'candidate_labels']
+        nms (1, 1) ['num_detections', 'boxes', 'scores', 'labels']
+    """
     levels, top_k, kept = len(geometry.feature_sizes), geometry.top_k, geometry.max_detections
     suffix = f"{'f16' if geometry.half else 'f32'}_{levels}"
     tiles = sum(math.ceil(count / TILE) for count in geometry.level_logits)

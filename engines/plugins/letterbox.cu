@@ -1,14 +1,14 @@
-// Letterbox: frames of any sizes into one network input, as engines/core/letterbox.py does it with OpenCV.
+// Letterbox: resizes frames of any sizes into one network input, as engines/core/letterbox.py does with OpenCV.
 //
-// Grid (ceil(height width / 4 / threads), images). A thread makes four neighboring pixels: 12 bytes, three stores. The
-// width of an input is a multiple of 32, so the four are of one row.
+// Grid (ceil(height width / 4 / threads), images). Each thread computes four neighboring pixels: 12 bytes, in three
+// stores. The width of an input is a multiple of 32, so the four pixels are in one row.
 //
-// frames begins with a header, int32 [N, 8], of each image: where its frame begins, in units of 256 bytes from the start
-// of frames; height and width of the frame; height and width inside the input; three zeros. All zeros for no frame.
-// Frames are BGR, uint8 [height, width, 3], rows without gaps.
+// frames begins with a header, int32 [N, 8]. A row holds, for one image: the offset of its frame from the start of
+// frames, in units of 256 bytes; height and width of the frame; height and width inside the input; three zeros. A row
+// of zeros means no frame. Frames are BGR, uint8 [height, width, 3], without gaps between rows.
 //
-// Half-pixel centers, edges repeated, rounded to nearest: OpenCV's INTER_LINEAR, which computes in fixed point and so
-// differs by one gray level now and then. Writes every byte of images: uint8 [N, height, width, 3].
+// Half-pixel centers, repeated edges, rounded to nearest, as OpenCV's INTER_LINEAR. OpenCV computes in fixed point, so
+// some pixels differ by one gray level. Writes every byte of images: uint8 [N, height, width, 3].
 #include "block.cuh"
 
 #define THREADS 256
@@ -19,11 +19,12 @@ struct Header {
     int offset, height, width, resized_height, resized_width, zeros[3];
 };
 
-// The two source positions of a target's, and the weight of the second.
-__device__ __forceinline__ void between(int target, float scale, int size, int& low, int& high, float& weight) {
-    const float place = ((float)target + 0.5f) * scale - 0.5f;
-    const float below = floorf(place);
-    weight = place - below;
+// Sets the two source positions that a target position is interpolated from, and the weight of the second.
+__device__ __forceinline__ void source_positions(int target, float scale, int size, int& low, int& high,
+                                                 float& weight) {
+    const float position = ((float)target + 0.5f) * scale - 0.5f;
+    const float below = floorf(position);
+    weight = position - below;
     low = (int)below;
     high = low + 1;
     if (low < 0) low = 0;
@@ -45,7 +46,7 @@ ENTRY(const unsigned char* __restrict__ frames, int height, int width, unsigned 
         const float scale_x = (float)header.width / (float)header.resized_width;
         int top, bottom;
         float weight_y;
-        between(y, scale_y, header.height, top, bottom, weight_y);
+        source_positions(y, scale_y, header.height, top, bottom, weight_y);
         const unsigned char* const upper_row = frame + (size_t)top * header.width * 3;
         const unsigned char* const lower_row = frame + (size_t)bottom * header.width * 3;
 #pragma unroll
@@ -53,7 +54,7 @@ ENTRY(const unsigned char* __restrict__ frames, int height, int width, unsigned 
             if (x + pixel >= header.resized_width) break;
             int left, right;
             float weight_x;
-            between(x + pixel, scale_x, header.width, left, right, weight_x);
+            source_positions(x + pixel, scale_x, header.width, left, right, weight_x);
 #pragma unroll
             for (int channel = 0; channel < 3; channel++) {
                 const float a = upper_row[left * 3 + channel], b = upper_row[right * 3 + channel];

@@ -1,12 +1,13 @@
-// NMS: greedy and class by class, over the candidates of all levels of an image.
+// NMS: greedy class-aware non-maximum suppression over the candidates of all levels of an image.
 //
-// Grid (images). Each level's candidates come sorted; a candidate's place in the order of all is its place in its own
-// list and, by binary search, the number before it in the others: logit descending, then level. The candidates then
-// go through in chunks of a block: each is held against those kept so far, and then, best first, against its chunk.
-// At most max_detections steps are serial.
+// Grid (images). The candidates of each level are sorted. The rank of a candidate among all, by logit descending and
+// then by level, is its place in its own list plus the number of candidates before it in the other lists, found by
+// binary search. Then the candidates are processed in chunks of one block, best first. Each candidate of a chunk is
+// compared with all kept boxes, and then with each box that is newly kept from the chunk. At most max_detections steps
+// are serial.
 //
-// Writes every slot of num_detections: [N], boxes: [N, max_detections, 4], scores and labels: [N, max_detections];
-// zeros past num_detections. An IoU of 0/0, or of NaN, suppresses nothing, as in the specification.
+// Writes every element of num_detections: [N], boxes: [N, max_detections, 4], scores and labels: [N, max_detections];
+// zeros past num_detections. An IoU of 0/0 or NaN suppresses nothing, as in the specification.
 #include "block.cuh"
 
 #define THREADS 1024
@@ -19,7 +20,7 @@ struct Box {
     float x1, y1, x2, y2;
 };
 
-// NaN wins, as in NumPy's minimum and maximum.
+// If an argument is NaN, the result is NaN, as in NumPy's minimum and maximum.
 __device__ __forceinline__ float lower(float a, float b) { return a < b || a != a ? a : b; }
 __device__ __forceinline__ float upper(float a, float b) { return a > b || a != a ? a : b; }
 
@@ -28,8 +29,8 @@ __device__ __forceinline__ float area(const Box& box) { return (box.x2 - box.x1)
 __device__ __forceinline__ bool overlaps(const Box& kept, const Box& box, float threshold) {
     const float width = upper(lower(kept.x2, box.x2) - upper(kept.x1, box.x1), 0.0f);
     const float height = upper(lower(kept.y2, box.y2) - upper(kept.y1, box.y1), 0.0f);
-    const float both = width * height;
-    return both / (area(kept) + area(box) - both) > threshold;
+    const float intersection = width * height;
+    return intersection / (area(kept) + area(box) - intersection) > threshold;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -47,13 +48,13 @@ ENTRY(const float* __restrict__ logits, const float* __restrict__ boxes, const i
     const Box* const box_of = (const Box*)boxes + (size_t)blockIdx.x * candidates;
     const size_t out = (size_t)blockIdx.x * max_detections;
     const float threshold = parameters[1];
-    const key_t32 none = to_key(minus_infinity());
+    const key_t32 no_candidate = to_key(minus_infinity());
 
     for (int i = threadIdx.x; i < candidates; i += THREADS) keys[i] = to_key(logits[i]);
     __syncthreads();
     for (int i = threadIdx.x; i < candidates; i += THREADS) {
         const int level = i / top_k;
-        int place = i - level * top_k;
+        int rank = i - level * top_k;
         for (int other = 0; other < levels; other++) {
             if (other == level) continue;
             int low = 0, high = top_k;
@@ -63,18 +64,18 @@ ENTRY(const float* __restrict__ logits, const float* __restrict__ boxes, const i
                 if (key > keys[i] || (key == keys[i] && other < level)) low = middle + 1;
                 else high = middle;
             }
-            place += low;
+            rank += low;
         }
-        order[place] = (unsigned short)i;
+        order[rank] = (unsigned short)i;
     }
     __syncthreads();
 
-    int num = 0;  // the same for all threads
+    int num = 0;  // has the same value in all threads
     for (int first = 0; first < candidates && num < max_detections; first += THREADS) {
-        if (keys[order[first]] == none) break;  // sorted: nothing but empty slots from here on
-        const int place = first + threadIdx.x;
-        const int candidate = place < candidates ? order[place] : 0;
-        bool alive = place < candidates && keys[candidate] != none;
+        if (keys[order[first]] == no_candidate) break;  // sorted, so only empty places follow
+        const int rank = first + threadIdx.x;
+        const int candidate = rank < candidates ? order[rank] : 0;
+        bool alive = rank < candidates && keys[candidate] != no_candidate;
         const Box box = box_of[candidate];
         const int label = labels[candidate];
         for (int i = 0; i < num && alive; i++) {
@@ -99,11 +100,11 @@ ENTRY(const float* __restrict__ logits, const float* __restrict__ boxes, const i
             }
             if (alive && labels[winner] == label && overlaps(box_of[winner], box, threshold)) alive = false;
             num++;
-        }  // the barriers of its last round stand between kept and the next chunk
+        }  // a barrier of the last round separates the writes to kept from the reads of the next chunk
     }
     for (int i = num + threadIdx.x; i < max_detections; i += THREADS) {
-        const Box nothing = {0.0f, 0.0f, 0.0f, 0.0f};
-        ((Box*)kept_boxes)[out + i] = nothing;
+        const Box zeros = {0.0f, 0.0f, 0.0f, 0.0f};
+        ((Box*)kept_boxes)[out + i] = zeros;
         kept_scores[out + i] = 0.0f;
         kept_labels[out + i] = 0;
     }

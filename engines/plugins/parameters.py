@@ -1,10 +1,10 @@
-"""The one FP32 constant tensor that Decode and NMS read, whoever implements them.
+"""The parameter tensor: one float32 constant that every implementation of decode and NMS reads.
 
-Layout, for L levels with A anchors a position:
+Layout, for L levels with A anchors at each position:
 
-    0  logit threshold      log(t / (1 - t)) of the score threshold t, so that no sigmoid is needed to filter
+    0  logit threshold      log(t / (1 - t)) of the score threshold t, so that the filter needs no sigmoid
     1  IoU threshold
-    2  delta clip           log(1000 / 16): bound of the log size deltas (Detectron; torchvision's BoxCoder)
+    2  delta clip           log(1000 / 16): largest log size delta (Detectron; torchvision's BoxCoder)
     3  input width, pixels
     4  input height, pixels
     5  reserved, 3 zeros
@@ -27,12 +27,25 @@ DELTA_CLIP = math.log(1000.0 / 16)
 
 
 def logit(score: float) -> np.float32:
-    """log(score / (1 - score)) as float32; minus infinity at 0."""
+    """Return log(score / (1 - score)) as float32; minus infinity for 0.
+
+    Example:
+        >>> float(logit(0.5))
+        0.0
+    """
     return np.float32(math.log(score / (1 - score)) if score > 0 else -math.inf)
 
 
 def pack_parameters(contract: DetectorContract) -> npt.NDArray[np.float32]:
-    """The parameter tensor of a contract: float32 [8 + 4 L A + 2 L]."""
+    """Return the parameter tensor of a contract: float32 [8 + 4 L A + 2 L].
+
+    Example:
+        >>> from engines.core.contract import PyramidLevel
+        >>> level = PyramidLevel(feature_size=(8, 8), stride=(8, 8), anchor_sizes=(32.0,), aspect_ratios=(1.0,))
+        >>> contract = DetectorContract("example", (64, 64), ("tree",), (1,), (level,))
+        >>> pack_parameters(contract)[HEADER:]
+        array([-16., -16.,  16.,  16.,   8.,   8.], dtype=float32)
+    """
     height, width = contract.input_size
     header = [logit(contract.score_threshold), contract.iou_threshold, DELTA_CLIP, width, height, 0, 0, 0]
     anchors = np.stack([level.cell_anchors() for level in contract.levels])
@@ -43,10 +56,21 @@ def pack_parameters(contract: DetectorContract) -> npt.NDArray[np.float32]:
 def set_thresholds(
     parameters: npt.NDArray[np.float32], *, score_threshold: float | None = None, iou_threshold: float | None = None
 ) -> None:
-    """Changes a parameter tensor in its place; None leaves a threshold as it is.
+    """Change the thresholds in a parameter tensor, in place; None leaves a threshold as it is.
+
+    Args:
+        parameters: parameter tensor, float32 [8 + 4 L A + 2 L].
+        score_threshold: detections must score more than this.
+        iou_threshold: IoU above which NMS suppresses a box.
 
     Raises:
-        ValueError: not 0 <= threshold < 1; nothing is changed.
+        ValueError: if a threshold is not in 0 <= threshold < 1. Nothing is changed then.
+
+    Example:
+        >>> parameters = np.zeros(HEADER, np.float32)
+        >>> set_thresholds(parameters, score_threshold=0.5, iou_threshold=0.25)
+        >>> parameters[:2]
+        array([0.  , 0.25], dtype=float32)
     """
     for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
         if value is not None and not 0 <= value < 1:
@@ -62,6 +86,11 @@ class Parameters:
     """The parameter tensor with its parts named; built by ``unpack_parameters``.
 
     Attributes:
+        logit_threshold: logit of the score threshold.
+        iou_threshold: IoU above which NMS suppresses a box.
+        delta_clip: largest log size delta.
+        input_width: width of the network's input, pixels.
+        input_height: height of the network's input, pixels.
         cell_anchors: float32 [L, A, 4], xyxy around the origin, input pixels.
         strides: float32 [L, 2], x then y, input pixels.
     """
@@ -76,10 +105,19 @@ class Parameters:
 
 
 def unpack_parameters(values: npt.NDArray[np.float32], num_levels: int) -> Parameters:
-    """Names the parts of a parameter tensor float32 [8 + 4 L A + 2 L].
+    """Split a parameter tensor, float32 [8 + 4 L A + 2 L], into its named parts.
+
+    Args:
+        values: parameter tensor.
+        num_levels: number of levels L.
 
     Raises:
-        ValueError: the length fits no whole number of anchors.
+        ValueError: if the length does not belong to a whole number of anchors.
+
+    Example:
+        >>> values = np.arange(14, dtype=np.float32)
+        >>> unpack_parameters(values, num_levels=1).cell_anchors
+        array([[[ 8.,  9., 10., 11.]]], dtype=float32)
     """
     num_anchors, rest = divmod(len(values) - HEADER - 2 * num_levels, 4 * num_levels)
     if rest or num_anchors < 1:

@@ -1,4 +1,4 @@
-"""The compiled kernels that come along."""
+"""The compiled kernels (PTX) that are part of the package."""
 
 from __future__ import annotations
 
@@ -9,15 +9,24 @@ PTX = FOLDER / "ptx"
 
 
 def ptx_file(entry: str) -> Path:
-    """Where the PTX of a kernel is."""
+    """Return the path of the PTX file of a kernel.
+
+    Example:
+        >>> ptx_file("nms").relative_to(FOLDER).as_posix()
+        'ptx/nms.ptx'
+    """
     return PTX / f"{entry}.ptx"
 
 
 def read_ptx(entry: str) -> bytes:
-    """The PTX of a kernel, as text in UTF-8.
+    """Read the PTX of a kernel, UTF-8 text.
 
     Raises:
-        ValueError: there is no such kernel.
+        ValueError: if there is no such kernel.
+
+    Example:
+        >>> b".visible .entry nms(" in read_ptx("nms")
+        True
     """
     try:
         return ptx_file(entry).read_bytes()

@@ -1,15 +1,16 @@
-// Select: of what Filter found on a level, the best top_k in order, and their boxes.
+// Select: keeps the best top_k candidates of each level, sorts them and decodes their boxes.
 //
-// Grid (levels, images). A radix selection on (key, lowest index first) in 64 bits, which no two candidates share, so
-// that the result does not depend on the order Filter wrote in; then a bitonic sort, then four deltas a candidate.
+// Grid (levels, images). A radix selection on 64 bits: the key, then the index, lowest first. These 64 bits are unique,
+// so the result does not depend on the order in which Filter wrote the candidates. A bitonic sort follows, then the
+// decoding with four deltas for each candidate.
 //
-// Writes every slot of logits, labels: [N, levels * top_k] and boxes: [N, levels * top_k, 4]; where fewer candidates
-// are, logit -inf, box and label 0. Arithmetic in the order of the specification, engines/plugins/specification.py; NaN
-// in a delta makes NaN in the box there and here.
+// Writes every element of logits, labels: [N, levels * top_k] and boxes: [N, levels * top_k, 4]. Places without a
+// candidate get logit -inf, and zeros as box and label. The arithmetic has the order of the specification in
+// engines/plugins/specification.py; in both, NaN in a delta gives NaN in the box.
 #include "block.cuh"
 
 #define THREADS 1024
-#define HEADER 8  // of the parameters; see engines/plugins/parameters.py
+#define HEADER 8  // size of the header of the parameters; see engines/plugins/parameters.py
 
 #define BOX_POINTER(i) const scalar *__restrict__ box_##i
 #define BOX_NAME(i) box_##i
@@ -19,7 +20,8 @@
 
 __device__ __forceinline__ float clip(float x, float limit) { return x < 0.0f ? 0.0f : x > limit ? limit : x; }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1)  // few blocks: registers rather than a second one
+// There are only few blocks, so each may use registers that a second block on the multiprocessor would need.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
 ENTRY(const int* __restrict__ keys, const int* __restrict__ index, const int* __restrict__ count,
       EACH_LEVEL(BOX_POINTER), const float* __restrict__ parameters, EACH_LEVEL(SIZE_PARAMETERS), int anchors,
       int classes, int tile, int top_k, float* __restrict__ logits, float* __restrict__ boxes,
@@ -34,24 +36,25 @@ ENTRY(const int* __restrict__ keys, const int* __restrict__ index, const int* __
     int height = 1, width = 1, tiles_before = 0, tiles = 0, tiles_of_all = 0;
 #pragma unroll
     for (int i = 0; i < LEVELS; i++) {
-        const int here = (anchors * classes * heights[i] * widths[i] + tile - 1) / tile;
-        if (i < level) tiles_before += here;
+        const int tiles_of_level = (anchors * classes * heights[i] * widths[i] + tile - 1) / tile;
+        if (i < level) tiles_before += tiles_of_level;
         if (i == level) {
             deltas = pointers[i];
             height = heights[i];
             width = widths[i];
-            tiles = here;
+            tiles = tiles_of_level;
         }
-        tiles_of_all += here;
+        tiles_of_all += tiles_of_level;
     }
     const size_t first_tile = (size_t)blockIdx.y * tiles_of_all + tiles_before;
 
-    int mine = 0, total;
-    for (int t = threadIdx.x; t < tiles; t += THREADS) mine += count[first_tile + t];
-    sum_before<THREADS>(mine, warp_sums, total);
+    int count_of_thread = 0, total;
+    for (int t = threadIdx.x; t < tiles; t += THREADS) count_of_thread += count[first_tile + t];
+    sum_before<THREADS>(count_of_thread, warp_sums, total);
 
-    // A warp a tile: most tiles hold few candidates. One more of equal keys goes first if its index is lower.
-    auto each = [&](auto&& visit) {
+    // Each warp reads one tile at a time, because most tiles hold few candidates. The index is inverted, so that of
+    // equal keys the one with the lower index is larger.
+    auto for_each_candidate = [&](auto&& visit) {
         for (int t = warp; t < tiles; t += THREADS / WARP) {
             const int candidates = count[first_tile + t];
             for (int i = lane; i < candidates; i += WARP) {
@@ -66,12 +69,12 @@ ENTRY(const int* __restrict__ keys, const int* __restrict__ index, const int* __
         for (int shift = 56; shift >= 0; shift -= 8) {
             for (int i = threadIdx.x; i < BINS; i += THREADS) histogram[i] = 0;
             __syncthreads();
-            each([&](key_t64 key) {
+            for_each_candidate([&](key_t64 key) {
                 if ((key & mask) == pivot) atomicAdd(&histogram[(int)(key >> shift) & (BINS - 1)], 1);
             });
             __syncthreads();
             const int digit = pick_digit<THREADS>(histogram, wanted, warp_sums, picked);
-            const bool exact = histogram[digit] == wanted;  // all of this digit are wanted: no need to look closer
+            const bool exact = histogram[digit] == wanted;  // all keys with this digit are wanted
             pivot |= (key_t64)digit << shift;
             mask |= (key_t64)(BINS - 1) << shift;
             __syncthreads();
@@ -79,9 +82,9 @@ ENTRY(const int* __restrict__ keys, const int* __restrict__ index, const int* __
         }
     }
     if (threadIdx.x == 0) found = 0;
-    best[threadIdx.x] = 0;  // below every key
+    best[threadIdx.x] = 0;  // less than every key
     __syncthreads();
-    each([&](key_t64 key) {
+    for_each_candidate([&](key_t64 key) {
         if ((key & mask) >= pivot) best[atomicAdd(&found, 1)] = key;
     });
     __syncthreads();

@@ -1,8 +1,8 @@
-"""Decode and NMS as NumPy: the specification that the ONNX functions and the CUDA kernels are held against.
+"""Decode and NMS in NumPy: the specification that the ONNX functions and the CUDA kernels are tested against.
 
 The semantics are those of torchvision's RetinaNet (``postprocess_detections``; Lin et al., "Focal Loss for Dense
-Object Detection", arXiv 1708.02002, section 4, "Inference"), made deterministic by a total order of candidates:
-logit descending, then level, then index in the level's raw [A * C, H, W] logits ascending.
+Object Detection", arXiv 1708.02002, section 4, "Inference"). A total order of the candidates makes the result
+deterministic: logit descending, then level ascending, then index in the level's raw [A * C, H, W] logits ascending.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Integers = npt.NDArray[np.int32]
 
 
 class Candidates(NamedTuple):
-    """Boxes of one image that passed the score threshold, in the total order.
+    """Candidates of one image, in the total order.
 
     Attributes:
-        logits: float32 [M].
-        boxes: float32 [M, 4], xyxy, input pixels, clipped to the input.
-        labels: int32 [M].
+        logits: class logits, float32 [M].
+        boxes: boxes, float32 [M, 4], xyxy, input pixels, clipped to the input.
+        labels: indices of the classes, int32 [M].
     """
 
     logits: Floats
@@ -43,15 +43,24 @@ def postprocess(
     top_k: int,
     max_detections: int,
 ) -> RawDetections:
-    """Decode, then NMS, for a batch.
+    """Run decode and NMS for a batch.
 
     Args:
-        cls_logits: a level each: float32 [N, A * C, H, W], the class head's raw output, anchor-major.
-        box_deltas: a level each: float32 [N, A * 4, H, W], the box head's raw output.
-        parameters: float32 [8 + 4 L A + 2 L], see ``engines.plugins.parameters``.
-        num_classes: C.
-        top_k: candidates kept on each level.
-        max_detections: K, detections kept in each image.
+        cls_logits: raw output of the class head for each level, float32 [N, A * C, H, W], anchor-major.
+        box_deltas: raw output of the box head for each level, float32 [N, A * 4, H, W].
+        parameters: parameter tensor, float32 [8 + 4 L A + 2 L], see ``engines.plugins.parameters``.
+        num_classes: number of classes C.
+        top_k: largest number of candidates kept on each level.
+        max_detections: largest number of detections K kept in each image.
+
+    Example:
+        >>> anchor, stride = [-8, -8, 8, 8], [32, 32]
+        >>> parameters = np.array([0, 0.5, 4, 64, 64, 0, 0, 0, *anchor, *stride], np.float32)
+        >>> logits = np.array([[[[-9, 2], [-9, -9]]]], np.float32)
+        >>> deltas = np.zeros((1, 4, 2, 2), np.float32)
+        >>> result = postprocess([logits], [deltas], parameters, num_classes=1, top_k=10, max_detections=10)
+        >>> result.num_detections, result.boxes[0, 0]
+        (array([1], dtype=int32), array([24.,  0., 40.,  8.], dtype=float32))
     """
     values = unpack_parameters(parameters, len(cls_logits))
     batch = len(cls_logits[0])
@@ -83,11 +92,24 @@ def decode(
     num_classes: int,
     top_k: int,
 ) -> Candidates:
-    """The candidates of one image: filter by score, best ``top_k`` a level, boxes from deltas, one sorted list.
+    """Return the candidates of one image.
+
+    On each level, keep the best ``top_k`` logits above the threshold and compute their boxes from the deltas. Then
+    sort the candidates of all levels into one list.
 
     Args:
-        cls_logits: a level each: float32 [A * C, H, W].
-        box_deltas: a level each: float32 [A * 4, H, W].
+        cls_logits: class logits of each level, float32 [A * C, H, W].
+        box_deltas: box deltas of each level, float32 [A * 4, H, W].
+        parameters: parameter tensor, from ``unpack_parameters``.
+        num_classes: number of classes C.
+        top_k: largest number of candidates kept on each level.
+
+    Example:
+        >>> values = np.array([0, 0.5, 4, 64, 64, 0, 0, 0, -8, -8, 8, 8, 32, 32], np.float32)
+        >>> logits, deltas = np.array([[[-9, 2], [3, -9]]], np.float32), np.zeros((4, 2, 2), np.float32)
+        >>> decode([logits], [deltas], unpack_parameters(values, 1), num_classes=1, top_k=10).boxes
+        array([[ 0., 24.,  8., 40.],
+               [24.,  0., 40.,  8.]], dtype=float32)
     """
     logits, boxes, labels = [], [], []
     for level, (level_logits, deltas) in enumerate(zip(cls_logits, box_deltas, strict=True)):
@@ -110,7 +132,10 @@ def decode(
 
 
 def _decode_boxes(deltas: Floats, anchors: Floats, parameters: Parameters) -> Floats:
-    """Deltas (dx, dy, dw, dh) float32 [M, 4] on anchors xyxy float32 [M, 4]; Girshick, arXiv 1311.2524, appendix C."""
+    """Apply deltas (dx, dy, dw, dh), float32 [M, 4], to anchors xyxy, float32 [M, 4], and clip the boxes.
+
+    Source: Girshick, arXiv 1311.2524, appendix C.
+    """
     size = anchors[:, 2:] - anchors[:, :2]
     center = anchors[:, :2] + np.float32(0.5) * size
     new_center = deltas[:, :2] * size + center
@@ -122,10 +147,21 @@ def _decode_boxes(deltas: Floats, anchors: Floats, parameters: Parameters) -> Fl
 
 
 def nms(candidates: Candidates, iou_threshold: np.float32, max_detections: int) -> npt.NDArray[np.int64]:
-    """Greedy class-aware non-maximum suppression: indices kept, best first, at most ``max_detections``.
+    """Run greedy class-aware NMS and return the indices of the kept candidates, best first.
 
-    A box goes when a better one of its class overlaps it with an IoU of more than the threshold. Two empty boxes
-    have the IoU 0/0, which suppresses nothing.
+    A box is suppressed if a better box of its class, which is itself kept, overlaps it with an IoU above the
+    threshold. Two empty boxes have the IoU 0/0, which suppresses nothing.
+
+    Args:
+        candidates: candidates of one image, best first.
+        iou_threshold: IoU above which the worse box is suppressed.
+        max_detections: largest number of indices returned.
+
+    Example:
+        >>> boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10]], np.float32)
+        >>> candidates = Candidates(np.array([3, 2, 1], np.float32), boxes, np.zeros(3, np.int32))
+        >>> nms(candidates, np.float32(0.5), max_detections=10)
+        array([0, 2])
     """
     boxes, labels = candidates.boxes, candidates.labels
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -146,6 +182,11 @@ def nms(candidates: Candidates, iou_threshold: np.float32, max_detections: int) 
 
 
 def sigmoid(logits: Floats) -> Floats:
-    """1 / (1 + exp(-x)) in float32, without overflow warnings for large negative values."""
+    """Return 1 / (1 + exp(-x)) in float32, without overflow warnings for large negative values.
+
+    Example:
+        >>> sigmoid(np.array([-200, 0, 200], np.float32))
+        array([0. , 0.5, 1. ], dtype=float32)
+    """
     with np.errstate(over="ignore"):
         return np.float32(1) / (np.float32(1) + np.exp(-logits))

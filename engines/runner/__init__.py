@@ -1,1 +1,1 @@
-"""Runs an engine on a GPU: frames in host memory to detections in host memory."""
+"""Run an engine on a GPU: frames in host memory to detections in host memory."""

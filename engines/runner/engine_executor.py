@@ -1,4 +1,4 @@
-"""An engine of ``retina-edge build`` on a GPU."""
+"""The executor for an engine file made by ``retina-edge build``."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from engines.tensorrt.passport import check_runs_here, read_engine
 
 
 class EngineExecutor(GpuExecutor):
-    """An ``Executor`` of an engine; any thread may call it.
+    """An ``Executor`` for an engine. Thread-safe.
 
     Args:
-        path: an engine of ``retina-edge build``, with its passport beside it.
-        in_flight, device, cuda_graph: as of ``GpuExecutor``; TensorRT-RTX records CUDA graphs itself.
+        path: path of an engine made by ``retina-edge build``, with its passport beside it.
+        in_flight, device, cuda_graph: as for ``GpuExecutor``. TensorRT-RTX captures CUDA graphs itself.
 
     Raises:
-        ModelFileError: a file is missing or damaged.
-        MissingDependencyError: TensorRT or pycuda is not installed.
-        DeviceError: no GPU, another GPU or TensorRT than the engine is for, or too little memory.
+        ModelFileError: if a file is missing or damaged.
+        MissingDependencyError: if TensorRT or pycuda is not installed.
+        DeviceError: if there is no GPU, the engine is built for another GPU or TensorRT, or there is too little memory.
     """
 
     def __init__(self, path: Path | str, *, in_flight: int = 2, device: int = 0, cuda_graph: bool = True) -> None:

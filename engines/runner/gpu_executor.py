@@ -1,6 +1,6 @@
-"""Runs a network on a GPU: frames in host memory in, detections in host memory out, several on their way at a time.
+"""Run a network on a GPU: frames in host memory to detections in host memory, with several submissions in flight.
 
-Each submission takes a slot, ``stages`` puts its way over the GPU on the streams, its ticket fetches what was found.
+Each submission takes a slot, ``Stages`` enqueues the work on it, and its ticket fetches the detections.
 """
 
 from __future__ import annotations
@@ -28,18 +28,25 @@ from engines.runner.stages import Stages
 
 
 class GpuExecutor:
-    """An ``Executor`` on an NVIDIA GPU; any thread may call it.
+    """An ``Executor`` on an NVIDIA GPU. Thread-safe.
 
     Args:
-        load: gives the network, with the primary context current; takes the module ``pycuda.driver``.
-        in_flight: submissions on their way at a time; each takes pinned memory for its frames.
-        device: which GPU.
-        cuda_graph: launch everything from the letterbox to the copy back as one; without cuda-bindings, or where the
-            driver cannot record it, one by one all the same, and the log says why.
+        load: function that loads the network, given the module ``pycuda.driver`` with the primary context current.
+        in_flight: largest number of submissions in flight; each takes pinned memory for its frames.
+        device: number of the GPU.
+        cuda_graph: True to launch everything from the letterbox to the download as one CUDA graph. Without
+            cuda-bindings, or if the driver cannot capture the work, each kernel is launched separately and the log
+            says why.
+
+    Attributes:
+        contract: contract of the model.
+        batch: the batch size of the network if it is fixed, else None.
+        max_batch: largest batch size of the network.
 
     Raises:
-        MissingDependencyError: pycuda is not installed.
-        DeviceError: no GPU, or too little memory.
+        ValueError: if ``in_flight`` is less than 1.
+        MissingDependencyError: if pycuda is not installed.
+        DeviceError: if there is no GPU or too little memory.
     """
 
     def __init__(
@@ -49,8 +56,8 @@ class GpuExecutor:
             raise ValueError(f"in_flight: expected at least 1, got {in_flight}")
         self._device = device
         self._lock = threading.Lock()
-        self._waiting: deque[EngineTicket] = deque()  # oldest first
-        self._slots: deque[Slot] = deque()  # free ones
+        self._waiting: deque[EngineTicket] = deque()  # submissions in flight, oldest first
+        self._slots: deque[Slot] = deque()  # free slots
         self._has_run = False
         self._stack: ExitStack | None = None
         with primary_context(device) as driver, ExitStack() as stack:
@@ -65,7 +72,7 @@ class GpuExecutor:
             stack.callback(self._stages.close)
             stack.callback(self._forget_slots)
             for _ in range(in_flight):
-                self._slots.append(Slot(driver, self._stages.found, integrated=integrated))
+                self._slots.append(Slot(driver, self._stages.outputs, integrated=integrated))
                 stack.callback(self._slots[-1].free)
                 self._stages.prepare(self._slots[-1], self.batch or 1)
             stack.callback(self._stages.synchronize)
@@ -73,13 +80,14 @@ class GpuExecutor:
         _open.add(self)
 
     def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> EngineTicket:
-        """Sends frames on their way, and comes back before they are detected.
+        """Submit frames and return a ticket for ``result`` without waiting for the detections.
 
-        When all slots are taken it waits for the oldest, whose detections its ticket then keeps.
+        The frames may be modified afterwards. If all slots are taken, first wait for the oldest submission in flight,
+        whose ticket then holds its detections.
 
         Raises:
-            ValueError: none or too many frames, or one that is none; the executor is closed.
-            DeviceError: the GPU fails.
+            ValueError: if there are no frames or too many, one of them is not a frame, or the executor is closed.
+            DeviceError: if the GPU fails.
         """
         bgr, letterboxes = self._letterboxes(frames)
         batch = self.batch or len(bgr)
@@ -92,38 +100,41 @@ class GpuExecutor:
             return ticket
 
     def result(self, ticket: Ticket) -> RawDetections:
-        """Waits for what was submitted; the arrays are the caller's. Tickets may come in any order, and twice.
+        """Wait for a submission and return its detections. The caller owns the arrays.
+
+        Tickets may be passed in any order, and more than once.
 
         Raises:
-            ValueError: not a ticket of this executor, or it is closed.
-            DeviceError: the GPU fails.
+            ValueError: if the ticket is not from this executor, or the executor is closed.
+            DeviceError: if the GPU fails.
         """
         if not isinstance(ticket, EngineTicket):
-            raise ValueError(f"ticket: expected one of this executor's submit, got {ticket!r}")
+            raise ValueError(f"ticket: expected one from this executor's submit, got {ticket!r}")
         with primary_context(self._device):
-            _wait(ticket)  # outside the lock: others may submit meanwhile
+            _wait(ticket)  # without the lock, so that other threads can submit meanwhile
         with self._lock, primary_context(self._device):
-            if ticket.found is None:
+            if ticket.detections is None:
                 self._check_open()
                 if ticket not in self._waiting:
-                    raise ValueError("ticket: expected one of this executor's submit, got another's")
+                    raise ValueError("ticket: expected one from this executor's submit, got one from another executor")
                 self._fetch(ticket)
-            assert ticket.found is not None
-            return ticket.found
+            assert ticket.detections is not None
+            return ticket.detections
 
     def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
-        """Milliseconds of each stage, once; the first times are those of warming up.
+        """Measure each stage of one submission, in milliseconds. The first calls measure the warm-up.
 
-        ``pack``, the copy into pinned memory, is by the host's clock. By the GPU's are the stages one by one, without
-        a CUDA graph, and ``GPU``, from the first byte up to the last byte down as ``submit`` does it, once all is
-        packed. ``postprocess`` is missing where the engine has it inside.
+        ``pack``, the copy into pinned memory, is measured by the host. The GPU measures the other stages one by one,
+        without a CUDA graph, and ``GPU``: the time from the first byte of the upload to the last byte of the download,
+        run as by ``submit`` but with the frames already packed. ``postprocess`` is missing if it is part of the engine.
 
-        Raises: as ``submit``.
+        Raises:
+            ValueError, DeviceError: as for ``submit``.
         """
         bgr, letterboxes = self._letterboxes(frames)
         batch = self.batch or len(bgr)
         with self._lock, self._driver() as driver:
-            while self._waiting:  # the GPU is to be idle
+            while self._waiting:  # the GPU must be idle
                 self._fetch(self._waiting[0])
             slot = self._free_slot(driver, letterboxes, batch)
             start = perf_counter()
@@ -132,16 +143,16 @@ class GpuExecutor:
             return {PACK: packing, **self._stages.measure(slot, batch, nbytes)}
 
     def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
-        """Changes what is kept, from the next submission on; None leaves one as it is.
+        """Change the thresholds from the next submission on; None leaves a threshold as it is.
 
         Raises:
-            ValueError: out of range, or thresholds that are built into the engine.
+            ValueError: if a threshold is out of range, or the thresholds are built into the engine.
         """
         with self._lock, self._driver():
             self._stages.set_thresholds(score_threshold=score_threshold, iou_threshold=iou_threshold)
 
     def close(self) -> None:
-        """Waits for what is on its way and gives everything back; twice does no harm."""
+        """Wait for the submissions in flight and free all resources. A second call does nothing."""
         with self._lock:
             if self._stack is None:
                 return
@@ -150,7 +161,7 @@ class GpuExecutor:
                 stack.close()
 
     def __del__(self) -> None:
-        # What was not closed has to go while a context is current, or TensorRT and pycuda find none.
+        # TensorRT and pycuda can free their objects only while the context is current.
         if getattr(self, "_stack", None) is not None:
             self.close()
 
@@ -164,7 +175,7 @@ class GpuExecutor:
 
     @contextmanager
     def _driver(self) -> Iterator[Any]:
-        """The driver, for putting work on the streams: after an error nothing is left that touches a slot."""
+        """Yield the driver to a block that enqueues work. After an error, wait until no work uses a slot any more."""
         with primary_context(self._device) as driver:
             self._check_open()
             try:
@@ -175,23 +186,23 @@ class GpuExecutor:
                 raise
 
     def _free_slot(self, driver: Any, letterboxes: Sequence[Letterbox], batch: int) -> Slot:
-        """One with room for the frames; the oldest submission gives up its own where all are taken."""
+        """Return a slot with room for the frames. If all slots are taken, fetch the oldest submission to free one."""
         slot = self._slots[0] if self._slots else self._fetch(self._waiting[0])
         slot.reserve(driver, packed_bytes([letterbox.frame_size for letterbox in letterboxes], batch))
         return slot
 
     def _fetch(self, ticket: EngineTicket) -> Slot:
-        """Moves the detections into the ticket and frees its slot."""
+        """Wait for a submission, move its detections into the ticket, and free its slot."""
         slot = ticket.slot
         assert slot is not None
         slot.done.synchronize()
-        ticket.found = slot.detections(self.batch or len(ticket.letterboxes))
+        ticket.detections = slot.detections(self.batch or len(ticket.letterboxes))
         ticket.slot = None
         self._waiting.remove(ticket)
         self._slots.append(slot)
         if not self._has_run:
             self._has_run = True
-            self._network.save_cache()  # now, too: not everybody closes
+            self._network.save_cache()  # not only in close, because the process may end without closing
         return slot
 
     def _check_open(self) -> None:
@@ -206,8 +217,11 @@ class GpuExecutor:
 
 
 def _wait(ticket: EngineTicket) -> None:
-    """A function of its own: what it holds of the driver's is gone when it returns, while the context is current."""
-    slot = ticket.slot  # once: another thread may fetch it meanwhile
+    """Wait until the submission of a ticket is done.
+
+    A separate function, so that its references to objects of the driver end while the context is current.
+    """
+    slot = ticket.slot  # read once, because another thread may fetch the ticket meanwhile
     done = slot.done if slot is not None else None
     if done is not None:
         done.synchronize()
@@ -218,6 +232,6 @@ _open: weakref.WeakSet[GpuExecutor] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Before ``engines.core.cuda_context`` gives the contexts back."""
+    """Close all executors before ``engines.core.cuda_context`` releases the contexts."""
     for executor in list(_open):
         executor.close()

@@ -1,4 +1,4 @@
-"""What the runner runs between the letterbox and the detections: TensorRT's engine, or another network in its place."""
+"""The interface between the runner and the network that it runs: a TensorRT engine, or another network."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from engines.core.contract import DetectorContract
 
 
 class Context(Protocol):
-    """A network of one batch size on one set of addresses; after its first run nothing of it changes."""
+    """A network for one batch size and one set of addresses; it does not change after its first run."""
 
     def enqueue(self, stream: Any) -> None:
-        """Puts it on a pycuda stream; waits for nothing.
+        """Enqueue the network on a pycuda stream, without waiting.
 
         Raises:
-            DeviceError: it does not run.
+            DeviceError: if the network cannot run.
         """
         ...
 
     def close(self) -> None:
-        """Gives it back; it must not be running."""
+        """Release the context, which must not be running."""
         ...
 
 
 class Network(Protocol):
-    """A network, loaded; contexts of it run one after another, on one stream.
+    """A loaded network. Its contexts run one after another, on one stream.
 
     Attributes:
-        contract: what it promises.
-        half: its raw heads are float16.
-        raw: raw heads come out, for the kernels behind it; detections otherwise.
-        batches: the smallest and the largest.
-        tensors: names of its inputs and outputs.
-        records_itself: it brings CUDA graphs of its own, and is not to be recorded in another.
+        contract: contract of the model.
+        half: True if the raw heads are float16.
+        raw: True if the outputs are raw heads, which the kernels must post-process; False if they are detections.
+        batches: smallest and largest batch size.
+        tensors: names of the inputs and outputs.
+        records_itself: True if the network captures CUDA graphs itself and must not be captured in another graph.
     """
 
     contract: DetectorContract
@@ -44,21 +44,21 @@ class Network(Protocol):
     records_itself: bool
 
     def context(self, batch: int, addresses: Mapping[str, int]) -> Context:
-        """Makes one.
+        """Create a context.
 
         Args:
-            batch: images.
-            addresses: on the device, of each of ``tensors``.
+            batch: number of images.
+            addresses: device address of each of ``tensors``.
 
         Raises:
-            DeviceError: too little memory, or the shape or an address is not taken.
+            DeviceError: if there is too little memory, or the network refuses the shape or an address.
         """
         ...
 
     def save_cache(self) -> None:
-        """Keeps what made the start slow for the next one, if there is anything."""
+        """Save what was slow to compute at this start, if anything, for the next start."""
         ...
 
     def close(self) -> None:
-        """Gives everything back; every context must be closed."""
+        """Release the network; every context must be closed."""
         ...

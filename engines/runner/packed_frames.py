@@ -1,4 +1,4 @@
-"""Frames of any sizes in one block of memory, and the kernel that letterboxes them from there."""
+"""Pack frames of any sizes into one block of memory, from which the letterbox kernel reads them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from engines.core.letterbox import Letterbox
 from engines.core.tensor_names import INPUT
 from engines.plugins.launch import Launch, Tensor
 
-# Of letterbox.cu: pixels and threads of a block, and what its header counts in.
+# Constants of letterbox.cu: pixels of a thread, threads of a block, int32 values in a row of the header, and bytes in
+# the unit of its offsets.
 PIXELS, THREADS = 4, 256
 HEADER, UNIT = 8, 256
 FRAMES = "frames"
-# Bytes that are copied at a time: while one part goes up to the GPU, the next one is packed.
+# Bytes in a part. While one part is uploaded, the next one is packed.
 PART = 1 << 20
 
 
 def letterbox_launch(input_size: tuple[int, int], batch: int) -> Launch:
-    """The launch that makes ``batch`` images of (height, width) from packed frames."""
+    """Plan the launch that letterboxes packed frames into ``batch`` images of (height, width).
+
+    Example:
+        >>> launch = letterbox_launch((416, 736), batch=1)
+        >>> launch.grid, launch.outputs[0].shape
+        ((299, 1), (1, 416, 736, 3))
+    """
     height, width = input_size
     return Launch(
         entry="letterbox",
@@ -35,7 +42,12 @@ def letterbox_launch(input_size: tuple[int, int], batch: int) -> Launch:
 
 
 def packed_bytes(sizes: Sequence[tuple[int, int]], batch: int) -> int:
-    """Bytes that frames of (height, width) take, header for ``batch`` images included."""
+    """Return the number of bytes that packed frames of (height, width) take, with the header for ``batch`` images.
+
+    Example:
+        >>> packed_bytes([(10, 10), (4, 4)], batch=2)
+        1024
+    """
     return _header_bytes(batch) + sum(_aligned(height * width * 3) for height, width in sizes)
 
 
@@ -45,13 +57,22 @@ def pack(
     batch: int,
     out: npt.NDArray[np.uint8],
 ) -> Iterator[tuple[int, int]]:
-    """Writes frames as the kernel reads them, and gives after each part where it begins and ends, bytes.
+    """Write frames in the format that the kernel reads, part by part.
 
     Args:
-        frames: BGR, uint8 [h, w, 3], any strides.
-        letterboxes: of each.
-        batch: images to make; those past the frames become zero.
-        out: uint8, at least ``packed_bytes``.
+        frames: BGR frames, uint8 [h, w, 3], any strides.
+        letterboxes: letterbox of each frame.
+        batch: number of images that the kernel makes; the images without a frame become zero.
+        out: memory to write to, uint8, of at least ``packed_bytes`` bytes.
+
+    Yields:
+        The byte positions in ``out`` where a part begins and ends, as soon as the part is written.
+
+    Example:
+        >>> frame, letterbox = np.zeros((4, 4, 3), np.uint8), Letterbox.fit((4, 4), (32, 32))
+        >>> out = np.zeros(packed_bytes([(4, 4)], batch=1), np.uint8)
+        >>> list(pack([frame], [letterbox], batch=1, out=out))
+        [(0, 304)]
     """
     begin, position = 0, _header_bytes(batch)
     header: npt.NDArray[Any] = out[: batch * HEADER * 4].view(np.int32).reshape(batch, HEADER)

@@ -1,4 +1,4 @@
-"""Memory that the host and the GPU both see: pinned, with a copy on the device, or one and the same on a Jetson."""
+"""Memory for transfers between host and GPU: pinned memory with a copy on the device, or one block on a Jetson."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import numpy.typing as npt
 
 
 class SharedMemory:
-    """A block on both sides.
+    """A block of memory that host and GPU can access.
 
-    On a GPU of its own memory the device has a second block, and ``to_device`` and ``to_host`` copy. On an integrated
-    one, as a Jetson's, both are the same memory, and they do nothing.
+    A discrete GPU has a second block in its own memory, and ``to_device`` and ``to_host`` copy between the two. An
+    integrated GPU, as on a Jetson, shares the memory of the host, and these methods do nothing.
 
     Args:
-        driver: from ``engines.core.cuda_context.primary_context``; its context must be current here and in every call.
-        nbytes: how much.
-        integrated: the GPU has no memory of its own.
+        driver: module ``pycuda.driver``, from ``engines.core.cuda_context.primary_context``. Its context must be
+            current here and in every call.
+        nbytes: size of the block, bytes.
+        integrated: True if the GPU shares the memory of the host.
 
     Attributes:
-        host: uint8 [nbytes], pinned; valid until ``free``.
-        device: the device's address of it.
+        host: pinned host memory, uint8 [nbytes]; valid until ``free``.
+        device: device address of the block.
     """
 
     def __init__(self, driver: Any, nbytes: int, *, integrated: bool) -> None:
         self._driver = driver
         flags = driver.host_alloc_flags.DEVICEMAP if integrated else 0
         self.host: npt.NDArray[np.uint8] = driver.pagelocked_empty(nbytes, np.uint8, mem_flags=flags)
-        self._pinned: Any = self.host.base  # pycuda's array holds its allocation there
+        self._pinned: Any = self.host.base  # the base of pycuda's array is its allocation
         self._allocation: Any = None
         try:
             if not integrated:
@@ -39,17 +40,17 @@ class SharedMemory:
             raise
 
     def to_device(self, stream: Any, begin: int = 0, end: int | None = None) -> None:
-        """Copies bytes from ``begin`` to ``end``, or all, when the stream comes to it."""
+        """Enqueue an upload of the bytes from ``begin`` to ``end``, by default all, on a stream."""
         if self._allocation is not None:
             self._driver.memcpy_htod_async(self.device + begin, self.host[begin:end], stream)
 
     def to_host(self, stream: Any) -> None:
-        """Copies all of it, when the stream comes to it."""
+        """Enqueue a download of the whole block on a stream."""
         if self._allocation is not None:
             self._driver.memcpy_dtoh_async(self.host, self.device, stream)
 
     def free(self) -> None:
-        """Gives the memory back; nothing may be using it any more."""
+        """Free the memory, which must not be in use."""
         if self._allocation is not None:
             self._allocation.free()
         self._pinned.free()

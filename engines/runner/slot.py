@@ -1,4 +1,4 @@
-"""What one submission on its way has to itself: a ticket for the caller, a slot for the executor."""
+"""The objects of one submission in flight: a ticket for the caller and a slot for the executor."""
 
 from __future__ import annotations
 
@@ -15,54 +15,62 @@ from engines.runner.cuda_graph import CudaGraph
 from engines.runner.packed_frames import UNIT
 from engines.runner.shared_memory import SharedMemory
 
-# What puts each stage on the compute stream, by the stage's name.
+# By the name of each stage, the function that enqueues the stage on the compute stream.
 Steps: TypeAlias = dict[str, Callable[[], object]]
 
 
 class EngineTicket(Ticket):
-    """What ``GpuExecutor.submit`` gives; holds the detections once they were fetched."""
+    """A ticket of ``GpuExecutor``; it holds the detections after they were fetched.
+
+    Attributes:
+        slot: slot of the submission; None after its detections were fetched or the executor was closed.
+        detections: detections of the submission; None before they are fetched.
+    """
 
     def __init__(self, letterboxes: Sequence[Letterbox], slot: Slot) -> None:
         super().__init__(letterboxes)
         self.slot: Slot | None = slot
-        self.found: RawDetections | None = None
+        self.detections: RawDetections | None = None
 
 
 class Slot:
-    """Memory for frames and for what is found in them, and an event at either end of the way.
+    """Memory for the frames and the outputs of one submission, and the events that mark its progress.
 
     Args:
-        driver: from ``engines.core.cuda_context.primary_context``; its context must be current here and in every call.
-        found: the tensors found, for the largest batch.
-        integrated: the GPU has no memory of its own.
+        driver: module ``pycuda.driver``, from ``engines.core.cuda_context.primary_context``. Its context must be
+            current here and in every call.
+        outputs: output tensors of the post-processing, for the largest batch.
+        integrated: True if the GPU shares the memory of the host.
 
     Attributes:
-        frames: packed frames, once ``reserve`` was called.
-        found: device address of each tensor found.
-        uploaded, done: the events; None once it was freed, for the sake of who still holds the slot.
-        steps, graphs: by batch size; both know the addresses that they were made with.
+        frames: memory for packed frames; None before the first ``reserve``.
+        addresses: device address of each output tensor, by name.
+        uploaded, done: events at the end of the upload and of the download. ``free`` sets them to None, because a
+            thread may still hold the slot.
+        steps, graphs: steps and CUDA graph for each batch size. Both contain the addresses of this slot.
     """
 
-    def __init__(self, driver: Any, found: Sequence[Tensor], *, integrated: bool) -> None:
-        self._integrated, self._tensors = integrated, tuple(found)
+    def __init__(self, driver: Any, outputs: Sequence[Tensor], *, integrated: bool) -> None:
+        self._integrated, self._tensors = integrated, tuple(outputs)
         self._offsets: list[int] = []
         end = 0
-        for tensor in found:  # in one block, for one copy back, each aligned as TensorRT wants it
+        # One block, so that one copy downloads all outputs. Each output is aligned as TensorRT requires.
+        for tensor in outputs:
             self._offsets.append(end)
             end += -(-tensor.nbytes // UNIT) * UNIT
         self.frames: SharedMemory | Any = None
         self._block = SharedMemory(driver, end, integrated=integrated)
-        self.found = {
-            tensor.name: self._block.device + offset for tensor, offset in zip(found, self._offsets, strict=True)
+        self.addresses = {
+            tensor.name: self._block.device + offset for tensor, offset in zip(outputs, self._offsets, strict=True)
         }
-        # After what may fail: an error's traceback would hold them until long after the context is gone.
+        # Created last: if an allocation failed later, the traceback would keep the events alive after the context.
         self.uploaded: Any = driver.Event()
         self.done: Any = driver.Event()
         self.steps: dict[int, Steps] = {}
         self.graphs: dict[int, CudaGraph] = {}
 
     def reserve(self, driver: Any, nbytes: int) -> None:
-        """Makes room for frames; what is large enough stays."""
+        """Make room for packed frames; keep the memory if it is large enough."""
         if self.frames is not None:
             if len(self.frames.host) >= nbytes:
                 return
@@ -71,12 +79,12 @@ class Slot:
             self.frames = None
         self.frames = SharedMemory(driver, nbytes, integrated=self._integrated)
 
-    def copy_back(self, stream: Any) -> None:
-        """Everything found to the host, in one copy."""
+    def download(self, stream: Any) -> None:
+        """Enqueue the download of all outputs, in one copy."""
         self._block.to_host(stream)
 
     def detections(self, count: int) -> RawDetections:
-        """Copies of what was found for the first images, after ``done``."""
+        """Return copies of the outputs of the first ``count`` images; call it after ``done`` is reached."""
         arrays: list[npt.NDArray[Any]] = []
         for tensor, offset in zip(self._tensors, self._offsets, strict=True):
             content: npt.NDArray[np.uint8] = self._block.host[offset:][: tensor.nbytes]
@@ -84,7 +92,7 @@ class Slot:
         return RawDetections(*arrays)
 
     def free(self) -> None:
-        """Gives everything back; nothing may be using it any more."""
+        """Free memory and CUDA graphs, which must not be in use."""
         self._forget_addresses()
         if self.frames is not None:
             self.frames.free()

@@ -1,10 +1,11 @@
-"""The stages of a frame's way over the GPU, put on two streams.
+"""The stages of the work on a submission, enqueued on two CUDA streams.
 
     frames ─copy stream─▶ GPU ─┐ uploaded
-                               └─compute stream─▶ letterbox ▶ network [▶ Filter ▶ Select ▶ NMS] ▶ copy back ─▶ done
+                               └─compute stream─▶ letterbox ▶ network [▶ Filter ▶ Select ▶ NMS] ▶ download ─▶ done
 
-What lies between the copies exists once, for the compute stream does one thing at a time; meanwhile the next frames go
-up. What a slot has on the compute stream is recorded as a CUDA graph the first time, one for each batch size.
+The buffers between upload and download exist only once, because the compute stream runs one submission after another;
+meanwhile the copy stream uploads the next frames. For each slot and batch size, the work on the compute stream is
+captured as a CUDA graph after its first run.
 """
 
 from __future__ import annotations
@@ -32,26 +33,27 @@ from engines.runner.slot import Slot, Steps
 
 log = logging.getLogger(__name__)
 
-# What other threads do can break off a recording, torch.cuda.synchronize() for one; so the next submission tries again.
+# Other threads can invalidate a capture, for instance with torch.cuda.synchronize(), so the next submission retries it.
 GRAPH_TRIES = 3
 
 
 class Stages:
-    """Streams, buffers, kernels and the contexts of a network, for one submission after another.
+    """Streams, buffers, kernels and network contexts that all submissions share.
 
     Args:
-        driver: from ``engines.core.cuda_context.primary_context``; its context must be current here and in every call.
-        network: what runs between letterbox and detections.
-        integrated: the GPU has no memory of its own.
-        cuda_graph: record what is launched.
+        driver: module ``pycuda.driver``, from ``engines.core.cuda_context.primary_context``. Its context must be
+            current here and in every call.
+        network: network to run between letterbox and post-processing.
+        integrated: True if the GPU shares the memory of the host.
+        cuda_graph: True to capture the work on the compute stream as CUDA graphs.
 
     Attributes:
-        found: the tensors found, for the largest batch.
+        outputs: output tensors of the post-processing, for the largest batch.
     """
 
     def __init__(self, driver: Any, network: Network, *, integrated: bool, cuda_graph: bool) -> None:
         self._driver, self._network = driver, network
-        self._records, self._refused = cuda_graph and not network.records_itself, 0
+        self._captures, self._failed_captures = cuda_graph and not network.records_itself, 0
         self._contexts: dict[tuple[int, ...], Context] = {}  # by batch size and addresses
         self._addresses: dict[str, int] = {}
         self._kernels: PostprocessKernels | None = None
@@ -60,9 +62,9 @@ class Stages:
         self._letterbox: Any = None
         contract, batch = network.contract, network.batches[-1]
         geometry = Geometry.of(contract, half=network.half)
-        self.found = postprocess_launches(geometry, batch)[-1].outputs
+        self.outputs = postprocess_launches(geometry, batch)[-1].outputs
         with ExitStack() as stack:
-            stack.callback(self._forget)  # last: nothing of the driver's may outlive its context
+            stack.callback(self._forget)  # runs last; no object of the driver may outlive its context
             self._copies, self._compute = driver.Stream(NON_BLOCKING), driver.Stream(NON_BLOCKING)
             self._letterbox = load_kernel(driver, letterbox_launch(contract.input_size, batch))
             tensors = list(letterbox_launch(contract.input_size, batch).outputs)
@@ -78,12 +80,13 @@ class Stages:
             self._stack = stack.pop_all()
 
     def enqueue(self, slot: Slot, batch: int, parts: Iterable[tuple[int, int]]) -> None:
-        """Puts all of it on the streams.
+        """Enqueue all stages of a submission on the streams.
 
         Args:
-            slot: with room for the frames.
-            batch: images.
-            parts: where each part of the packed frames begins and ends, bytes; one goes up while the next is packed.
+            slot: slot with room for the frames.
+            batch: number of images.
+            parts: byte positions in the packed frames where each part begins and ends. A part is uploaded while the
+                next one is packed.
         """
         for begin, end in parts:
             slot.frames.to_device(self._copies, begin, end)
@@ -92,14 +95,17 @@ class Stages:
         if (graph := slot.graphs.get(batch)) is not None:
             graph.launch()
         else:
-            self._run_and_record(slot, batch)
+            self._run_and_capture(slot, batch)
         slot.done.record(self._compute)
 
     def measure(self, slot: Slot, batch: int, nbytes: int) -> dict[str, float]:
-        """Milliseconds of each stage, and of ``GPU``, all of them at one go; the frames are packed, the GPU is idle."""
+        """Measure each stage separately, and all of them together as ``GPU``, in milliseconds.
+
+        The frames must be packed and the GPU must be idle.
+        """
         whole = [(0, nbytes)]
-        # Once uncounted: it keeps the GPU busy until all that is counted lies on the streams, or the time that the
-        # host takes to put it there would be taken for the GPU's.
+        # A submission that is not measured keeps the GPU busy while the host enqueues the measured ones. Otherwise the
+        # time for enqueueing would count as time of the GPU.
         self.enqueue(slot, batch, whole)
         self._copies.wait_for_event(slot.done)
         begun, ended = self._driver.Event(), self._driver.Event()
@@ -113,35 +119,35 @@ class Stages:
             step()
             marks.append(self._driver.Event().record(self._compute))
         self._compute.synchronize()
-        found = {name: marks[i].time_till(marks[i + 1]) for i, name in enumerate(steps)}
-        return {**found, GPU: begun.time_till(ended)}
+        stages = {name: marks[i].time_till(marks[i + 1]) for i, name in enumerate(steps)}
+        return {**stages, GPU: begun.time_till(ended)}
 
     def prepare(self, slot: Slot, batch: int) -> None:
-        """Makes what the first run would otherwise find to be missing."""
+        """Create the network context for a slot and a batch size before its first run."""
         self._context(slot, batch)
 
     def set_thresholds(self, *, score_threshold: float | None, iou_threshold: float | None) -> None:
-        """From the next submission on; None leaves one as it is.
+        """Change the thresholds from the next submission on; None leaves a threshold as it is.
 
         Raises:
-            ValueError: out of range, or the network has them built in.
+            ValueError: if a threshold is out of range, or the thresholds are built into the network.
         """
         if self._kernels is None:
             raise ValueError(
-                "thresholds: expected an engine built with --postprocess kernels; in this one they are built in"
+                "thresholds: expected an engine built with --postprocess kernels, got one with built-in thresholds"
             )
-        self._compute.synchronize()  # what is on its way keeps the old ones
+        self._compute.synchronize()  # submissions in flight keep the old thresholds
         host: npt.NDArray[np.float32] = self._parameters.host.view(np.float32)
         set_thresholds(host, score_threshold=score_threshold, iou_threshold=iou_threshold)
         self._parameters.to_device(self._compute)
 
     def synchronize(self) -> None:
-        """Waits for everything."""
+        """Wait until both streams are idle."""
         self._copies.synchronize()
         self._compute.synchronize()
 
     def close(self) -> None:
-        """Gives everything back; nothing may be running."""
+        """Free all resources; nothing may be running."""
         self._stack.close()
 
     def _upload(self, values: npt.NDArray[np.float32], stack: ExitStack, *, integrated: bool) -> SharedMemory:
@@ -153,31 +159,31 @@ class Stages:
         self._addresses[PARAMETERS] = memory.device
         return memory
 
-    def _run_and_record(self, slot: Slot, batch: int) -> None:
-        """One by one, with a CUDA graph for the next time if that can be had."""
+    def _run_and_capture(self, slot: Slot, batch: int) -> None:
+        """Enqueue the steps one by one, then try to capture them as a CUDA graph for the next submission."""
         steps = self._steps(slot, batch)
 
         def work() -> None:
             for step in steps.values():
                 step()
 
-        work()  # first: TensorRT settles a new context on its first run, which cannot be recorded
-        if not self._records:
+        work()  # before the capture, because TensorRT sets up a new context in its first run, which cannot be captured
+        if not self._captures:
             return
         try:
             slot.graphs[batch] = CudaGraph(self._driver, self._compute, work)
         except (DeviceError, MissingDependencyError) as error:
-            self._refused += 1
-            self._records = self._refused < GRAPH_TRIES and isinstance(error, DeviceError)
-            if not self._records:
-                # In words: what keeps the log would keep the error's frames too, with streams and memory in them.
-                log.warning("no CUDA graph, each kernel is launched by itself: %s", str(error))
+            self._failed_captures += 1
+            self._captures = self._failed_captures < GRAPH_TRIES and isinstance(error, DeviceError)
+            if not self._captures:
+                # Log only the text: a handler that keeps the error would keep its traceback, with streams and memory.
+                log.warning("no CUDA graph, each kernel is launched separately: %s", str(error))
 
     def _steps(self, slot: Slot, batch: int) -> Steps:
-        """What puts each stage from the letterbox to the copy back on the compute stream."""
+        """Return the functions that enqueue the stages from letterbox to download on the compute stream."""
         if batch in slot.steps:
             return slot.steps[batch]
-        addresses = {**self._addresses, **slot.found, FRAMES: slot.frames.device}
+        addresses = {**self._addresses, **slot.addresses, FRAMES: slot.frames.device}
         letterbox, kernels = letterbox_launch(self._network.contract.input_size, batch), self._kernels
         context = self._context(slot, batch)
         steps: Steps = {
@@ -186,23 +192,24 @@ class Stages:
         }
         if kernels is not None:
             steps[POSTPROCESS] = lambda: kernels.launch(addresses, batch, self._compute)
-        steps[D2H] = lambda: slot.copy_back(self._compute)
+        steps[D2H] = lambda: slot.download(self._compute)
         slot.steps[batch] = steps
         return steps
 
     def _context(self, slot: Slot, batch: int) -> Context:
-        """Slots share it where raw heads come out, which lie in the same place for all of them."""
-        found = {**self._addresses, **slot.found}
-        addresses = {name: found[name] for name in sorted(self._network.tensors)}
+        """Return the network context for a slot; slots share it if the outputs are raw heads, which exist only once."""
+        known = {**self._addresses, **slot.addresses}
+        addresses = {name: known[name] for name in sorted(self._network.tensors)}
         key = (batch, *addresses.values())
         if key not in self._contexts:
             self._contexts[key] = self._network.context(batch, addresses)
         return self._contexts[key]
 
     def _close_contexts(self) -> None:
+        """Close all network contexts."""
         while self._contexts:
             self._contexts.popitem()[1].close()
 
     def _forget(self) -> None:
-        """Drops what the driver's library frees with its last reference."""
+        """Drop the streams and the kernel, which pycuda frees with the last reference."""
         self._copies = self._compute = self._letterbox = None

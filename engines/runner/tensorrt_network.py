@@ -1,4 +1,4 @@
-"""TensorRT's side of a running engine: deserialized, with execution contexts, their tensors bound to addresses."""
+"""The network of an engine: deserialized by TensorRT, with execution contexts bound to device addresses."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ log = logging.getLogger(__name__)
 
 
 class TensorRTNetwork:
-    """A ``Network`` of an engine.
+    """The ``Network`` of an engine.
 
-    Its execution contexts share one block of memory for activations, and streams for what TensorRT runs side by side.
+    Its execution contexts share one block of memory for activations, and the auxiliary streams on which TensorRT runs
+    layers concurrently.
 
     Args:
-        driver: from ``engines.core.cuda_context.primary_context``; its context must be current here and in every call.
-        path: the engine, checked against its passport.
-        passport: its passport.
-        backend: of the passport.
-        cuda_graph: TensorRT-RTX records CUDA graphs itself.
+        driver: module ``pycuda.driver``, from ``engines.core.cuda_context.primary_context``. Its context must be
+            current here and in every call.
+        path: path of the engine, which must match its passport.
+        passport: passport of the engine.
+        backend: backend that the passport names.
+        cuda_graph: True to let TensorRT-RTX capture CUDA graphs. It has no effect for TensorRT.
 
     Raises:
-        DeviceError: TensorRT does not take the engine, or finds too little memory.
+        DeviceError: if TensorRT refuses the engine, or there is too little memory.
     """
 
     def __init__(self, driver: Any, path: Path, passport: Passport, backend: Backend, *, cuda_graph: bool) -> None:
@@ -47,19 +49,19 @@ class TensorRTNetwork:
         self.records_itself = backend.is_rtx
         self._path, self._passport, self._backend = path, passport, backend
         self._messages = error_log(backend.module)
-        self._heard = self._messages.count
+        self._reported = self._messages.count  # number of TensorRT's errors that were quoted
         self._runtime: tensorrt.Runtime | None = None
         self._engine: tensorrt.ICudaEngine | None = None
         self._activations: Any = None
         self._streams: list[Any] = []
-        # Of TensorRT-RTX.
+        # Only for TensorRT-RTX.
         self._config: Any = None
         self._cache: Any = None
-        self._kept = b""  # what the cache's file holds
+        self._saved_cache = b""  # content of the cache file
         try:
             self._load(driver, cuda_graph=cuda_graph)
         except BaseException:
-            self.close()  # now: the error's traceback would hold all of it until long after the context is gone
+            self.close()  # the traceback would keep these objects alive after the context
             raise
 
     def context(self, batch: int, addresses: Mapping[str, int]) -> TensorRTContext:
@@ -67,35 +69,37 @@ class TensorRTNetwork:
         managed = self._backend.module.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._engine.create_execution_context(self._config if self._backend.is_rtx else managed)
         if context is None:
-            raise self.failed("makes no execution context", fix="end other programs on the GPU")
-        # The builder keeps every name for ``inspect``; nobody is to tell them to a profiler at each frame.
+            raise self.failed("cannot create an execution context", fix="close other programs on the GPU")
+        # The engine contains the names of all layers, for ``inspect``. Reporting them to a profiler costs time in
+        # every frame.
         context.nvtx_verbosity = self._backend.module.ProfilingVerbosity.NONE
         context.set_device_memory(int(self._activations), self._engine.device_memory_size_v2)
-        made = TensorRTContext(self, context, [stream.handle for stream in self._streams])
-        del context  # an error's traceback would hold it until long after the GPU's context is gone
+        bound = TensorRTContext(self, context, [stream.handle for stream in self._streams])
+        del context  # the traceback of an error would keep it alive after the context of the GPU
         try:
-            made.bind((batch, *self.contract.input_size, 3), addresses)
+            bound.bind((batch, *self.contract.input_size, 3), addresses)
         except DeviceError:
-            made.close()
+            bound.close()
             raise
-        return made
+        return bound
 
     def save_cache(self) -> None:
-        """Keeps what TensorRT-RTX compiled for this GPU beside the engine, so that the next start is fast."""
+        """Save the kernels that TensorRT-RTX compiled for this GPU beside the engine, to speed up the next start."""
         if self._cache is None or (memory := self._cache.serialize()) is None:
             return
         content = bytes(memory)
-        if content == self._kept:
+        if content == self._saved_cache:
             return
         try:
             with atomic_file(cache_path(self._path)) as file:
                 file.write(content)
-        except OSError as error:  # a model in a folder for reading only is none the worse
-            log.warning("%s: not kept, so the next start compiles again: %s", cache_path(self._path), str(error))
-        self._kept = content
+        except OSError as error:  # an engine in a read-only folder still works
+            path = cache_path(self._path)
+            log.warning("%s: cannot be saved, so the next start compiles the kernels again: %s", path, str(error))
+        self._saved_cache = content
 
     def close(self) -> None:
-        # The cache outlives what was made with it, as TensorRT-RTX demands without holding it.
+        # The cache must outlive the engine and its contexts, but TensorRT-RTX does not hold a reference to it.
         self._config = None
         self._engine = None
         self._cache = None
@@ -106,35 +110,44 @@ class TensorRTNetwork:
             self._activations = None
 
     def failed(self, what: str, *, fix: str = "") -> DeviceError:
-        """An error in TensorRT's last words."""
-        said, self._heard = self._messages.since(self._heard), self._messages.count
+        """Return an error that quotes what TensorRT logged since the previous error.
+
+        Args:
+            what: what the backend cannot do, a predicate such as "cannot run the engine".
+            fix: what the user can do about it, an imperative clause.
+        """
+        logged, self._reported = self._messages.since(self._reported), self._messages.count
         name = f"{self._passport.backend} {self._passport.backend_version}"
-        return DeviceError(f"{self._path}: {name} {what}; it says: {said}" + (f"; fix it with {fix}" if fix else ""))
+        return DeviceError(f"{self._path}: {name} {what}; it says: {logged}" + (f"; {fix}" if fix else ""))
 
     def _load(self, driver: Any, *, cuda_graph: bool) -> None:
         options = self._passport.request.get("options", {})
         self._runtime = self._backend.module.Runtime(self._messages.logger)
         if options.get("version_compatible"):
-            # Such an engine carries the code of the TensorRT that made it; the passport's digest vouches for it.
+            # Such an engine contains host code of the TensorRT that built it. The digest in the passport proves that
+            # the file is unchanged.
             self._runtime.engine_host_code_allowed = True
         if options.get("dla") is not None:
             self._runtime.DLA_core = options["dla"]
         self._engine = self._runtime.deserialize_cuda_engine(self._path.read_bytes())
         if self._engine is None:
-            raise self.failed("takes no such engine", fix=rebuild_command(self._passport, self._path))
+            raise self.failed(
+                "cannot load the engine", fix=f"fix it with {rebuild_command(self._passport, self._path)}"
+            )
         if self._backend.is_rtx:
             self._configure_rtx(self._backend.module, self._engine, cuda_graph=cuda_graph)
         self._activations = driver.mem_alloc(max(1, self._engine.device_memory_size_v2))
-        # TensorRT's own would wait for the default stream, and so for torch.
+        # TensorRT's own auxiliary streams would wait for the default stream, and so for torch.
         self._streams += [driver.Stream(NON_BLOCKING) for _ in range(self._engine.num_aux_streams)]
 
     def _configure_rtx(self, trt: Any, engine: Any, *, cuda_graph: bool) -> None:
-        """TensorRT-RTX's own CUDA graphs, and its cache of compiled kernels."""
+        """Configure the CUDA graphs of TensorRT-RTX and its cache of compiled kernels."""
         self._config = engine.create_runtime_config()
         strategies = trt.CudaGraphStrategy
         self._config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if cuda_graph else strategies.DISABLED
         self._config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        # Compiled for a shape before it runs, not beside its first thousand runs; so the cache has it, too.
+        # Compile the kernels for a shape before its first run, not in the background during its first thousand runs.
+        # So the cache contains them, too.
         self._config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         self._cache = self._config.create_runtime_cache()
         path = cache_path(self._path)
@@ -143,37 +156,41 @@ class TensorRTNetwork:
         except FileNotFoundError:
             content = b""
         except OSError as error:
-            log.warning("%s: cannot be read, so this start compiles again: %s", path, str(error))
+            log.warning("%s: cannot be read, so this start compiles the kernels again: %s", path, str(error))
             content = b""
         if content and self._cache.deserialize(content):
-            self._kept = content
+            self._saved_cache = content
         elif content:
-            log.info("%s: made for another GPU, driver or TensorRT-RTX, or damaged; compiles again", path)
+            log.info(
+                "%s: expected a cache for this GPU, driver and TensorRT-RTX, got another or a damaged one; this start "
+                "compiles the kernels again",
+                path,
+            )
         self._config.set_runtime_cache(self._cache)
 
 
 class TensorRTContext:
-    """A ``Context`` of an engine."""
+    """The ``Context`` of an engine."""
 
     def __init__(self, network: TensorRTNetwork, context: tensorrt.IExecutionContext, aux_streams: list[int]) -> None:
         self._network, self._aux_streams = network, aux_streams
         self._context: tensorrt.IExecutionContext | None = context
 
     def bind(self, shape: tuple[int, ...], addresses: Mapping[str, int]) -> None:
-        """Says how large the input is, and where everything lies on the device."""
+        """Set the shape of the input and the device addresses of all tensors."""
         assert self._context is not None
         if not self._context.set_input_shape(INPUT, shape):
-            raise self._network.failed(f"takes no input of {list(shape)}")
+            raise self._network.failed(f"refuses the input shape {list(shape)}")
         for name, address in addresses.items():
             if not self._context.set_tensor_address(name, address):
-                raise self._network.failed(f"takes no address for {name}")
+                raise self._network.failed(f"refuses the address of {name}")
 
     def enqueue(self, stream: Any) -> None:
         assert self._context is not None
         if self._aux_streams:
-            self._context.set_aux_streams(self._aux_streams)  # it forgets them with each run
+            self._context.set_aux_streams(self._aux_streams)  # TensorRT uses them only for the next run
         if not self._context.execute_async_v3(stream.handle):
-            raise self._network.failed("does not run the engine")
+            raise self._network.failed("cannot run the engine")
 
     def close(self) -> None:
         self._context = None

@@ -1,4 +1,4 @@
-"""The kernels on the CPU: their sources compiled by g++ behind a header that runs the threads of a block as fibers."""
+"""Run the kernels on the CPU: g++ compiles their sources with a header that runs the threads of a block as fibers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from engines.plugins.ptx_files import FOLDER
 
 Arrays = list[npt.NDArray[Any]]
 EMULATOR = Path(__file__).parent / "emulator"
-# As NVRTC is told: no fused multiply-add; and nothing that takes liberties with NaN or -0.
+# No fused multiply-add, as with NVRTC, and no option that changes how NaN or -0 behave.
 OPTIONS = ("-O2", "-std=c++17", "-ffp-contract=off", "-fPIC", "-shared", "-Wno-unknown-pragmas")
-# Around and in every output before a kernel runs: a slot that is not written, or one too many, shows.
+# Every output is filled and surrounded with POISON before a kernel runs, which reveals elements that the kernel does
+# not write, and writes outside of the output.
 POISON, GUARD = 0x5A, 64
 _folder: Path | None = None
 
@@ -33,14 +34,14 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g
 
 
 def compile_into(folder: Path) -> None:
-    """Of all workers of a run each compiles what the others have not."""
+    """Set the folder for the compiled kernels. All workers of a test run share it, so each kernel is compiled once."""
     global _folder
     _folder = folder
 
 
 @functools.cache
 def library(entry: str) -> ctypes.CDLL:
-    """One kernel, compiled once a run."""
+    """Return the library of one kernel; compile it if no worker of this test run has done so."""
     assert _folder is not None
     (file, macros), *_ = [(file, macros) for name, file, macros in entries() if name == entry]
     target = _folder / f"{entry}.so"
@@ -55,11 +56,17 @@ def library(entry: str) -> ctypes.CDLL:
 
 
 def run_kernel(launch: Launch, inputs: Sequence[npt.NDArray[Any]], *, seed: int = 0) -> Arrays:
-    """Runs one launch of the plan; checks that nothing beside its outputs is written.
+    """Run one launch of the plan on the CPU, and check that it writes nothing outside of its outputs.
 
-    ``seed`` other than 0 shuffles threads and blocks.
+    Args:
+        launch: launch to run.
+        inputs: arrays of its inputs.
+        seed: seed that shuffles the order of threads and blocks; 0 for the natural order.
+
+    Returns:
+        The arrays of its outputs.
     """
-    held = [np.ascontiguousarray(array) for array in inputs]
+    arrays = [np.ascontiguousarray(array) for array in inputs]
     buffers, outputs = [], []
     for output in launch.outputs:
         size = int(np.prod(output.shape)) * np.dtype(output.dtype).itemsize
@@ -70,11 +77,11 @@ def run_kernel(launch: Launch, inputs: Sequence[npt.NDArray[Any]], *, seed: int 
     failed = library(launch.entry).run(
         *launch.grid,
         launch.block,
-        (ctypes.c_void_p * len(held))(*(array.ctypes.data for array in held)),
+        (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays)),
         (ctypes.c_int * len(launch.integers))(*launch.integers),
         (ctypes.c_void_p * len(outputs))(*(array.ctypes.data for array in outputs)),
     )
-    assert not failed, f"{launch.entry}: a barrier that not all threads reach"
+    assert not failed, f"{launch.entry}: not all threads reach a barrier"
     for buffer in buffers:
         assert (buffer[:GUARD] == POISON).all(), f"{launch.entry} writes before an output"
         assert (buffer[-GUARD:] == POISON).all(), f"{launch.entry} writes past an output"
@@ -89,7 +96,7 @@ def run_kernels(
     *,
     seed: int = 0,
 ) -> tuple[Arrays, RawDetections]:
-    """All three: the candidates of Select (logits, boxes, labels), and the detections."""
+    """Run Filter, Select and NMS; return the candidates of Select (logits, boxes, labels) and the detections."""
     heads = [*cls_logits, *box_deltas]
     tensors = {**dict(zip(head_names(len(cls_logits)), heads, strict=True)), PARAMETERS: parameters}
     for launch in postprocess_launches(geometry, len(cls_logits[0])):

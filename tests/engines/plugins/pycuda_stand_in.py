@@ -1,10 +1,11 @@
-"""``pycuda.driver`` without a GPU: memory is the host's, and kernels run in the emulator.
+"""A stand-in for ``pycuda.driver`` without a GPU: memory is host memory, and kernels run in the emulator.
 
-A stream does nothing until somebody waits, and then the streams go on in a random order, as far as their events let
-them: what is not ordered by a stream or an event, or touches memory that a copy still needs, comes out wrong.
+A stream runs nothing until the code waits for something. Then the streams run in a random order, as far as their events
+allow. So work that is not ordered by a stream or an event, or that overwrites memory that a copy still needs, gives
+wrong results.
 
-What it checks on the way: that calls come with a context current, that a launch has as many arguments as it was
-prepared for, and that each address is one of memory that is held when the work is done.
+The stand-in also checks that a context is current in every call, that a launch has as many arguments as were prepared,
+and that every address belongs to allocated memory when the work runs.
 """
 
 from __future__ import annotations
@@ -30,16 +31,17 @@ Operation = Callable[[], None]
 
 
 class Driver(types.ModuleType):
-    """In the place of the module.
+    """The stand-in for the module.
 
     Attributes:
-        memory: device memory that is held now, by its address.
-        pinned: host memory that is held now, by its address.
-        calls: what was launched, with the arguments.
-        log: every operation in the order of its execution.
-        breaks: the operation whose recording another thread breaks off.
-        fail_at: this allocation, of the device or pinned, counted from 0, finds no memory left.
-        integrated: whether the GPU shares the host's memory.
+        memory: device memory that is allocated now, by its address.
+        pinned: size of the pinned host memory that is allocated now, by its address.
+        calls: launches with their grids, blocks and integers.
+        log: names of the operations in the order in which they ran.
+        fails_in_capture: name of the operation whose capture fails, as if another thread had invalidated the capture.
+        fail_at: index of the allocation, device or pinned, that fails for lack of memory; None for no failure.
+        integrated: True if the GPU shares the memory of the host.
+        alive: streams, events and modules that are not freed yet.
     """
 
     def __init__(self, *, seed: int = 0, integrated: bool = False) -> None:
@@ -53,7 +55,7 @@ class Driver(types.ModuleType):
         self.retained = 0
         self.alive: weakref.WeakSet[object] = weakref.WeakSet()
         self.streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
-        self.busy: dict[int, Stream] = {}  # work goes on when nobody holds its stream any more
+        self.busy: dict[int, Stream] = {}  # the work of a stream goes on after the last reference to it is gone
         self.numbers = itertools.count(1)
         self.clock = itertools.count(1)
         self._local = threading.local()
@@ -61,13 +63,13 @@ class Driver(types.ModuleType):
         self._allocated = 0
         self.Error = type("Error", (Exception,), {})
         self.MemoryError = type("MemoryError", (self.Error,), {})
-        self.breaks = ""  # this operation, when it is recorded
+        self.fails_in_capture = ""
         self.device_attribute = types.SimpleNamespace(INTEGRATED=18)
         self.host_alloc_flags = types.SimpleNamespace(DEVICEMAP=2)
 
     @property
     def contexts(self) -> list[str]:
-        """The stack of this thread."""
+        """Stack of the contexts of this thread."""
         if not hasattr(self._local, "contexts"):
             self._local.contexts = []
         return self._local.contexts  # type: ignore[no-any-return]
@@ -124,14 +126,14 @@ class Driver(types.ModuleType):
 
     def check(self, address: int) -> None:
         assert any(start <= address < start + block.nbytes for start, block in self.memory.items()), (
-            "an address that was not allocated, or was freed"
+            "an address that is not allocated, or is freed already"
         )
 
     def proceed(self, until: Callable[[], bool]) -> None:
-        """Runs what is on the streams, in a random order, until that is so."""
+        """Run operations of the streams, in a random order, until ``until`` returns True."""
         while not until():
             ready = [stream for stream in list(self.busy.values()) if stream.ready()]
-            assert ready, "waits for what nobody will do"
+            assert ready, "the code waits for work that no stream will run"
             self._random.choice(ready).step()
 
     def _allocate(self, call: str) -> None:
@@ -147,7 +149,7 @@ class Driver(types.ModuleType):
         def copy() -> None:
             on_device, on_host = (target, source) if name == "to device" else (source, target)
             self.check(on_device)
-            assert any(start <= on_host < start + held for start, held in self.pinned.items()), "not pinned, or freed"
+            assert any(start <= on_host < start + count for start, count in self.pinned.items()), "not pinned, or freed"
             ctypes.memmove(target, source, size)
 
         stream.put(f"{name} {size}", copy)
@@ -162,7 +164,7 @@ class Device:
         return int(self._driver.integrated)
 
     def retain_primary_context(self) -> Device:
-        time.sleep(0.01)  # as the driver, which lets other threads run meanwhile
+        time.sleep(0.01)  # other threads run meanwhile, as with the real driver
         self._driver.retained += 1
         return self
 
@@ -190,7 +192,7 @@ class Allocation:
 
 
 class Pinned(np.ndarray[Any, Any]):
-    """So that an array can carry what pycuda's carry as their base."""
+    """An array whose base is its allocation, as with pycuda's arrays."""
 
     host: HostAllocation | None = None
 
@@ -221,7 +223,7 @@ class HostAllocation:
 
 
 class Owned:
-    """What pycuda frees with its last reference, for which it needs a context."""
+    """The base of objects that pycuda frees with the last reference, which needs a current context."""
 
     def __init__(self, driver: Driver) -> None:
         assert driver.contexts
@@ -244,7 +246,7 @@ class Module(Owned):
 
 class Function:
     def __init__(self, module: Module, driver: Driver, entry: str) -> None:
-        self._module = module  # held, as pycuda's functions do
+        self._module = module  # pycuda's functions keep their module alive, too
         self._driver, self._entry, self._kinds = driver, entry, ""
 
     def prepare(self, kinds: str) -> Function:
@@ -285,14 +287,15 @@ class Stream(Owned):
         self.recording: list[tuple[str, Operation]] | None = None
         driver.streams[self.handle] = self
 
-    def put(self, name: str, operation: Operation, may: Callable[[], bool] | None = None) -> None:
+    def put(self, name: str, operation: Operation, is_ready: Callable[[], bool] | None = None) -> None:
+        """Enqueue an operation, which runs when ``is_ready`` returns True, or record it while a graph is captured."""
         if self.recording is None:
-            self._queue.append((name, operation, may or (lambda: True)))
+            self._queue.append((name, operation, is_ready or (lambda: True)))
             self._driver.busy[self.handle] = self
         else:
-            assert may is None
-            assert name != "event", "recorded in a graph, and waited for outside of it"
-            if name == self._driver.breaks:
+            assert is_ready is None
+            assert name != "event", "an event in a graph cannot be waited for outside of the graph"
+            if name == self._driver.fails_in_capture:
                 raise self._driver.Error(f"{name} failed: operation failed due to a previous error during capture")
             self.recording.append((name, operation))
 
@@ -311,7 +314,7 @@ class Stream(Owned):
 
     def synchronize(self) -> None:
         assert self._driver.contexts
-        assert self.recording is None, "waits for what is only being recorded"
+        assert self.recording is None, "the code waits for work that is only being captured"
         self._driver.proceed(lambda: not self._queue)
 
 
@@ -319,11 +322,11 @@ AnyStream: TypeAlias = Stream
 
 
 class Event(Owned):
-    """Its clock counts the operations of all streams."""
+    """An event; its clock ticks with each event that a stream reaches."""
 
     def __init__(self, driver: Driver) -> None:
         super().__init__(driver)
-        self.recorded, self._done, self._at = 0, 0, 0
+        self.recorded, self._done, self._time = 0, 0, 0
 
     def record(self, stream: Stream) -> Event:
         assert self._driver.contexts
@@ -331,7 +334,7 @@ class Event(Owned):
         number = self.recorded
 
         def reach() -> None:
-            self._done, self._at = number, next(self._driver.clock)
+            self._done, self._time = number, next(self._driver.clock)
 
         stream.put("event", reach)
         return self
@@ -344,4 +347,4 @@ class Event(Owned):
         self._driver.proceed(self.reached(self.recorded))
 
     def time_till(self, later: Event) -> float:
-        return float(later._at - self._at)
+        return float(later._time - self._time)

@@ -1,10 +1,11 @@
-"""TensorRT without its library: enough of it to drive the real ``tensorrt.plugin``, which is plain Python.
+"""A stand-in for the library TensorRT, sufficient for the real ``tensorrt.plugin``, which is plain Python.
 
-The package comes unchanged from a published wheel. Beneath it stand TensorRT-RTX's own classes, and in the place of
-what that lacks, or what only a build would call, the stand-ins here. Expressions are their values: shapes are fixed.
+The package ``tensorrt.plugin`` comes unchanged from a published wheel. It uses the classes of TensorRT-RTX, and the
+stand-ins of this module for classes that TensorRT-RTX lacks or that only a build would call. Shapes are fixed, so each
+expression is simply its value.
 
-Run as a script with the folder of a ``plugin`` package and a geometry, it takes the three plugins through a build's
-calls and prints what TensorRT would have been told, as JSON.
+As a script, with the folder of a ``plugin`` package, a geometry and a batch size, this module makes the calls of a
+build for the three plugins and prints what TensorRT would have received, as JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Expression:
 
 
 class Builder:
-    """Makes expressions; TensorRT's takes 32-bit integers and nothing else."""
+    """A builder of expressions. Like TensorRT's, it accepts only 32-bit integers."""
 
     def constant(self, value: int) -> Expression:
         assert type(value) is int
@@ -47,11 +48,13 @@ class Builder:
         return Expression(value)
 
     def operation(self, operation: Any, first: Expression, second: Expression) -> Expression:
-        raise AssertionError(f"{operation} of {first.value} and {second.value}: the plan has worked out all of it")
+        raise AssertionError(
+            f"{operation} of {first.value} and {second.value}: expected no arithmetic, because the plan has all numbers"
+        )
 
 
 class Sizes(list):  # type: ignore[type-arg]
-    """The dimensions of a tensor; made with their number."""
+    """The dimensions of a tensor, created from a list of sizes or from their number."""
 
     def __init__(self, items: Any) -> None:
         super().__init__([None] * items if isinstance(items, int) else items)
@@ -90,14 +93,14 @@ class Registry:
 
 
 class Base:
-    """Of classes that a build would call from C++."""
+    """The base of classes that a build would call from C++."""
 
     def __init__(self, *_: Any) -> None:
         pass
 
 
 def load(plugin_package: Path) -> tuple[Any, Registry]:
-    """The module ``tensorrt`` with this ``tensorrt.plugin`` in it, and the registry its plugins go to."""
+    """Return a module ``tensorrt`` that contains the given ``tensorrt.plugin``, and its plugin registry."""
     trt, registry = types.ModuleType("tensorrt"), Registry()
     trt.__path__ = []
     for name in dir(tensorrt_rtx):
@@ -131,10 +134,10 @@ def load(plugin_package: Path) -> tuple[Any, Registry]:
     return trt, registry
 
 
-def live(
+def build_plugin(
     trt: Any, registry: Registry, launch: Launch, tensors: dict[str, tuple[tuple[int, ...], Any]]
 ) -> dict[str, Any]:
-    """A plugin's life in a build, in the order of TensorRT's calls; its outputs are added to ``tensors``."""
+    """Make the calls of a build for one plugin, in TensorRT's order; add its outputs to ``tensors``."""
     creator = registry.get_creator(plugin_name(launch), "1", DOMAIN)
     plugin = creator.create_plugin(
         plugin_name(launch), DOMAIN, [], trt.TensorRTPhase.BUILD, CreationRequest.STRICT_AOT
@@ -171,7 +174,7 @@ def live(
 
 
 class Integers(dict):  # type: ignore[type-arg]
-    """Where a plugin puts its extra arguments."""
+    """The extra arguments of a plugin by index."""
 
     nbSymExprs = 0
 
@@ -190,9 +193,9 @@ def main(package: str, geometry: str, batch: str) -> None:
     launches = postprocess_launches(sizes, int(batch))
     trt, registry = load(Path(package))
     register(trt, launches)
-    register(trt, launches)  # a second engine in the same process
+    register(trt, launches)  # as for a second engine in the same process
     tensors = {name: (item.shape, getattr(trt, item.dtype)) for name, item in sizes.inputs(int(batch)).items()}
-    print(json.dumps([live(trt, registry, launch, tensors) for launch in launches]))
+    print(json.dumps([build_plugin(trt, registry, launch, tensors) for launch in launches]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The pycuda wrapper: what it launches with which arguments, and that it gives everything back.
+"""Tests of the pycuda wrapper: which kernels it launches with which arguments, and that it frees all resources.
 
-Without a GPU the driver is a stand-in that runs the kernels in the emulator. Those marked ``gpu`` run on a real one.
+The driver is a stand-in that runs the kernels in the emulator. The tests marked ``gpu`` run on a real GPU.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ def check(found: RawDetections, expected: RawDetections, *, boxes: float = 1e-3)
 
 @needs_compiler
 @pytest.mark.parametrize(("geometry", "batch"), [(SMALL, 2), (HALF, 1)])
-def test_launches_the_plan_and_finds_what_the_specification_does(
-    driver: Driver, geometry: Geometry, batch: int
-) -> None:
+def test_it_launches_the_plan_and_detects_as_the_specification(driver: Driver, geometry: Geometry, batch: int) -> None:
     logits, deltas = heads_of(geometry, batch, seed=3)
     parameters = parameters_of(geometry)
     run = run_kernels(logits, deltas, parameters, geometry, runs=2)
@@ -77,8 +75,8 @@ def test_launches_the_plan_and_finds_what_the_specification_does(
 
 
 @needs_compiler
-def test_thresholds_are_inputs(driver: Driver) -> None:
-    """The same kernels with another parameter tensor: no rebuild for another score or IoU."""
+def test_thresholds_are_inputs_of_the_kernels(driver: Driver) -> None:
+    """Another score or IoU threshold needs only another parameter tensor, no other kernels."""
     logits, deltas = heads_of(SMALL, 1, seed=3)
     for score, iou in ((0.05, 0.5), (0.3, 0.5), (0.05, 0.9)):
         parameters = parameters_of(SMALL, score=score, iou=iou)
@@ -88,8 +86,8 @@ def test_thresholds_are_inputs(driver: Driver) -> None:
 
 
 @pytest.mark.parametrize("allocation", range(22))
-def test_no_memory_leaves_none_behind(driver: Driver, allocation: int) -> None:
-    """6 scratch tensors, the inputs, 4 outputs, and what keeps the GPU busy."""
+def test_a_failed_allocation_leaves_no_memory_allocated(driver: Driver, allocation: int) -> None:
+    """There are 22 allocations: 6 scratch tensors, 11 inputs, 4 outputs, and the memory that is set to zero."""
     driver.fail_at = allocation
     logits, deltas = heads_of(SMALL, 1, seed=0)
     with pytest.raises(DeviceError, match=r"expected memory for this model, found too little .*out of memory"):
@@ -97,7 +95,7 @@ def test_no_memory_leaves_none_behind(driver: Driver, allocation: int) -> None:
     assert (driver.memory, driver.contexts, list(driver.alive), driver.calls) == ({}, [], [], [])
 
 
-def test_closing_twice_does_no_harm(driver: Driver) -> None:
+def test_closing_a_second_time_does_nothing(driver: Driver) -> None:
     driver.contexts.append("primary")
     with PostprocessKernels(driver, SMALL, 1) as kernels:
         assert len(driver.memory) == 6
@@ -107,19 +105,19 @@ def test_closing_twice_does_no_harm(driver: Driver) -> None:
 
 @needs_compiler
 def test_a_launch_allocates_and_copies_nothing(driver: Driver) -> None:
-    """So that a CUDA graph can hold it."""
+    """A CUDA graph can contain it."""
     driver.contexts.append("primary")
     kernels = PostprocessKernels(driver, SMALL, 1)
     tensors = {}
     logits, deltas = heads_of(SMALL, 1, seed=0)
-    held = []
+    allocations = []
     for name, array in zip(SMALL.inputs(1), [*logits, *deltas, parameters_of(SMALL)], strict=True):
-        held.append(driver.mem_alloc(array.nbytes))
-        driver.memcpy_htod(held[-1], array)
-        tensors[name] = int(held[-1])
+        allocations.append(driver.mem_alloc(array.nbytes))
+        driver.memcpy_htod(allocations[-1], array)
+        tensors[name] = int(allocations[-1])
     for output in postprocess_launches(SMALL, 1)[-1].outputs:
-        held.append(driver.mem_alloc(output.nbytes))
-        tensors[output.name] = int(held[-1])
+        allocations.append(driver.mem_alloc(output.nbytes))
+        tensors[output.name] = int(allocations[-1])
     before = set(driver.memory)
     driver.fail_at = len(before)
     kernels.launch(tensors, 1, driver.Stream())
@@ -144,14 +142,14 @@ def test_heads_of_another_geometry_are_refused(driver: Driver) -> None:
     assert not driver.calls
 
 
-def test_a_gpu_that_is_not_there(driver: Driver) -> None:
+def test_a_missing_gpu_is_an_error(driver: Driver) -> None:
     logits, deltas = heads_of(SMALL, 1, seed=0)
     with pytest.raises(DeviceError, match=r"GPU 7: expected an NVIDIA GPU and its driver, found none \(cuDeviceGet"):
         run_kernels(logits, deltas, parameters_of(SMALL), SMALL, device=7)
     assert (driver.contexts, driver.retained) == ([], 0)
 
 
-def test_without_pycuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pycuda_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     logits, deltas = heads_of(SMALL, 1, seed=0)
     with pytest.raises(MissingDependencyError, match="install it with pip install pycuda"):
@@ -162,8 +160,8 @@ def test_without_pycuda(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not this_machine().gpu, reason="needs an NVIDIA GPU and its driver")
 @pytest.mark.skipif(importlib.util.find_spec("pycuda") is None, reason="needs pycuda")
-def test_on_a_gpu(geometry: Geometry, batch: int) -> None:
-    """The same as the specification, and the same bits each time."""
+def test_detections_on_a_gpu_are_those_of_the_specification(geometry: Geometry, batch: int) -> None:
+    """Repeated runs give the same bits."""
     logits, deltas = heads_of(geometry, batch, 1, lambda x, _: np.round(x * 8) / 8)
     parameters = parameters_of(geometry)
     run = run_kernels(logits, deltas, parameters, geometry)

@@ -1,4 +1,4 @@
-"""The kernels' logic on the CPU, against the specification: every candidate, label and kept box exactly."""
+"""Tests of the kernels in the emulator: they must select the same candidates and boxes as the specification."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from tests.engines.plugins.emulated import POISON, needs_compiler, run_kernel, r
 pytestmark = needs_compiler
 
 Heads = list[npt.NDArray[Any]]
-# A box passes through one exponential, which two libraries round differently: one place of a float32 of the largest
-# intermediate, the side of a box before it is clipped, of up to 62.5 times 1,024 pixels.
+# A box passes through one exponential, which two libraries round differently. The tolerance is one unit in the last
+# place of the largest intermediate result in float32: a side of up to 62.5 times 1,024 pixels, before the box is
+# clipped.
 BOX_TOLERANCE = 62.5 * 1024 * 2.0**-23
 SCORE_TOLERANCE = 2.0**-22
 
@@ -34,7 +35,7 @@ SMALL = Geometry(7, 3, ((21, 19), (10, 11), (5, 6), (3, 3), (2, 1)), 50, 20, hal
 def parameters_of(
     geometry: Geometry, *, score: float = 0.05, iou: float = 0.5, seed: int = 0
 ) -> npt.NDArray[np.float32]:
-    """Anchors of several sizes around the origin, strides that differ in x and y."""
+    """Return parameters with anchors of several sizes around the origin, and strides that differ in x and y."""
     generator = np.random.default_rng(seed)
     levels = len(geometry.feature_sizes)
     sides = generator.uniform(8, 64, (levels, geometry.num_anchors, 2)) * 2.0 ** np.arange(levels)[:, None, None]
@@ -52,7 +53,15 @@ def heads_of(
     change: Callable[[npt.NDArray[Any], np.random.Generator], npt.NDArray[Any]] = lambda x, _: x,
     deltas: Callable[[npt.NDArray[Any], np.random.Generator], npt.NDArray[Any]] = lambda x, _: x,
 ) -> tuple[Heads, Heads]:
-    """Random heads of which some pass; ``change`` acts on the logits, ``deltas`` on the box deltas."""
+    """Return random heads, some logits of which pass the threshold.
+
+    Args:
+        geometry: sizes of the heads.
+        batch: number of images.
+        seed: seed of the random numbers.
+        change: function that modifies the class logits.
+        deltas: function that modifies the box deltas.
+    """
     generator = np.random.default_rng(seed)
     kind = np.float16 if geometry.half else np.float32
     a, c = geometry.num_anchors, geometry.num_classes
@@ -63,16 +72,24 @@ def heads_of(
 
 
 def check(
-    geometry: Geometry, logits: Heads, deltas: Heads, parameters: npt.NDArray[np.float32], *, some: bool = True
+    geometry: Geometry,
+    logits: Heads,
+    deltas: Heads,
+    parameters: npt.NDArray[np.float32],
+    *,
+    expect_detections: bool = True,
 ) -> RawDetections:
-    """Runs the kernels and holds every number against the specification."""
+    """Run the kernels and compare every number with the specification.
+
+    With ``expect_detections`` there must be at least one detection, without it none.
+    """
     (found_logits, found_boxes, found_labels), detections = run_kernels(logits, deltas, parameters, geometry)
     values = unpack_parameters(parameters, len(geometry.feature_sizes))
     top_k = geometry.top_k
     for n in range(len(logits[0])):
         start = 0
         for level in range(len(geometry.feature_sizes)):
-            # The specification knows levels by their place: one level alone keeps its own anchors and stride.
+            # The specification finds the anchors and the stride of a level by its index, so this level must be first.
             alone = dataclasses.replace(
                 values, cell_anchors=values.cell_anchors[level:], strides=values.strides[level:]
             )
@@ -94,7 +111,7 @@ def check(
             assert not found_boxes[n, start + count : end].any()
             assert not found_labels[n, start + count : end].any()
             start = end
-        # The same boxes to the specification's NMS, so that what is kept must be the same to the last one.
+        # Give the boxes of the kernels to the specification's NMS, so that exactly the same boxes must be kept.
         order = np.argsort(-found_logits[n], kind="stable")
         order = order[found_logits[n][order] > -np.inf]
         candidates = Candidates(found_logits[n][order], found_boxes[n][order], found_labels[n][order])
@@ -109,7 +126,7 @@ def check(
         )
         for rest in (detections.boxes[n, num:], detections.scores[n, num:], detections.labels[n, num:]):
             assert not rest.any()
-    assert (detections.num_detections.sum() > 0) == some
+    assert (detections.num_detections.sum() > 0) == expect_detections
     return detections
 
 
@@ -127,7 +144,7 @@ CASES: dict[str, Callable[[npt.NDArray[Any], np.random.Generator], npt.NDArray[A
 
 @pytest.mark.parametrize("half", [False, True], ids=["f32", "f16"])
 @pytest.mark.parametrize("case", CASES)
-def test_candidates_and_detections_are_the_specifications(case: str, half: bool) -> None:
+def test_candidates_and_detections_are_those_of_the_specification(case: str, half: bool) -> None:
     geometry = dataclasses.replace(SMALL, half=half)
     for seed in range(2):
         check(geometry, *heads_of(geometry, 2, seed, CASES[case]), parameters_of(geometry, seed=seed))
@@ -135,13 +152,13 @@ def test_candidates_and_detections_are_the_specifications(case: str, half: bool)
 
 @pytest.mark.parametrize("half", [False, True], ids=["f32", "f16"])
 @pytest.mark.parametrize("value", [-9.0, np.nan, -np.inf])
-def test_nothing_passes(half: bool, value: float) -> None:
+def test_logits_below_the_threshold_give_no_detections(half: bool, value: float) -> None:
     geometry = dataclasses.replace(SMALL, half=half)
     logits, deltas = heads_of(geometry, 2, 0, lambda x, _: np.full_like(x, value))
-    check(geometry, logits, deltas, parameters_of(geometry), some=False)
+    check(geometry, logits, deltas, parameters_of(geometry), expect_detections=False)
 
 
-def test_deltas_that_are_no_numbers() -> None:
+def test_deltas_may_be_nan_or_infinite() -> None:
     def broken(x: npt.NDArray[Any], generator: np.random.Generator) -> npt.NDArray[Any]:
         kind = generator.integers(0, 12, x.shape)
         return np.select([kind == 0, kind == 1, kind == 2, kind == 3], [np.nan, np.inf, -np.inf, 50.0], x)
@@ -157,7 +174,7 @@ def test_deltas_that_are_no_numbers() -> None:
 def test_two_to_six_levels(levels: int, half: bool) -> None:
     sizes = ((17, 15), (9, 8), (5, 5), (3, 2), (2, 2), (1, 1))[:levels]
     geometry = Geometry(3, 2, sizes, 40, 15, half)
-    # Three images of an odd number of logits a level: none of the later ones starts on the 16-byte grid.
+    # Three images with an odd number of logits on a level: the later images are not aligned to 16 bytes.
     check(geometry, *heads_of(geometry, 3, levels), parameters_of(geometry))
 
 
@@ -165,44 +182,44 @@ def test_two_to_six_levels(levels: int, half: bool) -> None:
     ("classes", "anchors", "top_k", "kept"),
     [(1, 1, 1, 1), (1, 15, 1024, 1024), (91, 9, 1000, 300), (1203, 1, 1000, 300), (4, 9, 333, 7)],
 )
-def test_classes_anchors_and_limits(classes: int, anchors: int, top_k: int, kept: int) -> None:
+def test_any_number_of_classes_anchors_and_candidates(classes: int, anchors: int, top_k: int, kept: int) -> None:
     geometry = Geometry(classes, anchors, ((9, 13), (4, 7)), top_k, kept, half=True)
     for name in ("normal", "heavy ties"):
         check(geometry, *heads_of(geometry, 2, 5, CASES[name]), parameters_of(geometry))
 
 
 @pytest.mark.parametrize(("score", "iou"), [(0.0, 0.5), (0.05, 0.0), (0.05, 1.0), (0.9, 0.3)])
-def test_thresholds(score: float, iou: float) -> None:
+def test_any_thresholds(score: float, iou: float) -> None:
     logits, deltas = heads_of(SMALL, 2, 7, CASES["nearly all pass"])
     check(SMALL, logits, deltas, parameters_of(SMALL, score=score, iou=iou))
 
 
-def test_many_tiles_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_tiles_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     heads = heads_of(SMALL, 2, 1, CASES["heavy ties"])
     parameters = parameters_of(SMALL)
     whole = run_kernels(*heads, parameters, SMALL)
-    for tile in (64, 1000, 1024):  # some with more than top_k survivors, some that end inside a 16-byte load
+    for tile in (64, 1000, 1024):  # some tiles have more than top_k candidates, some end inside a 16-byte load
         monkeypatch.setattr(launch_module, "TILE", tile)
         in_tiles = run_kernels(*heads, parameters, SMALL)
-        for ours, theirs in zip(itertools.chain(*in_tiles), itertools.chain(*whole), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+        for found, expected in zip(itertools.chain(*in_tiles), itertools.chain(*whole), strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("case", ["nearly all pass", "heavy ties", "NaN among them"])
 def test_the_order_of_threads_and_blocks_changes_no_bit(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a barrier is missing, a shuffled order shows it."""
+    """A shuffled order reveals a missing barrier."""
     monkeypatch.setattr(launch_module, "TILE", 512)
-    geometry = dataclasses.replace(SMALL, max_detections=200)  # many rounds of NMS, from several warps
+    geometry = dataclasses.replace(SMALL, max_detections=200)  # many rounds of NMS, with winners from several warps
     heads = heads_of(geometry, 2, 1, CASES[case])
     parameters = parameters_of(geometry)
     candidates, detections = run_kernels(*heads, parameters, geometry)
     for seed in range(1, 5):
         again = run_kernels(*heads, parameters, geometry, seed=seed)
-        for ours, theirs in zip(itertools.chain(*again), (*candidates, *detections), strict=True):
-            assert ours.tobytes() == theirs.tobytes()
+        for found, expected in zip(itertools.chain(*again), (*candidates, *detections), strict=True):
+            assert found.tobytes() == expected.tobytes()
 
 
-def test_a_batch_is_its_images_one_by_one() -> None:
+def test_a_batch_gives_the_results_of_its_single_images() -> None:
     logits, deltas = heads_of(SMALL, 3, 2)
     parameters = parameters_of(SMALL)
     _, together = run_kernels(logits, deltas, parameters, SMALL)
@@ -210,12 +227,12 @@ def test_a_batch_is_its_images_one_by_one() -> None:
         _, alone = run_kernels(
             [level[n : n + 1] for level in logits], [level[n : n + 1] for level in deltas], parameters, SMALL
         )
-        for ours, theirs in zip(together, alone, strict=True):
-            np.testing.assert_array_equal(ours[n : n + 1], theirs)
+        for found, expected in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(found[n : n + 1], expected)
 
 
-def test_boxes_far_apart_in_torchvision_too() -> None:
-    """Against an NMS that we did not write; its IoU rounds otherwise, so boxes on the threshold are left out."""
+def test_nms_keeps_the_boxes_that_torchvision_keeps() -> None:
+    """Compare with an independent NMS. Its IoU rounds differently, so no pair of boxes may be on the threshold."""
     generator = np.random.default_rng(4)
     geometry = Geometry(3, 1, ((4, 4), (2, 2)), 400, 300, half=False)
     count = 2 * 400
@@ -227,7 +244,7 @@ def test_boxes_far_apart_in_torchvision_too() -> None:
     boxes, logits, labels = boxes[order], logits[order], labels[order]
     iou = torchvision.ops.box_iou(torch.from_numpy(boxes), torch.from_numpy(boxes))
     threshold = 0.5
-    assert float((iou - threshold).abs().min()) > 1e-6, "another seed: a pair lies on the threshold"
+    assert float((iou - threshold).abs().min()) > 1e-6, "a pair of boxes is on the threshold; take another seed"
     keep = torchvision.ops.batched_nms(
         torch.from_numpy(boxes), torch.from_numpy(logits), torch.from_numpy(labels), threshold
     )[: geometry.max_detections].numpy()
@@ -239,8 +256,8 @@ def test_boxes_far_apart_in_torchvision_too() -> None:
     np.testing.assert_array_equal(kept_labels[0, : len(keep)], labels[keep])
 
 
-def test_every_slot_of_an_output_is_written() -> None:
-    """Where nothing passes, all of it is filling; and poison is no filling."""
+def test_every_element_of_an_output_is_written() -> None:
+    """If no logit passes, the kernels fill all outputs, so no byte of the emulator's filling may remain."""
     logits, deltas = heads_of(SMALL, 1, 0, lambda x, _: np.full_like(x, -9.0))
     candidates, detections = run_kernels(logits, deltas, parameters_of(SMALL), SMALL)
     poison = np.full(4, POISON, np.uint8)
@@ -248,8 +265,8 @@ def test_every_slot_of_an_output_is_written() -> None:
         assert not (output.view(np.uint8).reshape(-1, 4) == poison).all(axis=1).any()
 
 
-def test_the_real_size() -> None:
-    """800 by 800, 91 classes, 9 anchors: 10.9 million logits in float16."""
+def test_a_model_of_real_size() -> None:
+    """Input 800 by 800 with 91 classes and 9 anchors: 10.9 million logits in float16."""
     geometry = Geometry(91, 9, ((100, 100), (50, 50), (25, 25), (13, 13), (7, 7)), 1000, 300, half=True)
     logits, deltas = heads_of(geometry, 1, 0, lambda x, _: x - 2)
     detections = check(geometry, logits, deltas, parameters_of(geometry))

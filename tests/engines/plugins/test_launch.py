@@ -1,4 +1,4 @@
-"""The launch plan against sizes worked out by hand for torchvision's RetinaNet at 800 by 800."""
+"""Tests of the launch plan, with sizes calculated by hand for torchvision's RetinaNet at 800 by 800 pixels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from engines.plugins.launch import MAX_DETECTIONS, MAX_TOP_K, Geometry, Tensor, 
 COCO = Geometry(91, 9, ((100, 100), (50, 50), (25, 25), (13, 13), (7, 7)), 1000, 300, half=True)
 
 
-def test_the_plan_of_torchvision_at_800() -> None:
+def test_the_plan_for_torchvision_at_800() -> None:
     filter_, select, nms = postprocess_launches(COCO, 2)
-    # 819 channels; 250 + 63 + 16 + 5 + 2 tiles of 32,768 logits.
+    # 819 channels, so 250 + 63 + 16 + 5 + 2 tiles of 32,768 logits.
     assert filter_.entry == "filter_f16_5"
     assert (filter_.grid, filter_.block) == ((336, 2), 512)
     assert filter_.integers == (8190000, 2047500, 511875, 138411, 40131, 32768, 1000)
@@ -42,7 +42,7 @@ def test_the_plan_of_torchvision_at_800() -> None:
     assert postprocess_launches(dataclasses.replace(COCO, half=False), 1)[0].entry == "filter_f32_5"
 
 
-def test_the_inputs_of_torchvision_at_800() -> None:
+def test_the_inputs_for_torchvision_at_800() -> None:
     inputs = COCO.inputs(2)
     assert list(inputs) == [*(f"{head}_{level}" for head in ("cls", "box") for level in range(5)), "parameters"]
     assert inputs["cls_3"] == Tensor("cls_3", (2, 819, 13, 13), "float16")
@@ -59,6 +59,6 @@ def test_the_inputs_of_torchvision_at_800() -> None:
         ({"num_classes": 30000}, "less than 2\\^31 logits"),
     ],
 )
-def test_what_the_kernels_cannot_do_is_refused(change: dict[str, object], message: str) -> None:
+def test_sizes_beyond_the_limits_of_the_kernels_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(COCO, **change)  # type: ignore[arg-type]

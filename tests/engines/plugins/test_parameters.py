@@ -1,4 +1,4 @@
-"""Anchors, pinned by literal values and by torchvision, and the parameter tensor that carries them."""
+"""Tests of the anchors, against literal values and torchvision, and of the parameter tensor that contains them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from retina_edge.model.config import octave_sizes
 from tests.export.heads import make_contract, torchvision_anchors
 
 RATIOS = (0.5, 1.0, 2.0)
-# The paper's anchors on P3: areas 32², 40², 50²; height / width 1/2, 1, 2.
+# The paper's anchors on P3: areas 32², 40² and 50²; height / width of 1/2, 1 and 2.
 P3 = [
     [-23, -11, 23, 11],
     [-28, -14, 28, 14],
@@ -53,19 +53,19 @@ def test_the_papers_anchors(index: int, expected: list[list[int]]) -> None:
 
 
 def test_halves_are_rounded_to_even() -> None:
-    """Areas of 1², 3², 5², 7²: half sides of 0.5, 1.5, 2.5, 3.5."""
+    """Areas of 1², 3², 5² and 7² have half sides of 0.5, 1.5, 2.5 and 3.5."""
     anchors = level_of((1.0, 3.0, 5.0, 7.0), (1.0,)).cell_anchors()
     np.testing.assert_array_equal(anchors[:, 2], [0, 2, 2, 4])
 
 
-def test_every_level_is_torchvisions() -> None:
+def test_every_level_has_the_anchors_of_torchvision() -> None:
     generator = _default_anchorgen()
     for sizes, expected in zip(octave_sizes((32, 64, 128, 256, 512)), generator.cell_anchors, strict=True):
         np.testing.assert_array_equal(level_of(sizes).cell_anchors(), expected.numpy())
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_odd_sizes_and_ratios_are_torchvisions(seed: int) -> None:
+def test_unusual_sizes_and_ratios_give_the_anchors_of_torchvision(seed: int) -> None:
     rng = np.random.default_rng(seed)
     sizes = tuple(rng.uniform(4, 600, 3).tolist())
     ratios = tuple(rng.uniform(0.2, 5, 3).tolist())
@@ -74,8 +74,8 @@ def test_odd_sizes_and_ratios_are_torchvisions(seed: int) -> None:
 
 
 @pytest.mark.parametrize("num_levels", [1, 3, 6])
-def test_the_grid_is_torchvisions(num_levels: int) -> None:
-    """Cell anchor plus stride times position, in the order row, column, anchor."""
+def test_the_anchors_of_all_positions_are_those_of_torchvision(num_levels: int) -> None:
+    """An anchor is a cell anchor plus stride times position, in the order row, column, anchor."""
     contract = make_contract(num_levels=num_levels)
     parameters = unpack_parameters(pack_parameters(contract), num_levels)
     expected = torchvision_anchors(contract)
@@ -87,7 +87,7 @@ def test_the_grid_is_torchvisions(num_levels: int) -> None:
         np.testing.assert_array_equal(anchors, expected[i].numpy())
 
 
-def test_pack_and_unpack() -> None:
+def test_unpacked_parameters_are_those_that_were_packed() -> None:
     contract = make_contract(num_levels=4, score_threshold=0.3, iou_threshold=0.45)
     packed = pack_parameters(contract)
     assert (packed.dtype.name, packed.shape) == ("float32", (HEADER + 4 * 4 * 6 + 2 * 4,))
@@ -110,7 +110,7 @@ def test_x_and_y_are_not_swapped() -> None:
 
 
 @pytest.mark.parametrize("length", [0, HEADER, HEADER + 5, HEADER + 2 * 3 + 4 * 3 + 1])
-def test_a_wrong_length_is_refused(length: int) -> None:
+def test_parameters_of_a_wrong_length_are_refused(length: int) -> None:
     with pytest.raises(ValueError, match=f"for L = 3 levels, got {length}"):
         unpack_parameters(np.zeros(length, np.float32), 3)
 

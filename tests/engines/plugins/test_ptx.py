@@ -1,4 +1,4 @@
-"""The committed PTX is what the sources compile to."""
+"""Tests that the committed PTX is the result of compiling the sources."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ def compiled(file: str, macros: tuple[str, ...]) -> bytes:
 
 
 @pytest.mark.parametrize(("entry", "file", "macros"), list(entries()), ids=[entry for entry, *_ in entries()])
-def test_compiling_again_gives_the_same(entry: str, file: str, macros: tuple[str, ...]) -> None:
+def test_compiling_again_gives_the_same_ptx(entry: str, file: str, macros: tuple[str, ...]) -> None:
     ptx = read_ptx(entry)
     assert clean(compiled(file, macros)) == ptx
     assert f".visible .entry {entry}(".encode() in ptx
-    # For GPUs from Turing on, and for the drivers of JetPack 6.
+    # For GPUs since Turing, and for the driver of JetPack 6.
     assert b"\n.version 7.0\n" in ptx
     assert b"\n.target sm_75" in ptx
 
 
-@pytest.mark.skipif(not PTXAS, reason="needs ptxas, of the package nvidia-cuda-nvcc-cu12")
+@pytest.mark.skipif(not PTXAS, reason="needs ptxas, from the package nvidia-cuda-nvcc-cu12")
 @pytest.mark.parametrize(("entry", "file", "macros"), list(entries()), ids=[entry for entry, *_ in entries()])
-def test_an_older_isa_says_the_same(entry: str, file: str, macros: tuple[str, ...], tmp_path: Path) -> None:
-    """NVIDIA's assembler takes it, and makes the same machine code of it as of the compiler's own."""
+def test_the_older_isa_gives_the_same_machine_code(
+    entry: str, file: str, macros: tuple[str, ...], tmp_path: Path
+) -> None:
+    """NVIDIA's assembler accepts PTX that declares the older ISA, and makes the same machine code as for the newest."""
     newest = compiled(file, macros).rstrip(b"\0")
     assert newest != read_ptx(entry)
     codes = []
@@ -47,7 +49,7 @@ def test_an_older_isa_says_the_same(entry: str, file: str, macros: tuple[str, ..
     assert codes[0] == codes[1]
 
 
-def test_nothing_else_is_there() -> None:
+def test_there_is_one_ptx_file_for_each_kernel() -> None:
     names = {file.stem for file in PTX.iterdir()}
     assert names == {entry for entry, _, _ in entries()}
     assert len(names) == 4 * len(LEVELS) + 2

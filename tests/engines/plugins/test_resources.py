@@ -1,6 +1,7 @@
-"""What the kernels take of a multiprocessor, as machine code for each generation of GPUs.
+"""Tests of the registers and the shared memory that the kernels need on each generation of GPUs.
 
-The driver makes its own machine code of the committed PTX, which may differ a little; this is the compiler's.
+The numbers are those of the compiler's machine code. The driver compiles the committed PTX itself, and its machine code
+may differ a little.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from engines.plugins.compile import Nvrtc, compile_entry, entries
 from engines.plugins.launch import BLOCK_THREADS, FILTER_THREADS
 from engines.runner.packed_frames import THREADS as THREADS_OF_LETTERBOX
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.start_first
 
-# Registers of a thread: Filter, Select, NMS, letterbox, the worst of their variants.
+# Registers of a thread for Filter, Select, NMS and letterbox: the maximum over the variants of each kernel.
 REGISTERS = {
     75: (64, 49, 39, 41),
     80: (32, 48, 32, 39),
@@ -24,9 +25,9 @@ REGISTERS = {
     100: (32, 56, 32, 40),
     120: (40, 56, 39, 40),
 }
-# Bytes of static shared memory of a block. TensorRT's plugins get less than 48 KiB.
+# Bytes of static shared memory of a block. TensorRT's plugins must use less than 48 KiB.
 SHARED = {"filter": 9356, "select": 9356, "nms": 39040, "letterbox": 0}
-# Filter of 2 and 3 levels puts a register aside on sm_100, once a block.
+# Bytes that are spilled: Filter of 2 and 3 levels spills a register on sm_100, once in a block.
 SPILLED = {("filter_f16_2", 100): 8, ("filter_f16_3", 100): 8}
 THREADS = {"filter": FILTER_THREADS, "select": BLOCK_THREADS, "nms": BLOCK_THREADS, "letterbox": THREADS_OF_LETTERBOX}
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
@@ -38,8 +39,8 @@ def nvrtc() -> Nvrtc:
 
 
 @pytest.mark.parametrize("architecture", REGISTERS)
-def test_registers_spills_and_shared_memory(nvrtc: Nvrtc, architecture: int) -> None:
-    worst = dict.fromkeys(SHARED, 0)
+def test_registers_spills_and_shared_memory_are_as_expected(nvrtc: Nvrtc, architecture: int) -> None:
+    largest = dict.fromkeys(SHARED, 0)
     for entry, file, macros in entries():
         options = ("--ptxas-options=-v",)
         code, log = compile_entry(nvrtc, file, macros, architecture=f"sm_{architecture}", options=options)
@@ -50,5 +51,5 @@ def test_registers_spills_and_shared_memory(nvrtc: Nvrtc, architecture: int) -> 
         assert max(found["spill stores"], found["spill loads"]) <= SPILLED.get((entry, architecture), 0), entry
         (registers,) = map(int, re.findall(r"Used (\d+) registers", log))
         assert registers * THREADS[kernel] <= REGISTERS_OF_A_MULTIPROCESSOR
-        worst[kernel] = max(worst[kernel], registers)
-    assert tuple(worst.values()) == REGISTERS[architecture]
+        largest[kernel] = max(largest[kernel], registers)
+    assert tuple(largest.values()) == REGISTERS[architecture]

@@ -1,4 +1,4 @@
-"""``cuda.bindings.driver`` without a GPU: graphs of what the streams of pycuda's stand-in are told."""
+"""A stand-in for ``cuda.bindings.driver``: graphs of the operations that pycuda's stand-in puts on a stream."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Graph:
 
 
 class Bindings(types.ModuleType):
-    """In the place of the module.
+    """The stand-in for the module.
 
     Attributes:
-        graphs: recorded or launchable, and not given back yet.
-        launches: how many there were.
-        fails: the call that does not succeed.
+        graphs: captured and instantiated graphs that are not destroyed yet.
+        launches: number of launches of graphs.
+        fails: name of the call that fails; empty for none.
     """
 
     CUresult = Result

@@ -1,4 +1,4 @@
-"""TensorRT's runtime without a GPU: what it puts on a stream is the engine's ONNX, run by ONNX Runtime.
+"""A stand-in for TensorRT's runtime: to run an engine, it runs the engine's ONNX model with ONNX Runtime.
 
 Memory and streams are those of the driver's stand-in.
 """
@@ -22,16 +22,17 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(in
 
 
 class Runtime(types.SimpleNamespace):
-    """The module.
+    """The stand-in for the module ``tensorrt`` or ``tensorrt_rtx``.
 
     Attributes:
         refuses: the call that fails: ``deserialize``, ``context``, ``shape``, ``address`` or ``enqueue``.
-        strategy: TensorRT-RTX's of CUDA graphs.
-        alive: names of what is held now.
-        loaded: content of the runtime cache that a context was made with.
-        runs: batch sizes, as they were run.
-        aux_streams: how many the engine wants.
-        compiled: what the runtime cache is serialized to; None where the driver has no fingerprint of the GPU.
+        strategy: strategy of TensorRT-RTX for CUDA graphs, set when a context is created.
+        alive: names of the objects that are not freed yet.
+        accepts: True if TensorRT-RTX accepts the content of a runtime cache.
+        loaded: last content of a runtime cache that was accepted.
+        runs: batch size of each run, in order.
+        aux_streams: number of auxiliary streams that the engine needs.
+        compiled: serialized content of the runtime cache; None as for a GPU without a fingerprint.
     """
 
     def __init__(self, driver: Driver, session: onnxruntime.InferenceSession, name: str, version: str) -> None:
@@ -98,7 +99,7 @@ class Runtime(types.SimpleNamespace):
 
 
 class Held(types.SimpleNamespace):
-    """Something of TensorRT's; notes when it is freed."""
+    """An object of TensorRT. It is listed in ``Runtime.alive`` until it is freed."""
 
     def __init__(self, runtime: Runtime, name: str) -> None:
         super().__init__()
@@ -120,8 +121,8 @@ class Context(Held):
         self.activations = 0
         self.nvtx_verbosity = "detailed"
         self.streams: list[int] = []
-        self.settled: tuple[int, ...] = ()  # TensorRT's first run of a shape cannot be recorded
-        self.recorded = False
+        self.settled: tuple[int, ...] = ()  # last shape that was run; TensorRT cannot capture the first run of a shape
+        self.captured = False
 
     def set_device_memory(self, address: int, size: int) -> None:
         assert len(self.runtime.driver.memory[address]) >= size
@@ -129,22 +130,24 @@ class Context(Held):
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert name == INPUT
-        assert not self.recorded, "a graph was recorded with it"
+        assert not self.captured, "a captured graph depends on this shape"
         self.shape = shape
         return self.runtime.refuses != "shape"
 
     def set_tensor_address(self, name: str, address: int) -> bool:
-        assert not self.recorded or self.addresses[name] == address, "a graph was recorded with it"
+        assert not self.captured or self.addresses[name] == address, "a captured graph depends on this address"
         self.addresses[name] = address
         return self.runtime.refuses != "address"
 
     def set_aux_streams(self, handles: list[int]) -> None:
-        assert all(self.runtime.driver.streams[handle].flags == 1 for handle in handles), "waits for other streams"
+        assert all(self.runtime.driver.streams[handle].flags == 1 for handle in handles), (
+            "an auxiliary stream that waits for the default stream"
+        )
         self.streams = handles
 
     def execute_async_v3(self, handle: int) -> bool:
         runtime, driver = self.runtime, self.runtime.driver
-        assert len(self.streams) == runtime.aux_streams, "uses streams of its own"
+        assert len(self.streams) == runtime.aux_streams, "TensorRT would use its own auxiliary streams"
         self.streams = []
         assert self.nvtx_verbosity == "none"
         if runtime.refuses == "enqueue":
@@ -153,7 +156,7 @@ class Context(Held):
         if stream.recording is not None:
             assert runtime.name != TENSORRT_RTX
             assert self.settled == self.shape
-            self.recorded = True
+            self.captured = True
         self.settled = self.shape
         shape, addresses = self.shape, {**self.addresses, "activations": self.activations}
 
@@ -161,16 +164,17 @@ class Context(Held):
             runtime.runs.append(shape[0])
             for address in addresses.values():
                 driver.check(address)
-            images = _at(addresses[INPUT], shape, np.uint8)
+            images = _array(addresses[INPUT], shape, np.uint8)
             outputs = [output.name for output in runtime.session.get_outputs()]
             kinds = [_TYPES[output.type] for output in runtime.session.get_outputs()]
-            for name, kind, found in zip(outputs, kinds, runtime.session.run(outputs, {INPUT: images}), strict=True):
-                _at(addresses[name], found.shape, kind)[...] = found
+            for name, kind, value in zip(outputs, kinds, runtime.session.run(outputs, {INPUT: images}), strict=True):
+                _array(addresses[name], value.shape, kind)[...] = value
 
         stream.put("engine", run)
         return True
 
 
-def _at(address: int, shape: tuple[int, ...], kind: Any) -> npt.NDArray[Any]:
+def _array(address: int, shape: tuple[int, ...], kind: Any) -> npt.NDArray[Any]:
+    """Return an array that shares the memory at an address."""
     size = int(np.prod(shape)) * np.dtype(kind).itemsize
     return np.frombuffer((ctypes.c_uint8 * size).from_address(address), kind).reshape(shape)

@@ -1,4 +1,4 @@
-"""What TensorRT-RTX compiled for this GPU is kept beside the engine, where it can be."""
+"""Tests of the cache beside an engine that holds the kernels that TensorRT-RTX compiled for this GPU."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ pytestmark = needs_compiler
 Frames = list[npt.NDArray[np.uint8]]
 
 
-def test_what_was_compiled_is_kept_beside_the_engine(world: World) -> None:
+def test_compiled_kernels_are_saved_beside_the_engine(world: World) -> None:
     cache_path(world.engine).unlink(missing_ok=True)
     EngineExecutor(world.engine).close()
     assert world.trt.loaded is None
     assert cache_path(world.engine).read_bytes() == b"compiled"
     EngineExecutor(world.engine).close()
     assert world.trt.loaded == b"compiled"
-    world.trt.accepts, world.trt.compiled = False, b"of another driver"
+    world.trt.accepts, world.trt.compiled = False, b"for another driver"
     EngineExecutor(world.engine).close()
-    assert cache_path(world.engine).read_bytes() == b"of another driver"
+    assert cache_path(world.engine).read_bytes() == b"for another driver"
     cache_path(world.engine).unlink()
 
 
-def test_a_gpu_whose_cache_cannot_be_kept(world: World, small_frames: Frames) -> None:
-    """TensorRT-RTX gives none where the driver has no fingerprint of the GPU."""
+def test_without_a_serialized_cache_no_file_is_written(world: World, small_frames: Frames) -> None:
+    """TensorRT-RTX does not serialize its cache if the driver has no fingerprint of the GPU."""
     cache_path(world.engine).unlink(missing_ok=True)
     world.trt.compiled = None
     with Detector.load(world.engine) as detector:
@@ -49,11 +49,11 @@ def test_a_cache_that_cannot_be_read_is_no_error(world: World, caplog: pytest.Lo
         EngineExecutor(world.engine).close()
     finally:
         cache_path(world.engine).rmdir()
-    assert "cannot be read, so this start compiles again" in caplog.text
+    assert "cannot be read, so this start compiles the kernels again" in caplog.text
     world.check_nothing_is_left()
 
 
-def test_the_cache_is_kept_after_the_first_frame(world: World, small_frames: Frames) -> None:
+def test_the_cache_is_saved_after_the_first_frame(world: World, small_frames: Frames) -> None:
     cache_path(world.engine).unlink(missing_ok=True)
     executor = EngineExecutor(world.engine)
     ticket = executor.submit(small_frames[:1])
@@ -64,7 +64,7 @@ def test_the_cache_is_kept_after_the_first_frame(world: World, small_frames: Fra
     cache_path(world.engine).unlink()
 
 
-def test_a_cache_that_cannot_be_kept_is_no_error(
+def test_a_cache_that_cannot_be_saved_is_no_error(
     world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_path: Path) -> None:
@@ -73,5 +73,5 @@ def test_a_cache_that_cannot_be_kept_is_no_error(
     cache_path(world.engine).unlink(missing_ok=True)
     monkeypatch.setattr("engines.runner.tensorrt_network.atomic_file", refuse)
     EngineExecutor(world.engine).close()
-    assert "so the next start compiles again" in caplog.text
+    assert "so the next start compiles the kernels again" in caplog.text
     world.check_nothing_is_left()

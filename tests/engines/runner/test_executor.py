@@ -1,7 +1,8 @@
-"""The runner, with the driver and TensorRT's runtime replaced at their boundaries.
+"""Tests of the runner on stand-ins for the driver and for TensorRT's runtime.
 
-Kernels run in the emulator, streams late and in any order, and the network in ONNX Runtime; the engines and their
-passports are TensorRT-RTX's own. What comes out is held against ``OnnxExecutor``. On a GPU none of it has run yet.
+Kernels run in the emulator, streams run late and in a random order, and the network runs in ONNX Runtime. The engines
+and their passports are made by TensorRT-RTX itself. The detections are compared with those of ``OnnxExecutor``.
+``test_gpu.py`` tests the runner on a GPU.
 """
 
 from __future__ import annotations
@@ -38,26 +39,26 @@ def test_detections_are_those_of_onnx_runtime(any_world: World, engine: Path, sm
         found = executor.result(executor.submit(batch))
         check(found, reference.result(reference.submit(batch)))
         assert len(found.num_detections) == (executor.batch or len(batch))
-        for missing in range(len(batch), len(found.num_detections)):
-            np.testing.assert_array_equal(found.boxes[missing], black.boxes[0])
+        for padding in range(len(batch), len(found.num_detections)):
+            np.testing.assert_array_equal(found.boxes[padding], black.boxes[0])
     assert any_world.trt.runs == ([3] * 5 if executor.batch else [1, 1, 3, 2, 3])
     executor.close()
     any_world.check_nothing_is_left()
 
 
-def test_several_on_their_way_and_results_in_any_order(any_world: World, small_frames: Frames) -> None:
+def test_results_of_several_submissions_in_flight_come_in_any_order(any_world: World, small_frames: Frames) -> None:
     executor = EngineExecutor(any_world.engine, in_flight=2)
     alone = [executor.result(executor.submit([frame])) for frame in small_frames]
     tickets = [executor.submit([frame]) for frame in small_frames]  # twice as many as there are slots
     for index in (3, 0, 2, 1, 3):
-        found = executor.result(tickets[index])
-        for ours, theirs in zip(found, alone[index], strict=True):
-            assert ours.tobytes() == theirs.tobytes()
+        detections = executor.result(tickets[index])
+        for found, expected in zip(detections, alone[index], strict=True):
+            assert found.tobytes() == expected.tobytes()
     executor.close()
     any_world.check_nothing_is_left()
 
 
-def test_slots_share_a_context_behind_raw_heads(any_world: World, small_frames: Frames) -> None:
+def test_slots_share_a_context_if_the_outputs_are_raw_heads(any_world: World, small_frames: Frames) -> None:
     executor = EngineExecutor(any_world.engine, in_flight=3)
     for frame in (*small_frames, *small_frames):
         executor.submit([frame])
@@ -76,14 +77,14 @@ def test_stages_are_measured_between_events(any_world: World, small_frames: Fram
     stages = [stage for stage in STAGES if not (plugin and stage == POSTPROCESS)]
     assert list(found) == [*stages, GPU]
     assert all(found[stage] == 1 for stage in stages[1:])
-    assert found[GPU] == 3  # uploaded and done lie between
+    assert found[GPU] == 3  # the events uploaded and done are between the two measured events
     assert executor.result(before).num_detections[0] > 3
     executor.close()
     any_world.check_nothing_is_left()
 
 
-def test_the_next_frames_go_up_while_the_first_are_computed(world: World, small_frames: Frames) -> None:
-    """Nothing on the copy stream waits for the compute stream."""
+def test_the_next_frames_are_uploaded_while_the_first_are_computed(world: World, small_frames: Frames) -> None:
+    """No operation on the copy stream waits for the compute stream."""
     executor = EngineExecutor(world.engine)
     world.driver.log.clear()
     executor.submit(small_frames[:1])
@@ -93,11 +94,11 @@ def test_the_next_frames_go_up_while_the_first_are_computed(world: World, small_
         copies.step()
     assert [name.partition(" ")[0] for name in world.driver.log] == ["to", "event", "to", "event"]
     assert compute.ready()
-    del copies, compute  # while there is a context
+    del copies, compute  # while the context is current
     executor.close()
 
 
-def test_frames_may_grow_and_shrink_and_memory_stays(world: World, small_frames: Frames) -> None:
+def test_memory_for_large_frames_is_kept_for_smaller_ones(world: World, small_frames: Frames) -> None:
     executor = EngineExecutor(world.engine, in_flight=1)
     large = np.tile(small_frames[0], (2, 3, 1))
     executor.result(executor.submit([large]))
@@ -109,11 +110,11 @@ def test_frames_may_grow_and_shrink_and_memory_stays(world: World, small_frames:
     world.check_nothing_is_left()
 
 
-def test_from_several_threads(world: World, small_frames: Frames) -> None:
+def test_several_threads_get_their_own_detections(world: World, small_frames: Frames) -> None:
     executor = EngineExecutor(world.engine)
     expected = [executor.result(executor.submit([frame])) for frame in small_frames]
     errors: list[BaseException] = []
-    # The stand-in's streams are run by whoever waits; the real driver's run by themselves.
+    # The waiting thread runs the streams of the stand-in, so only one thread may wait at once.
     lock, proceed = threading.Lock(), world.driver.proceed
 
     def one_at_a_time(until: object) -> None:
@@ -140,26 +141,26 @@ def test_from_several_threads(world: World, small_frames: Frames) -> None:
     world.check_nothing_is_left()
 
 
-def test_a_result_that_is_waited_for_while_another_thread_closes(world: World, small_frames: Frames) -> None:
+def test_closing_in_another_thread_while_a_result_is_waited_for_is_an_error(world: World, small_frames: Frames) -> None:
     executor = EngineExecutor(world.engine)
     ticket = executor.submit(small_frames[:1])
     proceed = world.driver.proceed
 
-    def closed_meanwhile(until: Callable[[], bool]) -> None:
+    def proceed_and_close(until: Callable[[], bool]) -> None:
         world.driver.proceed = proceed  # type: ignore[method-assign]
         proceed(until)
         thread = threading.Thread(target=executor.close)
         thread.start()
         thread.join()
 
-    world.driver.proceed = closed_meanwhile  # type: ignore[method-assign]
+    world.driver.proceed = proceed_and_close  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="the detector is closed"):
         executor.result(ticket)
     gc.collect()
     world.check_nothing_is_left()
 
 
-def test_two_engines_at_a_time(world: World, small_frames: Frames) -> None:
+def test_an_engine_works_after_another_one_is_closed(world: World, small_frames: Frames) -> None:
     first, second = EngineExecutor(world.engine), EngineExecutor(world.engine)
     expected = first.result(first.submit(small_frames[:2]))
     first.close()
@@ -181,16 +182,16 @@ def test_integrated_memory_is_not_copied(
     world.check_nothing_is_left()
 
 
-def test_thresholds_while_it_runs(world: World, small_frames: Frames) -> None:
+def test_new_thresholds_apply_from_the_next_submission_on(world: World, small_frames: Frames) -> None:
     executor = EngineExecutor(world.engine)
     before = executor.submit(small_frames[:1])
     executor.set_thresholds(score_threshold=0.5)
     after = executor.submit(small_frames[:1])
     executor.set_thresholds(score_threshold=0.05, iou_threshold=0.01)
-    apart = executor.result(executor.submit(small_frames[:1]))
+    third = executor.result(executor.submit(small_frames[:1]))
     first, second = executor.result(before), executor.result(after)
     assert second.num_detections[0] == (first.scores[0] > 0.5).sum()
-    assert apart.num_detections[0] < first.num_detections[0]
+    assert third.num_detections[0] < first.num_detections[0]
     with pytest.raises(ValueError, match=r"iou_threshold: expected 0 <= iou_threshold < 1, got 1"):
         executor.set_thresholds(iou_threshold=1)
     executor.close()
@@ -206,7 +207,9 @@ def test_thresholds_out_of_range_change_nothing(world: World, small_frames: Fram
         assert len(detector(small_frames[0])) == (expected.scores > 0.6).sum()
 
 
-def test_thresholds_in_the_engine_stay(monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path) -> None:
+def test_thresholds_built_into_the_engine_cannot_be_changed(
+    monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path
+) -> None:
     world = World(monkeypatch, Driver(), engine, tmp_path, **KINDS["TensorRT, plugins"])
     executor = EngineExecutor(world.engine)
     with pytest.raises(ValueError, match="expected an engine built with --postprocess kernels"):
@@ -214,15 +217,14 @@ def test_thresholds_in_the_engine_stay(monkeypatch: pytest.MonkeyPatch, engine: 
     executor.close()
 
 
-def test_through_the_detector(world: World, engine: Path, small_frames: Frames) -> None:
+def test_the_detector_runs_an_engine(world: World, engine: Path, small_frames: Frames) -> None:
     with Detector.load(world.engine) as detector, Detector.load(engine.with_suffix(".onnx")) as reference:
-        found, expected = detector(small_frames), reference(small_frames)
-        for ours, theirs in zip(found, expected, strict=True):
-            assert abs(len(ours.above(SURE)) - len(theirs.above(SURE))) <= 1
+        for found, expected in zip(detector(small_frames), reference(small_frames), strict=True):
+            assert abs(len(found.above(SURE)) - len(expected.above(SURE))) <= 1
     world.check_nothing_is_left()
 
 
-def test_what_nobody_closes_is_closed(world: World, small_frames: Frames) -> None:
+def test_an_executor_that_is_not_closed_closes_itself(world: World, small_frames: Frames) -> None:
     executor = EngineExecutor(world.engine)
     executor.submit(small_frames[:1])
     del executor
@@ -230,7 +232,7 @@ def test_what_nobody_closes_is_closed(world: World, small_frames: Frames) -> Non
     world.check_nothing_is_left()
     left_open = EngineExecutor(world.engine)
     left_open.submit(small_frames[:1])
-    _close_all()  # as at the end of the process
+    _close_all()  # as when the process ends
     world.check_nothing_is_left()
     with pytest.raises(ValueError, match="closed"):
         left_open.submit(small_frames[:1])

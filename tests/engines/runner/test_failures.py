@@ -1,4 +1,4 @@
-"""What the runner says when something fails, on stand-ins, and that nothing is left behind."""
+"""Tests of the runner's errors, on stand-ins: what they say, and that all resources are freed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.engines.runner.world import World
 
 pytestmark = needs_compiler
 Frames = list[npt.NDArray[np.uint8]]
-ALLOCATIONS = 22  # until an engine is loaded
+ALLOCATIONS = 22  # number of allocations when an engine is loaded
 
 
-def test_which_gpu(world: World) -> None:
+def test_the_device_selects_the_gpu(world: World) -> None:
     Detector.load(world.engine, device="cuda:0", in_flight=1).close()
     with pytest.raises(DeviceError, match=r"GPU 1: expected an NVIDIA GPU and its driver, found none"):
         Detector.load(world.engine, device="cuda:1")
@@ -28,7 +28,7 @@ def test_which_gpu(world: World) -> None:
         Detector.load(world.engine, device="cpu")
 
 
-def test_another_gpu(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_for_another_gpu_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Machine("NVIDIA GeForce RTX 2080", "7.5", "580.95", "")
     monkeypatch.setattr("engines.runner.engine_executor.this_machine", lambda _device: other)
     with pytest.raises(DeviceError, match=r"expected a GPU of sm86, .* found NVIDIA GeForce RTX 2080"):
@@ -36,7 +36,7 @@ def test_another_gpu(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.check_nothing_is_left()
 
 
-def test_wrong_frames_say_what_came(world: World, small_frames: Frames) -> None:
+def test_wrong_frames_are_refused(world: World, small_frames: Frames) -> None:
     executor = EngineExecutor(world.engine)
     with pytest.raises(ValueError, match=r"expected a frame .* got float32 \[240, 232, 3\]"):
         executor.submit([small_frames[0].astype(np.float32)])
@@ -51,13 +51,13 @@ def test_wrong_frames_say_what_came(world: World, small_frames: Frames) -> None:
     world.check_nothing_is_left()
 
 
-def test_a_ticket_of_another_executor(world: World, small_frames: Frames) -> None:
+def test_a_ticket_from_another_executor_is_refused(world: World, small_frames: Frames) -> None:
     first, second = EngineExecutor(world.engine), EngineExecutor(world.engine)
     ticket = first.submit(small_frames[:1])
-    with pytest.raises(ValueError, match="got another's"):
+    with pytest.raises(ValueError, match="got one from another executor"):
         second.result(ticket)
     host = OnnxExecutor(MODEL).submit(small_frames[:1])
-    with pytest.raises(ValueError, match="expected one of this executor's submit"):
+    with pytest.raises(ValueError, match="expected one from this executor's submit"):
         first.result(host)
     first.close()
     with pytest.raises(ValueError, match="the detector is closed"):
@@ -68,26 +68,26 @@ def test_a_ticket_of_another_executor(world: World, small_frames: Frames) -> Non
 
 
 @pytest.mark.parametrize("allocation", range(ALLOCATIONS))
-def test_no_memory_leaves_none_behind(world: World, allocation: int) -> None:
+def test_a_failed_allocation_leaves_no_memory_allocated(world: World, allocation: int) -> None:
     world.driver.fail_at = allocation
     with pytest.raises(DeviceError, match="expected memory for this model, found too little"):
         EngineExecutor(world.engine)
     world.check_nothing_is_left()
 
 
-def test_no_allocation_is_left_untried(world: World) -> None:
+def test_every_allocation_was_tested(world: World) -> None:
     EngineExecutor(world.engine).close()
     assert world.driver._allocated == ALLOCATIONS
 
 
-def test_no_memory_for_a_larger_frame(world: World, small_frames: Frames) -> None:
+def test_after_a_failed_allocation_for_a_large_frame_the_executor_works(world: World, small_frames: Frames) -> None:
     executor = EngineExecutor(world.engine, in_flight=1)
     expected = executor.result(executor.submit(small_frames[:1]))
     world.driver.fail_at = world.driver._allocated + 1
     with pytest.raises(DeviceError, match="keep fewer frames in flight"):
         executor.submit([np.tile(small_frames[0], (3, 3, 1))])
     world.driver.fail_at = None
-    again = executor.result(executor.submit(small_frames[:1]))  # it goes on
+    again = executor.result(executor.submit(small_frames[:1]))
     assert again.boxes.tobytes() == expected.boxes.tobytes()
     executor.close()
     world.check_nothing_is_left()
@@ -96,11 +96,11 @@ def test_no_memory_for_a_larger_frame(world: World, small_frames: Frames) -> Non
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        ("deserialize", "takes no such engine; it says: no kernel image is available; fix it with retina-edge build"),
-        ("context", "makes no execution context; it says: nothing; fix it with end other programs"),
+        ("deserialize", "cannot load the engine; it says: no kernel image is available; fix it with retina-edge build"),
+        ("context", "cannot create an execution context; it says: nothing; close other programs on the GPU"),
     ],
 )
-def test_tensorrt_refuses_to_load(world: World, call: str, words: str) -> None:
+def test_an_engine_that_tensorrt_cannot_load_is_an_error(world: World, call: str, words: str) -> None:
     world.trt.refuses = call
     with pytest.raises(DeviceError) as caught:
         EngineExecutor(world.engine)
@@ -112,13 +112,15 @@ def test_tensorrt_refuses_to_load(world: World, call: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        ("context", "makes no execution context"),
-        ("address", "takes no address for "),
-        ("shape", "takes no input of"),
-        ("enqueue", "does not run the engine"),
+        ("context", "cannot create an execution context"),
+        ("address", "refuses the address of "),
+        ("shape", "refuses the input shape"),
+        ("enqueue", "cannot run the engine"),
     ],
 )
-def test_tensorrt_refuses_to_run(world: World, small_frames: Frames, call: str, words: str) -> None:
+def test_an_executor_works_after_tensorrt_could_not_run(
+    world: World, small_frames: Frames, call: str, words: str
+) -> None:
     executor = EngineExecutor(world.engine, in_flight=1)
     world.trt.refuses = call
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The runner on an NVIDIA GPU, with whichever TensorRT is there and with torch; ``make gpu`` runs these."""
+"""Tests of the runner on an NVIDIA GPU, with the installed TensorRT and with torch; ``make gpu`` runs them."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("pycuda") is None, reason="needs pycuda"),
 ]
 Frames = list[npt.NDArray[np.uint8]]
-# Torch runs it in FP16, and the letterbox differs by a gray level now and then.
+# Torch runs the network in FP16, and some pixels of the letterbox differ by one gray level.
 SURE, PIXELS, SCORE = 0.5, 1.0, 0.03
 MAX_BATCH = 4
 ROUNDS, LOADS = 10_000, 50
-# What a driver keeps for itself from the first rounds on, and what other programs may take meanwhile.
+# Bytes that the driver may keep after the first rounds, and that other programs may take meanwhile.
 TOLERANCE = 32 << 20
 
 
 @pytest.fixture(scope="module")
 def model(frames: Frames, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample model for any number of images, FP32."""
+    """Path of the sample model as ONNX in FP32, for any batch size."""
     folder = tmp_path_factory.mktemp("gpu")
     checkpoint = load_checkpoint(MODEL.with_suffix(".pt"))
     onnx = folder / "model.onnx"
@@ -49,10 +49,11 @@ def model(frames: Frames, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(model: Path) -> Path:
+    """Path of an FP32 engine of the sample model."""
     return built(model, "fp32", max_batch=MAX_BATCH)
 
 
-def by_torch(_driver: object) -> TorchNetwork:
+def load_torch_network(_driver: object) -> TorchNetwork:
     checkpoint = load_checkpoint(MODEL.with_suffix(".pt"))
     return TorchNetwork(checkpoint.build_model(), checkpoint.contract, max_batch=MAX_BATCH)
 
@@ -61,18 +62,20 @@ def by_torch(_driver: object) -> TorchNetwork:
 def executor(request: pytest.FixtureRequest) -> Iterator[GpuExecutor]:
     if request.param == "torch":
         pytest.importorskip("torch")
-        executor = GpuExecutor(by_torch)
+        executor = GpuExecutor(load_torch_network)
     else:
         executor = EngineExecutor(request.getfixturevalue("engine"), cuda_graph=request.param == "graph")
     yield executor
     executor.close()
 
 
-def same(found: RawDetections, expected: RawDetections) -> bool:
-    return all(ours.tobytes() == theirs.tobytes() for ours, theirs in zip(found, expected, strict=True))
+def identical(found: RawDetections, expected: RawDetections) -> bool:
+    """True if two results are equal bit for bit."""
+    return all(array.tobytes() == other.tobytes() for array, other in zip(found, expected, strict=True))
 
 
 def free_memory() -> int:
+    """Return the bytes of GPU memory that are free."""
     with primary_context() as driver:
         return int(driver.mem_get_info()[0])
 
@@ -91,15 +94,15 @@ def test_detections_are_those_of_onnx_runtime(executor: GpuExecutor, model: Path
                 assert abs(found.scores[n, nearest] - score) < SCORE
 
 
-def test_the_same_again_bit_for_bit(executor: GpuExecutor, frames: Frames) -> None:
+def test_repeated_runs_give_the_same_bits(executor: GpuExecutor, frames: Frames) -> None:
     expected = [executor.result(executor.submit([frame])) for frame in frames]
     for _ in range(50):
         tickets = [executor.submit([frame]) for frame in frames]
-        for ticket, theirs in zip(tickets, expected, strict=True):
-            assert same(executor.result(ticket), theirs)
+        for ticket, detections in zip(tickets, expected, strict=True):
+            assert identical(executor.result(ticket), detections)
 
 
-def test_several_threads_beside_torch(executor: GpuExecutor, frames: Frames) -> None:
+def test_several_threads_and_torch_share_the_gpu(executor: GpuExecutor, frames: Frames) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("needs a torch that can use the GPU")
@@ -109,7 +112,7 @@ def test_several_threads_beside_torch(executor: GpuExecutor, frames: Frames) -> 
     def detect(index: int) -> None:
         try:
             for _ in range(100):
-                assert same(executor.result(executor.submit([frames[index]])), expected[index])
+                assert identical(executor.result(executor.submit([frames[index]])), expected[index])
         except BaseException as error:
             errors.append(error)
 
@@ -118,20 +121,20 @@ def test_several_threads_beside_torch(executor: GpuExecutor, frames: Frames) -> 
             matrix = torch.eye(512, device="cuda")
             for _ in range(200):
                 assert float((matrix @ matrix).trace()) == 512
-                torch.cuda.synchronize()  # breaks off what another thread is recording
+                torch.cuda.synchronize()  # invalidates the capture of another thread
         except BaseException as error:
             errors.append(error)
 
-    def look() -> None:
+    def measure() -> None:
         try:
-            for count in (1, 2, 3, 4, 1, 2):  # batch sizes that are recorded while the others run
+            for count in (1, 2, 3, 4, 1, 2):  # batch sizes that are captured while the other threads run
                 assert len(executor.result(executor.submit(frames[:count])).num_detections) == count
                 executor.measure(frames[:count])
         except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=detect, args=(index,)) for index in range(4)]
-    threads += [threading.Thread(target=work) for work in (multiply, look)]
+    threads += [threading.Thread(target=work) for work in (multiply, measure)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -139,7 +142,7 @@ def test_several_threads_beside_torch(executor: GpuExecutor, frames: Frames) -> 
     assert errors == []
 
 
-def test_ten_thousand_rounds_leave_memory_where_it_was(executor: GpuExecutor, frames: Frames) -> None:
+def test_ten_thousand_rounds_leak_no_memory(executor: GpuExecutor, frames: Frames) -> None:
     for frame in frames:
         executor.result(executor.submit([frame]))
     before = free_memory()
@@ -148,21 +151,21 @@ def test_ten_thousand_rounds_leave_memory_where_it_was(executor: GpuExecutor, fr
     assert before - free_memory() < TOLERANCE
 
 
-def test_loading_again_and_again_leaves_memory_where_it_was(engine: Path, frames: Frames) -> None:
-    def once() -> None:
+def test_repeated_loading_leaks_no_memory(engine: Path, frames: Frames) -> None:
+    def load_and_run() -> None:
         executor = EngineExecutor(engine)
         executor.result(executor.submit(frames[:2]))
         executor.close()
 
     for _ in range(3):
-        once()
+        load_and_run()
     before = free_memory()
     for _ in range(LOADS):
-        once()
+        load_and_run()
     assert before - free_memory() < TOLERANCE
 
 
-def test_stages_add_up(executor: GpuExecutor, frames: Frames) -> None:
+def test_measured_stages_are_plausible(executor: GpuExecutor, frames: Frames) -> None:
     for _ in range(5):
         found = executor.measure(frames[:1])
     assert all(milliseconds > 0 for milliseconds in found.values())

@@ -1,4 +1,4 @@
-"""CUDA graphs of the runner, on stand-ins: recorded once, given up with a word, switched off."""
+"""Tests of the runner's CUDA graphs, on stand-ins: capture, retries, the log if there are none, and the option."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ pytestmark = needs_compiler
 Frames = list[npt.NDArray[np.uint8]]
 
 
-def test_a_graph_of_everything_but_the_way_up(any_world: World, small_frames: Frames) -> None:
-    """Recorded once for a slot and a batch size, and again when the memory of its frames has grown."""
+def test_a_graph_contains_everything_but_the_upload(any_world: World, small_frames: Frames) -> None:
+    """A graph is captured once for a slot and a batch size, and again after the memory for its frames has grown."""
     executor, bindings = EngineExecutor(any_world.engine, in_flight=1), any_world.bindings
     rtx = any_world.trt.name == TENSORRT_RTX
-    counted = []
+    counts = []
     for batch in (
         small_frames[:1],
         small_frames[1:2],
@@ -37,14 +37,14 @@ def test_a_graph_of_everything_but_the_way_up(any_world: World, small_frames: Fr
         small_frames[:1],
     ):
         executor.result(executor.submit(batch))
-        counted.append((len(bindings.graphs), bindings.launches))
+        counts.append((len(bindings.graphs), bindings.launches))
     if rtx:
         assert any_world.trt.strategy == "whole graph"
-        assert counted == [(0, 0)] * 6
+        assert counts == [(0, 0)] * 6
     elif executor.batch:
-        assert counted == [(1, 0), (1, 1), (1, 1), (1, 2), (1, 2), (1, 3)]
+        assert counts == [(1, 0), (1, 1), (1, 1), (1, 2), (1, 2), (1, 3)]
     else:
-        assert counted == [(1, 0), (1, 1), (1, 1), (2, 1), (1, 1), (1, 2)]
+        assert counts == [(1, 0), (1, 1), (1, 1), (2, 1), (1, 1), (1, 2)]
     any_world.driver.log.clear()
     executor.result(executor.submit(small_frames[1:2]))
     stages = [name.partition(" ")[0] for name in any_world.driver.log]
@@ -61,10 +61,10 @@ def test_a_graph_of_everything_but_the_way_up(any_world: World, small_frames: Fr
         ("cuStreamBeginCapture", "cuStreamBeginCapture: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"),
         ("cuStreamEndCapture", "cuStreamEndCapture: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"),
         ("cuGraphInstantiate", 'cuGraphInstantiate: Function "cuGraphInstantiateWithFlags" not found'),
-        ("import", "cuda-bindings: expected it, for CUDA graphs"),
+        ("import", "cuda-bindings: expected the package, for CUDA graphs, found none"),
     ],
 )
-def test_without_graphs_it_runs_all_the_same(
+def test_without_graphs_each_kernel_is_launched_separately(
     monkeypatch: pytest.MonkeyPatch,
     engine: Path,
     tmp_path: Path,
@@ -81,14 +81,14 @@ def test_without_graphs_it_runs_all_the_same(
     executor = EngineExecutor(world.engine)
     for frame in small_frames[:3]:
         check(executor.result(executor.submit([frame])), reference.result(reference.submit([frame])))
-    assert caplog.text.count("no CUDA graph, each kernel is launched by itself: " + words) == 1
+    assert caplog.text.count("no CUDA graph, each kernel is launched separately: " + words) == 1
     assert world.bindings.launches == 0
     executor.close()
     world.check_nothing_is_left()
 
 
 @pytest.mark.parametrize("operation", ["engine", "nms", "letterbox"])
-def test_a_recording_that_another_thread_breaks_off_is_tried_again(
+def test_a_capture_that_another_thread_invalidates_is_retried(
     monkeypatch: pytest.MonkeyPatch,
     engine: Path,
     tmp_path: Path,
@@ -98,23 +98,22 @@ def test_a_recording_that_another_thread_breaks_off_is_tried_again(
 ) -> None:
     world = World(monkeypatch, Driver(), engine, tmp_path, backend=TENSORRT)
     executor = EngineExecutor(world.engine, in_flight=1)
-    for breaks in (True, True, False, False):
-        world.driver.breaks = operation if breaks else ""
+    for fails in (True, True, False, False):
+        world.driver.fails_in_capture = operation if fails else ""
         assert executor.result(executor.submit(small_frames[:1])).num_detections[0] > 3
     assert (len(world.bindings.graphs), world.bindings.launches) == (1, 1)
     assert not caplog.text
-    world.driver.breaks = operation
+    world.driver.fails_in_capture = operation
     for _ in range(3):
         assert executor.result(executor.submit(small_frames[:2])).num_detections[0] > 3
-    assert (
-        caplog.text.count(f"no CUDA graph, each kernel is launched by itself: while it was recorded: {operation}") == 1
-    )
+    message = f"no CUDA graph, each kernel is launched separately: capturing the work: {operation}"
+    assert caplog.text.count(message) == 1
     executor.close()
     world.check_nothing_is_left()
 
 
 @pytest.mark.parametrize("backend", [TENSORRT, TENSORRT_RTX])
-def test_what_tensorrt_runs_side_by_side_waits_for_no_other_stream(
+def test_auxiliary_streams_do_not_wait_for_other_streams(
     monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path, small_frames: Frames, backend: str
 ) -> None:
     world = World(monkeypatch, Driver(), engine, tmp_path, backend=backend)

@@ -1,4 +1,4 @@
-"""The letterbox kernel, in the emulator, against OpenCV's own resize."""
+"""Tests of the packing of frames, and of the letterbox kernel in the emulator, compared with OpenCV's resize."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engines.runner.packed_frames import PART, UNIT, letterbox_launch, pack, pac
 from tests.engines.plugins.emulated import needs_compiler, run_kernel
 
 INPUT = (96, 160)
-# OpenCV weighs in fixed point of 11 bits, the kernel in float32.
+# OpenCV interpolates in fixed point with 11 bits, the kernel in float32.
 GRAY_LEVELS = 1
 
 
@@ -23,7 +23,7 @@ def noise(size: tuple[int, int], seed: int = 0) -> npt.NDArray[np.uint8]:
 def fill(
     packed: npt.NDArray[np.uint8], frames: list[npt.NDArray[np.uint8]], letterboxes: list[Letterbox], batch: int
 ) -> None:
-    """Parts follow each other without a gap, from the start of the header to the last frame's end."""
+    """Pack frames, and check that the parts follow each other without a gap, from the header to the last frame."""
     parts = list(pack(frames, letterboxes, batch, packed))
     begins, ends = zip(*parts, strict=True)
     assert begins == (0, *ends[:-1])
@@ -31,6 +31,7 @@ def fill(
 
 
 def by_kernel(frames: list[npt.NDArray[np.uint8]], batch: int, *, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Letterbox frames with the kernel and return ``batch`` images."""
     letterboxes = [Letterbox.fit((frame.shape[0], frame.shape[1]), INPUT) for frame in frames]
     packed = np.full(packed_bytes([frame.shape[:2] for frame in frames], batch), 0xA5, np.uint8)
     fill(packed, frames, letterboxes, batch)
@@ -42,8 +43,8 @@ def by_kernel(frames: list[npt.NDArray[np.uint8]], batch: int, *, seed: int = 0)
 @pytest.mark.parametrize(
     "size",
     [
-        (96, 160),  # as it is
-        (192, 320),  # half, where OpenCV takes the mean of four
+        (96, 160),  # not resized
+        (192, 320),  # halved, for which OpenCV takes the mean of four pixels
         (540, 960),
         (1080, 1920),
         (1920, 1080),
@@ -51,12 +52,12 @@ def by_kernel(frames: list[npt.NDArray[np.uint8]], batch: int, *, seed: int = 0)
         (97, 161),
         (7, 3),
         (1, 1),
-        (1, 2000),  # one row high inside
+        (1, 2000),  # one row in the input
         (2000, 1),
         (333, 500),
     ],
 )
-def test_a_frame_is_that_of_opencv(size: tuple[int, int]) -> None:
+def test_a_frame_is_resized_as_by_opencv(size: tuple[int, int]) -> None:
     frame = noise(size)
     expected, _ = letterbox_batch([frame], INPUT)
     found = by_kernel([frame], 1)
@@ -64,14 +65,14 @@ def test_a_frame_is_that_of_opencv(size: tuple[int, int]) -> None:
 
 
 @needs_compiler
-def test_what_no_frame_covers_is_zero_exactly() -> None:
+def test_the_padding_is_exactly_zero() -> None:
     [image] = by_kernel([np.full((100, 100, 3), 255, np.uint8)], 1)
     assert (image[:, :96] == 255).all()
     assert (image[:, 96:] == 0).all()
 
 
 @needs_compiler
-def test_a_batch_is_its_frames_one_by_one_and_zeros() -> None:
+def test_a_batch_gives_the_images_of_its_single_frames_and_zeros() -> None:
     frames = [noise((50, 70), 1), noise((300, 200), 2), noise((96, 160), 3)]
     images = by_kernel(frames, 5, seed=4)
     for frame, image in zip(frames, images, strict=False):
@@ -80,15 +81,15 @@ def test_a_batch_is_its_frames_one_by_one_and_zeros() -> None:
 
 
 @needs_compiler
-def test_a_real_picture(frames: list[npt.NDArray[np.uint8]]) -> None:
+def test_real_frames_are_resized_as_by_opencv(frames: list[npt.NDArray[np.uint8]]) -> None:
     expected, _ = letterbox_batch(frames, INPUT)
     difference = np.abs(by_kernel(frames, len(frames)).astype(int) - expected)
     assert difference.max() <= GRAY_LEVELS
-    # A shift of half a pixel would be everywhere.
+    # A shift by half a pixel would change most pixels.
     assert (difference == 0).mean() > 0.9
 
 
-def test_frames_with_gaps_are_packed_without() -> None:
+def test_frames_with_gaps_are_packed_without_gaps() -> None:
     wide = noise((40, 60))
     part = wide[3:30:2, 5:50]
     letterbox = Letterbox.fit((14, 45), INPUT)
@@ -99,8 +100,8 @@ def test_frames_with_gaps_are_packed_without() -> None:
     np.testing.assert_array_equal(out[UNIT : UNIT + part.size].reshape(part.shape), part)
 
 
-def test_a_part_is_packed_when_it_is_given() -> None:
-    """And no sooner: the copy of the first goes on while the second is packed."""
+def test_a_part_is_packed_only_when_it_is_requested() -> None:
+    """The upload of the first part runs while the second part is packed."""
     frame = noise((1080, 1920))
     letterbox = Letterbox.fit((1080, 1920), INPUT)
     out = np.zeros(packed_bytes([(1080, 1920)], 1), np.uint8)
@@ -114,8 +115,8 @@ def test_a_part_is_packed_when_it_is_given() -> None:
 
 
 @needs_compiler
-def test_the_kernel_is_not_nearest_neighbor() -> None:
-    """What the tolerance lets pass is small beside another interpolation."""
+def test_another_interpolation_exceeds_the_tolerance() -> None:
+    """Nearest-neighbor interpolation differs from the kernel by far more than the tolerance."""
     frame = noise((540, 960))
     resized = cv2.resize(frame, (160, 90), interpolation=cv2.INTER_NEAREST)
     assert np.abs(by_kernel([frame], 1)[0, :90].astype(int) - resized).max() > 100

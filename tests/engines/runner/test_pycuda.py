@@ -1,7 +1,7 @@
-"""The runner's calls to pycuda and cuda-bindings, as those take them, over a driver that is made up.
+"""Tests of the runner's calls to the real pycuda and cuda-bindings, over a made-up CUDA driver.
 
-``test_executor.py`` says what comes of the calls. Here it is that they are calls of those libraries: names, types of
-arguments, what has to be freed where and when.
+``test_executor.py`` tests the results of the calls, on stand-ins. This module tests that the libraries accept the
+calls: names, types of arguments, and when and where resources must be freed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ ROOT = Path(__file__).parents[3]
 
 pytestmark = [
     pytest.mark.skipif(SPEC is None, reason="needs pycuda, which needs the CUDA toolkit to be installed"),
-    pytest.mark.skipif(bool(this_machine().gpu), reason="there is a driver; test_gpu.py runs on that"),
-    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to make a driver up"),
+    pytest.mark.skipif(bool(this_machine().gpu), reason="there is a real driver, which test_gpu.py uses"),
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to compile the made-up driver"),
 ]
 
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """libcuda and libcurand with every function that pycuda is linked to; those that nothing uses do nothing."""
+    """Folder with a libcuda and a libcurand that have every function that pycuda imports; unused ones do nothing."""
     assert SPEC is not None
     assert SPEC.origin is not None
     folder = tmp_path_factory.mktemp("driver")
@@ -52,11 +52,11 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("integrated", [False, True])
-def test_everything_is_called_as_pycuda_has_it(libraries: Path, *, integrated: bool) -> None:
+def test_pycuda_and_cuda_bindings_accept_every_call(libraries: Path, *, integrated: bool) -> None:
     paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     environment = {**os.environ, "LD_LIBRARY_PATH": str(libraries), "PYTHONPATH": paths}
     run = subprocess.run(
-        # pycuda warns where something cannot be freed.
+        # pycuda warns if it cannot free a resource.
         [sys.executable, "-W", "error", "-m", "tests.engines.runner.made_up_driver.session"],
         cwd=ROOT,
         env={**environment, **({"INTEGRATED": "1"} if integrated else {})},

@@ -1,4 +1,4 @@
-"""A machine with a GPU that is none: driver, graphs and TensorRT's runtime replaced at their boundaries."""
+"""A simulated machine with a GPU: stand-ins replace the driver, CUDA graphs and TensorRT's runtime."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from tests.engines.plugins.pycuda_stand_in import Driver
 from tests.engines.runner.cuda_bindings import Bindings
 from tests.engines.runner.tensorrt_runtime import Runtime
 
-# The letterbox of the kernel and of OpenCV differ by a gray level now and then, and so the scores and boxes a little.
+# Some pixels of the kernel's letterbox differ from OpenCV's by one gray level, so scores and boxes differ a little.
 SCORE, PIXELS = 0.02, 0.5
+# Only detections that score at least this are compared.
 SURE = 0.5
 HERE = Machine("NVIDIA GeForce RTX 3090", "8.6", "580.95", "")
 OPTIONS = BuildOptions(targets=("sm86",), max_batch=3)
@@ -40,13 +41,21 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 class World:
-    """A machine with a GPU that is none.
+    """A simulated machine with a GPU and an engine.
 
     Args:
-        model: the engine of TensorRT-RTX; another backend's is forged of it.
-        folder: for this machine's engine.
+        monkeypatch: fixture of pytest.
+        driver: stand-in for the driver.
+        model: engine of TensorRT-RTX. The engine of another backend is made from it by changing the passport.
+        folder: folder for the engine of this machine.
         backend: ``tensorrt`` or ``tensorrt-rtx``.
-        changes: to the passport.
+        changes: changes to fields of the passport.
+
+    Attributes:
+        driver: stand-in for ``pycuda.driver``.
+        bindings: stand-in for ``cuda.bindings.driver``.
+        trt: stand-in for TensorRT's runtime.
+        engine: path of the engine.
     """
 
     def __init__(
@@ -81,6 +90,7 @@ class World:
         passport_path(self.engine).write_text(passport.to_json())
 
     def check_nothing_is_left(self) -> None:
+        """Check that all resources of the GPU are freed."""
         assert (self.driver.memory, self.driver.pinned) == ({}, {})
         assert list(self.driver.alive) == []
         assert self.bindings.graphs == []
@@ -89,7 +99,7 @@ class World:
 
 
 def check(found: RawDetections, expected: RawDetections) -> None:
-    """What is sure in one is in the other, in the same place."""
+    """Check that every expected detection with a high score was found, at the same position."""
     sure = 0
     for n in range(len(expected.num_detections)):
         for box, score in zip(expected.boxes[n], expected.scores[n], strict=True):
@@ -105,7 +115,7 @@ def check(found: RawDetections, expected: RawDetections) -> None:
 
 @functools.cache
 def _session(model: Path, *, raw: bool) -> onnxruntime.InferenceSession:
-    """What stands in for an engine's network: with boxes for outputs, or raw heads."""
+    """Return the ONNX Runtime session that runs an engine's network, with raw heads or detections as outputs."""
     content = model.read_bytes()
     return onnxruntime.InferenceSession(
         prepare(content, OPTIONS).model if raw else content, providers=["CPUExecutionProvider"]

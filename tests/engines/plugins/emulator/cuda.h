@@ -1,8 +1,9 @@
-// Enough of CUDA to run a kernel's source on a CPU: the threads of a block are fibers, one block at a time.
+// The part of CUDA that is needed to run the source of a kernel on a CPU: the threads of a block are fibers, and one
+// block runs after another.
 //
-// A fiber runs until it waits: at a barrier of the block, or for the other lanes of its warp. A warp runs from barrier
-// to barrier before the next one begins: no two drift further apart on a GPU. A barrier that some threads never reach
-// is an error here, where on a GPU it hangs or worse.
+// A fiber runs until it waits at a barrier of the block, or for the other lanes of its warp. A warp runs to its next
+// barrier before the next warp runs; on a GPU, warps cannot drift further apart. If some threads never reach a barrier,
+// the emulator reports an error, while a GPU would hang or do worse.
 #pragma once
 #define EMULATED
 #include <setjmp.h>
@@ -32,7 +33,7 @@ namespace emulator {
 enum State { READY, AT_BARRIER, IN_WARP, DONE };
 
 struct Fiber {
-    jmp_buf place;
+    jmp_buf position;
     std::vector<char> stack = std::vector<char>(128 * 1024);
     bool started = false;
     State state = DONE;
@@ -45,8 +46,8 @@ inline int current;
 inline Index block, grid, thread;
 inline uint32_t lanes[32][32];
 inline std::function<void()> kernel;
-// 0: lanes, warps and blocks run in their order. Otherwise shuffled, at each barrier anew: what lacks a barrier, or
-// depends on the order of blocks, comes out differently.
+// With 0, lanes, warps and blocks run in their natural order. With other seeds the order is shuffled, again at each
+// barrier, so that a kernel that lacks a barrier or depends on the order of blocks gives another result.
 inline uint32_t seed = 0, random_state;
 
 inline void shuffle(std::vector<int>& order, int count) {
@@ -59,10 +60,10 @@ inline void shuffle(std::vector<int>& order, int count) {
     }
 }
 
-// Contexts only start fibers: switching by them is a system call each time, by a jump it is none.
+// Contexts are used only to start fibers, because each switch with a context is a system call, and a jump is not.
 inline void wait(State state) {
     fibers[current].state = state;
-    if (!_setjmp(fibers[current].place)) _longjmp(scheduler, 1);
+    if (!_setjmp(fibers[current].position)) _longjmp(scheduler, 1);
 }
 
 inline void run_fiber() {
@@ -77,7 +78,7 @@ inline void resume(int fiber) {
     thread.x = fiber;
     if (_setjmp(scheduler)) return;
     Fiber& next = fibers[fiber];
-    if (next.started) _longjmp(next.place, 1);
+    if (next.started) _longjmp(next.position, 1);
     next.started = true;
     getcontext(&start);
     start.uc_stack.ss_sp = next.stack.data();
@@ -87,7 +88,7 @@ inline void resume(int fiber) {
     setcontext(&start);
 }
 
-// Runs a warp as far as it comes without the other warps.
+// Runs a warp until it waits for the other warps or ends.
 inline void run_warp(int warp) {
     std::vector<int> order;
     for (int waiting = 32; waiting == 32;) {
@@ -103,7 +104,7 @@ inline void run_warp(int warp) {
     }
 }
 
-// 0, or 1 where threads wait for others that have ended.
+// Runs a block. Returns 0, or 1 if threads wait for other threads that have ended.
 inline int run_block(int threads) {
     if ((int)fibers.size() < threads) fibers.resize(threads);
     for (int i = 0; i < threads; i++) fibers[i].state = READY;
@@ -141,9 +142,9 @@ inline uint32_t exchange(uint32_t value, int from) {
     const int warp = current / 32, lane = current % 32;
     lanes[warp][lane] = value;
     wait(IN_WARP);
-    const uint32_t found = lanes[warp][from];
-    wait(IN_WARP);  // nobody writes again before all have read
-    return found;
+    const uint32_t received = lanes[warp][from];
+    wait(IN_WARP);  // no lane writes again before all lanes have read
+    return received;
 }
 
 }  // namespace emulator

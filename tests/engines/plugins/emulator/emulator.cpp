@@ -1,13 +1,14 @@
-// One kernel as a function of Python's: SOURCE, ENTRY, LEVELS and HALF are given to the compiler.
+// One kernel as a function that Python can call. SOURCE, ENTRY, LEVELS and HALF are macros on the command line.
 #include "cuda.h"
 #include SOURCE
 
 #define POINTER(i) (const scalar*)inputs[FIRST + i]
 
-// For the runs that follow; see cuda.h.
+// Sets the seed for the order of threads in later runs; see cuda.h.
 extern "C" void set_order(uint32_t seed) { emulator::seed = seed; }
 
-// inputs and outputs: arrays; integers: as in the launch plan. 0, or 1 for a barrier that not all threads reach.
+// Runs the kernel on a grid of x by y blocks. inputs and outputs point to arrays, n to the integers of the launch plan.
+// Returns 0, or 1 if not all threads reach a barrier.
 extern "C" int run(int x, int y, int threads, const void** inputs, const int* n, void** outputs) {
     return emulator::launch(x, y, threads, [=] {
 #if defined(FILTER)

@@ -1,5 +1,5 @@
-// libcuda without a GPU, for pycuda and cuda-bindings themselves: device memory is the host's, copies happen at once,
-// kernels do nothing. What is used without a context, freed twice, or put on the default stream counts as wrong.
+// A libcuda without a GPU, for tests with the real pycuda and cuda-bindings: device memory is host memory, copies happen
+// at once, and kernels do nothing. Uses without a context, double frees, and work on the default stream count as errors.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -16,13 +16,13 @@ enum Kind { STREAM, EVENT, MODULE, GRAPH, LAUNCHABLE, KINDS };
 
 static std::mutex lock;
 static std::set<Pointer> memory, pinned;
-static int alive[KINDS], wrong, launches, recordings;
+static int alive[KINDS], errors, launches, captures;
 static thread_local std::vector<void*> contexts;
 
 static int checked() {
     if (!contexts.empty()) return 0;
     std::lock_guard<std::mutex> held(lock);
-    wrong++;
+    errors++;
     return 201;  // CUDA_ERROR_INVALID_CONTEXT
 }
 
@@ -55,14 +55,14 @@ static int allocate(std::set<Pointer>& where, Pointer* out, size_t size) {
 static int release(std::set<Pointer>& where, Pointer pointer) {
     if (int failed = checked()) return failed;
     std::lock_guard<std::mutex> held(lock);
-    if (!where.erase(pointer)) wrong++;
+    if (!where.erase(pointer)) errors++;
     free((void*)pointer);
     return 0;
 }
 
 static int copy(void* to, const void* from, size_t size, void* stream) {
     if (int failed = checked()) return failed;
-    if (!stream) wrong++;
+    if (!stream) errors++;
     memcpy(to, from, size);
     return 0;
 }
@@ -110,7 +110,7 @@ CALL cuEventElapsedTime(float* milliseconds, void*, void*) { *milliseconds = 1; 
 CALL cuEventElapsedTime_v2(float* milliseconds, void*, void*) { *milliseconds = 1; return checked(); }
 
 CALL cuModuleLoadDataEx(void** out, const void* ptx, unsigned, void*, void*) {
-    if (!strstr((const char*)ptx, "\n.version 7.0\n")) wrong++;
+    if (!strstr((const char*)ptx, "\n.version 7.0\n")) errors++;
     return make(MODULE, out);
 }
 CALL cuModuleUnload(void*) { return drop(MODULE); }
@@ -119,11 +119,11 @@ CALL cuLaunchKernel(
     void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void* stream, void**, void**) {
     std::lock_guard<std::mutex> held(lock);
     launches++;
-    if (!stream) wrong++;
+    if (!stream) errors++;
     return contexts.empty() ? 201 : 0;
 }
 
-CALL cuStreamBeginCapture_v2(void*, int mode) { recordings++; return mode == 1 ? checked() : 1; }
+CALL cuStreamBeginCapture_v2(void*, int mode) { captures++; return mode == 1 ? checked() : 1; }
 CALL cuStreamEndCapture(void*, void** graph) { return make(GRAPH, graph); }
 CALL cuGraphInstantiateWithFlags(void** out, void*, unsigned long long) { return make(LAUNCHABLE, out); }
 CALL cuGraphLaunch(void*, void* stream) { return stream ? checked() : 1; }
@@ -136,11 +136,11 @@ CALL cuGetProcAddress_v2(const char* name, void** out, int, unsigned long long, 
     return 0;
 }
 
-// For the test.
+// Queries of the test: launches, captures, and the number of errors and of resources that are not freed.
 CALL made_up_launches() { return launches; }
-CALL made_up_recordings() { return recordings; }
+CALL made_up_captures() { return captures; }
 CALL made_up_left() {
-    int left = wrong + (int)memory.size() + (int)pinned.size();
+    int left = errors + (int)memory.size() + (int)pinned.size();
     for (int count : alive) left += count;
     return left;
 }

@@ -1,4 +1,4 @@
-"""The runner on pycuda and cuda-bindings themselves, in a process of its own; ``test_pycuda.py`` starts it."""
+"""A program that uses the runner with the real pycuda and cuda-bindings; ``test_pycuda.py`` runs it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ FRAME = np.zeros((1080, 1920, 3), np.uint8)
 CONTRACT: DetectorContract = OnnxExecutor(MODEL).contract
 
 
-class Nothing:
-    """A network that finds nothing, and its context."""
+class EmptyNetwork:
+    """A network without detections, which is also its own context."""
 
     contract = CONTRACT
     half = raw = True
@@ -32,7 +32,7 @@ class Nothing:
     records_itself = False
     tensors = frozenset({"images", "cls_0"})
 
-    def context(self, _batch: int, addresses: Mapping[str, int]) -> Nothing:
+    def context(self, _batch: int, addresses: Mapping[str, int]) -> EmptyNetwork:
         assert set(addresses) == self.tensors
         return self
 
@@ -44,12 +44,12 @@ class Nothing:
     def close(self) -> None: ...
 
 
-def used(**options: Any) -> GpuExecutor:
-    """An executor that has been through everything, and has a submission on its way."""
-    executor = GpuExecutor(lambda _driver: Nothing(), **options)
+def exercised_executor(**options: Any) -> GpuExecutor:
+    """Return an executor after calls to all of its methods, with a submission in flight."""
+    executor = GpuExecutor(lambda _driver: EmptyNetwork(), **options)
     for frames in ([FRAME], [FRAME], [FRAME] * 3, [FRAME[:40, :30]], [FRAME]):
-        found = executor.result(executor.submit(frames))
-        assert not found.num_detections.any()
+        detections = executor.result(executor.submit(frames))
+        assert not detections.num_detections.any()
     assert min(executor.measure([FRAME]).values()) > 0
     executor.set_thresholds(score_threshold=0.4)
     in_a_thread(lambda: executor.measure([FRAME]))
@@ -58,26 +58,28 @@ def used(**options: Any) -> GpuExecutor:
 
 
 def in_a_thread(work: Callable[[], object]) -> None:
+    """Run a function in another thread and wait for its end."""
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
 
 
 def check_nothing_is_left() -> None:
+    """Check that no driver call was wrong and that all resources are freed."""
     gc.collect()
     assert DRIVER.made_up_left() == 0
 
 
 def main() -> None:
-    used().close()
+    exercised_executor().close()
     check_nothing_is_left()
-    assert DRIVER.made_up_recordings() > 0
-    recorded = DRIVER.made_up_recordings()
-    executor = used(in_flight=3, cuda_graph=False)
+    assert DRIVER.made_up_captures() > 0
+    captures = DRIVER.made_up_captures()
+    executor = exercised_executor(in_flight=3, cuda_graph=False)
     in_a_thread(executor.close)
     check_nothing_is_left()
-    assert DRIVER.made_up_recordings() == recorded
-    executor = used()
+    assert DRIVER.made_up_captures() == captures
+    executor = exercised_executor()
     del executor
     check_nothing_is_left()
     geometry = Geometry.of(CONTRACT, half=True)
@@ -87,8 +89,8 @@ def main() -> None:
     run = run_kernels(heads[:levels], heads[levels:], pack_parameters(CONTRACT), geometry, runs=3)
     assert (run.milliseconds.shape, DRIVER.made_up_launches() - before) == ((3, 3), 9)
     check_nothing_is_left()
-    global left_open  # the end of the process closes it
-    left_open = used()
+    global left_open  # closed at the end of the process
+    left_open = exercised_executor()
     print("ends")
 
 
