@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,28 +26,6 @@ MIN_TRACKED_SCORE = 0.1
 BUFFER_RATE = 30.0
 # The times of two frames must differ: for equal times the package warns, and its clock stands still.
 MIN_TIME_STEP = 1e-3
-
-
-class Tracker(Protocol):
-    """A tracker for the objects of one stream. Call it with every frame, in order, and never concurrently."""
-
-    def update(self, detections: Detections, timestamp: float, *, size: tuple[int, int] | None = None) -> Tracks:
-        """Return the track of each detection.
-
-        Args:
-            detections: detections of one frame, in any order.
-            timestamp: time of capture, in seconds of any monotonic clock.
-            size: (height, width) of the frame, pixels; a change of size resets the tracker. None skips this check.
-
-        Returns:
-            int64 [N], in the order of ``detections``: track ids from 1, unique in this stream and never reused, even
-            after a reset; ``UNTRACKED`` (-1) for a detection without a track, or without one yet.
-        """
-        ...
-
-    def reset(self) -> None:
-        """Forget all objects; later detections begin new tracks."""
-        ...
 
 
 class ByteTrack:
@@ -113,10 +91,19 @@ class ByteTrack:
         self._classes.clear()
 
     def update(self, detections: Detections, timestamp: float, *, size: tuple[int, int] | None = None) -> Tracks:
-        """Return the track of each detection, as ``Tracker.update`` describes.
+        """Return the track of each detection. Call it with every frame, in order, and never concurrently.
 
         A time that is more than ``away_seconds`` before or after the last one resets the tracker. A smaller step back,
         such as a clock adjustment, counts as the next moment. Boxes that are empty or not finite get no track.
+
+        Args:
+            detections: detections of one frame, in any order.
+            timestamp: time of capture, in seconds of any monotonic clock.
+            size: (height, width) of the frame, pixels; a change of size resets the tracker. None skips this check.
+
+        Returns:
+            int64 [N], in the order of ``detections``: track ids from 1, unique in this stream and never reused, even
+            after a reset; ``UNTRACKED`` (-1) for a detection without a track, or without one yet.
 
         Raises:
             ValueError: if the timestamp is not finite.

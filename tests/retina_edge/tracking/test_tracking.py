@@ -16,7 +16,7 @@ from engines.core.errors import MissingDependencyError
 from retina_edge import Detections
 from retina_edge.sources.frames import Frame
 from retina_edge.tracking.analysis import StreamAnalyzer
-from retina_edge.tracking.tracker import UNTRACKED, ByteTrack, Tracker
+from retina_edge.tracking.tracker import UNTRACKED, ByteTrack
 
 pytest.importorskip("trackers", reason="needs the trackers package: pip install 'retina-edge[track]'")
 
@@ -46,7 +46,7 @@ def square(x: float, y: float, side: float = 40) -> list[float]:
     return [x, y, x + side, y + side]
 
 
-def follow(tracker: Tracker, frames: Sequence[Detections], start: float = 0.0) -> list[list[int]]:
+def follow(tracker: ByteTrack, frames: Sequence[Detections], start: float = 0.0) -> list[list[int]]:
     return [tracker.update(frame, start + i / FPS).tolist() for i, frame in enumerate(frames)]
 
 
