@@ -1,1 +1,1 @@
-"""From an ``nn.Module`` and a contract to a deployable ONNX. Knows nothing of retina_edge."""
+"""Export of an ``nn.Module`` and its contract to a deployable ONNX. Does not import retina_edge."""

@@ -1,4 +1,4 @@
-"""Decode, NMS and the contract put behind a network. Needs onnx, not torch."""
+"""Attachment of Decode, NMS and the contract to a network. Needs onnx, not torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,25 @@ from export.functions import (
 def attach(
     network: onnx.ModelProto, contract: DetectorContract, metadata: Mapping[str, str] | None = None
 ) -> onnx.ModelProto:
-    """A copy of a network with Decode and NMS behind its heads; the contract, and more, in the metadata."""
+    """Return a copy of a network with Decode and NMS after its raw heads and the contract in the metadata.
+
+    Args:
+        network: ONNX network that returns raw heads.
+        contract: contract of the detector.
+        metadata: further metadata entries, such as the record of the quantization.
+
+    Returns:
+        The deployable ONNX.
+
+    Example:
+        >>> from engines.onnx.deployable import contract_of, heads_only, read_deployable
+        >>> from retina_edge.assets import MODEL
+        >>> deployable = read_deployable(MODEL.read_bytes())
+        >>> network = heads_only(deployable)
+        >>> model = attach(network, contract_of(deployable))
+        >>> [node.op_type for node in model.graph.node[-2:]], [output.name for output in model.graph.output]
+        (['Decode', 'NMS'], ['num_detections', 'boxes', 'scores', 'labels'])
+    """
     model = copy.deepcopy(network)
     graph = model.graph
     heads = head_names(len(contract.levels))
@@ -41,7 +59,7 @@ def attach(
     graph.output.extend(_outputs(contract, batch))
     (opset,) = (item.version for item in model.opset_import if not item.domain)
     for function in (decode_function(contract), nms_function(contract)):
-        # A model and its functions must name the same opset; for what these use, 18 and 19 are the same.
+        # A model and its functions must name the same opset. The operators used here are the same in 18 and 19.
         function.opset_import[0].version = opset
         model.functions.append(function)
     model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))

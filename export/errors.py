@@ -1,4 +1,4 @@
-"""What can go wrong in an export, as a user meets it."""
+"""The error of exports, for users."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from engines.core.errors import RetinaEdgeError
 
 
 class ExportError(RetinaEdgeError):
-    """The model cannot be exported as asked, or its ONNX does not compute what it computes; nothing is written."""
+    """The model cannot be exported as requested, or its ONNX computes something else. Nothing is written."""

@@ -1,15 +1,15 @@
 """Decode and NMS as model-local ONNX functions: ``retina_edge::Decode`` and ``retina_edge::NMS``.
 
-They are written in ONNX's own text syntax and use standard operators of opset 18 only, so ONNX Runtime runs
-the file as it is, and TensorRT can put a plugin in the place of each. The semantics are those of
-``engines.plugins.specification``, step by step in the same order, so that the same candidates win.
+The functions are written in ONNX's text syntax and use only standard operators of opset 18. ONNX Runtime therefore runs
+the file as it is, and TensorRT can replace each function by a plugin. The functions follow the steps of
+``engines.plugins.specification`` in the same order, so that the same candidates win.
 
-Thresholds, anchors and strides are read from the parameter tensor (``engines.plugins.parameters``), which can
-be exchanged without touching the functions; sizes are written into them.
+Thresholds, anchors and strides are read from the parameter tensor (``engines.plugins.parameters``), which can be
+replaced without changing the functions. Sizes are constants in the functions.
 
-What ONNX Runtime's operators promise and the functions rely on: TopK gives equal values in the order of their
-index; NonMaxSuppression compares IoU with ``>``, takes equal scores in the order of their index, passes over
-scores that do not exceed ``score_threshold``, and lets boxes without an area suppress nothing.
+The functions rely on these properties of ONNX Runtime's operators: TopK returns equal values in the order of their
+index. NonMaxSuppression compares the IoU with ``>``, takes equal scores in the order of their index, skips scores that
+do not exceed ``score_threshold``, and boxes without an area suppress nothing.
 """
 
 from __future__ import annotations
@@ -31,18 +31,25 @@ ZERO = "zero = Constant <value = float {0.0}> ()"
 
 
 def decode_function(contract: DetectorContract) -> onnx.FunctionProto:
-    """``Decode``: raw heads to candidates.
+    """Return the function ``Decode``, which turns raw heads into candidates.
 
     Inputs, for L levels with A anchors and C classes:
-        cls_0 … cls_L-1: float or half [N, A * C, h, w], class logits.
-        box_0 … box_L-1: float or half [N, A * 4, h, w], box deltas.
-        parameters: float32 [8 + 4 L A + 2 L].
+        cls_0 … cls_L-1: class logits, float or half [N, A * C, h, w].
+        box_0 … box_L-1: box deltas, float or half [N, A * 4, h, w].
+        parameters: parameter tensor, float32 [8 + 4 L A + 2 L].
 
-    Outputs, M being the sum over the levels of min(top_k, A * C * h * w); level after level, and in each
-    the best first:
-        logits: float32 [N, M], minus infinity where fewer pass the threshold.
-        boxes: float32 [N, M, 4], xyxy, input pixels, clipped to the input; undefined at such logits.
-        labels: int32 [N, M].
+    Outputs, where M is the sum over the levels of min(top_k, A * C * h * w). The candidates are ordered by level, and
+    within a level the best comes first:
+        logits: class logits, float32 [N, M]; minus infinity in rows without a candidate.
+        boxes: boxes, float32 [N, M, 4], xyxy, input pixels, clipped to the input; undefined in such rows.
+        labels: labels, int32 [N, M].
+
+    Example:
+        >>> from engines.core.contract import PyramidLevel
+        >>> levels = (PyramidLevel((4, 4), (16, 16), anchor_sizes=(32.0,), aspect_ratios=(1.0,)),)
+        >>> function = decode_function(DetectorContract("demo", (64, 64), ("tree",), (1,), levels))
+        >>> list(function.input), list(function.output)
+        (['cls_0', 'box_0', 'parameters'], ['logits', 'boxes', 'labels'])
     """
     lines = [
         *_decode_parameters(contract),
@@ -67,15 +74,22 @@ def decode_function(contract: DetectorContract) -> onnx.FunctionProto:
 
 
 def nms_function(contract: DetectorContract) -> onnx.FunctionProto:
-    """``NMS``: candidates to detections.
+    """Return the function ``NMS``, which turns candidates into detections.
 
-    Inputs: ``logits``, ``boxes``, ``labels`` as Decode gives them, and ``parameters``.
+    Inputs: ``logits``, ``boxes`` and ``labels`` from Decode, and ``parameters``.
 
-    Outputs, K being ``max_detections``, rows past ``num_detections`` zero:
-        num_detections: int32 [N].
-        best_boxes: float32 [N, K, 4], xyxy, input pixels.
-        best_scores: float32 [N, K], descending.
-        best_labels: int32 [N, K].
+    Outputs, where K is ``max_detections`` and rows past ``num_detections`` are zero:
+        num_detections: number of detections, int32 [N].
+        best_boxes: boxes, float32 [N, K, 4], xyxy, input pixels.
+        best_scores: scores, float32 [N, K], descending.
+        best_labels: labels, int32 [N, K].
+
+    Example:
+        >>> from engines.core.contract import PyramidLevel
+        >>> levels = (PyramidLevel((4, 4), (16, 16), anchor_sizes=(32.0,), aspect_ratios=(1.0,)),)
+        >>> function = nms_function(DetectorContract("demo", (64, 64), ("tree",), (1,), levels))
+        >>> list(function.output)
+        ['num_detections', 'best_boxes', 'best_scores', 'best_labels']
     """
     lines = [
         *_nms_parameters(contract),
@@ -91,7 +105,14 @@ def nms_function(contract: DetectorContract) -> onnx.FunctionProto:
 
 
 def num_candidates(contract: DetectorContract) -> int:
-    """M: candidates that Decode gives for each image."""
+    """Return the number of candidates that Decode returns for each image.
+
+    Example:
+        >>> from engines.core.contract import PyramidLevel
+        >>> levels = [PyramidLevel((n, n), (64 // n, 64 // n), (256 / n,), (1.0,)) for n in (8, 4)]
+        >>> num_candidates(DetectorContract("demo", (64, 64), ("tree",), (1,), tuple(levels), top_k=50))
+        66
+    """
     return sum(_level_top_k(level, contract) for level in contract.levels)
 
 
@@ -123,7 +144,7 @@ def _nms_parameters(contract: DetectorContract) -> list[str]:
 
 
 def _candidates(i: int, level: PyramidLevel, contract: DetectorContract) -> list[str]:
-    """The best logits above the threshold; a NaN fails the comparison and is gone."""
+    """Return lines that pick the best logits above the threshold. NaN fails the comparison and is dropped."""
     return [
         f"cls_{i}_float = Cast <to = 1> (cls_{i})",
         f"cls_{i}_flat = Reshape(cls_{i}_float, image_rows)",
@@ -135,7 +156,7 @@ def _candidates(i: int, level: PyramidLevel, contract: DetectorContract) -> list
 
 
 def _positions(i: int, level: PyramidLevel, num_classes: int) -> list[str]:
-    """Anchor, label, x and y of a flat index in [A, C, h, w]."""
+    """Return lines that compute anchor, label, x and y from a flat index into [A, C, h, w]."""
     height, width = level.feature_size
     return [
         _int(f"cells_{i}", height * width),
@@ -152,7 +173,7 @@ def _positions(i: int, level: PyramidLevel, num_classes: int) -> list[str]:
 
 
 def _anchors(i: int) -> list[str]:
-    """Size and center of each candidate's anchor."""
+    """Return lines that compute the size and the center of each candidate's anchor."""
     return [
         _int(f"level_{i}", i),
         f"x_column_{i} = Unsqueeze(x_{i}, last_axis)",
@@ -173,7 +194,7 @@ def _anchors(i: int) -> list[str]:
 
 
 def _deltas(i: int, level: PyramidLevel) -> list[str]:
-    """Four deltas a candidate, gathered from [A, 4, h, w] without transposing it."""
+    """Return lines that gather the four deltas of each candidate from [A, 4, h, w], without a transpose."""
     cells = level.feature_size[0] * level.feature_size[1]
     return [
         _int(f"box_stride_{i}", 4 * cells),
@@ -192,7 +213,7 @@ def _deltas(i: int, level: PyramidLevel) -> list[str]:
 
 
 def _boxes(i: int) -> list[str]:
-    """Deltas on anchors, in the specification's order of operations, clipped to the input."""
+    """Return lines that apply deltas to anchors, in the specification's order of operations, and clip to the input."""
     return [
         f"move_{i} = Mul(delta_xy_{i}, size_{i})",
         f"new_center_{i} = Add(move_{i}, center_{i})",
@@ -209,10 +230,10 @@ def _boxes(i: int) -> list[str]:
 
 
 def _suppress(num_classes: int, max_detections: int) -> list[str]:
-    """The candidates that survive, as logits: minus infinity for the rest.
+    """Return lines that set the logits of suppressed candidates to minus infinity.
 
-    Each class sees only its own candidates. (Moving the classes apart by an offset, the usual trick, rounds
-    the coordinates and with them the IoU.) No class can contribute more than ``max_detections``.
+    Each class is suppressed separately. (The usual trick, an offset that moves the classes apart, rounds the
+    coordinates and thereby the IoU.) No class can contribute more than ``max_detections``.
     """
     return [
         _ints("class_column_shape", [-1, 1]),
@@ -234,10 +255,10 @@ def _suppress(num_classes: int, max_detections: int) -> list[str]:
     ]
 
 
-def _best(found: int, max_detections: int) -> list[str]:
-    """The best ``found`` survivors of each image, filled up to ``max_detections`` rows with zeros."""
+def _best(count: int, max_detections: int) -> list[str]:
+    """Return lines that pick the ``count`` best survivors of each image, padded to ``max_detections`` with zeros."""
     lines = [
-        _ints("found", [found]),
+        _ints("found", [count]),
         "best_logits, best_index = TopK <axis = 1> (surviving, found)",
         "is_detection = Greater(best_logits, minus_infinity)",
         "is_detection_int = Cast <to = 6> (is_detection)",
@@ -252,7 +273,7 @@ def _best(found: int, max_detections: int) -> list[str]:
         "found_scores = Where(is_detection, sigmoid, zero)",
         "found_labels = Where(is_detection, chosen_labels, zero_label)",
     ]
-    missing = max_detections - found
+    missing = max_detections - count
     lines += [
         _ints("row_padding", [0, 0, 0, missing]),
         _ints("box_padding", [0, 0, 0, 0, missing, 0]),
@@ -268,7 +289,7 @@ def _int(name: str, value: int) -> str:
 
 
 def _ints(name: str, values: Iterable[int]) -> str:
-    # Not value_ints: onnx 1.17 and 1.18 and ONNX Runtime 1.18 do not look into it and refuse the TopK.
+    # Not value_ints: onnx 1.17 and 1.18 and ONNX Runtime 1.18 do not evaluate it, and reject the TopK.
     numbers = list(map(str, values))
     return f"{name} = Constant <value = int64[{len(numbers)}] {{{_joined(numbers)}}}> ()"
 

@@ -1,4 +1,4 @@
-"""Weights stored in half the size. For the file only: computing stays in float32."""
+"""Storage of weights in float16, half the file size. Computation stays in float32."""
 
 from __future__ import annotations
 
@@ -15,32 +15,45 @@ from export.errors import ExportError
 HALF_SUFFIX = ".half"
 
 
-def half_tensor(tensor: onnx.TensorProto, name: str, instead: str) -> onnx.TensorProto:
-    """A float32 tensor in float16, under another name.
+def half_tensor(tensor: onnx.TensorProto, name: str, fix: str) -> onnx.TensorProto:
+    """Convert a float32 tensor to float16 and give it a name.
 
     Args:
-        instead: what to do where it does not fit.
+        tensor: float32 tensor.
+        name: name of the float16 tensor.
+        fix: advice for the error message if a value does not fit.
 
     Raises:
-        ExportError: a value is beyond float16.
+        ExportError: if a value is NaN or too large for float16.
+
+    Example:
+        >>> weights = onnx.numpy_helper.from_array(np.ones((8, 4), np.float32), "weight")
+        >>> half = half_tensor(weights, "weight.half", "export in fp32")
+        >>> half.name, onnx.numpy_helper.to_array(half).dtype
+        ('weight.half', dtype('float16'))
     """
     values = onnx.numpy_helper.to_array(tensor)
-    limit, greatest = np.finfo(np.float16).max, np.abs(values).max(initial=0)
-    if not greatest <= limit:
-        raise ExportError(
-            f"weight {tensor.name}: expected at most {limit:.0f} to fit float16, got {greatest}; {instead}"
-        )
+    limit, largest = np.finfo(np.float16).max, np.abs(values).max(initial=0)
+    if not largest <= limit:
+        raise ExportError(f"weight {tensor.name}: expected at most {limit:.0f} to fit float16, got {largest}; {fix}")
     return onnx.numpy_helper.from_array(values.astype(np.float16), name)
 
 
 def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose convolution weights are stored in float16, each followed by a Cast to float.
+    """Return a copy whose convolution weights are stored in float16, each followed by a Cast to float.
 
-    Computing stays in float32: ONNX Runtime folds the Casts when it loads the file. Biases and normalization
-    stay as they are; they are a hundredth of the size, and a variance would not survive the narrow range.
+    Computation stays in float32, because ONNX Runtime folds the Casts when it loads the file. Biases and normalization
+    stay in float32: they are a hundredth of the size, and the narrow range of float16 could not hold a variance.
 
     Raises:
-        ExportError: a weight is beyond float16.
+        ExportError: if a weight is NaN or too large for float16.
+
+    Example:
+        >>> from engines.onnx.deployable import heads_only, read_deployable
+        >>> from retina_edge.assets import MODEL
+        >>> network = restore_weights(heads_only(read_deployable(MODEL.read_bytes())))
+        >>> round(store_half(network).ByteSize() / network.ByteSize(), 2)
+        0.5
     """
     model = copy.deepcopy(model)
     graph = model.graph
@@ -57,7 +70,15 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def restore_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose weights are float32 again, with what float16 left of them: the inverse of ``store_half``."""
+    """Return a copy whose weights are float32 again: the inverse of ``store_half``, apart from the rounding.
+
+    Example:
+        >>> from engines.onnx.deployable import heads_only, read_deployable
+        >>> from retina_edge.assets import MODEL
+        >>> network = heads_only(read_deployable(MODEL.read_bytes()))
+        >>> round(restore_weights(network).ByteSize() / network.ByteSize(), 1)  # the sample model has half weights
+        2.0
+    """
     model = copy.deepcopy(model)
     graph = model.graph
     stored = {tensor.name: tensor for tensor in graph.initializer if tensor.name.endswith(HALF_SUFFIX)}

@@ -1,4 +1,4 @@
-"""The network alone as ONNX: uint8 images in, raw heads out. Quantization works on this, before ``attach``."""
+"""Export of the network alone: an ONNX from uint8 images to raw heads, before quantization and ``attach``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from export.preprocess import Preprocess
 
 
 class Network(nn.Module):
-    """Preprocessing and model in one module, the heads in the order of ``head_names``.
+    """Preprocessing and model in one module, with raw heads in the order of ``head_names``.
 
     Args:
-        model: float [N, 3, H, W] to class logits and box deltas of each level, as two lists.
-        contract: what the model promises.
+        model: module from float [N, 3, H, W] to two lists: class logits and box deltas of each level.
+        contract: contract of the model.
     """
 
     def __init__(self, model: nn.Module, contract: DetectorContract) -> None:
@@ -30,19 +30,27 @@ class Network(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """``images``: uint8 [N, H, W, 3], BGR, letterboxed."""
+        """Return the raw heads of letterboxed images, uint8 [N, H, W, 3], BGR."""
         cls_logits, box_deltas = self.model(self.preprocess(images))
         return (*cls_logits, *box_deltas)
 
 
 def export_network(network: Network, contract: DetectorContract, *, batch: int | None) -> onnx.ModelProto:
-    """Exports a network on the CPU in evaluation mode; ``batch`` None leaves the batch size open.
+    """Export a network, which must be on the CPU and in evaluation mode, to ONNX.
+
+    Args:
+        network: network to export.
+        contract: contract of the model.
+        batch: number of images in a batch; None for any number.
+
+    Returns:
+        ONNX model that returns raw heads. Each convolution is named after its weights.
 
     Raises:
-        ExportError: the heads have other shapes than the contract says.
+        ExportError: if the raw heads have other shapes than the contract requires.
     """
     names = head_names(len(contract.levels))
-    # A batch of one would be taken for a constant when the size is to stay open.
+    # For an open batch size the example must hold two images, because the exporter treats a size of one as constant.
     example = torch.zeros(batch or 2, *contract.input_size, 3, dtype=torch.uint8)
     program = torch.onnx.export(
         network,
@@ -63,13 +71,13 @@ def export_network(network: Network, contract: DetectorContract, *, batch: int |
 
 
 def torch_heads(network: Network, images: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
-    """The raw heads of letterboxed images, uint8 [N, H, W, 3], by torch."""
+    """Run a network in torch and return the raw heads of letterboxed images, uint8 [N, H, W, 3], BGR."""
     with torch.inference_mode():
         return [head.numpy() for head in network(torch.from_numpy(images))]
 
 
 def _forget_source(model: onnx.ModelProto) -> None:
-    """Drops the exporter's notes on where each node comes from: they name files of this machine."""
+    """Remove the exporter's notes on the origin of each node, because they name files of this machine."""
     del model.graph.metadata_props[:]
     for item in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
         del item.metadata_props[:]
@@ -84,9 +92,9 @@ def _check_heads(model: onnx.ModelProto, contract: DetectorContract) -> None:
         for rows in (contract.num_classes, 4)
         for level in contract.levels
     ]
-    found = [[size.dim_value for size in output.type.tensor_type.shape.dim][1:] for output in model.graph.output]
-    if found != expected:
+    got = [[size.dim_value for size in output.type.tensor_type.shape.dim][1:] for output in model.graph.output]
+    if got != expected:
         raise ExportError(
             f"the model's heads do not fit the contract: expected {expected} (channels, height, width; class "
-            f"logits, then box deltas), got {found}"
+            f"logits, then box deltas), got {got}"
         )

@@ -1,4 +1,4 @@
-"""The preprocessing inside the graph, so that nobody outside it can get it wrong. Needs torch only."""
+"""Preprocessing as part of the network, so that no caller can get it wrong. Needs only torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from engines.core.contract import DetectorContract
 
 
 class Preprocess(nn.Module):
-    """uint8 [N, H, W, 3] BGR to the network's normalized float [N, 3, H, W]."""
+    """Converts letterboxed images, uint8 [N, H, W, 3] BGR, to the network's normalized float [N, 3, H, W].
+
+    Args:
+        contract: contract with the color order, mean and standard deviation.
+
+    Example:
+        >>> from engines.core.contract import PyramidLevel
+        >>> levels = (PyramidLevel((2, 2), (16, 16), (32.0,), (1.0,)),)
+        >>> contract = DetectorContract("demo", (32, 32), ("tree",), (1,), levels, mean=(0, 0, 0), std=(1, 1, 1))
+        >>> blue, green, red = 0, 51, 255
+        >>> Preprocess(contract)(torch.tensor([[[[blue, green, red]]]], dtype=torch.uint8)).flatten()
+        tensor([1.0000, 0.2000, 0.0000])
+    """
 
     scale: Tensor
     offset: Tensor
@@ -19,15 +31,19 @@ class Preprocess(nn.Module):
         super().__init__()
         std = torch.tensor(contract.std, dtype=torch.float64)
         mean = torch.tensor(contract.mean, dtype=torch.float64)
-        # Not in the state dict: they are the contract's, and a checkpoint holds nothing twice.
+        # Not in the state dict: a checkpoint already holds these values in its contract.
         self.register_buffer("scale", (1 / (255 * std)).float().view(3, 1, 1), persistent=False)
         self.register_buffer("offset", (mean / std).float().view(3, 1, 1), persistent=False)
         self.register_buffer("channels", torch.tensor([2, 1, 0]), persistent=False)
         self.flip = contract.color_order == "RGB"
 
     def forward(self, images: Tensor) -> Tensor:
-        """``images``: uint8 [N, H, W, 3], BGR, letterboxed."""
-        # First of all to float: the one thing TensorRT can do with uint8.
+        """Normalize letterboxed images, uint8 [N, H, W, 3], BGR.
+
+        Returns:
+            Normalized images, float [N, 3, H, W], in the contract's color order.
+        """
+        # The cast to float comes first, because it is the only operation that TensorRT supports on uint8.
         x = images.to(self.scale.dtype).permute(0, 3, 1, 2)
         if self.flip:
             x = x.index_select(1, self.channels)

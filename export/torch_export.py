@@ -1,4 +1,4 @@
-"""The deployable ONNX: network, Decode and NMS, and the contract in its metadata; verified before it is written."""
+"""Export of the deployable ONNX: network, Decode, NMS and contract in one file, verified before it is written."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PACKAGES = ("retina-edge", "torch", "onnx", "onnxscript", "onnxruntime")
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written.
+    """A report of what was exported.
 
     Attributes:
-        path: the file.
-        size: of the file, bytes.
-        batch: images it takes at a time, None for any number.
-        contract: as it stands in the file.
-        agreement: how far it is from torch, on the images it was verified with.
+        path: path of the ONNX file.
+        size: size of the file, bytes.
+        batch: number of images in a batch; None for any number.
+        contract: contract stored in the file.
+        agreement: largest differences from torch and from the specification, on the verification images.
     """
 
     path: Path
@@ -52,27 +52,30 @@ def export_onnx(
     images: Sequence[npt.NDArray[Any]],
     half_weights: bool = False,
 ) -> ExportReport:
-    """Exports, verifies, and writes a model.
+    """Export a model to a deployable ONNX, verify the ONNX, and write it.
 
     Args:
-        model: float [N, 3, H, W] to class logits and box deltas of each level; it stays as it is.
-        contract: what it promises.
-        path: where to; an existing file is replaced at the very end, or not at all.
-        batch: images at a time, None for any number.
-        images: frames of any size, BGR uint8 [h, w, 3], to verify with; real ones, for on noise a detector
-            finds nothing.
-        half_weights: store the convolutions' weights in float16; computing stays in float32.
+        model: module from float [N, 3, H, W] to class logits and box deltas of each level; not modified.
+        contract: contract of the model.
+        path: path of the ONNX file. An existing file is overwritten at the very end, or not at all.
+        batch: number of images in a batch; None for any number.
+        images: frames of any size to verify with, BGR uint8 [h, w, 3]. Use real frames, because a detector finds
+            nothing in noise.
+        half_weights: True stores the convolutions' weights in float16; computation stays in float32.
+
+    Returns:
+        Report of the export.
 
     Raises:
-        ExportError: ONNX Runtime does not give what torch gives, the contract does not fit the model, or
-            float16 cannot hold a weight.
-        ValueError: no images, or a batch below one.
+        ExportError: if ONNX Runtime differs from torch, the contract does not fit the model, or a weight is too large
+            for float16.
+        ValueError: if there are no images, or the batch is less than one.
     """
     if batch is not None and batch < 1:
         raise ValueError(f"batch: expected at least 1, or None for any number, got {batch}")
     if not images:
         raise ValueError("images: expected at least one to verify the export with, got none")
-    letterboxed, _ = letterbox_batch(images, contract.input_size)  # first, for it may refuse them
+    letterboxed, _ = letterbox_batch(images, contract.input_size)  # first, because it may refuse the images
     contract = dataclasses.replace(contract, produced_by={**contract.produced_by, **package_versions(*PACKAGES)})
     network = Network(copy.deepcopy(model).cpu().float(), contract).eval()
     exported = export_network(network, contract, batch=batch)

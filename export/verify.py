@@ -1,8 +1,9 @@
-"""Before a model is written: does ONNX Runtime give what torch gives, on real images?
+"""Verification of a model before it is written: ONNX Runtime must agree with torch on real images.
 
-In two steps, so that both can be strict. First the raw heads, torch against ONNX Runtime. Then the file itself
-against the specification (``engines.plugins.specification``) on ONNX Runtime's own heads. Comparing torch's final
-detections with the file's would need slack for every pair of boxes whose overlap lies on the threshold.
+The verification has two steps, so that both can be strict. The first step compares the raw heads of torch and ONNX
+Runtime. The second step compares the detections of the file with those of the specification
+(``engines.plugins.specification``), both computed from ONNX Runtime's raw heads. A direct comparison of detections by
+torch and by the file would need slack for every pair of boxes whose IoU lies on the threshold.
 """
 
 from __future__ import annotations
@@ -28,28 +29,29 @@ from export.errors import ExportError
 Images = npt.NDArray[np.uint8]
 Arrays = list[npt.NDArray[np.float32]]
 
-# Of the greatest value in the tensor. Measured on R18 and R50: 2e-6, from convolutions summed in another order.
+# Relative to the largest value of the tensor. Measured on R18 and R50: 2e-6, because convolutions sum in another order.
 HEAD_TOLERANCE = 1e-4
-# Weights rounded to float16 are off by up to 2^-11 each; measured on R18 and R50: below 2e-3. It catches storage
-# gone wrong, not rounding.
+# The same for weights in float16, which rounding changes by up to 2^-11 each. Measured on R18 and R50: below 2e-3. The
+# tolerance is meant to detect weights that were stored wrongly, not rounding.
 HALF_HEAD_TOLERANCE = 2e-2
-# The same float32 steps on the same numbers; only exp differs, in the last place of sides up to 50,000 pixels.
+# Pixels. Both sides compute the same float32 steps on the same numbers. Only exp differs, in the last place of sides of
+# up to 50,000 pixels.
 BOX_TOLERANCE = 0.02
-# One rational approximation of the sigmoid against another.
+# The two sides approximate the sigmoid by different rational functions.
 SCORE_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Greatest differences found.
+    """The largest differences between torch, an ONNX file and the specification.
 
     Attributes:
-        logits: class logits, torch against the file's network.
-        deltas: box deltas, torch against the file's network.
-        boxes: input pixels, specification against the file.
-        scores: specification against the file.
-        detections: how many were compared.
-        images: how many they were found in.
+        logits: largest difference of class logits between torch and the file's network.
+        deltas: largest difference of box deltas between torch and the file's network.
+        boxes: largest difference of boxes between the specification and the file, input pixels.
+        scores: largest difference of scores between the specification and the file.
+        detections: number of detections compared.
+        images: number of images compared.
     """
 
     logits: float
@@ -70,18 +72,19 @@ def verify(
     *,
     batch: int | None,
 ) -> Agreement:
-    """Compares a deployable ONNX with the network it was made of.
+    """Compare a deployable ONNX with the torch network it was exported from.
 
     Args:
-        reference: the torch side: the raw heads of letterboxed images.
-        exported: its ONNX, raw heads out.
-        stored: the same as it is stored in the deployable: ``exported``, or with half weights.
-        deployable: the file's content.
-        images: uint8 [n, height, width, 3], BGR, letterboxed.
-        batch: the deployable's batch size, None if it is open.
+        reference: function from letterboxed images to the raw heads of the torch network.
+        exported: ONNX network that returns raw heads.
+        stored: the network as the deployable ONNX stores it: ``exported`` itself, or ``exported`` with half weights.
+        deployable: content of the deployable ONNX file.
+        contract: contract of the detector.
+        images: letterboxed images, uint8 [n, height, width, 3], BGR.
+        batch: batch size of the deployable ONNX; None for any size.
 
     Raises:
-        ExportError: they differ by more than the tolerances above.
+        ExportError: if a difference exceeds its tolerance.
     """
     batches = list(batches_of(images, batch))
     expected = [reference(chunk) for chunk in batches]
@@ -90,37 +93,43 @@ def verify(
     if stored is not exported:
         difference = _compare_heads(expected, heads, contract, HALF_HEAD_TOLERANCE, ", half weights")
     session = _session(deployable)
-    found = [RawDetections(*session.run(OUTPUTS, {INPUT: chunk})) for chunk in batches]
-    boxes, scores, detections = compare_with_specification(heads, found, contract, len(images))
+    actual = [RawDetections(*session.run(OUTPUTS, {INPUT: chunk})) for chunk in batches]
+    boxes, scores, detections = compare_with_specification(heads, actual, contract, len(images))
     return Agreement(*difference, boxes, scores, detections, len(images))
 
 
 def compare_with_specification(
-    heads: Sequence[Arrays], found: Sequence[RawDetections], contract: DetectorContract, count: int
+    heads: Sequence[Arrays], actual: Sequence[RawDetections], contract: DetectorContract, count: int
 ) -> tuple[float, float, int]:
-    """Greatest differences of boxes (pixels) and scores between a file and the specification, and detections found.
+    """Compare the detections of an ONNX file with those that the specification computes from the same raw heads.
 
     Args:
         heads: raw heads of each batch.
-        found: the file's detections of each batch.
-        count: images; what goes beyond them filled up the last batch.
+        actual: detections of the file for each batch.
+        contract: contract of the detector.
+        count: number of images; further rows of the last batch are repetitions that filled the batch.
+
+    Returns:
+        Largest difference of boxes (input pixels), largest difference of scores, and number of detections in the first
+        ``count`` images.
 
     Raises:
-        ExportError: they differ by more than the tolerances above.
+        ExportError: if a difference exceeds its tolerance.
     """
     agreements = [
         _compare_detections(_specification(level_heads, contract), detections)
-        for level_heads, detections in zip(heads, found, strict=True)
+        for level_heads, detections in zip(heads, actual, strict=True)
     ]
     boxes, scores, counts = zip(*agreements, strict=True)
     return max(boxes), max(scores), int(np.concatenate(counts)[:count].sum())
 
 
 def postprocessed(deployable: onnx.ModelProto, heads: Sequence[Arrays]) -> list[RawDetections]:
-    """What a file's own Decode and NMS make of given raw heads, batch by batch.
+    """Run Decode and NMS of a deployable ONNX on given raw heads, and return the detections of each batch.
 
-    For files in other precisions: ONNX Runtime on a CPU computes in float32 between two roundings, and which of them
-    it leaves out depends on what follows, so that the heads inside the file are not quite those of its network alone.
+    Files in lower precision are verified with this function. On a CPU, ONNX Runtime computes in float32 between two
+    roundings, and omits some roundings depending on the nodes that follow. The raw heads inside the file therefore
+    differ slightly from those of its network alone.
     """
     model = postprocess_only(deployable)
     session = _session(model.SerializeToString())
@@ -137,7 +146,13 @@ def postprocessed(deployable: onnx.ModelProto, heads: Sequence[Arrays]) -> list[
 
 
 def batches_of(images: Images, batch: int | None) -> Iterator[Images]:
-    """Batches of the fixed size, the last one filled up; with an open size, batches of two and of one."""
+    """Yield batches of a fixed size, the last one filled with repeated images; None yields batches of two and one.
+
+    Example:
+        >>> images = np.zeros((5, 64, 64, 3), np.uint8)
+        >>> [len(batch) for batch in batches_of(images, 2)], [len(batch) for batch in batches_of(images, None)]
+        ([2, 2, 2], [2, 1, 2])
+    """
     sizes = itertools.repeat(batch) if batch else itertools.cycle((2, 1))
     start = 0
     while start < len(images):
@@ -147,20 +162,23 @@ def batches_of(images: Images, batch: int | None) -> Iterator[Images]:
 
 
 def onnx_heads(model: onnx.ModelProto, batches: Sequence[Images]) -> list[Arrays]:
-    """Raw heads of each batch, in float32 whatever the network ends in."""
+    """Run a network and return the raw heads of each batch, converted to float32."""
     session = _session(model.SerializeToString(), optimized=not _is_quantized_half(model))
     return [[head.astype(np.float32) for head in session.run(None, {INPUT: images})] for images in batches]
 
 
 def _is_quantized_half(model: onnx.ModelProto) -> bool:
-    """INT8 in float16, which ONNX Runtime has to leave as it is; see ``engines.onnx.onnx_executor``."""
+    """True if the network is INT8 with float16 scales. ONNX Runtime must not optimize such a network.
+
+    See ``engines.onnx.onnx_executor`` for the reason.
+    """
     scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     halves = {item.name for item in model.graph.initializer if item.data_type == onnx.TensorProto.FLOAT16}
     return bool(scales & halves)
 
 
 def timed_heads(model: onnx.ModelProto, images: Images) -> Callable[[], float]:
-    """A function that runs the network on one batch and gives the seconds it took; it has run once already."""
+    """Warm a network up, and return a function that runs the network on one batch and returns the seconds it took."""
     session = _session(model.SerializeToString())
     session.run(None, {INPUT: images})
 
@@ -193,12 +211,13 @@ def _specification(heads: Arrays, contract: DetectorContract) -> RawDetections:
 
 
 def _compare_heads(
-    expected: list[Arrays], found: list[Arrays], contract: DetectorContract, tolerance: float, note: str
+    expected: list[Arrays], actual: list[Arrays], contract: DetectorContract, tolerance: float, note: str
 ) -> tuple[float, float]:
-    """Greatest difference of class logits and of box deltas."""
-    greatest = {"cls": 0.0, "box": 0.0}
-    for ours, theirs in zip(expected, found, strict=True):
-        for name, torch_head, onnx_head in zip(head_names(len(contract.levels)), ours, theirs, strict=True):
+    """Return the largest difference of class logits and of box deltas."""
+    largest = {"cls": 0.0, "box": 0.0}
+    names = head_names(len(contract.levels))
+    for expected_batch, actual_batch in zip(expected, actual, strict=True):
+        for name, torch_head, onnx_head in zip(names, expected_batch, actual_batch, strict=True):
             if not np.isfinite(torch_head).all():
                 raise ExportError(f"{name}: expected finite numbers from the model in torch, got NaN or inf")
             difference = float(np.abs(torch_head - onnx_head).max())
@@ -206,30 +225,30 @@ def _compare_heads(
             if not difference <= allowed:
                 raise ExportError(
                     f"raw head {name}{note}: expected torch and ONNX Runtime to differ by at most {allowed:.2g}, "
-                    f"found {difference:.2g}; the ONNX was not written"
+                    f"got {difference:.2g}; the ONNX was not written"
                 )
             kind = name[:3]
-            greatest[kind] = max(greatest[kind], difference)
-    return greatest["cls"], greatest["box"]
+            largest[kind] = max(largest[kind], difference)
+    return largest["cls"], largest["box"]
 
 
-def _compare_detections(expected: RawDetections, found: RawDetections) -> tuple[float, float, npt.NDArray[np.int32]]:
-    """Greatest difference of boxes and of scores, and how many detections each image has."""
+def _compare_detections(expected: RawDetections, actual: RawDetections) -> tuple[float, float, npt.NDArray[np.int32]]:
+    """Return the largest difference of boxes and of scores, and the number of detections of each image."""
     for name in ("num_detections", "labels"):
-        ours, theirs = getattr(expected, name), getattr(found, name)
-        if not np.array_equal(ours, theirs):
-            where = tuple(int(i) for i in np.argwhere(ours != theirs)[0])
+        wanted, got = getattr(expected, name), getattr(actual, name)
+        if not np.array_equal(wanted, got):
+            index = tuple(int(i) for i in np.argwhere(wanted != got)[0])
             raise ExportError(
-                f"{name} at {list(where)}: expected {ours[where]} by the specification, found {theirs[where]} "
-                "in the ONNX; it was not written"
+                f"{name} at {list(index)}: expected {wanted[index]} as in the specification, got {got[index]} from the "
+                "ONNX; the ONNX was not written"
             )
     differences = []
     for name, tolerance in (("boxes", BOX_TOLERANCE), ("scores", SCORE_TOLERANCE)):
-        difference = float(np.abs(getattr(expected, name) - getattr(found, name)).max())
+        difference = float(np.abs(getattr(expected, name) - getattr(actual, name)).max())
         if not difference <= tolerance:
             raise ExportError(
-                f"{name}: expected the ONNX within {tolerance} of the specification, found {difference:.2g}; "
-                "it was not written"
+                f"{name}: expected the ONNX within {tolerance} of the specification, got a difference of "
+                f"{difference:.2g}; the ONNX was not written"
             )
         differences.append(difference)
     return differences[0], differences[1], expected.num_detections

@@ -1,4 +1,4 @@
-"""A lower precision inside a budget of accuracy: measured, and where it costs too much, taken back layer by layer."""
+"""The accuracy budget of a lower precision. AP is measured, and layers fall back until the budget holds."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ import onnx
 from export.errors import ExportError
 
 Names = tuple[str, ...]
-CALIBRATE = "Calibrate with more images as the camera sees them, try another --calibrator"
+CALIBRATION_ADVICE = "Calibrate with more images as the camera will see them, try another --calibrator"
 
 
 @dataclass(frozen=True)
 class AccuracyBudget:
-    """How much a precision may cost, and what tells.
+    """The largest loss of accuracy that is allowed, and how accuracy is measured.
 
     Attributes:
         points: AP points (AP times 100) that may be lost against FP32.
-        measure: AP of a deployable ONNX, 0 to 1; NaN where nothing can be measured.
-        data: what it is measured on, for the record: digests and counts.
+        measure: function from a deployable ONNX to its AP, 0 to 1; NaN if nothing can be measured.
+        data: digests and counts of the data that AP is measured on, for the record.
         images: frames of the same data, BGR uint8 [h, w, 3], on which layers are compared.
-        fallback: INT8: layers may be put back into higher precision.
-        tell: told what is being done.
+        fallback: True if INT8 layers may fall back to higher precision.
+        tell: callback for progress, called with a description of each step.
+
+    Example:
+        >>> budget = AccuracyBudget(0.5, measure=lambda model: 0.4, data={}, images=())
+        >>> budget.holds(0.400, 0.396), budget.holds(0.400, 0.394)
+        (True, False)
     """
 
     points: float
@@ -37,23 +42,23 @@ class AccuracyBudget:
     fallback: bool = True
     tell: Callable[[str], None] = lambda _: None
 
-    def lost(self, fp32: float, here: float) -> float:
-        """AP points lost; negative where it became better."""
-        return 100 * (fp32 - here)
+    def lost(self, fp32: float, ap: float) -> float:
+        """Return the AP points lost against FP32; negative if AP became better."""
+        return 100 * (fp32 - ap)
 
-    def holds(self, fp32: float, here: float) -> bool:
-        """Whether that is inside the budget; of what is no number, never."""
-        return self.lost(fp32, here) <= self.points
+    def holds(self, fp32: float, ap: float) -> bool:
+        """True if the AP loss is within the budget; False for NaN."""
+        return self.lost(fp32, ap) <= self.points
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One attempt.
+    """One attempt at an INT8 model.
 
     Attributes:
-        kept: names of the convolutions put back, beside those that no INT8 model quantizes.
-        ap: 0 to 1.
-        share: of the multiply-adds of all convolutions, those in INT8, 0 to 1.
+        kept: names of the convolutions that fell back, without those that are never quantized.
+        ap: AP of the model, 0 to 1.
+        share: share of INT8 in the multiply-adds of all convolutions, 0 to 1.
     """
 
     kept: Names
@@ -63,16 +68,20 @@ class Trial:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What was measured; stands in the ONNX metadata and in the engine's passport.
+    """The record of the measured accuracy, stored in the ONNX metadata and in the engine's passport.
 
     Attributes:
-        ap_fp32: AP of the FP32 model it was made of, 0 to 1.
-        ap: of this one.
-        budget: AP points that it might lose.
-        data: what both were measured on, and by what.
-        trials: of INT8, every attempt, the one taken at the end.
-        speed: how many times as fast as ``speed_against``, None where nothing is known.
-        speed_against: of what, and whether measured or estimated.
+        ap_fp32: AP of the FP32 model that was converted, 0 to 1.
+        ap: AP of the converted model, 0 to 1.
+        budget: AP points that the converted model was allowed to lose.
+        data: description of the data that both were measured on, and of the runtime.
+        trials: attempts at INT8, the chosen one last; empty for FP16.
+        speed: speed relative to ``speed_against``, for instance 2.0 for twice as fast; None if unknown.
+        speed_against: precision that ``speed`` is relative to, and how the speed was measured or estimated.
+
+    Example:
+        >>> Accuracy(ap_fp32=0.4, ap=0.397, budget=0.5, data={}).to_json()
+        '{"ap_fp32": 0.4, "ap": 0.397, "budget": 0.5, "data": {}, "trials": [], "speed": null, "speed_against": ""}'
     """
 
     ap_fp32: float
@@ -84,6 +93,7 @@ class Accuracy:
     speed_against: str = ""
 
     def to_json(self) -> str:
+        """Return the record as a JSON object."""
         return json.dumps(asdict(self))
 
 
@@ -93,31 +103,39 @@ def find_fallback(
     attempt: Callable[[Names], Trial],
     worst_first: Callable[[], Sequence[Names]],
 ) -> tuple[Trial, ...]:
-    """Tries INT8, and puts back as few groups of layers as hold the budget, the most harmful first.
+    """Find the smallest number of groups of layers that must fall back to stay within the budget, most harmful first.
 
-    Groups are doubled until the budget holds, and then halved between: an evaluation of the whole data set for each
-    layer would take hours.
+    The number of groups is doubled until the budget holds, and then found by bisection. An evaluation of the whole data
+    set for each layer would take hours.
 
     Args:
         fp32: AP of the FP32 model.
-        budget: of which ``points`` and ``fallback`` are asked.
-        attempt: makes and measures the model with these layers put back.
-        worst_first: the groups that can be put back; only asked where the first attempt fails.
+        budget: accuracy budget; only ``points`` and ``fallback`` are used.
+        attempt: function that builds and measures the INT8 model in which the given layers fall back.
+        worst_first: function that returns the groups of layers that can fall back, the most harmful first; only called
+            if the first attempt fails.
 
     Returns:
-        All attempts, the one to take at the end.
+        All attempts, the chosen one last.
 
     Raises:
-        ExportError: it cannot be held.
+        ExportError: if the budget cannot be held.
+
+    Example:
+        >>> budget = AccuracyBudget(0.5, measure=lambda model: 0.4, data={}, images=())
+        >>> def attempt(kept):  # only with layer "b" in FP16 is the accuracy good enough
+        ...     return Trial(kept, ap=0.40 if "b" in kept else 0.35, share=1 - len(kept) / 4)
+        >>> find_fallback(0.40, budget, attempt, lambda: [("a",), ("b",), ("c",), ("d",)])[-1]
+        Trial(kept=('a', 'b'), ap=0.4, share=0.5)
     """
     trials = [attempt(())]
     if budget.holds(fp32, trials[0].ap):
         return tuple(trials)
     if not budget.fallback:
-        why, mend = "the fallback that puts layers back is off", f"Leave out --no-fallback. {CALIBRATE}"
-        raise ExportError(_missed(fp32, budget, trials, why, mend))
+        reason, fix = "the fallback of layers is off", f"Leave out --no-fallback. {CALIBRATION_ADVICE}"
+        raise ExportError(_missed(fp32, budget, trials, reason, fix))
     groups = worst_first()
-    # With all of them put back it is INT8 by name only.
+    # At least one group stays quantized: if all fell back, the model would be INT8 in name only.
     failed, most, count = 0, len(groups) - 1, 1
     good: tuple[int, Trial] | None = None
     while good is None and failed < most:
@@ -128,8 +146,8 @@ def find_fallback(
         else:
             failed, count = count, 2 * count
     if good is None:
-        why = f"nor with {most} of {len(groups)} groups of layers put back"
-        raise ExportError(_missed(fp32, budget, trials, why, CALIBRATE))
+        reason = f"also after the fallback of {most} of {len(groups)} groups of layers"
+        raise ExportError(_missed(fp32, budget, trials, reason, CALIBRATION_ADVICE))
     while good[0] - failed > 1:
         middle = (good[0] + failed) // 2
         trials.append(attempt(_first(groups, middle)))
@@ -141,23 +159,39 @@ def find_fallback(
     return (*trials, good[1])
 
 
-def check_budget(fp32: float, here: float, budget: AccuracyBudget, precision: str) -> None:
-    """For a precision that has no layers to put back.
+def check_budget(fp32: float, ap: float, budget: AccuracyBudget, precision: str) -> None:
+    """Check the accuracy of a precision that has no fallback of layers.
+
+    Args:
+        fp32: AP of the FP32 model, 0 to 1.
+        ap: AP of the converted model, 0 to 1.
+        budget: accuracy budget.
+        precision: precision of the converted model, for the error message.
 
     Raises:
-        ExportError: it is outside the budget.
+        ExportError: if the loss is not within the budget.
+
+    Example:
+        >>> budget = AccuracyBudget(0.5, measure=lambda model: 0.4, data={}, images=())
+        >>> check_budget(0.40, 0.39, budget, "fp16")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        export.errors.ExportError: accuracy budget: expected at most 0.5 AP points less than fp32's 40.00, got ...
     """
-    if not budget.holds(fp32, here):
-        why, mend = f"{precision} has no layers to put back", "Stay with fp32"
-        raise ExportError(_missed(fp32, budget, [Trial((), here, 0.0)], why, mend))
+    if not budget.holds(fp32, ap):
+        reason, fix = f"{precision} has no fallback of layers", "Stay with fp32"
+        raise ExportError(_missed(fp32, budget, [Trial((), ap, 0.0)], reason, fix))
 
 
 def check_fp32_ap(fp32: float) -> None:
-    """Raises ExportError where FP32 itself finds nothing: everything would be inside the budget, or nothing."""
+    """Check that the AP of FP32 is above 0, so that a loss against FP32 means something.
+
+    Raises:
+        ExportError: if the AP is 0 (every model would be within the budget) or NaN (no model would be).
+    """
     if not fp32 > 0:
         raise ExportError(
-            f"accuracy budget: expected an AP above 0 of fp32 on the images of --val, found {100 * fp32:.2f}; give "
-            "images with objects that the model knows, labeled, and the images that belong to the annotations"
+            f"accuracy budget: expected fp32 to have an AP above 0 on the images of --val, got {100 * fp32:.2f}; give "
+            "labeled images with objects that the model knows, and check that the images belong to the annotations"
         )
 
 
@@ -165,10 +199,10 @@ def _first(groups: Sequence[Names], count: int) -> Names:
     return tuple(name for group in groups[:count] for name in group)
 
 
-def _missed(fp32: float, budget: AccuracyBudget, trials: Sequence[Trial], why: str, mend: str) -> str:
+def _missed(fp32: float, budget: AccuracyBudget, trials: Sequence[Trial], reason: str, fix: str) -> str:
     best = max(trials, key=lambda trial: trial.ap)
     return (
-        f"accuracy budget: expected at most {budget.points:g} AP points less than fp32's {100 * fp32:.2f}, found "
-        f"{100 * best.ap:.2f}, {budget.lost(fp32, best.ap):.2f} less ({why}); nothing is written. {mend}, or allow "
-        "a larger budget"
+        f"accuracy budget: expected at most {budget.points:g} AP points less than fp32's {100 * fp32:.2f}, got "
+        f"{100 * best.ap:.2f}, which is {budget.lost(fp32, best.ap):.2f} less ({reason}); nothing is written. {fix}, "
+        "or allow a larger budget"
     )

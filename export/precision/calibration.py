@@ -1,4 +1,4 @@
-"""The calibration set: real images that show the quantizer which values occur, audited before they are believed."""
+"""The calibration set: real images that the ranges of activations are measured on, audited before use."""
 
 from __future__ import annotations
 
@@ -16,29 +16,37 @@ from engines.core.letterbox import letterbox_batch
 
 Frame = npt.NDArray[np.uint8]
 
-# Below RECOMMENDED_CALIBRATION_IMAGES the ranges depend on which images they were; below MIN_CALIBRATION_IMAGES on each
-# single one.
+# With fewer than RECOMMENDED_CALIBRATION_IMAGES the ranges depend on the choice of images, and with fewer than
+# MIN_CALIBRATION_IMAGES on every single image.
 MIN_CALIBRATION_IMAGES, RECOMMENDED_CALIBRATION_IMAGES = 8, 64
 DEFAULT_IMAGES = 128
-# How ranges are chosen, see export.precision.ranges; the defaults are what came out best in
+# Calibrators are described in export.precision.ranges. The defaults are the best ones in
 # benchmarks/results/calibrators.json.
 CALIBRATORS = ("percentile", "minmax", "entropy", "mse")
 DEFAULT_CALIBRATORS = {TENSORRT: "percentile", CPU: "mse"}
-# Standard deviation of the gray values, of 255, under which a picture shows nothing: a lens cap, a black frame.
+# Standard deviation of the pixel values, 0 to 255, below which an image shows nothing: a lens cap, a black frame.
 BLANK = 2.0
-# How many files a message names.
+# Largest number of files that a message names.
 NAMED = 3
 
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Images to calibrate with; ``audit`` makes one.
+    """An audited set of images to calibrate with; returned by ``audit``.
 
     Attributes:
-        paths: the image files, those left out gone.
-        digest: sha256 of their contents, in order.
-        findings: what the audit has to say, a line each; empty when all is well.
-        read: opens one of them.
+        paths: paths of the image files that passed the audit.
+        digest: sha256 of the decoded images, in order.
+        findings: remarks of the audit, one line each; empty if there are none.
+        read: function that reads an image file: BGR uint8 [height, width, 3].
+
+    Example:
+        >>> from engines.core.contract import PyramidLevel
+        >>> levels = (PyramidLevel((1, 2), (32, 32), (32.0,), (1.0,)),)
+        >>> contract = DetectorContract("demo", (32, 64), ("tree",), (1,), levels)
+        >>> images = CalibrationSet((Path("a.jpg"),) * 3, "", (), read=lambda path: np.zeros((40, 40, 3), np.uint8))
+        >>> [batch.shape for batch in images.batches(contract, 2)]
+        [(2, 32, 64, 3), (2, 32, 64, 3)]
     """
 
     paths: tuple[Path, ...]
@@ -50,9 +58,9 @@ class CalibrationSet:
         return len(self.paths)
 
     def batches(self, contract: DetectorContract, size: int) -> Iterator[Frame]:
-        """The images as the detector would see them: uint8 [size, height, width, 3], BGR, letterboxed.
+        """Yield batches of letterboxed images: uint8 [size, height, width, 3], BGR.
 
-        The last batch is filled up with the images before it.
+        The last batch is filled up with the first images of the set.
         """
         for start in range(0, len(self.paths), size):
             chosen = [self.paths[index % len(self.paths)] for index in range(start, start + size)]
@@ -60,20 +68,29 @@ class CalibrationSet:
 
 
 def audit(paths: Sequence[Path], read: Callable[[Path], Frame], *, count: int = DEFAULT_IMAGES) -> CalibrationSet:
-    """Looks at every image: leaves out what cannot be read, shows nothing, or is there already.
+    """Read every image, and skip images that are unreadable, blank, or duplicates of another image.
 
     Args:
-        paths: image files, of which ``count`` are taken, evenly spread over their sorted names.
-        read: opens one: BGR uint8 [height, width, 3]; SourceError where it cannot.
-        count: images at most.
+        paths: paths of image files. If there are more than ``count``, ``count`` of them are chosen, evenly spread over
+            the sorted paths.
+        read: function that reads an image file: BGR uint8 [height, width, 3]. It raises SourceError for an unreadable
+            file.
+        count: largest number of images.
 
     Raises:
-        DataError: fewer than 8 are left.
+        DataError: if fewer than 8 images are left.
+
+    Example:
+        >>> def read(path):  # noise in place of image files
+        ...     return np.random.default_rng(int(path.stem)).integers(0, 256, (32, 32, 3), np.uint8)
+        >>> images = audit([Path(f"{number}.jpg") for number in range(10)], read)
+        >>> len(images), images.findings
+        (10, ('only 10 images: ranges from fewer than 64 images depend on the choice of images',))
     """
     chosen = sorted(paths)
     if len(chosen) > count:
         chosen = [chosen[index * len(chosen) // count] for index in range(count)]
-    unreadable, blank, again = [], [], []
+    unreadable, blank, duplicate = [], [], []
     kept: dict[str, Path] = {}
     for path in chosen:
         try:
@@ -85,23 +102,24 @@ def audit(paths: Sequence[Path], read: Callable[[Path], Frame], *, count: int = 
         if image.std() < BLANK:
             blank.append(path)
         elif digest in kept:
-            again.append(path)
+            duplicate.append(path)
         else:
             kept[digest] = path
     findings = [
-        f"{len(found)} {what}, left out: {_names(found)}"
-        for what, found in (("unreadable", unreadable), ("blank", blank), ("there twice", again))
-        if found
+        f"{len(skipped)} {reason}, skipped: {_names(skipped)}"
+        for reason, skipped in (("unreadable", unreadable), ("blank", blank), ("duplicate", duplicate))
+        if skipped
     ]
     if len(kept) < MIN_CALIBRATION_IMAGES:
         raise DataError(
             f"calibration: expected at least {MIN_CALIBRATION_IMAGES} different images as the camera will see them, "
-            f"better {RECOMMENDED_CALIBRATION_IMAGES} to {DEFAULT_IMAGES}; found {len(kept)}"
+            f"better {RECOMMENDED_CALIBRATION_IMAGES} to {DEFAULT_IMAGES}, got {len(kept)}"
             + "".join(f"; {finding}" for finding in findings)
         )
     if len(kept) < RECOMMENDED_CALIBRATION_IMAGES:
         findings.append(
-            f"only {len(kept)} images: ranges from fewer than {RECOMMENDED_CALIBRATION_IMAGES} depend on which they are"
+            f"only {len(kept)} images: ranges from fewer than {RECOMMENDED_CALIBRATION_IMAGES} images depend on the "
+            "choice of images"
         )
     digest = hashlib.sha256("".join(kept).encode()).hexdigest()
     return CalibrationSet(tuple(kept.values()), digest, tuple(findings), read)

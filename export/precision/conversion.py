@@ -1,4 +1,4 @@
-"""A deployable FP32 ONNX in another precision: taken apart, converted, compared, put together again. Without torch."""
+"""Conversion of a deployable FP32 ONNX to FP16 or INT8, with a comparison of the two. Needs no torch."""
 
 from __future__ import annotations
 
@@ -52,24 +52,24 @@ from export.precision.ranges import Progress, check_half, collect_ranges, ranges
 from export.precision.sensitivity import sensitivities
 from export.verify import batches_of, compare_with_specification, onnx_heads, postprocessed, timed_heads
 
-# Signal to noise of the worst head, decibels. Rounding to float16 leaves 38 to 73 in R18 and R50. INT8 leaves 6.5 to 24
-# in the sample model, by images and layout, and with one range cut to a hundredth -1.6 to 7.5: only what is broken
-# altogether is caught here, and how much accuracy is lost evaluate says.
+# Smallest signal-to-noise ratio that the worst raw head may have, in decibels. Measured: 38 to 73 in FP16 for R18 and
+# R50; 6.5 to 24 in INT8 for the sample model, depending on images and layout; -1.6 to 7.5 in INT8 with one range cut to
+# a hundredth. The limits therefore catch only a broken model. ``evaluate`` measures the loss of accuracy.
 MIN_SIGNAL_TO_NOISE = {"fp16": 25.0, "int8": 6.0}
-# Of each network, in turn, for its speed.
+# Timed runs of each network. The networks run alternately.
 ROUNDS = 5
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How to make it INT8.
+    """How to calibrate an INT8 model.
 
     Attributes:
-        images: the calibration set.
-        layout: ``tensorrt`` or ``cpu``.
-        calibrator: minmax, entropy, percentile or mse; None for the layout's default.
-        cache: folder for ranges, None to keep none.
-        progress: called with the images done and their number.
+        images: calibration set.
+        layout: layout of the INT8 operators, ``tensorrt`` or ``cpu``.
+        calibrator: name of the calibrator: minmax, entropy, percentile or mse; None for the layout's default.
+        cache: folder in which ranges are cached; None disables the cache.
+        progress: callback, called with the number of images done and the number of all images.
     """
 
     images: CalibrationSet
@@ -80,19 +80,23 @@ class Calibration:
 
     @property
     def chosen(self) -> str:
-        """The calibrator."""
+        """The calibrator, or the layout's default."""
         return self.calibrator or DEFAULT_CALIBRATORS[self.layout]
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far the raw heads are from FP32.
+    """The difference between the raw heads of a converted model and those of FP32.
 
     Attributes:
-        decibels: signal to noise of each head by name: 20 dB is an error of a tenth of the spread.
-        images: how many they were compared on.
-        detections: found by the converted model in them.
-        accuracy: what it costs, where a budget was given.
+        decibels: signal-to-noise ratio of each raw head, by name; 20 dB is an error of a tenth of the spread.
+        images: number of images compared.
+        detections: number of detections of the converted model in these images.
+        accuracy: record of the measured accuracy; None without an accuracy budget.
+
+    Example:
+        >>> Drift({"cls_0": 31.5, "box_0": 28.2}, images=4, detections=90).worst
+        ('box_0', 28.2)
     """
 
     decibels: Mapping[str, float]
@@ -102,7 +106,7 @@ class Drift:
 
     @property
     def worst(self) -> tuple[str, float]:
-        """Name and decibels of the head that is furthest off."""
+        """Name and decibels of the raw head with the lowest signal-to-noise ratio."""
         return _worst(self.decibels)
 
 
@@ -114,31 +118,31 @@ def convert(
     calibration: Calibration | None = None,
     budget: AccuracyBudget | None = None,
 ) -> tuple[onnx.ModelProto, Drift]:
-    """A deployable ONNX of another precision, compared with the one it was made of.
+    """Convert a deployable ONNX to a lower precision, and compare the result with FP32.
 
     Args:
-        deployable: FP32, of any batch size.
-        precision: ``fp16`` or ``int8``.
-        images: frames of any size, BGR uint8 [h, w, 3], to compare on.
-        calibration: for INT8.
-        budget: accuracy that it may cost; None measures none.
+        deployable: deployable FP32 ONNX of any batch size.
+        precision: target precision, ``fp16`` or ``int8``.
+        images: frames of any size to compare on, BGR uint8 [h, w, 3].
+        calibration: how to calibrate INT8; None for FP16.
+        budget: accuracy budget; None measures no accuracy.
 
     Returns:
-        The deployable, and how far its heads are from FP32's.
+        The converted ONNX, and its drift from FP32.
 
     Raises:
-        ExportError: not FP32, cannot be converted, outside its budget, or too far off; its Decode and NMS are not the
-            specification's.
-        ModelFileError: not a deployable of ours.
-        ValueError: INT8 without calibration, or another precision with it.
+        ExportError: if the model is not FP32, cannot be converted, exceeds its budget or drifts too far, or if its
+            detections differ from the specification.
+        ModelFileError: if the model is not a deployable ONNX of retina_edge.
+        ValueError: if INT8 has no calibration, or another precision has one.
     """
     if (precision == "int8") != (calibration is not None):
-        raise ValueError(f"calibration: expected one for int8 and none otherwise, got precision {precision}")
+        raise ValueError(f"calibration: expected a calibration for int8 and only for int8, got precision {precision}")
     contract = contract_of(deployable)
     if contract.precision != "fp32":
         raise ExportError(
-            f"expected an ONNX in fp32 to make {precision} of, got one in {contract.precision}; export the checkpoint "
-            "again in fp32"
+            f"expected an ONNX in fp32 to convert to {precision}, got one in {contract.precision}; export the "
+            "checkpoint again in fp32"
         )
     source = restore_weights(heads_only(deployable))
     letterboxed, _ = letterbox_batch(images, contract.input_size)
@@ -168,10 +172,10 @@ def convert_file(
     calibration: Calibration | None = None,
     budget: AccuracyBudget | None = None,
 ) -> tuple[int, Drift]:
-    """``convert`` from file to file; ``target`` is replaced at the very end, or not at all.
+    """Run ``convert`` from file to file. An existing ``target`` is overwritten at the very end, or not at all.
 
     Returns:
-        The size of the file written, bytes, and how far its heads are from FP32's.
+        Size of the new file in bytes, and the drift from FP32.
     """
     model, drift = convert(
         read_deployable(Path(source).read_bytes()), precision, images=images, calibration=calibration, budget=budget
@@ -182,8 +186,8 @@ def convert_file(
     return len(content), drift
 
 
-def _reference(deployable: onnx.ModelProto, budget: AccuracyBudget) -> float:
-    """AP of FP32, which is more than nothing."""
+def _fp32_ap(deployable: onnx.ModelProto, budget: AccuracyBudget) -> float:
+    """Measure the AP of FP32 and check that it is above 0."""
     budget.tell("measuring fp32")
     fp32 = budget.measure(deployable)
     check_fp32_ap(fp32)
@@ -191,11 +195,12 @@ def _reference(deployable: onnx.ModelProto, budget: AccuracyBudget) -> float:
 
 
 def _check(deployable: onnx.ModelProto, converted: onnx.ModelProto, budget: AccuracyBudget, precision: str) -> Accuracy:
-    fp32 = _reference(deployable, budget)
+    """Measure the AP of FP32 and of a converted model, and check the budget."""
+    fp32 = _fp32_ap(deployable, budget)
     budget.tell(f"measuring {precision}")
-    here = budget.measure(converted)
-    check_budget(fp32, here, budget, precision)
-    return Accuracy(fp32, here, budget.points, budget.data)
+    ap = budget.measure(converted)
+    check_budget(fp32, ap, budget, precision)
+    return Accuracy(fp32, ap, budget.points, budget.data)
 
 
 def _quantized(
@@ -206,8 +211,9 @@ def _quantized(
     batches: Sequence[npt.NDArray[np.uint8]],
     budget: AccuracyBudget | None,
 ) -> tuple[onnx.ModelProto, Quantization, Accuracy | None]:
-    # First, because what is wrong with the labeled images is said before minutes of calibration.
-    fp32 = None if budget is None else _reference(deployable, budget)
+    """Calibrate and quantize a network. Return the network and its records; the accuracy is None without a budget."""
+    # Measured first, so that unsuitable labeled images are reported before minutes of calibration.
+    fp32 = None if budget is None else _fp32_ap(deployable, budget)
     ranges = collect_ranges(
         source,
         contract,
@@ -217,20 +223,20 @@ def _quantized(
         progress=calibration.progress,
     )
     if calibration.layout == TENSORRT:
-        # What is not INT8 there; by all that occurs, because ranges leave out the largest.
+        # Check the layers that become FP16, with ranges of their own: a calibrator may omit the largest values.
         check_half(ranges_on(source, batches))
     always = sensitive_convolutions(source, calibration.layout)
     work = multiply_adds(source)
 
-    def quantized(put_back: Names) -> onnx.ModelProto:
-        return quantize(source, ranges, calibration.layout, always, put_back)
+    def quantized(fallback: Names) -> onnx.ModelProto:
+        return quantize(source, ranges, calibration.layout, always, fallback)
 
     accuracy: Accuracy | None = None
-    put_back: Names = ()
+    fallback: Names = ()
     if budget is not None and fp32 is not None:
         accuracy = _within_budget(fp32, source, contract, calibration.layout, always, work, quantized, budget)
-        put_back = accuracy.trials[-1].kept
-    network, kept = quantized(put_back), (*always, *put_back)
+        fallback = accuracy.trials[-1].kept
+    network, kept = quantized(fallback), (*always, *fallback)
     precisions = convolution_precisions(network)
     record = Quantization(
         layout=calibration.layout,
@@ -259,20 +265,19 @@ def _within_budget(
     quantized: Callable[[Names], onnx.ModelProto],
     budget: AccuracyBudget,
 ) -> Accuracy:
-    """INT8 measured, and layers put back where that is needed."""
+    """Measure INT8, and let layers fall back if the budget requires it."""
     groups = weight_groups(source, always)
 
-    def attempt(put_back: Names) -> Trial:
-        budget.tell("measuring int8" + (f" with {len(put_back)} convolutions put back" if put_back else ""))
-        # With the layout, by which a runtime knows how to run it.
-        ap = budget.measure(attach(quantized(put_back), contract, {QUANTIZATION_KEY: json.dumps({"layout": layout})}))
-        return Trial(put_back, ap, round(int8_share(work, (*always, *put_back)), 4))
+    def attempt(fallback: Names) -> Trial:
+        budget.tell("measuring int8" + (f" after the fallback of {len(fallback)} convolutions" if fallback else ""))
+        # The layout in the metadata tells the executor how to run the model.
+        ap = budget.measure(attach(quantized(fallback), contract, {QUANTIZATION_KEY: json.dumps({"layout": layout})}))
+        return Trial(fallback, ap, round(int8_share(work, (*always, *fallback)), 4))
 
     def worst_first() -> list[Names]:
         letterboxed, _ = letterbox_batch(budget.images, contract.input_size)
         batches = list(batches_of(letterboxed, batch_of(source)))
-        found = sensitivities(source, groups, quantized, batches, contract, budget.tell)
-        return [item.names for item in found]
+        return [item.names for item in sensitivities(source, groups, quantized, batches, contract, budget.tell)]
 
     trials = find_fallback(fp32, budget, attempt, worst_first)
     return Accuracy(fp32, trials[-1].ap, budget.points, budget.data, trials)
@@ -281,10 +286,13 @@ def _within_budget(
 def _speed(
     source: onnx.ModelProto, network: onnx.ModelProto, layout: str, share: float, contract: DetectorContract
 ) -> tuple[float, str]:
-    """Of the network alone: measured where it runs on a CPU, else the most that its arithmetic allows."""
+    """Return the relative speed of the network alone, and what the speed is relative to.
+
+    The layout ``cpu`` is measured. For ``tensorrt`` the largest speed that the arithmetic allows is returned.
+    """
     if layout != CPU:
         # INT8 has twice the rate of FP16 on every GPU since Turing (NVIDIA, "Turing architecture" whitepaper, 2018).
-        return round(1 / (1 - share / 2), 2), "FP16; estimated: the most that the share of multiply-adds allows"
+        return round(1 / (1 - share / 2), 2), "FP16; estimated: the maximum for this share of multiply-adds"
     images = np.zeros((batch_of(source) or 1, *contract.input_size, 3), np.uint8)
     runs = [timed_heads(model, images) for model in (source, network)]
     fp32, int8 = (min(times) for times in zip(*((run() for run in runs) for _ in range(ROUNDS)), strict=True))
@@ -304,19 +312,18 @@ def _compare(
     for name, *arrays in zip(head_names(len(contract.levels)), *heads, strict=True):
         if not all(np.isfinite(array).all() for array in arrays):
             raise ExportError(
-                f"raw head {name} in {contract.precision}: expected finite numbers, found others; stay with fp32"
+                f"raw head {name} in {contract.precision}: expected finite numbers, got NaN or inf; stay with fp32"
             )
     decibels = _decibels(onnx_heads(source, batches), heads, contract)
     name, worst = _worst(decibels)
     least = MIN_SIGNAL_TO_NOISE[contract.precision]
-    if accuracy is None and not worst >= least:  # with a budget AP has decided
+    if accuracy is None and not worst >= least:  # with a budget, AP has decided already
+        calibrate = "calibrate with images as the camera will see them, or try another --calibrator"
         raise ExportError(
-            f"raw head {name} in {contract.precision}: expected at least {least:.0f} dB of signal to noise against "
-            f"fp32, found {worst:.1f}; calibrate with images as the camera sees them, or another --calibrator"
-            + ("" if contract.precision == "int8" else ", or stay with fp32")
+            f"raw head {name} in {contract.precision}: expected a signal-to-noise ratio of at least {least:.0f} dB "
+            f"against fp32, got {worst:.1f}; {calibrate if contract.precision == 'int8' else 'stay with fp32'}"
         )
-    found = postprocessed(deployable, heads)
-    _, _, detections = compare_with_specification(heads, found, contract, count)
+    _, _, detections = compare_with_specification(heads, postprocessed(deployable, heads), contract, count)
     return Drift(decibels, count, detections, accuracy)
 
 
@@ -326,17 +333,17 @@ def _worst(decibels: Mapping[str, float]) -> tuple[str, float]:
 
 def _decibels(
     expected: Sequence[Sequence[npt.NDArray[np.float32]]],
-    found: Sequence[Sequence[npt.NDArray[np.float32]]],
+    actual: Sequence[Sequence[npt.NDArray[np.float32]]],
     contract: DetectorContract,
 ) -> dict[str, float]:
-    """10 log10 of the variance of each head over its mean squared error."""
+    """Return 10 log10 of the variance of each raw head divided by its mean squared error, in decibels."""
     decibels = {}
     for index, name in enumerate(head_names(len(contract.levels))):
-        ours = np.concatenate([heads[index].reshape(-1) for heads in expected]).astype(np.float64)
-        theirs = np.concatenate([heads[index].reshape(-1) for heads in found]).astype(np.float64)
-        noise = float(np.mean((ours - theirs) ** 2))
-        # A head that says the same everywhere carries no signal; then only the exact same is right.
-        signal = float(np.var(ours))
+        wanted = np.concatenate([heads[index].reshape(-1) for heads in expected]).astype(np.float64)
+        got = np.concatenate([heads[index].reshape(-1) for heads in actual]).astype(np.float64)
+        noise = float(np.mean((wanted - got) ** 2))
+        # A constant head carries no signal, so any difference counts as 0 dB.
+        signal = float(np.var(wanted))
         decibels[name] = (
             round(float(10 * np.log10(signal / noise)), 2) if noise and signal else (0.0 if noise else np.inf)
         )

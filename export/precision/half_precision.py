@@ -1,6 +1,6 @@
-"""A network in half precision: weights and activations float16, preprocessing in float32, heads out in float16.
+"""Conversion of a network to half precision: float16 weights, activations and raw heads, float32 preprocessing.
 
-Precision is written into the ONNX and nowhere else: TensorRT takes the types as they stand, being strongly typed.
+The types in the ONNX are the only place that sets the precision: TensorRT builds a strongly typed network from them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,24 @@ HALF_NAME = "images_half"
 
 
 def to_half(network: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a float32 network of raw heads in float16; the heads too, and Decode takes them so.
+    """Return a copy of a float32 network in float16, including the raw heads. Decode accepts raw heads in float16.
 
-    The preprocessing, up to the first convolution, stays in float32: 8-bit pixels times a scale
-    lose nothing there, and the cast is one pass over the smallest tensor.
+    The preprocessing, up to the first convolution, stays in float32: there, 8-bit pixels times a scale lose nothing,
+    and the cast is one pass over the smallest tensor.
+
+    Args:
+        network: float32 network that returns raw heads.
 
     Raises:
-        ExportError: a weight is beyond float16, or there is no convolution.
+        ExportError: if a weight is NaN or too large for float16, or there is no convolution.
+
+    Example:
+        >>> from engines.onnx.deployable import head_types, heads_only, read_deployable
+        >>> from export.half_weights import restore_weights
+        >>> from retina_edge.assets import MODEL
+        >>> network = restore_weights(heads_only(read_deployable(MODEL.read_bytes())))
+        >>> head_types(network), head_types(to_half(network))
+        ({'float'}, {'float16'})
     """
     model = copy.deepcopy(network)
     graph = model.graph
@@ -34,14 +45,14 @@ def to_half(network: onnx.ModelProto) -> onnx.ModelProto:
     inside = [node for node in graph.node if not before & set(node.output)]
     floats = {tensor.name for tensor in graph.initializer if tensor.data_type == FLOAT}
     halved = floats & {name for node in inside for name in _data(node)}
-    # What something else reads in float32 too, the preprocessing for instance, is there twice.
-    twice = halved & {
+    # Tensors that are also read in float32, for instance by the preprocessing, are stored in both types.
+    in_both_types = halved & {
         name for node in graph.node for name in node.input if node not in inside or name not in _data(node)
     }
-    renamed = {start: HALF_NAME, **{name: name + HALF_SUFFIX for name in twice}}
+    renamed = {start: HALF_NAME, **{name: name + HALF_SUFFIX for name in in_both_types}}
     for tensor in [tensor for tensor in graph.initializer if tensor.name in halved]:
         half = half_tensor(tensor, renamed.get(tensor.name, tensor.name), "export in fp32")
-        if tensor.name in twice:
+        if tensor.name in in_both_types:
             graph.initializer.append(half)
         else:
             tensor.CopyFrom(half)
@@ -58,38 +69,39 @@ def to_half(network: onnx.ModelProto) -> onnx.ModelProto:
     for info in (*graph.value_info, *graph.output):
         if info.name in computed and info.type.tensor_type.elem_type == FLOAT:
             info.type.tensor_type.elem_type = HALF
-    # Of initializers they say nothing new, and now something wrong.
+    # The value_info of an initializer is redundant, and now has the wrong type.
     weights = {tensor.name for tensor in graph.initializer}
     replace_items(graph.value_info, [info for info in graph.value_info if info.name not in weights])
     return model
 
 
 def _data(node: onnx.NodeProto) -> list[str]:
-    """The inputs that share the type of the data: of Resize not its regions and scales, which are always float32."""
+    """Return the inputs that have the type of the data. Regions and scales of a Resize are excluded: always float32."""
     return [node.input[0]] if node.op_type == "Resize" else list(node.input)
 
 
 def _preprocessed(graph: onnx.GraphProto) -> str:
-    """The tensor that leaves the preprocessing: what the first convolution reads."""
+    """Return the name of the tensor that leaves the preprocessing: the input of the first convolution."""
     for node in graph.node:
         if node.op_type == "Conv":
             return str(node.input[0])
-    raise ExportError("expected a network with convolutions, found none")
+    raise ExportError("expected a network with convolutions, got one without")
 
 
 def _ancestors(graph: onnx.GraphProto, name: str) -> set[str]:
-    """A tensor and all it is computed from."""
+    """Return the names of a tensor and of all tensors that it is computed from, without graph inputs and weights."""
     producers = {output: node for node in graph.node for output in node.output}
-    found: set[str] = set()
-    open_names = [name]
-    while open_names:
-        current = open_names.pop()
-        if current not in found and current in producers:
-            found.add(current)
-            open_names.extend(producers[current].input)
-    return found
+    ancestors: set[str] = set()
+    pending = [name]
+    while pending:
+        current = pending.pop()
+        if current not in ancestors and current in producers:
+            ancestors.add(current)
+            pending.extend(producers[current].input)
+    return ancestors
 
 
 def _retype_cast(node: onnx.NodeProto) -> None:
+    """Turn a Cast to float32 into a Cast to float16."""
     if node.op_type == "Cast" and node.attribute[0].i == FLOAT:
         node.attribute[0].i = HALF

@@ -1,10 +1,10 @@
-"""INT8 as explicit QuantizeLinear and DequantizeLinear nodes, in the layout of whoever is to run it.
+"""INT8 as explicit QuantizeLinear and DequantizeLinear nodes (Q/DQ pairs), in a layout for each runtime.
 
-``tensorrt``: symmetric int8, zero point 0, a pair in front of each convolution and on the skipped branch of each
-residual sum, weights per channel; what is not INT8 is FP16. TensorRT fuses the pairs into its INT8 kernels.
+``tensorrt``: symmetric int8 with zero point 0, and weights quantized per channel. A pair stands before each convolution
+and on the skip connection of each residual sum. Everything else is FP16. TensorRT fuses the pairs into INT8 kernels.
 
-``cpu``: uint8 activations around every operator that ONNX Runtime has an integer kernel for; the rest is FP32. Its
-kernels are fast with uint8 only.
+``cpu``: uint8 activations around every operator that ONNX Runtime has an integer kernel for, because these kernels are
+fast only with uint8. Everything else is FP32.
 
 Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference", arXiv 1806.08342, section 3.
 """
@@ -30,26 +30,26 @@ from export.precision.half_precision import HALF_NAME, to_half
 from export.precision.ranges import OPERATORS, Ranges
 
 INT8_LIMIT = 127
-# From here on QuantizeLinear and DequantizeLinear take float16.
+# First opset whose QuantizeLinear and DequantizeLinear accept float16.
 HALF_OPSET = 19
-# The smallest number that float16 can hold at all; a channel whose scale is below has no weights to speak of.
+# Smallest positive number in float16. The weights of a channel with a smaller scale are practically zero.
 LEAST_SCALE = 2.0**-24
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a network was quantized; stands in the ONNX metadata and in the engine's passport.
+    """The record of how a network was quantized, stored in the ONNX metadata and in the engine's passport.
 
     Attributes:
-        layout: ``tensorrt`` or ``cpu``.
-        calibrator: minmax, entropy, percentile or mse.
-        images: how many the ranges come from.
-        digest: sha256 of those images' contents.
-        findings: of the calibration set's audit.
-        convolutions: how many there are.
-        quantized: how many of them are INT8.
-        share: of the multiply-adds of all convolutions, those in INT8, 0 to 1.
-        kept: names of the convolutions that stay in higher precision.
+        layout: layout of the INT8 operators, ``tensorrt`` or ``cpu``.
+        calibrator: name of the calibrator: minmax, entropy, percentile or mse.
+        images: number of calibration images.
+        digest: sha256 of the calibration images.
+        findings: remarks of the audit of the calibration set.
+        convolutions: number of convolutions.
+        quantized: number of convolutions in INT8.
+        share: share of INT8 in the multiply-adds of all convolutions, 0 to 1.
+        kept: names of the convolutions kept in FP16 (FP32).
     """
 
     layout: str
@@ -63,14 +63,23 @@ class Quantization:
     kept: tuple[str, ...]
 
     def to_json(self) -> str:
+        """Return the record as a JSON object."""
         return json.dumps(asdict(self))
 
 
 def sensitive_convolutions(network: onnx.ModelProto, layout: str) -> tuple[str, ...]:
-    """The convolutions kept out of INT8 by default: the first, which sees raw pixels, and the last of the heads.
+    """Return the convolutions kept in FP16 (FP32) by default: the first, which reads pixels, and the last of each head.
 
-    ONNX Runtime has no integer convolution that puts out floats, and the class head's last one, with 91 classes a
-    sixth of the network, took a quarter of the quantized R50's time in FP32: in the layout ``cpu`` it is quantized.
+    In the layout ``cpu`` the last convolution of the class head is quantized. With 91 classes it is a sixth of the
+    network, and in FP32 it took a quarter of the time of the quantized R50. Its output is quantized as well, because
+    ONNX Runtime has no integer convolution with float output.
+
+    Example:
+        >>> from engines.onnx.deployable import heads_only, read_deployable
+        >>> from retina_edge.assets import MODEL
+        >>> network = heads_only(read_deployable(MODEL.read_bytes()))
+        >>> sensitive_convolutions(network, "cpu")[:2]  # the other three are bbox_reg of the other pyramid levels
+        ('backbone.body.conv1', 'head.regression_head.bbox_reg:0')
     """
     convolutions = [node for node in network.graph.node if node.op_type == "Conv"]
     heads = {output.name for output in network.graph.output if layout == TENSORRT or output.name.startswith("box")}
@@ -82,49 +91,68 @@ def quantize(
     ranges: Ranges,
     layout: str,
     kept: Collection[str],
-    put_back: Collection[str] = (),
+    fallback: Collection[str] = (),
 ) -> onnx.ModelProto:
-    """A copy of a float32 network of raw heads in INT8.
+    """Return a copy of a float32 network in INT8.
 
     Args:
-        network: its convolutions have names.
-        ranges: of the activations, see ``export.precision.ranges``.
-        layout: ``tensorrt`` or ``cpu``.
-        kept: names of convolutions that stay as they are.
-        put_back: further ones, which also read what is not quantized. In the layout ``cpu`` those that are merely kept
-            read what their neighbors have quantized, which is faster.
+        network: float32 network that returns raw heads and whose convolutions have names.
+        ranges: ranges of the activations, see ``export.precision.ranges``.
+        layout: layout of the INT8 operators, ``tensorrt`` or ``cpu``.
+        kept: names of convolutions kept in FP16 (FP32).
+        fallback: names of further convolutions kept in FP16 (FP32), which also read inputs that are not quantized. In
+            the layout ``cpu``, convolutions in ``kept`` read quantized outputs of their neighbors, which is faster.
 
     Raises:
-        ExportError: a convolution that was to be quantized is not.
-        ValueError: no such layout, no such convolution, or of those that share their weights only some.
+        ExportError: if a convolution that should be quantized is not.
+        ValueError: if the layout or a convolution is unknown, or only some convolutions that share weights are kept.
+
+    Example:
+        >>> from engines.onnx.deployable import heads_only, read_deployable
+        >>> from export.half_weights import restore_weights
+        >>> from retina_edge.assets import MODEL
+        >>> network = restore_weights(heads_only(read_deployable(MODEL.read_bytes())))
+        >>> ranges = {name: (-4.0, 4.0) for node in network.graph.node for name in node.output}  # see collect_ranges
+        >>> int8 = quantize(network, ranges, "tensorrt", sensitive_convolutions(network, "tensorrt"))
+        >>> round(int8.ByteSize() / network.ByteSize(), 2)
+        0.26
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout: expected {' or '.join(LAYOUTS)}, got {layout!r}")
-    kept = (*kept, *put_back)
+    kept = (*kept, *fallback)
     names = {node.name for node in network.graph.node if node.op_type == "Conv"}
     if unknown := sorted(set(kept) - names):
         raise ValueError(f"kept: expected names of convolutions, got {unknown[0]!r}")
     _check_shared(network, kept)
     quantized = (
-        _for_tensorrt(network, ranges, kept) if layout == TENSORRT else _for_cpu(network, ranges, kept, put_back)
+        _for_tensorrt(network, ranges, kept) if layout == TENSORRT else _for_cpu(network, ranges, kept, fallback)
     )
     floats = {name for name, precision in convolution_precisions(quantized).items() if precision != "int8"}
     if missed := sorted(floats - set(kept)):
         raise ExportError(
-            f"int8: {len(missed)} convolutions were to be quantized and are not, the first of them {missed[0]}"
+            f"int8: expected all convolutions except those kept to be quantized, got {len(missed)} that are not; the "
+            f"first is {missed[0]}"
         )
     return quantized
 
 
 def _check_shared(network: onnx.ModelProto, kept: Collection[str]) -> None:
-    """The heads use their weights on every level; they are stored once, in INT8 or not."""
+    """Raise ValueError if only some of the convolutions that share weights are kept: weights are stored in one type."""
     for names in weight_groups(network):
         if 0 < len(set(names) & set(kept)) < len(names):
             raise ValueError(f"kept: expected all or none of {', '.join(names)}, which share their weights")
 
 
 def weight_groups(network: onnx.ModelProto, kept: Collection[str] = ()) -> list[tuple[str, ...]]:
-    """Convolutions that are quantized together, because they share their weights; without those kept anyway."""
+    """Return groups of convolutions, without those in ``kept``, that share weights and are quantized together.
+
+    Example:
+        >>> from engines.onnx.deployable import heads_only, read_deployable
+        >>> from retina_edge.assets import MODEL
+        >>> groups = weight_groups(heads_only(read_deployable(MODEL.read_bytes())))
+        >>> groups[0], len(groups[-1])  # the heads run on all four pyramid levels
+        (('backbone.body.conv1',), 4)
+    """
     groups: dict[str, list[str]] = {}
     for node in network.graph.node:
         if node.op_type == "Conv" and node.name not in kept:
@@ -133,7 +161,7 @@ def weight_groups(network: onnx.ModelProto, kept: Collection[str] = ()) -> list[
 
 
 def multiply_adds(network: onnx.ModelProto) -> dict[str, int]:
-    """Of each convolution, for one image."""
+    """Return the number of multiply-adds of each convolution for one image, by name of the convolution."""
     inferred = onnx.shape_inference.infer_shapes(network, data_prop=True)
     tensors = (*inferred.graph.value_info, *inferred.graph.output)
     shapes = {info.name: [dim.dim_value or 1 for dim in info.type.tensor_type.shape.dim] for info in tensors}
@@ -146,29 +174,34 @@ def multiply_adds(network: onnx.ModelProto) -> dict[str, int]:
 
 
 def int8_share(work: Mapping[str, int], kept: Collection[str]) -> float:
-    """Of the ``multiply_adds`` of all convolutions, the share of those not kept, 0 to 1."""
+    """Return the share of INT8 in ``work``, the multiply-adds of all convolutions, 0 to 1.
+
+    Example:
+        >>> int8_share({"conv1": 100, "conv2": 300}, kept=["conv1"])
+        0.75
+    """
     return 1 - sum(work[name] for name in kept) / sum(work.values())
 
 
-def _read_by_none(network: onnx.ModelProto, put_back: Collection[str]) -> list[str]:
-    """What is no convolution and is read by none in INT8: its output need not be quantized either."""
+def _read_only_by(network: onnx.ModelProto, fallback: Collection[str]) -> list[str]:
+    """Return the operators, except convolutions, whose outputs need not be quantized: only ``fallback`` reads them."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in network.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    found: list[str] = []
-    for node in reversed(network.graph.node) if put_back else ():
+    operators: list[str] = []
+    for node in reversed(network.graph.node) if fallback else ():
         if node.op_type in OPERATORS and node.op_type != "Conv":
             others = [reader for name in node.output for reader in readers.get(name, ())]
-            if all(reader.name in put_back or reader.name in found for reader in others):
-                found.append(node.name)
-    return found
+            if all(reader.name in fallback or reader.name in operators for reader in others):
+                operators.append(node.name)
+    return operators
 
 
 def _for_cpu(
-    network: onnx.ModelProto, ranges: Ranges, kept: Collection[str], put_back: Collection[str]
+    network: onnx.ModelProto, ranges: Ranges, kept: Collection[str], fallback: Collection[str]
 ) -> onnx.ModelProto:
-    """By ONNX Runtime's own quantizer, which knows what its integer kernels fuse."""
+    """Quantize with ONNX Runtime's own quantizer, which knows what its integer kernels fuse."""
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -182,26 +215,26 @@ def _for_cpu(
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, bounds),
         nodes_to_quantize=[],
-        # Of the preprocessing nothing is in OPERATORS.
-        nodes_to_exclude=[*kept, *_read_by_none(network, put_back)],
+        # The preprocessing stays in FP32, because it uses none of OPERATORS.
+        nodes_to_exclude=[*kept, *_read_only_by(network, fallback)],
         op_types_to_quantize=list(OPERATORS),
         extra_options={},
     )
     quantizer.quantize_model()
     model: onnx.ModelProto = quantizer.model.model
-    _read_floats(network, model, put_back)
+    _read_floats(network, model, fallback)
     quantizer.model.topological_sort()
-    # It lists its own domain, whose operators it does not use.
+    # The quantizer adds its own domain, but uses no operators of that domain.
     replace_items(model.opset_import, [item for item in model.opset_import if not item.domain])
     return model
 
 
-def _read_floats(network: onnx.ModelProto, model: onnx.ModelProto, put_back: Collection[str]) -> None:
-    """Lets convolutions that are put back read in floats what others read quantized.
+def _read_floats(network: onnx.ModelProto, model: onnx.ModelProto, fallback: Collection[str]) -> None:
+    """Connect convolutions that fall back to the float tensors that other convolutions read quantized.
 
-    The quantizer has taken out a Relu that quantizing makes needless; for them it is done again.
+    The quantizer removes a Relu if quantization clips to zero anyway. Convolutions that fall back need the Relu again.
     """
-    reads = {node.name: node.input[0] for node in network.graph.node if node.name in put_back}
+    reads = {node.name: node.input[0] for node in network.graph.node if node.name in fallback}
     relus = {node.output[0] for node in network.graph.node if node.op_type == "Relu"}
     producers = {output: node for node in model.graph.node for output in node.output}
     rectified: dict[str, onnx.NodeProto] = {}
@@ -210,7 +243,7 @@ def _read_floats(network: onnx.ModelProto, model: onnx.ModelProto, put_back: Col
         if pair is None or pair.op_type != "DequantizeLinear":
             continue
         raw = producers[pair.input[0]].input[0]
-        # Under the name of what it put out there is now what it read.
+        # If the quantizer removed the Relu, the name of its output now stands for its input.
         if reads[node.name] in relus and producers[raw].op_type != "Relu":
             rectify = onnx.helper.make_node("Relu", [raw], [f"{raw}.rectified"], name=f"{raw}.rectify")
             raw = rectified.setdefault(raw, rectify).output[0]
@@ -219,6 +252,7 @@ def _read_floats(network: onnx.ModelProto, model: onnx.ModelProto, put_back: Col
 
 
 def _for_tensorrt(network: onnx.ModelProto, ranges: Ranges, kept: Collection[str]) -> onnx.ModelProto:
+    """Convert to FP16, then insert Q/DQ pairs before the convolutions that are not kept."""
     model = to_half(network)
     _raise_opset(model)
     graph = model.graph
@@ -256,22 +290,23 @@ def _raise_opset(model: onnx.ModelProto) -> None:
 
 
 def _skipped_branches(graph: onnx.GraphProto, convolved: set[str]) -> list[tuple[onnx.NodeProto, int]]:
-    """Of each residual sum, the input that is not the main branch: quantized, TensorRT fuses sum and convolution.
+    """Return each residual sum with the position of the input that is its skip connection.
 
-    A sum of the pyramid has an upsampled input, which no convolution writes, and stays in FP16 as a whole.
+    If the skip connection is quantized, TensorRT fuses the sum with the convolution of the main branch. A sum of the
+    pyramid stays in FP16, because one input is upsampled instead of the output of a convolution.
     """
     rectified = {node.output[0] for node in graph.node if node.op_type in ("Relu", "MaxPool")}
-    found = []
+    branches = []
     for node in graph.node:
         if node.op_type != "Add" or not set(node.input) <= convolved | rectified:
             continue
         if main := [position for position in (0, 1) if node.input[position] in convolved]:
-            found.append((node, 1 - main[0]))
-    return found
+            branches.append((node, 1 - main[0]))
+    return branches
 
 
 def _activation_pair(graph: onnx.GraphProto, name: str, ranges: Ranges) -> list[onnx.NodeProto]:
-    """Quantize and dequantize one tensor, with the one scale for all its readers."""
+    """Return nodes that quantize and dequantize a tensor. All readers of the tensor share one scale."""
     low, high = ranges[name]
     scale = _half_scale(np.array(max(abs(low), abs(high)) / INT8_LIMIT))
     names = [f"{name}.scale", f"{name}.zero_point"]
@@ -286,11 +321,11 @@ def _activation_pair(graph: onnx.GraphProto, name: str, ranges: Ranges) -> list[
 
 
 def _quantize_weights(graph: onnx.GraphProto, tensor: onnx.TensorProto) -> onnx.NodeProto:
-    """Exchanges float16 weights [out, in, h, w] for int8 ones with a scale for each output channel."""
+    """Replace float16 weights [out, in, h, w] by int8 weights with one scale per output channel."""
     name = tensor.name
     values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
     scale = _half_scale(np.abs(values).reshape(len(values), -1).max(axis=1) / INT8_LIMIT)
-    # By the scale as float16 holds it, so that its rounding costs nothing.
+    # Divide by the float16 scale, so that the rounding of the scale costs no accuracy.
     steps = np.round(values / scale.astype(np.float32).reshape(-1, 1, 1, 1))
     graph.initializer.remove(tensor)
     names = [f"{name}.int8", f"{name}.scale", f"{name}.zero_point"]
@@ -305,7 +340,7 @@ def _quantize_weights(graph: onnx.GraphProto, tensor: onnx.TensorProto) -> onnx.
 
 
 def _half_scale(scale: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
-    """The scale as float16: never 0, and where it is rounded it is rounded up, so that 127 steps still reach."""
+    """Round a scale up to float16, so that 127 steps still reach the largest value. The result is never 0."""
     half = np.maximum(scale, LEAST_SCALE).astype(np.float16)
     raised: npt.NDArray[np.float16] = np.where(
         half.astype(np.float64) < scale, np.nextafter(half, np.float16(np.inf)), half

@@ -1,4 +1,4 @@
-"""Which values the activations take on the calibration set; collected once, and kept under what they depend on."""
+"""Ranges of the activations on a calibration set, with a cache keyed by everything that the ranges depend on."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from export.errors import ExportError
 from export.precision.calibration import CALIBRATORS, CalibrationSet
 
 PERCENTILE = 99.999
-# Of the greatest value, where mse looks.
+# Candidate ranges of the calibrator mse, relative to the largest absolute value.
 RANGE_SHARES = np.linspace(0.02, 1, 99)
 HALF_LIMIT = float(np.finfo(np.float16).max)
+# Version of the cache files.
 FORMAT = 1
-# What a quantized operator reads or writes.
+# Operators whose inputs and outputs are quantized.
 OPERATORS = ("Conv", "Relu", "Add", "MaxPool", "Resize")
 
 Frames = npt.NDArray[np.uint8]
-# Smallest and greatest value of each tensor.
+# Smallest and largest value of each tensor.
 Ranges = dict[str, tuple[float, float]]
-# Images done, of how many.
+# Called with the number of images done and the number of all images.
 Progress = Callable[[int, int], None]
 
 
@@ -46,28 +47,28 @@ def collect_ranges(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Ranges:
-    """Ranges of the network's activations on the calibration set, by ONNX Runtime's calibrators.
+    """Collect the ranges of a network's activations on a calibration set, with ONNX Runtime's calibrators.
 
     Args:
-        network: float32, raw heads out.
-        contract: how images are letterboxed.
-        calibration: the images.
-        calibrator: ``minmax``: all that occurs; ``percentile``: 99.999 % of it; ``entropy``: what loses least
-            information (Kullback-Leibler), as TensorRT's old calibrator did; ``mse``: where the squared error of
-            rounding to symmetric int8, and of cutting off, is least.
-        cache: folder that keeps ranges by a digest of weights, images, settings and versions, so that a stale one
-            cannot be found; None keeps nothing.
-        progress: called with the images done and their number.
+        network: float32 network that returns raw heads.
+        contract: contract with the input size and the letterbox.
+        calibration: calibration set.
+        calibrator: ``minmax``: all values; ``percentile``: 99.999 % of the values; ``entropy``: range that loses least
+            information (Kullback-Leibler), like TensorRT's old calibrator; ``mse``: range with the smallest squared
+            error of rounding to symmetric int8 and of clipping.
+        cache: folder in which ranges are cached. The keys are digests of weights, images, settings and versions, so
+            that outdated ranges are never used. None disables the cache.
+        progress: callback, called with the number of images done and the number of all images.
 
     Raises:
-        ExportError: an activation is not finite.
-        ValueError: no such calibrator.
+        ExportError: if an activation is not finite.
+        ValueError: if the calibrator is unknown.
     """
     if calibrator not in CALIBRATORS:
         raise ValueError(f"calibrator: expected one of {', '.join(CALIBRATORS)}, got {calibrator!r}")
     path = cache / f"{_digest(network, contract, calibration, calibrator)}.json" if cache else None
-    if path is not None and (found := _read(path)) is not None:
-        return found
+    if path is not None and (cached := _read(path)) is not None:
+        return cached
     size = batch_of(network) or 1
     tell, count = progress or (lambda _done, _count: None), len(calibration)
 
@@ -79,7 +80,7 @@ def collect_ranges(
     ranges = _collect(network, batches(), calibrator, OPERATORS)
     for name, bounds in ranges.items():
         if not np.isfinite(bounds).all():
-            raise ExportError(f"calibration: tensor {name}: expected finite values, found {bounds}; export in fp32")
+            raise ExportError(f"calibration: tensor {name}: expected finite values, got {bounds}; export in fp32")
     if path is not None:
         with atomic_file(path) as file:
             file.write(json.dumps(ranges).encode())
@@ -87,24 +88,43 @@ def collect_ranges(
 
 
 def ranges_on(network: onnx.ModelProto, batches: Iterable[Frames]) -> Ranges:
-    """All that occurs in a float32 network on batches of uint8 [n, height, width, 3], BGR, letterboxed."""
+    """Return the smallest and the largest value of every tensor in a float32 network.
+
+    Args:
+        network: float32 network that returns raw heads.
+        batches: batches of letterboxed images, uint8 [n, height, width, 3], BGR.
+
+    Example:
+        >>> import onnx.parser
+        >>> signature = "(uint8[1, 2, 2, 3] images) => (float[1, 2, 2, 3] y)"
+        >>> body = "{ x = Cast<to = 1>(images) y = Neg(x) }"
+        >>> network = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 18]> example {signature} {body}')
+        >>> ranges_on(network, [np.full((1, 2, 2, 3), 7, np.uint8)])
+        {'x': (7.0, 7.0), 'y': (-7.0, -7.0)}
+    """
     return _collect(network, batches, "minmax", None)
 
 
 def check_half(ranges: Ranges) -> None:
-    """Looks whether float16 can hold what occurs.
+    """Check that float16 can hold all values.
 
-    ONNX Runtime cannot tell: on a CPU it computes half precision in float32, and what would be infinite on a GPU
-    comes through.
+    A run of the float16 model in ONNX Runtime would not show an overflow: on a CPU, ONNX Runtime computes half
+    precision in float32, so a value that would be infinite on a GPU stays finite.
 
     Raises:
-        ExportError: a value is beyond float16.
+        ExportError: if a value is NaN or too large for float16.
+
+    Example:
+        >>> check_half({"conv1": (-3.0, 5.0)})
+        >>> check_half({"conv1": (-3.0, 1e6)})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        export.errors.ExportError: tensor conv1: expected at most 65504 to fit float16, got 1e+06 on the images; ...
     """
     for name, bounds in ranges.items():
-        greatest = max(map(abs, bounds))
-        if not greatest <= HALF_LIMIT:
+        largest = max(map(abs, bounds))
+        if not largest <= HALF_LIMIT:
             raise ExportError(
-                f"tensor {name}: expected at most {HALF_LIMIT:.0f} to fit float16, found {greatest:.4g} on the images; "
+                f"tensor {name}: expected at most {HALF_LIMIT:.0f} to fit float16, got {largest:.4g} on the images; "
                 "stay with fp32"
             )
 
@@ -117,7 +137,7 @@ def _digest(network: onnx.ModelProto, contract: DetectorContract, calibration: C
 
 
 def _read(path: Path) -> Ranges | None:
-    """What was kept; None where nothing was, or it is damaged."""
+    """Return cached ranges; None if there are none, or the file is damaged."""
     try:
         return {name: (float(low), float(high)) for name, (low, high) in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
@@ -125,7 +145,7 @@ def _read(path: Path) -> Ranges | None:
 
 
 class _Reader:
-    """One batch, in the form that ONNX Runtime's calibrators ask for."""
+    """A single batch, in the form that ONNX Runtime's calibrators expect."""
 
     def __init__(self, images: Frames) -> None:
         self._batches = iter([{INPUT: images}])
@@ -137,14 +157,14 @@ class _Reader:
 def _collect(
     network: onnx.ModelProto, batches: Iterable[Frames], calibrator: str, operators: Sequence[str] | None
 ) -> Ranges:
-    """Ranges of what these operators read and write, None for all there are."""
+    """Return the ranges of the inputs and outputs of these operators; None for all operators."""
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
     method = {
         "minmax": CalibrationMethod.MinMax,
         "entropy": CalibrationMethod.Entropy,
         "percentile": CalibrationMethod.Percentile,
-        "mse": CalibrationMethod.Percentile,  # for its histograms
+        "mse": CalibrationMethod.Percentile,  # because it collects histograms
     }[calibrator]
     with tempfile.TemporaryDirectory() as folder:
         source, augmented = Path(folder) / "network.onnx", Path(folder) / "augmented.onnx"
@@ -156,14 +176,14 @@ def _collect(
             calibrate_method=method,
             extra_options={"percentile": PERCENTILE} if calibrator == "percentile" else {},
         )
-        # One batch at a time: the histograms keep every activation of what they are given, gigabytes for a batch.
+        # One batch per call, because a histogram collector holds all activations of a call: gigabytes for a batch.
         for images in batches:
             try:
-                with contextlib.redirect_stdout(None):  # they print
+                with contextlib.redirect_stdout(None):  # the calibrators print
                     collector.collect_data(_Reader(images))
-            except ValueError as error:  # of what is not finite no histogram can be made
+            except ValueError as error:  # no histogram can be made of NaN or inf
                 raise ExportError(
-                    f"calibration: expected finite values, found others ({error}); export in fp32"
+                    f"calibration: expected finite values, got NaN or inf ({error}); export in fp32"
                 ) from error
         if calibrator == "mse":
             histograms = collector.collector.histogram_dict
@@ -176,27 +196,34 @@ def _collect(
 def least_squares(
     counts: npt.NDArray[np.int64], edges: npt.NDArray[np.floating[Any]], low: float, high: float
 ) -> tuple[float, float]:
-    """The range whose symmetric int8 steps have the least mean squared error.
+    """Return the range whose symmetric int8 steps have the smallest mean squared error.
 
     Args:
-        counts: values in each bin of a histogram [n].
-        edges: of the bins [n + 1].
-        low, high: smallest and greatest value.
+        counts: number of values in each bin of a histogram, [n].
+        edges: edges of the bins, [n + 1].
+        low, high: smallest and largest value.
+
+    Example:
+        >>> values = np.random.default_rng(0).laplace(size=1_000_000).astype(np.float32)
+        >>> counts, edges = np.histogram(values, bins=4096)
+        >>> low, high = least_squares(counts, edges, values.min(), values.max())
+        >>> bool(low > values.min() and high < values.max())  # clipping the few largest values pays off
+        True
     """
-    greatest = max(abs(float(low)), abs(float(high)))
-    if not 0 < greatest < np.inf:
+    largest = max(abs(float(low)), abs(float(high)))
+    if not 0 < largest < np.inf:
         return float(low), float(high)
-    if edges[1] - edges[0] > greatest / 127:  # too coarse to tell
+    if edges[1] - edges[0] > largest / 127:  # the bins are wider than an int8 step
         return float(low), float(high)
     values = (edges[:-1].astype(np.float64) + edges[1:]) / 2
-    # Zeros, the most of what a Relu puts out, cost nothing.
+    # Zeros, which are most of the outputs of a Relu, have no rounding error.
     values[(edges[:-1] <= 0) & (edges[1:] > 0)] = 0
     errors = []
     for share in RANGE_SHARES:
-        step = share * greatest / 127
+        step = share * largest / 127
         rounded = step * np.clip(np.round(values / step), -128, 127)
         errors.append(float(np.sum(counts * (values - rounded) ** 2)))
-    reach = RANGE_SHARES[int(np.argmin(errors))] * greatest
+    reach = RANGE_SHARES[int(np.argmin(errors))] * largest
     return max(float(low), -reach), min(float(high), reach)
 
 

@@ -1,4 +1,4 @@
-"""A small lively model and what is exported of it, made once."""
+"""Fixtures for the export tests: a small model with many detections, and its exports, made once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def network(model: RetinaNet, contract: DetectorContract) -> Network:
 
 @pytest.fixture(scope="package")
 def exported(network: Network, contract: DetectorContract) -> onnx.ModelProto:
-    """Raw heads out, batch of one."""
+    """The exported network: raw heads out, batch of one."""
     return export_network(network, contract, batch=1)
 
 
@@ -45,6 +45,6 @@ def exported(network: Network, contract: DetectorContract) -> onnx.ModelProto:
 def report(
     model: RetinaNet, contract: DetectorContract, frames: Frames, tmp_path_factory: pytest.TempPathFactory
 ) -> ExportReport:
-    """One image at a time, as by default."""
+    """The report of an export with the default batch size, one."""
     path = tmp_path_factory.mktemp("export") / "tiny.onnx"
     return export_onnx(model, contract, path, batch=1, images=frames)

@@ -1,4 +1,4 @@
-"""Small pyramids and random heads, and the three implementations of Decode and NMS on them."""
+"""Small pyramids, random raw heads, and the three implementations of Decode and NMS: NumPy, ONNX and torchvision."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from torchvision.ops import boxes as torchvision_boxes
 
 from engines.core.contract import DetectorContract, PyramidLevel
 from engines.core.executor import RawDetections
-from engines.core.tensor_names import DOMAIN, OUTPUTS, PARAMETERS, head_names
+from engines.core.tensor_names import CANDIDATES, DOMAIN, OUTPUTS, PARAMETERS, head_names
 from engines.plugins.parameters import pack_parameters
 from engines.plugins.specification import postprocess
 from export.functions import OPSET, decode_function, nms_function
 
 Floats = npt.NDArray[np.float32]
 
-# The same float32 operations on the same numbers, but for exp: its last place differs between NumPy, ONNX Runtime
-# and torch, which is 2^-23 of sides up to 3,000 pixels.
+# All three compute the same float32 operations on the same numbers. Only exp differs between NumPy, ONNX Runtime and
+# torch, in the last place: 2^-23 of sides of up to 3,000 pixels.
 BOX_TOLERANCE = 1e-3
-# Sigmoids computed in different ways, each right to a few units in the last place.
+# The sigmoids are computed in different ways, each accurate to a few units in the last place.
 SCORE_TOLERANCE = 5e-7
 
 INPUT_SIZE = (160, 224)
@@ -40,13 +40,13 @@ FLOAT, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
 
 
 class Heads(NamedTuple):
-    """Raw heads: float32 [N, A * C, h, w] and [N, A * 4, h, w] of each level."""
+    """Raw heads of each level: class logits float32 [N, A * C, h, w] and box deltas float32 [N, A * 4, h, w]."""
 
     cls_logits: list[Floats]
     box_deltas: list[Floats]
 
     def image(self, n: int) -> Heads:
-        """A batch of the one image."""
+        """Return the raw heads of image ``n`` as a batch of one."""
         return Heads([x[n : n + 1] for x in self.cls_logits], [x[n : n + 1] for x in self.box_deltas])
 
 
@@ -60,7 +60,7 @@ def make_contract(
     iou_threshold: float = 0.5,
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
 ) -> DetectorContract:
-    """A pyramid from stride 16 on; coarse levels get odd strides, as in torchvision."""
+    """Return a contract whose pyramid begins at stride 16. Coarse levels have odd strides, as in torchvision."""
     height, width = INPUT_SIZE
     levels = []
     for i in range(num_levels):
@@ -84,9 +84,9 @@ def make_contract(
 def random_heads(
     contract: DetectorContract, *, seed: int, batch: int = 2, low: float = -8.0, high: float = 3.0
 ) -> Heads:
-    """Heads with logits evenly spread from ``low`` to ``high`` in random order: no two alike.
+    """Return raw heads with distinct logits, spread evenly from ``low`` to ``high`` in random order.
 
-    They are so far apart that their float32 sigmoids differ too, by which torchvision sorts.
+    The logits are so far apart that their float32 sigmoids differ too, because torchvision sorts by the sigmoid.
     """
     rng = np.random.default_rng(seed)
     cls_logits, box_deltas = [], []
@@ -105,15 +105,15 @@ def random_heads(
 
 
 def tied(heads: Heads, step: float = 0.5) -> Heads:
-    """The same with logits rounded to a coarse grid, zeros of both signs included."""
+    """Round the logits to a coarse grid, so that many are equal, including zeros of both signs."""
     return Heads([np.round(level / step).astype(np.float32) * np.float32(step) for level in heads[0]], heads[1])
 
 
 def untied(heads: Heads) -> Heads:
-    """The same with equal logits moved apart in the order of the specification: level, then flat index.
+    """Move equal logits apart in the order of the specification: by level, then by flat index.
 
-    Rank ``r`` of the total order becomes a logit that falls evenly with ``r``, so an implementation whose order
-    of equal logits is another (torchvision's) or undefined (its top-k's) must come to the same detections.
+    The logit of rank ``r`` falls evenly with ``r``. An implementation that orders equal logits differently
+    (torchvision), or in no defined order (torchvision's top-k), must then return the same detections.
     """
     flat = np.concatenate([level.reshape(len(level), -1) for level in heads.cls_logits], axis=1)
     order = np.argsort(-flat, axis=1, kind="stable")
@@ -126,7 +126,7 @@ def untied(heads: Heads) -> Heads:
 
 
 def specification(contract: DetectorContract, heads: Heads) -> RawDetections:
-    """``engines.plugins.specification``."""
+    """Run ``engines.plugins.specification`` on raw heads."""
     return postprocess(
         heads.cls_logits,
         heads.box_deltas,
@@ -140,7 +140,7 @@ def specification(contract: DetectorContract, heads: Heads) -> RawDetections:
 def functions_session(
     contract: DetectorContract, *, batch: int | str = "N", head_type: int = FLOAT
 ) -> onnxruntime.InferenceSession:
-    """An ONNX of the nodes Decode and NMS alone; the heads and the parameters are its inputs."""
+    """Return a session of an ONNX with only the nodes Decode and NMS; its inputs are the raw heads and parameters."""
     names = head_names(len(contract.levels))
     rows = [contract.num_classes] * len(contract.levels) + [4] * len(contract.levels)
     inputs = [
@@ -149,11 +149,10 @@ def functions_session(
     ]
     length = len(pack_parameters(contract))
     inputs.append(onnx.helper.make_tensor_value_info(PARAMETERS, FLOAT, [length]))
-    middle = ["candidate_logits", "candidate_boxes", "candidate_labels"]
-    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in (*OUTPUTS, *middle)]
+    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in (*OUTPUTS, *CANDIDATES)]
     nodes = [
-        onnx.helper.make_node("Decode", [*names, PARAMETERS], middle, domain=DOMAIN),
-        onnx.helper.make_node("NMS", [*middle, PARAMETERS], OUTPUTS, domain=DOMAIN),
+        onnx.helper.make_node("Decode", [*names, PARAMETERS], CANDIDATES, domain=DOMAIN),
+        onnx.helper.make_node("NMS", [*CANDIDATES, PARAMETERS], OUTPUTS, domain=DOMAIN),
     ]
     graph = onnx.helper.make_graph(nodes, "heads", inputs, outputs)
     opsets = [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(DOMAIN, 1)]
@@ -163,21 +162,21 @@ def functions_session(
 
 
 def run_functions(session: onnxruntime.InferenceSession, contract: DetectorContract, heads: Heads) -> RawDetections:
-    """Detections from a session of ``functions_session``."""
+    """Run a session of ``functions_session`` and return the detections."""
     return RawDetections(*session.run(OUTPUTS, feeds(contract, heads)))
 
 
 def feeds(contract: DetectorContract, heads: Heads) -> dict[str, npt.NDArray[np.floating]]:
-    """Inputs of ``functions_session``."""
+    """Return the inputs of a session of ``functions_session``."""
     names = head_names(len(contract.levels))
     tensors = [*heads.cls_logits, *heads.box_deltas]
     return {**dict(zip(names, tensors, strict=True)), PARAMETERS: pack_parameters(contract)}
 
 
 def network_of_heads(contract: DetectorContract, heads: Heads, *, batch: int | str) -> onnx.ModelProto:
-    """An ONNX network without convolutions: the heads of one image for every image.
+    """Return an ONNX network without convolutions that outputs the raw heads of one image for every image.
 
-    The upper left pixel's blue, in hundredths, is added to all logits, so that images differ.
+    A hundredth of the blue value of the upper left pixel is added to all logits, so that images differ.
     """
     names = head_names(len(contract.levels))
     inputs = [onnx.helper.make_tensor_value_info("images", UINT8, [batch, *contract.input_size, 3])]
@@ -206,7 +205,7 @@ def network_of_heads(contract: DetectorContract, heads: Heads, *, batch: int | s
 
 
 def torchvision_anchors(contract: DetectorContract) -> list[Tensor]:
-    """Anchors of each level by torchvision's generator: float [h * w * A, 4], xyxy, input pixels."""
+    """Return the anchors of each level from torchvision's generator: float [h * w * A, 4], xyxy, input pixels."""
     sizes = tuple(level.anchor_sizes for level in contract.levels)
     ratios = tuple(level.aspect_ratios for level in contract.levels)
     maps = [torch.zeros(1, 1, *level.feature_size) for level in contract.levels]
@@ -218,10 +217,11 @@ def torchvision_anchors(contract: DetectorContract) -> list[Tensor]:
 def torchvision_detections(
     contract: DetectorContract, heads: Heads, monkeypatch: pytest.MonkeyPatch
 ) -> list[dict[str, Tensor]]:
-    """torchvision's own post-processing: boxes, scores and labels of each image.
+    """Run torchvision's own post-processing, and return boxes, scores and labels of each image.
 
-    Below 1,000 candidates torchvision keeps classes apart by moving them 100s of pixels, which rounds the boxes;
-    above, by suppressing each class by itself, as we always do. Here it does the latter always.
+    With fewer than 1,000 candidates, torchvision separates the classes by an offset of hundreds of pixels, which rounds
+    the boxes. With more, it suppresses each class separately, as this project always does. The patch makes torchvision
+    always suppress each class separately.
     """
     monkeypatch.setattr(torchvision_boxes, "_batched_nms_coordinate_trick", torchvision_boxes._batched_nms_vanilla)
     settings = SimpleNamespace(
@@ -243,31 +243,31 @@ def torchvision_detections(
 
 
 def _rows(head: Floats, columns: int) -> Tensor:
-    """[N, A * columns, h, w] to torchvision's [N, h * w * A, columns]."""
+    """Convert a head from [N, A * columns, h, w] to torchvision's [N, h * w * A, columns]."""
     batch, _, height, width = head.shape
     rows = torch.from_numpy(head).view(batch, -1, columns, height, width).permute(0, 3, 4, 1, 2)
     return rows.reshape(batch, -1, columns)
 
 
-def assert_equal_detections(found: RawDetections, expected: RawDetections) -> None:
-    """Counts and labels exactly, boxes and scores within the tolerances; rows past the count are zero."""
-    np.testing.assert_array_equal(found.num_detections, expected.num_detections)
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    np.testing.assert_allclose(found.boxes, expected.boxes, rtol=0, atol=BOX_TOLERANCE)
-    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=SCORE_TOLERANCE)
-    for a, b in zip(found, expected, strict=True):
+def assert_equal_detections(actual: RawDetections, expected: RawDetections) -> None:
+    """Check that counts and labels are equal, boxes and scores within the tolerances, and rows past the count zero."""
+    np.testing.assert_array_equal(actual.num_detections, expected.num_detections)
+    np.testing.assert_array_equal(actual.labels, expected.labels)
+    np.testing.assert_allclose(actual.boxes, expected.boxes, rtol=0, atol=BOX_TOLERANCE)
+    np.testing.assert_allclose(actual.scores, expected.scores, rtol=0, atol=SCORE_TOLERANCE)
+    for a, b in zip(actual, expected, strict=True):
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
-    for n, count in enumerate(found.num_detections):
-        assert not found.boxes[n, count:].any()
-        assert not found.scores[n, count:].any()
-        assert not found.labels[n, count:].any()
+    for n, count in enumerate(actual.num_detections):
+        assert not actual.boxes[n, count:].any()
+        assert not actual.scores[n, count:].any()
+        assert not actual.labels[n, count:].any()
 
 
-def assert_torchvision_agrees(found: RawDetections, expected: Sequence[dict[str, Tensor]]) -> None:
-    """The same against torchvision's list."""
-    assert len(found.num_detections) == len(expected)
+def assert_torchvision_agrees(actual: RawDetections, expected: Sequence[dict[str, Tensor]]) -> None:
+    """Check that counts and labels equal torchvision's, and boxes and scores are within the tolerances."""
+    assert len(actual.num_detections) == len(expected)
     for n, image in enumerate(expected):
-        count = found.num_detections[n]
-        np.testing.assert_array_equal(found.labels[n, :count], image["labels"].numpy())
-        np.testing.assert_allclose(found.boxes[n, :count], image["boxes"].numpy(), rtol=0, atol=BOX_TOLERANCE)
-        np.testing.assert_allclose(found.scores[n, :count], image["scores"].numpy(), rtol=0, atol=SCORE_TOLERANCE)
+        count = actual.num_detections[n]
+        np.testing.assert_array_equal(actual.labels[n, :count], image["labels"].numpy())
+        np.testing.assert_allclose(actual.boxes[n, :count], image["boxes"].numpy(), rtol=0, atol=BOX_TOLERANCE)
+        np.testing.assert_allclose(actual.scores[n, :count], image["scores"].numpy(), rtol=0, atol=SCORE_TOLERANCE)

@@ -1,4 +1,4 @@
-"""Decode and NMS three times, over many seeds: the NumPy specification, the ONNX functions, and torchvision."""
+"""Tests of Decode and NMS: the NumPy specification, the ONNX functions and torchvision agree over many seeds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import onnx.defs
 import pytest
 
 from engines.core.contract import DetectorContract
+from engines.core.tensor_names import CANDIDATES
 from engines.plugins.parameters import pack_parameters, unpack_parameters
 from engines.plugins.specification import decode
 from export.functions import decode_function, nms_function, num_candidates
@@ -40,7 +41,7 @@ CONTRACTS = {
     "one anchor": make_contract(ratios=(1.0,)),
     "top_k of one": make_contract(top_k=1),
     "top_k above every level": make_contract(num_classes=1, num_levels=2, top_k=5000, max_detections=300),
-    "room for more than all": make_contract(num_classes=1, top_k=20, max_detections=500),
+    "more max_detections than candidates": make_contract(num_classes=1, top_k=20, max_detections=500),
     "one detection": make_contract(max_detections=1),
     "everything passes": make_contract(score_threshold=0.0, top_k=400),
     "nearly nothing passes": make_contract(score_threshold=0.9525),
@@ -55,7 +56,9 @@ def contract(request: pytest.FixtureRequest) -> DetectorContract:
     return chosen
 
 
-def test_all_three_agree(contract: DetectorContract, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_specification_functions_and_torchvision_agree(
+    contract: DetectorContract, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = functions_session(contract)
     for seed in range(SEEDS):
         heads = random_heads(contract, seed=seed)
@@ -65,24 +68,22 @@ def test_all_three_agree(contract: DetectorContract, monkeypatch: pytest.MonkeyP
         assert_torchvision_agrees(expected, torchvision_detections(contract, heads, monkeypatch))
 
 
-def test_all_three_agree_on_ties(contract: DetectorContract, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision leaves the order of equal scores open, so it gets them with the ties broken our way."""
+def test_all_three_implementations_agree_on_ties(contract: DetectorContract, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision does not define the order of equal scores, so it gets logits whose ties are broken beforehand."""
     session = functions_session(contract)
-    # The ties are broken over all logits, so all have to pass.
+    # The ties are broken between all logits, so all logits must pass the threshold.
     all_pass = dataclasses.replace(contract, score_threshold=0.0)
     for seed in range(SEEDS):
         heads = tied(random_heads(contract, seed=seed))
-        assert any(np.signbit(level[level == 0]).any() for level in heads.cls_logits), "no -0.0"
+        assert any(np.signbit(level[level == 0]).any() for level in heads.cls_logits), "expected a logit of -0.0"
         assert_equal_detections(run_functions(session, contract, heads), specification(contract, heads))
         expected = specification(all_pass, heads)
         assert_equal_detections(run_functions(session, all_pass, heads), expected)
-        broken = torchvision_detections(all_pass, untied(heads), monkeypatch)
-        for n, image in enumerate(broken):
-            assert expected.num_detections[n] == len(image["labels"])
-            np.testing.assert_array_equal(expected.labels[n, : len(image["labels"])], image["labels"])
-            np.testing.assert_allclose(
-                expected.boxes[n, : len(image["labels"])], image["boxes"], rtol=0, atol=BOX_TOLERANCE
-            )
+        for n, image in enumerate(torchvision_detections(all_pass, untied(heads), monkeypatch)):
+            count = len(image["labels"])
+            assert expected.num_detections[n] == count
+            np.testing.assert_array_equal(expected.labels[n, :count], image["labels"])
+            np.testing.assert_allclose(expected.boxes[n, :count], image["boxes"], rtol=0, atol=BOX_TOLERANCE)
 
 
 def test_nan_logits_never_pass(contract: DetectorContract, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,22 +98,22 @@ def test_nan_logits_never_pass(contract: DetectorContract, monkeypatch: pytest.M
     assert_torchvision_agrees(expected, torchvision_detections(contract, heads, monkeypatch))
 
 
-def test_only_nan_is_nothing(contract: DetectorContract) -> None:
+def test_if_all_logits_are_nan_there_are_no_detections(contract: DetectorContract) -> None:
     heads = random_heads(contract, seed=0)
     for level in heads.cls_logits:
         level.fill(np.nan)
-    found = run_functions(functions_session(contract), contract, heads)
-    assert_equal_detections(found, specification(contract, heads))
-    assert not found.num_detections.any()
+    detections = run_functions(functions_session(contract), contract, heads)
+    assert_equal_detections(detections, specification(contract, heads))
+    assert not detections.num_detections.any()
 
 
-def test_infinite_logits(contract: DetectorContract) -> None:
+def test_logits_of_plus_and_minus_infinity(contract: DetectorContract) -> None:
     heads = random_heads(contract, seed=2)
     heads.cls_logits[0].reshape(-1)[::7] = np.inf
     heads.cls_logits[0].reshape(-1)[1::7] = -np.inf
-    found = run_functions(functions_session(contract), contract, heads)
-    assert_equal_detections(found, specification(contract, heads))
-    assert (found.scores[:, 0] >= 1 - SCORE_TOLERANCE).all()
+    detections = run_functions(functions_session(contract), contract, heads)
+    assert_equal_detections(detections, specification(contract, heads))
+    assert (detections.scores[:, 0] >= 1 - SCORE_TOLERANCE).all()
 
 
 @pytest.mark.parametrize("empty", [(0,), (1,), (0, 1)])
@@ -121,32 +122,32 @@ def test_images_without_detections(empty: tuple[int, ...], monkeypatch: pytest.M
     heads = random_heads(contract, seed=3)
     for level in heads.cls_logits:
         level[list(empty)] = -20
-    found = run_functions(functions_session(contract), contract, heads)
-    assert_equal_detections(found, specification(contract, heads))
-    assert_torchvision_agrees(found, torchvision_detections(contract, heads, monkeypatch))
-    assert [n for n in range(2) if found.num_detections[n] == 0] == list(empty)
+    detections = run_functions(functions_session(contract), contract, heads)
+    assert_equal_detections(detections, specification(contract, heads))
+    assert_torchvision_agrees(detections, torchvision_detections(contract, heads, monkeypatch))
+    assert [n for n in range(2) if detections.num_detections[n] == 0] == list(empty)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_fixed_batch_is_the_same(batch: int) -> None:
+def test_a_fixed_batch_size_gives_the_same_detections(batch: int) -> None:
     contract = make_contract()
     heads = random_heads(contract, seed=4, batch=batch)
-    found = run_functions(functions_session(contract, batch=batch), contract, heads)
-    assert_equal_detections(found, specification(contract, heads))
+    detections = run_functions(functions_session(contract, batch=batch), contract, heads)
+    assert_equal_detections(detections, specification(contract, heads))
 
 
-def test_a_batch_is_its_images() -> None:
+def test_a_batch_gives_the_detections_of_its_images() -> None:
     contract = make_contract()
     session = functions_session(contract)
     heads = random_heads(contract, seed=5, batch=4)
     together = run_functions(session, contract, heads)
     for n in range(4):
         alone = run_functions(session, contract, heads.image(n))
-        for whole, one in zip(together, alone, strict=True):
-            np.testing.assert_array_equal(whole[n : n + 1], one)
+        for batch_output, image_output in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(batch_output[n : n + 1], image_output)
 
 
-def test_half_precision_heads() -> None:
+def test_raw_heads_in_float16_give_the_detections_of_their_rounded_values() -> None:
     contract = make_contract()
     heads = random_heads(contract, seed=6)
     half = Heads(*([level.astype(np.float16) for level in head] for head in heads))  # type: ignore[arg-type]
@@ -155,8 +156,8 @@ def test_half_precision_heads() -> None:
     assert_equal_detections(run_functions(session, contract, half), specification(contract, rounded))
 
 
-def test_parameters_are_read_not_built_in() -> None:
-    """One session, and another threshold, overlap, stride and anchor each time."""
+def test_parameters_are_read_from_the_tensor_and_not_built_in() -> None:
+    """One session runs with other thresholds, strides, anchors and input sizes."""
     contract = make_contract()
     session = functions_session(contract)
     heads = random_heads(contract, seed=7)
@@ -180,10 +181,10 @@ def test_parameters_are_read_not_built_in() -> None:
         assert not np.array_equal(expected.boxes, specification(contract, heads).boxes)
 
 
-def test_size_deltas_are_clamped(contract: DetectorContract) -> None:
-    """Deltas far beyond log(1000/16) = 4.1, at which a box would be larger than anything."""
+def test_deltas_of_the_box_size_are_clipped(contract: DetectorContract) -> None:
+    """The deltas are far above log(1000/16) = 4.1, so that unclipped boxes would be enormous."""
     heads = random_heads(contract, seed=3)
-    # Only the log sizes, and far up: the centers stay, so that boxes are not all pushed out of the input.
+    # Only the deltas of the size are scaled. The centers stay, so that not all boxes leave the input.
     for level in heads.box_deltas:
         view = level.reshape(len(level), contract.num_anchors, 4, -1)
         view[:, :, 2:] = np.abs(view[:, :, 2:]) * 20
@@ -193,11 +194,11 @@ def test_size_deltas_are_clamped(contract: DetectorContract) -> None:
     assert_equal_detections(run_functions(functions_session(small), small, heads), expected)
 
 
-def test_candidates_are_those_of_the_specification(contract: DetectorContract) -> None:
-    """Decode alone: level after level, each sorted, minus infinity where fewer pass."""
+def test_decode_returns_the_candidates_of_the_specification(contract: DetectorContract) -> None:
+    """Decode alone returns sorted candidates for each level, and minus infinity in rows without a candidate."""
     heads = tied(random_heads(contract, seed=8, batch=1))
-    names = ["candidate_logits", "candidate_boxes", "candidate_labels"]
-    logits, boxes, labels = (output[0] for output in functions_session(contract).run(names, feeds(contract, heads)))
+    outputs = functions_session(contract).run(CANDIDATES, feeds(contract, heads))
+    logits, boxes, labels = (output[0] for output in outputs)
     assert len(logits) == num_candidates(contract)
     candidates = decode(
         [level[0] for level in heads.cls_logits],
@@ -223,7 +224,7 @@ def test_the_functions_use_standard_operators_only(contract: DetectorContract) -
 
 
 def test_every_node_of_the_functions_is_used(contract: DetectorContract) -> None:
-    """ONNX Runtime would run the others all the same."""
+    """ONNX Runtime would also run unused nodes, so there must be none."""
     for function in (decode_function(contract), nms_function(contract)):
         used = {name for node in function.node for name in node.input} | set(function.output)
         for node in function.node:

@@ -1,4 +1,4 @@
-"""Weights stored in half the size compute as rounded weights do."""
+"""Tests of weights stored in float16: the network computes in float32 with the rounded weights."""
 
 from __future__ import annotations
 
@@ -22,23 +22,25 @@ def half(exported: onnx.ModelProto) -> onnx.ModelProto:
     return store_half(exported)
 
 
-def test_half_the_size(half: onnx.ModelProto, exported: onnx.ModelProto) -> None:
+def test_the_file_has_half_the_size(half: onnx.ModelProto, exported: onnx.ModelProto) -> None:
     assert half.ByteSize() < 0.55 * exported.ByteSize()
 
 
-def test_weights_are_rounded_and_nothing_else(half: onnx.ModelProto, exported: onnx.ModelProto) -> None:
-    whole, stored = initializers(exported), initializers(half)
-    assert len(stored) == len(whole)
+def test_only_the_weights_are_rounded(half: onnx.ModelProto, exported: onnx.ModelProto) -> None:
+    original, stored = initializers(exported), initializers(half)
+    assert len(stored) == len(original)
     for name, value in stored.items():
-        expected = whole[name.removesuffix(HALF_SUFFIX)]
+        expected = original[name.removesuffix(HALF_SUFFIX)]
         if name.endswith(HALF_SUFFIX):
             expected = expected.astype(np.float16)
         assert value.dtype == expected.dtype
         np.testing.assert_array_equal(value, expected)
 
 
-def test_computes_in_float32(half: onnx.ModelProto, exported: onnx.ModelProto, contract: DetectorContract) -> None:
-    """A network with the rounded weights in float32 gives the very same numbers."""
+def test_computation_stays_in_float32(
+    half: onnx.ModelProto, exported: onnx.ModelProto, contract: DetectorContract
+) -> None:
+    """The raw heads are identical to those of a float32 network with the rounded weights."""
     rounded = copy.deepcopy(exported)
     halves = initializers(half)
     for tensor in rounded.graph.initializer:
@@ -46,18 +48,18 @@ def test_computes_in_float32(half: onnx.ModelProto, exported: onnx.ModelProto, c
             values = halves[tensor.name + HALF_SUFFIX].astype(np.float32)
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     images = np.random.default_rng(0).integers(0, 256, (1, *contract.input_size, 3), np.uint8)
-    for found, expected in zip(heads(half, images), heads(rounded, images), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for actual, expected in zip(heads(half, images), heads(rounded, images), strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
-def test_the_original_stays_as_it_is(exported: onnx.ModelProto) -> None:
+def test_the_original_network_is_not_modified(exported: onnx.ModelProto) -> None:
     before = exported.SerializeToString(deterministic=True)
     store_half(exported)
     assert exported.SerializeToString(deterministic=True) == before
 
 
 @pytest.mark.parametrize("value", [70_000, -70_000, np.nan])
-def test_a_weight_beyond_float16_is_refused(exported: onnx.ModelProto, value: float) -> None:
+def test_a_weight_too_large_for_float16_is_refused(exported: onnx.ModelProto, value: float) -> None:
     model = copy.deepcopy(exported)
     (tensor,) = (t for t in model.graph.initializer if t.name.endswith("bbox_reg.weight"))
     values = onnx.numpy_helper.to_array(tensor).copy()

@@ -1,4 +1,4 @@
-"""The preprocessing in the graph: from BGR pixels to the normalized channels that the network was trained on."""
+"""Tests of the preprocessing: from BGR pixels to the normalized channels that the network was trained on."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from engines.core.contract import DetectorContract
 from export.preprocess import Preprocess
 from tests.export.heads import make_contract
 
-# float32 in another order of operations, on values of about 1.
+# Rounding of float32 in another order of operations, on values of about 1.
 ATOL = 1e-6
 
 
 @pytest.mark.parametrize("color_order", ["RGB", "BGR"])
-def test_it_is_torchvisions_normalization(color_order: str) -> None:
+def test_preprocessing_equals_torchvisions_normalization(color_order: str) -> None:
     contract: DetectorContract = dataclasses.replace(
         make_contract(), color_order=color_order, mean=(0.1, 0.4, 0.7), std=(0.2, 0.3, 0.5)
     )

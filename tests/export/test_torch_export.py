@@ -1,4 +1,4 @@
-"""The file that is written: what is in it, and that it detects what the model detects."""
+"""Tests of the exported file: its content, and that it returns the detections of the torch model."""
 
 from __future__ import annotations
 
@@ -25,31 +25,32 @@ from retina_edge.model.torch_executor import TorchExecutor
 
 Frames = list[npt.NDArray[np.uint8]]
 
-# Detections of torch and of the ONNX differ by the convolutions' rounding, 2e-6 of their results.
+# Detections of torch and of the ONNX differ by the rounding of the convolutions: 2e-6, relative to their outputs.
 PIXELS = 0.01
 SCORE = 1e-5
 
 
 def assert_same_as_torch(path: Path, model: RetinaNet, contract: DetectorContract, frames: Frames) -> None:
+    """Check that an ONNX file and the torch model return the same detections."""
     torch_detector = Detector(TorchExecutor(model, contract, device=torch.device("cpu")))
     with Detector.load(path) as detector:
-        for ours, theirs in zip(detector(frames), torch_detector(frames), strict=True):
-            assert len(theirs) > 20
-            np.testing.assert_array_equal(ours.labels, theirs.labels)
-            np.testing.assert_allclose(ours.boxes, theirs.boxes, rtol=0, atol=PIXELS)
-            np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=SCORE)
+        for actual, expected in zip(detector(frames), torch_detector(frames), strict=True):
+            assert len(expected) > 20
+            np.testing.assert_array_equal(actual.labels, expected.labels)
+            np.testing.assert_allclose(actual.boxes, expected.boxes, rtol=0, atol=PIXELS)
+            np.testing.assert_allclose(actual.scores, expected.scores, rtol=0, atol=SCORE)
 
 
-def test_detects_what_torch_detects(
+def test_the_onnx_detects_what_torch_detects(
     report: ExportReport, model: RetinaNet, contract: DetectorContract, frames: Frames
 ) -> None:
     assert_same_as_torch(report.path, model, contract, frames)
 
 
-def test_any_batch_detects_what_torch_detects(
+def test_an_open_batch_size_detects_what_torch_detects(
     model: RetinaNet, contract: DetectorContract, frames: Frames, tmp_path: Path
 ) -> None:
-    """Four frames as one batch, where a fixed batch of one takes them one by one."""
+    """Four frames run in one batch, whereas a fixed batch of one runs them one by one."""
     report = export_onnx(model, contract, tmp_path / "dynamic.onnx", batch=None, images=frames)
     assert_same_as_torch(report.path, model, contract, frames)
     executor = OnnxExecutor(report.path)
@@ -59,14 +60,16 @@ def test_any_batch_detects_what_torch_detects(
         assert len(result.num_detections) == size
 
 
-def test_a_fixed_batch_of_two(model: RetinaNet, contract: DetectorContract, frames: Frames, tmp_path: Path) -> None:
-    """Three frames, so that the second batch is not full."""
+def test_a_fixed_batch_of_two_detects_what_torch_detects(
+    model: RetinaNet, contract: DetectorContract, frames: Frames, tmp_path: Path
+) -> None:
+    """With three frames the second batch is not full."""
     report = export_onnx(model, contract, tmp_path / "two.onnx", batch=2, images=frames[:3])
     assert OnnxExecutor(report.path).batch == 2
     assert_same_as_torch(report.path, model, contract, frames[:3])
 
 
-def test_the_report(report: ExportReport, contract: DetectorContract) -> None:
+def test_the_report_describes_the_export(report: ExportReport, contract: DetectorContract) -> None:
     assert report.size == report.path.stat().st_size
     assert report.batch == 1
     agreement = report.agreement
@@ -83,7 +86,7 @@ def test_the_file_carries_the_contract(report: ExportReport) -> None:
         assert versions[package] == importlib.metadata.version(package)
 
 
-def test_what_is_in_the_file(report: ExportReport) -> None:
+def test_the_file_holds_network_decode_nms_and_contract(report: ExportReport) -> None:
     model = onnx.load(report.path)
     onnx.checker.check_model(model, full_check=True)
     assert [item.name for item in model.graph.input] == [INPUT]
@@ -98,13 +101,13 @@ def test_what_is_in_the_file(report: ExportReport) -> None:
     assert PARAMETERS in {tensor.name for tensor in model.graph.initializer}
 
 
-def test_the_file_names_no_place_on_this_machine(report: ExportReport) -> None:
+def test_the_file_contains_no_path_of_this_machine(report: ExportReport) -> None:
     content = report.path.read_bytes()
-    for secret in (str(Path.cwd()), os.path.dirname(torch.__file__), "site-packages"):
-        assert secret.encode() not in content
+    for path in (str(Path.cwd()), os.path.dirname(torch.__file__), "site-packages"):
+        assert path.encode() not in content
 
 
-def test_the_model_stays_as_it_was(
+def test_the_model_is_not_modified(
     model: RetinaNet, contract: DetectorContract, frames: Frames, tmp_path: Path
 ) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -118,7 +121,7 @@ def test_the_model_stays_as_it_was(
         assert torch.equal(value, before[name])
 
 
-def test_a_contract_of_another_model_is_refused(
+def test_the_contract_of_another_model_is_refused(
     model: RetinaNet, contract: DetectorContract, frames: Frames, tmp_path: Path
 ) -> None:
     other = dataclasses.replace(contract, class_names=("a",), category_ids=(1,))
@@ -132,7 +135,7 @@ def test_a_contract_of_another_model_is_refused(
     [
         ({"batch": 0}, "batch: expected at least 1"),
         ({"images": []}, "images: expected at least one"),
-        ({"images": [np.zeros((4, 4), np.float32)]}, "expected a frame as OpenCV gives it"),
+        ({"images": [np.zeros((4, 4), np.float32)]}, "expected a frame as OpenCV delivers it"),
     ],
 )
 def test_wrong_arguments_are_refused(

@@ -1,4 +1,4 @@
-"""The whole way against torchvision: convert, export and ONNX Runtime give its own detections."""
+"""End-to-end test against torchvision: convert, export and ONNX Runtime return torchvision's own detections."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from retina_edge.detections import Detections
 from retina_edge.detector import Detector
 from tests.export.torchvision_models import BUILDERS, Images, as_torchvision, lively
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.start_first
 
 INPUT_SIZE = (256, 320)
-# What the project promises. Convolutions summed in another order move logits by some 1e-5.
+# Differences that the project guarantees. Convolutions that sum in another order change logits by about 1e-5.
 PIXELS = 0.05
 SCORE = 1e-4
-# A batch may be summed in another order than its images.
+# Convolutions may sum in another order for a batch than for a single image.
 BATCH_PIXELS = 1e-3
 BATCH_SCORE = 1e-6
 
 
-def match(ours: Detections, theirs: dict[str, Tensor]) -> tuple[float, float]:
-    """Greatest difference of boxes and of scores, each detection paired with one of torchvision's of its label.
+def largest_differences(detections: Detections, reference: dict[str, Tensor]) -> tuple[float, float]:
+    """Return the largest difference of boxes and of scores between detections and those of torchvision.
 
-    In pairs, not row by row: where two scores differ by less than the convolutions' rounding, either may come
-    first.
+    Each detection is paired with the nearest detection of torchvision with the same label. A comparison row by row
+    would fail if two scores differ by less than the rounding of the convolutions: then either may come first.
     """
-    boxes, scores, labels = (theirs[key].numpy() for key in ("boxes", "scores", "labels"))
-    assert len(ours) == len(labels)
-    np.testing.assert_array_equal(np.sort(ours.labels), np.sort(labels))
-    free = np.ones(len(labels), bool)
+    boxes, scores, labels = (reference[key].numpy() for key in ("boxes", "scores", "labels"))
+    assert len(detections) == len(labels)
+    np.testing.assert_array_equal(np.sort(detections.labels), np.sort(labels))
+    unpaired = np.ones(len(labels), bool)
     pixels, score = 0.0, 0.0
-    for i in range(len(ours)):
-        distance = np.abs(boxes - ours.boxes[i]).max(axis=1)
-        distance[~free | (labels != ours.labels[i])] = np.inf
+    for i in range(len(detections)):
+        distance = np.abs(boxes - detections.boxes[i]).max(axis=1)
+        distance[~unpaired | (labels != detections.labels[i])] = np.inf
         nearest = int(distance.argmin())
-        free[nearest] = False
+        unpaired[nearest] = False
         pixels = max(pixels, float(distance[nearest]))
-        score = max(score, abs(float(scores[nearest] - ours.scores[i])))
+        score = max(score, abs(float(scores[nearest] - detections.scores[i])))
     return pixels, score
 
 
 @pytest.fixture(scope="module")
 def images(frames: list[Images]) -> list[Images]:
-    """As large as the input, so that nobody resizes them: a real image, one letterboxed with padding, and noise."""
+    """Images of the input size, which no step resizes: a real image, a letterboxed image with padding, and noise."""
     height, width = INPUT_SIZE
     noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
     padded = np.empty_like(noise[0])
@@ -58,11 +58,13 @@ def images(frames: list[Images]) -> list[Images]:
     return [frames[0][:height, :width].copy(), padded, *noise]
 
 
-# Three classes give fewer detections than the 300 allowed; with 91, top_k cuts on most levels.
+# With three classes there are fewer detections than the 300 allowed. With 91, top_k takes effect on most levels.
 @pytest.mark.parametrize(
     ("arch", "num_classes", "seed"), [("retinanet_resnet50_fpn", 3, 2), ("retinanet_resnet50_fpn_v2", 91, 0)]
 )
-def test_torchvisions_detections(arch: str, num_classes: int, seed: int, images: list[Images], tmp_path: Path) -> None:
+def test_export_returns_torchvisions_detections(
+    arch: str, num_classes: int, seed: int, images: list[Images], tmp_path: Path
+) -> None:
     torch.manual_seed(seed)
     height, width = INPUT_SIZE
     model = BUILDERS[arch](
@@ -72,9 +74,9 @@ def test_torchvisions_detections(arch: str, num_classes: int, seed: int, images:
     source, checkpoint, onnx = (tmp_path / name for name in ("source.pth", "model.pt", "model.onnx"))
     torch.save(model.state_dict(), source)
     assert convert.main([str(source), "--arch", arch, "--input", "256x320", "-o", str(checkpoint)]) == 0
-    picture = tmp_path / "real.png"
-    assert cv2.imwrite(str(picture), images[0])
-    arguments = [str(checkpoint), "-o", str(onnx), "--batch", "dynamic", "--images", str(picture)]
+    image_file = tmp_path / "real.png"
+    assert cv2.imwrite(str(image_file), images[0])
+    arguments = [str(checkpoint), "-o", str(onnx), "--batch", "dynamic", "--images", str(image_file)]
     assert export.main(arguments) == 0
 
     with torch.inference_mode():
@@ -82,12 +84,12 @@ def test_torchvisions_detections(arch: str, num_classes: int, seed: int, images:
     with Detector.load(onnx) as detector:
         together = detector(images)
         alone = [detector(image) for image in images]
-    for ours, theirs in zip(together, expected, strict=True):
-        assert len(ours) > 200
-        pixels, score = match(ours, theirs)
+    for detections, reference in zip(together, expected, strict=True):
+        assert len(detections) > 200
+        pixels, score = largest_differences(detections, reference)
         assert pixels <= PIXELS
         assert score <= SCORE
-    for ours, one in zip(together, alone, strict=True):
-        np.testing.assert_array_equal(ours.labels, one.labels)
-        np.testing.assert_allclose(ours.boxes, one.boxes, rtol=0, atol=BATCH_PIXELS)
-        np.testing.assert_allclose(ours.scores, one.scores, rtol=0, atol=BATCH_SCORE)
+    for batched, single in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(batched.labels, single.labels)
+        np.testing.assert_allclose(batched.boxes, single.boxes, rtol=0, atol=BATCH_PIXELS)
+        np.testing.assert_allclose(batched.scores, single.scores, rtol=0, atol=BATCH_SCORE)

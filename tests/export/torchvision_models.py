@@ -1,4 +1,4 @@
-"""torchvision's RetinaNets with random weights that detect a lot."""
+"""torchvision's RetinaNets with random weights that return many detections."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ BUILDERS: dict[str, Callable[..., TorchvisionRetinaNet]] = {
 
 
 def lively(model: TorchvisionRetinaNet, image: Tensor, seed: int) -> TorchvisionRetinaNet:
-    """Random weights and statistics, the last layers scaled so that many boxes pass: logits spread by 1.2 around
-    -4.5 and deltas by 0.4."""
+    """Set random weights and statistics, and scale the last layers so that many boxes pass the score threshold.
+
+    The logits get a mean of -4.5 and a standard deviation of 1.2, the box deltas a standard deviation of 0.4.
+    """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -47,5 +49,5 @@ def lively(model: TorchvisionRetinaNet, image: Tensor, seed: int) -> Torchvision
 
 
 def as_torchvision(image: Images) -> Tensor:
-    """BGR uint8 [h, w, 3] to RGB float [3, h, w], 0 to 1."""
+    """Convert an image from BGR uint8 [h, w, 3] to RGB float [3, h, w], 0 to 1."""
     return torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1).float() / 255

@@ -1,4 +1,4 @@
-"""A network in float16 computes as torch's own half does, and each tensor has the type it should have."""
+"""Tests of networks in float16: they round like torch's own half precision, and every tensor has the right type."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def half(exported: onnx.ModelProto) -> onnx.ModelProto:
     return to_half(exported)
 
 
-def test_is_a_valid_model_of_half_the_size(half: onnx.ModelProto, exported: onnx.ModelProto) -> None:
+def test_the_model_is_valid_and_has_half_the_size(half: onnx.ModelProto, exported: onnx.ModelProto) -> None:
     onnx.checker.check_model(half, full_check=True)
     assert half.ByteSize() < 0.55 * exported.ByteSize()
     assert {output.type.tensor_type.elem_type for output in half.graph.output} == {HALF}
@@ -37,7 +37,7 @@ def test_is_a_valid_model_of_half_the_size(half: onnx.ModelProto, exported: onnx
 
 
 def test_preprocessing_stays_in_float32(half: onnx.ModelProto) -> None:
-    """Everything up to the one Cast is float32, everything behind it float16."""
+    """Every tensor before the single Cast is float32, and every tensor after it float16."""
     types = {info.name: info.type.tensor_type.elem_type for info in half.graph.value_info}
     nodes = list(half.graph.node)
     (cast,) = [index for index, node in enumerate(nodes) if node.output[0] == HALF_NAME]
@@ -49,7 +49,7 @@ def test_preprocessing_stays_in_float32(half: onnx.ModelProto) -> None:
     assert len(after) > 20
 
 
-def test_types_are_those_that_onnx_infers(half: onnx.ModelProto) -> None:
+def test_declared_types_equal_those_that_onnx_infers(half: onnx.ModelProto) -> None:
     bare = copy.deepcopy(half)
     del bare.graph.value_info[:]
     inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=True)
@@ -58,33 +58,32 @@ def test_types_are_those_that_onnx_infers(half: onnx.ModelProto) -> None:
         assert types[info.name] == info.type.tensor_type.elem_type, info.name
 
 
-def test_rounds_as_torch_in_half_precision_does(
+def test_rounding_errors_are_as_small_as_torchs_in_half_precision(
     half: onnx.ModelProto, network: Network, contract: DetectorContract, frames: Frames
 ) -> None:
-    """Between the two lies the order of summation only: a hundredth of what rounding to float16 costs, at least."""
+    """Both round to float16 and differ only in the order of summation, so their errors have a similar size."""
     images, _ = letterbox_batch(frames[:1], contract.input_size)
     session = onnxruntime.InferenceSession(half.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run(None, {INPUT: images})
+    outputs = session.run(None, {INPUT: images})
     with torch.inference_mode():
         pixels = network.preprocess(torch.from_numpy(images))
-        whole = network.model(pixels)
-        rounded = copy.deepcopy(network.model).half()(pixels.half())
-    for ours, logits, halves in zip(found, [*whole[0], *whole[1]], [*rounded[0], *rounded[1]], strict=True):
-        expected = logits.numpy()
-        assert ours.dtype == np.float16
-        ours, theirs = ours.astype(np.float32), halves.float().numpy()
-        noise = np.sqrt(np.mean((theirs - expected) ** 2))
+        logits, deltas = network.model(pixels)
+        half_logits, half_deltas = copy.deepcopy(network.model).half()(pixels.half())
+    for head, exact, rounded in zip(outputs, [*logits, *deltas], [*half_logits, *half_deltas], strict=True):
+        expected = exact.numpy()
+        assert head.dtype == np.float16
+        noise = np.sqrt(np.mean((rounded.float().numpy() - expected) ** 2))
         assert 0 < noise < 0.01 * np.abs(expected).max()
-        assert np.sqrt(np.mean((ours - expected) ** 2)) < 1.5 * noise
+        assert np.sqrt(np.mean((head.astype(np.float32) - expected) ** 2)) < 1.5 * noise
 
 
-def test_the_original_stays_as_it_is(exported: onnx.ModelProto) -> None:
+def test_the_original_network_is_not_modified(exported: onnx.ModelProto) -> None:
     before = exported.SerializeToString(deterministic=True)
     to_half(exported)
     assert exported.SerializeToString(deterministic=True) == before
 
 
-def test_a_weight_beyond_float16_is_refused(exported: onnx.ModelProto) -> None:
+def test_a_weight_too_large_for_float16_is_refused(exported: onnx.ModelProto) -> None:
     model = copy.deepcopy(exported)
     (tensor,) = (item for item in model.graph.initializer if item.name.endswith("bbox_reg.weight"))
     values = onnx.numpy_helper.to_array(tensor).copy()
@@ -99,5 +98,5 @@ def test_a_network_without_convolutions_is_refused(exported: onnx.ModelProto) ->
     kept = [node for node in model.graph.node if node.op_type != "Conv"]
     del model.graph.node[:]
     model.graph.node.extend(kept)
-    with pytest.raises(ExportError, match="expected a network with convolutions, found none"):
+    with pytest.raises(ExportError, match="expected a network with convolutions, got one without"):
         to_half(model)

@@ -1,4 +1,4 @@
-"""Both layouts node by node, on ONNX Runtime, and through TensorRT-RTX's parser and builder."""
+"""Tests of both INT8 layouts: node by node, on ONNX Runtime, and with TensorRT-RTX's parser and builder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.models import TINY, contract_of, lively
 Frames = list[npt.NDArray[np.uint8]]
 
 LAYOUTS = ("tensorrt", "cpu")
-# With sums in the backbone and in the pyramid.
+# A model with sums in the backbone and in the pyramid.
 CONFIG = dataclasses.replace(
     TINY, num_classes=3, backbone_levels=(3, 4, 5), anchor_sizes=octave_sizes((16, 32, 64, 128, 256))
 )
@@ -87,11 +87,11 @@ def heads(model: onnx.ModelProto, batch: npt.NDArray[np.uint8]) -> list[npt.NDAr
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_is_a_valid_model(models: Models, layout: str) -> None:
+def test_the_quantized_model_is_valid(models: Models, layout: str) -> None:
     onnx.checker.check_model(models[layout], full_check=True)
 
 
-def test_which_convolutions_stay_as_they_are(exported: onnx.ModelProto, models: Models) -> None:
+def test_the_first_and_the_last_convolutions_are_kept(exported: onnx.ModelProto, models: Models) -> None:
     first = next(node.name for node in exported.graph.node if node.op_type == "Conv")
     assert first.startswith("backbone.")
     levels = range(5)
@@ -99,13 +99,13 @@ def test_which_convolutions_stay_as_they_are(exported: onnx.ModelProto, models: 
     classes = [f"head.classification_head.cls_logits:{level}" for level in levels]
     assert sorted(sensitive_convolutions(exported, "tensorrt")) == sorted([first, *boxes, *classes])
     assert sorted(sensitive_convolutions(exported, "cpu")) == sorted([first, *boxes])
-    for layout, rest in (("tensorrt", "fp16"), ("cpu", "fp32")):
+    for layout, floats in (("tensorrt", "fp16"), ("cpu", "fp32")):
         kept = sensitive_convolutions(exported, layout)
         for name, precision in convolution_precisions(models[layout]).items():
-            assert precision == (rest if name in kept else "int8"), name
+            assert precision == (floats if name in kept else "int8"), name
 
 
-def test_tensorrt_has_symmetric_scales_and_no_other_zero_points(models: Models) -> None:
+def test_tensorrt_has_float16_scales_and_zero_points_of_0(models: Models) -> None:
     values = arrays(models["tensorrt"])
     nodes = [node for node in models["tensorrt"].graph.node if "Quantize" in node.op_type or "quantize" in node.name]
     assert {node.op_type for node in nodes} == {"QuantizeLinear", "DequantizeLinear"}
@@ -125,7 +125,7 @@ def test_cpu_has_uint8_activations_and_int8_weights(models: Models) -> None:
             assert values[node.input[1]].dtype == np.float32
 
 
-def test_tensorrt_quantizes_weights_by_channel_and_loses_half_a_step(exported: onnx.ModelProto, models: Models) -> None:
+def test_tensorrt_quantizes_weights_per_channel_within_half_a_step(exported: onnx.ModelProto, models: Models) -> None:
     before, after = arrays(exported), arrays(models["tensorrt"])
     sources = producers(models["tensorrt"])
     checked = 0
@@ -138,37 +138,37 @@ def test_tensorrt_quantizes_weights_by_channel_and_loses_half_a_step(exported: o
         assert steps.shape == weights.shape
         assert scale.shape[0] == weights.shape[0]
         assert np.abs(steps.astype(int)).max() <= 127
-        # Float16 comes in between, so a little more than half a step.
+        # The weights are rounded to float16 first, so the error is a little more than half a step.
         assert (np.abs(steps * scale - weights) <= 0.5 * scale + 2.0**-11 * np.abs(weights)).all()
         checked += 1
     assert checked > 20
 
 
-def test_tensorrt_scales_reach_the_range(models: Models, ranges: Ranges) -> None:
+def test_tensorrt_scales_cover_the_range(models: Models, ranges: Ranges) -> None:
     values = arrays(models["tensorrt"])
     for node in models["tensorrt"].graph.node:
         if node.op_type == "QuantizeLinear":
-            reach, greatest = 127 * float(values[node.input[1]]), max(map(abs, ranges[node.input[0]]))
-            assert greatest <= reach <= greatest * (1 + 2.0**-9), node.input[0]
+            reach, largest = 127 * float(values[node.input[1]]), max(map(abs, ranges[node.input[0]]))
+            assert largest <= reach <= largest * (1 + 2.0**-9), node.input[0]
 
 
-def test_tensorrt_quantizes_the_skipped_branch_of_residual_sums(models: Models) -> None:
-    """One input of each sum of the backbone is dequantized, the other the output of a convolution."""
+def test_tensorrt_quantizes_the_skip_connection_of_residual_sums(models: Models) -> None:
+    """In each sum of the backbone, one input is dequantized and the other is the output of a convolution."""
     sources = producers(models["tensorrt"])
     sums = [node for node in models["tensorrt"].graph.node if node.op_type == "Add"]
     kinds = [sorted(sources[name].op_type for name in node.input if name in sources) for node in sums]
-    assert kinds.count(["Conv", "DequantizeLinear"]) == 8  # blocks of a ResNet-18
-    # The pyramid's sums stay as they are.
+    assert kinds.count(["Conv", "DequantizeLinear"]) == 8  # the blocks of a ResNet-18
+    # The sums of the pyramid are not quantized.
     assert all("DequantizeLinear" not in kind for kind in kinds if "Resize" in kind)
 
 
-def test_one_tensor_has_one_scale_for_all_that_read_it(models: Models) -> None:
+def test_all_readers_of_a_tensor_share_one_scale(models: Models) -> None:
     quantized = [node.input[0] for node in models["tensorrt"].graph.node if node.op_type == "QuantizeLinear"]
     assert len(quantized) == len(set(quantized))
 
 
 @pytest.mark.parametrize(("layout", "least"), [("tensorrt", 12.0), ("cpu", 18.0)])
-def test_computes_nearly_the_same(
+def test_int8_has_little_noise(
     exported: onnx.ModelProto,
     models: Models,
     contract: DetectorContract,
@@ -177,13 +177,13 @@ def test_computes_nearly_the_same(
     least: float,
 ) -> None:
     batch = next(images.batches(contract, 1))
-    for ours, theirs in zip(heads(models[layout], batch), heads(exported, batch), strict=True):
-        decibels = 10 * np.log10(np.var(theirs) / np.mean((ours - theirs) ** 2))
+    for actual, expected in zip(heads(models[layout], batch), heads(exported, batch), strict=True):
+        decibels = 10 * np.log10(np.var(expected) / np.mean((actual - expected) ** 2))
         assert decibels > least
 
 
-def test_the_share_of_the_work(exported: onnx.ModelProto) -> None:
-    """Against multiply-adds counted by hand: all but those of the convolutions kept."""
+def test_the_share_of_int8_equals_a_count_by_hand(exported: onnx.ModelProto) -> None:
+    """The share is that of all multiply-adds except those of kept convolutions."""
     shapes = {
         info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
         for info in (*exported.graph.value_info, *exported.graph.output)
@@ -202,26 +202,26 @@ def test_the_share_of_the_work(exported: onnx.ModelProto) -> None:
     assert 0.5 < expected < 1
 
 
-def test_keeping_more(exported: onnx.ModelProto, ranges: Ranges) -> None:
+def test_further_convolutions_can_be_kept(exported: onnx.ModelProto, ranges: Ranges) -> None:
     name = "backbone.fpn.layer_blocks.0.0"
-    for layout, rest in (("tensorrt", "fp16"), ("cpu", "fp32")):
+    for layout, floats in (("tensorrt", "fp16"), ("cpu", "fp32")):
         kept = (*sensitive_convolutions(exported, layout), name)
         model = quantize(exported, ranges, layout, kept)
         onnx.checker.check_model(model, full_check=True)
-        assert {item for item, precision in convolution_precisions(model).items() if precision == rest} == set(kept)
+        assert {item for item, precision in convolution_precisions(model).items() if precision == floats} == set(kept)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_keeping_nothing(
+def test_without_kept_convolutions_everything_is_int8(
     exported: onnx.ModelProto, ranges: Ranges, contract: DetectorContract, images: CalibrationSet, layout: str
 ) -> None:
-    """The first convolution too, which in the layout for TensorRT reads what was cast to half."""
+    """In the layout for TensorRT the first convolution reads the output of the Cast to float16."""
     model = quantize(exported, ranges, layout, ())
     assert set(convolution_precisions(model).values()) == {"int8"}
     assert all(np.isfinite(head).all() for head in heads(model, next(images.batches(contract, 1))))
 
 
-def test_what_cannot_be_quantized_is_refused(exported: onnx.ModelProto, ranges: Ranges) -> None:
+def test_wrong_arguments_are_refused(exported: onnx.ModelProto, ranges: Ranges) -> None:
     with pytest.raises(ValueError, match="layout: expected cpu or tensorrt, got 'gpu'"):
         quantize(exported, ranges, "gpu", ())
     with pytest.raises(ValueError, match="kept: expected names of convolutions, got 'nothing'"):
@@ -230,33 +230,33 @@ def test_what_cannot_be_quantized_is_refused(exported: onnx.ModelProto, ranges: 
         quantize(exported, ranges, "tensorrt", ("head.classification_head.cls_logits:1",))
 
 
-def test_a_convolution_that_was_passed_over_is_an_error(
+def test_a_convolution_that_the_quantizer_skips_is_an_error(
     exported: onnx.ModelProto, ranges: Ranges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when a quantizer does not know an operator in front of it."""
+    """A quantizer may skip a convolution because of an unknown operator before it."""
     import export.precision.quantization
 
-    whole = export.precision.quantization._for_cpu
+    original = export.precision.quantization._for_cpu
 
-    def passes_over(
-        network: onnx.ModelProto, ranges: Ranges, kept: tuple[str, ...], put_back: tuple[str, ...]
+    def skip_one(
+        network: onnx.ModelProto, ranges: Ranges, kept: tuple[str, ...], fallback: tuple[str, ...]
     ) -> onnx.ModelProto:
-        return whole(network, ranges, (*kept, "backbone.fpn.layer_blocks.0.0"), put_back)
+        return original(network, ranges, (*kept, "backbone.fpn.layer_blocks.0.0"), fallback)
 
-    monkeypatch.setattr(export.precision.quantization, "_for_cpu", passes_over)
-    with pytest.raises(ExportError, match=r"int8: 1 convolutions were to be .*the first of them \S+blocks\.0\.0"):
+    monkeypatch.setattr(export.precision.quantization, "_for_cpu", skip_one)
+    with pytest.raises(ExportError, match=r"int8: .* got 1 that are not; the first is \S+blocks\.0\.0"):
         quantize(exported, ranges, "cpu", sensitive_convolutions(exported, "cpu"))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_original_stays_as_it_is(exported: onnx.ModelProto, ranges: Ranges, layout: str) -> None:
+def test_the_original_network_is_not_modified(exported: onnx.ModelProto, ranges: Ranges, layout: str) -> None:
     before = exported.SerializeToString(deterministic=True)
     quantize(exported, ranges, layout, ())
     assert exported.SerializeToString(deterministic=True) == before
 
 
-def test_tensorrt_reads_the_same_precisions(models: Models) -> None:
-    """Parsed and built by TensorRT-RTX, which takes the types as they stand."""
+def test_tensorrt_rtx_parses_the_same_precisions(models: Models) -> None:
+    """TensorRT-RTX parses and builds a strongly typed network, with the types in the ONNX."""
     trt = tensorrt_rtx
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -269,7 +269,7 @@ def test_tensorrt_reads_the_same_precisions(models: Models) -> None:
     assert builder.build_serialized_network(network, config) is not None
 
 
-def test_a_channel_without_weights_is_no_division_by_zero(exported: onnx.ModelProto, ranges: Ranges) -> None:
+def test_a_channel_of_zero_weights_gives_no_division_by_zero(exported: onnx.ModelProto, ranges: Ranges) -> None:
     model = copy.deepcopy(exported)
     tensor = next(item for item in model.graph.initializer if item.name.endswith("layer1.0.conv1.weight"))
     values = onnx.numpy_helper.to_array(tensor).copy()
@@ -282,8 +282,8 @@ def test_a_channel_without_weights_is_no_division_by_zero(exported: onnx.ModelPr
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_put_back_reads_floats(exported: onnx.ModelProto, ranges: Ranges, layout: str) -> None:
-    """All of them put back, nothing is quantized at all; some, only what the others read."""
+def test_convolutions_that_fall_back_read_floats(exported: onnx.ModelProto, ranges: Ranges, layout: str) -> None:
+    """If all convolutions fall back, nothing is quantized; if one does, only the inputs of the others are quantized."""
     always = sensitive_convolutions(exported, layout)
     others = tuple(node.name for node in exported.graph.node if node.op_type == "Conv" and node.name not in always)
     nothing = quantize(exported, ranges, layout, (), (*always, *others))
@@ -300,10 +300,11 @@ def test_what_is_put_back_reads_floats(exported: onnx.ModelProto, ranges: Ranges
     }
 
 
-def test_what_is_put_back_keeps_its_relu(exported: onnx.ModelProto, ranges: Ranges, frames: Frames) -> None:
-    """The quantizer takes a Relu out where quantizing clips anyway; who reads in floats still needs it."""
-    contract_size = tuple(dim.dim_value for dim in exported.graph.input[0].type.tensor_type.shape.dim[1:3])
-    batches = [letterbox_batch(frames[:1], (contract_size[0], contract_size[1]))[0]]
+def test_convolutions_that_fall_back_keep_their_relu(
+    exported: onnx.ModelProto, ranges: Ranges, contract: DetectorContract, frames: Frames
+) -> None:
+    """The quantizer removes a Relu if quantization clips to zero anyway. A convolution that reads floats needs it."""
+    batches = [letterbox_batch(frames[:1], contract.input_size)[0]]
     expected = onnx_heads(exported, batches)[0]
     always = sensitive_convolutions(exported, "cpu")
     read: dict[str, list[str]] = {}
@@ -314,7 +315,7 @@ def test_what_is_put_back_keeps_its_relu(exported: onnx.ModelProto, ranges: Rang
     shared = [names for tensor, names in read.items() if tensor in relus and len(names) > 1]
     assert shared
     errors = []
-    for put_back in ((), *((names[0],) for names in shared)):
-        found = onnx_heads(quantize(exported, ranges, "cpu", always, put_back), batches)[0]
-        errors.append(sum(float(((a - b) ** 2).mean() / a.var()) for a, b in zip(expected, found, strict=True)))
+    for fallback in ((), *((names[0],) for names in shared)):
+        actual = onnx_heads(quantize(exported, ranges, "cpu", always, fallback), batches)[0]
+        errors.append(sum(float(((a - b) ** 2).mean() / a.var()) for a, b in zip(expected, actual, strict=True)))
     assert max(errors[1:]) < 1.2 * errors[0]

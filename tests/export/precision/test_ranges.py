@@ -1,4 +1,4 @@
-"""Ranges of activations: those that occur, each calibrator's, and never those of something else."""
+"""Tests of the ranges of activations: the four calibrators, and a cache that never returns ranges of another model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def images(treecrowns: Path) -> CalibrationSet:
 
 
 def every_activation(model: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-    """What a network computes on the way, by name."""
+    """Return the outputs of all Conv, Relu and Add nodes of a network, by name."""
     model = copy.deepcopy(model)
     names = [name for node in model.graph.node if node.op_type in ("Conv", "Relu", "Add") for name in node.output]
     outputs = {output.name for output in model.graph.output}
@@ -49,7 +49,7 @@ def activations(
     return [every_activation(exported, batch) for batch in images.batches(contract, 1)]
 
 
-def test_minmax_is_what_occurs(
+def test_minmax_ranges_are_the_extreme_values(
     exported: onnx.ModelProto,
     contract: DetectorContract,
     images: CalibrationSet,
@@ -64,12 +64,12 @@ def test_minmax_is_what_occurs(
         values = [image[name] for image in activations]
         low, high = ranges[name]
         assert high == pytest.approx(max(float(value.max()) for value in values), rel=1e-5), name
-        # ONNX Runtime's calibrator takes 0 into every range, as quantization does.
+        # ONNX Runtime's calibrator includes 0 in every range, because quantization must represent 0.
         assert low == pytest.approx(min(0.0, *(float(value.min()) for value in values)), rel=1e-5, abs=1e-6), name
 
 
 @pytest.mark.parametrize("calibrator", ["entropy", "percentile", "mse"])
-def test_the_others_lie_within(
+def test_ranges_of_the_other_calibrators_are_narrower(
     exported: onnx.ModelProto,
     contract: DetectorContract,
     images: CalibrationSet,
@@ -80,25 +80,25 @@ def test_the_others_lie_within(
     narrower = 0
     for name in activations[0]:
         values = np.abs(np.concatenate([image[name].reshape(-1) for image in activations]))
-        reach, greatest = max(map(abs, ranges[name])), float(values.max())
-        assert 0 < reach <= greatest * 1.02, name
+        reach, largest = max(map(abs, ranges[name])), float(values.max())
+        assert 0 < reach <= largest * 1.02, name
         if calibrator == "percentile":
             beyond = float(np.mean(values > reach * 1.001))
             assert beyond <= 2e-4, name
-        narrower += reach < 0.98 * greatest
+        narrower += reach < 0.98 * largest
     assert narrower > 3
 
 
-# Where 8 bits clip best: Banner et al., "Post training 4-bit quantization", arXiv 1810.05723, and its code: 3.92
-# standard deviations of a normal distribution, 9.89 diversities of a Laplace distribution.
+# Optimal clipping with 8 bits: 3.92 standard deviations of a normal distribution, 9.89 diversities of a Laplace
+# distribution (Banner et al., "Post training 4-bit quantization", arXiv 1810.05723, and its code).
 @pytest.mark.parametrize(("distribution", "best"), [("normal", 3.92), ("laplace", 9.89)])
-def test_least_squares_is_where_theory_has_it(distribution: str, best: float) -> None:
+def test_least_squares_clips_at_the_theoretical_optimum(distribution: str, best: float) -> None:
     values = getattr(np.random.default_rng(0), distribution)(size=2_000_000).astype(np.float32)
     counts, edges = np.histogram(values, bins=4096, range=(-16, 16))
     low, high = least_squares(counts, edges, float(values.min()), float(values.max()))
     assert low == pytest.approx(-best, rel=0.06)
     assert high == pytest.approx(best, rel=0.06)
-    # As they come from a Relu, in bins of absolute values: half of them are 0.
+    # Outputs of a Relu, half of which are 0.
     rectified = np.maximum(values, 0)
     counts, edges = np.histogram(rectified, bins=2048)
     low, high = least_squares(counts, edges, 0.0, float(rectified.max()))
@@ -109,7 +109,7 @@ def test_least_squares_is_where_theory_has_it(distribution: str, best: float) ->
     assert least_squares(*coarse, float(values.min()), float(values.max())) == (values.min(), values.max())
 
 
-def test_a_calibrator_that_is_none(
+def test_an_unknown_calibrator_is_refused(
     exported: onnx.ModelProto, contract: DetectorContract, images: CalibrationSet
 ) -> None:
     with pytest.raises(ValueError, match="calibrator: expected one of percentile, minmax, entropy, mse, got 'max'"):
@@ -117,7 +117,7 @@ def test_a_calibrator_that_is_none(
 
 
 @pytest.mark.parametrize("calibrator", CALIBRATORS)
-def test_an_activation_that_is_not_finite(
+def test_an_activation_that_is_not_finite_is_refused(
     calibrator: str, exported: onnx.ModelProto, contract: DetectorContract, images: CalibrationSet
 ) -> None:
     model = copy.deepcopy(exported)
@@ -125,12 +125,12 @@ def test_an_activation_that_is_not_finite(
     values = onnx.numpy_helper.to_array(tensor).copy()
     values[:] = np.inf
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    with pytest.raises(ExportError, match="expected finite values, found"):
+    with pytest.raises(ExportError, match="expected finite values, got"):
         collect_ranges(model, contract, images, calibrator=calibrator)
 
 
 class Counter:
-    """Counts the collections that really happen, and gives each other ranges."""
+    """A stand-in for ``_collect`` that counts its calls and returns different ranges each time."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -147,7 +147,7 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     return stand_in
 
 
-def test_kept_ranges_are_used_again(
+def test_cached_ranges_are_used_again(
     exported: onnx.ModelProto, contract: DetectorContract, images: CalibrationSet, counter: Counter, tmp_path: Path
 ) -> None:
     first = collect_ranges(exported, contract, images, calibrator="minmax", cache=tmp_path)
@@ -158,6 +158,7 @@ def test_kept_ranges_are_used_again(
 
 
 def other_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which one weight is changed by one bit."""
     model = copy.deepcopy(model)
     tensor = next(item for item in model.graph.initializer if item.name.endswith("conv1.weight"))
     values = onnx.numpy_helper.to_array(tensor).copy()
@@ -174,9 +175,9 @@ def other_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         lambda case: {**case, "calibration": dataclasses.replace(case["calibration"], digest="0" * 64)},
         lambda case: {**case, "calibrator": "entropy"},
     ],
-    ids=["a weight by one bit", "images", "calibrator"],
+    ids=["one bit of a weight", "images", "calibrator"],
 )
-def test_ranges_of_anything_else_are_not_found(
+def test_ranges_of_other_inputs_are_not_used(
     exported: onnx.ModelProto,
     contract: DetectorContract,
     images: CalibrationSet,
@@ -194,7 +195,7 @@ def test_ranges_of_anything_else_are_not_found(
     assert collect_ranges(**change(case)) == {"tensor": (-1.0, 2.0)}
 
 
-def test_ranges_of_another_onnx_runtime_are_not_found(
+def test_ranges_of_another_onnx_runtime_are_not_used(
     exported: onnx.ModelProto,
     contract: DetectorContract,
     images: CalibrationSet,
@@ -209,7 +210,7 @@ def test_ranges_of_another_onnx_runtime_are_not_found(
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"tensor": 1}', '{"tensor": ["a", 2]}'])
-def test_a_damaged_cache_is_collected_again(
+def test_ranges_of_a_damaged_cache_file_are_collected_again(
     exported: onnx.ModelProto,
     contract: DetectorContract,
     images: CalibrationSet,

@@ -1,4 +1,4 @@
-"""The order in which layers are put back: what is damaged comes first."""
+"""Tests of the order in which layers fall back: a damaged layer comes first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_layer_whose_range_is_cut_comes_first(
     always = sensitive_convolutions(exported, layout)
     groups = weight_groups(exported, always)
     read = [name for node in exported.graph.node for name in node.input]
-    # Of what is read by this convolution alone: nothing else is damaged with it.
+    # The input of a convolution that no other operator reads, so that nothing else is damaged.
     damaged, tensor = next(
         (node.name, node.input[0])
         for node in exported.graph.node
@@ -43,26 +43,26 @@ def test_the_layer_whose_range_is_cut_comes_first(
     told: list[str] = []
 
     def with_ranges(chosen: Ranges) -> Callable[[tuple[str, ...]], onnx.ModelProto]:
-        return lambda put_back: quantize(exported, chosen, layout, always, put_back)
+        return lambda fallback: quantize(exported, chosen, layout, always, fallback)
 
-    found = sensitivities(exported, groups, with_ranges(cut), batches, contract, told.append)
+    ranked = sensitivities(exported, groups, with_ranges(cut), batches, contract, told.append)
     healthy = sensitivities(exported, groups, with_ranges(ranges), batches, contract)
-    assert damaged in found[0].names
+    assert damaged in ranked[0].names
     assert damaged not in healthy[0].names
-    assert found[0].cost > 2 * next(item.cost for item in healthy if damaged in item.names)
-    assert [item.cost for item in found] == sorted((item.cost for item in found), reverse=True)
-    assert sorted(item.names for item in found) == sorted(groups)
+    assert ranked[0].cost > 2 * next(item.cost for item in healthy if damaged in item.names)
+    assert [item.cost for item in ranked] == sorted((item.cost for item in ranked), reverse=True)
+    assert sorted(item.names for item in ranked) == sorted(groups)
     assert told[-1] == f"comparing layers: {len(groups)} of {len(groups)}"
 
 
-def test_groups_share_their_weights_and_leave_out_what_is_kept(exported: onnx.ModelProto) -> None:
+def test_groups_share_their_weights_and_omit_kept_convolutions(exported: onnx.ModelProto) -> None:
     convolutions = [node for node in exported.graph.node if node.op_type == "Conv"]
     groups = weight_groups(exported, (convolutions[0].name,))
     assert sorted(name for group in groups for name in group) == sorted(node.name for node in convolutions[1:])
     weights = {node.name: node.input[1] for node in convolutions}
     assert all(len({weights[name] for name in group}) == 1 for group in groups)
     assert len({weights[group[0]] for group in groups}) == len(groups)
-    assert max(map(len, groups)) == 3  # a head's, on three levels
+    assert max(map(len, groups)) == 3  # a head runs on three levels
 
 
 def test_cost_counts_scores_and_the_boxes_of_objects(
@@ -71,7 +71,7 @@ def test_cost_counts_scores_and_the_boxes_of_objects(
     expected = onnx_heads(exported, [letterbox_batch(frames[:1], contract.input_size)[0]])
     assert cost(expected, expected, contract) == 0
     levels = len(contract.levels)
-    # Logits far below zero are no score, and a box of what is no object is none.
+    # Logits far below zero give no score, and the boxes of positions without an object do not count.
     quiet, other = copy.deepcopy(expected), copy.deepcopy(expected)
     for heads in (quiet, other):
         for level in range(levels):
@@ -82,5 +82,5 @@ def test_cost_counts_scores_and_the_boxes_of_objects(
     assert cost(quiet, other, contract) < 1e-6
     moved = copy.deepcopy(expected)
     for level in range(levels):
-        moved[0][levels + level] *= 1.1  # noise over signal of a hundredth, in every box alike
+        moved[0][levels + level] *= 1.1  # a ratio of noise to signal of a hundredth, the same in every box
     assert cost(expected, moved, contract) == pytest.approx(0.01, rel=1e-4)
