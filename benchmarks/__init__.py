@@ -1,1 +1,1 @@
-"""Measurements; each script writes its figures, with machine and versions, to ``benchmarks/results``."""
+"""Benchmark scripts; each writes its figures, with machine and versions, to ``benchmarks/results``."""

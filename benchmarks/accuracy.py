@@ -1,4 +1,4 @@
-"""COCO metrics of the sample model, checkpoint and ONNX, on the validation strips.
+"""COCO metrics of the sample model, as a checkpoint and as an ONNX, on the validation strips.
 
 python -m benchmarks.accuracy
 """
@@ -21,14 +21,14 @@ DATA = ROOT / "tests" / "data" / "treecrowns"
 
 
 def accuracy_of(model: onnx.ModelProto, dataset: CocoDataset, folder: Path) -> dict[str, float]:
-    """Metrics of a deployable ONNX, which is put into the folder for that."""
+    """Save a deployable ONNX in a folder, measure it there, and return its COCO metrics."""
     path = folder / "model.onnx"
     onnx.save(model, path)
     return metrics_of(path, dataset)
 
 
 def metrics_of(path: Path, dataset: CocoDataset) -> dict[str, float]:
-    """Metrics of a model file, rounded."""
+    """Measure a model file and return its COCO metrics, rounded to 5 digits."""
     with Detector.load(path) as detector:
         metrics = evaluate(detector, dataset).metrics
     return {name: round(value, 5) for name, value in metrics.items()}

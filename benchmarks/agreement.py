@@ -1,4 +1,4 @@
-"""Whether two detectors found the same."""
+"""The share of detections on which two detectors agree."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-# What TF32's 10 bits move: of a box of 16 pixels 0.9 is half a pixel on each side.
+# Tolerances that allow for the 10 bits of TF32. An IoU of 0.9 is half a pixel on each side of a box of 16 pixels.
 IOU, SCORE = 0.9, 0.02
-# Boxes without an area, at the edge of the frame, have no IoU.
+# Corners this close are the same place, too: a box without an area, at the edge of the frame, has no IoU.
 PIXELS = 0.5
 
 
 @dataclass(frozen=True)
-class Found:
-    """Detections in one frame.
+class FrameDetections:
+    """The detections in one frame, as plain arrays.
 
     Attributes:
-        boxes: float32 [N, 4], xyxy, frame pixels.
-        scores: float32 [N].
-        labels: int [N].
+        boxes: boxes, float32 [N, 4], xyxy, frame pixels.
+        scores: scores, float32 [N].
+        labels: indices of the classes, int [N].
     """
 
     boxes: npt.NDArray[np.float32]
@@ -31,23 +31,24 @@ class Found:
         return len(self.scores)
 
 
-def agreement(found: Found, expected: Found) -> float:
-    """Share of detections that both have, each used once: 1 where all do, and where both found nothing.
+def agreement(actual: FrameDetections, expected: FrameDetections) -> float:
+    """Return the share of detections that both sets contain, from 0 to 1; it is 1 if both sets are empty.
 
-    The same is what has the same label, an IoU of at least 0.9, and scores at most 0.02 apart.
+    Two detections are the same if they have the same label, an IoU of at least 0.9, and scores at most 0.02 apart. Each
+    detection is matched once.
     """
-    most = max(len(found), len(expected))
-    if not len(found) or not len(expected):
+    most = max(len(actual), len(expected))
+    if not len(actual) or not len(expected):
         return float(most == 0)
     same = (
-        _same_place(found.boxes, expected.boxes)
-        & (found.labels[:, None] == expected.labels[None])
-        & (np.abs(found.scores[:, None] - expected.scores[None]) <= SCORE)
+        _same_place(actual.boxes, expected.boxes)
+        & (actual.labels[:, None] == expected.labels[None])
+        & (np.abs(actual.scores[:, None] - expected.scores[None]) <= SCORE)
     )
-    # Nearest in score first, so that neighbors of one class do not take each other's partner.
-    distance = np.where(same, np.abs(found.scores[:, None] - expected.scores[None]), np.inf)
+    # Match the nearest scores, so that neighbors of one class do not take each other's partner.
+    distance = np.where(same, np.abs(actual.scores[:, None] - expected.scores[None]), np.inf)
     matched = 0
-    for row in range(len(found)):
+    for row in range(len(actual)):
         column = int(np.argmin(distance[row]))
         if np.isfinite(distance[row, column]):
             matched += 1
@@ -56,13 +57,13 @@ def agreement(found: Found, expected: Found) -> float:
 
 
 def _same_place(boxes: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """bool [N, M] of boxes [N, 4] and [M, 4]."""
-    ours, theirs = boxes[:, None].astype(np.float64), others[None].astype(np.float64)
-    sides = np.minimum(ours[..., 2:], theirs[..., 2:]) - np.maximum(ours[..., :2], theirs[..., :2])
+    """Compare boxes [N, 4] with boxes [M, 4]; return bool [N, M], True for two boxes in the same place."""
+    left, right = boxes[:, None].astype(np.float64), others[None].astype(np.float64)
+    sides = np.minimum(left[..., 2:], right[..., 2:]) - np.maximum(left[..., :2], right[..., :2])
     common = np.prod(np.maximum(sides, 0), axis=-1)
-    area, other_area = (np.prod(np.maximum(box[..., 2:] - box[..., :2], 0), axis=-1) for box in (ours, theirs))
+    area, other_area = (np.prod(np.maximum(box[..., 2:] - box[..., :2], 0), axis=-1) for box in (left, right))
     union = area + other_area - common
     overlap = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
-    near: npt.NDArray[np.bool_] = np.abs(ours - theirs).max(axis=-1) <= PIXELS
+    near: npt.NDArray[np.bool_] = np.abs(left - right).max(axis=-1) <= PIXELS
     result: npt.NDArray[np.bool_] = (overlap >= IOU) | near
     return result

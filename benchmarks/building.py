@@ -1,8 +1,8 @@
-"""Models in other precisions and engines, each beside the ONNX it is made of, and made once.
+"""Converted models and engines, each written once beside the ONNX it is made from.
 
     python -m benchmarks.building r50.onnx fp16
 
-So the steps of ``benchmarks.gpu``, which share a folder, do not repeat each other's work.
+The steps of ``benchmarks.gpu`` share a folder, so they do not repeat each other's work.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ from export.precision.calibration import audit
 from export.precision.conversion import Calibration, convert_file
 from retina_edge.imaging.image_file import read_image
 
-# Enough for the speed, which does not depend on the ranges.
+# A few images are enough: speed does not depend on the ranges.
 CALIBRATION_IMAGES = 16
 
 
 def converted(onnx: Path, precision: str, *, layout: str = TENSORRT) -> Path:
-    """A deployable FP32 ONNX in another precision, for instance ``r50.int8-cpu.onnx``; FP32 is the file itself."""
+    """Convert a deployable FP32 ONNX, unless that was done before, and return the new file.
+
+    The file lies beside the ONNX, for instance ``r50.int8-cpu.onnx``. For FP32 it is the ONNX itself.
+    """
     if precision == "fp32":
         return onnx
     path = onnx.with_suffix(f".{precision}{f'-{layout}' if precision == 'int8' else ''}.onnx")
@@ -47,12 +50,12 @@ def converted(onnx: Path, precision: str, *, layout: str = TENSORRT) -> Path:
 
 
 def built(onnx: Path, precision: str, *, max_batch: int | None = None) -> Path:
-    """An engine of a deployable FP32 ONNX for the GPU of this machine.
+    """Build an engine from a deployable FP32 ONNX for the GPU of this machine, and return its path.
 
-    TensorRT-RTX that knows no engines for this very GPU builds one for all of them.
+    If TensorRT-RTX cannot build for this GPU, a portable engine is built.
 
     Raises:
-        RetinaEdgeError: nothing here can build, or not this.
+        RetinaEdgeError: if no backend is installed, or the backend cannot build this model.
     """
     model = converted(onnx, precision)
     engine = model.with_suffix(".engine")
@@ -67,7 +70,7 @@ def built(onnx: Path, precision: str, *, max_batch: int | None = None) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Builds one engine beside its ONNX."""
+    """Build one engine beside its ONNX."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("onnx", type=Path)
     parser.add_argument("precision", choices=PRECISIONS)

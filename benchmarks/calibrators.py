@@ -1,9 +1,9 @@
-"""How ranges are best chosen for INT8: AP of the sample model by calibrator and layout, against FP32.
+"""AP of the sample model in INT8, by calibrator and layout, against FP32.
 
     python -m benchmarks.calibrators --modelopt ../modelopt/bin/python
 
-Calibrated on windows of the forest that comes along, measured on the validation strips, through ONNX Runtime. NVIDIA's
-ModelOpt is measured beside them on the same network and images, where an environment of its own has it.
+The calibration set is windows of the sample image. AP is measured on the validation strips with ONNX Runtime. With
+``--modelopt``, NVIDIA's ModelOpt quantizes the same network on the same images, in a separate environment.
 """
 
 from __future__ import annotations
@@ -36,14 +36,17 @@ from retina_edge.assets import MODEL
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.imaging.image_file import read_image
 
-# Its two ways of choosing ranges.
+# Calibration methods of ModelOpt.
 MODELOPT = ("max", "entropy")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--modelopt", type=Path, metavar="PYTHON", help="an interpreter with nvidia-modelopt, to compare with"
+        "--modelopt",
+        type=Path,
+        metavar="PYTHON",
+        help="Python interpreter of an environment with nvidia-modelopt, which is then measured, too",
     )
     modelopt = parser.parse_args(argv).modelopt
     console = Console()
@@ -76,27 +79,31 @@ def measure(
     folder: Path,
     fp32: dict[str, float],
 ) -> dict[str, Any]:
-    """One row; ranges are kept in the folder, since both layouts take the same.
+    """Measure one calibrator and layout and return its row.
 
-    Under a budget that everything holds: without one, what is far off by its signal to noise would be refused.
+    The folder caches the ranges, which both layouts share. The accuracy budget is one that every conversion holds:
+    without a budget, a conversion with a low signal-to-noise ratio would be refused.
     """
     calibration = Calibration(images, layout, calibrator, folder / "ranges")
     frames = [read_image(path) for path in images.paths[:4]]
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
 
     def average_precision(candidate: onnx.ModelProto) -> float:
-        found.update(fp32 if candidate is model else _accuracy(candidate, dataset, folder))
-        return found["AP"]
+        metrics.update(fp32 if candidate is model else _accuracy(candidate, dataset, folder))
+        return metrics["AP"]
 
     budget = AccuracyBudget(100.0, average_precision, {}, frames)
     _, drift = convert(model, "int8", images=frames, calibration=calibration, budget=budget)
-    return {"calibrator": calibrator, "layout": layout, **found, "decibels": drift.worst[1]}
+    return {"calibrator": calibrator, "layout": layout, **metrics, "decibels": drift.worst[1]}
 
 
 def peer(
     python: Path, model: onnx.ModelProto, images: CalibrationSet, method: str, dataset: CocoDataset, folder: Path
 ) -> dict[str, Any]:
-    """One row of ModelOpt: its quantization of the same network on the same images, with our Decode and NMS behind."""
+    """Measure ModelOpt's quantization of the same network on the same images, and return its row.
+
+    Decode and NMS are the project's own.
+    """
     contract = contract_of(model)
     network, pixels, output = (folder / name for name in ("heads.onnx", "images.npy", "modelopt.onnx"))
     onnx.save(restore_weights(heads_only(model)), network)
@@ -104,11 +111,11 @@ def peer(
     command = [python, Path(__file__).with_name("modelopt_peer.py"), network, pixels, method, output]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"modelopt: expected it to quantize the network; it says: {done.stderr[-500:]}")
+        raise RuntimeError(f"modelopt: expected a quantized network, got an error: {done.stderr[-500:]}")
     deployable = attach(onnx.load(output), dataclasses.replace(contract, precision="int8"))
-    found = _accuracy(deployable, dataset, folder)
+    metrics = _accuracy(deployable, dataset, folder)
     version = done.stdout.split()[-1]
-    return {"calibrator": f"NVIDIA ModelOpt {version}, {method}", "layout": TENSORRT, **found}
+    return {"calibrator": f"NVIDIA ModelOpt {version}, {method}", "layout": TENSORRT, **metrics}
 
 
 def _accuracy(model: onnx.ModelProto, dataset: CocoDataset, folder: Path) -> dict[str, float]:

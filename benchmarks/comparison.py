@@ -1,4 +1,4 @@
-"""Several ways to do the same, measured against one of them; one that cannot run becomes a row that says why."""
+"""Measurement of several candidates against one of them; a candidate that cannot run gets a row with the reason."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from engines.core.errors import RetinaEdgeError
 
 Row: TypeAlias = dict[str, Any]
 Work: TypeAlias = Callable[[], Any]
-# Is given what closes things afterwards, and gives a function without arguments.
+# A function that prepares a candidate: it takes a stack for the resources to close afterwards, and returns the function
+# to measure.
 Maker: TypeAlias = Callable[[ExitStack], Work]
 FIRST_RUNS = 3
-# Many rounds are for what takes a millisecond or two; of anything slower the median settles sooner.
+# Many rounds are only for candidates of a millisecond or two; the median of slower ones settles sooner.
 SLOW_MS, SLOW_ROUNDS = 5.0, 50
 LONGEST_REASON = 300
-# Seconds, above which somebody who waits is told what for.
+# Seconds of preparation and first runs, above which the user is told which candidate takes so long.
 SLOW_TO_MAKE = 2.0
 
 
@@ -31,17 +32,20 @@ def compare(
     inspect: Callable[[str, Any], Row] | None = None,
     apart: Collection[str] = (),
 ) -> Iterator[list[Row]]:
-    """Measures candidates in turn, and gives rows as soon as there are some.
+    """Measure candidates in turn, and yield their rows as soon as they are measured.
 
-    A row has ``candidate``, and either its times and ``ratio``, times as fast as the base, or ``not_run``, the reason.
+    A row has ``candidate`` and either times with ``ratio`` (how many times as fast as the base the candidate is) or
+    ``not_run``, the reason why it has no times.
 
     Args:
-        makers: by name; what fails in making, in running, or under ``inspect`` has no times.
-        base: the name of the one that the others are set against.
-        rounds: counted runs of each, at most.
-        inspect: is given name and result of each candidate, and gives what goes into its row; raises where the result
-            is wrong, because what is wrong has no speed.
-        apart: those measured after the rest, each alone with the base, so that rows are there before the last is made.
+        makers: functions that prepare the candidates, by name. A candidate that fails while it is prepared, run or
+            inspected has no times.
+        base: name of the candidate that the others are compared with.
+        rounds: largest number of counted runs of each candidate.
+        inspect: function that takes the name and the result of a candidate and returns further entries of its row. It
+            raises if the result is wrong, because the speed of a wrong result means nothing.
+        apart: names of candidates that are measured after the others, each one with the base alone, so that the first
+            rows need not wait until the last candidate is prepared.
     """
     together = [name for name in makers if name not in apart]
     yield _group({name: makers[name] for name in together}, base, rounds, inspect)
@@ -51,12 +55,12 @@ def compare(
 
 
 def not_run(candidate: str, reason: Exception | str) -> Row:
-    """The row of a candidate that could not be measured."""
+    """Return the row of a candidate that could not be measured."""
     return {"candidate": candidate, "not_run": reason if isinstance(reason, str) else reason_of(reason)}
 
 
 def reason_of(error: Exception) -> str:
-    """An error in one line: ours speak for themselves, others by their kind."""
+    """Return an error as one line without folders; an error of another library begins with its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
     text = lines[0] if isinstance(error, RetinaEdgeError) else f"{type(error).__name__}: {lines[0]}"
     return without_folders(text)[:LONGEST_REASON]
@@ -74,19 +78,19 @@ def _group(makers: Mapping[str, Maker], base: str, rounds: int, inspect: Callabl
                 work = make(stack)
                 for _ in range(FIRST_RUNS):
                     begun = perf_counter()
-                    found = work()
+                    result = work()
                     milliseconds = 1000 * (perf_counter() - begun)
-                facts[name] = inspect(name, found) if inspect is not None else {}
-            except Exception as error:  # torch.compile, for one, has many ways to fail
+                facts[name] = inspect(name, result) if inspect is not None else {}
+            except Exception as error:  # torch.compile, for example, fails in many ways
                 failed[name] = error
                 continue
             finally:
                 if (seconds := perf_counter() - start) > SLOW_TO_MAKE:
-                    print(f"{name}: {seconds:.0f} s to make it and for its first runs", file=sys.stderr)
+                    print(f"{name}: preparation and first runs took {seconds:.0f} s", file=sys.stderr)
             ready[name] = work
             counts[name] = min(rounds, SLOW_ROUNDS) if milliseconds > SLOW_MS else rounds
-        times = interleaved(ready, rounds=counts, put_aside=lambda name, error: failed.update({name: error}))
-        ready.clear()  # before the stack closes what they use
+        times = interleaved(ready, rounds=counts, on_failure=lambda name, error: failed.update({name: error}))
+        ready.clear()  # before the stack closes the resources of the candidates
     rows = []
     for name in makers:
         if name in times:

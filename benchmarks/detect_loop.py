@@ -1,9 +1,9 @@
-"""What everything around the network costs: the whole detect loop on a video against the bare session.
+"""Cost of everything around the network: the whole detect loop on a video against the bare session.
 
     python -m benchmarks.detect_loop
 
-The loop decodes a video file, detects, draws, encodes an annotated video and writes JSON lines. The bare session
-is ONNX Runtime on one letterboxed frame, again and again, with nothing around it. Both run in turn.
+The loop decodes a video file, detects, draws, encodes an annotated video and writes JSON lines. The bare session is
+ONNX Runtime that runs the same letterboxed frame again and again. The two are measured in turn.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SCORE = 0.4
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="runs of the loop and of the session (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of the loop and of the bare session (default: 5)")
     rounds = parser.parse_args(argv).rounds
     before = begin()
     with tempfile.TemporaryDirectory() as name:
@@ -77,8 +77,8 @@ def _measure(model: Path, video: Path, folder: Path, rounds: int) -> dict[str, A
     for _ in range(rounds):
         bare.append(_bare(session, images, FRAMES))
         loop.append(_loop(model, video, folder))
-    # Round by round, because the machine's speed drifts between them.
-    shares = [ours / theirs for ours, theirs in zip(loop, bare, strict=True)]
+    # Divide round by round, because the speed of the machine drifts.
+    shares = [loop_fps / bare_fps for loop_fps, bare_fps in zip(loop, bare, strict=True)]
     return {
         "bare_fps": round(statistics.median(bare), 2),
         "loop_fps": round(statistics.median(loop), 2),
@@ -91,7 +91,7 @@ def _measure(model: Path, video: Path, folder: Path, rounds: int) -> dict[str, A
 
 
 def _bare(session: onnxruntime.InferenceSession, images: np.ndarray[Any, Any], runs: int) -> float:
-    """Frames a second of the session alone."""
+    """Run the bare session and return its frames per second."""
     start = perf_counter()
     for _ in range(runs):
         session.run(None, {"images": images})
@@ -99,8 +99,10 @@ def _bare(session: onnxruntime.InferenceSession, images: np.ndarray[Any, Any], r
 
 
 def _loop(model: Path, video: Path, folder: Path) -> float:
-    """Frames a second of the whole loop, from opening the video to closing the files; loading the model is not
-    in it, as it is not in the session's figure."""
+    """Run the whole loop and return its frames per second, from opening the video to closing the files.
+
+    Loading the model is not timed, neither here nor for the bare session.
+    """
     with Detector.load(model) as detector:
         start = perf_counter()
         with open_outputs(

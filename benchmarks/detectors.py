@@ -1,12 +1,13 @@
-"""RetinaNet here against other detectors: parameters, arithmetic, latency, and the AP that their makers published.
+"""This project's RetinaNet against other detectors: parameters, arithmetic, latency, and published AP.
 
     python -m benchmarks.detectors
 
-Each is complete, from the same frame of 720p in memory to detections in memory, with random weights: the time of a
-convolution does not depend on them. That of post-processing does, so every threshold is where nothing passes, which is
-checked: each looks through its scores and finds nothing. Torchvision's detectors whose AP was published for a shorter
-side of 800 pixels get the frame as it is, and resize it by that rule; RetinaNets stand beside them at 800×800, which is
-another input and has no published AP. YOLOX-S is measured where the package libreyolo (MIT) is installed.
+Each detector is complete: it starts from the same 720p frame in memory and ends with detections in memory. The weights
+are random, because the time of a convolution does not depend on them. The time of post-processing depends on the
+scores, so every threshold is so high that no score passes: each detector scans its scores and finds nothing, which is
+checked. Torchvision's detectors with an AP that was published for a shorter side of 800 pixels get the whole frame and
+resize it by that rule. RetinaNets at 800×800 are measured, too; they have another input, for which no AP was published.
+YOLOX-S is measured if the package libreyolo (MIT) is installed.
 """
 
 from __future__ import annotations
@@ -36,33 +37,34 @@ from retina_edge import Detector
 from retina_edge.model.config import ModelConfig
 
 CLASSES, SIDE = 91, 800
-# Torchvision's rule, on which its AP was measured: the shorter side 800 pixels, unless the longer got more than 1333.
-RULE = {"min_size": 800, "max_size": 1333}
-# Of 720p by that rule, and the multiples of 32 around it, to which torchvision pads it and in which ours is exported.
-RULED, AROUND = (750, 1333), (768, 1344)
-# No score is more than certain. The threshold of ours, which has to be less, is one that no score reaches either.
-NOTHING = 1.0
+# The resize with which torchvision's AP was measured: the shorter side is 800 pixels, unless the longer exceeds 1333.
+RESIZE_RULE = {"min_size": 800, "max_size": 1333}
+# A 720p frame resized by that rule, and padded to multiples of 32. Torchvision pads the frame to that size, and this
+# project's RetinaNet is exported for it.
+RESIZED, PADDED = (750, 1333), (768, 1344)
+# A threshold that no score exceeds. This project's contract requires less than 1; its threshold is set in networks.py.
+UNREACHABLE_SCORE = 1.0
 BACKBONES = {"RetinaNet R18": "resnet18", "RetinaNet R50": "resnet50", "RetinaNet R101": "resnet101"}
 RETINANET = detection.RetinaNet_ResNet50_FPN_Weights.COCO_V1
 EAGER = "torch eager"
-BASE = f"RetinaNet R50, {RULED[0]}×{RULED[1]}, {EAGER}"
+BASE = f"RetinaNet R50, {RESIZED[0]}×{RESIZED[1]}, {EAGER}"
 ROUNDS = {CPU: 5, CUDA: 200}
 YOLOX, YOLOX_SIDE = "YOLOX-S", 640
-# On COCO val2017 at 640×640, of the table in the repository of the paper's authors.
+# AP on COCO val2017 at 640×640, from the table in the repository of the paper's authors.
 YOLOX_AP, YOLOX_SOURCE = 40.5, "Ge et al., YOLOX, arXiv 2107.08430"
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A detector run by torch.
+    """A detector that torch runs.
 
     Attributes:
-        name: its name.
-        make: the model, in evaluation mode.
-        input: (height, width) of what its network sees of the frame, pixels.
-        prepare: the frame as it is given to the model: float32 [3, h, w] in 0 to 1.
-        run: model and image to what it finds.
-        weights: torchvision's, whose AP holds for this input; None where there is none.
+        name: name of the detector.
+        make: function that makes the model, in evaluation mode.
+        input: (height, width) of the network's input without padding, pixels.
+        prepare: function that turns a frame into the model's image, float32 [3, h, w], 0 to 1.
+        run: function that runs the model on an image and returns its detections.
+        weights: torchvision's weights with an AP that was published for this input; None if there are none.
     """
 
     name: str
@@ -74,11 +76,12 @@ class Peer:
 
     @property
     def title(self) -> str:
+        """The detector with its input size and what runs it, for instance ``FCOS R50 FPN, 750×1333, torch eager``."""
         return f"{self.name}, {self.input[0]}×{self.input[1]}, {EAGER}"
 
     @property
     def published(self) -> Row:
-        """AP on COCO val2017, points, and who says so."""
+        """The published AP on COCO val2017, in points, and its source."""
         if self.name == YOLOX:
             return {"published_ap": YOLOX_AP, "published_by": YOLOX_SOURCE}
         return published_with(self.weights)
@@ -91,14 +94,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(
     others: Sequence[Peer], device: str, rounds: int, work: Path, deployed: Sequence[tuple[str, tuple[int, int]]] = ()
 ) -> Iterator[list[Row]]:
-    """Rows of one device, as they come: torch's first, then those of this project.
+    """Measure one device and yield rows as they are measured: torch's detectors first, then this project's.
 
     Args:
-        others: run by torch; the base is one of them.
+        others: detectors that torch runs; the base is one of them.
         device: ``cpu`` or ``cuda``.
-        rounds: counted runs of each.
+        rounds: counted runs of each detector.
         work: folder for models.
-        deployed: backbone and (height, width) of ours.
+        deployed: names and (height, width) of this project's detectors; by default all of ``DEPLOYED``.
     """
     frame = forest_frame()
     facts: dict[str, Row] = {}
@@ -110,15 +113,15 @@ def measure(
     by = "ONNX Runtime" if device == CPU else "engine, FP16"
     for name, size in ours:
         title = f"{name}, {size[0]}×{size[1]}, {by}"
-        # The same network on the same pixels but for a hundredth: torchvision's AP stands for ours there.
-        weights = RETINANET if (name, size) == ("RetinaNet R50", AROUND) else None
+        # The same network as torchvision's, on the same pixels to within a hundredth, so torchvision's AP holds, too.
+        weights = RETINANET if (name, size) == ("RetinaNet R50", PADDED) else None
         facts[title] = {"detector": name, "input": list(size), **published_with(weights), "run_by": by}
         makers[title] = partial(_deployed, name, size, device, work, frame, facts[title])
     apart = [title for title in makers if title not in {peer.title for peer in others}] if device == CUDA else []
 
-    def inspect(_: str, found: Any) -> Row:
-        if count := _count(found):
-            raise ValueError(f"expected thresholds under which nothing is found, got {count} detections")
+    def inspect(_: str, detections: Any) -> Row:
+        if count := _count(detections):
+            raise ValueError(f"expected no detections above the threshold, got {count}")
         return {}
 
     for rows in compare(makers, BASE, rounds=rounds, inspect=inspect, apart=apart):
@@ -132,7 +135,7 @@ def measure(
 
 
 def published_with(weights: Any) -> Row:
-    """As torchvision states it with its weights."""
+    """Return the AP on COCO val2017 that torchvision states for its weights, and the source; None if not published."""
     if weights is None:
         return {"published_ap": None, "published_by": None}
     points = weights.meta["_metrics"]["COCO-val2017"]["box_map"]
@@ -147,10 +150,10 @@ def _eager(peer: Peer, frame: Frame, device: str, facts: Row, _: ExitStack) -> W
 
     def detect() -> object:
         with torch.inference_mode():
-            found = peer.run(model, peer.prepare(frame).to(device))
+            detections = peer.run(model, peer.prepare(frame).to(device))
         if device == CUDA:
             torch.cuda.synchronize()
-        return found
+        return detections
 
     return detect
 
@@ -166,7 +169,7 @@ def _deployed(
 
 
 def _arithmetic(model: nn.Module, run: Callable[[], object]) -> Row:
-    """Parameters, and GFLOP of one image as torch counts them, two for each multiply-add."""
+    """Count the parameters, and the GFLOP of one image as torch counts them, two for each multiply-add."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         run()
     return {
@@ -177,15 +180,15 @@ def _arithmetic(model: nn.Module, run: Callable[[], object]) -> Row:
 
 DEPLOYED = (
     ("RetinaNet R50", (SIDE, SIDE)),
-    ("RetinaNet R50", AROUND),
+    ("RetinaNet R50", PADDED),
     ("RetinaNet R18", (SIDE, SIDE)),
     ("RetinaNet R101", (SIDE, SIDE)),
 )
 
 
 def peers() -> list[Peer]:
-    """All that torch can run here."""
-    score, box_score = {"score_thresh": NOTHING}, {"box_score_thresh": NOTHING}
+    """Return all detectors that torch can run on this machine."""
+    score, box_score = {"score_thresh": UNREACHABLE_SCORE}, {"box_score_thresh": UNREACHABLE_SCORE}
     small = (
         ("SSD300 VGG16", detection.ssd300_vgg16, detection.SSD300_VGG16_Weights.COCO_V1, 300),
         (
@@ -208,11 +211,13 @@ def peers() -> list[Peer]:
             detection.FCOS_ResNet50_FPN_Weights.COCO_V1,
         ),
         *(
-            Peer(name, partial(_made, retinanet_of, backbone), (SIDE, SIDE), _squared(SIDE), _detector)
+            Peer(name, partial(_build, retinanet_of, backbone), (SIDE, SIDE), _letterboxed(SIDE), _detect)
             for name, backbone in BACKBONES.items()
         ),
         *(
-            Peer(name, partial(_random, partial(make, **score)), (side, side), _squared(side), _detector, weights)
+            Peer(
+                name, partial(_build_random, partial(make, **score)), (side, side), _letterboxed(side), _detect, weights
+            )
             for name, make, weights, side in small
         ),
         *_yolox(),
@@ -220,11 +225,11 @@ def peers() -> list[Peer]:
 
 
 def _by_rule(name: str, make: Callable[..., nn.Module], weights: Any) -> Peer:
-    return Peer(name, partial(_random, partial(make, **RULE)), RULED, _as_it_is, _detector, weights)
+    return Peer(name, partial(_build_random, partial(make, **RESIZE_RULE)), RESIZED, _whole_frame, _detect, weights)
 
 
 def retinanet_of(backbone: str) -> nn.Module:
-    """Torchvision's RetinaNet at 800×800 on any of its ResNets, put together as its own builder does that of R50."""
+    """Build torchvision's RetinaNet at 800×800 on any ResNet, as torchvision's own function builds it on R50."""
     body = resnet_fpn_backbone(
         backbone_name=backbone,
         weights=None,
@@ -233,15 +238,15 @@ def retinanet_of(backbone: str) -> nn.Module:
         returned_layers=[2, 3, 4],
         extra_blocks=LastLevelP6P7(256, 256),
     )
-    model: nn.Module = detection.RetinaNet(body, CLASSES, score_thresh=NOTHING, min_size=SIDE, max_size=SIDE)
+    model: nn.Module = detection.RetinaNet(body, CLASSES, score_thresh=UNREACHABLE_SCORE, min_size=SIDE, max_size=SIDE)
     return model
 
 
-def _random(make: Callable[..., nn.Module]) -> nn.Module:
-    return _made(partial(make, weights=None, weights_backbone=None))
+def _build_random(make: Callable[..., nn.Module]) -> nn.Module:
+    return _build(partial(make, weights=None, weights_backbone=None))
 
 
-def _made(make: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
+def _build(make: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
     torch.manual_seed(0)
     return make(*arguments).eval()
 
@@ -254,34 +259,34 @@ def _yolox() -> list[Peer]:
         return []
 
     def run(model: nn.Module, image: torch.Tensor) -> object:
-        # Trained on values to 255.
-        return postprocess(model(image[None] * 255), NOTHING, 0.45, YOLOX_SIDE)
+        # YOLOX takes values from 0 to 255.
+        return postprocess(model(image[None] * 255), UNREACHABLE_SCORE, 0.45, YOLOX_SIDE)
 
-    make = partial(_made, LibreYOLOXModel, "s", 80)
-    return [Peer(YOLOX, make, (YOLOX_SIDE, YOLOX_SIDE), _squared(YOLOX_SIDE), run)]
+    make = partial(_build, LibreYOLOXModel, "s", 80)
+    return [Peer(YOLOX, make, (YOLOX_SIDE, YOLOX_SIDE), _letterboxed(YOLOX_SIDE), run)]
 
 
-def _detector(model: nn.Module, image: torch.Tensor) -> object:
+def _detect(model: nn.Module, image: torch.Tensor) -> object:
     return model([image])
 
 
-def _as_it_is(frame: Frame) -> torch.Tensor:
+def _whole_frame(frame: Frame) -> torch.Tensor:
     return torch.from_numpy(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)).permute(2, 0, 1).float() / 255
 
 
-def _squared(side: int) -> Callable[[Frame], torch.Tensor]:
+def _letterboxed(side: int) -> Callable[[Frame], torch.Tensor]:
     return lambda frame: as_torch(frame, (side, side))
 
 
-def _count(found: Any) -> int:
-    """Of torchvision's lists of dicts, libreyolo's dicts, and our detections."""
-    if isinstance(found, list):
-        (found,) = found
-    return len(found["scores"]) if isinstance(found, dict) else len(found)
+def _count(detections: Any) -> int:
+    """Count detections: torchvision's list of one dict, libreyolo's dict, or this project's Detections."""
+    if isinstance(detections, list):
+        (detections,) = detections
+    return len(detections["scores"]) if isinstance(detections, dict) else len(detections)
 
 
 def _table(figures: Sequence[Row]) -> Table:
-    table = Table("", "input", "run by", "parameters, M", "GFLOP", "AP published", "ms", "times as fast")
+    table = Table("detector", "input", "run by", "M parameters", "GFLOP", "published AP", "ms", "times as fast")
     for row in figures:
         shape = "×".join(map(str, row.get("input", ())))
         named = (row["detector"], shape, row["run_by"])

@@ -1,12 +1,12 @@
-"""Frame to detections: this project against what a user would otherwise run, same weights, frame and thresholds.
+"""Frame to detections: this project against the alternatives, with the same weights and thresholds.
 
     python -m benchmarks.end_to_end
 
-Torchvision's RetinaNet-R50 has random weights, scaled so that boxes come out. All start from a BGR frame of 720p in
-memory, which is letterboxed into the same square for all, and end with detections in memory. On a CPU they run in turn,
-on every core; on a GPU each in turn with torchvision's eager model, so that rows are there before the last is compiled.
-What is found is held against torchvision's in full FP32: another FP32 that does not find the same is no candidate, and
-of lower precisions the share that agrees stands beside the times.
+Torchvision's RetinaNet-R50 has random weights, scaled so that it finds boxes. Every candidate starts from the same 720p
+BGR frame in memory, letterboxes it into the same square, and ends with detections in memory. On a CPU the candidates
+run in turn, on every core. On a GPU each candidate runs in turn with torchvision's eager model, so that the first rows
+need not wait for the last compilation. All detections are compared with torchvision's in full FP32: an FP32 candidate
+that does not find the same is rejected, and for a lower precision the agreement is reported beside the times.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from rich.table import Table
 from torchvision.models.detection import RetinaNet
 
-from benchmarks.agreement import Found, agreement
+from benchmarks.agreement import FrameDetections, agreement
 from benchmarks.arguments import CPU, CUDA, run, script_parser
 from benchmarks.building import built, converted
 from benchmarks.comparison import Maker, Row, Work, compare, not_run
@@ -37,7 +37,7 @@ from benchmarks.networks import (
     export_lively_r50,
     lively_r50,
 )
-from benchmarks.peers import onnx_by_hand, torchvisions
+from benchmarks.peers import onnx_by_hand, torchvision_detect
 from engines.core.contract import CPU as FOR_CPU
 from engines.core.letterbox import Letterbox
 from engines.core.processor import cpu_extensions
@@ -51,20 +51,20 @@ ROUNDS = {CPU: 10, CUDA: 200}
 BASE = "torchvision eager, FP32"
 STRICT = "torchvision eager, FP32 without TF32"
 NO_BF16 = "this CPU has no arithmetic for BF16"
-# Scores that differ by rounding change places at the last of 300 detections, and in NMS who suppresses whom.
+# Less than 1, because rounding of scores changes which detection is the last of 300, and which one NMS suppresses.
 LEAST_AGREEMENT = 0.95
 
 
 @dataclass(frozen=True)
 class Case:
-    """What all candidates of one device and size share.
+    """The device, size, frame and models that all candidates share.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        size: of the square input, pixels.
-        frame: BGR uint8 [h, w, 3].
-        model: torchvision's, on the device.
-        onnx: the same weights as a deployable ONNX.
+        size: side of the square input, pixels.
+        frame: frame to detect in, BGR uint8 [h, w, 3].
+        model: torchvision's model, on the device.
+        onnx: path of a deployable ONNX with the same weights.
     """
 
     device: str
@@ -77,7 +77,9 @@ class Case:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = script_parser(__doc__, ROUNDS)
     sizes = " ".join(map(str, SIZES))
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help=f"of the input (default: {sizes})")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=SIZES, help=f"sides of the square input, pixels (default: {sizes})"
+    )
     args = parser.parse_args(argv)
 
     def measure_sizes(device: str, rounds: int, work: Path) -> Iterator[list[Row]]:
@@ -88,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(device: str, size: int, rounds: int, work: Path) -> Iterator[list[Row]]:
-    """Rows of one device and size, as they come."""
+    """Measure one device and input size, and yield rows as they are measured."""
     frame, model = forest_frame(), lively_r50(size)
     with torch.inference_mode():
         logits = [level.numpy() for level in class_logits(model, as_torch(frame, (size, size)))]
@@ -99,7 +101,8 @@ def measure(device: str, size: int, rounds: int, work: Path) -> Iterator[list[Ro
         "candidates": count_candidates(logits),
     }
     case = Case(device, size, frame, model.to(device), export_lively_r50(work / str(size) / "r50.onnx", size, frame))
-    expected = _found(torchvisions(case.model, frame, size, device=device, dtype=torch.float32, tf32=False)(), case)
+    detect = torchvision_detect(case.model, frame, size, device=device, dtype=torch.float32, tf32=False)
+    expected = _in_frame(detect(), case)
     makers = candidates(case)
     apart = [name for name in makers if name != BASE] if device == CUDA else []
     inspect = partial(_inspect, case=case, expected=expected)
@@ -111,16 +114,24 @@ def measure(device: str, size: int, rounds: int, work: Path) -> Iterator[list[Ro
 
 
 def candidates(case: Case) -> dict[str, Maker]:
-    """By name, what is most worth having first."""
+    """Return functions that prepare the candidates, by name, the most important ones first."""
     if case.device == CPU:
         lower = {"BF16": torch.bfloat16} if has_bf16() else {}
         return {**_torchvision(case, lower), **_onnx_by_hand(case), **_on_onnx_runtime(case)}
     lower = {"FP16": torch.float16, "BF16": torch.bfloat16}
-    theirs = _torchvision(case, lower)
-    base = {BASE: theirs.pop(BASE)}
-    eager = {name: maker for name, maker in theirs.items() if "compile" not in name}
+    torch_makers = _torchvision(case, lower)
+    base = {BASE: torch_makers.pop(BASE)}
+    eager = {name: maker for name, maker in torch_makers.items() if "compile" not in name}
     strict: dict[str, Maker] = {STRICT: partial(_torch_work, case, torch.float32, tf32=False)}
-    return {**base, **_engines(case), **_by_torch(case), **strict, **eager, **_onnx_by_hand(case), **theirs}
+    return {
+        **base,
+        **_engines(case),
+        **_runner_on_torch(case),
+        **strict,
+        **eager,
+        **_onnx_by_hand(case),
+        **torch_makers,
+    }
 
 
 def _torchvision(case: Case, lower: dict[str, torch.dtype]) -> dict[str, Maker]:
@@ -133,7 +144,7 @@ def _torchvision(case: Case, lower: dict[str, torch.dtype]) -> dict[str, Maker]:
 
 
 def _torch_work(case: Case, dtype: torch.dtype, _: ExitStack, *, compiled: bool = False, tf32: bool = True) -> Work:
-    return torchvisions(
+    return torchvision_detect(
         case.model, case.frame, case.size, device=case.device, dtype=dtype, compiled=compiled, tf32=tf32
     )
 
@@ -161,8 +172,8 @@ def _engines(case: Case) -> dict[str, Maker]:
     }
 
 
-def _by_torch(case: Case) -> dict[str, Maker]:
-    """The runner with torch in the engine's place, as it is where no engine runs."""
+def _runner_on_torch(case: Case) -> dict[str, Maker]:
+    """Return the runner with torch in place of the engine, for a GPU on which no engine runs."""
 
     def make(stack: ExitStack) -> Work:
         from benchmarks.torch_network import TorchNetwork
@@ -182,31 +193,31 @@ def _detector(path: Callable[[], Path], case: Case) -> Maker:
     return make
 
 
-def _inspect(name: str, found: Any, *, case: Case, expected: Found) -> Row:
-    here = _found(found, case)
-    share = agreement(here, expected)
+def _inspect(name: str, result: Any, *, case: Case, expected: FrameDetections) -> Row:
+    detections = _in_frame(result, case)
+    share = agreement(detections, expected)
     if "FP32" in name and name != BASE and share < LEAST_AGREEMENT:
         raise ValueError(
-            f"detections: expected at least {LEAST_AGREEMENT:.0%} as torchvision finds them in FP32, got {share:.0%}"
+            f"detections: expected at least {LEAST_AGREEMENT:.0%} to agree with torchvision in FP32, got {share:.0%}"
         )
-    row: Row = {"detections": len(here), "agreement": round(share, 3)}
+    row: Row = {"detections": len(detections), "agreement": round(share, 3)}
     if case.device == CUDA and name.startswith("torchvision") and "FP32" in name:
         row["cudnn_allow_tf32"] = torch.backends.cudnn.allow_tf32 and name != STRICT
     return row
 
 
-def _found(found: Any, case: Case) -> Found:
-    """Torchvision's boxes are in pixels of the square, ours of the frame already."""
-    if isinstance(found, Detections):
-        return Found(found.boxes, found.scores, found.labels)
+def _in_frame(result: Any, case: Case) -> FrameDetections:
+    """Return a candidate's detections with boxes in frame pixels; torchvision's boxes are in pixels of the square."""
+    if isinstance(result, Detections):
+        return FrameDetections(result.boxes, result.scores, result.labels)
     letterbox = Letterbox.fit((case.frame.shape[0], case.frame.shape[1]), (case.size, case.size))
-    # Autocast leaves them in lower precision, and NumPy knows no BF16.
-    boxes, scores = (found[name].float().numpy() for name in ("boxes", "scores"))
-    return Found(letterbox.to_frame(boxes), scores, found["labels"].numpy())
+    # Under autocast, boxes and scores have a lower precision, and NumPy has no BF16.
+    boxes, scores = (result[name].float().numpy() for name in ("boxes", "scores"))
+    return FrameDetections(letterbox.to_frame(boxes), scores, result["labels"].numpy())
 
 
 def _table(figures: Sequence[Row]) -> Table:
-    table = Table("", "input", "on", "ms", "times as fast", "detections", "agree", title="R50, 91 classes")
+    table = Table("candidate", "input", "on", "ms", "times as fast", "detections", "agreement", title="R50, 91 classes")
     for row in figures:
         cells = ("", "", row.get("not_run", ""), "")
         if "ms" in row:
@@ -217,7 +228,7 @@ def _table(figures: Sequence[Row]) -> Table:
 
 
 def has_bf16() -> bool:
-    """Without arithmetic of its own for it a CPU takes a hundred times as long."""
+    """True if the CPU has BF16 instructions; without them a network takes a hundred times as long."""
     return any("bf16" in name for name in cpu_extensions())
 
 

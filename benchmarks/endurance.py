@@ -1,11 +1,11 @@
-"""What a box in a field must bear: a detector slower than its camera, and a camera that drops out again and again.
+"""Endurance of the pipeline: a detector slower than its camera, and a camera that fails again and again.
 
     python -m benchmarks.endurance
 
-First a detector of 30 ms at a source of 60 frames a second, for a minute: results must not grow older. Then an RTSP
-server that is killed and started anew fifty times while a stream of another server goes on: the lost one must come
-back, the other never stop, and threads, descriptors and memory stay what they were. Needs GStreamer's RTSP server and
-ffmpeg (tests/rtsp_server.py says of which packages).
+First, a detector that takes 30 ms runs for a minute on a source of 60 frames per second: results must not grow older.
+Then an RTSP server is killed and restarted fifty times while a stream of another server continues: the lost stream must
+come back, the other must never stop, and the numbers of threads and file descriptors and the memory must not grow.
+Requires GStreamer's RTSP server and ffmpeg (tests/rtsp_server.py names the packages).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.free_detector import FreeExecutor
-from benchmarks.load import film
+from benchmarks.load import write_video
 from benchmarks.record import begin, save
 from retina_edge.detector import Detector
 from retina_edge.pipeline.pipeline import Pipeline
@@ -36,15 +36,16 @@ from retina_edge.sources.video_source import VideoSource
 from tests.rtsp_server import RtspServer
 
 PERIOD, RATE = 0.03, 60.0
-# Of the ages, what is compared with one another: at the beginning and at the end.
+# Parts of the measurement; the ages of results in the first part are compared with those in the last.
 PARTS = 3
-# After so many reconnects a process has all that it will ever have.
+# Reconnects after which the process should no longer grow.
 WARM = 10
-AWAY = 0.5
+# Seconds that the server is down.
+DOWN_SECONDS = 0.5
 
 
 class Paced(Source):
-    """A camera of black frames, at a steady rate."""
+    """A camera that delivers black frames at a steady rate."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,8 +62,8 @@ class Paced(Source):
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=60.0, help="of the slow detector (default: 60)")
-    parser.add_argument("--reconnects", type=int, default=50, help="default: 50")
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds to run the slow detector (default: 60)")
+    parser.add_argument("--reconnects", type=int, default=50, help="restarts of the RTSP server (default: 50)")
     args = parser.parse_args(argv)
     before = begin()
     figures: dict[str, Any] = {"slow_detector": slow_detector(args.seconds)}
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def running(
     sources: Mapping[str, Callable[[], Source]], on_result: Callable[[Stream, Result], None], *, period: float
 ) -> Iterator[Pipeline]:
-    """A pipeline in a thread of its own, with a detector that takes ``period`` seconds for a batch."""
+    """Run a pipeline in another thread, with a detector that takes ``period`` seconds for a batch."""
     failures: list[BaseException] = []
     with Detector(FreeExecutor(seconds=period)) as detector:
         pipeline = Pipeline(detector, sources, on_result=on_result)
@@ -100,7 +101,7 @@ def running(
 
 
 def slow_detector(seconds: float) -> dict[str, Any]:
-    """Ages in milliseconds, from capture to result, and what became of every frame."""
+    """Run a slow detector; return the ages of results, in milliseconds since capture, and the counts of frames."""
     ages: list[float] = []
     with running(
         {"camera": Paced}, lambda _, result: ages.append(1000 * (result.age_at_output or 0)), period=PERIOD
@@ -117,7 +118,7 @@ def slow_detector(seconds: float) -> dict[str, Any]:
         "captured": status.captured,
         "detected": status.detected,
         "dropped": status.dropped,
-        # One may have waited when it ended.
+        # A frame may still wait in the mailbox at the end.
         "unaccounted": status.captured - status.detected - status.dropped - status.expired - status.failed,
     }
 
@@ -128,43 +129,47 @@ def _ages(part: np.ndarray[Any, Any]) -> dict[str, float]:
 
 
 def reconnects(count: int) -> dict[str, Any]:
-    """Seconds until a stream is back, longest pause of the other one, and what the process holds."""
-    moments: list[float] = []
+    """Restart one of two cameras again and again.
+
+    Returns:
+        The seconds until its stream is back, the longest pause of the other stream, and the resources of the process.
+    """
+    result_times: list[float] = []
 
     def on_result(stream: Stream, _result: Result) -> None:
         if stream.name == "steady":
-            moments.append(time.monotonic())
+            result_times.append(time.monotonic())
 
-    back, held = [], []
+    back, resources = [], []
     with tempfile.TemporaryDirectory() as name:
-        video = film(Path(name, "video.mp4"), 50)
+        video = write_video(Path(name, "video.mp4"), 50)
         with RtspServer({"/a": video}) as shaky, RtspServer({"/b": video}) as steady:
             urls = {"shaky": shaky.url("/a"), "steady": steady.url("/b")}
             sources = {name: lambda url=url: VideoSource(url) for name, url in urls.items()}
             with running(sources, on_result, period=0.0) as pipeline:
                 stream = pipeline.streams[0]
                 _wait(lambda: all(stream.detected > 10 for stream in pipeline.streams))
-                began = len(moments)
+                began = len(result_times)
                 for number in range(count):
                     shaky.kill()
                     _wait(lambda: stream.status().state == "offline")
-                    time.sleep(AWAY)
+                    time.sleep(DOWN_SECONDS)
                     shaky.start()
                     start = time.monotonic()
                     _wait(partial(_has_more, stream, stream.detected))
                     back.append(time.monotonic() - start)
-                    held.append(_held())
+                    resources.append(_resources())
                     if (number + 1) % 10 == 0:
-                        Console().print(f"{number + 1}/{count}: back after {back[-1]:.2f} s, holds {held[-1]}")
-                pauses = np.diff(moments[began:])
+                        Console().print(f"{number + 1}/{count}: back after {back[-1]:.2f} s, uses {resources[-1]}")
+                pauses = np.diff(result_times[began:])
     return {
         "reconnects": count,
         "back_p50_s": round(float(np.median(back)), 2),
         "back_max_s": round(max(back), 2),
         "longest_pause_of_the_other_s": round(float(pauses.max()), 2),
         "warm_after": min(WARM, count),
-        "warm": held[min(WARM, count) - 1],
-        "end": held[-1],
+        "warm": resources[min(WARM, count) - 1],
+        "end": resources[-1],
     }
 
 
@@ -172,8 +177,8 @@ def _has_more(stream: Stream, detected: int) -> bool:
     return stream.detected > detected
 
 
-def _held() -> dict[str, int]:
-    """Of this process: threads, file descriptors, MiB of memory."""
+def _resources() -> dict[str, int]:
+    """Count the threads, the file descriptors and the MiB of memory of this process."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     memory = pages * os.sysconf("SC_PAGE_SIZE") // 2**20
     return {
@@ -187,7 +192,7 @@ def _wait(reached: Callable[[], bool], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not reached():
         if time.monotonic() > end:
-            raise TimeoutError("the stream did not change its state in time")
+            raise TimeoutError(f"stream: expected another state within {seconds:g} s")
         time.sleep(0.005)
 
 

@@ -1,4 +1,4 @@
-"""Calibration images from what ships: windows of the forest, as large as the sample model's input."""
+"""Calibration images: windows of the sample image, as large as the sample model's input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS, COLUMNS = 4, 16
 
 
 def write_windows(folder: Path) -> list[Path]:
-    """64 overlapping windows that together show the whole picture, as PNG."""
+    """Write 64 overlapping windows that together cover the whole sample image, and return their PNG files."""
     forest = read_image(FOREST)
     tops = np.linspace(0, forest.shape[0] - WINDOW[0], ROWS).astype(int)
     lefts = np.linspace(0, forest.shape[1] - WINDOW[1], COLUMNS).astype(int)

@@ -1,4 +1,4 @@
-"""A detector that costs nothing, or as long as it is told: what is left is the pipeline around it."""
+"""An executor that takes no time, or a given time, to measure the pipeline around it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CONTRACT = DetectorContract(
 
 
 class FreeExecutor:
-    """An ``Executor`` that finds nothing. As an engine it takes frames as they are: letterboxing is the GPU's.
+    """An ``Executor`` that finds nothing. Like an engine, it does not letterbox frames on the CPU.
 
     Args:
-        seconds: that a batch takes.
-        max_batch: as an executor's.
+        seconds: seconds that a batch takes.
+        max_batch: largest batch, as for every executor; None for no limit.
     """
 
     contract = CONTRACT
@@ -41,7 +41,7 @@ class FreeExecutor:
         return Ticket([Letterbox.fit((frame.shape[0], frame.shape[1]), CONTRACT.input_size) for frame in frames])
 
     def result(self, ticket: Ticket) -> RawDetections:
-        if self.seconds:  # even a sleep of 0 is one
+        if self.seconds:  # because even sleep(0) yields the CPU
             time.sleep(self.seconds)
         count = len(ticket.letterboxes)
         return RawDetections(
@@ -52,10 +52,10 @@ class FreeExecutor:
         )
 
     def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
-        """Nothing is found, whatever they are."""
+        """Do nothing: no threshold changes the result."""
 
     def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
         return {NETWORK: 1000 * self.seconds * bool(frames)}
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Do nothing: there is nothing to release."""

@@ -1,8 +1,8 @@
-"""What was measured on a GPU beside what was aimed at, from the result files.
+"""Goals for a GPU, and how the measurements in the result files compare with them.
 
-The goals are for one H200: R50 at 800×800, FP16, batch 1, a frame of 1080p in host memory to its detections there. The
-floors are what that GPU's arithmetic and memory allow at best: the network's 303 GFLOP, reading frame and input once,
-reading the logits once.
+The goals are for one H200: R50 at 800×800, FP16, batch 1, from a 1080p frame in host memory to its detections in host
+memory. The floors are the shortest times that the GPU's arithmetic and memory allow: for the network's 303 GFLOP, for
+reading the frame and the input once, and for reading the logits once.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 from benchmarks.record import SUFFIXES
 
 SUFFIX = SUFFIXES["cuda"]
-# As the scripts name them, which need torch: this is to run where it does not, and say so. A test holds them together.
+# The names in the other scripts. They are repeated, because those scripts import torch, and this module must run (and
+# report what is missing) without torch. A test keeps both in step.
 PREPROCESS, NETWORK, POSTPROCESS, WHOLE = "preprocess", "engine", "postprocess", "whole frame"
 KERNEL, KERNELS, BASE = "fused kernel, GPU", "kernels", "torchvision eager, FP32"
 OURS = ("retina_edge engine, FP16", "retina_edge on torch, FP16")
-# Figures of a result file, by name of the script; None where there is no such file.
+# Returns the figures of a result file by the name of its script; None if there is no such file.
 Results = Callable[[str], Any]
 
 
@@ -29,11 +30,12 @@ class Goal:
     """One figure and its limit.
 
     Attributes:
-        name: what is measured.
-        unit: of figure and limit.
-        limit: to reach.
-        at_least: the figure is to be at least the limit; otherwise at most.
-        measure: from the results to the figure and the file it comes from; a KeyError where it was not measured.
+        name: name of the figure.
+        unit: unit of the figure and of the limit.
+        limit: the value to reach.
+        at_least: the figure must be at least the limit; if False, at most.
+        measure: function that takes the results and returns the figure and the name of its result file. It raises a
+            KeyError, with the reason, if the figure was not measured.
     """
 
     name: str
@@ -43,23 +45,23 @@ class Goal:
     at_least: bool = False
 
     def row(self, results: Results) -> dict[str, Any]:
-        """As ``gpu.json`` holds it."""
-        asked = {"goal": self.name, "unit": self.unit, "at least" if self.at_least else "at most": self.limit}
+        """Return the goal with its measurement, as ``gpu.json`` holds it."""
+        goal = {"goal": self.name, "unit": self.unit, "at least" if self.at_least else "at most": self.limit}
         try:
             measured, source = self.measure(results)
         except KeyError as error:
-            return {**asked, "measured": None, "met": None, "why": error.args[0]}
+            return {**goal, "measured": None, "met": None, "why": error.args[0]}
         met = measured >= self.limit if self.at_least else measured <= self.limit
-        return {**asked, "measured": round(measured, 5), "met": bool(met), "from": f"{source}{SUFFIX}.json"}
+        return {**goal, "measured": round(measured, 5), "met": bool(met), "from": f"{source}{SUFFIX}.json"}
 
 
 def goals(folder: Path) -> list[dict[str, Any]]:
-    """A row for each goal, from the result files in a folder."""
+    """Return a row for each goal, from the result files in a folder."""
     return [goal.row(lambda name: _figures(folder, name)) for goal in GOALS]
 
 
 def floors(folder: Path) -> list[dict[str, Any]]:
-    """A row for each floor: what it is, what was measured, and how many times the floor that is."""
+    """Return a row for each floor: its name and time, the measured time, and the measured time divided by the floor."""
     rows = []
     for floor in FLOORS:
         row = floor.row(lambda name: _figures(folder, name))
@@ -75,7 +77,7 @@ def _figures(folder: Path, name: str) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))["figures"] if path.is_file() else None
 
 
-def _of_runner(results: Results, name: str) -> float:
+def _runner_figure(results: Results, name: str) -> float:
     figures = results("runner")
     if figures is None or figures.get(name) is None:
         raise KeyError(f"the runner measured no {name}")
@@ -91,28 +93,28 @@ def _stage(results: Results, stage: str) -> float:
 
 
 def _overhead(results: Results) -> tuple[float, str]:
-    return _of_runner(results, "host_overhead"), "runner"
+    return _runner_figure(results, "host_overhead"), "runner"
 
 
 def _jitter(results: Results) -> tuple[float, str]:
-    return _of_runner(results, "jitter"), "runner"
+    return _runner_figure(results, "jitter"), "runner"
 
 
 def _preprocess(results: Results) -> tuple[float, str]:
-    """In the runner, else by itself."""
+    """Return the stage of the runner; if that was not measured, the kernel alone."""
     try:
         return _stage(results, PREPROCESS), "runner"
     except KeyError:
-        return _alone(results)
+        return _preprocess_alone(results)
 
 
-def _alone(results: Results) -> tuple[float, str]:
-    place = {"frame": [1080, 1920], "input": [800, 800], "candidate": KERNEL}
-    return _row(results, "preprocess", place, "ms"), "preprocess"
+def _preprocess_alone(results: Results) -> tuple[float, str]:
+    case = {"frame": [1080, 1920], "input": [800, 800], "candidate": KERNEL}
+    return _row(results, "preprocess", case, "ms"), "preprocess"
 
 
 def _postprocess(results: Results) -> tuple[float, str]:
-    """In the runner, else by itself: an engine with plugins has it inside."""
+    """Return the stage of the runner, else the kernels alone: with plugins, post-processing is part of the engine."""
     try:
         return _stage(results, POSTPROCESS), "runner"
     except KeyError:
@@ -124,7 +126,7 @@ def _filter(results: Results) -> tuple[float, str]:
 
 
 def _engine(results: Results) -> tuple[float, str]:
-    """Only of an engine: torch in its place says nothing about it."""
+    """Return the time of an engine only: if torch ran the network, its time says nothing about an engine."""
     figures = results("runner")
     if figures and figures.get("why"):
         raise KeyError(f"no engine runs on this GPU: {figures['why']}")
@@ -136,7 +138,7 @@ def _network(results: Results) -> tuple[float, str]:
 
 
 def _speedup(results: Results) -> tuple[float, str]:
-    """In one run with torchvision where that is there, else from the runner's whole frame."""
+    """Return the ratio measured in turn with torchvision, else the one computed from the runner's whole frame."""
     for name in OURS:
         try:
             return _row(results, "end_to_end", {"candidate": name}, "ratio"), "end_to_end"
@@ -145,9 +147,9 @@ def _speedup(results: Results) -> tuple[float, str]:
     return _row(results, "end_to_end", {"candidate": BASE}, "ms") / _stage(results, WHOLE), "end_to_end"
 
 
-def _row(results: Results, name: str, place: Mapping[str, Any], figure: str) -> float:
+def _row(results: Results, name: str, case: Mapping[str, Any], figure: str) -> float:
     for row in results(name) or []:
-        if all(row.get(key) == value for key, value in place.items()):
+        if all(row.get(key) == value for key, value in case.items()):
             if row.get(figure) is None:
                 raise KeyError(f"{name}: {row.get('not_run', f'no {figure}')}")
             return float(row[figure])
@@ -156,7 +158,7 @@ def _row(results: Results, name: str, place: Mapping[str, Any], figure: str) -> 
 
 IN_FP16 = {"candidate": KERNELS, "classes": 91, "batch": 1, "type": "float16"}
 GOALS = (
-    Goal("host overhead, of the GPU's time", "share", 0.05, _overhead),
+    Goal("host overhead, relative to the GPU's time", "share", 0.05, _overhead),
     Goal("jitter of the whole frame, p99 / p50", "ratio", 1.10, _jitter),
     Goal("preprocessing", "ms", 0.02, _preprocess),
     Goal("post-processing", "ms", 0.10, _postprocess),
@@ -165,6 +167,6 @@ GOALS = (
 )
 FLOORS = (
     Goal("the network's arithmetic", "ms", 0.38, _network),
-    Goal("preprocessing, frame and input once through memory", "ms", 0.0023, _preprocess),
+    Goal("preprocessing: frame and input pass through memory once", "ms", 0.0023, _preprocess),
     Goal("reading the logits once", "ms", 0.0051, _filter),
 )

@@ -1,10 +1,10 @@
-"""Everything that needs an NVIDIA GPU, inside ten minutes and without a network: benchmarks and tests.
+"""All benchmarks and tests that need an NVIDIA GPU, within ten minutes and without a network.
 
     python -m benchmarks.gpu
 
-What matters most comes first. Each step has a limit, so that one that hangs costs only itself, and keeps what it has
-measured until then. Results lie in ``benchmarks/results/*_gpu.json``; ``gpu.json`` says which steps ran, how they ended
-and with which words, which tests passed, and which goals were met.
+The most important steps run first. Each step has a time limit, so a step that hangs costs only its own time and keeps
+the rows that it has. Results are written to ``benchmarks/results/*_gpu.json``. ``gpu.json`` lists the steps, how they
+ended, the last lines of failed steps, the outcomes of the tests, and the goals.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 LIMIT = 570.0
 SIDE = 800
 TESTS = "tests"
-# By name: what the rest of the suite imports is not all there on a machine with a GPU and no network.
+# Listed one by one, because the other tests import packages that a GPU machine without a network may lack.
 TEST_FILES = (
     "tests/engines/runner/test_gpu.py",
     "tests/engines/plugins/test_kernels.py",
@@ -36,18 +36,20 @@ TEST_FILES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=LIMIT, help=f"for everything (default: {LIMIT:.0f})")
+    parser.add_argument(
+        "--seconds", type=float, default=LIMIT, help=f"seconds for all steps together (default: {LIMIT:.0f})"
+    )
     limit = parser.parse_args(argv).seconds
     before, start = begin(), perf_counter()
     ended: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         planned = steps(work)
-        for step, _, _ in planned:  # what an earlier run has left would pass for this one's
+        for step, _, _ in planned:  # delete results of an earlier run, which would pass for results of this one
             (record.RESULTS / f"{step}{SUFFIXES['cuda']}.json").unlink(missing_ok=True)
-        for step, arguments, share in planned:
-            left = limit - (perf_counter() - start)
-            ended.append(run_step(step, arguments, min(left, share), folder=ROOT))
+        for step, arguments, step_limit in planned:
+            remaining = limit - (perf_counter() - start)
+            ended.append(run_step(step, arguments, min(remaining, step_limit), folder=ROOT))
             print(f"{step}: {ended[-1]['ended']} after {ended[-1]['seconds']} s", flush=True)
             figures = {
                 "steps": ended,
@@ -55,23 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "goals": goals(record.RESULTS),
                 "floors": floors(record.RESULTS),
             }
-            save("gpu", figures, before=before)  # after each: the machine may be gone before the last
+            save("gpu", figures, before=before)  # after every step, because the machine may be lost before the last one
     for goal in figures["goals"]:
-        said = "not measured" if goal["met"] is None else "met" if goal["met"] else "missed"
-        print(f"{goal['goal']}: {goal['measured']} {goal['unit']}, {said}")
+        outcome = "not measured" if goal["met"] is None else "met" if goal["met"] else "missed"
+        print(f"{goal['goal']}: {goal['measured']} {goal['unit']}, {outcome}")
     return 0 if all(step["ended"] == "ok" for step in ended) else 1
 
 
 def steps(work: Path) -> list[tuple[str, list[str], float]]:
-    """Name, arguments of Python, and the most seconds it may take.
+    """Return the steps in order: the name, the arguments of Python, and the largest number of seconds.
 
-    All together they are longer than there is time: none is expected to take all it may.
+    The limits add up to more than the total time, because no step is expected to use all of its own.
     """
-    # Each size of the network has a folder.
+    # The scripts keep each input size in a folder.
     onnx = work / str(SIDE) / "r50.onnx"
     gpu, shared = ["--device", "cuda"], ["--work", str(work)]
     tests = ["-m", "pytest", *TEST_FILES, "-m", "gpu", "--continue-on-collection-errors"]
-    # A warning of a newer torch is no reason to know nothing of the GPU.
+    # Warnings are not errors here, because a warning of a newer torch says nothing about the GPU.
     lenient = ["-W", "default", "-rA", "-q", "--tb=short", "-p", "no:cacheprovider"]
     return [
         ("export", ["-m", "benchmarks.networks", str(onnx), str(SIDE)], 90),
@@ -87,18 +89,18 @@ def steps(work: Path) -> list[tuple[str, list[str], float]]:
 
 
 def report_of(work: Path) -> Path:
-    """Where the tests leave their report."""
+    """Return the path of the report that the tests write."""
     return work / "tests.xml"
 
 
 def outcomes(report: Path) -> list[dict[str, Any]]:
-    """Each test of a JUnit report: name, outcome, seconds, and the first line of what went wrong or why it was skipped.
+    """Return each test of a JUnit report: name, outcome, seconds, and the first line of the failure or skip message.
 
-    Empty where there is no report, because the tests have not run or were stopped.
+    The list is empty if there is no report, because the tests have not run or were stopped.
     """
     if not report.is_file():
         return []
-    found = []
+    tests = []
     for case in ElementTree.parse(report).getroot().iter("testcase"):
         name = f"{case.get('classname')}.{case.get('name')}"
         row: dict[str, Any] = {"test": name, "outcome": "passed", "seconds": round(float(case.get("time", 0)), 2)}
@@ -106,8 +108,8 @@ def outcomes(report: Path) -> list[dict[str, Any]]:
             if child.tag in ("failure", "error", "skipped"):
                 message = (child.get("message") or "").partition("\n")[0]
                 row |= {"outcome": child.tag, "message": without_folders(message)}
-        found.append(row)
-    return found
+        tests.append(row)
+    return tests
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""How long a GPU takes for work that is shorter than launching it from Python.
+"""Timing of GPU work that is shorter than its launch from Python.
 
-On an idle stream the time between two events is the time of the launches. So something longer is put on the stream
-first: zeros into a block of memory larger than the caches, which leaves them cold, too. The GPU is at it while Python
-puts the first event, the work and the second event behind it; whether that went so is checked for every run.
+On an idle stream, the time between two events is the time that the launches take. So a longer piece of work goes first:
+a block of memory larger than the caches is filled with zeros, which also leaves the caches cold. While the GPU fills
+the block, Python enqueues the first event, the work and the second event. A run in which Python was too slow does not
+count.
 """
 
 from __future__ import annotations
@@ -13,23 +14,24 @@ from typing import Any
 
 from benchmarks.record import Times
 
-# Several times the second-level cache of any GPU, and a tenth of a millisecond of the fastest memory.
+# Several times the second-level cache of any GPU; the fastest memory takes a tenth of a millisecond for it.
 FLUSH_BYTES = 256 << 20
-# So many times the block is filled before each run, until that is long enough.
-LONGEST = 64
-WARM_UP, MOST_LATE = 10, 0.1
+# Largest number of fills before a run.
+MAX_FLUSHES = 64
+# Uncounted runs, and the largest share of runs that may be late.
+WARM_UP, MAX_LATE = 10, 0.1
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What is needed of torch's stream, or pycuda's.
+    """The functions of a CUDA stream, torch's or pycuda's, that timing needs.
 
     Attributes:
-        record: puts an event on the stream and gives it.
-        flush: fills ``FLUSH_BYTES`` of memory on the stream.
-        reached: whether the GPU has come to an event.
-        between: milliseconds from event to event.
-        synchronize: waits for everything.
+        record: function that records an event on the stream and returns the event.
+        flush: function that fills ``FLUSH_BYTES`` of memory on the stream.
+        reached: function that returns True if the GPU has reached an event.
+        between: function that returns the milliseconds between two events.
+        synchronize: function that waits for all work on the stream.
     """
 
     record: Callable[[], Any]
@@ -41,46 +43,47 @@ class Stream:
 
 @dataclass(frozen=True)
 class GpuTimes:
-    """What was measured.
+    """The times of GPU work.
 
     Attributes:
-        times: of the GPU, with cold caches.
-        waits: the GPU waited for the host on the way, because the work itself does, or its launches take too long.
+        times: times on the GPU, with cold caches.
+        waits: True if the times include waiting for the host, because the work itself waits for the GPU, or because its
+            launches take too long.
     """
 
     times: Times
     waits: bool
 
     def row(self) -> dict[str, Any]:
-        """As result files hold it."""
+        """Return the times as a row of a result file."""
         return {**self.times.row(), "caches": "cold", "waits_for_host": self.waits}
 
 
 def gpu_times(stream: Stream, work: Callable[[], object], *, runs: int) -> GpuTimes:
-    """Times of what ``work`` puts on a stream.
+    """Measure the work that a function enqueues on a stream.
 
     Args:
-        stream: from ``torch_stream`` or ``pycuda_stream``.
-        work: puts it there, or waits for it there, too.
-        runs: counted ones.
+        stream: a stream from ``torch_stream`` or ``pycuda_stream``.
+        work: function that enqueues the work; it may also wait for the work.
+        runs: number of counted runs.
     """
     for _ in range(WARM_UP):
         work()
     stream.synchronize()
     flushes, milliseconds = 1, list[float]()
-    while flushes <= LONGEST:
+    while flushes <= MAX_FLUSHES:
         pairs = [_run(stream, work, flushes) for _ in range(runs)]
         stream.synchronize()
         milliseconds = [stream.between(begun, ended) for begun, ended, _ in pairs]
         in_time = [value for value, (_, _, late) in zip(milliseconds, pairs, strict=True) if not late]
-        if len(in_time) >= (1 - MOST_LATE) * runs:
+        if len(in_time) >= (1 - MAX_LATE) * runs:
             return GpuTimes(Times.of(in_time), waits=False)
         flushes *= 4
     return GpuTimes(Times.of(milliseconds), waits=True)
 
 
 def _run(stream: Stream, work: Callable[[], object], flushes: int) -> tuple[Any, Any, bool]:
-    """Both events, and whether the GPU came to the first before the second was there."""
+    """Return both events, and True if the host was late: the GPU reached the first before the second was enqueued."""
     stream.synchronize()
     for _ in range(flushes):
         stream.flush()
@@ -91,7 +94,7 @@ def _run(stream: Stream, work: Callable[[], object], flushes: int) -> tuple[Any,
 
 
 def torch_stream() -> Stream:
-    """Torch's current stream."""
+    """Return torch's current stream."""
     import torch
 
     block = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
@@ -114,12 +117,12 @@ def torch_stream() -> Stream:
 
 
 def pycuda_stream(driver: Any, stream: Any, block: int) -> Stream:
-    """A stream of pycuda.
+    """Return a stream of pycuda.
 
     Args:
-        driver: from ``engines.core.cuda_context.primary_context``.
-        stream: where the work goes.
-        block: address of ``FLUSH_BYTES`` on the GPU.
+        driver: driver module from ``engines.core.cuda_context.primary_context``.
+        stream: pycuda's stream, on which the work is enqueued.
+        block: address of ``FLUSH_BYTES`` of memory on the GPU.
     """
     return Stream(
         lambda: driver.Event().record(stream),

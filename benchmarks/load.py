@@ -1,9 +1,9 @@
-"""What the pipeline costs: four videos through it, with a detector that costs nothing, against bare decoding.
+"""Cost of the pipeline: four videos with a detector that takes no time, against bare decoding.
 
     python -m benchmarks.load
 
-Bare decoding is OpenCV's ``VideoCapture.read``, again and again, in a thread for each video. Both run in turn, on a
-flight over the forest at 1280x720, H.264, of four different lengths. Needs ffmpeg, which encodes it.
+Bare decoding calls OpenCV's ``VideoCapture.read`` again and again, in one thread for each video. The two run in turn on
+four videos of different lengths, flights over the forest at 1280x720 in H.264. Requires ffmpeg, which encodes them.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ LENGTHS = (300, 360, 420, 480)
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9, help="runs of each (default: 9)")
+    parser.add_argument("--rounds", type=int, default=9, help="runs of bare decoding and of the pipeline (default: 9)")
     rounds = parser.parse_args(argv).rounds
     before = begin()
     with tempfile.TemporaryDirectory() as name:
-        videos = {f"video{count}": film(Path(name, f"{count}.mp4"), count) for count in LENGTHS}
+        videos = {f"video{count}": write_video(Path(name, f"{count}.mp4"), count) for count in LENGTHS}
         figures = measure(videos, rounds)
     table = Table("bare, frames/s", "pipeline, frames/s", "share")
     table.add_row(*(str(figures[key]) for key in ("bare_fps", "pipeline_fps", "share")))
@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def film(path: Path, frames: int) -> Path:
-    """A flight over the forest of so many frames."""
+def write_video(path: Path, frames: int) -> Path:
+    """Encode a flight over the forest with a number of frames, and return the path."""
     height, width = SIZE
     pan = f"loop=-1:1,setpts=N/{FPS}/TB,scale=-2:{height},crop={width}:{height}:x='mod(60*t,iw-{width})',format=yuv420p"
     command = ["ffmpeg", "-y", "-nostdin", "-loglevel", "error", "-i", str(FOREST), "-vf", pan, "-r", str(FPS)]
@@ -59,21 +59,24 @@ def film(path: Path, frames: int) -> Path:
 
 
 def measure(videos: dict[str, Path], rounds: int) -> dict[str, Any]:
-    """Frames a second of both, and of each round the pipeline's share of what bare decoding reached."""
-    bare_decoding(videos)
-    bare, ours = [], []
+    """Return the frames per second of bare decoding and of the pipeline, and the pipeline's share of bare decoding.
+
+    The share is computed for each round; the result holds its median, least and greatest value.
+    """
+    bare_decoding(videos)  # warm-up
+    bare, piped = [], []
     for number in range(rounds):
         bare.append(bare_decoding(videos))
-        ours.append(pipeline(videos))
-        Console().print(f"{number + 1}/{rounds}: {bare[-1]:.0f} and {ours[-1]:.0f} frames a second")
-    shares = [own / theirs for own, theirs in zip(ours, bare, strict=True)]
+        piped.append(pipeline(videos))
+        Console().print(f"{number + 1}/{rounds}: bare {bare[-1]:.0f}, pipeline {piped[-1]:.0f} frames per second")
+    shares = [pipeline_fps / bare_fps for pipeline_fps, bare_fps in zip(piped, bare, strict=True)]
     return {
         "videos": len(videos),
         "size": list(SIZE),
         "frames": sum(LENGTHS),
         "rounds": rounds,
         "bare_fps": round(statistics.median(bare), 1),
-        "pipeline_fps": round(statistics.median(ours), 1),
+        "pipeline_fps": round(statistics.median(piped), 1),
         "share": round(statistics.median(shares), 3),
         "least_share": round(min(shares), 3),
         "greatest_share": round(max(shares), 3),
@@ -81,7 +84,7 @@ def measure(videos: dict[str, Path], rounds: int) -> dict[str, Any]:
 
 
 def bare_decoding(videos: dict[str, Path]) -> float:
-    """Frames a second of OpenCV alone."""
+    """Decode all videos with OpenCV alone and return the frames per second."""
     counts = dict.fromkeys(videos, 0)
 
     def decode(name: str, video: Path) -> None:
@@ -100,7 +103,7 @@ def bare_decoding(videos: dict[str, Path]) -> float:
 
 
 def pipeline(videos: dict[str, Path]) -> float:
-    """Frames a second of the pipeline; all of them went through it, in order."""
+    """Run all videos through the pipeline, check that no frame is missing, and return the frames per second."""
     sources = {name: lambda video=video: VideoSource(video) for name, video in videos.items()}
     next_frame = dict.fromkeys(videos, 0)
 
@@ -109,9 +112,9 @@ def pipeline(videos: dict[str, Path]) -> float:
         next_frame[stream.name] += 1
 
     with Detector(FreeExecutor(max_batch=len(videos))) as detector:
-        running = Pipeline(detector, sources, on_result=on_result)
+        streams = Pipeline(detector, sources, on_result=on_result)
         start = perf_counter()
-        running.run()
+        streams.run()
         seconds = perf_counter() - start
     assert sorted(next_frame.values()) == sorted(LENGTHS)
     return sum(next_frame.values()) / seconds

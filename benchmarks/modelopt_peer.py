@@ -1,8 +1,9 @@
-"""NVIDIA's ModelOpt on a network of ours, in an environment of its own: run by ``benchmarks.calibrators --modelopt``.
+"""Quantization of a network by NVIDIA's ModelOpt, in a separate environment.
 
     python benchmarks/modelopt_peer.py heads.onnx images.npy max quantized.onnx
 
-It imports nothing of the project, which is not installed there: ModelOpt brings hundreds of megabytes of its own.
+``benchmarks.calibrators --modelopt`` runs this script. It imports nothing of the project, because the project is not
+installed in that environment; ModelOpt depends on hundreds of megabytes of other packages.
 """
 
 from __future__ import annotations

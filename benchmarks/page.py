@@ -1,8 +1,8 @@
-"""A picture of the page of ``serve``: the sample model on a flight seen by two RTSP cameras, one of them away.
+"""A screenshot of the page of ``serve``: the sample model on two RTSP cameras, beside a third one that is offline.
 
 python -m benchmarks.page
 
-Needs Chromium and its driver, ffmpeg and GStreamer's RTSP server (tests/rtsp_server.py says of which packages), and
+Requires Chromium and its driver, ffmpeg, GStreamer's RTSP server (tests/rtsp_server.py names the packages) and
 selenium.
 """
 
@@ -31,7 +31,7 @@ from tests.rtsp_server import RtspServer, free_port
 
 PICTURE = Path(__file__).parent / "pictures" / "page.jpg"
 DESKTOP, PHONE = (1280, 1080), (390, 1080)
-# Each from another place along the flight.
+# First frame of each camera's video, so that the cameras show different parts of the forest.
 STARTS = {"north": 0, "south": 300}
 FRAMES = 250
 SECONDS = 60.0
@@ -40,20 +40,20 @@ SECONDS = 60.0
 def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        videos = {f"/{stream}": _film(folder / f"{stream}.mp4", start) for stream, start in STARTS.items()}
+        videos = {f"/{stream}": _write_video(folder / f"{stream}.mp4", start) for stream, start in STARTS.items()}
         with RtspServer(videos, fps=6) as server:
-            words = [f"{stream}={server.url(f'/{stream}')}" for stream in STARTS]
-            words += [
+            arguments = [f"{stream}={server.url(f'/{stream}')}" for stream in STARTS]
+            arguments += [
                 f"gate=rtsp://127.0.0.1:{free_port()}/gate",
                 "--zone",
                 "north:clearing=0.3,0.25 0.7,0.25 0.7,0.75 0.3,0.75",
             ]
-            words += ["--line", "south:path=0.5,0 0.5,1", "--anchor", "centre"]
-            _photograph(words, folder)
+            arguments += ["--line", "south:path=0.5,0 0.5,1", "--anchor", "centre"]
+            _take_picture(arguments, folder)
     return 0
 
 
-def _film(path: Path, start: int) -> Path:
+def _write_video(path: Path, start: int) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (736, 416))
     for frame in Flight(read_image(FOREST), frames=2 * FRAMES + 100):
         if start <= frame.index < start + FRAMES:
@@ -62,19 +62,20 @@ def _film(path: Path, start: int) -> Path:
     return path
 
 
-def _photograph(words: Sequence[str], folder: Path) -> None:
+def _take_picture(arguments: Sequence[str], folder: Path) -> None:
+    """Run ``serve`` and write one picture that shows its page on a desktop and on a phone."""
     port = free_port()
-    command = [sys.executable, "-m", "retina_edge", "serve", str(MODEL), *words, "--port", str(port)]
+    command = [sys.executable, "-m", "retina_edge", "serve", str(MODEL), *arguments, "--port", str(port)]
     process = subprocess.Popen(command)
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_for_events(url)
-        pictures = [_screen(url, size, folder / f"{size[0]}.png") for size in (DESKTOP, PHONE)]
+        screens = [_screenshot(url, size, folder / f"{size[0]}.png") for size in (DESKTOP, PHONE)]
     finally:
         process.terminate()
         process.wait(30)
     gap = np.full((DESKTOP[1], 24, 3), 255, np.uint8)
-    if not cv2.imwrite(str(PICTURE), np.hstack([pictures[0], gap, pictures[1]]), [cv2.IMWRITE_JPEG_QUALITY, 88]):
+    if not cv2.imwrite(str(PICTURE), np.hstack([screens[0], gap, screens[1]]), [cv2.IMWRITE_JPEG_QUALITY, 88]):
         raise OSError(f"{PICTURE}: cannot be written")
 
 
@@ -90,7 +91,7 @@ def _wait_for_events(url: str) -> None:
     raise TimeoutError(f"{url}: expected eight events within {SECONDS:g} s")
 
 
-def _screen(url: str, size: tuple[int, int], path: Path) -> npt.NDArray[np.uint8]:
+def _screenshot(url: str, size: tuple[int, int], path: Path) -> npt.NDArray[np.uint8]:
     options = Options()
     options.binary_location = shutil.which("chromium") or ""
     for argument in ("--headless=new", "--no-sandbox", f"--window-size={size[0]},{size[1]}"):
@@ -100,7 +101,7 @@ def _screen(url: str, size: tuple[int, int], path: Path) -> npt.NDArray[np.uint8
     browser = Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
         browser.get(url)
-        time.sleep(6)  # until rates and latencies are of the last seconds
+        time.sleep(6)  # until the page shows rates and latencies of the last seconds
         browser.save_screenshot(str(path))
     finally:
         browser.quit()

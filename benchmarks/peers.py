@@ -1,4 +1,4 @@
-"""What a user would run instead: torchvision's RetinaNet, eager and compiled, and ONNX Runtime by hand."""
+"""The alternatives that a user would run: torchvision's RetinaNet, eager and compiled, and ONNX Runtime by hand."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from engines.core.letterbox import letterbox_batch
 from engines.core.tensor_names import INPUT
 
 Frame = npt.NDArray[np.uint8]
-Found = dict[str, Tensor]
+# Torchvision's detections in one image: ``boxes``, ``scores`` and ``labels``.
+TorchDetections = dict[str, Tensor]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-def torchvisions(
+def torchvision_detect(
     model: RetinaNet,
     frame: Frame,
     size: int,
@@ -33,72 +34,75 @@ def torchvisions(
     dtype: torch.dtype,
     compiled: bool = False,
     tf32: bool = True,
-) -> Callable[[], Found]:
-    """Its own eval mode on the letterboxed frame, as its documentation shows it; lower precision by autocast.
+) -> Callable[[], TorchDetections]:
+    """Return a function that detects in a frame as torchvision's documentation shows it.
+
+    The model runs in evaluation mode on the letterboxed frame; autocast lowers the precision.
 
     Args:
-        model: on the device.
-        frame: BGR uint8 [h, w, 3].
-        size: of the square input, pixels.
+        model: torchvision's model, on the device.
+        frame: frame to detect in, BGR uint8 [h, w, 3].
+        size: side of the square input, pixels.
         device: ``cpu`` or ``cuda``.
-        dtype: of the arithmetic.
-        compiled: by torch.compile.
-        tf32: whether convolutions in FP32 may round to TF32 on a GPU; torch's default is that they may.
+        dtype: type of the arithmetic.
+        compiled: run the model through torch.compile.
+        tf32: allow convolutions in FP32 to round to TF32 on a GPU, as torch does by default.
     """
     if compiled:
-        # Of this size only, as a user would: after a second one in the process it works on symbolic sizes, for minutes.
+        # Forget other input sizes. After a second size in a process, torch.compile takes minutes to compile for
+        # symbolic sizes; a user has one size.
         torch.compiler.reset()
     run: Any = torch.compile(model) if compiled else model
 
-    def detect() -> Found:
+    def detect() -> TorchDetections:
         image = as_torch(frame, (size, size)).to(device)
         with (
             torch.inference_mode(),
             torch.autocast(device, dtype, enabled=dtype != torch.float32),
-            _allowing_tf32(tf32),
+            _allow_tf32(tf32),
         ):
-            (found,) = run([image])
-        return on_the_cpu(found)
+            (detections,) = run([image])
+        return to_cpu(detections)
 
     return detect
 
 
-def onnx_by_hand(heads: bytes, model: RetinaNet, frame: Frame, size: int, *, device: str) -> Callable[[], Found]:
-    """The network alone on ONNX Runtime, with default options, and torchvision's post-processing behind it.
+def onnx_by_hand(
+    heads: bytes, model: RetinaNet, frame: Frame, size: int, *, device: str
+) -> Callable[[], TorchDetections]:
+    """Return a function that runs the network on ONNX Runtime with default options, then torchvision's post-processing.
 
     Raises:
-        MissingDependencyError: this ONNX Runtime cannot use the device.
+        MissingDependencyError: if the installed ONNX Runtime cannot use the device.
     """
     provider = PROVIDERS[device]
     available = onnxruntime.get_available_providers()
     session = onnxruntime.InferenceSession(heads, providers=[provider]) if provider in available else None
-    # Where a provider does not load, ONNX Runtime takes the CPU and only logs it.
+    # If a provider does not load, ONNX Runtime falls back to the CPU and only logs it.
     if session is None or session.get_providers()[0] != provider:
-        found = session.get_providers() if session else available
+        providers = session.get_providers() if session else available
         raise MissingDependencyError(
-            f"ONNX Runtime: expected its {provider}, found {', '.join(found)}; install it with "
+            f"ONNX Runtime: expected its {provider}, found {', '.join(providers)}; install it with "
             "pip install onnxruntime-gpu"
         )
     postprocess = torchvision_postprocess(model, size)
 
-    def detect() -> Found:
+    def detect() -> TorchDetections:
         images, _ = letterbox_batch([frame], (size, size))
-        return on_the_cpu(
-            postprocess([torch.from_numpy(head).to(device) for head in session.run(None, {INPUT: images})])
-        )
+        return to_cpu(postprocess([torch.from_numpy(head).to(device) for head in session.run(None, {INPUT: images})]))
 
     return detect
 
 
-def torchvision_postprocess(model: RetinaNet, size: int) -> Callable[[list[Tensor]], Found]:
-    """``RetinaNet.postprocess_detections`` on raw heads of one image: class logits of each level, then box deltas.
+def torchvision_postprocess(model: RetinaNet, size: int) -> Callable[[list[Tensor]], TorchDetections]:
+    """Return a function that runs ``RetinaNet.postprocess_detections`` on the raw heads of one image.
 
-    Where the heads are, there the detections are.
+    It takes the class logits of each level, then the box deltas, and returns detections on the same device.
     """
     images = ImageList(torch.zeros(1, 3, size, size), [(size, size)])
     anchors: list[Tensor] = []
 
-    def postprocess(heads: list[Tensor]) -> Found:
+    def postprocess(heads: list[Tensor]) -> TorchDetections:
         levels = len(heads) // 2
         logits, deltas = heads[:levels], heads[levels:]
         if not anchors:
@@ -113,20 +117,20 @@ def torchvision_postprocess(model: RetinaNet, size: int) -> Callable[[list[Tenso
             "bbox_regression": [_by_anchor(level, per_anchor) for level in deltas],
         }
         with torch.inference_mode():
-            (found,) = model.postprocess_detections(outputs, [anchors], images.image_sizes)
-        return dict(found)
+            (detections,) = model.postprocess_detections(outputs, [anchors], images.image_sizes)
+        return dict(detections)
 
     return postprocess
 
 
-def on_the_cpu(found: Found) -> Found:
-    """Copied there, which waits for the GPU."""
-    return {name: value.cpu() for name, value in found.items()}
+def to_cpu(detections: TorchDetections) -> TorchDetections:
+    """Copy detections to the CPU, which waits for the GPU."""
+    return {name: value.cpu() for name, value in detections.items()}
 
 
 @contextmanager
-def _allowing_tf32(allowed: bool) -> Iterator[None]:
-    """The setting belongs to the process, so each run sets it and puts it back."""
+def _allow_tf32(allowed: bool) -> Iterator[None]:
+    """Allow or forbid TF32 inside the block; the setting belongs to the process, so it is restored afterwards."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = allowed
     try:
@@ -136,7 +140,7 @@ def _allowing_tf32(allowed: bool) -> Iterator[None]:
 
 
 def _by_anchor(head: Tensor, per_anchor: int) -> Tensor:
-    """[1, A * C, h, w] to [1, h * w * A, C], torchvision's order."""
+    """Rearrange a head, [1, A * C, h, w], to torchvision's order, [1, h * w * A, C]."""
     _, channels, height, width = head.shape
     split = head.view(1, per_anchor, channels // per_anchor, height, width)
     return split.permute(0, 3, 4, 1, 2).reshape(1, -1, channels // per_anchor)

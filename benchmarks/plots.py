@@ -1,4 +1,4 @@
-"""Draws the figures of ``benchmarks/results`` as the README's pictures.
+"""The README's pictures, drawn from the result files in ``benchmarks/results``.
 
 python -m benchmarks.readme
 """
@@ -23,19 +23,19 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 Record = dict[str, Any]
 PICTURES = Path(__file__).parent / "pictures"
 OURS, THEIRS = "#1b7f5c", "#8a8f98"
-# Of a PNG: the file it was drawn from, which a test compares with the one that is there.
+# Key of the PNG metadata that holds the digest of the result file; a test compares it with the current file.
 SOURCE = "Source"
-# Does less than the others, so its bar is no match for theirs.
+# This candidate does less than the others, so its bar is hatched.
 PART = "torchvision batched_nms alone"
 
 
 def draw(name: str, results: Path, pictures: Path | None = None) -> Path:
-    """``NAME.png`` of one result file.
+    """Draw one result file as ``NAME.png`` and return the path of the picture.
 
     Args:
-        name: of the result file, without its ending.
-        results: its folder.
-        pictures: where to; None for the README's own.
+        name: name of the result file, without its suffix.
+        results: folder of the result file.
+        pictures: folder to write to; None for the folder of the README's pictures.
     """
     content = (results / f"{name}.json").read_bytes()
     figure = DRAWINGS[name](json.loads(content))
@@ -46,17 +46,17 @@ def draw(name: str, results: Path, pictures: Path | None = None) -> Path:
 
 
 def source_of(content: bytes) -> str:
-    """What a picture says about the result file that it shows."""
+    """Return the digest of a result file, as a picture's metadata holds it."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _end_to_end(record: Record) -> Figure:
     rows = [row for row in record["figures"] if "ratio" in row]
-    places = list(dict.fromkeys((row["device"], row["input"]) for row in rows))
-    figure = Figure(figsize=(9, 1.0 + 0.22 * len(rows) + 0.6 * len(places)))
-    for axes, place in zip(_axes(figure, len(places), 1), places, strict=True):
-        chosen = [row for row in rows if (row["device"], row["input"]) == place]
-        device, side = place
+    cases = list(dict.fromkeys((row["device"], row["input"]) for row in rows))
+    figure = Figure(figsize=(9, 1.0 + 0.22 * len(rows) + 0.6 * len(cases)))
+    for axes, case in zip(_axes(figure, len(cases), 1), cases, strict=True):
+        chosen = [row for row in rows if (row["device"], row["input"]) == case]
+        device, side = case
         base = next((row["candidate"] for row in chosen if row["ratio"] == 1), "the first")
         bars = [(row["candidate"], row["ratio"]) for row in chosen]
         _bars(axes, bars, f"R50, {side}×{side}, {device.upper()}", f"times as fast as {base}", ("retina_edge",))
@@ -91,7 +91,8 @@ def _postprocess_gpu(record: Record) -> Figure:
         (f"{row['candidate']}, {row['classes']} classes, {row['type']}, batch {row['batch']}", row["ms"])
         for row in rows
     ]
-    _bars(axes, bars, "raw heads to detections, 800×800, GPU", "milliseconds a batch; less is better", ("kernels",))
+    unit = "milliseconds per batch; less is better"
+    _bars(axes, bars, "raw heads to detections, 800×800, GPU", unit, ("kernels",))
     return figure
 
 
@@ -99,8 +100,8 @@ def _runner(record: Record) -> Figure:
     stages = {stage: times["p50"] for stage, times in record["figures"]["milliseconds"].items() if times.get("p50")}
     figure = Figure(figsize=(9, 0.8 + 0.25 * len(stages)))
     (axes,) = _axes(figure, 1, 1)
-    title = f"R50, 800×800, a frame of 1080p, network by {record['figures']['network']}"
-    _bars(axes, list(stages.items()), title, "milliseconds a frame, median; less is better", tuple(stages))
+    title = f"R50, 800×800, 1080p frames, network: {record['figures']['network']}"
+    _bars(axes, list(stages.items()), title, "milliseconds per frame, median; less is better", tuple(stages))
     return figure
 
 
@@ -113,16 +114,17 @@ def _detectors(record: Record) -> Figure:
         ours = row["run_by"] != "torch eager"
         axes.scatter(row["ratio"], row["published_ap"], color=OURS if ours else THEIRS, zorder=3)
         label = f"{row['detector']}, {'×'.join(map(str, row['input']))}\n{row['run_by']}"
-        # Where the points crowd, names go to both sides, and those of RetinaNets below.
+        # Some points lie close together: the label of the slowest one goes to the left, and labels of RetinaNets go
+        # below.
         below = row["detector"].startswith("RetinaNet")
         slowest = min(other["ratio"] for other in rows if other["detector"].startswith("RetinaNet") == below)
-        side, place = ("right", -7) if row["ratio"] == slowest else ("left", 7)
+        alignment, offset = ("right", -7) if row["ratio"] == slowest else ("left", 7)
         axes.annotate(
             label,
             (row["ratio"], row["published_ap"]),
-            (place, -22 if below else 4),
+            (offset, -22 if below else 4),
             textcoords="offset points",
-            ha=side,
+            ha=alignment,
             fontsize=8,
         )
     axes.set_xscale("log")
@@ -130,8 +132,8 @@ def _detectors(record: Record) -> Figure:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(18, 43)
-    named = f"{base['detector']}, {'×'.join(map(str, base['input']))}, {base['run_by']}" if base else "the base"
-    axes.set_xlabel(f"frames a second, {named} = 1")
+    base_name = f"{base['detector']}, {'×'.join(map(str, base['input']))}, {base['run_by']}" if base else "the base"
+    axes.set_xlabel(f"frames per second, {base_name} = 1")
     axes.set_ylabel("AP on COCO val2017, published for that input")
     axes.grid(alpha=0.3)
     _legend(axes, hatched=False)
@@ -142,7 +144,7 @@ def _scaling(record: Record) -> Figure:
     rows = [row for row in record["figures"] if "cost" in row]
     names = list(dict.fromkeys(row["varied"] for row in rows))
     figure = Figure(figsize=(9, 2.8))
-    titles = {"candidates": "candidates a level", "input": "input, pixels a side"}
+    titles = {"candidates": "candidates per level", "input": "side of the input, pixels"}
     for axes, name in zip(_axes(figure, 1, len(names)), names, strict=True):
         chosen = [row for row in rows if row["varied"] == name]
         axes.plot([row["value"] for row in chosen], [row["cost"] for row in chosen], "o-", color=OURS)
@@ -163,13 +165,13 @@ def _axes(figure: Figure, rows: int, columns: int) -> list[Axes]:
 def _bars(axes: Axes, bars: Sequence[tuple[str, float]], title: str, unit: str, ours: tuple[str, ...]) -> None:
     names = [name for name, _ in bars]
     colors = [OURS if name.startswith(ours) else THEIRS for name in names]
-    places = range(len(bars))
-    drawn = axes.barh(places, [value for _, value in bars], color=colors)
+    positions = range(len(bars))
+    drawn = axes.barh(positions, [value for _, value in bars], color=colors)
     hatched = [name.startswith(PART) for name in names]
     for bar, part in zip(drawn, hatched, strict=True):
         if part:
             bar.set(facecolor="white", edgecolor=THEIRS, hatch="////")
-    axes.set_yticks(places, names, fontsize=8)
+    axes.set_yticks(positions, names, fontsize=8)
     axes.bar_label(drawn, fmt="%.3g" if "milliseconds" in unit else "%.2f", padding=3, fontsize=8)
     axes.invert_yaxis()
     axes.set_title(title, fontsize=9, loc="left")
@@ -183,12 +185,12 @@ def _bars(axes: Axes, bars: Sequence[tuple[str, float]], title: str, unit: str, 
 def _legend(axes: Axes, *, hatched: bool) -> None:
     patches = [Patch(color=OURS, label="this project"), Patch(color=THEIRS, label="others")]
     if hatched:
-        patches.append(Patch(facecolor="white", edgecolor=THEIRS, hatch="////", label="a part only"))
-    # Above the axes, where no bar is.
+        patches.append(Patch(facecolor="white", edgecolor=THEIRS, hatch="////", label="only a part of the work"))
+    # Above the axes, so that the legend covers no bar.
     axes.legend(handles=patches, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False)
 
 
-# By result file, without its ending.
+# Functions that draw a result file, by its name without the suffix.
 DRAWINGS: dict[str, Callable[[Record], Figure]] = {
     "end_to_end": _end_to_end,
     "preprocess": _preprocess,

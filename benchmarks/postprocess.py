@@ -1,12 +1,12 @@
-"""Raw heads to detections, at 800×800 with 9 anchors a position.
+"""Raw heads to detections, at 800×800 with 9 anchors per position.
 
     python -m benchmarks.postprocess
 
-On a CPU: the NumPy specification and the ONNX functions against torchvision's own, on the heads of torchvision's R50
-with random weights. On a GPU: the three kernels and torchvision's there, on random heads of which about as many pass.
-The caches are cold before each run there: in use, logits that a network has just written may still be in them. Each
-case of the kernels is first held against the specification and against its own first run, bit for bit; a wrong kernel
-has no speed.
+On a CPU, the NumPy specification and the ONNX functions are compared with torchvision's post-processing, on the raw
+heads of torchvision's R50 with random weights. On a GPU, the three kernels and torchvision's post-processing run on
+random heads with about as many candidates. There the caches are cold before each run; in use, they may still hold
+logits that the network has just written. Each case of the kernels must first agree with the specification, and with its
+own first run bit for bit, because the speed of a wrong kernel means nothing.
 """
 
 from __future__ import annotations
@@ -44,17 +44,18 @@ SIDE = 800
 # Feature sizes and strides of torchvision's RetinaNet at this input.
 LEVELS = ((100, 8), (50, 16), (25, 32), (13, 61), (7, 114))
 SIZES = (32, 64, 128, 256, 512)
-# A normal distribution of logits of which, with 91 classes, about 1,000 of an image pass the threshold of 0.05, as many
-# as of the CPU's heads.
+# Normal distributions of random logits and box deltas. With 91 classes, about 1,000 logits of an image pass the
+# threshold of 0.05, as many as in the heads that the CPU runs on.
 MEAN, SPREAD, DELTAS_SPREAD = -6.68, 1.0, 0.2
+# Largest number of different images in a batch of random heads.
 DISTINCT = 4
-# Of sigmoids in float32, each by another library.
+# Allowed difference of scores, because each library computes the sigmoid in float32 in its own way.
 SCORES = 1e-5
 WARM_UP = 5
 ROUNDS = {CPU: 50, CUDA: 200}
 TORCHVISION, NMS_ALONE, KERNELS = "torchvision postprocess_detections", "torchvision batched_nms alone", "kernels"
 FUNCTIONS, SPECIFICATION = "ONNX functions", "NumPy specification"
-# What matters most first: heads of 32 images take long to make.
+# The most important cases first: random heads of 32 images take long to make.
 CASES = [(classes, half, batch) for batch in (1, 8, 32) for classes in (91, 1) for half in (True, False)]
 
 
@@ -63,13 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(device: str, rounds: int, work: Path) -> Iterator[list[Row]]:
-    """Rows of one device, one by one."""
+    """Measure one device and yield its rows one by one."""
     for row in on_the_cpu(work, rounds) if device == CPU else on_the_gpu(rounds):
         yield [row]
 
 
 def on_the_cpu(work: Path, runs: int, size: int = SIDE) -> Iterator[Row]:
-    """One row a candidate, all on the heads of one frame."""
+    """Measure all candidates on a CPU, on the raw heads of one frame; yield a row for each."""
     deployable = onnx.load(export_lively_r50(work / str(size) / "r50.onnx", size, forest_frame()))
     contract, peer = contract_of(deployable), lively_r50(size)
     images, _ = letterbox_batch([forest_frame()], (size, size))
@@ -81,16 +82,17 @@ def on_the_cpu(work: Path, runs: int, size: int = SIDE) -> Iterator[Row]:
     candidates = count_candidates(arrays[:levels])
     sizes = {"num_classes": contract.num_classes, "top_k": contract.top_k}
     theirs, tensors = torchvision_postprocess(peer, size), [torch.from_numpy(array) for array in arrays]
-    # A part of the way only, for what it is worth: candidates are chosen and decoded already.
+    # batched_nms alone starts from candidates that are selected and decoded already, so it does only a part of the
+    # work.
     single = [array[0] for array in arrays]
     chosen = decode(single[:levels], single[levels:], unpack_parameters(parameters, levels), **sizes)
     scores, boxes, labels = (torch.from_numpy(array) for array in chosen)
 
     def specification() -> npt.NDArray[Any]:
-        found = postprocess(
+        detections = postprocess(
             arrays[:levels], arrays[levels:], parameters, **sizes, max_detections=contract.max_detections
         )
-        return np.asarray(found.scores[0])
+        return np.asarray(detections.scores[0])
 
     makers: dict[str, Maker] = {
         TORCHVISION: lambda _: lambda: theirs(tensors)["scores"].numpy(),
@@ -101,10 +103,10 @@ def on_the_cpu(work: Path, runs: int, size: int = SIDE) -> Iterator[Row]:
 
     expected = theirs(tensors)["scores"].numpy()
 
-    def inspect(name: str, found: Any) -> Row:
-        values = np.asarray(found)
+    def inspect(name: str, scores: Any) -> Row:
+        values = np.asarray(scores)
         if name != NMS_ALONE and not np.allclose(values[: len(expected)], expected, rtol=0, atol=SCORES):
-            raise ValueError(f"scores: expected torchvision's within {SCORES:g}, got others")
+            raise ValueError(f"scores: expected those of torchvision within {SCORES:g}, got different ones")
         return {"candidates": candidates, "detections": int(np.count_nonzero(values))}
 
     for rows in compare(makers, TORCHVISION, rounds=runs, inspect=inspect):
@@ -112,7 +114,7 @@ def on_the_cpu(work: Path, runs: int, size: int = SIDE) -> Iterator[Row]:
 
 
 def on_the_gpu(runs: int) -> Iterator[Row]:
-    """The kernels in each case, and torchvision's in the one that it has: one image, 91 classes, FP32."""
+    """Measure the kernels in every case, and torchvision in the one that it supports: one image, 91 classes, FP32."""
     for classes, half, batch in CASES:
         common = {"input": SIDE, "classes": classes, "batch": batch, "type": "float16" if half else "float32"}
         ways: dict[str, Callable[[int, int, bool, int], Row]] = {KERNELS: _kernels}
@@ -121,12 +123,12 @@ def on_the_gpu(runs: int) -> Iterator[Row]:
         for name, way in ways.items():
             try:
                 yield {**common, "candidate": name, **way(classes, batch, half, runs)}
-            except Exception as error:  # another case may well run
+            except Exception as error:  # another case may succeed
                 yield {**common, **not_run(name, error)}
 
 
 def _torchvision(classes: int, batch: int, half: bool, runs: int) -> Row:
-    """By the GPU's clock, which goes on while torchvision waits for counts of candidates on the host."""
+    """Measure torchvision with the GPU's clock, which includes the time that it waits for counts on the host."""
     geometry = Geometry.of(_contract(classes), half=half)
     work = torchvision_postprocess(lively_r50(SIDE).cuda(), SIDE)
     logits, deltas = _heads(geometry, batch)
@@ -142,35 +144,35 @@ def _kernels(classes: int, batch: int, half: bool, runs: int) -> Row:
     geometry, parameters = Geometry.of(contract, half=half), pack_parameters(contract)
     logits, deltas = _heads(geometry, batch)
     first = run_kernels(logits, deltas, parameters, geometry)
-    _check_against_the_specification(first, contract, logits, deltas)
+    _check_against_specification(first, contract, logits, deltas)
     run = run_kernels(logits, deltas, parameters, geometry, runs=WARM_UP + runs)
-    for ours, theirs in zip(run.detections, first.detections, strict=True):
-        if ours.tobytes() != theirs.tobytes():
-            raise ValueError("kernels: expected the same bits from every run, got others")
+    for last_array, first_array in zip(run.detections, first.detections, strict=True):
+        if last_array.tobytes() != first_array.tobytes():
+            raise ValueError("kernels: expected the same bits from every run, got different ones")
     counted = run.milliseconds[WARM_UP:]
     sums = counted.sum(axis=1)
-    read = sum(head.nbytes for head in logits)
+    logit_bytes = sum(head.nbytes for head in logits)
     parts = zip(("filter", "select", "nms"), np.median(counted, axis=0), strict=True)
     passed = sum(int(np.count_nonzero(head > parameters[0])) for head in logits)
     return {
         **Times.of(sums.tolist()).row(),
         **{f"{name}_ms": round(float(part), 5) for name, part in parts},
         "p99_ms": round(float(np.percentile(sums, 99)), 5),
-        "megabytes_of_logits": round(read / 1e6, 2),
-        "gigabytes_per_second": round(read / 1e6 / float(np.median(sums)), 1),
+        "megabytes_of_logits": round(logit_bytes / 1e6, 2),
+        "gigabytes_per_second": round(logit_bytes / 1e6 / float(np.median(sums)), 1),
         "caches": "cold",
         "candidates": passed,
         "detections": int(run.detections.num_detections.sum()),
     }
 
 
-def _check_against_the_specification(
+def _check_against_specification(
     run: KernelRun,
     contract: DetectorContract,
     logits: list[npt.NDArray[Any]],
     deltas: list[npt.NDArray[Any]],
 ) -> None:
-    """Of the first image; raises AssertionError with the difference."""
+    """Compare the first image's detections with the specification's; raise AssertionError with the difference."""
     expected = postprocess(
         [head[:1].astype(np.float32) for head in logits],
         [head[:1].astype(np.float32) for head in deltas],
@@ -203,7 +205,10 @@ def _contract(classes: int) -> DetectorContract:
 
 
 def _heads(geometry: Geometry, batch: int) -> tuple[list[npt.NDArray[Any]], list[npt.NDArray[Any]]]:
-    """Of distinct images up to four, over and over: random numbers for 32 would take longer than all else."""
+    """Make random heads, class logits and box deltas of each level.
+
+    A batch repeats up to four different images, because random numbers for 32 would take longer than everything else.
+    """
     generator = np.random.default_rng(0)
     tensors = list(geometry.inputs(batch).values())[:-1]
     levels = len(geometry.feature_sizes)
@@ -217,7 +222,9 @@ def _heads(geometry: Geometry, batch: int) -> tuple[list[npt.NDArray[Any]], list
 
 
 def _table(figures: Sequence[Row]) -> Table:
-    table = Table("", "classes", "batch", "type", "ms", "times as fast", "Filter", "Select", "NMS", "detections")
+    table = Table(
+        "candidate", "classes", "batch", "type", "ms", "times as fast", "Filter", "Select", "NMS", "detections"
+    )
     for row in figures:
         named = (row["candidate"], *(str(row.get(name, "")) for name in ("classes", "batch", "type")))
         cells = [f"{row[name]:.4f}" if name in row else "" for name in ("ms", "filter_ms", "select_ms", "nms_ms")]

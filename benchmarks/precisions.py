@@ -1,9 +1,10 @@
-"""FP32, FP16 and INT8: what they cost in accuracy, and what they gain in speed and size.
+"""Cost in accuracy and gain in speed and size of FP32, FP16 and INT8.
 
     python -m benchmarks.precisions
 
-Accuracy: the sample model on its validation strips, through ONNX Runtime, calibrated on windows of the forest. Speed:
-torchvision's RetinaNet-R50 with random weights on this CPU. Size: the same as TensorRT-RTX engines for one GPU.
+Accuracy is that of the sample model on its validation strips with ONNX Runtime; the calibration set is windows of the
+sample image. Speed is that of torchvision's RetinaNet-R50 with random weights on this CPU. Size is that of TensorRT-RTX
+engines of the same R50 for one GPU.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ from retina_edge.imaging.image_file import read_image
 
 SIZE = 800
 TARGET = "sm86"
-# Enough for the speed, which does not depend on the ranges.
+# A few images are enough: speed does not depend on the ranges.
 R50_IMAGES = 16
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=10, help="counted runs of each (default: 10)")
+    parser.add_argument("--rounds", type=int, default=10, help="counted runs of each precision (default: 10)")
     rounds = parser.parse_args(argv).rounds
     before, console = begin(), Console()
     with tempfile.TemporaryDirectory() as name, console.status("calibrating") as status:
@@ -66,15 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _variants(deployable: onnx.ModelProto, images: CalibrationSet) -> dict[str, tuple[onnx.ModelProto, float | None]]:
-    """Each precision and layout, with decibels of the worst head."""
+    """Convert a model to each precision and layout; return the models with the drift of the worst head in decibels."""
     frames = [read_image(path) for path in images.paths[:4]]
     half, drift = convert(deployable, "fp16", images=frames)
-    found: dict[str, tuple[onnx.ModelProto, float | None]] = {"fp32": (deployable, None)}
-    found["fp16"] = (half, drift.worst[1])
+    variants: dict[str, tuple[onnx.ModelProto, float | None]] = {"fp32": (deployable, None)}
+    variants["fp16"] = (half, drift.worst[1])
     for layout in LAYOUTS:
         model, drift = convert(deployable, "int8", images=frames, calibration=Calibration(images, layout))
-        found[f"int8 for {layout}"] = (model, drift.worst[1])
-    return found
+        variants[f"int8 for {layout}"] = (model, drift.worst[1])
+    return variants
 
 
 def _accuracy(images: CalibrationSet, folder: Path) -> list[dict[str, Any]]:
@@ -82,9 +83,9 @@ def _accuracy(images: CalibrationSet, folder: Path) -> list[dict[str, Any]]:
     rows = []
     for name, (model, decibels) in _variants(onnx.load(MODEL), images).items():
         metrics = accuracy_of(model, dataset, folder)
-        found = {key: metrics[key] for key in ("AP", "AP50")}
+        chosen = {key: metrics[key] for key in ("AP", "AP50")}
         megabytes = round(model.ByteSize() / 1e6, 1)
-        rows.append({"model": name, **found, "decibels": decibels, "megabytes": megabytes})
+        rows.append({"model": name, **chosen, "decibels": decibels, "megabytes": megabytes})
     return rows
 
 
@@ -94,12 +95,12 @@ def _r50(images: CalibrationSet, folder: Path) -> dict[str, onnx.ModelProto]:
 
 
 def _speed(models: Mapping[str, onnx.ModelProto], rounds: int) -> dict[str, Any]:
-    """Of the network alone, and of the whole file with decode and NMS."""
+    """Time the network alone, and the whole model with decode and NMS."""
     images = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
     figures: dict[str, Any] = {"model": ARCHITECTURE, "input": SIZE, "rounds": rounds}
-    timed = [name for name in models if name != "fp16"]  # a CPU has no arithmetic of its own for it
-    for part, cut in (("network", heads_only), ("detector", lambda model: model)):
-        sessions = {name: _session(cut(models[name])) for name in timed}
+    timed = [name for name in models if name != "fp16"]  # a CPU has no FP16 arithmetic
+    for part, extract in (("network", heads_only), ("detector", lambda model: model)):
+        sessions = {name: _session(extract(models[name])) for name in timed}
         runs = {name: lambda session=session: session.run(None, {INPUT: images}) for name, session in sessions.items()}
         times = interleaved(runs, rounds=rounds)
         for name in timed[1:]:

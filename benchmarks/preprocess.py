@@ -1,10 +1,10 @@
-"""Camera frame to the network's input: letterbox and resize by OpenCV, by torch, and by the fused kernel on a GPU.
+"""Camera frame to the network's input: letterbox by OpenCV, by torch, and by the fused kernel on a GPU.
 
     python -m benchmarks.preprocess
 
-Each starts from a BGR frame in memory and ends with uint8 [H, W, 3]; torch's way is a resize of its own. On a GPU the
-frame is there already, as it is for the kernel inside the runner: copies are measured apart, by ``retina-edge bench``.
-Each is first held against OpenCV's image; a wrong kernel has no speed.
+Each candidate starts from a BGR frame in memory and ends with uint8 [H, W, 3]. On a GPU the frame is in GPU memory
+already, as for the kernel inside the runner; ``retina-edge bench`` measures the copies. Each candidate's image is first
+compared with OpenCV's, because the speed of a wrong kernel means nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ INPUTS = ((416, 736), (800, 800))
 BASES = {CPU: "OpenCV", CUDA: "torch, GPU"}
 KERNEL = "fused kernel, GPU"
 ROUNDS = {CPU: 50, CUDA: 200}
-# What torch rounds otherwise than OpenCV, whose weights have 11 bits.
+# Allowed difference from OpenCV, which interpolates with weights of 11 bits.
 GRAY_LEVELS = 1
 
 
@@ -46,14 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure_sizes(device: str, rounds: int, _work: Path) -> Iterator[list[Row]]:
-    """Rows of one device, by frame and input."""
+    """Measure one device and yield the rows of each frame and input size."""
     for frame_size in FRAME_SIZES:
         for input_size in INPUTS:
             yield measure(device, frame_size, input_size, rounds)
 
 
 def measure(device: str, frame_size: tuple[int, int], input_size: tuple[int, int], rounds: int) -> list[Row]:
-    """One row a candidate."""
+    """Measure all candidates for one frame and input size; return a row for each."""
     frame = forest_frame(frame_size)
     expected = letterbox_batch([frame], input_size)[0][0]
     common = {"frame": list(frame_size), "input": list(input_size)}
@@ -67,8 +67,8 @@ def _on_the_cpu(frame: Image, size: tuple[int, int], expected: Image, rounds: in
         "torch, CPU": lambda _: lambda: _torch(torch.from_numpy(frame), size).numpy(),
     }
 
-    def inspect(_: str, found: Image) -> Row:
-        _check(found, expected)
+    def inspect(_: str, image: Image) -> Row:
+        _check(image, expected)
         return {}
 
     for rows in compare(makers, BASES[CPU], rounds=rounds, inspect=inspect):
@@ -76,7 +76,7 @@ def _on_the_cpu(frame: Image, size: tuple[int, int], expected: Image, rounds: in
 
 
 def _on_the_gpu(frame: Image, size: tuple[int, int], expected: Image, rounds: int) -> Iterator[Row]:
-    """Each by itself: where pycuda is missing, torch is measured all the same."""
+    """Measure each candidate separately, so that torch has a row even if pycuda is missing."""
     ways: dict[str, Callable[[Image, tuple[int, int], Image, int], GpuTimes]] = {
         BASES[CUDA]: _torch_on_the_gpu,
         KERNEL: _kernel,
@@ -84,17 +84,20 @@ def _on_the_gpu(frame: Image, size: tuple[int, int], expected: Image, rounds: in
     base = None
     for name, way in ways.items():
         try:
-            found = way(frame, size, expected, rounds)
+            measured = way(frame, size, expected, rounds)
         except Exception as error:
             yield not_run(name, error)
             continue
-        base = found.times.median if name == BASES[CUDA] else base
-        ratio = {"ratio": round(base / found.times.median, 3)} if base else {}
-        yield {"candidate": name, **found.row(), **ratio}
+        base = measured.times.median if name == BASES[CUDA] else base
+        ratio = {"ratio": round(base / measured.times.median, 3)} if base else {}
+        yield {"candidate": name, **measured.row(), **ratio}
 
 
 def _torch(frame: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear, without antialiasing, as OpenCV does it; in uint8 on a CPU, in float on a GPU, which has no uint8."""
+    """Letterbox a frame with torch: bilinear without antialiasing, like OpenCV.
+
+    The arithmetic is uint8 on a CPU and float on a GPU, where torch cannot interpolate uint8.
+    """
     height, width = Letterbox.fit((frame.shape[0], frame.shape[1]), size).resized
     image = frame.permute(2, 0, 1)[None]
     if frame.is_cuda:
@@ -106,21 +109,21 @@ def _torch(frame: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _torch_on_the_gpu(frame: Image, size: tuple[int, int], expected: Image, rounds: int) -> GpuTimes:
-    there = torch.from_numpy(frame).cuda()
-    _check(_torch(there, size).cpu().numpy(), expected)
-    return gpu_times(torch_stream(), partial(_torch, there, size), runs=rounds)
+    on_gpu = torch.from_numpy(frame).cuda()
+    _check(_torch(on_gpu, size).cpu().numpy(), expected)
+    return gpu_times(torch_stream(), partial(_torch, on_gpu, size), runs=rounds)
 
 
 def _kernel(frame: Image, size: tuple[int, int], expected: Image, rounds: int) -> GpuTimes:
     with primary_context() as driver:
-        # A function of its own: streams, events and modules must be gone before the context is.
+        # A separate function, so that streams, events and modules are destroyed before the context.
         return _run_kernel(driver, frame, size, expected, rounds)
 
 
 def _run_kernel(driver: Any, frame: Image, size: tuple[int, int], expected: Image, rounds: int) -> GpuTimes:
     letterbox = Letterbox.fit((frame.shape[0], frame.shape[1]), size)
     packed = np.zeros(packed_bytes([letterbox.frame_size], 1), np.uint8)
-    list(pack([frame], [letterbox], 1, packed))  # it goes on when the next part is asked for
+    list(pack([frame], [letterbox], 1, packed))  # a generator, which packs as it is consumed
     launch = letterbox_launch(size, 1)
     with ExitStack() as stack:
         addresses = {}
@@ -131,15 +134,15 @@ def _run_kernel(driver: Any, frame: Image, size: tuple[int, int], expected: Imag
         driver.memcpy_htod(addresses[FRAMES], packed)
         stream = driver.Stream()
         work = partial(launch_kernel, launch, load_kernel(driver, launch), addresses, stream)
-        found = gpu_times(pycuda_stream(driver, stream, addresses["flushed"]), work, runs=rounds)
+        times = gpu_times(pycuda_stream(driver, stream, addresses["flushed"]), work, runs=rounds)
         image = np.empty_like(expected)
         driver.memcpy_dtoh(image, addresses[INPUT])
     _check(image, expected)
-    return found
+    return times
 
 
 def _table(figures: Sequence[Row]) -> Table:
-    table = Table("frame", "input", "", "ms", "times as fast")
+    table = Table("frame", "input", "candidate", "ms", "times as fast")
     for row in figures:
         sizes = ("x".join(map(str, row[name])) for name in ("frame", "input"))
         cells = (f"{row['ms']:.4f}", f"{row.get('ratio', 0):.2f}") if "ms" in row else ("", row["not_run"])
@@ -147,11 +150,11 @@ def _table(figures: Sequence[Row]) -> Table:
     return table
 
 
-def _check(found: Image, expected: Image) -> None:
-    """Raises ValueError where an image is not OpenCV's."""
-    worst = int(np.abs(found.astype(int) - expected).max())
+def _check(image: Image, expected: Image) -> None:
+    """Compare an image with OpenCV's; raise ValueError if they differ."""
+    worst = int(np.abs(image.astype(int) - expected).max())
     if worst > GRAY_LEVELS:
-        raise ValueError(f"image: expected OpenCV's within {GRAY_LEVELS} gray level, got one {worst} off")
+        raise ValueError(f"image: expected at most {GRAY_LEVELS} gray level of difference from OpenCV, got {worst}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes the figures of ``benchmarks/results`` into the README's tables, between their marks, and draws its pictures.
+"""Update of the README's tables, between their marks, and of its pictures from ``benchmarks/results``.
 
 python -m benchmarks.readme
 """
@@ -14,7 +14,7 @@ from benchmarks import record
 from benchmarks.tables import TABLES, source
 
 README = Path(__file__).parents[1] / "README.md"
-# Result files of each mark. The first must be there; what comes from a GPU is shown once it is.
+# Result files of each mark. The first file is required; the file of a GPU is shown once it exists.
 PLACES: dict[str, tuple[str, ...]] = {
     **{name: (name, f"{name}_gpu") for name in ("end_to_end", "detectors", "preprocess", "postprocess", "scaling")},
     **{
@@ -37,37 +37,37 @@ def main() -> int:
 
 
 def with_figures(text: str, results: Path | None = None) -> str:
-    """The README with each marked place filled from its result files.
+    """Return the README with the text between each pair of marks made from the result files.
 
     Args:
-        text: the README.
+        text: text of the README.
         results: folder of the result files; None for the project's own.
     """
     for mark, names in PLACES.items():
         filled = f"<!-- {mark} -->\n{_filling(mark, names, results or record.RESULTS)}\n<!-- /{mark} -->"
         parts = re.split(rf"<!-- {mark} -->.*?<!-- /{mark} -->", text, flags=re.S)
         if len(parts) != 2:
-            raise ValueError(f"README.md: expected one place marked {mark}, found {len(parts) - 1}")
+            raise ValueError(f"README.md: expected one pair of marks {mark}, found {len(parts) - 1}")
         text = filled.join(parts)
     return text
 
 
 def _filling(mark: str, names: Sequence[str], results: Path) -> str:
-    found = {name: results / f"{name}.json" for name in names if (results / f"{name}.json").is_file()}
-    if mark == "gpu" and not found:
+    files = {name: results / f"{name}.json" for name in names if (results / f"{name}.json").is_file()}
+    if mark == "gpu" and not files:
         return NOT_YET
-    if mark != "gpu" and mark not in found:
-        raise ValueError(f"{mark}.json: expected it in {results}, found none; run python -m benchmarks.{mark}")
+    if mark != "gpu" and mark not in files:
+        raise ValueError(f"{mark}.json: expected this file in {results}; run python -m benchmarks.{mark}")
     blocks = []
-    for name, path in found.items():
+    for name, path in files.items():
         content = json.loads(path.read_text(encoding="utf-8"))
-        picture = f"![{name} on a GPU](benchmarks/pictures/{name}.png)\n\n" if _has_picture_of_its_own(name) else ""
+        picture = f"![{name} on a GPU](benchmarks/pictures/{name}.png)\n\n" if _has_generated_picture(name) else ""
         blocks.append(f"{picture}{TABLES[name](content)}\n\n{source(name, content)}")
     return "\n\n".join(blocks)
 
 
-def _has_picture_of_its_own(name: str) -> bool:
-    """The pictures of a CPU stand in the README's text, where they belong."""
+def _has_generated_picture(name: str) -> bool:
+    """True if the picture is part of the generated text; pictures of a CPU are in the README's own text."""
     return name.endswith("_gpu")
 
 

@@ -1,9 +1,10 @@
-"""What the training recipe of the sample model gains on data that it was not made for.
+"""Gain of the sample model's training recipe on data that it was not tuned for.
 
     python -m benchmarks.recipe
 
-Shapes over windows of the forest; the same network, pictures, steps and batches from random weights. The base has what
-``train`` does by default, at the rate that suits it; what the recipe has beside it stands in ``RECIPE``.
+The data are shapes over windows of the forest. Both runs train the same network from random weights, on the same
+images, for the same number of steps. The base has the defaults of ``train``, at a suitable learning rate; the recipe
+has the options in ``RECIPE``.
 """
 
 from __future__ import annotations
@@ -41,16 +42,23 @@ RECIPE = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=6, help="of each training (default: 6)")
-    parser.add_argument("--samples", type=int, default=800, help="pictures an epoch (default: 800)")
-    parser.add_argument("--pictures", type=int, nargs=2, default=(120, 60), help="to train and measure on")
+    parser.add_argument("--epochs", type=int, default=6, help="epochs of each training run (default: 6)")
+    parser.add_argument("--samples", type=int, default=800, help="training images per epoch (default: 800)")
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        nargs=2,
+        default=(120, 60),
+        metavar=("TRAIN", "VAL"),
+        help="images to render for training and for validation (default: 120 60)",
+    )
     args = parser.parse_args(argv)
     before, console = begin(), Console()
     rows: list[dict[str, Any]] = []
     run = ["--epochs", str(args.epochs), "--epoch-samples", str(args.samples)]
     options = {
         "train's defaults": BASE,
-        "the sample model's recipe": [word for part in RECIPE.values() for word in part],
+        "the sample model's recipe": [option for part in RECIPE.values() for option in part],
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -65,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(files: tuple[Path, Path], options: Sequence[str], folder: Path) -> dict[str, float]:
-    """AP of the best epoch of one run."""
+    """Train once and return the metrics of the best epoch."""
     model, images = folder / "model.pt", folder / "images"
-    words = [str(files[0]), "--images", str(images), "--val", str(files[1]), "-o", str(model)]
-    if train([*words, *NETWORK, *RUN, *options]):
-        raise RuntimeError("train: expected it to end well; see what it said")
+    data = [str(files[0]), "--images", str(images), "--val", str(files[1]), "-o", str(model)]
+    if train([*data, *NETWORK, *RUN, *options]):
+        raise RuntimeError("train: expected it to succeed; see its error message above")
     with Detector.load(model, device="cpu") as detector:
         metrics = evaluate(detector, load_coco(files[1], images), batch=8).metrics
     return {name: round(metrics[name], 4) for name in ("AP", "AP50", "APs", "APm")}

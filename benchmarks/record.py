@@ -1,4 +1,4 @@
-"""How a measurement is taken and kept: interleaved runs, their spread, and beside them machine and conditions."""
+"""Measurements and their result files: interleaved runs, their spread, the machine and the conditions."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from engines.core.atomic_file import atomic_file
 from retina_edge.environment.conditions import conditions, describe_machine, versions
 
 RESULTS = Path(__file__).parent / "results"
-# What is measured on a GPU stands beside what is measured on a CPU.
+# Suffixes of result files: the results of a GPU lie beside those of a CPU.
 SUFFIXES = {"cpu": "", "cuda": "_gpu"}
 LOAD = "load average"
-# Processes that compute, for each core: with more than this at the start the figures are of a shared machine.
-MOST_LOAD = 0.5
+# Largest load per core at the start; with more than this, other processes disturb the measurement.
+MAX_LOAD = 0.5
 DIGITS = 5
-# Arguments that name a place of this machine.
+# Options that name folders of this machine.
 LOCAL = ("--work", "--modelopt")
 
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds of many runs: the median and the spread around it.
+    """The median and the spread of the milliseconds of many runs.
 
     Attributes:
-        median, least, p10, p90: of them; percentiles are interpolated linearly, as NumPy does.
-        rounds: how many runs.
+        median, least, p10, p90: statistics, milliseconds; percentiles are interpolated linearly, as NumPy does.
+        rounds: number of runs.
     """
 
     median: float
@@ -45,12 +45,12 @@ class Times:
 
     @classmethod
     def of(cls, milliseconds: Sequence[float]) -> Times:
-        """Of at least one measurement."""
+        """Compute the statistics of at least one measurement."""
         p10, median, p90 = (float(value) for value in np.percentile(milliseconds, (10, 50, 90)))
         return cls(median, float(min(milliseconds)), p10, p90, len(milliseconds))
 
     def row(self) -> dict[str, float | int]:
-        """As result files hold them."""
+        """Return the statistics as a row of a result file."""
         named = {"ms": self.median, "min_ms": self.least, "p10_ms": self.p10, "p90_ms": self.p90}
         return {**{name: round(value, DIGITS) for name, value in named.items()}, "rounds": self.rounds}
 
@@ -59,17 +59,19 @@ def interleaved(
     candidates: Mapping[str, Callable[[], object]],
     *,
     rounds: int | Mapping[str, int],
-    put_aside: Callable[[str, Exception], None] | None = None,
+    on_failure: Callable[[str, Exception], None] | None = None,
 ) -> dict[str, Times]:
-    """Times of each candidate, run in turn so that a drifting machine touches all alike.
+    """Time candidates in turn, so that a drift in the speed of the machine affects all of them alike.
 
-    Each counted run follows an uncounted one of its own, so that it finds its own data in the caches, and the
-    threads of the candidate before it have stopped spinning.
+    Each counted run follows an uncounted run of the same candidate, so that its data are in the caches, and the threads
+    of the previous candidate have stopped spinning.
 
     Args:
-        candidates: functions without arguments.
-        rounds: counted runs of each; where they differ, those of a candidate with few are spread over the others'.
-        put_aside: told of a candidate that fails, which then has no times; without it the error is raised.
+        candidates: functions without arguments, by name.
+        rounds: counted runs, of all or of each candidate; the fewer runs of one candidate are spread over the more runs
+            of another.
+        on_failure: called with the name and the error of a candidate that fails, which then has no times; if None, the
+            error is raised.
     """
     counts = {name: rounds if isinstance(rounds, int) else rounds[name] for name in candidates}
     most = max(counts.values(), default=0)
@@ -84,40 +86,41 @@ def interleaved(
                 candidates[name]()
                 times[name].append(1000 * (perf_counter() - start))
             except Exception as error:
-                if put_aside is None:
+                if on_failure is None:
                     raise
                 del times[name]
-                put_aside(name, error)
+                on_failure(name, error)
     return {name: Times.of(values) for name, values in times.items() if values}
 
 
 def begin() -> dict[str, Any]:
-    """The conditions before anything is measured, for ``save``; complains of a machine that is busy already."""
-    found = conditions()
-    if is_busy(found, cores := os.cpu_count() or 1):
+    """Return the conditions before a measurement, for ``save``; print a warning if the machine is busy."""
+    before = conditions()
+    if is_busy(before, cores := os.cpu_count() or 1):
         print(
-            f"{LOAD} {found[LOAD]} on {cores} cores: expected at most {MOST_LOAD * cores:.1f} before a measurement; "
-            "do not trust the figures, and measure again when nothing else runs",
+            f"{LOAD}: expected at most {MAX_LOAD * cores:.1f} on {cores} cores before a measurement, "
+            f"got {before[LOAD]}; do not trust the figures, and measure again when nothing else runs",
             file=sys.stderr,
         )
-    return found
+    return before
 
 
 def is_busy(before: Mapping[str, Any], cores: int) -> bool:
-    """Whether others were computing when a measurement began, by its conditions."""
-    return bool(before.get(LOAD, 0.0) > MOST_LOAD * cores)
+    """True if other processes used the CPU when a measurement began, according to its conditions."""
+    return bool(before.get(LOAD, 0.0) > MAX_LOAD * cores)
 
 
 def save(name: str, figures: Any, *, suffix: str = "", before: Mapping[str, Any] | None = None) -> Path:
-    """Writes ``benchmarks/results/NAMESUFFIX.json``: command, describe_machine, versions, conditions, figures.
+    """Write ``benchmarks/results/NAMESUFFIX.json`` and return its path.
 
-    Cheap enough to be called after every row, so that what is stopped leaves what it has.
+    The file holds the command, the machine, the versions, the conditions and the figures. Writing it is cheap, so a
+    script does so after every row: a script that is stopped keeps the rows that it has.
 
     Args:
-        name: of the script.
-        figures: whatever JSON takes.
-        suffix: ``_gpu`` for what was measured on a GPU.
-        before: from ``begin``.
+        name: name of the script.
+        figures: figures, as any value that JSON can hold.
+        suffix: ``_gpu`` for figures of a GPU.
+        before: conditions from ``begin``.
     """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}{suffix}.json"
@@ -128,13 +131,13 @@ def save(name: str, figures: Any, *, suffix: str = "", before: Mapping[str, Any]
         "conditions": {**({} if before is None else {"before": dict(before)}), "after": conditions()},
         "figures": figures,
     }
-    with atomic_file(path) as file:  # whoever is stopped meanwhile leaves the file before
+    with atomic_file(path) as file:  # if the script is stopped now, the previous file remains
         file.write((json.dumps(content, indent=2) + "\n").encode())
     return path
 
 
 def _arguments(given: Sequence[str]) -> list[str]:
-    """Without ``--work`` and ``--modelopt``: those are folders of one machine, and change no figure."""
+    """Remove ``--work`` and ``--modelopt``, which name folders of one machine and do not change a figure."""
     kept, given = [], list(given)
     while given:
         argument = given.pop(0)
@@ -146,7 +149,12 @@ def _arguments(given: Sequence[str]) -> list[str]:
 
 
 def without_folders(text: str) -> str:
-    """Text with absolute paths cut down to their last two names: folders of one machine say nothing on another."""
+    """Shorten absolute paths in a text to their last two names: folders of one machine mean nothing elsewhere.
+
+    Example:
+        >>> without_folders("/home/user/project/model.engine: expected an engine")
+        '…/project/model.engine: expected an engine'
+    """
     return re.sub(
         r"(?<![\w./:])(?:/[^\s/:'\",]+){3,}", lambda path: "…/" + "/".join(path.group().split("/")[-2:]), text
     )

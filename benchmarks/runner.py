@@ -1,9 +1,9 @@
-"""The runner on a GPU: a 1080p frame in host memory to its detections there, stage by stage, R50 at 800×800, FP16.
+"""Stages of the runner on a GPU: from a 1080p frame in host memory to its detections, R50 at 800×800, FP16.
 
     python -m benchmarks.runner
 
-With an engine where one runs on this GPU. Elsewhere torch takes its place, and the result says so and why: copies,
-letterbox, kernels and streams are the runner's own all the same.
+The network is an engine, if one runs on this GPU. Otherwise torch runs the network, and the result says why; copies,
+letterbox, kernels and streams are still those of the runner.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ BY_TORCH = "torch, FP16"
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=10.0, help="of measuring, after warming up (default: 10)")
-    parser.add_argument("--torch", action="store_true", help="torch in the engine's place, whatever runs here")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="seconds to measure after the warm-up (default: 10)"
+    )
+    parser.add_argument("--torch", action="store_true", help="run the network with torch, even if an engine runs here")
     add_work(parser)
     args = parser.parse_args(argv)
     if not this_machine().gpu:
@@ -63,8 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _detector(folder: Path, *, engine: bool) -> tuple[str, str, Detector]:
-    """What runs the network, why it is not an engine, and the detector, which has found something already."""
-    why = "asked for"
+    """Return the description of the network, the reason why it is not an engine, and the detector.
+
+    An engine has already run once, because only a run shows that it works on this GPU.
+    """
+    why = "requested with --torch"
     if engine:
         try:
             path = built(export_lively_r50(folder / "r50.onnx", SIDE, forest_frame()), "fp16")

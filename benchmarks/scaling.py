@@ -1,11 +1,11 @@
-"""What a frame costs against batch, input size, number of classes and number of candidates.
+"""Cost of a frame as a function of batch, input size, number of classes and number of candidates.
 
     python -m benchmarks.scaling
 
-One thing is varied at a time around a RetinaNet-R18 of 320×320 pixels; all of a row run in turn. Candidates are counted
-as they pass the threshold and are the best of their level: a threshold of 0 gives ``top_k`` a level. On a
-GPU, where each point but those of the batch needs an engine, there are fewer points; where no engine runs, ONNX Runtime
-takes its place and the rows say why.
+One quantity is varied at a time, around a RetinaNet-R18 with an input of 320×320 pixels; the values of a quantity run
+in turn. The number of candidates is counted after the threshold and the top-k: a threshold of 0 gives ``top_k``
+candidates per level. On a GPU there are fewer values, because each one needs an engine (except batch, which shares
+one). If no engine runs, ONNX Runtime takes its place, and the rows say why.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ VARIED: dict[str, Values] = {
     },
     CUDA: {"batch": (1, 4, 16), "input": (320, 544, 800), "classes": (20, 91, 365), "candidates": (0, 1000)},
 }
-# The values that the others are set against.
+# The values of the base, with which the others are compared.
 BASES = {"batch": 1, "input": 320, "classes": 20, "candidates": 0}
 ROUNDS = {CPU: 15, CUDA: 200}
 ENGINE, ONNX_RUNTIME = "engine, FP16", "ONNX Runtime"
@@ -48,14 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure_all(device: str, rounds: int, work: Path) -> Iterator[list[Row]]:
-    """Rows of one device, by what is varied."""
+    """Measure one device and yield the rows of each varied quantity."""
     on = runs_on(device, work)
     for name, values in VARIED[device].items():
         yield measure(name, values, rounds, on, work)
 
 
 def runs_on(device: str, work: Path) -> dict[str, str]:
-    """What runs the networks, and why it is not an engine on a GPU where none runs."""
+    """Return the runtime of the networks and, if no engine runs on the GPU, the reason."""
     if device == CPU:
         return {"on": ONNX_RUNTIME}
     try:
@@ -70,15 +70,15 @@ def runs_on(device: str, work: Path) -> dict[str, str]:
 def measure(
     varied: str, values: Sequence[int], rounds: int, on: Mapping[str, str], work: Path, bases: Mapping[str, int] = BASES
 ) -> list[Row]:
-    """A row for each value, its cost relative to the base's.
+    """Measure each value of one quantity; return a row for each, with its cost relative to the base.
 
     Args:
-        varied: one of ``bases``.
-        values: of it.
-        rounds: counted runs of each.
-        on: from ``runs_on``; goes into the rows.
+        varied: name of the quantity, one of ``bases``.
+        values: values of the quantity.
+        rounds: counted runs of each value.
+        on: entries from ``runs_on``, which are added to the rows.
         work: folder for models.
-        bases: what the rest is.
+        bases: values of the other quantities.
     """
     frames = sample_frames()
     dynamic = max(values) if varied == "batch" else None
@@ -88,10 +88,12 @@ def measure(
         makers[str(value)] = partial(_batch, settings, frames, on["on"], work, dynamic)
     rows = []
     (measured,) = compare(makers, str(bases[varied]), rounds=rounds)
-    found = {int(row.pop("candidate")): row for row in measured}
-    per_frame = {value: row["ms"] / (value if varied == "batch" else 1) for value, row in found.items() if "ms" in row}
+    by_value = {int(row.pop("candidate")): row for row in measured}
+    per_frame = {
+        value: row["ms"] / (value if varied == "batch" else 1) for value, row in by_value.items() if "ms" in row
+    }
     base = per_frame.get(bases[varied])
-    for value, row in found.items():
+    for value, row in by_value.items():
         row.pop("ratio", None)
         cost = {"cost": round(per_frame[value] / base, 3)} if base and value in per_frame else {}
         rows.append({"varied": varied, "value": value, **row, **cost, **on})
@@ -117,11 +119,11 @@ def _detector(
     stack: ExitStack,
     dynamic: int | None = None,
 ) -> Detector:
-    """One for each setting; of the batch one engine for all, but ONNX Runtime is tuned for a fixed one."""
+    """Make the detector of one setting. One engine serves all batch sizes; ONNX Runtime gets a model of fixed batch."""
     fixed = settings["batch"] if on == ONNX_RUNTIME or dynamic is None else None
     name = "_".join(f"{key}{value}" for key, value in {**settings, "batch": fixed or f"1to{dynamic}"}.items())
-    wanted, side = settings["candidates"], settings["input"]
-    changes: dict[str, Any] = {"score_threshold": 0.0, "top_k": wanted} if wanted else {}
+    candidates, side = settings["candidates"], settings["input"]
+    changes: dict[str, Any] = {"score_threshold": 0.0, "top_k": candidates} if candidates else {}
     config = ModelConfig(settings["classes"], backbone="resnet18", fpn_channels=64)
     path = work / f"scaling_{name}.onnx"
     if not path.is_file():

@@ -1,6 +1,6 @@
-"""A second data set, made on the spot: shapes of three classes rendered over windows of the forest.
+"""A generated data set: shapes of three classes, rendered over windows of the forest.
 
-Nothing of it is imagery of trees labeled: what a recipe gains here, it does not gain by fitting the sample data.
+No tree in it is labeled, so a recipe cannot gain here by fitting the sample data.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from benchmarks.forest_frame import forest_frame
 
 CLASSES = ("disc", "square", "triangle")
 SIDE = 160
-# Of a shape, pixels: from about one stride of the finest level to a third of the picture.
+# Sizes of a shape, pixels: from about one stride of the finest level to a third of the image.
 LEAST, MOST = 8, 56
-# How much of the forest shines through, so that no shape is of one color.
+# Share of the forest that shows through a shape, so that no shape has a single color.
 THROUGH = 0.35
-# Objects of one picture, and how often one is tried to be placed beside the others.
+# Largest number of objects in an image, and attempts to place one without overlap.
 OBJECTS, TRIES = 8, 20
 Image = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
 
 def write_shapes(folder: Path, *, train: int, val: int, seed: int = 0) -> tuple[Path, Path]:
-    """Writes ``images/``, ``train.json`` and ``val.json`` in COCO's form; gives the two files.
+    """Write ``images/``, ``train.json`` and ``val.json`` in COCO format, and return the two annotation files.
 
     Args:
-        folder: is made where it is not there.
-        train, val: pictures of each.
-        seed: of everything random.
+        folder: folder to write to; created if it is missing.
+        train, val: numbers of images.
+        seed: seed of all random numbers.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     forest = forest_frame()
@@ -43,9 +43,9 @@ def write_shapes(folder: Path, *, train: int, val: int, seed: int = 0) -> tuple[
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for image_id in range(count):
-            picture, objects = render(forest, generator)
+            image, objects = render(forest, generator)
             name = f"{part}_{image_id:04}.jpg"
-            cv2.imwrite(str(folder / "images" / name), picture)
+            cv2.imwrite(str(folder / "images" / name), image)
             images.append({"id": image_id, "file_name": name, "height": SIDE, "width": SIDE})
             for label, (x1, y1, x2, y2) in objects:
                 annotations.append(
@@ -64,13 +64,13 @@ def write_shapes(folder: Path, *, train: int, val: int, seed: int = 0) -> tuple[
 
 
 def render(forest: Image, generator: np.random.Generator) -> tuple[Image, list[tuple[int, Box]]]:
-    """A picture, BGR uint8 [160, 160, 3], and of each shape its label and its box, xyxy in pixels."""
+    """Render an image, BGR uint8 [160, 160, 3]; return it with the label and the box (xyxy, pixels) of each shape."""
     top, left = (int(generator.integers(0, side - SIDE + 1)) for side in forest.shape[:2])
-    picture = forest[top : top + SIDE, left : left + SIDE].copy()
+    image = forest[top : top + SIDE, left : left + SIDE].copy()
     objects: list[tuple[int, Box]] = []
     for _ in range(int(generator.integers(1, OBJECTS + 1))):
         for _ in range(TRIES):
-            # As many small ones as large ones of twice the size.
+            # Log-uniform: as many shapes of 8 to 16 pixels as of 16 to 32.
             size = round(float(np.exp(generator.uniform(np.log(LEAST), np.log(MOST)))))
             x, y = (int(value) for value in generator.integers(0, SIDE - size + 1, 2))
             label = int(generator.integers(len(CLASSES)))
@@ -78,11 +78,11 @@ def render(forest: Image, generator: np.random.Generator) -> tuple[Image, list[t
             box = _box(mask)
             if all(_apart(box, other) for _, other in objects):
                 color = generator.integers(0, 256, 3)
-                mixed = THROUGH * picture[mask] + (1 - THROUGH) * color
-                picture[mask] = mixed.astype(np.uint8)
+                mixed = THROUGH * image[mask] + (1 - THROUGH) * color
+                image[mask] = mixed.astype(np.uint8)
                 objects.append((label, box))
                 break
-    return picture, objects
+    return image, objects
 
 
 def _mask(label: int, x: int, y: int, size: int, turn: float) -> npt.NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""One program of several that share a time limit: its output is shown, its end is kept, and it is stopped in time."""
+"""A subprocess with a time limit: its output is shown, its last lines are kept, and it is killed in time."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from typing import Any
 
 from benchmarks.record import without_folders
 
-# Of what a program said last, enough for a traceback.
+# Last lines that are kept, enough for a traceback.
 LINES = 40
-# From being asked to end to being ended, and for the rest of its output to come through.
+# Seconds from SIGTERM to SIGKILL, and seconds to wait for the rest of the output.
 GRACE = 5.0
 
 
 def run_step(name: str, arguments: Sequence[str], seconds: float, *, folder: Path) -> dict[str, Any]:
-    """Runs Python with arguments, and gives how it ended, how long it took, and its last lines where it failed.
+    """Run Python with arguments; return how the step ended, its duration and, if it failed, its last lines.
 
     Args:
-        name: of the step.
-        arguments: of Python.
-        seconds: it may take; afterwards it is ended, and with it whatever it has started.
-        folder: to run in.
+        name: name of the step.
+        arguments: arguments of Python.
+        seconds: time limit; afterwards the process and all its children are ended.
+        folder: working directory.
     """
     if seconds <= 0:
         return {"step": name, "ended": "no time left", "seconds": 0.0}
@@ -52,11 +52,11 @@ def run_step(name: str, arguments: Sequence[str], seconds: float, *, folder: Pat
         ended = "ok" if code == 0 else f"exit code {code}"
     except subprocess.TimeoutExpired:
         ended = f"took longer than {seconds:.0f} s"
-    finally:  # after Ctrl-C, too
+    finally:  # also after Ctrl-C
         _end(process)
         reader.join(GRACE)
-    found: dict[str, Any] = {"step": name, "ended": ended, "seconds": round(perf_counter() - start, 1)}
-    return found if ended == "ok" else {**found, "last_lines": [without_folders(line) for line in last]}
+    outcome: dict[str, Any] = {"step": name, "ended": ended, "seconds": round(perf_counter() - start, 1)}
+    return outcome if ended == "ok" else {**outcome, "last_lines": [without_folders(line) for line in last]}
 
 
 def _show(process: subprocess.Popen[str], last: deque[str]) -> None:
@@ -69,9 +69,9 @@ def _show(process: subprocess.Popen[str], last: deque[str]) -> None:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Ends the program's whole group: workers it has started would go on, and keep the GPU and its output."""
-    for sent in (signal.SIGTERM, signal.SIGKILL):
+    """End the whole process group: a worker that outlives the process would hold the GPU and the output pipe."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, sent)
+            os.killpg(process.pid, number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=GRACE)

@@ -1,4 +1,4 @@
-"""Result files as the README's tables: on a CPU ratios, on a GPU, which has a name, milliseconds, too."""
+"""The README's tables, made from result files: ratios for a CPU, and also milliseconds for a GPU, which is named."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from benchmarks.record import is_busy
 
 Record = dict[str, Any]
 Row = Mapping[str, Any]
-CANDIDATES = {"candidates": "candidates a level"}
+# Names of varied quantities, if they differ from those in the result file.
+VARIED = {"candidates": "candidates per level"}
 
 
 def source(name: str, record: Record) -> str:
-    """The line under a table: which file, which machine, which command."""
+    """Return the line under a table: the file, the machine, the packages and the command."""
     machine, versions = record["machine"], record["versions"]
     if name.endswith("gpu"):
         where = f"{machine.get('gpu', 'no GPU')}, driver {machine.get('driver', 'unknown')}"
@@ -24,7 +25,7 @@ def source(name: str, record: Record) -> str:
         f"{package} {versions[package]}" for package in ("onnxruntime", "torch", "torchvision") if package in versions
     ]
     busy = is_busy(record.get("conditions", {}).get("before", {}), machine["cores"])
-    warning = ["**others were computing meanwhile**"] if busy else []
+    warning = ["**other processes used the CPU**"] if busy else []
     facts = ", ".join([where, *packages, *warning])
     return f"*[{name}.json](benchmarks/results/{name}.json): {facts}. `{record['command']}`*"
 
@@ -35,7 +36,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _ratio(row: Row) -> str:
-    """Times as fast as the base, or why there is no figure."""
+    """Return how many times as fast as the base a candidate is, or why there is no figure."""
     return f"{row['ratio']:.2f}" if "ratio" in row else row.get("not_run", "")
 
 
@@ -50,13 +51,13 @@ def _bold(candidate: str, cells: Sequence[str]) -> list[str]:
 
 def _end_to_end(record: Record) -> str:
     rows = record["figures"]
-    places = list(dict.fromkeys((row["device"], row["input"]) for row in rows))
+    cases = list(dict.fromkeys((row["device"], row["input"]) for row in rows))
     cells = {(row["candidate"], row["device"], row["input"]): row for row in rows}
     lines = []
     for candidate in dict.fromkeys(row["candidate"] for row in rows):
-        shown = [_ratio(cells.get((candidate, *place), {})) for place in places]
-        lines.append((candidate, *_bold(candidate, shown)))
-    return _table(("R50, 91 classes", *(f"{side}×{side}, {device.upper()}" for device, side in places)), lines)
+        ratios = [_ratio(cells.get((candidate, *case), {})) for case in cases]
+        lines.append((candidate, *_bold(candidate, ratios)))
+    return _table(("R50, 91 classes", *(f"{side}×{side}, {device.upper()}" for device, side in cases)), lines)
 
 
 def _end_to_end_gpu(record: Record) -> str:
@@ -69,7 +70,8 @@ def _end_to_end_gpu(record: Record) -> str:
     sides = " and ".join(f"{side}×{side}" for side in dict.fromkeys(row["input"] for row in rows))
     base = next((row["candidate"] for row in rows if row.get("ratio") == 1), "torchvision")
     return _table(
-        (f"R50, 91 classes, {sides}", "ms", f"times as fast as {base}", "same detections as FP32, share"), lines
+        (f"R50, 91 classes, {sides}", "ms", f"times as fast as {base}", "share of detections that agree with FP32"),
+        lines,
     )
 
 
@@ -86,14 +88,14 @@ def _by_frame(record: Record, cell: Callable[[Row], str]) -> str:
     names = list(dict.fromkeys(row["candidate"] for row in rows))
     lines = []
     for frame, size in dict.fromkeys((tuple(row["frame"]), tuple(row["input"])) for row in rows):
-        found = {row["candidate"]: row for row in rows if (tuple(row["frame"]), tuple(row["input"])) == (frame, size)}
-        lines.append((f"{frame[1]}×{frame[0]} to {size[1]}×{size[0]}", *(cell(found.get(name, {})) for name in names)))
+        chosen = {row["candidate"]: row for row in rows if (tuple(row["frame"]), tuple(row["input"])) == (frame, size)}
+        lines.append((f"{frame[1]}×{frame[0]} to {size[1]}×{size[0]}", *(cell(chosen.get(name, {})) for name in names)))
     return _table(("Frame to input", *names), lines)
 
 
 def _postprocess(record: Record) -> str:
     rows = [(row["candidate"], _ratio(row)) for row in record["figures"]]
-    return _table(("On the CPU, R50 800×800, 91 classes", "times as fast as torchvision's"), rows)
+    return _table(("R50 800×800, 91 classes, CPU", "times as fast as torchvision"), rows)
 
 
 def _postprocess_gpu(record: Record) -> str:
@@ -156,9 +158,9 @@ def _scaling(record: Record) -> str:
     lines = []
     for name in dict.fromkeys(row["varied"] for row in rows):
         chosen = [row for row in rows if row["varied"] == name]
-        steps = [f"{row['value']}: {row['cost']:.2f}" if "cost" in row else f"{row['value']}: –" for row in chosen]
-        lines.append((CANDIDATES.get(name, name), ", ".join(steps)))
-    return _table(("varied", "cost of a frame"), lines)
+        costs = [f"{row['value']}: {row['cost']:.2f}" if "cost" in row else f"{row['value']}: –" for row in chosen]
+        lines.append((VARIED.get(name, name), ", ".join(costs)))
+    return _table(("varied", "value: cost of a frame"), lines)
 
 
 def _scaling_gpu(record: Record) -> str:
@@ -169,43 +171,49 @@ def _scaling_gpu(record: Record) -> str:
 
 def _detect_loop(record: Record) -> str:
     rows = [(row["model"], f"**{row['share']:.2f}**") for row in record["figures"]]
-    return _table(("Model", "frames a second of the loop, as a share of the bare session's"), rows)
+    return _table(("Model", "frames per second of the loop, as a share of the bare session's"), rows)
 
 
 def _load(record: Record) -> str:
     figures = record["figures"]
     height, width = figures["size"]
     header = (
-        f"{figures['videos']} videos of {width}×{height} at a time",
-        "frames a second, as a share of bare decoding's",
+        f"{figures['videos']} videos of {width}×{height} at once",
+        "frames per second, as a share of bare decoding's",
     )
     share = f"**{figures['share']:.2f}** ({figures['least_share']:.2f} to {figures['greatest_share']:.2f})"
-    return _table(header, [("decoded, through the pipeline with a detector that costs nothing", share)])
+    return _table(header, [("decoding and the pipeline, with a detector that takes no time", share)])
 
 
 def _endurance(record: Record) -> str:
-    slow, lost = record["figures"]["slow_detector"], record["figures"]["reconnects"]
+    slow, restarts = record["figures"]["slow_detector"], record["figures"]["reconnects"]
     first, last = slow["first_third"], slow["last_third"]
     ages = [f"{part['p50_ms']:.0f}, {part['p95_ms']:.0f}, {part['max_ms']:.0f}" for part in (first, last)]
     counts = f"{slow['captured']} = {slow['detected']} + {slow['dropped']} + {slow['unaccounted']}"
     rows = [
-        ("age of results, first third of the time: p50, p95, most", f"{ages[0]} ms"),
-        ("the same, last third", f"{ages[1]} ms"),
-        ("results older than two periods of the detector", f"{100 * slow['late']:.1f} %"),
-        ("frames captured = detected + left out + waiting at the end", counts),
+        ("age of results in the first third of the run: p50, p95, maximum", f"{ages[0]} ms"),
+        ("age of results in the last third of the run: p50, p95, maximum", f"{ages[1]} ms"),
+        ("results older than twice the detector's time", f"{100 * slow['late']:.1f} %"),
+        ("frames captured = detected + dropped + waiting at the end", counts),
         (
-            f"{lost['reconnects']} times an RTSP server dies: the stream is back after it, p50, most",
-            f"{lost['back_p50_s']:.1f} s, {lost['back_max_s']:.1f} s",
+            f"{restarts['reconnects']} restarts of an RTSP server: time until its stream is back, p50, maximum",
+            f"{restarts['back_p50_s']:.1f} s, {restarts['back_max_s']:.1f} s",
         ),
-        ("longest pause of another stream meanwhile", f"{1000 * lost['longest_pause_of_the_other_s']:.0f} ms"),
+        (
+            "longest pause of another stream during the restarts",
+            f"{1000 * restarts['longest_pause_of_the_other_s']:.0f} ms",
+        ),
         *(
-            (f"{what} after {lost['warm_after']} and after all", f"{lost['warm'][key]}, {lost['end'][key]}")
-            for key, what in (("threads", "threads"), ("descriptors", "file descriptors"), ("MiB", "MiB of memory"))
+            (
+                f"{resource} after {restarts['warm_after']} restarts and after all of them",
+                f"{restarts['warm'][key]}, {restarts['end'][key]}",
+            )
+            for key, resource in (("threads", "threads"), ("descriptors", "file descriptors"), ("MiB", "MiB of memory"))
         ),
     ]
     title = (
-        f"a detector of {slow['detector_ms']:.0f} ms, a camera of {slow['camera_fps']:.0f} frames/s, "
-        f"{slow['seconds']:.0f} s"
+        f"a detector that takes {slow['detector_ms']:.0f} ms, "
+        f"a camera with {slow['camera_fps']:.0f} frames per second, for {slow['seconds']:.0f} s"
     )
     return _table((title, ""), rows)
 
@@ -275,12 +283,15 @@ def _runner(record: Record) -> str:
         (stage, *("" if times.get(name) is None else f"{times[name]:.3f}" for name in columns))
         for stage, times in figures["milliseconds"].items()
     ]
-    facts = [f"network by {figures['network']}" + (f" ({figures['why']})" if figures.get("why") else "")]
-    for name, said in (("host_overhead", "host overhead, of the GPU's time"), ("jitter", "jitter, p99 / p50")):
+    facts = [f"network: {figures['network']}" + (f" ({figures['why']})" if figures.get("why") else "")]
+    for name, title in (
+        ("host_overhead", "host overhead, relative to the GPU's time"),
+        ("jitter", "jitter, p99 / p50"),
+    ):
         if figures.get(name) is not None:
-            facts.append(f"{said}: {figures[name]:.3f}")
-    facts.append(f"throughput: {figures['throughput']['frames_per_second']:.1f} frames a second")
-    return _table(("milliseconds of a frame", *columns), rows) + f"\n\n{'; '.join(facts)}."
+            facts.append(f"{title}: {figures[name]:.3f}")
+    facts.append(f"throughput: {figures['throughput']['frames_per_second']:.1f} frames per second")
+    return _table(("milliseconds per frame", *columns), rows) + f"\n\n{'; '.join(facts)}."
 
 
 def _goals(record: Record) -> str:
@@ -297,7 +308,7 @@ def _goals(record: Record) -> str:
     return f"{table}\n\nTests on the GPU: {counts}. Steps that failed: {', '.join(failed) or 'none'}."
 
 
-# By result file, without its ending.
+# Functions that make the table of a result file, by its name without the suffix.
 TABLES: dict[str, Callable[[Record], str]] = {
     "end_to_end": _end_to_end,
     "detectors": _detectors,

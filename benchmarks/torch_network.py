@@ -1,12 +1,13 @@
-"""Torch in TensorRT's place inside the runner, for a GPU that no TensorRT at hand runs on.
+"""Torch in place of TensorRT inside the runner, for a GPU that the installed TensorRT does not support.
 
-Copies, letterbox, kernels and streams stay as they are. The network runs in FP16, channels last, and is recorded as a
-CUDA graph by torch itself.
+Copies, letterbox, kernels and streams are still those of the runner. The network runs in FP16 with channels last, and
+torch captures it as a CUDA graph.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -28,10 +29,11 @@ class TorchNetwork:
     """A ``Network`` for the runner.
 
     Args:
-        model: float [N, 3, H, W] to class logits and box deltas of each level, as two lists; is changed.
-        contract: what it promises.
-        max_batch: images at a time, at most.
-        device: ``cuda``; the tests take ``cpu``, where an address is one of the host's.
+        model: model that takes float [N, 3, H, W] and returns two lists, the class logits and the box deltas of each
+            level. The model is modified.
+        contract: contract of the model.
+        max_batch: largest number of images in a batch.
+        device: ``cuda``; in tests ``cpu``, where addresses are those of host memory.
     """
 
     half = raw = records_itself = True
@@ -55,14 +57,14 @@ class TorchNetwork:
         return TorchContext(self._network, images, heads)
 
     def save_cache(self) -> None:
-        """There is none."""
+        """Do nothing: torch has no cache file."""
 
     def close(self) -> None:
         self._network.cpu()
 
 
 class TorchContext:
-    """A ``Context``: the network from one tensor to others, at the addresses of the runner."""
+    """A ``Context``: the network, with its input and outputs at the addresses of the runner."""
 
     def __init__(self, network: nn.Module, images: Tensor, heads: list[Tensor]) -> None:
         self._network, self._images, self._heads = network, images, heads
@@ -71,10 +73,10 @@ class TorchContext:
             self._record()
 
     def run(self) -> None:
-        """Once, kernel by kernel, on torch's current stream."""
+        """Run the network once, kernel by kernel, on torch's current stream."""
         with torch.inference_mode():
-            for found, head in zip(self._network(self._images), self._heads, strict=True):
-                head.copy_(found)
+            for output, head in zip(self._network(self._images), self._heads, strict=True):
+                head.copy_(output)
 
     def enqueue(self, stream: Any) -> None:
         assert self._graph is not None
@@ -87,7 +89,7 @@ class TorchContext:
     def _record(self) -> None:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         with torch.cuda.stream(side):
-            for _ in range(WARM_UP):  # cuDNN chooses its kernels
+            for _ in range(WARM_UP):  # lets cuDNN choose its kernels
                 self.run()
         torch.cuda.synchronize()
         self._graph = torch.cuda.CUDAGraph()
@@ -96,12 +98,16 @@ class TorchContext:
         torch.cuda.synchronize()
 
 
-def _view(address: int, shape: tuple[int, ...], dtype: str, device: torch.device) -> Tensor:
-    """Memory that somebody else holds, as a tensor."""
+def host_array(address: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return an array that shares the host memory at an address; the caller keeps the memory alive."""
     kind = np.dtype(dtype)
-    if device.type == "cuda":
-        described = {"shape": shape, "typestr": kind.str, "data": (address, False), "version": 3}
-        return torch.as_tensor(SimpleNamespace(__cuda_array_interface__=described), device=device)
-    memory = (ctypes.c_uint8 * (int(np.prod(shape)) * kind.itemsize)).from_address(address)
-    array: npt.NDArray[Any] = np.frombuffer(memoryview(memory), kind).reshape(shape)
-    return torch.from_numpy(array)
+    memory = (ctypes.c_uint8 * (math.prod(shape) * kind.itemsize)).from_address(address)
+    return np.frombuffer(memoryview(memory), kind).reshape(shape)
+
+
+def _view(address: int, shape: tuple[int, ...], dtype: str, device: torch.device) -> Tensor:
+    """Return a tensor that shares the memory at an address; the caller keeps the memory alive."""
+    if device.type != "cuda":
+        return torch.from_numpy(host_array(address, shape, dtype))
+    interface = {"shape": shape, "typestr": np.dtype(dtype).str, "data": (address, False), "version": 3}
+    return torch.as_tensor(SimpleNamespace(__cuda_array_interface__=interface), device=device)

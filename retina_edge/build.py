@@ -21,29 +21,30 @@ from retina_edge.cli.calibration_options import add_calibration_options, calibra
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb and return its exit code."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     return running.run(lambda: _build(args))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the verb."""
     parser = argparse.ArgumentParser(
         prog="retina-edge build", description="Build a TensorRT engine, FP32, FP16 or INT8, and its passport."
     )
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL.pt|MODEL.onnx", help="checkpoint of train, or ONNX of export")
-    add("-o", "--output", type=Path, required=True, metavar="MODEL.engine", help="the engine file to write")
+    add("-o", "--output", type=Path, required=True, metavar="MODEL.engine", help="engine file to write")
     add("--precision", choices=PRECISIONS, default="fp32", help="precision of the network (default: fp32)")
     add_calibration_options(parser)
     add_accuracy_options(parser)
     add("--batch", type=int, default=1, metavar="N", help="images in a batch (default: 1)")
-    add("--max-batch", type=int, metavar="N", help="accept any batch from 1 to N, tuned for --batch")
+    add("--max-batch", type=int, metavar="N", help="let the engine accept any batch from 1 to N, tuned for --batch")
     add("--backend", choices=("auto", *BACKENDS), default="auto", help="library that builds the engine (default: auto)")
     add(
         "--target",
         type=_targets,
         default=(),
         metavar=f"{','.join(TARGETS)}|portable",
-        help="GPU architectures that an engine of tensorrt-rtx is built for (default: this machine's GPU; without one, "
+        help="GPU architectures that tensorrt-rtx builds the engine for (default: this machine's GPU; without a GPU, "
         "portable: Ampere and later)",
     )
     add(
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--workspace", type=int, metavar="MiB", help="maximum scratch memory of the engine")
     add("--timing-cache", metavar="FILE", help="file that keeps TensorRT's measurements for the next build")
     add("--optimization-level", type=int, metavar="0-5", help="TensorRT's effort to find fast kernels")
-    add("--dla", type=int, metavar="CORE", help="core of a Jetson's deep-learning accelerator to run on")
+    add("--dla", type=int, metavar="CORE", help="core of a Jetson's deep-learning accelerator that runs the engine")
     add("--version-compatible", action="store_true", help="let later versions of TensorRT run the engine")
     add("--hardware-compatible", action="store_true", help="let other GPUs run the engine, Ampere and later")
     add(
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=(),
         metavar="IMAGES",
-        help="images or folders: compare the network that goes into the engine with FP32 on them",
+        help="images or folders on which the network that goes into the engine is compared with FP32",
     )
     add("--force", action="store_true", help="build even if the same engine is already there")
     return parser
@@ -127,7 +128,7 @@ def _print(console: Console, result: BuildResult) -> None:
     lines.append(
         f"built in {passport.build_seconds:.1f} s"
         if result.built
-        else "already there, of the same model and options; --force builds it again"
+        else "already there, built from the same model and options; --force builds it again"
     )
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 

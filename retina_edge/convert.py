@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _convert(arguments: argparse.Namespace) -> int:
     from retina_edge.model import torchvision_checkpoint as torchvision
 
+    names = _read_names(arguments.class_names)  # before a download
     if arguments.checkpoint in torchvision.PUBLISHED:
         weights, eps = torchvision.load_published(arguments.checkpoint, arguments.arch)
     else:
@@ -70,7 +71,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         weights,
         arguments.arch,
         input_size=arguments.input,
-        class_names=_read_names(arguments.class_names),
+        class_names=names,
         norm_eps=eps if arguments.norm_eps is None else arguments.norm_eps,
     )
     checkpoint.save(arguments.output)
@@ -90,6 +91,11 @@ def _read_names(path: Path | None) -> list[str] | None:
         return None
     try:
         names = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise DataError(
+            f"{path}: expected class names, one per line, got a file that cannot be read ({error.strerror}); "
+            "correct --class-names"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected class names in UTF-8, one per line: {error}") from error
     while names and not names[-1].strip():

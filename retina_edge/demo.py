@@ -25,11 +25,11 @@ FRAMES = 240
 
 
 class DemoSink(VideoSink):
-    """An annotated video, and an image of one of its frames.
+    """A sink that writes an annotated video, and one of its frames as an image.
 
     Args:
-        path: the video.
-        image_path: the image.
+        path: path of the video.
+        image_path: path of the image.
         index: index of the frame to write as an image.
     """
 
@@ -43,8 +43,8 @@ class DemoSink(VideoSink):
             write_image(self.image_path, result.annotated)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb and return its exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the verb."""
     parser = argparse.ArgumentParser(
         prog="retina-edge demo", description="Detect tree crowns on a flight over a forest, with the sample model."
     )
@@ -57,7 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="frames of the flight (default: %(default)s)",
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb and return its exit code."""
+    args = build_parser().parse_args(argv)
     return running.run(lambda: _demo(args.output, frames=args.frames))
 
 

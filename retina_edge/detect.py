@@ -18,19 +18,24 @@ from retina_edge.sinks.window_sink import WindowSink
 from retina_edge.sources.image_source import ImageSource
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb and return its exit code.
-
-    Returns:
-        0; 1 after an error, if a source or image could not be read, or if events were lost; 130 after Ctrl-C or
-        SIGTERM.
-    """
+def build_parser() -> StreamParser:
+    """Return the parser of the verb."""
     parser = StreamParser("detect", "Run a model on images, videos, cameras and streams.")
     parser.add_argument("--show", action="store_true", help="show windows; q or Escape ends the run")
     parser.add_argument(
         "--max-frames", type=argument_types.positive_int, metavar="N", help="end each source after N frames"
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb and return its exit code.
+
+    Returns:
+        0 on success; 1 after an error, if a source or image could not be read, or if events were lost; 130 after Ctrl-C
+        or SIGTERM.
+    """
+    args = build_parser().parse_args(argv)
     return running.run(lambda: _detect(args))
 
 
@@ -56,7 +61,7 @@ def _detect(args: argparse.Namespace) -> int:
             summary = Summary.of(run.pipeline, writing=run.outputs.seconds, outputs=run.outputs.status())
             if summary.frames or summary.errors:
                 print_summary(console, summary, [str(path) for path in run.outputs.written])
-    if run.outputs.failed:  # the log has named them
+    if run.outputs.failed:  # the log names the outputs and their errors
         return 1
     if run.stop.requested:
         raise KeyboardInterrupt
@@ -77,7 +82,7 @@ def _run(console: Console, run: StreamRun, window: WindowSink | None, *, max_fra
     with RunProgress(console, pipeline.streams, max_frames=max_frames) as progress:
         pipeline.run(tick)
     if window is not None and not closed and any(isinstance(source, ImageSource) for source in run.sources.values()):
-        while not run.stop.requested and window.show():  # images stay until the user closes them
+        while not run.stop.requested and window.show():  # images stay until the user closes the window
             time.sleep(TICK_SECONDS)
 
 

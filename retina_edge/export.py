@@ -20,29 +20,30 @@ from retina_edge.cli.calibration_options import add_calibration_options, calibra
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb and return its exit code."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     return running.run(lambda: _export(args))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the verb."""
     parser = argparse.ArgumentParser(
         prog="retina-edge export", description="Write a checkpoint as a deployable ONNX, verified against torch."
     )
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL.pt", help="checkpoint of train or convert")
-    add("-o", "--output", type=Path, required=True, metavar="MODEL.onnx", help="the ONNX file to write")
+    add("-o", "--output", type=Path, required=True, metavar="MODEL.onnx", help="ONNX file to write")
     add("--batch", type=_batch, default=1, metavar="N|dynamic", help="images in a batch (default: 1)")
     add("--input", type=argument_types.input_size, metavar="HxW", help="input size (default: the checkpoint's)")
     add("--score-threshold", type=float, metavar="S", help="minimum score (default: the checkpoint's)")
     add("--iou-threshold", type=float, metavar="IOU", help="IoU threshold of NMS (default: the checkpoint's)")
-    add("--top-k", type=int, metavar="K", help="candidates of each pyramid level (default: the checkpoint's)")
-    add("--max-detections", type=int, metavar="N", help="detections of an image (default: the checkpoint's)")
+    add("--top-k", type=int, metavar="K", help="most candidates of each pyramid level (default: the checkpoint's)")
+    add("--max-detections", type=int, metavar="N", help="most detections of an image (default: the checkpoint's)")
     add("--precision", choices=PRECISIONS, default="fp32", help="precision of the network (default: fp32)")
     add(
         "--for",
         dest="layout",
         choices=LAYOUTS,
-        help="runtime that an int8 model is laid out for: ONNX Runtime on a CPU (the default), or TensorRT",
+        help="for int8: runtime of the model: cpu for ONNX Runtime on a CPU (the default), or tensorrt",
     )
     add_calibration_options(parser)
     add_accuracy_options(parser)

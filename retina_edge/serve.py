@@ -66,10 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 after SIGTERM, or when all files have ended; 1 after an error, also of an output; 130 after Ctrl-C.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser().parse_args(words)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(arguments)
     if args.install_service:
-        return running.run(lambda: _print_service(args, [word for word in words if word != "--install-service"]))
+        kept = [argument for argument in arguments if argument != "--install-service"]
+        return running.run(lambda: _print_service(args, kept))
     return running.run(lambda: _serve(args))
 
 
@@ -96,7 +97,7 @@ def _serve(args: argparse.Namespace) -> int:
 
     with (
         running.exit_if(lambda: run is not None and run.pipeline.hangs),
-        # Listen first: if the port is taken by another server, the output files of both would be the same.
+        # Listen first: if another server uses the port, it may write to the same output files.
         _listen(args.host, args.port) as listening,
         open_run(
             run_options(args),
@@ -132,7 +133,7 @@ def _serve(args: argparse.Namespace) -> int:
                 host=args.host,
                 port=args.port,
                 log_level="warning",
-                lifespan="off",  # the app has none, and one that a second Ctrl-C interrupts prints a traceback
+                lifespan="off",  # not used, and prints a traceback if a second Ctrl-C interrupts it
                 access_log=False,  # for the privacy of viewers
                 server_header=False,
                 limit_concurrency=MAX_CONNECTIONS,
@@ -140,7 +141,7 @@ def _serve(args: argparse.Namespace) -> int:
                 ws_max_size=1024,
             )
         )
-        # The server's own handler would end the process by the signal, before files are closed.
+        # The server's own handler raises the signal again, which would end the process before files are closed.
         server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
         host = f"[{args.host}]" if ":" in args.host else args.host
         console.print(f"http://{host}:{listening.getsockname()[1]}/", highlight=False, markup=False)
@@ -158,7 +159,7 @@ def _serve(args: argparse.Namespace) -> int:
             worker.wait(timeout)
         if failures:
             raise failures[0]
-    if outputs.failed:  # the log has named them
+    if outputs.failed:  # the log names the outputs and their errors
         return 1
     if stop.number == signal.SIGINT:
         raise KeyboardInterrupt
@@ -170,17 +171,17 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        # Python adds the address to the text of some errors, so take the plain text.
+        # Python adds the address to the text of some errors, so use the plain text.
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise RetinaEdgeError(
             f"cannot listen on {host}, port {port} ({reason}); give another --port or --host"
         ) from error
 
 
-def _print_service(args: argparse.Namespace, words: Sequence[str]) -> int:
-    """Print the unit on stdout and the remaining steps on stderr; credentials on neither."""
+def _print_service(args: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Print the unit to stdout and the remaining steps to stderr, both without credentials."""
     folders = _output_folders(args)
-    service = systemd_service(words, writable=folders)
+    service = systemd_service(arguments, writable=folders)
     print(service.unit, end="")
     steps = [f"save it as /etc/systemd/system/{service.name}.service"]
     if service.environment:
@@ -198,7 +199,7 @@ def _print_service(args: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _output_folders(args: argparse.Namespace) -> list[Path]:
-    """Return the folders that outputs are written to, without those that systemd gives the service anyway."""
+    """Return the folders that outputs are written to, without folders that systemd makes writable anyway."""
     saved = args.save.parent if args.save is not None and args.save.suffix.lower() == ".mp4" else args.save
     spool = None if args.spool == event_spool() else args.spool
     files = [path.parent for path in (args.json, args.csv) if path is not None]

@@ -100,13 +100,14 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--anchors",
+        type=_anchor_size,
         nargs="+",
         metavar="PX",
         help="smallest anchor of each pyramid level (default: 32 64 ...), or auto: those that fit the data set best",
     )
     add(
         "--aspect-ratios",
-        type=float,
+        type=argument_types.positive_float,
         nargs="+",
         default=DEFAULT_RATIOS,
         metavar="R",
@@ -268,18 +269,21 @@ def _model_options(args: argparse.Namespace) -> ModelOptions:
     )
 
 
-def _anchor_sizes(words: Sequence[str] | None, levels: int) -> tuple[float, ...] | None:
+def _anchor_size(text: str) -> float | str:
+    return AUTO if text == AUTO else argument_types.positive_float(text)
+
+
+def _anchor_sizes(values: Sequence[float | str] | None, levels: int) -> tuple[float, ...] | None:
     """Return the smallest anchor of each pyramid level; None for ``auto``.
 
     Raises:
-        ValueError: if a word is not a number.
+        ValueError: if the values are both sizes and ``auto``.
     """
-    if words == [AUTO]:
+    if values == [AUTO]:
         return None
-    try:
-        return tuple(map(float, words or DEFAULT_SIZES[:levels]))
-    except ValueError as error:
-        raise ValueError(f"anchors: expected sizes in pixels or {AUTO}, got {' '.join(words or ())}") from error
+    if values and AUTO in values:
+        raise ValueError(f"anchors: expected sizes in pixels or {AUTO}, got both; leave one out")
+    return tuple(map(float, values or DEFAULT_SIZES[:levels]))
 
 
 if __name__ == "__main__":

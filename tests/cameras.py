@@ -1,4 +1,4 @@
-"""Cameras on loopback that tests make up: pictures over HTTP, and what no camera should send.
+"""Fake cameras on loopback: some send JPEG images over HTTP, others send noise or nothing.
 
 with camera("http", partial(send_pictures, pictures=[jpeg])) as url:
     VideoSource(url)
@@ -19,7 +19,7 @@ Talk = Callable[[socket.socket], None]
 
 @contextlib.contextmanager
 def camera(scheme: str, talk: Talk) -> Iterator[str]:
-    """The address of a server that talks to each client until one of them hangs up, or the block ends."""
+    """Run a server that talks to each client until either side hangs up or the block ends, and yield its URL."""
     listening = socket.create_server(("127.0.0.1", 0))
     connections: list[socket.socket] = []
 
@@ -40,20 +40,20 @@ def camera(scheme: str, talk: Talk) -> Iterator[str]:
         yield f"{scheme}://127.0.0.1:{listening.getsockname()[1]}/x"
     finally:
         for closing in (listening, *connections):
-            with contextlib.suppress(OSError):  # the other end may be gone
+            with contextlib.suppress(OSError):  # the client may have disconnected
                 closing.shutdown(socket.SHUT_RDWR)
             closing.close()
         thread.join()
 
 
 def say_nothing(connection: socket.socket) -> None:
-    """Of a camera that hangs: it takes what it is sent."""
+    """Act as a camera that hangs: read everything and send nothing."""
     while connection.recv(4096):
         pass
 
 
 def send_noise(connection: socket.socket) -> None:
-    """Of no format."""
+    """Send random bytes without end."""
     noise = np.random.default_rng(0).bytes(1 << 14)
     while True:
         connection.sendall(noise)
@@ -61,7 +61,7 @@ def send_noise(connection: socket.socket) -> None:
 
 
 def send_pictures(connection: socket.socket, pictures: Iterable[bytes]) -> None:
-    """Motion JPEG over HTTP, 25 pictures a second."""
+    """Send JPEG images as motion JPEG over HTTP, 25 per second."""
     connection.recv(4096)
     connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=b\r\n\r\n")
     for picture in pictures:

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: real labeled imagery and small models."""
+"""Fixtures shared by all tests: real labeled images and small models."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from tests.engines.plugins.emulated import compile_into
 from tests.engines.runner.world import OPTIONS
 
 DATA = Path(__file__).parent / "data"
-SMALL_INPUT = (224, 224)
+SMALL_INPUT = (128, 128)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Run files marked ``start_first`` first, so that parallel workers end at about the same time."""
+    items.sort(key=lambda item: item.get_closest_marker("start_first") is None)
 
 
 @pytest.fixture(scope="session")
 def treecrowns() -> Path:
-    """Folder of the validation tiles: ``val.json`` and ``images/``, 16 tiles of 400×400 pixels, 296 boxes."""
+    """The folder of the validation tiles: ``val.json`` and ``images/``, 16 tiles of 400×400 pixels, 296 boxes."""
     return DATA / "treecrowns"
 
 
@@ -50,7 +50,7 @@ def frames(treecrowns: Path) -> list[npt.NDArray[np.uint8]]:
 
 @pytest.fixture(scope="session")
 def tiny_coco(treecrowns: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO file with the four validation tiles that have most boxes; its images are in ``treecrowns/images``."""
+    """A COCO file with the four validation tiles that have the most boxes; the images are in ``treecrowns/images``."""
     content = json.loads((treecrowns / "val.json").read_text())
     counts = Counter(annotation["image_id"] for annotation in content["annotations"])
     ids = {image_id for image_id, _ in counts.most_common(4)}
@@ -62,7 +62,7 @@ def tiny_coco(treecrowns: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that ``make`` fills, once for all workers of a run."""
+    """Return a folder that ``make`` fills, once for all workers of a run."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with FileLock(f"{folder}.lock"):
@@ -75,13 +75,15 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
-    compile_into(made_once(tmp_path_factory, "kernels", lambda _folder: None))
+def _kernels(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> None:
+    # There is no cache with the option -p no:cacheprovider.
+    cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)
+    compile_into(cache.mkdir("kernels") if cache else made_once(tmp_path_factory, "kernels", lambda _folder: None))
 
 
 @pytest.fixture(scope="session")
 def calibration_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """64 windows of the picture that comes along, as large as the sample model's input."""
+    """A folder with 64 windows of the sample image, as large as the sample model's input."""
     return made_once(tmp_path_factory, "calibration", write_windows)
 
 
@@ -95,7 +97,7 @@ def sample_models(
         images = audit(list(calibration_folder.iterdir()), read_image)
         convert_file(MODEL, folder / "fp16.onnx", "fp16", images=frames)
         for layout in ("tensorrt", "cpu"):
-            # The quickest, whose ranges both layouts share; benchmarks measure the others.
+            # Minmax is the fastest calibrator, and both layouts share its ranges.
             calibration = Calibration(images, layout, "minmax", folder / "ranges")
             convert_file(MODEL, folder / f"int8-{layout}.onnx", "int8", images=frames, calibration=calibration)
 
@@ -104,13 +106,29 @@ def sample_models(
 
 
 @pytest.fixture(scope="session")
+def small_frames(frames: list[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
+    """Parts of the real frames, uint8 [188, 168, 3], in each of which the sample model is sure of at least 4 trees."""
+    corners = ((96, 192), (192, 216), (24, 216), (0, 120))
+    return [
+        np.ascontiguousarray(frame[top : top + 188, left : left + 168])
+        for frame, (top, left) in zip(frames, corners, strict=True)
+    ]
+
+
+@pytest.fixture(scope="session")
 def engine(frames: list[npt.NDArray[np.uint8]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample model for up to 3 images of 224×224; ``model.onnx`` stands beside it. The emulator is slow."""
+    """An engine of the sample model for up to 3 images of 128×128, small because the emulator is slow.
+
+    ``model.onnx`` lies beside it. Its score threshold is 0.2, because NMS takes the emulator longest, a round for each
+    detection.
+    """
 
     def make(folder: Path) -> None:
         checkpoint = load_checkpoint(MODEL.with_suffix(".pt"))
         model = checkpoint.build_model()
-        contract = dataclasses.replace(checkpoint.contract, input_size=SMALL_INPUT, levels=model.pyramid(SMALL_INPUT))
+        contract = dataclasses.replace(
+            checkpoint.contract, input_size=SMALL_INPUT, levels=model.pyramid(SMALL_INPUT), score_threshold=0.2
+        )
         export_onnx(model, contract, folder / "model.onnx", batch=None, images=frames[:1])
         build_engine(folder / "model.onnx", folder / "model.engine", OPTIONS)
 

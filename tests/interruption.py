@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment that a test chooses."""
+"""A Ctrl-C at a step that a test chooses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def interrupt_at(step: int) -> Callable[..., None]:
-    """What a person does with Ctrl-C after the given number of steps."""
+    """Return a callback that sends SIGINT to this process when it is called for the given time."""
     steps = iter(range(1, 10_000))
 
     def on_step(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Sources that tests make up: as fast, as slow, as short-lived as they need them."""
+"""Fake sources of any length and frame rate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from tests.stand_in import patch_frame
 
 
 class Made(Source):
-    """Frames as told: ``count`` of them, or as ``rate`` a second for ever; ``script`` may raise or wait at a frame."""
+    """A source of frames with a white patch.
+
+    Args:
+        name: name of the source.
+        count: number of frames; None for no end.
+        rate: frames per second; None for as fast as possible.
+        live: True for a live source.
+        size: (height, width) of the frames, pixels.
+        script: called with the index before each frame; it may raise or wait.
+    """
 
     def __init__(
         self,
@@ -38,7 +47,7 @@ class Made(Source):
 
 
 def dead() -> Source:
-    """A camera that cannot be reached."""
+    """Return a camera that cannot be reached."""
 
     def script(_index: int) -> None:
         raise SourceError("camera: no route to host")

@@ -1,4 +1,4 @@
-"""Pictures and videos that tests write for themselves."""
+"""Images and videos that tests write and read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.stand_in import patch_frame
 
 
 def write_picture(path: Path, *, size: tuple[int, int] = (64, 96)) -> Path:
-    """A picture of noise of (height, width) with a white patch, in the format of the path's ending."""
+    """Write an image of noise with a white patch, of (height, width), in the format of the path's suffix."""
     image = np.random.default_rng(0).integers(0, 100, (*size, 3), np.uint8)
     image[5:25, 5:25] = 255
     assert cv2.imwrite(str(path), image)
@@ -21,7 +21,7 @@ def write_picture(path: Path, *, size: tuple[int, int] = (64, 96)) -> Path:
 def write_video(
     path: Path, *, count: int, fps: float = 25.0, size: tuple[int, int] = (64, 96), codec: str = "mp4v"
 ) -> Path:
-    """A video whose frame i is gray 10 i (to 190), with a white patch that moves right by 2 pixels a frame."""
+    """Write a video: frame i has gray level 10 i (at most 190), with a white patch that moves 2 pixels per frame."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, (size[1], size[0]))
     assert writer.isOpened()
     for index in range(count):
@@ -32,7 +32,7 @@ def write_video(
 
 
 def count_frames(path: Path) -> tuple[int, tuple[int, int], float]:
-    """Frames that can be read back, their (height, width), and the rate."""
+    """Return the number of frames that can be read from a video, their (height, width) and the frame rate."""
     capture = cv2.VideoCapture(str(path))
     assert capture.isOpened()
     fps = capture.get(cv2.CAP_PROP_FPS)

@@ -1,4 +1,4 @@
-"""Small models for tests: quick to run, and lively enough that boxes come out."""
+"""Small models for tests, which run fast and find boxes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TINY = ModelConfig(
 
 
 def lively(model: RetinaNet, seed: int = 0) -> RetinaNet:
-    """Random weights and statistics so scaled that scores spread over 0 to 1, instead of the prior's 0.01."""
+    """Randomize biases and statistics so that scores spread over 0 to 1, instead of staying at the prior's 0.01."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -34,7 +34,7 @@ def lively(model: RetinaNet, seed: int = 0) -> RetinaNet:
 
 
 def contract_of(model: RetinaNet, input_size: tuple[int, int] = (128, 160)) -> DetectorContract:
-    """A contract with classes named c0, c1, ... and COCO-like gaps in the category ids."""
+    """Return a contract with classes c0, c1, ... (``tree`` if there is one) and gaps in the category ids as in COCO."""
     count = model.config.num_classes
     return DetectorContract(
         architecture="tiny",

@@ -1,4 +1,4 @@
-"""Parts of published packages that tests need and nobody should install: downloaded once, held to their digests."""
+"""Wheels of published packages that tests read but do not install: downloaded once, and checked by digest."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 
 @dataclass(frozen=True)
 class Wheel:
-    """A file of the package index.
+    """A wheel of the package index.
 
     Attributes:
-        package: its name.
-        version: exactly.
-        sha256: of the wheel.
+        package: name of the package.
+        version: exact version.
+        sha256: digest of the wheel.
     """
 
     package: str
@@ -28,7 +28,10 @@ class Wheel:
 
 
 def unpacked(wheel: Wheel, config: pytest.Config) -> Path:
-    """The folder with a wheel's Python sources and stubs, kept in pytest's cache; skips where it cannot be had."""
+    """Return a folder with a wheel's Python sources and stubs, kept in pytest's cache.
+
+    The test is skipped if the wheel cannot be downloaded.
+    """
     assert config.cache is not None
     folder = config.cache.mkdir("published") / wheel.sha256
     if not folder.is_dir():

@@ -1,9 +1,9 @@
-"""An RTSP server on loopback that serves videos in a loop: GStreamer's, run by a Python that has gi.
+"""GStreamer's RTSP server on loopback, which serves videos in a loop and runs in a Python that has gi.
 
     with RtspServer({"/one": video, "/two": other}) as server:
         VideoSource(server.url("/one"))
 
-Run as a script it is the server itself, and so imports nothing of the project.
+Run as a script, this file is the server itself, so it imports nothing of the project.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 
 HOST = "127.0.0.1"
-# Debian's own Python has the bindings of GStreamer; a virtual environment has them rarely.
+# Debian's own Python has the bindings of GStreamer; a virtual environment rarely has them.
 PYTHONS = (sys.executable, "/usr/bin/python3")
 NEEDS = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
 START_SECONDS = 20.0
@@ -30,7 +30,7 @@ START_SECONDS = 20.0
 
 @cache
 def python_with_gi() -> str | None:
-    """A Python that has GStreamer's RTSP server; None where none has."""
+    """Return a Python that has GStreamer's RTSP server, or None."""
     for python in PYTHONS:
         if shutil.which(python) and subprocess.run([python, "-c", NEEDS], capture_output=True).returncode == 0:
             return python
@@ -38,7 +38,7 @@ def python_with_gi() -> str | None:
 
 
 def why_not() -> str:
-    """Why no server can run here; empty where one can."""
+    """Return the reason why no server can run on this machine; empty if a server can run."""
     if python_with_gi() is None:
         return "no Python with GStreamer's RTSP server: sudo apt-get install python3-gi gir1.2-gst-rtsp-server-1.0"
     if shutil.which("ffmpeg") is None:
@@ -47,16 +47,16 @@ def why_not() -> str:
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nothing listens on."""
+    """Return a TCP port of loopback that nothing listens on."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
 def write_flight(picture: Path, path: Path, *, size: tuple[int, int], seconds: float = 2, fps: int = 25) -> Path:
-    """A flight over a picture as a video of H.264, (height, width) pixels."""
+    """Write a flight over an image as an H.264 video of (height, width) pixels, and return its path."""
     height, width = size
-    # The picture is decoded once and repeated as a frame.
+    # The image is decoded once and repeated as a frame.
     filters = f"loop=-1:1,setpts=N/{fps}/TB,crop={width}:{height}:x='mod(200*t,iw-{width})':y='(ih-{height})/2'"
     command = ["-i", str(picture), "-vf", f"{filters},format=yuv420p", "-r", str(fps), "-t", str(seconds)]
     _ffmpeg(*command, "-c:v", "libx264", "-preset", "ultrafast", str(path))
@@ -64,7 +64,7 @@ def write_flight(picture: Path, path: Path, *, size: tuple[int, int], seconds: f
 
 
 def split(video: Path, folder: Path, *, fps: int) -> None:
-    """Any video as H.264, each picture a file of its own: a key frame twice a second, nothing reordered."""
+    """Encode a video as H.264 into one file for each frame, with two key frames per second and without reordering."""
     command = ["-i", str(video), "-r", str(fps), "-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency"]
     _ffmpeg(
         *command,
@@ -85,14 +85,14 @@ def _ffmpeg(*arguments: str) -> None:
 
 
 class RtspServer:
-    """One process of the server. ``kill`` and ``start`` may follow one another; the port stays the same.
+    """The server's process. It can be restarted with ``kill`` and ``start``; the port stays the same.
 
     Args:
-        mounts: of each mount point, such as ``/live``, a video of any kind and any size.
-        port: 0 takes a free one.
-        user: asks every client for it and ``password``.
-        password: see ``user``.
-        fps: at which they are sent.
+        mounts: for each mount point, such as ``/live``, a video of any format and size.
+        port: port to listen on; 0 for a free one.
+        user: user name that every client must give; empty for access without a login.
+        password: password that every client must give.
+        fps: frames per second that are sent.
     """
 
     def __init__(
@@ -110,17 +110,17 @@ class RtspServer:
         self._process: subprocess.Popen[str] | None = None
 
     def url(self, mount: str, *, login: str | None = None) -> str:
-        """Where a mount point is; ``login`` for another ``user:password@`` than the right one."""
+        """Return the URL of a mount point; ``login`` replaces the correct ``user:password@``."""
         return f"rtsp://{self._login if login is None else login}{HOST}:{self.port}{mount}"
 
     def start(self) -> None:
-        """Returns when the server listens."""
+        """Start the process, and return when it listens."""
         python = python_with_gi()
         assert python is not None, why_not()
-        assert self._process is None, "it runs already"
+        assert self._process is None, "the server already runs"
         self._process = process = subprocess.Popen(
             [python, str(Path(__file__).resolve()), *self._arguments],
-            stdin=subprocess.PIPE,  # its end is the server's end, should this process die
+            stdin=subprocess.PIPE,  # the server ends when this pipe is closed, so also if this process dies
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -135,7 +135,7 @@ class RtspServer:
             raise RuntimeError(f"the RTSP server does not listen on {self.port}: {ready!r}")
 
     def kill(self) -> None:
-        """Ends it as a power cut would."""
+        """Kill the process, as a power cut would."""
         if (process := self._process) is None:
             return
         self._process = None
@@ -144,7 +144,7 @@ class RtspServer:
             process.wait()
 
     def send(self, number: int) -> None:
-        """A signal, for instance SIGSTOP for a server that hangs with open connections."""
+        """Send a signal to the process, for instance SIGSTOP to make it hang with open connections."""
         assert self._process is not None
         os.kill(self._process.pid, number)
 
@@ -156,13 +156,13 @@ class RtspServer:
         self.close()
 
     def close(self) -> None:
-        """Ends it for good."""
+        """Kill the process and delete its files."""
         self.kill()
         self._folder.cleanup()
 
 
 def main() -> int:
-    """Serves until stdin ends."""
+    """Run the server until stdin is closed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--fps", type=int, default=25)
@@ -190,13 +190,13 @@ def main() -> int:
         for allowed in ("media.factory.access", "media.factory.construct"):
             permissions.add_permission_for_role("user", allowed, True)
 
-    def feed(_factory: object, media: GstRtspServer.RTSPMedia, pictures: list[bytes]) -> None:
-        """Gives a client's pipeline the pictures in a loop, with times that go on."""
+    def feed(_factory: object, media: GstRtspServer.RTSPMedia, frames: list[bytes]) -> None:
+        """Feed the frames to a client's pipeline in a loop, with timestamps that keep increasing."""
         duration, numbers = Gst.SECOND // args.fps, itertools.count()
 
         def push(source: Gst.Element, _size: int) -> None:
             number = next(numbers)
-            buffer = Gst.Buffer.new_wrapped(pictures[number % len(pictures)])
+            buffer = Gst.Buffer.new_wrapped(frames[number % len(frames)])
             buffer.pts = buffer.dts = number * duration
             buffer.duration = duration
             source.emit("push-buffer", buffer)

@@ -1,4 +1,4 @@
-"""A disk that is soon full."""
+"""A small file system that soon is full."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Path]:
-    """A file system of so many bytes, in memory, at a folder that is made; skips where none can be mounted."""
+    """Mount a file system of ``size`` bytes in memory at a new folder; skip the test if that is not possible."""
     if shutil.which("mount") is None:
-        pytest.skip("no mount: a small disk cannot be made here")
+        pytest.skip("a small disk needs the program mount")
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
+        pytest.skip(f"a small disk cannot be mounted: {done.stderr.strip()}")
     try:
         yield folder
     finally:

@@ -1,4 +1,4 @@
-"""An executor without a network: finds white patches, so that tests know what must come out."""
+"""An executor without a network, which finds white patches, so that tests know the expected detections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def contract(
     score_threshold: float = 0.05,
     classes: tuple[str, ...] = ("patch", "other"),
 ) -> DetectorContract:
-    """A small contract; category ids start at 7."""
+    """Return a small contract; category ids start at 7."""
     return DetectorContract(
         architecture="stand-in",
         input_size=input_size,
@@ -31,11 +31,13 @@ def contract(
 
 
 class StandIn(HostExecutor):
-    """An ``Executor`` that gives each image one box around its white pixels, score 0.9, label 0; none when black.
+    """An ``Executor`` that finds one box around the white pixels of each image, if there are any: score 0.9, label 0.
 
     Args:
-        batch: as of an executor of a fixed batch size.
+        contract: contract of the executor.
+        batch: fixed batch size; None for any.
         fail_at: number of the call, from 0, that raises ``error``.
+        error: the error to raise.
     """
 
     def __init__(
@@ -77,12 +79,12 @@ class StandIn(HostExecutor):
 
 
 def detector(**options: object) -> Detector:
-    """A detector on a fresh stand-in with the contract above."""
+    """Return a detector with a new stand-in and its default contract."""
     return Detector(StandIn(contract(), **options))  # type: ignore[arg-type]
 
 
 def patch_frame(size: tuple[int, int], corner: tuple[int, int], side: int = 16) -> npt.NDArray[np.uint8]:
-    """A black frame of (height, width) with a white square at ``corner`` (x, y), pixels."""
+    """Return a black frame of (height, width) with a white square at ``corner`` (x, y), pixels."""
     frame = np.zeros((*size, 3), np.uint8)
     frame[corner[1] : corner[1] + side, corner[0] : corner[0] + side] = 255
     return frame

@@ -1,4 +1,4 @@
-"""Waiting for other threads and processes."""
+"""A wait for other threads and processes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 
 def wait_for(reached: Callable[[], object], seconds: float = 20.0) -> None:
-    """Fails when a condition does not come true in time."""
+    """Wait until a condition is true, and fail if it is not true in time."""
     deadline = time.monotonic() + seconds
     while not reached():
-        assert time.monotonic() < deadline, "not in time"
+        assert time.monotonic() < deadline, f"the condition did not become true within {seconds:g} s"
         time.sleep(0.002)

@@ -1,4 +1,4 @@
-"""A web server in a thread that takes events and answers as it is told."""
+"""A web server in another thread, which records events and answers as a test wants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ Answer = Callable[["Handler"], None]
 
 @dataclass
 class Server:
-    """What came, and what to answer next; 200 once the list is at its end."""
+    """The state of the server: the requests that it received, and the answers to give next.
+
+    Attributes:
+        port: port that the server listens on.
+        requests: path, headers and body of each request.
+        connections: number of connections.
+        answers: answers to the next requests; then the server answers with status 200.
+    """
 
     port: int = 0
     requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
@@ -24,6 +31,7 @@ class Server:
 
     @property
     def numbers(self) -> list[int]:
+        """The numbers ``i`` of the events, in the order of the requests."""
         return [json.loads(body)["i"] for _, _, body in self.requests]
 
 
@@ -42,10 +50,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         answer(self)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silent."""
+        """Log nothing."""
 
 
 def status(code: int, **headers: str) -> Answer:
+    """Return an answer with a status code and headers."""
+
     def answer(handler: Handler) -> None:
         handler.send_response(code)
         for name, value in {**headers, "Content-Length": "2"}.items():
@@ -57,6 +67,7 @@ def status(code: int, **headers: str) -> Answer:
 
 
 def hang(handler: Handler) -> None:
+    """Answer nothing until the client disconnects, at most for 10 s."""
     handler.connection.settimeout(10)
     handler.rfile.read(1)
     handler.close_connection = True
@@ -64,6 +75,7 @@ def hang(handler: Handler) -> None:
 
 @contextmanager
 def serving(context: ssl.SSLContext | None = None) -> Iterator[Server]:
+    """Run a server, with TLS if a context is given, and yield its state."""
     state = Server()
     handler = type("BoundHandler", (Handler,), {"state": state})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

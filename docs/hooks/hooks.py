@@ -40,7 +40,7 @@ def _platforms() -> str:
     lines = ["| Platform | Decode and NMS | Tested by this project |", "|---|---|---|"]
     lines += [f"| {platform.name} | {platform.postprocess} | {platform.proven} |" for platform in PLATFORMS]
     for platform in PLATFORMS:
-        commands = "\n".join(platform.commands)
+        commands = "\n".join(platform.commands).replace(" && ", "\n")
         lines += ["", f"## {platform.name}", "", f"```bash\n{commands}\n```"]
     return "\n".join(lines)
 

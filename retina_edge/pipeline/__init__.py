@@ -1,1 +1,1 @@
-"""Frames of many streams through one detector: capture, batches, results."""
+"""The way of frames from many streams through one detector: capture, batches, results."""

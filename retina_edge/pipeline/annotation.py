@@ -29,11 +29,19 @@ def annotate(
     """Return a copy of a frame with detections and regions drawn into it, the best detection on top.
 
     Args:
-        image: uint8 [height, width, 3], BGR; not modified.
-        detections: boxes in its pixels.
-        tracks: int64 [N], the track of each detection, drawn as #12 before the class and alone on a narrow box; below 0
-            for a detection without a track.
-        tallies: zones and lines with their counts. The arrow of a line points to the side of "in".
+        image: the frame, uint8 [height, width, 3], BGR; not modified.
+        detections: the detections, with boxes in frame pixels.
+        tracks: track id of each detection, int64 [N]; negative for a detection without a track. Track 12 is drawn as
+            #12 before the class; a narrow box shows only #12.
+        tallies: zones and lines with their counts. The arrow of a line points to the side that counts as "in".
+
+    Example:
+        >>> frame = np.zeros((120, 160, 3), np.uint8)
+        >>> box, score = np.array([[20, 40, 100, 110]], np.float32), np.array([0.9], np.float32)
+        >>> detections = Detections(box, score, np.array([0], np.int32), ("tree",), (1,))
+        >>> annotated = annotate(frame, detections)
+        >>> bool(annotated.any()), bool(frame.any())
+        (True, False)
     """
     annotated = np.ascontiguousarray(image).copy()
     thickness = line_thickness(annotated)
@@ -54,7 +62,7 @@ def _texts(detections: Detections, tracks: npt.NDArray[np.int64] | None) -> list
 
 
 def _draw_region(image: BgrImage, tally: Tally, thickness: int) -> None:
-    """Draw the tint and border of a zone, or a line with its arrow: white with a dark rim, unlike any class."""
+    """Draw the tint and border of a zone, or a line with its arrow, in white with a black rim, unlike any class."""
     points = np.round(tally.region.in_pixels(image.shape[:2])).astype(np.int32)
     if isinstance(tally.region, Zone):
         left, top, across, down = cv2.boundingRect(points)

@@ -1,4 +1,4 @@
-"""Batches over several streams: each stream gets its turn, and a batch waits no longer than its deadline."""
+"""Batches of frames from several streams: each stream gets its turn, and no batch waits beyond its deadline."""
 
 from __future__ import annotations
 
@@ -14,15 +14,26 @@ FrameBatch = list[tuple[Stream, Frame]]
 
 
 class Batcher:
-    """Takes frames out of the mailboxes of several streams.
+    """Takes frames out of the mailboxes of several streams and groups them into batches.
 
     Args:
-        streams: the streams whose frames are taken.
+        streams: the streams to take frames from.
         changed: the condition that all their mailboxes share.
         size: largest number of frames in a batch.
-        deadline: seconds that the first live frame of a batch waits for others. A batch never waits for a stream that
-            is offline. Frames of files alone wait for a full batch, because files are not urgent.
+        deadline: seconds that the first live frame of a batch waits for other frames. A batch never waits for a stream
+            that is offline. A batch with frames of files only waits until it is full, because files are not urgent.
         max_age: seconds from capture after which a live stream's frame is dropped; None for no limit.
+
+    Example:
+        >>> from retina_edge.assets import FOREST
+        >>> from retina_edge.sources.stream_names import named_sources
+        >>> changed, sources = threading.Condition(), named_sources([f"north={FOREST}", f"south={FOREST}"])
+        >>> streams = [Stream.of(name, source, changed) for name, source in sources.items()]
+        >>> for stream in streams:
+        ...     for frame in stream.open():
+        ...         _ = stream.mailbox.put(frame)
+        >>> [stream.name for stream, frame in Batcher(streams, changed, size=2, deadline=0.01).take()]
+        ['north', 'south']
     """
 
     def __init__(
@@ -70,6 +81,7 @@ class Batcher:
                 return
 
     def _take_fresh(self, stream: Stream) -> Frame | None:
+        """Return the next frame of a stream, or None; drop live frames that are too old."""
         while (frame := stream.mailbox.take()) is not None:
             if self._max_age is None or not stream.live or time.monotonic() - frame.captured <= self._max_age:
                 return frame
@@ -79,8 +91,8 @@ class Batcher:
     def _more_expected(self, batch: FrameBatch) -> bool:
         """True if the batch should wait for another frame.
 
-        With a live frame in the batch: for the first frame of a stream that has none in it. Else: for the next frame of
-        any file.
+        A batch with a live frame waits for the first frame of a stream that has no frame in it yet. Any other batch
+        waits for the next frame of any file.
         """
         present = {stream for stream, _ in batch}
         urgent = any(stream.live for stream in present)

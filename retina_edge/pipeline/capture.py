@@ -1,4 +1,4 @@
-"""One thread per stream: opens the source, reads it into the mailbox, and reopens it after a failure."""
+"""The capture thread of a stream, which opens the source, reads it into the mailbox and reopens it after a failure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from retina_edge.pipeline.stream import State, Stream
 from retina_edge.sources.frames import Source
 from retina_edge.system.worker import Worker
 
-# Seconds between attempts; the wait doubles from the first value to the second.
+# Seconds between attempts: the back-off doubles from the first value to the second.
 MIN_BACKOFF, MAX_BACKOFF = 0.5, 30.0
 # Seconds of frames after which the back-off is reset.
 STABLE_SECONDS = 5.0
-# While the host of a URL does not answer: seconds between two TCP probes, and the timeout of each.
+# Seconds between two TCP probes of a host that does not answer, and the timeout of each probe.
 PROBE_INTERVAL, PROBE_TIMEOUT = 0.5, 0.5
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 
@@ -29,11 +29,22 @@ class Capture:
     """The capture thread of one stream.
 
     Args:
-        stream: the stream whose mailbox is filled.
+        stream: the stream to capture; the thread fills its mailbox.
         on_failure: called with an error that reopening cannot fix, such as a bug.
         on_end: called in the capture thread when it ends.
-        keep_trying: retry a live stream that cannot be opened at first, without end. If False, only a stream that has
-            delivered a frame is reopened, and a first failure is recorded in ``stream.errors``.
+        keep_trying: retry without end to open a live stream, even if the first attempt fails. If False, only a stream
+            that has delivered a frame is reopened, and a failure before that is recorded in ``stream.errors``.
+
+    Example:
+        >>> from retina_edge.assets import FOREST
+        >>> from retina_edge.sources.stream_names import named_sources
+        >>> stream = Stream.of("forest", named_sources([f"forest={FOREST}"])["forest"], threading.Condition())
+        >>> capture = Capture(stream, on_failure=print)
+        >>> capture.start()
+        >>> capture.wait(seconds=10)
+        True
+        >>> stream.captured, stream.state
+        (1, <State.ENDED: 'ended'>)
     """
 
     def __init__(
@@ -59,14 +70,14 @@ class Capture:
         self._worker.start()
 
     def stop(self) -> None:
-        """Ask the thread to end; ``wait`` waits for it."""
+        """Ask the thread to end; ``wait`` waits until it does."""
         self._stop.set()
         self.stream.mailbox.close()
         if (source := self._source) is not None:
             source.interrupt()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the thread and return True if it has ended. A camera may hang in its driver and not end in time."""
+        """Wait for the thread; return True if it has ended. A thread may hang in the driver of its camera."""
         return self._worker.wait(seconds)
 
     def _run(self) -> None:
@@ -112,12 +123,12 @@ class Capture:
             stream.state = State.CONNECTING
         self._stable_for = 0.0
         source = self._source = stream.open()
-        if self._stop.is_set():  # ``stop`` may have come before there was a source to interrupt
+        if self._stop.is_set():  # ``stop`` was called before there was a source to interrupt
             return
         with source:
             stream.info = source.info
             if stream.live and not source.live and not stream.captured:
-                # A URL that turns out to be a file, now that it is open.
+                # Only the open source shows that this URL is a file.
                 stream.live, stream.mailbox.keep_all = False, True
             began, first = time.perf_counter(), None
             for frame in source:
@@ -141,7 +152,7 @@ class Capture:
             stream.error = "; ".join([*source.errors, *source.warnings])
 
     def _pause(self, seconds: float) -> None:
-        """Wait before the next attempt; if the host of a URL is down, only until it accepts connections again."""
+        """Wait before the next attempt; if the host of a URL is down, wait until it accepts connections again."""
         address = self._address
         if address is None or _accepts_connections(address):
             self._stop.wait(seconds)

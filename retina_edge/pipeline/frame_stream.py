@@ -1,4 +1,4 @@
-"""A pipeline as an iterator: ``Detector.stream``."""
+"""The implementation of ``Detector.stream``: a pipeline as an iterator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from retina_edge.tracking.zones import Line, Zone
 if TYPE_CHECKING:
     from retina_edge.detector import Detector
 
-# Seconds between two looks at whether the pipeline still runs, while the loop waits for a result.
+# Seconds between two checks that the pipeline still runs, while the loop waits for a result.
 POLL_SECONDS = 0.2
 
 
@@ -33,7 +33,16 @@ class StreamedFrame(tuple[BgrImage, Detections]):
     """One frame of a stream and its detections: ``frame, detections = item``.
 
     Attributes:
-        result: everything that the pipeline knows about the frame.
+        result: the pipeline's result, with everything that is known about the frame.
+
+    Example:
+        >>> import numpy as np
+        >>> from retina_edge.sources.frames import Frame
+        >>> video_frame = Frame(np.zeros((48, 64, 3), np.uint8), index=7, timestamp=0.28, name="flight.mp4")
+        >>> item = StreamedFrame(Result(video_frame, Detections.empty((), ())))
+        >>> frame, detections = item
+        >>> frame.shape, len(detections), item.index, item.time
+        ((48, 64, 3), 0, 7, 0.28)
     """
 
     result: Result
@@ -54,7 +63,7 @@ class StreamedFrame(tuple[BgrImage, Detections]):
         return self.result.detections
 
     @property
-    def index(self) -> int:  # type: ignore[override]  # nobody searches in this tuple
+    def index(self) -> int:  # type: ignore[override]  # hides tuple.index, which is useless here
         """Position of the frame in its source, from 0."""
         return self.result.frame.index
 
@@ -70,7 +79,7 @@ class StreamedFrame(tuple[BgrImage, Detections]):
 
     @property
     def tracks(self) -> Tracks | None:
-        """int64 [N], track id of each detection, -1 without one; None if tracking is off."""
+        """Track id of each detection, int64 [N], -1 for a detection without a track; None if tracking is off."""
         return self.result.tracks
 
     @property
@@ -85,7 +94,7 @@ class StreamedFrame(tuple[BgrImage, Detections]):
 
 
 class _Stopped(Exception):
-    """The loop was left; raised in the pipeline's thread to end the run."""
+    """Ends the run in the pipeline's thread, because the caller has left the loop."""
 
 
 def stream_frames(
@@ -104,7 +113,7 @@ def stream_frames(
     names = [sources] if isinstance(sources, str | Path | int) else sources
     named = named_sources([str(name) for name in names])
     tracking = TrackingOptions(track, regions)
-    # One result waits while the loop works on another: a live stream gives new frames, not old ones.
+    # Only one result waits while the loop works on another, so that the loop gets new frames of a live stream.
     results: queue.Queue[Result] = queue.Queue(maxsize=1)
     stopped = threading.Event()
 
@@ -140,7 +149,7 @@ def _iterate(pipeline: Pipeline, results: queue.Queue[Result], stopped: threadin
             except queue.Empty:
                 continue
             yield StreamedFrame(result)
-            del result  # its frame may be reused once the loop has dropped it
+            del result  # the frame pool reuses an image only if nothing refers to it
     finally:
         stopped.set()
         pipeline.stop()

@@ -1,4 +1,4 @@
-"""Where the frames of one stream wait for the detector: the newest frame of a live stream, a queue for a file."""
+"""The buffer in which frames of one stream wait for the detector: the newest of a live stream, a queue for a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 
 from retina_edge.sources.frames import Frame
 
-# Frames of a file: enough to even out slow frames, few enough for large ones.
+# Frames of a file that wait: enough to even out slow frames, few enough to hold large frames in memory.
 QUEUE_SIZE = 4
 
 
@@ -24,6 +24,16 @@ class Mailbox:
     Attributes:
         taken: frames that were taken out.
         dropped: frames that were overwritten before they were taken.
+
+    Example:
+        >>> import numpy as np
+        >>> changed = threading.Condition()
+        >>> mailbox = Mailbox(changed, keep_all=False)
+        >>> for index in range(3):
+        ...     _ = mailbox.put(Frame(np.zeros((48, 64, 3), np.uint8), index, None, "camera 0"))
+        >>> with changed:
+        ...     mailbox.take().index, mailbox.dropped
+        (2, 2)
     """
 
     def __init__(

@@ -1,11 +1,11 @@
-"""Many streams and one detector.
+"""The pipeline: many streams and one detector.
 
     capture threads ─▶ mailboxes ─▶ feeder thread ─▶ batches in flight ─▶ detector thread ─▶ on_result
 
 Capture threads fill the mailboxes. The feeder takes batches out of them and submits them to the detector. The detector
-thread waits for detections and passes results on. With a CPU executor, submitting letterboxes and waiting infers; an
-engine works on the frames from their submission on. Whoever takes results must not block: a slow disk or network must
-not hold up a camera. The caller's thread only watches, so that a thread that hangs does not block the caller.
+thread waits for detections and passes results on. With a CPU executor, the feeder letterboxes and the detector thread
+runs the network; an engine works on frames as soon as they are submitted. ``on_result`` must not block, because a slow
+disk or network must not hold up a camera. The caller's thread only watches, so a thread that hangs does not block it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 # Seconds that the first frame of a batch waits for frames of other streams.
 DEADLINE = 0.01
-# Batches in flight through the detector: with files enough to keep it busy. A live stream's frame is better taken late,
-# when it is new, than early.
+# Batches in flight: enough to keep the detector busy with files; one for live streams, so that frames are recent.
 MAX_BATCHES_IN_FLIGHT, MAX_BATCHES_IN_FLIGHT_LIVE = 4, 1
 # Files that are open at once, each with a decoder.
 MAX_OPEN_FILES = 4
@@ -46,7 +45,7 @@ MAX_CONSECUTIVE_FAILURES = 10
 JOIN_TIMEOUT = 5.0
 # Seconds between two calls of ``tick``.
 TICK_SECONDS = 0.05
-# Seconds that the detector and the outputs have for what is in flight after ``stop``.
+# Seconds that the detector and the outputs have to finish the batches in flight after ``stop``.
 DRAIN_TIMEOUT = 30.0
 
 # Takes a result. The detector thread waits for it, so with live streams it must return at once.
@@ -65,24 +64,22 @@ class _Submission:
 
 
 class Pipeline:
-    """Runs a detector once over several streams at a time, each live or a file.
+    """A single run of a detector over several streams at once, live streams or files.
 
     Args:
         detector: the detector; it stays open and belongs to the caller.
         sources: for each stream name, a function that makes its source.
         on_result: called in the detector thread with each result, in the order of each stream's frames.
         on_end: called in the detector thread after the last result of a stream.
-        analyze: makes the analyzer of a stream, by its name; None for no tracking.
+        analyze: function that makes the analyzer of a stream, by its name; None for no tracking.
         score: detections score more than this; None for the model's threshold. ``set_score`` changes it during the run.
         batch: frames in a batch; None for the model's own, else one frame of each stream if the model can take several.
         deadline: seconds that a batch with a live stream's frame waits to be full.
-        max_age: seconds from capture after which frames and results of live streams are dropped and counted; None to
-            keep all.
+        max_age: seconds since capture after which frames and results of live streams are dropped; None for no limit.
         max_frames: frames of each stream, after which it ends; None for all.
-        keep_trying: retry a live stream that cannot be opened at first, without end. If False, such a stream is an
-            error, and only a stream that has been online is reopened.
-        hangs_after: seconds that the detector or ``on_result`` may take for one batch, before the run ends with an
-            error; None for no limit. After ``stop`` the limit is 30 s.
+        keep_trying: retry without end to open a live stream; if False, only one that has been online is reopened.
+        hangs_after: seconds that the detector or ``on_result`` may take for one batch before the run fails; None for no
+            limit. After ``stop`` the limit is 30 s.
 
     Attributes:
         streams: the streams, in the order of ``sources``.
@@ -91,7 +88,15 @@ class Pipeline:
         seconds: duration of ``run``.
 
     Raises:
-        RetinaEdgeError: for a score or a batch size that the model cannot give, or no streams.
+        RetinaEdgeError: for a score or batch size that the model does not support, or without streams.
+
+    Example:
+        >>> from retina_edge import Detector
+        >>> from retina_edge.assets import FOREST, MODEL
+        >>> from retina_edge.sources.stream_names import named_sources
+        >>> with Detector.load(MODEL) as detector:
+        ...     Pipeline(detector, named_sources([str(FOREST)]), on_result=lambda _, item: print(item.detections)).run()
+        Detections(255: 255 tree; best 0.83)
     """
 
     def __init__(
@@ -133,8 +138,7 @@ class Pipeline:
         self._stopped_at = math.inf
         self._submissions: queue.SimpleQueue[_Submission | None] = queue.SimpleQueue()
         self._in_flight = 0
-        self._closing = False
-        self._consecutive_failures = 0
+        self._closing, self._consecutive_failures = False, 0
         self._unfinished = list(self.streams)
         self._workers = Worker("feeder", self._feed, self._fail), Worker("detector", self._finish_all, self._fail)
         self._busy: dict[object, tuple[str, float]] = {}
@@ -145,7 +149,7 @@ class Pipeline:
         return min(largest, len(self.streams)) if largest and self._detector.executor.batch is None else None
 
     def set_score(self, score: float) -> None:
-        """Change the score threshold from the next result on.
+        """Change the score threshold, from the next result on.
 
         Raises:
             RetinaEdgeError: if the score is below the model's own threshold, or not below 1.
@@ -153,7 +157,7 @@ class Pipeline:
         least = self._detector.contract.score_threshold
         if not least <= score < 1:
             raise RetinaEdgeError(
-                f"score: expected {least:g} <= score < 1, got {score:g}; the model drops what scores less than its "
+                f"score: expected {least:g} <= score < 1, got {score:g}; the model drops detections below its "
                 f"threshold {least:g}, so export it with a lower one"
             )
         self.score = score
@@ -164,7 +168,7 @@ class Pipeline:
         return sum(stream.state is State.ONLINE for stream in self.streams)
 
     def stop(self) -> None:
-        """End the run, from any thread: captured frames of files are still detected, live streams end at once."""
+        """End the run. Live streams end at once; captured frames of files are still detected. Thread-safe."""
         with self._starting:
             self._stopped_at = min(self._stopped_at, time.monotonic())
         for capture in self._captures:
@@ -176,15 +180,14 @@ class Pipeline:
         return any(worker.running for worker in self._workers)
 
     def run(self, tick: Callable[[], None] = lambda: None) -> None:
-        """Run until every stream has ended, or until ``stop``; live streams do not end by themselves.
+        """Run until every stream has ended, or until ``stop``. A live stream only ends at ``stop``.
 
         Args:
             tick: called in the caller's thread every ``TICK_SECONDS``, for progress bars and windows.
 
         Raises:
-            BaseException: the first error of ``on_result``, ``tick`` or a thread. An error of the detector ends the run
-                only if a frame of a file was in the batch, because no frame of a file may be missing, or if the
-                detector fails many times in a row. Frames of files captured before a source failed are still detected.
+            BaseException: the first error of ``on_result``, ``tick`` or a thread, after all captured frames of files
+                are detected. The detector may fail on a batch of live frames, but not many times in a row.
         """
         start, timeout = time.monotonic(), JOIN_TIMEOUT
         try:
@@ -211,7 +214,7 @@ class Pipeline:
 
     @contextmanager
     def _watched(self, name: str) -> Iterator[None]:
-        """Inside the block, ``_check_hanging`` watches over the component called ``name``."""
+        """Mark a component as busy inside the block, so that ``_check_hanging`` notices if it hangs."""
         key = object()
         self._busy[key] = name, time.monotonic()
         try:
@@ -228,7 +231,7 @@ class Pipeline:
                 raise RetinaEdgeError(f"{name} hangs: expected it to finish within {DRAIN_TIMEOUT:g} s of the stop")
 
     def _join(self, waits: Sequence[tuple[str, Callable[[float], bool]]], timeout: float) -> None:
-        """Wait for threads that were asked to end, for at most ``timeout`` seconds altogether."""
+        """Wait for threads to end, at most ``timeout`` seconds for all of them."""
         end = time.monotonic() + timeout
         for name, wait in waits:
             if not wait(max(0.0, end - time.monotonic())) and timeout:
@@ -240,7 +243,7 @@ class Pipeline:
         self.stop()
 
     def _start_captures(self) -> None:
-        """Start live streams at once, and as many files as may be open; called again whenever a capture has ended."""
+        """Start all live streams and as many files as may be open; called again when a capture has ended."""
         with self._starting:
             open_files = sum(
                 stream.started and not stream.live and stream.state is not State.ENDED for stream in self.streams
@@ -308,17 +311,17 @@ class Pipeline:
             self._on_end(stream)
 
     def _count_failure(self, frames: FrameBatch, error: Exception) -> None:
-        """Live streams continue with their next frame; of a file no frame may be missing."""
+        """Count a failed batch; raise the error if a frame of a file is missing, or after many failures in a row."""
         self._consecutive_failures += 1
         for stream, _ in frames:
             stream.failed += 1
             stream.error = f"detector: {error}"
         if self._consecutive_failures >= MAX_CONSECUTIVE_FAILURES or not all(stream.live for stream, _ in frames):
             raise error
-        logger.warning("detector: %s; %d frames are lost", error, len(frames))
+        logger.warning("detector: %s; %d frames have no result", error, len(frames))
 
     def _pass_on(self, frames: FrameBatch, detections: Sequence[Detections], began: float) -> None:
-        for (stream, frame), found in zip(frames, detections, strict=True):
+        for (stream, frame), detected in zip(frames, detections, strict=True):
             age = time.monotonic() - frame.captured
             if self._max_age is not None and stream.live and age > self._max_age:
                 with self._changed:
@@ -326,13 +329,13 @@ class Pipeline:
                 continue
             analysis: dict[str, Any] = {}
             if analyzer := self._analyzers.get(stream.name):
-                # A file's own clock: counts must not depend on the speed of the machine.
+                # Files use their own clock, so that counts do not depend on the speed of the machine.
                 seconds = frame.captured if stream.live or frame.timestamp is None else frame.timestamp
-                analyzed = analyzer(frame, found, self.score, seconds=seconds)
+                analyzed = analyzer(frame, detected, self.score, seconds=seconds)
                 kept = analyzed.detections
                 analysis = {"tracks": analyzed.tracks, "events": analyzed.events, "tallies": analyzed.tallies}
             else:
-                kept = found.above(self.score)
+                kept = detected.above(self.score)
             result = Result(
                 frame,
                 kept,

@@ -1,4 +1,4 @@
-"""The result of one frame: made by the pipeline, taken by sinks, the page and callbacks."""
+"""The result of one frame, which the pipeline passes to sinks, the page and callbacks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,26 @@ from retina_edge.tracking.tracker import Tracks
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A frame and what was detected in it.
+    """A frame with its detections, tracks and events.
 
     Attributes:
         frame: the frame, as read from its source.
         detections: the detections, in frame pixels.
         stream: name of the stream.
-        live: True for a live stream, where frames may be dropped.
+        live: True for a live stream, which may drop frames.
         age_at_inference: seconds from capture until the detector started on the frame; None if not measured.
         age_at_output: seconds from capture until the detections were ready; None if not measured.
-        tracks: int64 [N], track id of each detection; None without tracking.
+        tracks: track id of each detection, int64 [N]; None without tracking.
         events: events of zones and lines in this frame.
         tallies: counts of the stream's zones and lines after this frame.
+
+    Example:
+        >>> import numpy as np
+        >>> frame = Frame(np.zeros((48, 64, 3), np.uint8), index=7, timestamp=0.28, name="flight.mp4")
+        >>> result = Result(frame, Detections.empty((), ()), stream="flight", age_at_output=0.0512)
+        >>> values = result.to_dict()
+        >>> {name: values[name] for name in ("stream", "frame", "timestamp", "age_at_output", "width", "height")}
+        {'stream': 'flight', 'frame': 7, 'timestamp': 0.28, 'age_at_output': 0.0512, 'width': 64, 'height': 48}
     """
 
     frame: Frame
@@ -46,8 +54,8 @@ class Result:
     def annotated(self) -> BgrImage:
         """The annotated frame: uint8 [height, width, 3], BGR.
 
-        It is drawn when it is first asked for. Do not modify it: all sinks share it, and without anything to draw it is
-        the image of the frame itself.
+        The frame is drawn on first access. Do not modify it: all sinks share it, and if there is nothing to draw, it is
+        the image of the original frame.
         """
         if not len(self.detections) and not self.tallies:
             return self.frame.image

@@ -1,4 +1,4 @@
-"""One stream of a run: its name, its source, its counters."""
+"""A stream of a run: its name, its source, its state and its counters."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from retina_edge.pipeline.result import Result
 from retina_edge.sources.frames import Source, SourceInfo
 from retina_edge.system.printable import printable
 
-# Number of newest results that latency is computed from.
+# Number of newest results that the latency is computed from.
 WINDOW = 300
-# Rates are computed over the last seconds, so that a stream that stands still shows 0.
+# Seconds that the rate is computed over, so few that a stalled stream soon shows 0.
 RATE_SECONDS = 5.0
 
 
 class State(Enum):
-    """State of a stream."""
+    """The state of a stream."""
 
     CONNECTING = "connecting"
     ONLINE = "online"
@@ -31,7 +31,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class StreamStatus:
-    """Status of a stream at one moment; contains no secrets.
+    """The status of a stream at one moment; contains no credentials.
 
     Attributes:
         name: name of the stream.
@@ -43,7 +43,7 @@ class StreamStatus:
         captured: frames read from the source.
         detected: frames with a result.
         dropped: frames of a live stream that were replaced by a newer one before the detector was free.
-        expired: frames or results that were older than ``max_age``.
+        expired: frames and results that were dropped because they were older than ``max_age``.
         failed: frames that the detector failed on.
         reconnects: attempts to reopen the source.
         fps: results per second.
@@ -76,17 +76,25 @@ class Stream:
 
     Attributes:
         name: unique name among the streams of a run; used in results, on the page and in metrics.
-        open: makes a new source for each attempt to open it.
+        open: function that makes a new source, called for each attempt to open the stream.
         source: the source for display, without credentials.
         live: True if the newest frame wins and the source is reopened when it ends. False if every frame counts and the
             stream ends with its source. For a URL this is a guess until the source is open.
-        mailbox: where the stream's frames wait for the detector.
-        info: information from the source, once it is open.
-        errors: what could not be read of a file, or that the source could not be opened; one line each.
-        warnings: oddities of a file, one line each.
+        mailbox: the buffer in which the stream's frames wait for the detector.
+        info: properties of the source, once it is open.
+        errors: a line for each part of a file that could not be read, or for a source that could not be opened.
+        warnings: a line for each oddity of a file.
         objects: number of detections in all results.
-        started: True once the capture thread was started.
-        read_seconds: seconds that the capture thread spent waiting for frames and decoding.
+        started: True once the capture thread has been started.
+        read_seconds: seconds that the capture thread has spent waiting for frames and decoding them.
+
+    Example:
+        >>> from retina_edge.assets import FOREST
+        >>> from retina_edge.sources.stream_names import named_sources
+        >>> stream = Stream.of("forest", named_sources([f"forest={FOREST}"])["forest"], threading.Condition())
+        >>> status = stream.status()
+        >>> status.name, status.live, status.state, status.detected
+        ('forest', False, 'connecting', 0)
     """
 
     name: str
@@ -120,14 +128,21 @@ class Stream:
         *,
         max_frames: int | None = None,
     ) -> Stream:
-        """Make a stream whose mailbox suits its source, live or not."""
+        """Make a stream, with the mailbox that its source needs, live or not.
+
+        Args:
+            name: unique name among the streams of a run.
+            open_source: function that makes a new source.
+            changed: condition that all mailboxes of a pipeline share.
+            max_frames: frames after which the stream ends; None for all.
+        """
         source = open_source()
         mailbox = Mailbox(changed, keep_all=not source.live, limit=max_frames)
         return cls(name, open_source, source.name, source.live, mailbox)
 
     @property
     def finished(self) -> bool:
-        """True if no more results will come. Call it in the detector thread, with the mailbox's condition held."""
+        """True if no more results will come. Read it in the detector thread, with the mailbox's condition held."""
         return self.mailbox.ended and self.mailbox.taken == self.detected + self.failed + self.expired
 
     def record(self, result: Result, seconds: float) -> None:
@@ -135,7 +150,7 @@ class Stream:
 
         Args:
             result: the result.
-            seconds: its age, from capture to now.
+            seconds: age of the result, in seconds since capture.
         """
         with self._lock:
             self.latest = result
@@ -149,8 +164,8 @@ class Stream:
             recent, latest = list(self._recent), self.latest
         ages = sorted(1000 * seconds for _, seconds in recent)
         now = time.monotonic()
-        moments = [moment for moment, _ in recent if now - moment <= RATE_SECONDS]
-        span = max(now - moments[0], 1e-3) if moments else 0.0
+        times = [moment for moment, _ in recent if now - moment <= RATE_SECONDS]
+        span = max(now - times[0], 1e-3) if times else 0.0
         return StreamStatus(
             name=self.name,
             source=printable(self.source),
@@ -165,7 +180,7 @@ class Stream:
             expired=self.expired,
             failed=self.failed,
             reconnects=self.reconnects,
-            fps=round((len(moments) - 1) / span, 2) if len(moments) > 1 else 0.0,
+            fps=round((len(times) - 1) / span, 2) if len(times) > 1 else 0.0,
             latency_p50=_quantile(ages, 0.5),
             latency_p95=_quantile(ages, 0.95),
             objects=dict(Counter(latest.detections.names)) if latest and self.state is State.ONLINE else {},

@@ -1,4 +1,4 @@
-"""Results of tests stay out of the project's own; a tiny network that is made once; one thread."""
+"""Fixtures of the benchmark tests: a results folder of their own, a tiny network made once, and a single thread."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SIZE = 64
 
 
 def not_run(rows: list[Row]) -> dict[str, str]:
-    """The reasons by name."""
+    """Return the reasons of the candidates that did not run, by name."""
     return {row["candidate"]: row["not_run"] for row in rows if "not_run" in row}
 
 
 @pytest.fixture
 def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The folder that scripts write to."""
+    """A temporary folder that the scripts write their results to."""
     folder = tmp_path / "results"
     monkeypatch.setattr(record, "RESULTS", folder)
     return folder
@@ -31,7 +31,7 @@ def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="package")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the lively R50 of a tiny input."""
+    """A folder for models that holds ``lively_r50`` with a tiny input."""
     folder = tmp_path_factory.mktemp("work")
     export_lively_r50(folder / str(SIZE) / "r50.onnx", SIZE, forest_frame())
     return folder
@@ -39,7 +39,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Networks as tiny as these only lose by more, above all where other tests run beside them."""
+    """Run torch on one thread: more threads slow down such tiny networks, above all if tests run in parallel."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""Candidates beside each other: rows, reasons, and what is measured apart."""
+"""The comparison of candidates: rows, reasons, and candidates that are measured apart."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ def maker(result: object = None) -> Maker:
     return lambda _: lambda: result
 
 
-def broken(error: Exception) -> Maker:
+def failing(error: Exception) -> Maker:
     def make(_: ExitStack) -> Work:
         raise error
 
     return make
 
 
-def test_every_candidate_has_a_row_and_those_that_fail_say_why() -> None:
+def test_every_candidate_has_a_row_and_a_failed_one_has_a_reason() -> None:
     def fails() -> None:
         raise RuntimeError("first line\nsecond")
 
     makers: dict[str, Maker] = {
-        "no engine": broken(BuildError("expected TensorRT, found none")),
+        "no engine": failing(BuildError("expected TensorRT, found none")),
         "base": maker(),
         "no run": lambda _: fails,
         "wrong": maker("wrong"),
         "fine": maker("fine"),
     }
 
-    def inspect(_: str, found: Any) -> dict[str, Any]:
-        if found == "wrong":
+    def inspect(_: str, result: Any) -> dict[str, Any]:
+        if result == "wrong":
             raise ValueError("expected fine, got wrong")
-        return {"found": found}
+        return {"result": result}
 
     (rows,) = compare(makers, "base", rounds=4, inspect=inspect)
     by_name = {row["candidate"]: row for row in rows}
@@ -47,13 +47,13 @@ def test_every_candidate_has_a_row_and_those_that_fail_say_why() -> None:
     assert by_name["wrong"]["not_run"] == "ValueError: expected fine, got wrong"
     assert by_name["base"]["ratio"] == 1.0
     fine = by_name["fine"]
-    assert fine["found"] == "fine"
+    assert fine["result"] == "fine"
     assert fine["rounds"] == 4
     assert fine["min_ms"] <= fine["ms"] <= fine["p90_ms"]
     assert "not_run" not in fine
 
 
-def test_one_that_fails_late_has_the_reason_and_no_times() -> None:
+def test_a_candidate_that_fails_late_has_a_reason_and_no_times() -> None:
     runs: list[int] = []
 
     def work() -> None:
@@ -67,13 +67,13 @@ def test_one_that_fails_late_has_the_reason_and_no_times() -> None:
 
 
 def test_without_the_base_the_others_keep_their_times() -> None:
-    (rows,) = compare({"base": broken(OSError("gone")), "other": maker()}, "base", rounds=2)
+    (rows,) = compare({"base": failing(OSError("gone")), "other": maker()}, "base", rounds=2)
     assert rows[0] == {"candidate": "base", "not_run": "OSError: gone"}
     assert "ms" in rows[1]
     assert "ratio" not in rows[1]
 
 
-def test_those_apart_come_after_the_rest_one_by_one_and_what_they_open_is_closed() -> None:
+def test_candidates_apart_follow_one_by_one_and_their_resources_are_closed() -> None:
     events: list[str] = []
 
     def opening(name: str) -> Maker:
@@ -84,21 +84,19 @@ def test_those_apart_come_after_the_rest_one_by_one_and_what_they_open_is_closed
 
         return make
 
-    found = []
+    names = []
     for rows in compare({name: opening(name) for name in "bxy"}, "b", rounds=1, apart=("x", "y")):
-        found.append([row["candidate"] for row in rows])
+        names.append([row["candidate"] for row in rows])
         events.append("rows")
-    assert found == [["b"], ["x"], ["y"]]
+    assert names == [["b"], ["x"], ["y"]]
     first = ["b opens", "b closes", "rows"]
-    pairs = [
-        [f"{b} {what}" for b, what in (("b", "opens"), (n, "opens"), (n, "closes"), ("b", "closes"))] for n in "xy"
-    ]
+    pairs = [["b opens", f"{name} opens", f"{name} closes", "b closes"] for name in "xy"]
     assert events == [*first, *pairs[0], "rows", *pairs[1], "rows"]
 
 
-def test_many_rounds_are_for_what_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_candidate_gets_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10_000_000))
-    # Every look at the clock is a little later: all runs are slow.
+    # Every call of the clock advances it so far that all runs seem slow.
     monkeypatch.setattr("benchmarks.comparison.perf_counter", lambda: next(clock) * 2 * SLOW_MS / 1000)
     (rows,) = compare({"base": maker()}, "base", rounds=200)
     assert rows[0]["rounds"] == 50
@@ -106,7 +104,7 @@ def test_many_rounds_are_for_what_is_fast(monkeypatch: pytest.MonkeyPatch) -> No
     assert rows[0]["rounds"] == 10
 
 
-def test_ctrl_c_is_no_reason() -> None:
+def test_ctrl_c_ends_the_comparison() -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
@@ -114,7 +112,7 @@ def test_ctrl_c_is_no_reason() -> None:
         list(compare({"base": lambda _: interrupted}, "base", rounds=1))
 
 
-def test_reasons_are_one_line_without_folders() -> None:
+def test_a_reason_is_one_line_without_folders() -> None:
     assert reason_of(BuildError("/a/b/c/d.onnx: expected x\nmore")) == "…/c/d.onnx: expected x"
     assert reason_of(KeyError()) == "KeyError: no message"
     assert len(reason_of(ValueError("x" * 1000))) == 300

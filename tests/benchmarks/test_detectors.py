@@ -1,4 +1,4 @@
-"""Detectors made up: they have to find nothing, and AP stands only where it was published for."""
+"""The benchmark of detectors, with fake detectors: a detector must find nothing, and AP belongs to its own input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engines.core.errors import MissingDependencyError
 
 
 class Tiny(nn.Module):
-    """Finds as much as it is told to."""
+    """A model that returns a given number of detections."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -26,7 +26,9 @@ class Tiny(nn.Module):
         return [{"scores": torch.zeros(self.count)}]
 
 
-def test_detectors_have_to_find_nothing_and_have_their_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_detector_that_finds_something_has_no_times_and_each_row_has_its_facts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def peer(name: str, count: int, weights: Any = None) -> Peer:
         small = lambda _: torch.zeros(3, 12, 12)  # noqa: E731
         return Peer(name, lambda: Tiny(count), (12, 12), small, lambda model, image: model([image]), weights)
@@ -38,17 +40,17 @@ def test_detectors_have_to_find_nothing_and_have_their_facts(tmp_path: Path, mon
         raise MissingDependencyError("expected onnxscript, found none")
 
     monkeypatch.setattr(detectors, "random_retinanet", refused)
-    groups = list(detectors.measure(peers, "cpu", 1, tmp_path, [("RetinaNet R50", (64, 64))]))
-    empty, finds, ours = groups[0]
+    row_groups = list(detectors.measure(peers, "cpu", 1, tmp_path, [("RetinaNet R50", (64, 64))]))
+    empty, finds, ours = row_groups[0]
     assert empty["ratio"] == 1
     assert empty["published_ap"] == 36.4
     assert empty["published_by"] == "torchvision, RetinaNet_ResNet50_FPN_Weights.COCO_V1"
     assert empty["parameters"] == 2 * 3 * 9 + 2
-    assert finds["not_run"] == "ValueError: expected thresholds under which nothing is found, got 7 detections"
+    assert finds["not_run"] == "ValueError: expected no detections above the threshold, got 7"
     assert finds["published_ap"] is None
     assert ours["not_run"] == "expected onnxscript, found none"
     assert ours["run_by"] == "ONNX Runtime"
-    assert groups[1] == [
+    assert row_groups[1] == [
         {
             "detector": "YOLOX-S",
             "device": "cpu",
@@ -58,15 +60,15 @@ def test_detectors_have_to_find_nothing_and_have_their_facts(tmp_path: Path, mon
     ]
 
 
-def test_gflop_are_two_for_each_multiply_add() -> None:
+def test_a_multiply_add_counts_as_two_operations() -> None:
     layer = nn.Conv2d(3, 8, 1, bias=False)
-    found = detectors._arithmetic(layer, lambda: layer(torch.zeros(1, 3, 1000, 1000)))
-    assert found == {"parameters": 24, "gflop": round(2 * 24 * 1e6 / 1e9, 2)}
+    counted = detectors._arithmetic(layer, lambda: layer(torch.zeros(1, 3, 1000, 1000)))
+    assert counted == {"parameters": 24, "gflop": round(2 * 24 * 1e6 / 1e9, 2)}
 
 
-def test_published_ap_stands_only_beside_the_input_it_was_published_for() -> None:
-    found = {(peer.name, peer.input): peer.published["published_ap"] for peer in detectors.peers()}
-    by_rule = {name: ap for (name, size), ap in found.items() if size == detectors.RULED}
+def test_only_the_input_for_which_ap_was_published_has_a_published_ap() -> None:
+    published = {(peer.name, peer.input): peer.published["published_ap"] for peer in detectors.peers()}
+    by_rule = {name: ap for (name, size), ap in published.items() if size == detectors.RESIZED}
     assert by_rule == {"RetinaNet R50": 36.4, "Faster R-CNN R50 FPN": 37.0, "FCOS R50 FPN": 39.2}
-    assert {ap for (_, size), ap in found.items() if size == (800, 800)} == {None}
-    assert found[("SSD300 VGG16", (300, 300))] == 25.1
+    assert {ap for (_, size), ap in published.items() if size == (800, 800)} == {None}
+    assert published[("SSD300 VGG16", (300, 300))] == 25.1

@@ -1,4 +1,4 @@
-"""Random weights that find about as much as trained ones do, and models that are made once."""
+"""Random weights with as many candidates as trained weights, and models that are made once."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def model() -> RetinaNet:
     return lively_r50(SIZE)
 
 
-def raw(model: RetinaNet, frame: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
+def raw_logits(model: RetinaNet, frame: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
     with torch.inference_mode():
         return [level.numpy() for level in class_logits(model, as_torch(frame, (SIZE, SIZE)))]
 
 
-def test_as_many_candidates_as_a_photograph_has_on_several_levels_and_in_many_classes(model: RetinaNet) -> None:
-    logits = raw(model, forest_frame())
+def test_the_network_has_realistic_candidates_on_several_levels_and_in_many_classes(model: RetinaNet) -> None:
+    logits = raw_logits(model, forest_frame())
     assert count_candidates(logits) == pytest.approx(CANDIDATES, abs=2)
     passed = [np.argwhere(level[0] > np.log(0.05 / 0.95)) for level in logits]
     assert sum(len(level) > 10 for level in passed) >= 3
@@ -54,33 +54,33 @@ def test_as_many_candidates_as_a_photograph_has_on_several_levels_and_in_many_cl
     assert len(classes) > 20
 
 
-def test_another_picture_has_as_many_within_what_is_allowed(model: RetinaNet) -> None:
+def test_another_image_has_a_realistic_number_of_candidates(model: RetinaNet) -> None:
     mirrored = np.ascontiguousarray(forest_frame()[:, ::-1])
-    assert MIN_CANDIDATES <= count_candidates(raw(model, mirrored)) <= MAX_CANDIDATES
+    assert MIN_CANDIDATES <= count_candidates(raw_logits(model, mirrored)) <= MAX_CANDIDATES
 
 
 @pytest.mark.parametrize("bias", [-10.0, 3.0])
-def test_a_load_far_from_it_is_refused(model: RetinaNet, bias: float) -> None:
+def test_an_unrealistic_number_of_candidates_is_an_error(model: RetinaNet, bias: float) -> None:
     with pytest.raises(ValueError, match=rf"expected {MIN_CANDIDATES} to {MAX_CANDIDATES}, got \d+"):
-        count_candidates([level + np.float32(bias) for level in raw(model, forest_frame())])
+        count_candidates([level + np.float32(bias) for level in raw_logits(model, forest_frame())])
 
 
-def test_the_frame_is_of_the_size_asked_for() -> None:
+def test_the_frame_has_the_requested_size() -> None:
     assert forest_frame().shape == (*FRAME_SIZE, 3)
     assert forest_frame((1080, 1920)).shape == (1080, 1920, 3)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_torchvision_s_retinanet_is_ours(name: str) -> None:
-    """So eager torch and what is deployed here run the same arithmetic."""
-    theirs = {key: value.shape for key, value in retinanet_of(BACKBONES[name]).state_dict().items()}
-    ours = random_retinanet(ModelConfig(91, backbone=BACKBONES[name]), (64, 64))[0].state_dict()
-    assert {key: value.shape for key, value in ours.items()} == theirs
+def test_the_network_has_the_weights_of_torchvision_s_retinanet(name: str) -> None:
+    """So eager torch and the deployed detector run the same arithmetic."""
+    expected = {key: value.shape for key, value in retinanet_of(BACKBONES[name]).state_dict().items()}
+    weights = random_retinanet(ModelConfig(91, backbone=BACKBONES[name]), (64, 64))[0].state_dict()
+    assert {key: value.shape for key, value in weights.items()} == expected
 
 
-def test_r50_is_as_torchvision_s_own_builder_makes_it() -> None:
-    made = retinanet_resnet50_fpn(weights=None, weights_backbone=None)
-    assert {key: value.shape for key, value in made.state_dict().items()} == {
+def test_retinanet_of_r50_matches_torchvision_s_own_function() -> None:
+    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None)
+    assert {key: value.shape for key, value in model.state_dict().items()} == {
         key: value.shape for key, value in retinanet_of("resnet50").state_dict().items()
     }
     assert RETINANET.meta["_metrics"]["COCO-val2017"]["box_map"] == 36.4
@@ -93,34 +93,36 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(model, contract, tmp_path_factory.mktemp("tiny") / "tiny.onnx", forest_frame())
 
 
-def test_a_model_that_is_there_is_not_made_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_model_is_not_converted_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert converted(tiny, "fp32") == tiny
     half = converted(tiny, "fp16")
     assert half == tiny.with_name("tiny.fp16.onnx")
     before = half.stat().st_mtime_ns
-    monkeypatch.setattr(building, "convert_file", lambda *_, **__: pytest.fail("made again"))
+    monkeypatch.setattr(building, "convert_file", lambda *_, **__: pytest.fail("converted again"))
     assert converted(tiny, "fp16") == half
     assert half.stat().st_mtime_ns == before
 
 
-def test_an_engine_is_made_of_the_onnx_of_its_precision(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, BuildOptions]] = []
+def test_an_engine_is_built_from_the_onnx_of_its_precision_portable_if_needed(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds: list[tuple[str, BuildOptions]] = []
 
     def build(model: Path, engine: Path, options: BuildOptions) -> None:
         assert engine == model.with_suffix(".engine")
-        asked.append((model.name, options))
+        builds.append((model.name, options))
         if not options.targets:
             raise BuildError("no engines for this GPU")
 
     monkeypatch.setattr(building, "build_engine", build)
     assert built(tiny, "fp16") == tiny.with_name("tiny.fp16.engine")
-    assert [(name, options.precision, options.targets) for name, options in asked] == [
+    assert [(name, options.precision, options.targets) for name, options in builds] == [
         ("tiny.fp16.onnx", "fp16", ()),
         ("tiny.fp16.onnx", "fp16", (PORTABLE,)),
     ]
 
 
-def test_the_reason_is_told_where_nothing_can_build(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_a_portable_engine_cannot_avoid_is_raised(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise BuildError("the GPU is too new")
 
@@ -135,13 +137,13 @@ def test_a_real_engine_is_built_once(tiny: Path) -> None:
     assert built(tiny, "fp16").stat().st_mtime_ns == before
 
 
-def test_networks_that_are_to_find_nothing_do(tiny: Path) -> None:
+def test_a_random_retinanet_finds_nothing(tiny: Path) -> None:
     with Detector.load(tiny) as detector:
         assert len(detector(forest_frame())) == 0
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_everybody_the_issue_names_is_a_candidate(device: str, model: RetinaNet, tmp_path: Path) -> None:
+def test_all_alternatives_are_candidates(device: str, model: RetinaNet, tmp_path: Path) -> None:
     case = Case(device, SIZE, forest_frame(), model, tmp_path / "r50.onnx")
     names = list(candidates(case))
     assert names[0] == "torchvision eager, FP32"

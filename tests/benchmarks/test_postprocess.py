@@ -1,4 +1,4 @@
-"""Ways behind the network, on the CPU and by kernels that are made up."""
+"""The benchmark of post-processing, on the CPU and with fake kernels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engines.plugins.specification import postprocess as specification
 from tests.benchmarks.conftest import SIZE, not_run
 
 
-def test_ways_behind_the_network_find_the_same_on_a_cpu(work: Path) -> None:
+def test_candidates_on_a_cpu_have_the_same_number_of_detections(work: Path) -> None:
     rows = list(postprocess.on_the_cpu(work, 1, SIZE))
     assert [row["candidate"] for row in rows] == [
         postprocess.TORCHVISION,
@@ -33,7 +33,7 @@ def test_ways_behind_the_network_find_the_same_on_a_cpu(work: Path) -> None:
     assert {MIN_CANDIDATES <= row["candidates"] <= MAX_CANDIDATES for row in rows} == {True}
 
 
-def test_random_heads_of_the_gpu_are_as_full_as_those_of_the_cpu() -> None:
+def test_random_heads_for_the_gpu_have_as_many_candidates_as_those_for_the_cpu() -> None:
     geometry = Geometry.of(postprocess._contract(91), half=True)
     logits, _ = postprocess._heads(geometry, 1)
     assert count_candidates(logits) == pytest.approx(1000, rel=0.1)
@@ -47,7 +47,7 @@ def run_by_specification(
     *,
     runs: int = 1,
 ) -> KernelRun:
-    found = specification(
+    detections = specification(
         [head.astype(np.float32) for head in logits],
         [head.astype(np.float32) for head in deltas],
         parameters,
@@ -55,10 +55,10 @@ def run_by_specification(
         top_k=geometry.top_k,
         max_detections=geometry.max_detections,
     )
-    return KernelRun(found, np.tile([0.01, 0.02, 0.03], (runs, 1)))
+    return KernelRun(detections, np.tile([0.01, 0.02, 0.03], (runs, 1)))
 
 
-def test_a_case_of_the_kernels_that_is_wrong_or_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_or_failing_case_of_the_kernels_does_not_affect_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     def kernels(logits: Any, deltas: Any, parameters: Any, geometry: Geometry, *, runs: int = 1) -> KernelRun:
         if geometry.half:
             raise DeviceError("out of memory")
@@ -75,7 +75,7 @@ def test_a_case_of_the_kernels_that_is_wrong_or_fails_leaves_the_others(monkeypa
     monkeypatch.setattr(postprocess, "_torchvision", no_gpu)
     first, second, third, fourth, torchvision = postprocess.on_the_gpu(2)
     assert first["not_run"] == "out of memory"
-    assert second["not_run"] == "ValueError: kernels: expected the same bits from every run, got others"
+    assert second["not_run"] == "ValueError: kernels: expected the same bits from every run, got different ones"
     assert third["ms"] == pytest.approx(0.06)
     assert (third["filter_ms"], third["select_ms"], third["nms_ms"]) == (0.01, 0.02, 0.03)
     assert fourth["candidates"] == pytest.approx(1000, rel=0.1)

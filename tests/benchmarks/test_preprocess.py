@@ -1,4 +1,4 @@
-"""Ways to the network's input: a wrong image has no speed, and what is missing costs only its own row."""
+"""The benchmark of preprocessing: a wrong image has no times, and a missing package costs only its own row."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from tests.engines.plugins import pycuda_stand_in
 from tests.engines.plugins.emulated import needs_compiler
 
 
-def test_each_way_to_the_input_is_held_against_opencv() -> None:
+def test_every_candidate_on_a_cpu_has_the_image_of_opencv() -> None:
     rows = preprocess.measure("cpu", (90, 160), (64, 96), 2)
     assert [row["candidate"] for row in rows] == ["OpenCV", "torch, CPU"]
     assert rows[0]["ratio"] == 1
     assert all("ms" in row and row["frame"] == [90, 160] for row in rows)
 
 
-def test_a_wrong_image_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_image_has_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocess, "_torch", lambda _frame, size: torch.zeros((*size, 3), dtype=torch.uint8))
     rows = preprocess.measure("cpu", (90, 160), (64, 96), 2)
     assert "ms" in rows[0]
-    assert "expected OpenCV's within 1 gray level, got one" in not_run(rows)["torch, CPU"]
+    assert "expected at most 1 gray level of difference from OpenCV, got" in not_run(rows)["torch, CPU"]
 
 
-def test_without_torch_s_gpu_or_pycuda_each_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_and_pycuda_each_row_has_its_own_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda", None)
     rows = preprocess.measure("cuda", (90, 160), (64, 96), 2)
     failed = not_run(rows)
@@ -37,7 +37,7 @@ def test_without_torch_s_gpu_or_pycuda_each_says_so(monkeypatch: pytest.MonkeyPa
 
 
 class Event(pycuda_stand_in.Event):
-    """Asked whether the GPU has come to it, it has not: nothing has been waited for."""
+    """An event that the GPU reaches only when something waits for it."""
 
     def query(self) -> bool:
         return self._done >= self.recorded
@@ -56,7 +56,7 @@ def test_the_fused_kernel_is_timed_behind_a_longer_piece_of_work(monkeypatch: py
     rows = preprocess.measure("cuda", (90, 160), (64, 96), 3)
     (row,) = (row for row in rows if row["candidate"] == preprocess.KERNEL)
     assert "not_run" not in row, row
-    assert row["ms"] == 1.0  # the stand-in counts events
+    assert row["ms"] == 1.0  # the stand-in's clock advances by 1 ms with each event
     assert row["waits_for_host"] is False
     assert driver.log[-4:] == ["memset", "event", "letterbox", "event"]
     assert not driver.memory

@@ -1,4 +1,4 @@
-"""The second data set is what it says it is, and the comparison of recipes runs from end to end."""
+"""The generated data set, and the comparison of recipes from end to end."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ def test_shapes_are_where_their_boxes_are(tmp_path: Path) -> None:
     assert data[0].class_names == CLASSES
     seen: set[int] = set()
     for image, same in zip(data[0].images, load_coco(again[0], tmp_path / "again" / "images").images, strict=True):
-        np.testing.assert_array_equal(image.boxes, same.boxes)  # by its seed, not by chance
+        np.testing.assert_array_equal(image.boxes, same.boxes)  # the same seed gives the same boxes
         sides = image.boxes[:, 2:] - image.boxes[:, :2]
         assert ((sides >= 0.5 * LEAST) & (sides <= MOST + 2)).all()
         assert image.read().shape == (SIDE, SIDE, 3)
         seen |= set(image.labels.tolist())
     assert seen == {0, 1, 2}
-    shown = {path.read_bytes() for path in (tmp_path / "images").iterdir()}
-    assert len(shown) == 15  # no picture of one part is in the other
-    # A shape differs from what is around it: its own color fills its middle.
+    contents = {path.read_bytes() for path in (tmp_path / "images").iterdir()}
+    assert len(contents) == 15  # no image is in both parts
+    # The center of a shape has one color, so its pixels vary less than those of the image.
     image = data[0].images[0]
     x1, y1, x2, y2 = image.boxes[0].astype(int)
-    middle = cv2.meanStdDev(
+    center = cv2.meanStdDev(
         image.read()[(y1 + y2) // 2 - 1 : (y1 + y2) // 2 + 1, (x1 + x2) // 2 - 1 : (x1 + x2) // 2 + 1]
     )
-    assert float(middle[1].mean()) < float(cv2.meanStdDev(image.read())[1].mean())
+    assert float(center[1].mean()) < float(cv2.meanStdDev(image.read())[1].mean())
 
 
 def test_both_recipes_are_trained_and_measured(results: Path) -> None:
     assert recipe.main(["--epochs", "1", "--samples", "16", "--pictures", "8", "4"]) == 0
     record = json.loads((results / "recipe.json").read_text())
-    base, ours = record["figures"]
+    base, tuned = record["figures"]
     assert base["recipe"] == "train's defaults"
-    assert "--anchors auto" in ours["options"]
-    assert all(0 <= row[name] <= 1 for row in (base, ours) for name in ("AP", "AP50"))
+    assert "--anchors auto" in tuned["options"]
+    assert all(0 <= row[name] <= 1 for row in (base, tuned) for name in ("AP", "AP50"))
     assert TABLES["recipe"](record).count("\n") == 3

@@ -1,4 +1,4 @@
-"""The benchmarks of many streams, on less of everything."""
+"""The benchmarks of streams, with fewer frames and shorter runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.media import write_video
 from tests.rtsp_server import why_not
 
 
-def test_every_frame_goes_through_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_counts_every_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "LENGTHS", (5, 9))
     videos = {f"video{count}": write_video(tmp_path / f"{count}.mp4", count=count) for count in load.LENGTHS}
     figures = load.measure(videos, 2)
@@ -31,7 +31,7 @@ def test_every_frame_of_a_slow_detector_is_accounted_for() -> None:
 
 
 @pytest.mark.skipif(bool(why_not()), reason=f"needs an RTSP server: {why_not()}")
-def test_a_stream_is_back_each_time() -> None:
+def test_the_stream_is_back_after_each_restart() -> None:
     figures = endurance.reconnects(2)
     assert figures["reconnects"] == figures["warm_after"] == 2
     assert 0 < figures["back_p50_s"] <= figures["back_max_s"] < 10

@@ -1,4 +1,4 @@
-"""README's tables and pictures of what a GPU gives, made of records made up."""
+"""The README's tables and pictures of GPU results, made from made-up records."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ FIGURES: dict[str, Any] = {
         ],
     },
 }
-SAID = {
+EXPECTED = {
     "end_to_end_gpu": ("| retina_edge engine, FP16 | **2.000** | **10.00** |", "no engine for this GPU / or that"),
     "preprocess_gpu": ("| 1920×1080 to 800×800 | 0.0500 ms | no pycuda |",),
     "postprocess_gpu": ("| kernels | 91 | 1 | float16 | 0.050 | 0.0100 | 0.0200 | 0.0200 |", "other bits"),
@@ -85,8 +85,8 @@ SAID = {
     "scaling_gpu": ("| batch | 1: 1.00, 4: – |", "*On ONNX Runtime: no TensorRT*"),
     "runner_gpu": (
         "| engine | 2.000 | 1.875 | 2.000 |  |",
-        "network by torch, FP16 (no engine",
-        "432.1 frames a second",
+        "network: torch, FP16 (no engine",
+        "432.1 frames per second",
     ),
     "gpu": (
         "| engine, ms | ≤ 2.0 | 1.875 | yes |",
@@ -98,7 +98,7 @@ SAID = {
 }
 
 
-def made_up(name: str) -> dict[str, Any]:
+def fake_record(name: str) -> dict[str, Any]:
     return {
         "command": f"python -m benchmarks.{name.removesuffix('_gpu')} --device cuda",
         "machine": {"processor": "a CPU", "cores": 16, "system": "Linux", "gpu": "NVIDIA H200", "driver": "580"},
@@ -110,7 +110,7 @@ def made_up(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The project's own results of a CPU, and none of a GPU."""
+    """A folder with the project's own CPU results, and without GPU results."""
     for path in record.RESULTS.glob("*.json"):
         if not path.stem.endswith("gpu"):
             shutil.copy(path, tmp_path)
@@ -123,24 +123,24 @@ def test_every_result_file_has_a_table_and_a_place() -> None:
     assert {path.stem for path in record.RESULTS.glob("*.json")} <= set(TABLES)
 
 
-def test_without_results_of_a_gpu_nothing_of_one_is_shown(folder: Path) -> None:
+def test_without_gpu_results_the_readme_shows_no_gpu_table(folder: Path) -> None:
     text = with_figures(README.read_text(encoding="utf-8"), folder)
     assert "_gpu.json)" not in text
     assert f"<!-- gpu -->\n{NOT_YET}\n<!-- /gpu -->" in text
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_results_of_a_gpu_are_shown_once_they_are_there(folder: Path, name: str) -> None:
+def test_gpu_results_are_shown_once_they_exist(folder: Path, name: str) -> None:
     text = README.read_text(encoding="utf-8")
     without = with_figures(text, folder)
-    (folder / f"{name}.json").write_text(json.dumps(made_up(name)))
+    (folder / f"{name}.json").write_text(json.dumps(fake_record(name)))
     shown = with_figures(text, folder)
     assert f"*[{name}.json](benchmarks/results/{name}.json): NVIDIA H200, driver 580, torch 2.11. `python" in shown
-    for words in SAID[name]:
-        assert words in shown
+    for expected in EXPECTED[name]:
+        assert expected in shown
     assert (f"(benchmarks/pictures/{name}.png)" in shown) == (name in DRAWINGS)
     assert name in ("gpu", "runner_gpu") or NOT_YET in shown
-    # All that was there is still there, the table of the CPU first.
+    # The earlier text is still there, so the CPU table comes first.
     mark = next(mark for mark, names in PLACES.items() if name in names)
     before, after = (
         part.partition(f"<!-- {mark} -->")[2].partition(f"<!-- /{mark} -->")[0] for part in (without, shown)
@@ -153,13 +153,13 @@ def test_every_picture_can_be_drawn(folder: Path, tmp_path: Path, name: str) -> 
     from PIL import Image
 
     if name in FIGURES:
-        (folder / f"{name}.json").write_text(json.dumps(made_up(name)))
+        (folder / f"{name}.json").write_text(json.dumps(fake_record(name)))
     with Image.open(draw(name, folder, tmp_path)) as picture:
         assert picture.info[SOURCE] == source_of((folder / f"{name}.json").read_bytes())
         assert min(picture.size) > 100
 
 
-def test_axes_name_what_they_are_relative_to(folder: Path) -> None:
+def test_axes_name_the_base_of_their_ratios(folder: Path) -> None:
     records = {name: json.loads((folder / f"{name}.json").read_text()) for name in DRAWINGS if "gpu" not in name}
     labels = {name: DRAWINGS[name](content).axes[0] for name, content in records.items()}
     assert labels["end_to_end"].get_xlabel() == "times as fast as torchvision eager, FP32"
@@ -177,19 +177,19 @@ def test_axes_name_what_they_are_relative_to(folder: Path) -> None:
     assert {"1", "10", "100"} <= set(ticks)
 
 
-def test_a_busy_machine_is_named_under_its_table() -> None:
-    busy = made_up("gpu")
-    assert "computing" not in source("gpu", busy)
+def test_the_line_under_a_table_warns_of_a_busy_machine() -> None:
+    busy = fake_record("gpu")
+    assert "other processes" not in source("gpu", busy)
     busy["conditions"]["before"]["load average"] = 8.1
-    assert "**others were computing meanwhile**" in source("gpu", busy)
+    assert "**other processes used the CPU**" in source("gpu", busy)
 
 
-def test_a_missing_result_of_a_cpu_is_an_error(folder: Path) -> None:
+def test_a_missing_cpu_result_is_an_error(folder: Path) -> None:
     (folder / "scaling.json").unlink()
     with pytest.raises(ValueError, match=r"run python -m benchmarks\.scaling"):
         with_figures(README.read_text(encoding="utf-8"), folder)
 
 
-def test_a_mark_that_is_missing_is_an_error(folder: Path) -> None:
-    with pytest.raises(ValueError, match="expected one place marked end_to_end, found 0"):
+def test_a_missing_mark_is_an_error(folder: Path) -> None:
+    with pytest.raises(ValueError, match="expected one pair of marks end_to_end, found 0"):
         with_figures("no marks", folder)

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 from rich.console import Console
 
@@ -20,6 +21,7 @@ from engines.tensorrt.build_options import PLUGIN
 from retina_edge import bench
 from retina_edge.assets import MODEL
 from retina_edge.detector import Detector
+from retina_edge.measurement.bench_frames import sample_frames
 from retina_edge.measurement.bench_report import print_report
 from retina_edge.measurement.timing import measure_throughput
 from tests.engines.plugins.emulated import needs_compiler
@@ -30,10 +32,19 @@ from tests.media import write_video
 STREAMS = ["--mlperf", "Offline", "--streams", "2"]
 
 
+@pytest.fixture(scope="module")
+def forest() -> list[npt.NDArray[np.uint8]]:
+    """The frames that bench uses by default, made once."""
+    return sample_frames()
+
+
 @pytest.fixture(autouse=True)
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short(monkeypatch: pytest.MonkeyPatch, forest: list[npt.NDArray[np.uint8]]) -> None:
+    """Shorten the warm-up and the preparation of the frames."""
     monkeypatch.setattr("retina_edge.measurement.timing.WARM_UP_SECONDS", 0.0)
+    monkeypatch.setattr("retina_edge.measurement.timing.WARM_UP_RUNS", 1)
     monkeypatch.setattr("retina_edge.measurement.loadgen_settings.PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "sample_frames", lambda: forest)
 
 
 def run(arguments: Sequence[object], folder: Path) -> dict[str, Any]:
@@ -44,10 +55,10 @@ def run(arguments: Sequence[object], folder: Path) -> dict[str, Any]:
     return report
 
 
-def test_an_onnx_is_measured_as_a_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = run([MODEL], tmp_path)
+def test_an_onnx_is_measured_as_a_whole(tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = run([tiny_onnx], tmp_path)
     assert list(report["milliseconds"]) == ["preprocess", "engine", "whole frame"]
-    assert (report["precision"], report["input"], report["frame"]) == ("fp32", [416, 736], [1080, 1920])
+    assert (report["precision"], report["input"], report["frame"]) == ("fp32", [128, 160], [1080, 1920])
     assert report["host_overhead"] is None
     for latency in report["milliseconds"].values():
         assert latency["p50"] > 0
@@ -72,12 +83,12 @@ def test_an_onnx_is_measured_as_a_whole(tmp_path: Path, capsys: pytest.CaptureFi
     assert "including 100 MB of frames to measure with" in " ".join(printed.replace("│", " ").split())
 
 
-def test_a_gpu_may_not_report_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path) -> None:
+def test_a_gpu_may_not_report_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_onnx: Path) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text('#!/bin/sh\necho "[Not Supported], 2100, 9501, 61.20, 450, 48, [Unknown Error], 24564, P2"\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    report = run([checkpoint], tmp_path)
+    report = run([tiny_onnx], tmp_path)
     for sample in report["conditions"].values():
         assert not {"clocks.sm", "memory.used"} & set(sample)
         assert (sample["memory.total"], sample["pstate"]) == (24564, "P2")
@@ -135,15 +146,15 @@ def test_a_checkpoint_on_a_gpu_notes_the_copies(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_checkpoint_has_a_stage_for_postprocessing(checkpoint: Path, tmp_path: Path) -> None:
-    report = run([checkpoint, "--batch", 3, "--streams", 2], tmp_path)
+    report = run([checkpoint, "--batch", 2, "--streams", 2], tmp_path)
     assert list(report["milliseconds"]) == ["preprocess", "engine", "postprocess", "whole frame"]
-    assert (report["batch"], report["throughput"]["streams"]) == (3, 2)
-    assert report["throughput"]["frames"] % 3 == 0
+    assert (report["batch"], report["throughput"]["streams"]) == (2, 2)
+    assert report["throughput"]["frames"] % 2 == 0
 
 
-def test_decoding_of_a_video_is_measured(checkpoint: Path, tmp_path: Path) -> None:
+def test_decoding_of_a_video_is_measured(tiny_onnx: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "video.mp4", count=5)
-    report = run([checkpoint, "--source", video], tmp_path)
+    report = run([tiny_onnx, "--source", video], tmp_path)
     assert next(iter(report["milliseconds"])) == "decode of one frame"
     assert report["milliseconds"]["decode of one frame"]["runs"] == 5
     assert report["frame"] == [64, 96]
@@ -152,11 +163,11 @@ def test_decoding_of_a_video_is_measured(checkpoint: Path, tmp_path: Path) -> No
 @needs_compiler
 @pytest.mark.parametrize("plugin", [False, True])
 def test_an_engine_is_measured_stage_by_stage(
-    monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path, *, plugin: bool
+    monkeypatch: pytest.MonkeyPatch, tiny_engine: Path, tmp_path: Path, *, plugin: bool
 ) -> None:
     boxes = [{"name": name, "type": "float", "shape": []} for name in OUTPUTS]
     changes: dict[str, Any] = {"backend": "tensorrt", "postprocess": PLUGIN, "outputs": boxes} if plugin else {}
-    world = World(monkeypatch, Driver(), engine, tmp_path, **changes)
+    world = World(monkeypatch, Driver(), tiny_engine, tmp_path, **changes)
     report = run([world.engine], tmp_path)
     stages = ["pack", "H2D", "preprocess", "engine", "postprocess", "D2H", "GPU", "whole frame"]
     assert list(report["milliseconds"]) == [stage for stage in stages if not (plugin and stage == "postprocess")]
@@ -168,10 +179,10 @@ def test_an_engine_is_measured_stage_by_stage(
 
 @pytest.mark.parametrize("scenario", bench.SCENARIOS)
 def test_mlperf_scenarios_write_logs_and_report(
-    checkpoint: Path, tmp_path: Path, scenario: str, capsys: pytest.CaptureFixture[str]
+    tiny_onnx: Path, tmp_path: Path, scenario: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs = tmp_path / "logs"
-    report = run([checkpoint, "--mlperf", scenario, "--mlperf-logs", logs], tmp_path)
+    report = run([tiny_onnx, "--mlperf", scenario, "--mlperf-logs", logs], tmp_path)
     assert report["mlperf"]["Scenario"] == scenario
     assert "milliseconds" not in report
     assert report["seconds"] == 0.2

@@ -1,4 +1,4 @@
-"""``retina-edge build`` from a checkpoint and from an ONNX, in every precision; and everything that can go wrong."""
+"""``retina-edge build`` from a checkpoint and from an ONNX, in every precision, and its errors."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from engines.tensorrt.passport import passport_path, read_engine
 from retina_edge.assets import MODEL
 from retina_edge.build import main
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.start_first
 
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No test leaves ranges in the user's cache, or finds any."""
+    """An empty calibration cache in place of the user's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "retina_edge" / "calibration"
 
@@ -35,8 +35,8 @@ def engine(tmp_path: Path) -> Path:
     return tmp_path / "out" / "tiny.engine"
 
 
-def left(engine: Path) -> list[str]:
-    """What lies in the engine's folder."""
+def files_beside(engine: Path) -> list[str]:
+    """Return the names of the files in the engine's folder."""
     return sorted(path.name for path in engine.parent.iterdir()) if engine.parent.is_dir() else []
 
 
@@ -44,15 +44,17 @@ def build(*arguments: object) -> int:
     return main([*map(str, arguments), "--backend", "tensorrt-rtx"])
 
 
-def test_fp32_from_a_checkpoint(checkpoint: Path, engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_fp32_engine_is_built_from_a_checkpoint(
+    checkpoint: Path, engine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert build(checkpoint, "-o", engine, "--target", "sm86,sm89") == 0
-    said = capsys.readouterr()
-    assert f"{engine}  {engine.stat().st_size / 1e6:.1f} MB, fp32, for sm86, sm89, tensorrt-rtx" in said.out
-    assert "(read from the parsed network); post-processing: kernels" in said.out
-    assert "network verified: compared with torch, images 4" in said.out
-    assert "built in " in said.out
-    assert said.err == ""
-    assert left(engine) == ["tiny.engine", "tiny.engine.json"]
+    printed = capsys.readouterr()
+    assert f"{engine}  {engine.stat().st_size / 1e6:.1f} MB, fp32, for sm86, sm89, tensorrt-rtx" in printed.out
+    assert "(read from the parsed network); post-processing: kernels" in printed.out
+    assert "network verified: compared with torch, images 4" in printed.out
+    assert "built in " in printed.out
+    assert printed.err == ""
+    assert files_beside(engine) == ["tiny.engine", "tiny.engine.json"]
     passport = read_engine(engine)
     assert passport.targets == ("sm86", "sm89")
     assert passport.verified is not None
@@ -60,7 +62,7 @@ def test_fp32_from_a_checkpoint(checkpoint: Path, engine: Path, capsys: pytest.C
     assert passport.contract.class_names == ("tree",)
 
 
-def test_fp16_from_an_onnx(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_fp16_engine_is_built_from_an_fp32_onnx(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build(MODEL, "-o", engine, "--precision", "fp16") == 0
     assert "fp16, for portable" in capsys.readouterr().out
     passport = read_engine(engine)
@@ -71,21 +73,23 @@ def test_fp16_from_an_onnx(engine: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert passport.verified["detections"] > 10
 
 
-def test_int8_from_a_checkpoint_and_again(
+def test_an_int8_engine_is_built_again_only_if_something_changed(
     checkpoint: Path, engine: Path, treecrowns: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [checkpoint, "-o", engine, "--precision", "int8", "--calibration", treecrowns / "val.json"]
     assert build(*arguments) == 0
-    said = capsys.readouterr()
-    assert said.err == "calibration: only 16 images: ranges from fewer than 64 depend on which they are\n"
+    printed = capsys.readouterr()
+    assert (
+        printed.err == "calibration: only 16 images: ranges from fewer than 64 images depend on the choice of images\n"
+    )
     passport = read_engine(engine)
     assert passport.quantization is not None
     assert (passport.quantization["layout"], passport.quantization["images"]) == ("tensorrt", 16)
     assert set(passport.precision_found["convolution"]) == {"fp16", "int8"}
     assert len(list(cache.iterdir())) == 1
-    # The same again is found; other images are not the same.
+    # The same command finds the engine; other calibration images need another engine.
     assert build(*arguments) == 0
-    assert "already there, of the same model and options" in capsys.readouterr().out
+    assert "already there, built from the same model and options" in capsys.readouterr().out
     assert build(*arguments, "--calibration-images", 12) == 0
     assert "built in " in capsys.readouterr().out
     assert len(list(cache.iterdir())) == 2
@@ -93,7 +97,7 @@ def test_int8_from_a_checkpoint_and_again(
     assert "built in " in capsys.readouterr().out
 
 
-def test_an_int8_onnx_needs_no_images(
+def test_an_int8_onnx_needs_no_calibration_images(
     sample_models: dict[str, Path], engine: Path, calibration_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [sample_models["int8-tensorrt"], "-o", engine, "--precision", "int8", "--target", "sm86"]
@@ -102,17 +106,17 @@ def test_an_int8_onnx_needs_no_images(
     capsys.readouterr()
     assert build(*arguments, "--calibration", calibration_folder) == 1
     assert (
-        "--calibration is for conversion to int8, and the model is int8 already; leave it out"
+        "--calibration: expected a conversion to int8, got a model that is int8 already; leave the option out"
         in capsys.readouterr().err
     )
     engine.unlink()
     passport_path(engine).unlink()
     assert build(sample_models["int8-cpu"], "-o", engine, "--precision", "int8") == 1
     assert "layout: expected an INT8 ONNX for TensorRT, got one for cpu; export it again" in capsys.readouterr().err
-    assert left(engine) == []
+    assert files_beside(engine) == []
 
 
-def test_a_dynamic_batch(checkpoint: Path, engine: Path) -> None:
+def test_an_engine_has_a_dynamic_or_a_fixed_batch(checkpoint: Path, engine: Path) -> None:
     assert build(checkpoint, "-o", engine, "--batch", 2, "--max-batch", 8) == 0
     passport = read_engine(engine)
     assert passport.batch == (1, 2, 8)
@@ -121,14 +125,14 @@ def test_a_dynamic_batch(checkpoint: Path, engine: Path) -> None:
     assert read_engine(engine).inputs[0]["shape"][0] == 4
 
 
-def test_verifying_with_other_images_is_another_build(
+def test_other_images_to_verify_with_need_another_build(
     checkpoint: Path, engine: Path, treecrowns: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert build(checkpoint, "-o", engine) == 0
     assert build(checkpoint, "-o", engine, "--verify", treecrowns / "images") == 0
     assert "network verified: compared with torch, images 8" in capsys.readouterr().out
     assert build(MODEL, "-o", engine, "--verify", treecrowns / "images") == 1
-    assert "as it is, in fp32, so there is nothing to compare it with; leave --verify out" in capsys.readouterr().err
+    assert "which goes into the engine as it is in fp32; leave --verify out" in capsys.readouterr().err
     assert read_engine(engine).verified is not None
 
 
@@ -136,20 +140,20 @@ def test_verifying_with_other_images_is_another_build(
     ("arguments", "message"),
     [
         (["--batch", "0"], "batch: expected at least 1, got 0"),
-        (["--target", "sm60"], "target: expected some of sm75, sm80, sm86, sm89, sm120, sm121, portable, current, got"),
-        (["--target", "current"], "target: current asked, and this machine has no GPU; name one, such as sm86"),
+        (["--target", "sm60"], "target: expected one of sm75, sm80, sm86, sm89, sm120, sm121, portable, current, got"),
+        (["--target", "current"], "target: expected a GPU in this machine for current, found none; name an"),
         (["--max-batch", "0"], "max-batch: expected at least the batch of 1, got 0"),
-        (["--postprocess", "plugin"], "postprocess plugin: tensorrt-rtx cannot do this; leave it out or use tensorrt"),
-        (["--dla", "0", "--precision", "fp16"], "dla: tensorrt-rtx cannot do this"),
+        (["--postprocess", "plugin"], "postprocess plugin: tensorrt-rtx does not support this option; omit it or use"),
+        (["--dla", "0", "--precision", "fp16"], "dla: tensorrt-rtx does not support this option"),
         (["--precision", "int8"], "int8 needs images to calibrate with: give --calibration DIR or COCO.json"),
         (
             ["--precision", "fp16", "--calibration", "."],
-            "is for conversion to int8, got --precision fp16",
+            "expected a conversion to int8, got --precision fp16",
         ),
         (["--verify", "nowhere.jpg"], "nowhere.jpg"),
     ],
 )
-def test_options_that_do_not_work_are_one_line(
+def test_a_wrong_option_is_an_error_of_one_line(
     checkpoint: Path,
     engine: Path,
     capsys: pytest.CaptureFixture[str],
@@ -162,17 +166,17 @@ def test_options_that_do_not_work_are_one_line(
     monkeypatch.setattr("engines.tensorrt.builder.this_machine", Machine)
     assert build(checkpoint, "-o", engine, *arguments) == 1
     assert_one_line(capsys.readouterr(), message)
-    assert left(engine) == []
+    assert files_beside(engine) == []
 
 
-def assert_one_line(said: Any, message: str) -> None:
-    assert said.err.startswith("error: ")
-    assert message in said.err
-    assert said.err.count("\n") == 1
-    assert "Traceback" not in said.err
+def assert_one_line(printed: Any, message: str) -> None:
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert "Traceback" not in printed.err
 
 
-def test_bad_calibration_folders(
+def test_an_unusable_calibration_set_is_refused(
     checkpoint: Path, engine: Path, tmp_path: Path, treecrowns: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "images"
@@ -182,7 +186,7 @@ def test_bad_calibration_folders(
     def refused(path: Path, message: str) -> None:
         assert build(*arguments, path) == 1
         assert_one_line(capsys.readouterr(), message)
-        assert left(engine) == []
+        assert files_beside(engine) == []
 
     refused(folder, f"{folder}: expected images to calibrate with, found none")
     refused(tmp_path / "nowhere", "nowhere: expected a folder of images or a COCO file ending in .json")
@@ -191,17 +195,22 @@ def test_bad_calibration_folders(
         shutil.copy(file, folder / f"{number}.jpg")
     shutil.copy(folder / "0.jpg", folder / "copy.jpg")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8")
-    refused(folder, "found 7; 1 unreadable, left out: broken.jpg; 1 there twice, left out: copy.jpg")
+    refused(folder, "got 7; 1 unreadable, skipped: broken.jpg; 1 duplicate, skipped: copy.jpg")
     for content, message in (
         ("{", "expected a COCO file with images and their file_name"),
         ("[]", "expected a COCO file with images and their file_name"),
-        ('{"images": [{"file_name": "gone.jpg"}]}', "expected its image gone.jpg beside it or in images/, found none"),
+        (
+            '{"images": [{"file_name": "gone.jpg"}]}',
+            "expected the image gone.jpg beside it or in images/, found no such file",
+        ),
     ):
         (tmp_path / "coco.json").write_text(content)
         refused(tmp_path / "coco.json", message)
 
 
-def test_models_that_are_not_ours(engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_foreign_or_corrupt_model_is_refused(
+    engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bare = onnx.load(MODEL)
     del bare.metadata_props[:]
     onnx.save(bare, tmp_path / "bare.onnx")
@@ -212,16 +221,18 @@ def test_models_that_are_not_ours(engine: Path, tmp_path: Path, capsys: pytest.C
         ("nowhere.onnx", "nowhere.onnx: expected a model, found no file"),
         ("model.h5", "model.h5: expected a model ending in .pt or .onnx, got '.h5'"),
         ("bare.onnx", "bare.onnx: expected the contract in the ONNX metadata"),
-        ("text.onnx", "text.onnx: expected an ONNX model, found 5 bytes that are none"),
+        ("text.onnx", "text.onnx: expected an ONNX model, got 5 bytes that are not one"),
         ("text.pt", "text.pt"),
         ("other.pt", "other.pt"),
     ):
         assert build(tmp_path / name, "-o", engine) == 1, name
         assert_one_line(capsys.readouterr(), message)
-        assert left(engine) == []
+        assert files_beside(engine) == []
 
 
-def test_an_output_that_cannot_be_written(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_cannot_be_written_is_an_error(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
     assert build(checkpoint, "-o", tmp_path / "file" / "m.engine") == 1
     assert_one_line(capsys.readouterr(), "file")
@@ -232,26 +243,26 @@ def test_an_output_that_cannot_be_written(checkpoint: Path, tmp_path: Path, caps
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.engine"]
 
 
-def test_no_space_left(
+def test_a_full_disk_leaves_the_old_engine(
     checkpoint: Path, engine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_descriptor: int) -> None:
+    def no_space(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     assert build(checkpoint, "-o", engine, "--target", "sm86") == 0
     before = engine.read_bytes()
     capsys.readouterr()
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", no_space)
     assert build(checkpoint, "-o", engine, "--target", "sm89") == 1
     assert_one_line(capsys.readouterr(), "No space left on device")
-    assert left(engine) == ["tiny.engine", "tiny.engine.json"]
+    assert files_beside(engine) == ["tiny.engine", "tiny.engine.json"]
     assert engine.read_bytes() == before
     assert read_engine(engine).targets == ("sm86",)
 
 
 @pytest.mark.parametrize("moment", ["calibrating", "building"])
-def test_ctrl_c(engine: Path, calibration_folder: Path, tmp_path: Path, moment: str) -> None:
-    """The signal reaches the process in the middle of the work, which takes seconds."""
+def test_ctrl_c_leaves_no_files(engine: Path, calibration_folder: Path, tmp_path: Path, moment: str) -> None:
+    """The signal arrives in the middle of the work, which takes seconds."""
     command = [sys.executable, "-m", "retina_edge.build", str(MODEL), "-o", str(engine), "--backend", "tensorrt-rtx"]
     if moment == "calibrating":
         command += ["--precision", "int8", "--calibration", str(calibration_folder)]
@@ -260,8 +271,8 @@ def test_ctrl_c(engine: Path, calibration_folder: Path, tmp_path: Path, moment: 
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     engine.parent.mkdir()
     deadline = time.monotonic() + 60
-    if moment == "building":  # the temporary file is opened just before
-        while not left(engine) and time.monotonic() < deadline:
+    if moment == "building":  # a temporary file appears just before
+        while not files_beside(engine) and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.3)
     else:
@@ -270,5 +281,5 @@ def test_ctrl_c(engine: Path, calibration_folder: Path, tmp_path: Path, moment: 
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert errors == "interrupted\n"
-    assert left(engine) == []
+    assert files_beside(engine) == []
     assert not list((tmp_path / "cache").rglob("*.json"))

@@ -1,4 +1,4 @@
-"""The demo: the flight sees the whole forest, and three files come out."""
+"""The demo: the flight covers the whole forest, and the verb writes three files."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def flight(frames: int) -> sample.Flight:
 
 
 @pytest.mark.parametrize("frames", [240, 480])
-def test_every_part_of_the_strip_is_seen(frames: int) -> None:
+def test_the_flight_covers_the_whole_image(frames: int) -> None:
     seen = np.zeros(GROUND, bool)
     for index in range(frames):
         x, y = (round(side) for side in flight(frames).corner(index))
         seen[y : y + sample.WINDOW[0], x : x + sample.WINDOW[1]] = True
-    # All but some pixels where two windows meet between whole pixels.
+    # A few pixels are missing where two windows meet between whole pixels.
     assert (~seen).sum() < 20
 
 
-def test_the_window_stays_inside_and_moves_gently_by_parts_of_a_pixel() -> None:
+def test_the_window_stays_inside_and_moves_smoothly_by_fractions_of_a_pixel() -> None:
     corners = np.array([flight(240).corner(index) for index in range(240)])
     limits = np.array([GROUND[1] - sample.WINDOW[1], GROUND[0] - sample.WINDOW[0]])
     assert (corners >= 0).all()
@@ -44,36 +44,36 @@ def test_the_window_stays_inside_and_moves_gently_by_parts_of_a_pixel() -> None:
     assert corners[-1][0] == limits[0]
     steps = np.diff(corners, axis=0)
     assert np.abs(steps).max() < 15
-    assert np.abs(np.diff(steps, axis=0)).max() < 2  # no jerk
+    assert np.abs(np.diff(steps, axis=0)).max() < 2  # the speed changes slowly
     assert (corners % 1 != 0).mean() > 0.5
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3])
-def test_short_flights(frames: int) -> None:
+def test_a_short_flight_has_the_requested_frames(frames: int) -> None:
     images = list(flight(frames))
     assert [frame.index for frame in images] == list(range(frames))
     assert all(frame.image.shape == (*sample.WINDOW, 3) for frame in images)
 
 
-def test_frames_are_the_grounds_pixels() -> None:
+def test_frames_are_parts_of_the_image() -> None:
     rows, columns = np.mgrid[: GROUND[0], : GROUND[1]]
     ground = np.stack([columns % 256, columns // 256, rows // 4], axis=2).astype(np.uint8)
-    long = sample.Flight(ground, frames=240)
-    first = next(iter(long)).image
+    whole_flight = sample.Flight(ground, frames=240)
+    first = next(iter(whole_flight)).image
     assert np.array_equal(first, ground[: sample.WINDOW[0], : sample.WINDOW[1]])
-    frame = list(long)[-1]
-    x, y = long.corner(frame.index)
+    frame = list(whole_flight)[-1]
+    x, y = whole_flight.corner(frame.index)
     part = ground[math.floor(y) : math.floor(y) + sample.WINDOW[0], math.floor(x) : math.floor(x) + sample.WINDOW[1]]
     assert np.abs(frame.image.astype(int) - part)[:, :, 2].max() <= 1
 
 
-def test_the_shipped_picture_fits_the_window() -> None:
+def test_the_sample_image_has_the_expected_size() -> None:
     assert read_image(assets.FOREST).shape == (*GROUND, 3)
 
 
-def test_three_files_come_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_writes_a_video_lines_and_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = StandIn(contract(input_size=sample.WINDOW, classes=("tree",)))
-    monkeypatch.setattr(demo, "MODEL", assets.FOREST)  # any file that is there
+    monkeypatch.setattr(demo, "MODEL", assets.FOREST)  # any existing file
     monkeypatch.setattr(Detector, "load", lambda _path: Detector(stand_in))
     out = tmp_path / "out"
     assert demo.main(["-o", str(out), "--frames", "9"]) == 0
@@ -86,17 +86,17 @@ def test_three_files_come_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert stand_in.closed
 
 
-def test_the_still_is_the_frame_asked_for(tmp_path: Path) -> None:
-    found = Detector(StandIn(contract()))(np.zeros((64, 96, 3), np.uint8))
+def test_the_image_shows_the_requested_frame(tmp_path: Path) -> None:
+    detections = Detector(StandIn(contract()))(np.zeros((64, 96, 3), np.uint8))
     with demo.DemoSink(tmp_path / "a.mp4", tmp_path / "a.png", index=2) as sink:
         for index in range(4):
-            picture = np.full((64, 96, 3), 10 * index, np.uint8)
-            sink.write(Result(Frame(picture, index, None, "v"), found))
+            image = np.full((64, 96, 3), 10 * index, np.uint8)
+            sink.write(Result(Frame(image, index, None, "v"), detections))
     assert (read_image(tmp_path / "a.png") == 20).all()
     assert count_frames(tmp_path / "a.mp4")[0] == 4
 
 
-def test_a_missing_model_is_one_line(
+def test_a_missing_sample_model_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "MODEL", tmp_path / "treecrowns.onnx")

@@ -1,4 +1,4 @@
-"""``detect`` from the shell's side: files in, files and exit codes out."""
+"""``detect`` as a user runs it: sources in, output files and exit codes out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    """``Detector.load`` gives this one, whatever the file."""
+    """The executor of the detector that ``Detector.load`` returns for every path."""
     executor = StandIn(contract())
     monkeypatch.setattr(Detector, "load", lambda _path: Detector(executor))
     return executor
@@ -44,16 +44,16 @@ def lines(path: Path) -> list[dict[str, Any]]:
 )
 @pytest.mark.parametrize("batch", ["1", "4"])
 @pytest.mark.usefixtures("stand_in")
-def test_a_video_comes_out_frame_for_frame(
+def test_every_frame_of_a_video_is_written(
     tmp_path: Path, name: str, fps: float, size: tuple[int, int], batch: str
 ) -> None:
     source = write_video(tmp_path / name, count=21, fps=fps, size=size)
-    saved, found = tmp_path / "out" / "a.mp4", tmp_path / "out" / "a.jsonl"
-    assert detect.main(["m.onnx", str(source), "--save", str(saved), "--json", str(found), "--batch", batch]) == 0
+    saved, output = tmp_path / "out" / "a.mp4", tmp_path / "out" / "a.jsonl"
+    assert detect.main(["m.onnx", str(source), "--save", str(saved), "--json", str(output), "--batch", batch]) == 0
     count, saved_size, rate = count_frames(saved)
     assert (count, saved_size) == (21, size)
     assert rate == pytest.approx(fps, abs=0.01)
-    records = lines(found)
+    records = lines(output)
     assert [record["frame"] for record in records] == list(range(21))
     assert [record["timestamp"] for record in records] == pytest.approx([i / fps for i in range(21)], abs=2e-3)
     assert {record["source"] for record in records} == {str(source)}
@@ -64,7 +64,9 @@ def test_a_video_comes_out_frame_for_frame(
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_a_folder_with_bad_pictures_is_done_and_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_images_of_a_folder_are_skipped_and_the_exit_code_is_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     for name in ("a.png", "b.jpg", "c.jpg", "d.webp"):
@@ -82,13 +84,13 @@ def test_a_folder_with_bad_pictures_is_done_and_exits_1(tmp_path: Path, capsys: 
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_whole_pictures_exit_0(treecrowns: Path, tmp_path: Path) -> None:
+def test_the_exit_code_is_0_if_all_images_are_readable(treecrowns: Path, tmp_path: Path) -> None:
     assert detect.main(["m.onnx", str(treecrowns / "images" / "*.jpg"), "--json", str(tmp_path / "o.jsonl")]) == 0
     assert len(lines(tmp_path / "o.jsonl")) == 16
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_a_single_bad_picture_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_single_unreadable_image_is_an_error_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "b.jpg").write_bytes(b"text")
     assert detect.main(["m.onnx", str(tmp_path / "b.jpg")]) == 1
     captured = capsys.readouterr()
@@ -98,22 +100,22 @@ def test_a_single_bad_picture_is_one_line(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_several_sources_of_all_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture = write_picture(tmp_path / "p.png")
+def test_several_sources_run_although_one_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = write_picture(tmp_path / "p.png")
     video = write_video(tmp_path / "v.avi", count=5)
     (tmp_path / "broken.mp4").write_bytes(b"text")
     out = tmp_path / "out"
-    names = [str(picture), str(tmp_path / "broken.mp4"), str(video)]
+    names = [str(image), str(tmp_path / "broken.mp4"), str(video)]
     assert detect.main(["m.onnx", *names, "--save", str(out), "--json", str(tmp_path / "o.jsonl")]) == 1
     assert sorted(path.name for path in out.iterdir()) == ["p.png", "v.mp4"]
     assert count_frames(out / "v.mp4")[0] == 5
-    found = sorted(Path(record["source"]).name for record in lines(tmp_path / "o.jsonl"))
-    assert found == ["p.png"] + ["v.avi"] * 5
+    sources = sorted(Path(record["source"]).name for record in lines(tmp_path / "o.jsonl"))
+    assert sources == ["p.png"] + ["v.avi"] * 5
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'broken.mp4'}: ")
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_max_frames(tmp_path: Path) -> None:
+def test_max_frames_ends_a_video(tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mp4", count=30)
     saved = tmp_path / "o.mp4"
     assert detect.main(["m.onnx", str(video), "--save", str(saved), "--max-frames", "7"]) == 0
@@ -121,49 +123,51 @@ def test_max_frames(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["{}/none.mp4"], "no such file"),
         (["{}/v.mp4", "--score", "0.01"], "its threshold 0.05"),
         (["{}/v.mp4", "--save", "{}/o.avi"], "ending in .mp4"),
-        (["{}/v.mp4", "--save", "{}/v.mp4"], "would replace the source"),
+        (["{}/v.mp4", "--save", "{}/v.mp4"], "would overwrite the source"),
         (["{}/v.mp4", "--json", "{}/v.mp4/x.jsonl"], "v.mp4"),
-        (["{}/v.mp4", "--json", "{}/v.mp4"], "would replace the source"),
+        (["{}/v.mp4", "--json", "{}/v.mp4"], "would overwrite the source"),
     ],
 )
 @pytest.mark.usefixtures("stand_in")
-def test_mistakes_are_one_line_and_exit_1(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+def test_a_wrong_argument_is_an_error_of_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     write_video(tmp_path / "v.mp4", count=3)
     assert detect.main(["m.onnx", *(argument.format(tmp_path) for argument in arguments)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-    assert says in error
+    assert message in error
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_a_name_that_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture = write_picture(tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"a\xff.png"))
-    out, found = tmp_path / os.fsdecode(b"o\xff"), tmp_path / os.fsdecode(b"\xff.jsonl")
-    assert detect.main(["m.onnx", str(picture), "--save", str(out), "--json", str(found)]) == 0
-    assert [path.name for path in out.iterdir()] == [picture.name]
-    assert [record["source"] for record in lines(found)] == [str(picture)]
+def test_file_names_may_be_invalid_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = write_picture(tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"a\xff.png"))
+    out, output = tmp_path / os.fsdecode(b"o\xff"), tmp_path / os.fsdecode(b"\xff.jsonl")
+    assert detect.main(["m.onnx", str(image), "--save", str(out), "--json", str(output)]) == 0
+    assert [path.name for path in out.iterdir()] == [image.name]
+    assert [record["source"] for record in lines(output)] == [str(image)]
     assert f"written: {tmp_path}/o\\udcff\n" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("stand_in")
 def test_the_model_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model, picture = tmp_path / "m.onnx", write_picture(tmp_path / "a.png")
+    model, image = tmp_path / "m.onnx", write_picture(tmp_path / "a.png")
     model.write_bytes(b"weights")
-    assert detect.main([str(model), str(picture), "--json", str(model)]) == 1
-    assert f"would replace the model {model}" in capsys.readouterr().err
+    assert detect.main([str(model), str(image), "--json", str(model)]) == 1
+    assert f"would overwrite the model {model}" in capsys.readouterr().err
     assert model.read_bytes() == b"weights"
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_gray_pictures_in_a_folder_do_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grayscale_image_is_saved_under_a_name_that_must_be_free(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "in").mkdir()
     color = write_picture(tmp_path / "in" / "b.png")
     gray = cv2.imread(str(color), cv2.IMREAD_GRAYSCALE)
@@ -172,26 +176,26 @@ def test_gray_pictures_in_a_folder_do_not_end_the_run(tmp_path: Path, capsys: py
     out = tmp_path / "out"
     assert detect.main(["m.onnx", str(tmp_path / "in"), "--save", str(out)]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["a.pgm.png", "b.png"]
-    # Known before any work: a picture of that very name would be written twice.
+    # The conflict of an image that already has the new name is found before any work.
     write_picture(tmp_path / "in" / "a.pgm.png")
     assert detect.main(["m.onnx", str(tmp_path / "in"), "--save", str(out)]) == 1
     assert "two sources would write" in capsys.readouterr().err
 
 
-def test_after_a_failed_run_the_old_video_is_not_listed(
+def test_a_failed_run_does_not_list_an_old_video_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     executor = StandIn(contract(), fail_at=3, error=OSError("the device is gone"))
     monkeypatch.setattr(Detector, "load", lambda _path: Detector(executor))
-    video, old, found = write_video(tmp_path / "v.mp4", count=9), tmp_path / "o.mp4", tmp_path / "o.jsonl"
-    old.write_bytes(b"the old one")
-    assert detect.main(["m.onnx", str(video), "--save", str(old), "--json", str(found)]) == 1
+    video, old, output = write_video(tmp_path / "v.mp4", count=9), tmp_path / "o.mp4", tmp_path / "o.jsonl"
+    old.write_bytes(b"old video")
+    assert detect.main(["m.onnx", str(video), "--save", str(old), "--json", str(output)]) == 1
     written = [line for line in capsys.readouterr().out.splitlines() if line.startswith("written: ")]
-    assert written == [f"written: {found}"]
+    assert written == [f"written: {output}"]
 
 
 class FakeWindow(WindowSink):
-    """Notes what is shown; its user wants to stop at the ``stop_at``-th call of ``show``."""
+    """A window that records what it shows; the user closes it at the ``stop_at``-th call of ``show``."""
 
     def __init__(self, stop_at: int) -> None:
         super().__init__()
@@ -209,7 +213,9 @@ class FakeWindow(WindowSink):
         return len(self.shown) < self.stop_at
 
 
-def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+def use_slow_detector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make ``Detector.load`` return a detector that takes 20 ms for each batch."""
+
     class Slow(StandIn):
         def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
             time.sleep(0.02)
@@ -218,22 +224,22 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Detector, "load", lambda _path: Detector(Slow(contract())))
 
 
-def test_windows_show_all_videos_and_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_show_all_videos_and_closing_them_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     window = FakeWindow(stop_at=5)
     monkeypatch.setattr(detect, "WindowSink", lambda: window)
-    slow(monkeypatch)
+    use_slow_detector(monkeypatch)
     names = [str(write_video(tmp_path / name, count=40)) for name in ("v.mp4", "w.mp4")]
     assert detect.main(["m.onnx", *names, "--show", "--json", str(tmp_path / "o.jsonl")]) == 0
-    read = lines(tmp_path / "o.jsonl")
-    assert 2 <= len(read) < 80
-    assert {record["source"] for record in read} == set(names)
+    records = lines(tmp_path / "o.jsonl")
+    assert 2 <= len(records) < 80
+    assert {record["source"] for record in records} == set(names)
     assert len(window.shown) == 5
     assert window.shown[-1] == ["v", "w"]
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_still_pictures_stay_in_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    window = FakeWindow(stop_at=30)  # long after the end
+def test_images_stay_in_the_window_after_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    window = FakeWindow(stop_at=30)  # long after the end of the run
     monkeypatch.setattr(detect, "WindowSink", lambda: window)
     names = [str(write_picture(tmp_path / "a.png")), str(write_video(tmp_path / "v.avi", count=2))]
     assert detect.main(["m.onnx", *names, "--show"]) == 0
@@ -241,7 +247,7 @@ def test_still_pictures_stay_in_the_window(tmp_path: Path, monkeypatch: pytest.M
     assert window.shown[-1] == ["pictures", "v"]
 
 
-def test_a_missing_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_model_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_picture(tmp_path / "a.png")
     assert detect.main([str(tmp_path / "none.onnx"), str(tmp_path / "a.png")]) == 1
     assert "none.onnx" in capsys.readouterr().err
@@ -257,19 +263,21 @@ def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.Captu
     assert "usage: retina-edge detect" in capsys.readouterr().err
 
 
-def test_scores_default_to_the_models_own_where_that_is_higher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_score_is_the_model_s_threshold_if_that_is_higher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     strict = StandIn(contract(score_threshold=0.6))
     monkeypatch.setattr(Detector, "load", lambda _path: Detector(strict))
     assert detect.main(["m.onnx", str(write_picture(tmp_path / "a.png"))]) == 0
 
 
-def test_an_interrupt_in_the_middle_exits_130_with_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_exits_130_with_complete_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     executor = StandIn(contract(), fail_at=9, error=KeyboardInterrupt())
     monkeypatch.setattr(Detector, "load", lambda _path: Detector(executor))
     video = write_video(tmp_path / "v.mp4", count=30)
     arguments = ["m.onnx", str(video), "--save", str(tmp_path / "o.mp4"), "--json", str(tmp_path / "o.jsonl")]
     assert detect.main(arguments) == 130
-    # By name: rich does not wait for the end of its own thread.
+    # Check names, because rich does not wait for its own thread to end.
     assert not {"detector", "feeder", "capture v"} & {thread.name for thread in threading.enumerate()}
     assert count_frames(tmp_path / "o.mp4")[0] == len(lines(tmp_path / "o.jsonl")) == 9
     assert executor.closed
@@ -338,7 +346,7 @@ sys.exit({verb}.main({arguments!r}))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT, which Windows lacks")
-def test_a_detector_that_hangs_is_given_up_at_the_second_ctrl_c(tmp_path: Path) -> None:
+def test_the_second_ctrl_c_abandons_a_detector_that_hangs(tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mp4", count=100)
     arguments = ["m.onnx", str(video), "--save", str(tmp_path / "o.mp4"), "--json", str(tmp_path / "o.jsonl")]
     code = HANGING_RUN.format(root=str(ROOT), verb="detect", arguments=[*arguments, "--batch", "1"])
@@ -349,7 +357,7 @@ def test_a_detector_that_hangs_is_given_up_at_the_second_ctrl_c(tmp_path: Path) 
             assert process.stdout is not None
             assert process.stdout.readline() == "hangs\n"
             process.send_signal(signal.SIGINT)
-            with pytest.raises(subprocess.TimeoutExpired):  # the first waits for it
+            with pytest.raises(subprocess.TimeoutExpired):  # after the first Ctrl-C, the process waits for the detector
                 process.wait(1)
             process.send_signal(signal.SIGINT)
             errors = process.communicate(timeout=20)[1]
@@ -361,7 +369,7 @@ def test_a_detector_that_hangs_is_given_up_at_the_second_ctrl_c(tmp_path: Path) 
     assert count_frames(tmp_path / "o.mp4")[0] == 20
 
 
-def test_serve_gives_up_a_detector_that_hangs(tmp_path: Path) -> None:
+def test_serve_ends_with_an_error_if_the_detector_hangs(tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mp4", count=100)
     arguments = ["m.onnx", str(video), "--json", str(tmp_path / "o.jsonl"), "--batch", "1", "--port", "0"]
     code = HANGING_RUN.format(root=str(ROOT), verb="serve", arguments=arguments)
@@ -372,17 +380,17 @@ def test_serve_gives_up_a_detector_that_hangs(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_arguments_from_a_file(tmp_path: Path) -> None:
+def test_arguments_are_read_from_a_file(tmp_path: Path) -> None:
     videos = [write_video(tmp_path / name, count=count) for name, count in (("a b.mp4", 3), ("c.mp4", 4))]
     listed = tmp_path / "cameras.txt"
-    listed.write_text(f"# two films\none={videos[0]}\n\n  {videos[1]}\n--json\n{tmp_path / 'o.jsonl'}\n")
+    listed.write_text(f"# two videos\none={videos[0]}\n\n  {videos[1]}\n--json\n{tmp_path / 'o.jsonl'}\n")
     assert detect.main(["m.onnx", f"@{listed}"]) == 0
     names = [record["stream"] for record in lines(tmp_path / "o.jsonl")]
     assert (names.count("one"), names.count("c")) == (3, 4)
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_objects_are_followed_and_counted_in_files(tmp_path: Path) -> None:
+def test_objects_in_files_are_tracked_and_counted(tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mp4", count=40)
     arguments = ["m.onnx", str(video), "--zone", "all=0,0 1,0 1,1 0,1", "--json", str(tmp_path / "o.jsonl")]
     assert detect.main(arguments) == 0

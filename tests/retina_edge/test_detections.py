@@ -1,4 +1,4 @@
-"""``Detections``: validation, choosing rows, and other libraries' formats."""
+"""``Detections``: validation, selection of rows, and conversion to other libraries' formats."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def make(count: int = 3) -> Detections:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_length_and_names(count: int) -> None:
+def test_detections_have_a_length_and_class_names(count: int) -> None:
     detections = make(count)
     assert len(detections) == count
     assert detections.names == [NAMES[i % 2] for i in range(count)]
 
 
-def test_empty() -> None:
+def test_empty_detections_can_be_used_like_others() -> None:
     empty = Detections.empty(list(NAMES), list(IDS))
     assert len(empty) == 0
     assert empty.boxes.shape == (0, 4)
@@ -38,14 +38,14 @@ def test_empty() -> None:
 
 
 @pytest.mark.parametrize("rows", [slice(1, 3), np.array([False, True, True]), np.array([1, 2])])
-def test_rows_are_chosen_by_slice_mask_or_indices(rows: Any) -> None:
+def test_rows_are_selected_by_slice_mask_or_indices(rows: Any) -> None:
     chosen = make()[rows]
     assert (chosen.boxes == make().boxes[1:]).all()
     assert chosen.labels.tolist() == [1, 0]
     assert chosen.class_names == NAMES
 
 
-def test_above_is_strict_and_leaves_the_original() -> None:
+def test_above_excludes_the_score_itself_and_keeps_the_original() -> None:
     detections = make()
     assert len(detections.above(0.0)) == 3
     assert detections.above(float(detections.scores[1])).scores.tolist() == [detections.scores[0]]
@@ -53,7 +53,7 @@ def test_above_is_strict_and_leaves_the_original() -> None:
     assert len(detections) == 3
 
 
-def test_coco_has_the_data_sets_ids_and_xywh() -> None:
+def test_coco_results_have_category_ids_and_xywh_boxes() -> None:
     results = make(2).to_coco(image_id=7)
     assert results[1] == {
         "image_id": 7,
@@ -65,7 +65,7 @@ def test_coco_has_the_data_sets_ids_and_xywh() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_supervision(count: int) -> None:
+def test_detections_are_converted_to_supervision(count: int) -> None:
     supervision = pytest.importorskip("supervision")
     converted = make(count).to_supervision()
     assert isinstance(converted, supervision.Detections)
@@ -88,7 +88,7 @@ def test_without_supervision_the_error_says_how_to_install_it(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "message"),
     [
         ({"boxes": np.zeros((2, 4), np.float32)}, r"boxes: expected float32 \[3, 4\], got float32 \[2, 4\]"),
         ({"boxes": np.zeros((3, 4), np.float64)}, "boxes: expected float32.*float64"),
@@ -99,8 +99,8 @@ def test_without_supervision_the_error_says_how_to_install_it(monkeypatch: pytes
         ({"category_ids": (1,)}, "category id"),
     ],
 )
-def test_what_does_not_fit_is_refused(changes: dict[str, Any], named: str) -> None:
-    whole = make()
-    fields = {name: getattr(whole, name) for name in ("boxes", "scores", "labels", "class_names", "category_ids")}
-    with pytest.raises(ValueError, match=named):
+def test_invalid_fields_are_refused(changes: dict[str, Any], message: str) -> None:
+    valid = make()
+    fields = {name: getattr(valid, name) for name in ("boxes", "scores", "labels", "class_names", "category_ids")}
+    with pytest.raises(ValueError, match=message):
         Detections(**{**fields, **changes})

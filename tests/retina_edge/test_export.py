@@ -1,4 +1,4 @@
-"""``retina-edge export``: what it writes, what it says, and what it refuses."""
+"""``retina-edge export``: its file, its output and its errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from retina_edge.model.retinanet import RetinaNet
 
 
 class Recorder:
-    """Stands in for ``export_onnx`` where only its arguments matter."""
+    """A replacement for ``export_onnx`` that only records its arguments."""
 
     def __init__(self) -> None:
         self.contracts: list[DetectorContract] = []
@@ -58,15 +58,14 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return stand_in
 
 
-def test_exports(
+def test_a_checkpoint_is_exported_for_another_input_size(
     checkpoint: Path, frames: list[npt.NDArray[np.uint8]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At another input size than trained at, with everything else as the checkpoint has it."""
     output = tmp_path / "folder" / "tiny.onnx"
     assert verb.main([str(checkpoint), "-o", str(output), "--input", "192x224"]) == 0
-    said = capsys.readouterr().out
-    assert f"{output}  {output.stat().st_size / 1e6:.1f} MB, batch 1, input 192x224, fp32\n" in said
-    assert "verified on 4 images with " in said
+    printed = capsys.readouterr().out
+    assert f"{output}  {output.stat().st_size / 1e6:.1f} MB, batch 1, input 192x224, fp32\n" in printed
+    assert "verified on 4 images with " in printed
     executor = OnnxExecutor(output)
     assert executor.contract.input_size == (192, 224)
     assert executor.contract.levels[0].feature_size == (24, 28)
@@ -76,16 +75,16 @@ def test_exports(
     assert [path.name for path in output.parent.iterdir()] == ["tiny.onnx"]
 
 
-def test_by_default_one_image_and_whole_weights(checkpoint: Path, recorder: Recorder) -> None:
+def test_the_default_is_a_batch_of_one_and_float32_weights(checkpoint: Path, recorder: Recorder) -> None:
     assert verb.main([str(checkpoint), "-o", "m.onnx"]) == 0
     assert (recorder.batch, recorder.half_weights) == (1, False)
-    # Three windows of the forest and noise.
+    # Three windows of the sample image and an image of noise.
     assert [image.shape for image in recorder.images] == [(128, 160, 3)] * 4
     assert len({image.tobytes() for image in recorder.images}) == 4
 
 
 @pytest.mark.parametrize(("text", "batch"), [("dynamic", None), ("8", 8)])
-def test_options(
+def test_batch_and_half_weights_are_passed_on(
     checkpoint: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str], text: str, batch: int | None
 ) -> None:
     assert verb.main([str(checkpoint), "-o", "m.onnx", "--batch", text, "--half-weights"]) == 0
@@ -93,7 +92,7 @@ def test_options(
     assert f"m.onnx  1.2 MB, batch {text}, input 128x160, fp32, weights stored in fp16" in capsys.readouterr().out
 
 
-def test_a_model_that_finds_nothing_is_said(
+def test_a_model_without_detections_is_reported(
     checkpoint: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorder.detections = 0
@@ -101,7 +100,9 @@ def test_a_model_that_finds_nothing_is_said(
     assert "nothing was detected in these images" in capsys.readouterr().out
 
 
-def test_images_from_files_and_folders(checkpoint: Path, recorder: Recorder, treecrowns: Path, tmp_path: Path) -> None:
+def test_images_to_verify_with_are_read_from_files_and_folders(
+    checkpoint: Path, recorder: Recorder, treecrowns: Path, tmp_path: Path
+) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     for name, value in (("b.PNG", 20), ("a.jpg", 10)):
         assert cv2.imwrite(str(tmp_path / name), np.full((5, 7, 3), value, np.uint8))
@@ -121,7 +122,7 @@ def test_images_from_files_and_folders(checkpoint: Path, recorder: Recorder, tre
         ("", None, "expected images to verify with, found none"),
     ],
 )
-def test_images_that_are_none(
+def test_unreadable_images_to_verify_with_are_refused(
     checkpoint: Path,
     recorder: Recorder,
     tmp_path: Path,
@@ -141,30 +142,30 @@ def test_images_that_are_none(
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (ExportError("boxes: expected less"), 1, "error: boxes: expected less"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
-def test_failures(
+def test_errors_and_ctrl_c_have_an_exit_code_and_a_message(
     checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     error: BaseException,
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(export.torch_export, "export_onnx", fail)
     assert verb.main([str(checkpoint), "-o", "m.onnx"]) == code
-    assert capsys.readouterr().err == said + "\n"
+    assert capsys.readouterr().err == message + "\n"
 
 
 @pytest.mark.parametrize("content", [None, b"no checkpoint"], ids=["missing", "corrupt"])
-def test_a_file_that_is_no_checkpoint(
+def test_a_missing_or_corrupt_checkpoint_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
 ) -> None:
     path = tmp_path / "model.pt"
@@ -183,14 +184,14 @@ def test_a_file_that_is_no_checkpoint(
         (["--input", "200x200"], "multiples of 32"),
     ],
 )
-def test_wrong_options(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+def test_a_wrong_option_exits_2(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as stopped:
         verb.main(["model.pt", "-o", "m.onnx", *options])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_the_pyramid_is_made_anew_for_another_input(checkpoint: Path, recorder: Recorder) -> None:
+def test_another_input_size_has_another_pyramid(checkpoint: Path, recorder: Recorder) -> None:
     assert verb.main([str(checkpoint), "-o", "m.onnx", "--input", "352x96"]) == 0
     (contract,) = recorder.contracts
     levels = [(level.feature_size, level.stride) for level in contract.levels]
@@ -211,18 +212,20 @@ def test_a_threshold_out_of_range_is_refused(checkpoint: Path, capsys: pytest.Ca
     assert "score_threshold: expected 0 <= value < 1, got 1.5" in capsys.readouterr().err
 
 
-def test_half_precision(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_fp16_export_is_compared_with_fp32(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "half.onnx"
     assert verb.main([str(checkpoint), "-o", str(output), "--precision", "fp16"]) == 0
-    said = capsys.readouterr().out
-    assert f"half.onnx  {output.stat().st_size / 1e6:.1f} MB, batch 1, input 128x160, fp16" in said
-    assert "fp16 against fp32: " in said
-    assert "signal-to-noise ratio of" in said
+    printed = capsys.readouterr().out
+    assert f"half.onnx  {output.stat().st_size / 1e6:.1f} MB, batch 1, input 128x160, fp16" in printed
+    assert "fp16 against fp32: " in printed
+    assert "signal-to-noise ratio of" in printed
     assert OnnxExecutor(output).contract.precision == "fp16"
 
 
 @pytest.mark.parametrize(("options", "layout"), [([], "cpu"), (["--for", "tensorrt"], "tensorrt")])
-def test_int8(
+def test_an_int8_export_is_calibrated_for_its_layout(
     checkpoint: Path,
     tmp_path: Path,
     treecrowns: Path,
@@ -235,9 +238,11 @@ def test_int8(
     command = [str(checkpoint), "-o", str(output), "--precision", "int8", "--images", images, *options]
     command += ["--calibration", images, "--calibration-cache", str(cache), "--calibrator", "percentile"]
     assert verb.main(command) == 0
-    said = capsys.readouterr()
-    assert "int8 against fp32: " in said.out
-    assert said.err == "calibration: only 16 images: ranges from fewer than 64 depend on which they are\n"
+    printed = capsys.readouterr()
+    assert "int8 against fp32: " in printed.out
+    assert (
+        printed.err == "calibration: only 16 images: ranges from fewer than 64 images depend on the choice of images\n"
+    )
     record = json.loads(metadata_of(onnx.load(output))[QUANTIZATION_KEY])
     assert (record["layout"], record["calibrator"]) == (layout, "percentile")
     assert len(list(cache.iterdir())) == 1
@@ -247,12 +252,12 @@ def test_int8(
     ("options", "message"),
     [
         (["--precision", "int8"], "int8 needs images to calibrate with"),
-        (["--calibration", "."], "--calibration is for conversion to int8, got --precision fp32"),
+        (["--calibration", "."], "--calibration: expected a conversion to int8, got --precision fp32"),
         (["--for", "cpu"], "--for is for int8, got --precision fp32; leave one out"),
         (["--half-weights", "--precision", "fp16"], "--half-weights is for fp32, got --precision fp16"),
     ],
 )
-def test_options_of_other_precisions(
+def test_an_option_of_another_precision_is_refused(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert verb.main([str(checkpoint), "-o", str(tmp_path / "m.onnx"), *options]) == 1

@@ -1,4 +1,4 @@
-"""What runs on an NVIDIA GPU through torch: detection and mixed-precision training. ``make gpu`` runs these."""
+"""Tests of torch on an NVIDIA GPU, detection and mixed-precision training; ``make gpu`` runs them."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ MODEL = Path(retina_edge.__file__).parent / "assets" / "treecrowns.pt"
 SIZE = (128, 160)
 
 
-def test_detections_are_those_of_the_cpu(frames: list[npt.NDArray[np.uint8]]) -> None:
-    # Convolutions in TF32 keep 10 bits; the parity asked for is that of float32.
+def test_detections_agree_with_the_cpu(frames: list[npt.NDArray[np.uint8]]) -> None:
+    # Without TF32, because its 10 bits are too few for the tolerances below.
     allowed = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
         with Detector.load(MODEL, device="cuda") as gpu, Detector.load(MODEL, device="cpu") as cpu:
-            for ours, theirs in zip(gpu(frames), cpu(frames), strict=True):
-                ours, theirs = ours.above(0.4), theirs.above(0.4)
-                assert len(ours) == len(theirs) > 3
-                np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=0.05)
-                np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
+            for actual, expected in zip(gpu(frames), cpu(frames), strict=True):
+                actual, expected = actual.above(0.4), expected.above(0.4)
+                assert len(actual) == len(expected) > 3
+                np.testing.assert_allclose(actual.boxes, expected.boxes, atol=0.05)
+                np.testing.assert_allclose(actual.scores, expected.scores, atol=1e-4)
     finally:
         torch.backends.cudnn.allow_tf32 = allowed
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
-def test_training_in_each_precision_and_resuming(tiny_coco: Path, treecrowns: Path, tmp_path: Path, amp: str) -> None:
+def test_training_changes_all_weights_and_can_be_resumed(
+    tiny_coco: Path, treecrowns: Path, tmp_path: Path, amp: str
+) -> None:
     pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval, which measures each epoch")
     data = load_coco(tiny_coco, treecrowns / "images")
     options = TrainOptions(epochs=2, epoch_samples=16, batch=4, warmup_steps=2, amp=amp, ema=0.9, workers=1)
@@ -67,7 +69,7 @@ def test_training_in_each_precision_and_resuming(tiny_coco: Path, treecrowns: Pa
     result = trainer.run()
     assert result is not None
     assert math.isfinite(result.metrics["AP"])
-    # A scaler that skips every step would leave the weights alone.
+    # A gradient scaler that skips every step would not change the weights.
     assert all(not torch.equal(value, before[name]) for name, value in trainer.model.named_parameters())
     resumed = make_trainer()
     resumed.resume()

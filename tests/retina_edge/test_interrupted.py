@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at every stage of ``detect`` and ``serve``, once and twice: files are whole, nothing is a bug."""
+"""Ctrl-C and SIGTERM, once or twice, at every stage of ``detect`` and ``serve``: files are complete, no traceback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends SIGINT, which Win
 
 ROOT = Path(__file__).parents[2]
 COUNT = 40
-# Sends itself the signal at the stages it is told.
+# A program that runs a verb and sends a signal to itself at given stages.
 CODE = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
@@ -70,15 +70,15 @@ if "importing" not in {stages!r}:
     prepare()
 sys.exit(main({arguments!r}))
 """
-BEGINNING, TOLD = ("importing", "loading"), "interrupted\n"
+FIRST_STAGES, MESSAGE = ("importing", "loading"), "interrupted\n"
 INT, TERM = signal.SIGINT, signal.SIGTERM
 
 
 @pytest.mark.parametrize(
     ("verb", "stages", "number", "code"),
     [
-        *((verb, stage, INT, 130) for verb in ("detect", "serve") for stage in BEGINNING),
-        ("serve", "loading", TERM, -TERM),  # nothing is open yet
+        *((verb, stage, INT, 130) for verb in ("detect", "serve") for stage in FIRST_STAGES),
+        ("serve", "loading", TERM, -TERM),  # the signal ends the process, because no file is open yet
         *(("detect", stage, INT, 130) for stage in ("first batch", "ending")),
         ("detect", "running", TERM, 130),
         *(("serve", stage, TERM, 0) for stage in ("first batch", "ending")),
@@ -87,24 +87,26 @@ INT, TERM = signal.SIGINT, signal.SIGTERM
         ("serve", "running, ending", TERM, 130),
     ],
 )
-def test_a_signal_at_any_stage(tmp_path: Path, verb: str, stages: str, number: signal.Signals, code: int) -> None:
-    video, saved, found = write_video(tmp_path / "v.mp4", count=COUNT), tmp_path / "o.mp4", tmp_path / "o.jsonl"
-    arguments = [verb, "m.onnx", str(video), "--batch", "1", "--save", str(saved), "--json", str(found)]
+def test_a_signal_at_any_stage_leaves_complete_files(
+    tmp_path: Path, verb: str, stages: str, number: signal.Signals, code: int
+) -> None:
+    video, saved, lines = write_video(tmp_path / "v.mp4", count=COUNT), tmp_path / "o.mp4", tmp_path / "o.jsonl"
+    arguments = [verb, "m.onnx", str(video), "--batch", "1", "--save", str(saved), "--json", str(lines)]
     arguments += ["--port", "0"] if verb == "serve" else []
     script = CODE.format(root=str(ROOT), stages=stages.split(", "), number=number, arguments=arguments)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
-    if stages in BEGINNING:
-        assert done.stderr == (TOLD if number == INT else "")
+    if stages in FIRST_STAGES:
+        assert done.stderr == (MESSAGE if number == INT else "")
         assert not saved.exists()
-        assert not found.exists()
+        assert not lines.exists()
         return
-    frames = [json.loads(line)["frame"] for line in found.read_text().splitlines()]
+    frames = [json.loads(line)["frame"] for line in lines.read_text().splitlines()]
     if stages != "running, ending":
-        assert done.stderr == (TOLD if code == 130 else "")
+        assert done.stderr == (MESSAGE if code == 130 else "")
         assert frames == list(range(len(frames)))
         assert len(frames) == COUNT if stages == "ending" else 0 < len(frames) < COUNT
         assert count_frames(saved)[0] == len(frames)
-    elif saved.exists():  # nobody waited for its end, but what has its name is whole
+    elif saved.exists():  # after the second signal the video may be missing, but it is never incomplete
         assert count_frames(saved)[0] > 20

@@ -1,4 +1,4 @@
-"""Detectors on a CPU leave memory where it was, as the runner does on a GPU (``tests/engines/runner/test_gpu.py``)."""
+"""Detectors on a CPU do not leak memory (for the runner on a GPU, see ``tests/engines/runner/test_gpu.py``)."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.retinanet import RetinaNet
 from tests.models import TINY, contract_of, lively
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.start_first
 
 SIZE = (64, 64)
 FRAME = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
-# Pages that allocators keep; one leaked result a round would be ten times that.
+# Bytes that allocators may keep; a leak of one result per round would be ten times as much.
 TOLERANCE = 8e6
 WINDOWS = 4
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A model small enough for ten thousand rounds, as checkpoint and as ONNX."""
+    """A model small enough for ten thousand rounds, as a checkpoint and as an ONNX."""
     torch.manual_seed(0)
     model = lively(RetinaNet(TINY))
     contract = contract_of(model, SIZE)
@@ -39,14 +39,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(("kind", "rounds"), [(".onnx", 10_000), (".pt", 1_000)])
-def test_rounds(models: dict[str, Path], kind: str, rounds: int) -> None:
+def test_detecting_does_not_leak(models: dict[str, Path], kind: str, rounds: int) -> None:
     with Detector.load(models[kind], device="cpu") as detector:
         assert len(detector(FRAME)) > 0
         assert growth(lambda: detector(FRAME), rounds) < TOLERANCE
 
 
 @pytest.mark.parametrize(("kind", "rounds"), [(".onnx", 100), (".pt", 30)])
-def test_loading(models: dict[str, Path], kind: str, rounds: int) -> None:
+def test_loading_and_closing_do_not_leak(models: dict[str, Path], kind: str, rounds: int) -> None:
     def once() -> None:
         with Detector.load(models[kind], device="cpu") as detector:
             detector(FRAME)
@@ -55,10 +55,10 @@ def test_loading(models: dict[str, Path], kind: str, rounds: int) -> None:
 
 
 def growth(once: Callable[[], object], rounds: int) -> float:
-    """Bytes of memory that many rounds leave behind, after a tenth as many have filled the allocators' pools."""
+    """Return the bytes by which memory grows over many rounds, after warm-up rounds that fill the allocators' pools."""
     for _ in range(rounds // 10):
         once()
-    # A leak grows every time; what other tests have left to the allocators comes and goes.
+    # The minimum over several windows: a leak grows in every window, the allocators' own memory varies.
     return min(_growth(once, rounds // WINDOWS) for _ in range(WINDOWS)) * WINDOWS
 
 
@@ -70,6 +70,7 @@ def _growth(once: Callable[[], object], rounds: int) -> float:
 
 
 def resident() -> int:
+    """Return the resident memory of this process, in bytes."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096

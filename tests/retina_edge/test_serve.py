@@ -1,4 +1,4 @@
-"""The verb ``serve`` as users run it: in a process of its own, on real streams that die and come back."""
+"""The verb ``serve`` as users run it: as a process, on real streams that fail and come back."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from tests.media import count_frames, write_picture, write_video
 from tests.rtsp_server import RtspServer, why_not
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.start_first
 
 needs_rtsp = pytest.mark.skipif(bool(why_not()), reason=f"needs an RTSP server: {why_not()}")
 
 
-# After the server is back; one more than is promised, because the tests share a processor.
+# Seconds from the restart of a server until its stream is online, with a margin because tests share the processor.
 BACK_SECONDS = 3.0
 
 
@@ -55,8 +55,9 @@ class Serving:
 
 
 @contextmanager
-def serve(*words: object, token: bool = False) -> Iterator[Serving]:
-    command = [sys.executable, "-m", "retina_edge.serve", *map(str, words), "--port", "0"]
+def serve(*arguments: object, token: bool = False) -> Iterator[Serving]:
+    """Run ``retina-edge serve`` on a free port, and yield it once it answers; ``token`` expects a generated token."""
+    command = [sys.executable, "-m", "retina_edge.serve", *map(str, arguments), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -78,7 +79,7 @@ def answers(url: str) -> bool:
 
 
 def until(condition: Callable[[], object], seconds: float = 30.0) -> float:
-    """Seconds until it held."""
+    """Wait until a condition is true, and return the seconds that it took."""
     start = time.monotonic()
     wait_for(condition, seconds)
     return time.monotonic() - start
@@ -89,7 +90,7 @@ def model(tiny_onnx: Path) -> Path:
     return tiny_onnx
 
 
-def test_files_are_detected_to_their_end_and_it_ends(model: Path, tmp_path: Path) -> None:
+def test_all_frames_of_files_are_detected_and_the_process_ends(model: Path, tmp_path: Path) -> None:
     videos = [
         write_video(tmp_path / f"{name}.mp4", count=count, size=size)
         for name, count, size in (("a", 7, (64, 96)), ("b", 23, (120, 160)), ("c", 12, (48, 48)))
@@ -114,14 +115,16 @@ def test_files_are_detected_to_their_end_and_it_ends(model: Path, tmp_path: Path
     for name, count in (("a", 7), ("b", 23), ("c", 12)):
         assert [record["frame"] for record in records if record["stream"] == name] == list(range(count))
     assert all(record["age_at_output"] >= record["age_at_inference"] >= 0 for record in records)
-    found = sum(len(record["detections"]) for record in records)
+    count = sum(len(record["detections"]) for record in records)
     with table.open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == found > 0
+        assert len(list(csv.DictReader(file))) == count > 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 @needs_rtsp
-def test_signals_end_it_in_order(model: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_a_signal_ends_the_process_with_complete_lines(
+    model: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     lines = tmp_path / "out.jsonl"
     video = write_video(tmp_path / "v.mp4", count=50)
     with RtspServer({"/a": video}) as server, serve(model, f"cam={server.url('/a')}", "--json", lines) as serving:
@@ -134,30 +137,30 @@ def test_signals_end_it_in_order(model: Path, tmp_path: Path, number: signal.Sig
 
 @needs_rtsp
 def test_a_camera_is_recorded(model: Path, tmp_path: Path) -> None:
-    """As it was seen: the recording lasts as long as the camera was watched, whatever the detector left out."""
+    """The recording lasts as long as the camera delivered frames, although some of them were dropped."""
     video, lines = write_video(tmp_path / "v.mp4", count=50), tmp_path / "out.jsonl"
-    film, saved = write_video(tmp_path / "film.mp4", count=30), tmp_path / "saved"
+    clip, saved = write_video(tmp_path / "clip.mp4", count=30), tmp_path / "saved"
     with RtspServer({"/a": video}) as server:
-        words = [f"cam={server.url('/a')}", film, "--save", saved, "--json", lines]
-        with serve(model, *words) as serving:
+        arguments = [f"cam={server.url('/a')}", clip, "--save", saved, "--json", lines]
+        with serve(model, *arguments) as serving:
             until(lambda: serving.streams()["cam"]["detected"] > 40)
-            until(lambda: serving.streams()["film"]["state"] == "ended")
+            until(lambda: serving.streams()["clip"]["state"] == "ended")
             returned, errors = serving.end(signal.SIGTERM)
     assert returned == 0, errors
     (recording,) = saved.glob("cam-*.mp4")
     assert re.fullmatch(r"cam-\d{8}T\d{6}Z\.mp4", recording.name)
-    moments = [
+    times = [
         datetime.fromisoformat(record["captured"].replace("Z", "+00:00")).timestamp()
         for record in map(json.loads, lines.read_text().splitlines())
         if record["stream"] == "cam"
     ]
     count, _, fps = count_frames(recording)
-    assert count / fps == pytest.approx(moments[-1] - moments[0], abs=0.3)
-    assert count_frames(saved / "film.mp4")[0] == 30
+    assert count / fps == pytest.approx(times[-1] - times[0], abs=0.3)
+    assert count_frames(saved / "clip.mp4")[0] == 30
 
 
-def drop_out(serving: Serving, shaky: RtspServer) -> None:
-    """Kills a server for some seconds; its stream is back soon after it, and the other has not stopped."""
+def interrupt_camera(serving: Serving, shaky: RtspServer) -> None:
+    """Kill an RTSP server for some seconds; check that its stream comes back soon, and that the other never stops."""
     before = serving.streams()
     shaky.kill()
     until(lambda: serving.streams()["shaky"]["state"] == "offline")
@@ -171,25 +174,26 @@ def drop_out(serving: Serving, shaky: RtspServer) -> None:
 
 
 @needs_rtsp
-def test_a_camera_that_drops_out_comes_back_and_stops_no_other(model: Path, tmp_path: Path) -> None:
+def test_a_lost_camera_comes_back_and_does_not_stop_the_other(model: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mp4", count=50)
     with RtspServer({"/a": video}, user="me", password="geheim") as shaky, RtspServer({"/b": video}) as steady:
-        words = [f"shaky={shaky.url('/a')}", f"steady={steady.url('/b')}"]
-        with serve(model, *words) as serving:
+        arguments = [f"shaky={shaky.url('/a')}", f"steady={steady.url('/b')}"]
+        with serve(model, *arguments) as serving:
             until(lambda: all(status["detected"] > 5 for status in serving.streams().values()))
-            drop_out(serving, shaky)
-            drop_out(serving, shaky)
-            told = json.dumps(serving.streams()) + httpx.get(f"{serving.url}/metrics").text
+            interrupt_camera(serving, shaky)
+            interrupt_camera(serving, shaky)
+            shown = json.dumps(serving.streams()) + httpx.get(f"{serving.url}/metrics").text
             _, errors = serving.end(signal.SIGTERM)
-    assert "geheim" not in told + errors
+    assert "geheim" not in shown + errors
 
 
-def test_reconnecting_leaks_nothing(model: Path, tmp_path: Path) -> None:
-    """A camera that is gone after some pictures; threads and descriptors of the process stay what they were."""
-    picture = write_picture(tmp_path / "a.jpg").read_bytes()
-    part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(picture), picture)
+def test_reconnecting_leaks_no_threads_or_descriptors(model: Path, tmp_path: Path) -> None:
+    """A camera disconnects after 20 images, again and again."""
+    image = write_picture(tmp_path / "a.jpg").read_bytes()
+    part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(image), image)
 
-    def held(process: int) -> tuple[int, int]:
+    def resources(process: int) -> tuple[int, int]:
+        """Count the threads and the file descriptors of a process."""
         return len(os.listdir(f"/proc/{process}/task")), len(os.listdir(f"/proc/{process}/fd"))
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -206,26 +210,28 @@ def test_reconnecting_leaks_nothing(model: Path, tmp_path: Path) -> None:
         threading.Thread(target=answer, daemon=True).start()
         with serve(model, f"short=http://127.0.0.1:{listening.getsockname()[1]}/v") as serving:
             until(lambda: serving.streams()["short"]["reconnects"] >= 2)
-            before = held(serving.process.pid)
+            before = resources(serving.process.pid)
             until(lambda: serving.streams()["short"]["reconnects"] >= 5, 60)
-            until(lambda: all(now <= then + 2 for now, then in zip(held(serving.process.pid), before, strict=True)))
+            until(
+                lambda: all(now <= then + 2 for now, then in zip(resources(serving.process.pid), before, strict=True))
+            )
             stop.set()
 
 
-def test_elsewhere_a_token_is_made_and_asked_for(model: Path, tmp_path: Path) -> None:
+def test_a_token_is_generated_and_required_if_the_host_is_not_loopback(model: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mp4", count=2000)
     with serve(model, video, "--host", "0.0.0.0", token=True) as serving:
         assert httpx.get(f"{serving.url}/api/streams").status_code == 401
         token = serving.first_lines[1].removeprefix("token: ")
         assert len(token) >= 32
-        found = httpx.get(f"{serving.url}/api/streams", headers={"authorization": f"Bearer {token}"})
-        assert found.json()[0]["name"] == "v"
+        answer = httpx.get(f"{serving.url}/api/streams", headers={"authorization": f"Bearer {token}"})
+        assert answer.json()[0]["name"] == "v"
         _, errors = serving.end(signal.SIGTERM)
         assert token not in errors
 
 
 def test_events_reach_their_receiver(model: Path, tmp_path: Path) -> None:
-    """A zone over everything: what is found enters it."""
+    """A zone covers the whole frame, so every object enters it."""
     received: list[dict[str, Any]] = []
 
     class Receiver(BaseHTTPRequestHandler):
@@ -241,8 +247,8 @@ def test_events_reach_their_receiver(model: Path, tmp_path: Path) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     video = write_video(tmp_path / "v.mp4", count=40)
     url = f"http://127.0.0.1:{server.server_port}/events"
-    words = [video, "--zone", "all=0,0 1,0 1,1 0,1", "--events", url, "--spool", tmp_path / "spool", "--score", "0.1"]
-    command = [sys.executable, "-m", "retina_edge.serve", model, *words, "--port", "0"]
+    arguments = [video, "--zone", "all=0,0 1,0 1,1 0,1", "--events", url, "--spool", tmp_path / "spool"]
+    command = [sys.executable, "-m", "retina_edge.serve", model, *arguments, "--score", "0.1", "--port", "0"]
     try:
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
     finally:
@@ -254,24 +260,26 @@ def test_events_reach_their_receiver(model: Path, tmp_path: Path) -> None:
     assert len({event["id"] for event in received}) == len(received)
 
 
-needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-FULL = r"outputs failed: /dev/full: \d+ results lost \(.*No space left on device: '/dev/full'\)"
+needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+FULL_DISK_ERROR = r"outputs failed: /dev/full: \d+ results lost \(.*No space left on device: '/dev/full'\)"
 
 
-@needs_full
-def test_a_full_disk_is_said_at_the_end_of_files(model: Path, tmp_path: Path) -> None:
+@needs_dev_full
+def test_a_full_disk_is_reported_when_files_have_ended(model: Path, tmp_path: Path) -> None:
     lines, video = tmp_path / "out.jsonl", write_video(tmp_path / "v.mp4", count=100)
-    words = [model, video, "--json", lines, "--csv", "/dev/full", "--score", "0.05", "--port", "0"]
-    command = [sys.executable, "-m", "retina_edge.serve", *map(str, words)]
+    arguments = [model, video, "--json", lines, "--csv", "/dev/full", "--score", "0.05", "--port", "0"]
+    command = [sys.executable, "-m", "retina_edge.serve", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert re.fullmatch(FULL, done.stderr.splitlines()[-1]), done.stderr
+    assert re.fullmatch(FULL_DISK_ERROR, done.stderr.splitlines()[-1]), done.stderr
     assert [json.loads(line)["frame"] for line in lines.read_text().splitlines()] == list(range(100))
 
 
-@needs_full
+@needs_dev_full
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_full_disk_stops_nothing_and_is_said_at_the_end(model: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_full_disk_does_not_stop_the_run_and_is_reported_at_the_end(
+    model: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     lines, video = tmp_path / "out.jsonl", write_video(tmp_path / "v.mp4", count=3000)
     with serve(model, video, "--json", lines, "--csv", "/dev/full", "--score", "0.05") as serving:
         until(lambda: states(serving)["/dev/full"] == "failed")
@@ -280,7 +288,7 @@ def test_a_full_disk_stops_nothing_and_is_said_at_the_end(model: Path, tmp_path:
         assert states(serving)[str(lines)] != "failed"
         returned, errors = serving.end(number)
     assert returned == 1, errors
-    assert re.fullmatch(FULL, errors.splitlines()[-1]), errors
+    assert re.fullmatch(FULL_DISK_ERROR, errors.splitlines()[-1]), errors
     assert errors.count("next attempt in 10 s") == 1
     written = [json.loads(line)["frame"] for line in lines.read_text().splitlines()]
     assert written == list(range(len(written)))
@@ -288,62 +296,65 @@ def test_a_full_disk_stops_nothing_and_is_said_at_the_end(model: Path, tmp_path:
 
 
 def states(serving: Serving) -> dict[str, str]:
+    """Return the state of each output, by name."""
     return {output["name"]: output["state"] for output in httpx.get(f"{serving.url}/api/outputs").json()}
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["nowhere.mp4"], "nowhere.mp4: no such file or folder"),
         (["0", "--token", "short"], "--token: expected at least 8 letters"),
         (["0", "--zone", "other:z=0,0 1,0 1,1"], "other"),
         (["a=0", "a=1"], "a: expected each name once"),
-        (["a=0", "b=1", "--save", "one.mp4"], "an MP4 takes one video, camera or URL; for this give a folder"),
-        (["0", "--save", "one.mp4"], "each start would replace it; of a stream without end give a folder"),
+        (["a=0", "b=1", "--save", "one.mp4"], "an MP4 takes one video, camera or URL; use a folder instead"),
+        (["0", "--save", "one.mp4"], "each start would overwrite it; use a folder for an endless stream"),
         (["0", "--score", "0.001"], "score: expected 0.05 <= score < 1"),
         (["0", "--events", "ftp://x/y"], "ftp"),
         (["0", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
     ],
 )
-def test_mistakes_are_one_line(
-    model: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_a_wrong_argument_is_an_error_of_one_line(
+    model: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert main([str(model), *words, "--spool", str(tmp_path), "--port", "0"]) == 1
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    assert main([str(model), *arguments, "--spool", str(tmp_path), "--port", "0"]) == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
 
 
-def test_a_port_that_is_taken(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_an_error_that_leaves_the_outputs(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = tmp_path / "o.jsonl"
-    lines.write_text("of the one that has the port\n")
+    lines.write_text("output of the server that uses the port\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main([str(model), "0", "--port", port, "--json", str(lines)]) == 1
-    assert lines.read_text() == "of the one that has the port\n"
+    assert lines.read_text() == "output of the server that uses the port\n"
     assert f"cannot listen on 127.0.0.1, port {port} (Address already in use); give another" in capsys.readouterr().err
 
 
-def test_an_option_is_written_out(capsys: pytest.CaptureFixture[str]) -> None:
-    """What looks for secrets among the arguments must find --token."""
+def test_an_abbreviated_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """The search for credentials among the arguments would not recognize an abbreviated --token."""
     with pytest.raises(SystemExit) as stopped:
         main(["/m.engine", "0", "--tok", "hunter2hunter2", "--install-service"])
     assert stopped.value.code == 2
     assert "ExecStart" not in capsys.readouterr().out
 
 
-def test_a_unit_is_printed_without_what_is_secret(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_unit_contains_no_credentials(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(model), "cam=rtsp://me:geheim@camera/x", "--install-service", "--host", "0.0.0.0"]) == 0
-    said = capsys.readouterr()
-    assert said.out.count("ExecStart=") == 1
-    assert "--host" in said.out
-    assert "--install-service" not in said.out
-    assert "geheim" not in said.out + said.err
-    assert "systemctl enable" in said.err
+    printed = capsys.readouterr()
+    assert printed.out.count("ExecStart=") == 1
+    assert "--host" in printed.out
+    assert "--install-service" not in printed.out
+    assert "geheim" not in printed.out + printed.err
+    assert "systemctl enable" in printed.err
 
 
 @pytest.mark.parametrize(
-    ("words", "writable"),
+    ("arguments", "writable"),
     [
         (["--json", "/var/lib/retina-edge/o.jsonl", "--save", "/var/lib/retina-edge"], []),
         (
@@ -353,11 +364,11 @@ def test_a_unit_is_printed_without_what_is_secret(model: Path, capsys: pytest.Ca
         (["--save", "/rec/o.mp4"], ["/rec"]),
     ],
 )
-def test_a_unit_can_write_where_outputs_go(
-    words: list[str], writable: list[str], capsys: pytest.CaptureFixture[str]
+def test_the_unit_may_write_to_the_folders_of_the_outputs(
+    arguments: list[str], writable: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["/m.engine", "0", *words, "--install-service"]) == 0
-    said = capsys.readouterr()
-    found = [line.partition("=")[2] for line in said.out.splitlines() if line.startswith("ReadWritePaths=")]
-    assert found == writable
-    assert all(folder in said.err for folder in writable)
+    assert main(["/m.engine", "0", *arguments, "--install-service"]) == 0
+    printed = capsys.readouterr()
+    paths = [line.partition("=")[2] for line in printed.out.splitlines() if line.startswith("ReadWritePaths=")]
+    assert paths == writable
+    assert all(folder in printed.err for folder in writable)

@@ -1,4 +1,4 @@
-"""``serve`` and ``detect`` as users run them, while disks fill up, files are damaged and cameras send nonsense."""
+"""``serve`` and ``detect`` as users run them, with full disks, damaged files and cameras that hang or change."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffm
 needs_gstreamer = pytest.mark.skipif(
     shutil.which("gst-launch-1.0") is None, reason="no GStreamer: sudo apt-get install gstreamer1.0-tools"
 )
-# Of an end with cameras that hang: they get 5 s to let go, and a busy machine some more.
+# Longest end of a run with cameras that hang: their threads get 5 s, and a busy machine needs more.
 END_SECONDS = 12.0
 KIBIBYTE = 2**10
-# Of each good file; damaged ones had twice as many.
+# Frames of each good file; the damaged files had twice as many.
 FRAMES = 12
 
 
-def detect(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "retina_edge", "detect", *map(str, words)]
+def detect(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "retina_edge", "detect", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
@@ -54,7 +54,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video that fills a small disk with its first frames, because no codec makes them small."""
+    """A video of noise that fills a small disk with its first frames, because noise cannot be compressed."""
     path, generator = tmp_path_factory.mktemp("noise") / "noise.mp4", np.random.default_rng(0)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (320, 240))
     for _ in range(60):
@@ -63,59 +63,59 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_serve_goes_on_when_its_disks_are_full(tiny_onnx: Path, noise: Path, tmp_path: Path) -> None:
+def test_serve_continues_when_its_disks_are_full(tiny_onnx: Path, noise: Path, tmp_path: Path) -> None:
     video, table = write_video(tmp_path / "v.mp4", count=4000), tmp_path / "out.csv"
     with (
         small_disk(tmp_path / "small", 256 * KIBIBYTE) as small,
         small_disk(tmp_path / "large", RESERVED_BYTES + 256 * KIBIBYTE) as large,
     ):
         lines = small / "out.jsonl"
-        words = [video, noise, "--json", lines, "--csv", table, "--save", large, "--score", "0.05"]
-        with serve(tiny_onnx, *words) as serving:
+        arguments = [video, noise, "--json", lines, "--csv", table, "--save", large, "--score", "0.05"]
+        with serve(tiny_onnx, *arguments) as serving:
             until(lambda: states(serving) == {str(lines): "failed", str(table): "ok", str(large): "failed"})
             detected = serving.streams()["v"]["detected"]
             until(lambda: serving.streams()["v"]["detected"] > detected + 5)
             assert httpx.get(f"{serving.url}/healthz").status_code == httpx.get(serving.url).status_code == 200
-            told = {output["name"]: output["error"] for output in httpx.get(f"{serving.url}/api/outputs").json()}
+            shown = {output["name"]: output["error"] for output in httpx.get(f"{serving.url}/api/outputs").json()}
             code, errors = serving.end(signal.SIGTERM)
         assert code == 1
         assert "Traceback" not in errors
-        assert re.search(rf"No space left on device: '{re.escape(str(lines))}'", told[str(lines)])
-        assert re.search(rf"No space left on device.*: '{re.escape(str(large))}/\w+\.partial\.mp4'", told[str(large)])
+        assert re.search(rf"No space left on device: '{re.escape(str(lines))}'", shown[str(lines)])
+        assert re.search(rf"No space left on device.*: '{re.escape(str(large))}/\w+\.partial\.mp4'", shown[str(large)])
         lost = r": [1-9]\d* results lost \(\[Errno 28\] No space left on device"
-        said = rf"outputs failed: {re.escape(str(lines))}{lost}.*; {re.escape(str(large))}{lost}.*"
-        assert re.fullmatch(said, errors.splitlines()[-1]), errors
-        # What is there is there as far as it goes, and no video claims to be whole.
-        *whole, _cut = lines.read_text().split("\n")
-        read = [json.loads(line) for line in whole]
+        message = rf"outputs failed: {re.escape(str(lines))}{lost}.*; {re.escape(str(large))}{lost}.*"
+        assert re.fullmatch(message, errors.splitlines()[-1]), errors
+        # The results up to the error are there, and every video is marked as partial.
+        *complete, _incomplete = lines.read_text().split("\n")
+        written = [json.loads(line) for line in complete]
         for stream in ("v", "noise"):
-            frames = [record["frame"] for record in read if record["stream"] == stream]
+            frames = [record["frame"] for record in written if record["stream"] == stream]
             assert frames == list(range(len(frames)))
-        left = {path.name: count_frames(path)[0] for path in large.iterdir()}
-        assert {"noise.partial.mp4"} <= set(left) <= {"v.partial.mp4", "noise.partial.mp4"}
-        assert all(left.values())
+        counts = {path.name: count_frames(path)[0] for path in large.iterdir()}
+        assert {"noise.partial.mp4"} <= set(counts) <= {"v.partial.mp4", "noise.partial.mp4"}
+        assert all(counts.values())
 
 
 def test_detect_ends_when_the_disk_of_its_videos_is_full(tiny_onnx: Path, noise: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", RESERVED_BYTES + 256 * KIBIBYTE) as disk:
         done = detect(tiny_onnx, noise, "--save", disk / "o.mp4", "--json", tmp_path / "o.jsonl")
         assert done.returncode == 1
-        said = rf"error: \[Errno 28\] No space left on device.*: '{re.escape(str(disk))}/o\.partial\.mp4'"
-        assert re.fullmatch(said, done.stderr.splitlines()[-1]), done.stderr
+        message = rf"error: \[Errno 28\] No space left on device.*: '{re.escape(str(disk))}/o\.partial\.mp4'"
+        assert re.fullmatch(message, done.stderr.splitlines()[-1]), done.stderr
         assert f"written: {disk}" not in done.stdout
         assert [path.name for path in disk.iterdir()] == ["o.partial.mp4"]
-        # The other output is whole as far as the run went.
+        # The other output has all results up to the end of the run.
         assert 0 < count_frames(disk / "o.partial.mp4")[0] <= len(records(tmp_path / "o.jsonl")) < 60
 
 
 def test_detect_ends_when_the_disk_of_its_results_is_full(tiny_onnx: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mp4", count=400)
     with small_disk(tmp_path / "disk", 64 * KIBIBYTE) as disk:
-        words = ["--json", disk / "o.jsonl", "--save", tmp_path / "o.mp4", "--score", "0.05"]
-        done = detect(tiny_onnx, video, *words)
+        arguments = ["--json", disk / "o.jsonl", "--save", tmp_path / "o.mp4", "--score", "0.05"]
+        done = detect(tiny_onnx, video, *arguments)
         assert done.returncode == 1
-        said = rf"error: \[Errno 28\] No space left on device: '{re.escape(str(disk))}/o\.jsonl'"
-        assert re.fullmatch(said, done.stderr.splitlines()[-1]), done.stderr
+        message = rf"error: \[Errno 28\] No space left on device: '{re.escape(str(disk))}/o\.jsonl'"
+        assert re.fullmatch(message, done.stderr.splitlines()[-1]), done.stderr
     assert "written: " not in done.stdout
     assert not (tmp_path / "o.mp4").exists()
     assert 0 < count_frames(tmp_path / "o.partial.mp4")[0] < 400
@@ -123,7 +123,7 @@ def test_detect_ends_when_the_disk_of_its_results_is_full(tiny_onnx: Path, tmp_p
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Files of which something, or nothing, can be read."""
+    """Damaged video files, by name; some of them can be read in part."""
     folder = tmp_path_factory.mktemp("damaged")
     command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-f", "lavfi", "-i", "testsrc=s=128x96:r=25"]
     command += [
@@ -138,7 +138,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "-g",
         "3",
     ]
-    # Its index before, in pieces, or behind.
+    # The index of the file is at the front, in pieces, or behind the frames.
     for name, flags in (("front", "+faststart"), ("pieces", "frag_keyframe+empty_moov"), ("behind", "0")):
         subprocess.run([*command, "-movflags", flags, str(folder / f"{name}.mp4")], check=True)
     files = {path.stem: path for path in folder.iterdir()}
@@ -152,35 +152,37 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @needs_ffmpeg
 @pytest.mark.parametrize("verb", ["detect", "serve"])
-def test_damaged_files_among_good_ones(tiny_onnx: Path, damaged: dict[str, Path], tmp_path: Path, verb: str) -> None:
+def test_damaged_files_do_not_affect_good_ones(
+    tiny_onnx: Path, damaged: dict[str, Path], tmp_path: Path, verb: str
+) -> None:
     good = [write_video(tmp_path / f"{name}.mp4", count=FRAMES) for name in ("a", "b")]
     sources = [good[0], *damaged.values(), good[1]]
     lines, saved = tmp_path / "out.jsonl", tmp_path / "saved"
-    words = [tiny_onnx, *sources, "--json", lines, "--save", saved, *(["--port", "0"] if verb == "serve" else [])]
-    command = [sys.executable, "-m", "retina_edge", verb, *map(str, words)]
+    arguments = [tiny_onnx, *sources, "--json", lines, "--save", saved, *(["--port", "0"] if verb == "serve" else [])]
+    command = [sys.executable, "-m", "retina_edge", verb, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
-    read = records(lines)
+    results = records(lines)
     names = ["a", "b", *damaged]
-    found = {name: [record["frame"] for record in read if record["stream"] == name] for name in names}
-    for name, frames in found.items():
+    indices = {name: [record["frame"] for record in results if record["stream"] == name] for name in names}
+    for name, frames in indices.items():
         assert frames == list(range(len(frames)))
         assert not frames or count_frames(saved / f"{name}.mp4")[0] == len(frames)
-    assert [len(found[name]) for name in ("a", "b", "behind", "noise", "empty")] == [FRAMES, FRAMES, 0, 0, 0]
-    assert 0 < len(found["front"]) < 2 * FRAMES
-    assert 0 < len(found["pieces"]) < 2 * FRAMES
-    assert sorted(path.name for path in saved.iterdir()) == sorted(f"{name}.mp4" for name in names if found[name])
-    told = {name: [line for line in done.stderr.splitlines() if str(path) in line] for name, path in damaged.items()}
+    assert [len(indices[name]) for name in ("a", "b", "behind", "noise", "empty")] == [FRAMES, FRAMES, 0, 0, 0]
+    assert 0 < len(indices["front"]) < 2 * FRAMES
+    assert 0 < len(indices["pieces"]) < 2 * FRAMES
+    assert sorted(path.name for path in saved.iterdir()) == sorted(f"{name}.mp4" for name in names if indices[name])
+    errors = {name: [line for line in done.stderr.splitlines() if str(path) in line] for name, path in damaged.items()}
     for name in ("behind", "noise", "empty"):
-        (line,) = told[name]
-        assert line.removeprefix("error: ").startswith(f"{damaged[name]}: OpenCV cannot open it; expected a picture")
+        (line,) = errors[name]
+        assert line.removeprefix("error: ").startswith(f"{damaged[name]}: OpenCV cannot open it; expected an image")
     if verb == "detect":
-        assert f"declares {2 * FRAMES} frames" in told["front"][0]
+        assert f"declares {2 * FRAMES} frames" in errors["front"][0]
 
 
-def test_cameras_that_hang_hold_up_neither_others_nor_the_end(tiny_onnx: Path, tmp_path: Path) -> None:
-    """Also when the process is told to end while OpenCV has one of them in its hands."""
+def test_cameras_that_hang_delay_neither_other_streams_nor_the_end(tiny_onnx: Path, tmp_path: Path) -> None:
+    """The process gets SIGTERM while OpenCV is opening one of the cameras."""
     video, lines = write_video(tmp_path / "v.mp4", count=4000), tmp_path / "out.jsonl"
     with (
         camera("rtsp", say_nothing) as silence,
@@ -194,7 +196,7 @@ def test_cameras_that_hang_hold_up_neither_others_nor_the_end(tiny_onnx: Path, t
         assert time.monotonic() - start < END_SECONDS
     assert code == 0, errors
     assert "Traceback" not in errors
-    assert f"{silence}: hangs" not in errors  # it is let go of at once
+    assert f"{silence}: hangs" not in errors  # the source is interrupted at once
     assert [status[name]["detected"] for name in ("silence", "page")] == [0, 0]
     frames = [record["frame"] for record in records(lines)]
     assert frames == list(range(len(frames)))
@@ -204,27 +206,27 @@ def test_cameras_that_hang_hold_up_neither_others_nor_the_end(tiny_onnx: Path, t
 SMALL, LARGE = (120, 160), (240, 320)
 
 
-def picture(size: tuple[int, int]) -> bytes:
-    """A JPEG of (height, width)."""
+def jpeg(size: tuple[int, int]) -> bytes:
+    """Return a JPEG image of (height, width)."""
     return cv2.imencode(".jpg", np.full((*size, 3), 100, np.uint8))[1].tobytes()
 
 
 def sizes_in_order(path: Path, stream: str) -> list[tuple[int, int]]:
-    """Of a stream's results; each frame later than the one before."""
-    found = [record for record in records(path) if record["stream"] == stream]
-    frames = [record["frame"] for record in found]
+    """Return the (height, width) of each result of a stream; check that the frame indices increase."""
+    results = [record for record in records(path) if record["stream"] == stream]
+    frames = [record["frame"] for record in results]
     assert frames == sorted(set(frames))
-    return [(record["height"], record["width"]) for record in found]
+    return [(record["height"], record["width"]) for record in results]
 
 
 @needs_gstreamer
-def test_cameras_that_change_their_resolution(tiny_onnx: Path, tmp_path: Path) -> None:
-    """OpenCV scales to the first size, GStreamer gives the new one, and a recording begins anew."""
+def test_cameras_may_change_their_resolution(tiny_onnx: Path, tmp_path: Path) -> None:
+    """OpenCV scales frames to the first size; GStreamer delivers the new size, for which a new recording begins."""
     lines, saved = tmp_path / "out.jsonl", tmp_path / "saved"
     changed = threading.Event()
 
     def change(connection: socket.socket) -> None:
-        send_pictures(connection, (picture(LARGE if changed.is_set() else SMALL) for _ in itertools.count()))
+        send_pictures(connection, (jpeg(LARGE if changed.is_set() else SMALL) for _ in itertools.count()))
 
     with camera("http", change) as url:
         pipeline = f"souphttpsrc location={url} is-live=true ! multipartdemux ! jpegdec ! videoconvert"
@@ -239,24 +241,24 @@ def test_cameras_that_change_their_resolution(tiny_onnx: Path, tmp_path: Path) -
     assert code == 0, errors
     assert [(status[name]["height"], status[name]["width"]) for name in ("cv", "gst")] == [SMALL, LARGE]
     assert set(sizes_in_order(lines, "cv")) == {SMALL}
-    changing = sizes_in_order(lines, "gst")
-    assert [size for size, _ in itertools.groupby(changing)] == [SMALL, LARGE]
+    sizes = sizes_in_order(lines, "gst")
+    assert [size for size, _ in itertools.groupby(sizes)] == [SMALL, LARGE]
     assert [count_frames(path)[1] for path in saved.glob("cv-*.mp4")] == [SMALL]
     assert sorted(count_frames(path)[1] for path in saved.glob("gst-*.mp4")) == [SMALL, LARGE]
     assert not list(saved.glob("*.partial.mp4"))
 
 
 @needs_gstreamer
-def test_files_that_change_their_resolution(tiny_onnx: Path, tmp_path: Path) -> None:
-    film = tmp_path / "film.mjpeg"
-    film.write_bytes(FRAMES * picture(SMALL) + FRAMES * picture(LARGE))
-    pipeline = f"gst=gst:filesrc location={film} ! jpegparse ! jpegdec ! videoconvert"
+def test_a_file_that_changes_its_resolution_cannot_be_saved(tiny_onnx: Path, tmp_path: Path) -> None:
+    video = tmp_path / "video.mjpeg"
+    video.write_bytes(FRAMES * jpeg(SMALL) + FRAMES * jpeg(LARGE))
+    pipeline = f"gst=gst:filesrc location={video} ! jpegparse ! jpegdec ! videoconvert"
     lines, saved = tmp_path / "out.jsonl", tmp_path / "saved"
-    done = detect(tiny_onnx, film, pipeline, "--json", lines)
+    done = detect(tiny_onnx, video, pipeline, "--json", lines)
     assert done.returncode == 0, done.stderr
-    assert sizes_in_order(lines, "film") == [SMALL] * 2 * FRAMES
+    assert sizes_in_order(lines, "video") == [SMALL] * 2 * FRAMES
     assert sizes_in_order(lines, "gst") == [SMALL] * FRAMES + [LARGE] * FRAMES
-    # A video has one size; what is there stays, and the error says what to do.
+    # A video has a single size: the frames before the change are kept, and the error says what to do.
     done = detect(tiny_onnx, pipeline, "--save", saved)
     assert done.returncode == 1
     assert "videoscale ! video/x-raw,width=160,height=120" in done.stderr.splitlines()[-1]
@@ -265,23 +267,23 @@ def test_files_that_change_their_resolution(tiny_onnx: Path, tmp_path: Path) -> 
     assert count_frames(partial)[:2] == (FRAMES, SMALL)
 
 
-def test_recordings_and_pictures_are_tried_again_and_films_are_not(
+def test_recordings_and_images_are_resumable_and_videos_are_not(
     tiny_onnx: Path, treecrowns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A film without its beginning would pass for a whole one."""
-    film = write_video(tmp_path / "film.mp4", count=3)
-    again: dict[str, bool] = {}
+    """A resumed video would look complete, although its beginning is missing."""
+    video = write_video(tmp_path / "video.mp4", count=3)
+    resumable: dict[str, bool] = {}
 
-    def kept(name: str, make: Callable[[], Sink]) -> Sink:
+    def record(name: str, make: Callable[[], Sink]) -> Sink:
         sink = make()
-        again[name] = sink.resumable
+        resumable[name] = sink.resumable
         return sink
 
-    monkeypatch.setattr(output_options, "RetryingSink", kept)
+    monkeypatch.setattr(output_options, "RetryingSink", record)
     saved = tmp_path / "saved"
-    words = [tiny_onnx, f"film={film}", f"pictures={treecrowns / 'images'}", "--save", saved]
-    args = StreamParser("serve", "").parse_args(list(map(str, words)))
+    arguments = [tiny_onnx, f"video={video}", f"images={treecrowns / 'images'}", "--save", saved]
+    args = StreamParser("serve", "").parse_args(list(map(str, arguments)))
     with open_run(run_options(args), strict=False) as run:
         run.pipeline.run()
-    assert again == {f"{saved}, film": False, f"{saved}, pictures": True}
+    assert resumable == {f"{saved}, video": False, f"{saved}, images": True}
     assert RecordingSink(saved, "camera", fps=25).resumable

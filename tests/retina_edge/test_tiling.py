@@ -1,4 +1,4 @@
-"""Tiles: that they cover, whose a box is, and that a picture in tiles gives what its parts give."""
+"""Tiles: they cover the image, each box belongs to one tile, and the result is that of the parts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TILE = (64, 96)
 
 
 class Squares(HostExecutor):
-    """Finds every white square, parts of one at the edge of its image included; score by its size."""
+    """An executor that finds every white square, also a part of one at the edge; larger squares have higher scores."""
 
     def __init__(self, contract: DetectorContract, *, batch: int | None = None) -> None:
         self.contract, self.batch = contract, batch
@@ -45,9 +45,9 @@ class Squares(HostExecutor):
         )
         for n, image in enumerate(images):
             count, _, stats, _ = cv2.connectedComponentsWithStats((image.min(axis=2) > 127).astype(np.uint8))
-            found = sorted(stats[1:count].tolist(), key=lambda row: -row[4])
-            raw.num_detections[n] = len(found)
-            for i, (x, y, width, height, area) in enumerate(found):
+            squares = sorted(stats[1:count].tolist(), key=lambda row: -row[4])
+            raw.num_detections[n] = len(squares)
+            for i, (x, y, width, height, area) in enumerate(squares):
                 raw.boxes[n, i] = x, y, x + width, y + height
                 raw.scores[n, i] = 0.1 + 0.8 * area / (area + 500)
         return raw
@@ -59,10 +59,10 @@ def tiled(overlap: int = 20, *, batch: int | None = None, fixed: int | None = No
     return TiledDetector(Detector(Squares(contract(), batch=fixed)), overlap=overlap, batch=batch)
 
 
-def picture(
+def draw_squares(
     size: tuple[int, int], corners: list[tuple[int, int]], sides: list[int]
 ) -> tuple[npt.NDArray[np.uint8], list[list[float]]]:
-    """White squares at corners (x, y), and their boxes."""
+    """Return an image with white squares at corners (x, y), and their boxes."""
     frame = np.zeros((*size, 3), np.uint8)
     for (x, y), side in zip(corners, sides, strict=True):
         frame[y : y + side, x : x + side] = 255
@@ -72,19 +72,19 @@ def picture(
 
 @pytest.mark.parametrize("size", [(64, 96), (30, 40), (65, 96), (64, 97), (500, 700), (1000, 50), (63, 4000)])
 @pytest.mark.parametrize("overlap", [0, 1, 20, 63])
-def test_tiles_cover_and_overlap_and_share(size: tuple[int, int], overlap: int) -> None:
+def test_tiles_cover_the_image_overlap_and_own_disjoint_shares(size: tuple[int, int], overlap: int) -> None:
     tiles = tile_layout(size, TILE, overlap)
-    seen = np.zeros(size, int)
+    covered = np.zeros(size, int)
     for tile in tiles:
         assert (tile.bottom - tile.top, tile.right - tile.left) == (min(size[0], 64), min(size[1], 96))
-        seen[tile.top : tile.bottom, tile.left : tile.right] += 1
-    assert seen.min() == 1 if len(tiles) > 1 and overlap == 0 else seen.min() >= 1
+        covered[tile.top : tile.bottom, tile.left : tile.right] += 1
+    assert covered.min() == 1 if len(tiles) > 1 and overlap == 0 else covered.min() >= 1
     random = np.random.default_rng(0)
     for y, x in random.uniform((0, 0), size, (200, 2)):
         owners = [tile for tile in tiles if tile.share[0] <= y < tile.share[2] and tile.share[1] <= x < tile.share[3]]
         assert len(owners) == 1
         (owner,) = owners
-        # What reaches half an overlap around a center is seen whole.
+        # An object that reaches at most half an overlap from its center lies completely inside the tile of its center.
         reach = (overlap - 1) / 2
         assert owner.top <= max(0, y - reach)
         assert owner.bottom >= min(size[0], y + reach)
@@ -92,15 +92,15 @@ def test_tiles_cover_and_overlap_and_share(size: tuple[int, int], overlap: int) 
         assert owner.right >= min(size[1], x + reach)
 
 
-def test_a_picture_no_larger_than_a_tile_is_one() -> None:
+def test_an_image_no_larger_than_a_tile_is_one_tile() -> None:
     (tile,) = tile_layout((64, 90), TILE, 20)
     assert (tile.top, tile.left, tile.bottom, tile.right) == (0, 0, 64, 90)
     assert tile.share == (-math.inf, -math.inf, math.inf, math.inf)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_each_object_is_found_once_and_whole(seed: int) -> None:
-    """Objects up to the overlap, anywhere, across borders too."""
+def test_each_object_is_found_once_and_completely(seed: int) -> None:
+    """Objects are smaller than the overlap and lie anywhere, also across borders of tiles."""
     random = np.random.default_rng(seed)
     places = [(x, y) for x in range(0, 380, 28) for y in range(0, 280, 28)]
     corners, sides = [], []
@@ -108,37 +108,37 @@ def test_each_object_is_found_once_and_whole(seed: int) -> None:
         side = int(random.integers(2, 20))
         corners.append((x + int(random.integers(0, 27 - side)), y + int(random.integers(0, 27 - side))))
         sides.append(side)
-    frame, expected = picture((290, 400), corners, sides)
-    found = tiled(overlap=20)(frame)
-    assert sorted(found.boxes.tolist()) == sorted(expected)
-    assert (np.diff(found.scores) <= 0).all()
+    frame, expected = draw_squares((290, 400), corners, sides)
+    detections = tiled(overlap=20)(frame)
+    assert sorted(detections.boxes.tolist()) == sorted(expected)
+    assert (np.diff(detections.scores) <= 0).all()
 
 
-def test_twins_on_a_border_become_one() -> None:
-    """A center right on the border of two shares, seen a pixel apart, is in both; NMS takes the lesser."""
+def test_duplicates_on_a_border_are_merged() -> None:
+    """Two tiles find an object on a border of shares, a pixel apart: NMS keeps the one with the higher score."""
     tiles = tile_layout((64, 172), TILE, 20)
     assert len(tiles) == 2
     border = tiles[0].share[3]
     detector = tiled()
 
-    def at(x: float, left: int, score: float) -> Detections:
+    def detection_at(x: float, left: int, score: float) -> Detections:
         box = np.array([[x - 8 - left, 10, x + 8 - left, 26]], np.float32)
         return Detections(box, np.array([score], np.float32), np.zeros(1, np.int32), ("patch", "other"), (7, 8))
 
-    found = [at(border - 0.5, tiles[0].left, 0.6), at(border + 0.5, tiles[1].left, 0.7)]
-    merged = detector._merge(tiles, found, (64, 172))
+    close = [detection_at(border - 0.5, tiles[0].left, 0.6), detection_at(border + 0.5, tiles[1].left, 0.7)]
+    merged = detector._merge(tiles, close, (64, 172))
     assert merged.scores.tolist() == [pytest.approx(0.7)]
-    apart = [at(border - 12, tiles[0].left, 0.6), at(border + 12, tiles[1].left, 0.7)]
+    apart = [detection_at(border - 12, tiles[0].left, 0.6), detection_at(border + 12, tiles[1].left, 0.7)]
     assert len(detector._merge(tiles, apart, (64, 172))) == 2
 
 
-def test_several_pictures_of_several_sizes_and_batches() -> None:
-    first, boxes = picture((64, 300), [(10, 10), (200, 30)], [9, 12])
-    empty, _ = picture((400, 300), [], [])
-    small, box = picture((20, 20), [(3, 4)], [5])
+def test_images_of_several_sizes_share_batches() -> None:
+    first, boxes = draw_squares((64, 300), [(10, 10), (200, 30)], [9, 12])
+    empty, _ = draw_squares((400, 300), [], [])
+    small, box = draw_squares((20, 20), [(3, 4)], [5])
     detector = tiled(batch=3)
-    found = detector([first, empty, small])
-    assert [sorted(each.boxes.tolist()) for each in found] == [sorted(boxes), [], box]
+    results = detector([first, empty, small])
+    assert [sorted(detections.boxes.tolist()) for detections in results] == [sorted(boxes), [], box]
     batches = detector.executor.batches  # type: ignore[attr-defined]
     assert set(batches[:-1]) == {3}
     assert sum(batches) == len(tile_layout((64, 300), TILE, 20)) + len(tile_layout((400, 300), TILE, 20)) + 1
@@ -148,7 +148,7 @@ def test_several_pictures_of_several_sizes_and_batches() -> None:
     assert fixed.choose_batch(None) == 1
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_impossible_overlaps_batches_and_images_are_refused() -> None:
     with pytest.raises(RetinaEdgeError, match="overlap: expected 0 to less than a side of the tile of 64x96 pixels"):
         tiled(overlap=64)
     with pytest.raises(RetinaEdgeError, match="batch: expected 4, got 3"):
@@ -159,30 +159,30 @@ def test_what_cannot_be_is_refused() -> None:
         tiled()(np.zeros((4, 4), np.float32))
 
 
-def test_in_tiles_more_of_a_large_picture_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = {}
+def test_tiles_find_more_objects_in_a_large_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    detections = {}
     for name, options in (("whole", []), ("tiles", ["--tile", "input", "--overlap", "100"])):
         output = tmp_path / f"{name}.jsonl"
         assert detect.main([str(MODEL), str(FOREST), "--json", str(output), *options]) == 0
         (line,) = output.read_text().splitlines()
-        found[name] = json.loads(line)["detections"]
-    assert len(found["tiles"]) > 2 * len(found["whole"])
-    for wrong, words in (
-        (["--overlap", "9"], "expected --tile with it"),
+        detections[name] = json.loads(line)["detections"]
+    assert len(detections["tiles"]) > 2 * len(detections["whole"])
+    for wrong, message in (
+        (["--overlap", "9"], "--overlap needs --tile HxW"),
         (["--tile", "9"], "expected HEIGHTxWIDTH in pixels"),
         (["--tile", "input", "--overlap", "-1"], "expected a whole number of 0 or more"),
     ):
         with pytest.raises(SystemExit):
             detect.main([str(MODEL), str(FOREST), *wrong])
-        assert words in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert detect.main([str(MODEL), str(FOREST), "--tile", "100x200", "--overlap", "100"]) == 1
     assert "overlap: expected 0 to less than a side of the tile of 100x200" in capsys.readouterr().err
 
 
-def test_a_large_picture_is_evaluated_in_tiles(
+def test_a_large_image_is_evaluated_in_tiles(
     treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One picture of all tiles of the data set side by side: in tiles it is measured as they are."""
+    """Images of the data set, side by side in one large image, have the same AP50 in tiles as on their own."""
     dataset = load_coco(treecrowns / "val.json", treecrowns / "images")
     images = [image for image in dataset.images if image.size == (400, 400)][:6]
     mosaic = np.concatenate([image.read() for image in images], axis=1)
@@ -219,7 +219,7 @@ def test_a_large_picture_is_evaluated_in_tiles(
 
 
 def _only(dataset: CocoDataset, images: list[LabeledImage], folder: Path) -> Path:
-    """The annotation file of some images."""
+    """Write an annotation file with only some images of a data set, and return its path."""
     content = json.loads(dataset.annotations.read_text())
     ids = {image.id for image in images}
     content["images"] = [image for image in content["images"] if image["id"] in ids]

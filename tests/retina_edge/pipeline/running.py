@@ -1,4 +1,4 @@
-"""A pipeline that runs in a thread of its own while a test looks on."""
+"""A pipeline that runs in another thread while a test watches it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECONDS = 30.0
 
 
 class Slow(StandIn):
-    """Takes its time for each run."""
+    """An executor that takes ``seconds`` for each batch."""
 
     def __init__(self, seconds: float, **options: Any) -> None:
         super().__init__(contract(), **options)
@@ -36,7 +36,15 @@ class Slow(StandIn):
 
 
 class Run:
-    """A pipeline in a thread of its own, and what it gave."""
+    """A pipeline in another thread, with its results.
+
+    Attributes:
+        indices: frame indices of the results, for each stream.
+        results: the results, for each stream.
+        error: the error that ended the pipeline; None if there was none.
+        on_result: called with each result, before the result is recorded.
+        pipeline: the pipeline.
+    """
 
     def __init__(
         self, sources: Mapping[str, Callable[[], Source]], stand_in: StandIn | None = None, **options: Any
@@ -48,7 +56,7 @@ class Run:
         self.pipeline = Pipeline(
             Detector(stand_in or StandIn(contract())), sources, on_result=self._on_result, **options
         )
-        # Left behind by a test that fails, it must not keep the whole run from its end.
+        # A daemon, so that a thread that a failed test left running does not keep pytest from ending.
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _on_result(self, stream: Stream, result: Result) -> None:
@@ -67,13 +75,13 @@ class Run:
         return self
 
     def end(self, *, stop: bool = False) -> dict[str, StreamStatus]:
+        """Wait for the pipeline, stop it first if asked to, and return the status of all streams."""
         if stop:
             self.pipeline.stop()
         self._thread.join(SECONDS)
-        assert not self._thread.is_alive(), "hangs"
-        ours = {f"capture {stream.name}" for stream in self.pipeline.streams}
-        left = [thread.name for thread in threading.enumerate() if thread.name in ours]
-        assert left == [], "a thread was left behind"
+        assert not self._thread.is_alive(), "the pipeline hangs"
+        captures = {f"capture {stream.name}" for stream in self.pipeline.streams}
+        assert [thread.name for thread in threading.enumerate() if thread.name in captures] == []
         return self.status()
 
     def status(self) -> dict[str, StreamStatus]:
@@ -81,4 +89,5 @@ class Run:
 
 
 def until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
+    """Wait until a condition is true."""
     wait_for(condition, seconds)

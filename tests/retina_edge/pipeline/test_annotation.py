@@ -1,4 +1,4 @@
-"""Drawing: boxes and labels appear, stay inside the picture, and the frame stays clean."""
+"""Annotated frames: boxes and labels appear and stay inside the frame, and the original is not modified."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GATE = Tally(zone("gate=100,100px 300,100px 300,300px 100,300px"), {"inside": {"
 DOOR = Tally(line("door=0.25,0.5 0.75,0.5"), {"in": {}, "out": {"b": 7}})
 
 
-def found(boxes: list[list[float]], labels: list[int] | None = None, names: tuple[str, ...] = ("a", "b")) -> Detections:
+def make(boxes: list[list[float]], labels: list[int] | None = None, names: tuple[str, ...] = ("a", "b")) -> Detections:
     count = len(boxes)
     return Detections(
         np.array(boxes, np.float32).reshape(-1, 4),
@@ -26,53 +26,53 @@ def found(boxes: list[list[float]], labels: list[int] | None = None, names: tupl
     )
 
 
-def test_nothing_found_changes_nothing() -> None:
+def test_without_detections_the_annotated_frame_is_an_equal_copy() -> None:
     image = np.full((60, 80, 3), 128, np.uint8)
-    picture = annotate(image, found([]))
-    assert (picture == image).all()
-    assert picture is not image
+    annotated = annotate(image, make([]))
+    assert (annotated == image).all()
+    assert annotated is not image
 
 
 @pytest.mark.parametrize("ground", [0, 128, 255])
 def test_the_box_is_drawn_in_its_color_with_a_dark_rim(ground: int) -> None:
     image = np.full((400, 600, 3), ground, np.uint8)
-    picture = annotate(image, found([[100, 100, 300, 300]], [1]))
-    assert tuple(picture[200, 100]) == color_of(1)
-    assert (picture[200, 90:110].max(axis=1) == 0).any()  # the rim
-    assert (picture[200, 200] == ground).all()  # inside stays visible
+    annotated = annotate(image, make([[100, 100, 300, 300]], [1]))
+    assert tuple(annotated[200, 100]) == color_of(1)
+    assert (annotated[200, 90:110].max(axis=1) == 0).any()  # the rim
+    assert (annotated[200, 200] == ground).all()  # the inside stays visible
     assert (image == ground).all()
 
 
-def test_labels_stay_inside_the_picture() -> None:
+def test_labels_stay_inside_the_frame() -> None:
     image = np.zeros((120, 160, 3), np.uint8)
     corners = [[0, 0, 20, 20], [150, 0, 160, 9], [0, 110, 10, 120], [150, 110, 160, 120], [-5, -5, 400, 400]]
-    picture = annotate(image, found([[float(side) for side in box] for box in corners]))
-    assert picture.shape == image.shape
-    # The label of the first box has no room above, so it is drawn over the corner.
-    assert (picture[2:8, 2:20] == color_of(0)).all(axis=2).any()
+    annotated = annotate(image, make([[float(side) for side in box] for box in corners]))
+    assert annotated.shape == image.shape
+    # The label of the first box has no room above the box, so it is drawn over the corner.
+    assert (annotated[2:8, 2:20] == color_of(0)).all(axis=2).any()
 
 
-def test_a_label_has_the_class_and_the_score_or_the_score_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_label_has_class_and_score_or_on_a_narrow_box_only_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
     for module in ("imaging.drawing", "pipeline.annotation"):
         monkeypatch.setattr(f"retina_edge.{module}.draw_label", lambda _image, text, *_: texts.append(text))
     image = np.zeros((400, 600, 3), np.uint8)
-    annotate(image, found([[100, 100, 400, 300], [10, 10, 20, 20]], [1, 0], names=("tree", "person")))
-    assert texts == ["0.50", "person 0.90"]  # the best last, on top
+    annotate(image, make([[100, 100, 400, 300], [10, 10, 20, 20]], [1, 0], names=("tree", "person")))
+    assert texts == ["0.50", "person 0.90"]  # the best detection is drawn last, on top
 
 
-def test_a_track_stands_before_the_class_or_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_label_has_the_track_before_the_class_or_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
     for module in ("imaging.drawing", "pipeline.annotation"):
         monkeypatch.setattr(f"retina_edge.{module}.draw_label", lambda _image, text, *_: texts.append(text))
     boxes: list[list[float]] = [[100, 100, 400, 300], [10, 10, 20, 20], [50, 50, 60, 60]]
-    annotate(np.zeros((400, 600, 3), np.uint8), found(boxes), tracks=np.array([12, 3, -1], np.int64))
+    annotate(np.zeros((400, 600, 3), np.uint8), make(boxes), tracks=np.array([12, 3, -1], np.int64))
     assert texts == ["0.50", "#3", "#12 a 0.90"]
 
 
-def test_without_tracks_and_tallies_the_picture_is_the_same() -> None:
+def test_negative_tracks_and_empty_tallies_change_nothing() -> None:
     image = np.full((400, 600, 3), 90, np.uint8)
-    boxes = found([[100, 100, 300, 300], [10, 10, 20, 20]], [1, 0])
+    boxes = make([[100, 100, 300, 300], [10, 10, 20, 20]], [1, 0])
     plain = annotate(image, boxes)
     assert (annotate(image, boxes, tracks=np.full(2, -1, np.int64), tallies=()) == plain).all()
 
@@ -80,43 +80,43 @@ def test_without_tracks_and_tallies_the_picture_is_the_same() -> None:
 @pytest.mark.parametrize("ground", [0, 128, 255])
 def test_zones_and_lines_have_a_white_line_with_a_dark_rim(ground: int) -> None:
     image = np.full((400, 600, 3), ground, np.uint8)
-    zone_only, line_only = (annotate(image, found([]), tallies=[tally]) for tally in (GATE, DOOR))
+    zone_only, line_only = (annotate(image, make([]), tallies=[tally]) for tally in (GATE, DOOR))
     for column in (zone_only[190:210, 95:105].mean(axis=(0, 2)), line_only[195:205, 200:220].mean(axis=(1, 2))):
         assert column.max() == 255
         assert column.min() < 60
     inside, outside = int(zone_only[250, 200, 0]), int(zone_only[250, 400, 0])
     assert outside == ground
     assert inside > ground or ground == 255
-    # The arrow points to "in", which is down.
+    # The arrow points to the side of "in", which is below the line.
     assert (line_only[210:230, 290:310] != ground).any()
     assert (line_only[170:190, 290:310] == ground).all()
     assert (image == ground).all()
 
 
-def test_zones_say_their_name_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_regions_have_a_label_with_their_name_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
     for module in ("imaging.drawing", "pipeline.annotation"):
         monkeypatch.setattr(f"retina_edge.{module}.draw_label", lambda _image, text, *_: texts.append(text))
-    annotate(np.zeros((400, 600, 3), np.uint8), found([[100, 100, 400, 300]]), tallies=[GATE, DOOR])
+    annotate(np.zeros((400, 600, 3), np.uint8), make([[100, 100, 400, 300]]), tallies=[GATE, DOOR])
     assert texts == ["a 0.90", "gate: 2 inside, 4 entered", "door: 0 in, 7 out"]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2000), (50, 40), (99, 99), (200, 200)])
-def test_regions_beyond_the_picture_are_cut_off(size: tuple[int, int]) -> None:
-    assert annotate(np.zeros((*size, 3), np.uint8), found([]), tallies=[GATE, DOOR]).shape == (*size, 3)
+def test_regions_beyond_the_frame_are_cut_off(size: tuple[int, int]) -> None:
+    assert annotate(np.zeros((*size, 3), np.uint8), make([]), tallies=[GATE, DOOR]).shape == (*size, 3)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2000), (2000, 3), (16, 16)])
-def test_tiny_and_thin_pictures(size: tuple[int, int]) -> None:
-    picture = annotate(np.zeros((*size, 3), np.uint8), found([[0, 0, size[1], size[0]]]))
-    assert picture.shape == (*size, 3)
+def test_tiny_and_thin_frames_can_be_annotated(size: tuple[int, int]) -> None:
+    annotated = annotate(np.zeros((*size, 3), np.uint8), make([[0, 0, size[1], size[0]]]))
+    assert annotated.shape == (*size, 3)
 
 
-def test_lines_grow_with_the_picture() -> None:
+def test_lines_are_thicker_in_a_larger_frame() -> None:
     thickness = []
     for side in (400, 2800):
-        picture = annotate(np.zeros((side, side, 3), np.uint8), found([[side / 4, side / 4, side / 2, side / 2]]))
-        row = (picture[3 * side // 8, : 3 * side // 8] == color_of(0)).all(axis=1)
+        annotated = annotate(np.zeros((side, side, 3), np.uint8), make([[side / 4, side / 4, side / 2, side / 2]]))
+        row = (annotated[3 * side // 8, : 3 * side // 8] == color_of(0)).all(axis=1)
         thickness.append(int(row.sum()))
     assert thickness[1] > thickness[0]
 
@@ -127,7 +127,7 @@ def test_colors_are_stable_and_differ_between_neighboring_classes() -> None:
     assert color_of(len(PALETTE) + 2) == color_of(2)
 
 
-def test_read_only_views_and_slices_are_taken() -> None:
+def test_read_only_arrays_and_slices_can_be_annotated() -> None:
     image = np.zeros((200, 200, 3), np.uint8)[::2, ::2]
     image.flags.writeable = False
-    assert annotate(image, found([[10, 30, 60, 80]])).any()
+    assert annotate(image, make([[10, 30, 60, 80]])).any()

@@ -1,4 +1,4 @@
-"""Errors anywhere among several streams: the first is told, every thread ends; cameras that send nonsense are away."""
+"""Faults of several streams: the first error is raised, every thread ends, and cameras that send noise are offline."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ from tests.waiting import wait_for
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    """None of a pipeline that this test has started."""
+def all_threads_end() -> Iterator[None]:
+    """Check that no thread of a pipeline outlives the test that started it."""
     before = set(threading.enumerate())
     yield
-    left = [thread.name for thread in threading.enumerate() if thread not in before]
-    assert not [name for name in left if name.startswith(("capture", "feeder", "detector", "pipeline"))]
+    names = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert not [name for name in names if name.startswith(("capture", "feeder", "detector", "pipeline"))]
 
 
-class First(Exception):
-    """What went wrong first."""
+class FirstError(Exception):
+    """The error that happens first."""
 
 
-class Later(Exception):
-    """What went wrong because of it, or after it."""
+class LaterError(Exception):
+    """An error that happens after the first one."""
 
 
 @pytest.mark.parametrize("where", ["source", "submit", "infer", "result", "tick"])
 @pytest.mark.parametrize("live", [False, True])
-def test_the_first_error_is_told_whatever_follows(where: str, live: bool) -> None:
+def test_the_first_error_is_raised_although_others_follow(where: str, live: bool) -> None:
     if live and where in ("submit", "infer"):
-        where += " always"  # of live streams one batch may fail
+        where += " always"  # a single batch of live frames may fail without an error
 
     raised = threading.Event()
 
     def reach(place: str, now: bool) -> None:
         if place == where.split()[0] and (now or (raised.is_set() and "always" in where)):
             raised.set()
-            raise First(place)
+            raise FirstError(place)
 
     class Faulty(StandIn):
         def submit(self, frames: Any) -> Any:
@@ -75,17 +75,17 @@ def test_the_first_error_is_told_whatever_follows(where: str, live: bool) -> Non
 
     def on_end(_stream: Stream) -> None:
         if raised.is_set():
-            raise Later
+            raise LaterError
 
     streams = {name: partial(source, name) for name in ("a", "b", "c")}
     pipeline = Pipeline(Detector(Faulty(contract())), streams, on_result=on_result, on_end=on_end)
-    with pytest.raises(First, match=where.split()[0]):
+    with pytest.raises(FirstError, match=where.split()[0]):
         pipeline.run(lambda: reach("tick", pipeline.streams[1].detected > 7))
     assert not pipeline.hangs
     assert all(stream.status().state == "ended" for stream in pipeline.streams)
 
 
-def test_cameras_that_send_nonsense_are_away_and_hold_up_no_file() -> None:
+def test_cameras_that_send_noise_are_offline_and_do_not_delay_a_file() -> None:
     broken = itertools.repeat(np.random.default_rng(0).bytes(2000))
     kinds: dict[str, tuple[str, Talk]] = {
         "silence": ("rtsp", say_nothing),

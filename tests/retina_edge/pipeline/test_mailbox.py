@@ -1,4 +1,4 @@
-"""Places for frames: the newest of a camera, all of a file, and nobody left waiting."""
+"""Mailboxes: the newest frame of a camera, all frames of a file, and no thread that waits forever."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def frame(index: int) -> Frame:
 
 def take(mailbox: Mailbox, ready: threading.Condition) -> int | None:
     with ready:
-        found = mailbox.take()
-    return None if found is None else found.index
+        taken = mailbox.take()
+    return None if taken is None else taken.index
 
 
-def test_the_newest_wins() -> None:
+def test_the_newest_frame_wins() -> None:
     ready = threading.Condition()
     mailbox = Mailbox(ready, keep_all=False)
     assert take(mailbox, ready) is None
@@ -40,24 +40,24 @@ def test_the_newest_wins() -> None:
         assert mailbox.ended
 
 
-def test_a_queue_waits_for_room_and_loses_nothing() -> None:
+def test_put_waits_for_room_if_all_frames_are_kept() -> None:
     ready = threading.Condition()
     mailbox = Mailbox(ready, keep_all=True, size=2)
     filler = threading.Thread(target=lambda: [mailbox.put(frame(index)) for index in range(50)])
     filler.start()
     taken: list[int] = []
     while len(taken) < 50:
-        found = take(mailbox, ready)
-        if found is None:
+        index = take(mailbox, ready)
+        if index is None:
             time.sleep(0.001)
         else:
-            taken.append(found)
+            taken.append(index)
     filler.join()
     assert taken == list(range(50))
     assert mailbox.dropped == 0
 
 
-def test_closing_frees_who_waits_for_room() -> None:
+def test_closing_ends_a_put_that_waits_for_room() -> None:
     ready = threading.Condition()
     mailbox = Mailbox(ready, keep_all=True, size=1)
     mailbox.put(frame(0))
@@ -68,11 +68,11 @@ def test_closing_frees_who_waits_for_room() -> None:
     mailbox.close()
     filler.join(5)
     assert answers == [False]
-    assert take(mailbox, ready) == 0  # what was in it can still be taken
+    assert take(mailbox, ready) == 0  # a waiting frame can still be taken
 
 
 @pytest.mark.parametrize("keep_all", [False, True])
-def test_after_its_limit_it_closes(keep_all: bool) -> None:
+def test_a_mailbox_closes_itself_at_its_limit(keep_all: bool) -> None:
     ready = threading.Condition()
     mailbox = Mailbox(ready, keep_all=keep_all, limit=2)
     mailbox.put(frame(0))

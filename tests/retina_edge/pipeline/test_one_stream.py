@@ -1,4 +1,4 @@
-"""One file through the pipeline to its sinks: every frame once and in order, the first error, no thread left behind."""
+"""A file through the pipeline to its sinks: every frame once and in order, the first error, and no leftover thread."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from tests.stand_in import StandIn, contract, patch_frame
 from tests.waiting import wait_for
 
 CAPACITY = 4
-# Far more than any test needs, far less than a hang.
+# Far more than any test needs; a test that takes longer hangs.
 SECONDS = 20.0
 
 
 class Frames(Source):
-    """``count`` frames with a patch; raises ``error`` instead of frame ``fail_at``; endless without a count."""
+    """A source of ``count`` frames with a patch, or without end; it raises ``error`` instead of frame ``fail_at``."""
 
     def __init__(self, count: int | None, *, fail_at: int | None = None, error: BaseException | None = None) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Frames(Source):
 
 
 class Collect(Sink):
-    """Keeps frame indices and boxes; raises ``error`` instead of taking frame ``fail_at``."""
+    """A sink that keeps frame indices and left edges of boxes; it raises ``error`` instead of taking ``fail_at``."""
 
     def __init__(self, *, fail_at: int | None = None, error: BaseException | None = None, pause: float = 0) -> None:
         self.indices: list[int] = []
@@ -76,7 +76,7 @@ class Collect(Sink):
 
 
 class Run:
-    """A file through a pipeline into sinks, each in the background, to the end."""
+    """A pipeline with one source and several background sinks; calling it runs the pipeline to the end."""
 
     def __init__(
         self, source: Source, sinks: Sequence[Sink], *, detector: Detector | None = None, **options: Any
@@ -107,8 +107,8 @@ class Run:
                 self.pipeline.run()
         finally:
             assert time.monotonic() - start < SECONDS
-            left = [thread.name for thread in threading.enumerate()]
-            assert not {"feeder", "capture frames", "sink Collect"} & set(left), "a thread was left behind"
+            names = {thread.name for thread in threading.enumerate()}
+            assert not {"feeder", "capture frames", "sink Collect"} & names
         return self.summary()
 
     def summary(self) -> Summary:
@@ -121,7 +121,7 @@ def run(source: Source, sinks: Sequence[Sink], **options: Any) -> Summary:
 
 @pytest.mark.parametrize("count", [0, 1, 2, QUEUE_SIZE, 50])
 @pytest.mark.parametrize("batch", [1, 3, 8])
-def test_every_frame_once_and_in_order(count: int, batch: int) -> None:
+def test_every_frame_arrives_once_and_in_order(count: int, batch: int) -> None:
     sink = Collect(pause=0.001)
     summary = run(Frames(count), [sink], batch=batch)
     assert sink.indices == list(range(count))
@@ -146,13 +146,13 @@ def test_max_frames_ends_a_source_that_does_not_end() -> None:
     assert sink.indices == list(range(7))
 
 
-def test_scores() -> None:
+def test_only_detections_above_the_score_are_kept() -> None:
     for score, expected in ((None, 5), (0.89, 5), (0.95, 0)):
         assert run(Frames(5), [Collect()], score=score).detections == expected
 
 
 @pytest.mark.parametrize("score", [0.049, 0.0, -1.0, 1.0])
-def test_scores_the_model_cannot_give_are_refused(score: float) -> None:
+def test_a_score_out_of_range_is_refused(score: float) -> None:
     with pytest.raises(RetinaEdgeError, match=r"score: expected 0\.05 <= score < 1"):
         Run(Frames(1), [], score=score)
 
@@ -169,7 +169,7 @@ def test_the_summary_adds_up_over_streams() -> None:
     assert summary.fps == pytest.approx(7 / summary.seconds)
 
 
-def test_stop_finishes_what_was_read() -> None:
+def test_captured_frames_are_written_after_a_stop() -> None:
     source = Frames(None)
 
     class Stopping(Collect):
@@ -181,12 +181,12 @@ def test_stop_finishes_what_was_read() -> None:
     sink = Stopping()
     running = Run(source, [sink])
     running()
-    # But for the one that was read when its queue had closed.
+    # All but a frame that was read after its mailbox had closed.
     assert sink.indices in (list(range(source.read)), list(range(source.read - 1)))
     assert running.pipeline.streams[0].captured == len(sink.indices)
 
 
-def test_a_stop_before_the_run_is_not_forgotten() -> None:
+def test_a_stop_before_the_run_ends_the_run_at_once() -> None:
     sink = Collect()
     running = Run(Frames(3), [sink])
     running.pipeline.stop()
@@ -194,7 +194,7 @@ def test_a_stop_before_the_run_is_not_forgotten() -> None:
     assert sink.indices == []
 
 
-def test_the_picture_is_annotated_once_and_only_where_a_sink_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_is_annotated_once_and_only_if_a_sink_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
 
     def annotate(image: Any, detections: Any, **_: Any) -> Any:
@@ -218,22 +218,21 @@ ERRORS = [ValueError("boom"), SourceError("boom"), KeyboardInterrupt(), SystemEx
 
 @pytest.mark.parametrize("at", [0, 1, 10])
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_an_error_in_the_source(error: BaseException, at: int) -> None:
+def test_frames_before_an_error_of_the_source_are_written(error: BaseException, at: int) -> None:
     sink = Collect(pause=0.002)
-    if isinstance(error, SourceError):  # of its stream alone
+    if isinstance(error, SourceError):  # an error of this stream only
         assert run(Frames(None, fail_at=at, error=error), [sink]).errors == (str(error),)
     else:
         with pytest.raises(type(error)) as caught:
             run(Frames(None, fail_at=at, error=error), [sink])
         assert caught.value is error
-    # What was read before is still detected and written.
     assert sink.indices == list(range(at))
 
 
 @pytest.mark.parametrize("at", [0, 1, 10])
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("pause", [0.0, 0.005])
-def test_an_error_in_the_detector(error: BaseException, at: int, pause: float) -> None:
+def test_frames_before_an_error_of_the_detector_are_written(error: BaseException, at: int, pause: float) -> None:
     sink = Collect(pause=pause)
     with pytest.raises(type(error)) as caught:
         run(Frames(None), [sink], detector=Detector(StandIn(contract(), fail_at=at, error=error)))
@@ -244,35 +243,35 @@ def test_an_error_in_the_detector(error: BaseException, at: int, pause: float) -
 @pytest.mark.parametrize("at", [0, 1, 10])
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("batch", [1, 4])
-def test_an_error_in_a_sink(error: BaseException, at: int, batch: int) -> None:
+def test_an_error_of_a_sink_stops_the_source(error: BaseException, at: int, batch: int) -> None:
     source, sink = Frames(None), Collect(fail_at=at, error=error)
     with pytest.raises(type(error)) as caught:
         run(source, [sink], batch=batch)
     assert caught.value is error
     assert sink.indices == list(range(at))
-    # The reader stopped, too: it was ahead by what waits before and behind the detector.
+    # The source is read ahead only by the frames that wait before and after the detector.
     assert source.read <= at + CAPACITY + 1 + (MAX_BATCHES_IN_FLIGHT + 1) * batch + QUEUE_SIZE + 1
 
 
-def test_a_frame_that_is_none_is_an_error() -> None:
-    class Odd(Frames):
+def test_a_frame_of_another_type_is_an_error() -> None:
+    class FloatFrames(Frames):
         def __iter__(self) -> Iterator[Frame]:
             for frame in super().__iter__():
-                yield Frame(frame.image.astype(float), 0, 0.0, "odd")
+                yield Frame(frame.image.astype(float), 0, 0.0, "float")
 
     with pytest.raises(ValueError, match="expected an image"):
-        run(Odd(None), [Collect()])
+        run(FloatFrames(None), [Collect()])
 
 
 def test_the_first_of_two_errors_is_raised() -> None:
-    # The detector fails while the writer is held up on frame 0, which fails later.
+    # The detector fails while the sink still writes frame 0; the sink fails afterwards, on frame 1.
     sink = Collect(fail_at=1, error=OSError("second"), pause=0.1)
     with pytest.raises(ValueError, match="first"):
         run(Frames(None), [sink], detector=Detector(StandIn(contract(), fail_at=3, error=ValueError("first"))))
 
 
 @pytest.mark.parametrize("stage", ["source", "detector", "sink"])
-def test_videos_stay_playable(tmp_path: Path, stage: str) -> None:
+def test_after_an_error_the_partial_video_is_playable(tmp_path: Path, stage: str) -> None:
     error = RuntimeError("boom")
     source = Frames(None, fail_at=10, error=error) if stage == "source" else Frames(None)
     stand_in = StandIn(contract(), fail_at=10, error=error) if stage == "detector" else StandIn(contract())
@@ -283,11 +282,11 @@ def test_videos_stay_playable(tmp_path: Path, stage: str) -> None:
     assert not (tmp_path / "out.mp4").exists()
     count = len((tmp_path / "out.jsonl").read_text().splitlines())
     assert count_frames(tmp_path / "out.partial.mp4")[0] == count
-    # What was on its way to the other sinks when one failed is in them.
+    # The other sinks also have the frames that waited for them when one sink failed.
     assert count == 10 if stage != "sink" else 10 <= count <= 11 + CAPACITY
 
 
-def test_ctrl_c_leaves_a_whole_video(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_complete_video(tmp_path: Path) -> None:
     stand_in = StandIn(contract(), fail_at=12, error=KeyboardInterrupt())
     sink = VideoSink(tmp_path / "out.mp4", fps=25)
     with pytest.raises(KeyboardInterrupt):
@@ -300,7 +299,7 @@ def test_ctrl_c_while_the_last_frames_are_written_waits_for_them() -> None:
     class Interrupting(Collect):
         def write(self, result: Result) -> None:
             super().write(result)
-            if result.frame.index == 1:  # all others are in the queue by then
+            if result.frame.index == 1:  # all other frames wait in the queue now
                 os.kill(os.getpid(), signal.SIGINT)
 
     sink = Interrupting(pause=0.1)
@@ -313,7 +312,7 @@ def test_ctrl_c_while_the_last_frames_are_written_waits_for_them() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT, which Windows lacks")
-def test_another_ctrl_c_gives_up_a_source_that_hangs() -> None:
+def test_a_second_ctrl_c_abandons_a_source_that_hangs() -> None:
     hangs = threading.Event()
 
     class Hanging(Frames):
@@ -337,13 +336,13 @@ def test_another_ctrl_c_gives_up_a_source_that_hangs() -> None:
 
 def test_errors_and_warnings_of_sources_reach_the_summary(tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"text")
-    pictures = ImageSource([write_picture(tmp_path / "a.png"), tmp_path / "bad.jpg", write_picture(tmp_path / "b.png")])
+    images = ImageSource([write_picture(tmp_path / "a.png"), tmp_path / "bad.jpg", write_picture(tmp_path / "b.png")])
     sink = Collect()
-    summary = run(pictures, [sink])
+    summary = run(images, [sink])
     assert sink.indices == [0, 2]
     assert ["bad.jpg" in line for line in summary.errors] == [True]
-    whole = write_video(tmp_path / "v.avi", count=40, codec="MJPG")
-    (tmp_path / "cut.avi").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    video = write_video(tmp_path / "v.avi", count=40, codec="MJPG")
+    (tmp_path / "cut.avi").write_bytes(video.read_bytes()[: video.stat().st_size // 2])
     summary = run(VideoSource(tmp_path / "cut.avi"), [Collect()])
     assert ["cut.avi" in line for line in summary.warnings] == [True]
     assert summary.errors == ()
@@ -364,5 +363,5 @@ def test_reading_and_writing_overlap_with_inference() -> None:
                 yield frame
 
     summary = run(SlowFrames(count), [Collect(pause=pause)], detector=Detector(Slow(contract())))
-    # One after another would take three times the pause a frame.
+    # Without overlap, each frame would take three pauses.
     assert summary.seconds < 2.5 * pause * count

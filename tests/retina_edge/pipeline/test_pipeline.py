@@ -1,4 +1,4 @@
-"""Several streams at a time: nothing of a file is lost, nothing of a camera is old, and nobody waits for the dead."""
+"""Several streams at once: no frame of a file is lost, and results of a camera are recent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.stand_in import StandIn, contract, patch_frame
 
 
 @pytest.mark.parametrize("batch", [None, 1, 3, 8])
-def test_every_frame_of_files_once_and_in_order(batch: int | None) -> None:
+def test_every_frame_of_files_arrives_once_and_in_order(batch: int | None) -> None:
     counts = {"a": 0, "b": 1, "c": 37, "d": 80}
     sizes = {"a": (64, 96), "b": (32, 32), "c": (120, 50), "d": (64, 96)}
     sources = {name: partial(Made, name, count=counts[name], size=sizes[name]) for name in counts}
@@ -40,11 +40,11 @@ def test_a_fixed_batch_is_filled() -> None:
     run = Run(sources, stand_in).start()
     run.end()
     assert {shape[0] for shape in stand_in.calls} == {4}
-    assert len(stand_in.calls) <= 33  # 30 full ones; some short ones when streams begin and end
+    assert len(stand_in.calls) <= 33  # 30 full batches, and some short ones when streams begin and end
 
 
-def test_of_a_live_stream_the_newest_frame_wins_and_drops_are_counted() -> None:
-    """A detector of 30 ms at 60 frames a second: results stay young, and do not grow older."""
+def test_the_newest_frame_of_a_live_stream_wins_and_drops_are_counted() -> None:
+    """With a detector of 30 ms and 60 frames per second, results are recent and do not grow older."""
     run = Run({"camera": lambda: Made(rate=60, live=True)}, Slow(0.03)).start()
     until(lambda: len(run.results["camera"]) >= 100)
     status = run.end(stop=True)["camera"]
@@ -53,10 +53,10 @@ def test_of_a_live_stream_the_newest_frame_wins_and_drops_are_counted() -> None:
     early, late = np.median(ages[10:40]), np.median(ages[-30:])
     assert late < 0.06
     assert late < early + 0.015
-    assert np.percentile(ages[5:], 90) < 0.06 + 0.02  # a loaded machine may be late now and then
+    assert np.percentile(ages[5:], 90) < 0.06 + 0.02  # a loaded machine is late from time to time
     indices = run.indices["camera"]
     assert indices == sorted(set(indices))
-    # Captured is what was detected, dropped, or left waiting at the end.
+    # Every captured frame was detected or dropped, or still waited at the end.
     assert status.captured - status.detected - status.dropped in (0, 1)
     assert status.dropped > 50
 
@@ -65,20 +65,20 @@ def test_frames_that_are_too_old_are_dropped_and_counted() -> None:
     class Old(Made):
         def __iter__(self) -> Iterator[Frame]:
             for frame in super().__iter__():
-                late = 1.0 if frame.index % 2 else 0.0
-                yield Frame(frame.image, frame.index, None, frame.name, frame.captured - late)
+                age = 1.0 if frame.index % 2 else 0.0
+                yield Frame(frame.image, frame.index, None, frame.name, frame.captured - age)
 
     run = Run({"camera": lambda: Old(rate=100, live=True), "file": lambda: Old(count=10)}, max_age=0.5).start()
     until(lambda: len(run.results["camera"]) >= 10)
     status = run.end(stop=True)
     assert all(index % 2 == 0 for index in run.indices["camera"])
     assert status["camera"].expired > 0
-    assert run.indices["file"] == list(range(10))  # a file's frames do not age
+    assert run.indices["file"] == list(range(10))  # frames of a file have no age limit
     camera = status["camera"]
     assert camera.captured - camera.detected - camera.dropped - camera.expired in (0, 1)
 
 
-def test_a_stream_that_changes_its_resolution() -> None:
+def test_a_stream_may_change_its_resolution() -> None:
     class Changing(Made):
         def __iter__(self) -> Iterator[Frame]:
             for frame in super().__iter__():
@@ -91,12 +91,12 @@ def test_a_stream_that_changes_its_resolution() -> None:
     assert (status.height, status.width) == (128, 96)
 
 
-def test_the_score_acts_on_the_next_result() -> None:
+def test_a_new_score_applies_to_the_next_result() -> None:
     run = Run({"a": lambda: Made(rate=200, live=True)}, score=0.1).start()
     until(lambda: len(run.results["a"]) > 3)
     run.pipeline.set_score(0.95)
-    seen = len(run.results["a"])
-    until(lambda: len(run.results["a"]) > seen + 3)
+    before = len(run.results["a"])
+    until(lambda: len(run.results["a"]) > before + 3)
     run.end(stop=True)
     assert len(run.results["a"][0].detections) == 1
     assert len(run.results["a"][-1].detections) == 0
@@ -105,8 +105,8 @@ def test_the_score_acts_on_the_next_result() -> None:
             run.pipeline.set_score(score)
 
 
-def test_objects_are_followed_and_counted() -> None:
-    """A patch that walks from left to right over a line, and starts again after 60 frames."""
+def test_objects_are_tracked_and_counted() -> None:
+    """A patch moves from left to right over a line, and starts again after 60 frames."""
     analyze = partial(StreamAnalyzer, regions=[line("door=0.5,0 0.5,1")], anchor="centre")
     run = Run({"a": lambda: Made(count=120), "b": lambda: Made(count=20)}, analyze=analyze).start()
     run.end()
@@ -124,23 +124,23 @@ def test_objects_are_followed_and_counted() -> None:
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.002, 0.05])
-def test_what_is_counted_in_a_file_depends_on_no_machine(wait: float) -> None:
-    """Seconds of the film are what tracks and zones go by: an object that is away for two of them has left."""
+def test_counts_of_a_file_do_not_depend_on_the_speed_of_the_machine(wait: float) -> None:
+    """Tracks and zones use the time of the video: an object that is absent for long enough has left."""
 
-    class Film(Made):
+    class Video(Made):
         def __iter__(self) -> Iterator[Frame]:
-            for index in range(60):  # at 5 frames a second
+            for index in range(60):  # at 5 frames per second
                 image = patch_frame((64, 96), (8, 8)) if not 20 <= index < 45 else np.zeros((64, 96, 3), np.uint8)
                 time.sleep(wait)
-                yield Frame(image, index, index / 5, "film")
+                yield Frame(image, index, index / 5, "video")
 
     analyze = partial(StreamAnalyzer, regions=[zone("all=0,0 1,0 1,1 0,1")])
-    run = Run({"film": Film}, analyze=analyze).start()
+    run = Run({"video": Video}, analyze=analyze).start()
     run.end()
-    events = [event.kind for result in run.results["film"] for event in result.events]
+    events = [event.kind for result in run.results["video"] for event in result.events]
     assert events == ["entered", "left", "entered"]
 
 
-def test_no_streams() -> None:
+def test_a_pipeline_without_streams_is_refused() -> None:
     with pytest.raises(RetinaEdgeError, match="expected at least one stream"):
         Run({})

@@ -1,4 +1,4 @@
-"""Streams that are away, lost, or done: nobody waits for them, and they are opened again as often as is good."""
+"""Streams that are offline, lost or ended: no other stream waits for them, and they are reopened with a back-off."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.made_streams import Made, dead
 from tests.retina_edge.pipeline.running import SECONDS, Run, Slow, until
 
 
-def test_a_dead_stream_slows_no_other() -> None:
-    run = Run({"dead": dead, "well": lambda: Made(rate=100, live=True)}, deadline=0.5).start()
-    until(lambda: len(run.results["well"]) >= 60)
+def test_an_offline_stream_does_not_delay_another() -> None:
+    run = Run({"dead": dead, "healthy": lambda: Made(rate=100, live=True)}, deadline=0.5).start()
+    until(lambda: len(run.results["healthy"]) >= 60)
     status = run.end(stop=True)
     assert status["dead"].error == "camera: no route to host"
     assert status["dead"].detected == 0
-    gaps = np.diff([result.frame.captured for result in run.results["well"]])
-    assert np.median(gaps) < 0.02  # nobody waits for it
+    gaps = np.diff([result.frame.captured for result in run.results["healthy"]])
+    assert np.median(gaps) < 0.02  # no batch waits for the offline stream
 
 
 def test_a_lost_stream_comes_back_with_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,17 +41,17 @@ def test_a_lost_stream_comes_back_with_backoff(monkeypatch: pytest.MonkeyPatch) 
 
     run = Run({"flaky": flaky}).start()
     until(lambda: run.status()["flaky"].reconnects >= 9)
-    seen = run.status()["flaky"]
+    status_before = run.status()["flaky"]
     status = run.end(stop=True)["flaky"]
-    assert seen.error.startswith("lost")
+    assert status_before.error.startswith("lost")
     assert status.state == "ended"
     assert status.detected > 10
     waits = np.diff(attempts[3:8])
     assert waits.max() < 0.3
-    assert waits[-1] > 0.07  # the longest
+    assert waits[-1] > 0.07  # close to MAX_BACKOFF
 
 
-def test_a_stop_while_a_source_opens_is_no_error_of_the_source() -> None:
+def test_a_stop_while_a_source_opens_is_not_an_error() -> None:
     class Opening(Made):
         def __enter__(self) -> Source:
             opening.set()
@@ -66,7 +66,7 @@ def test_a_stop_while_a_source_opens_is_no_error_of_the_source() -> None:
     assert run.pipeline.streams[0].errors == []
 
 
-def test_a_camera_that_has_given_its_frames_is_not_opened_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_camera_is_not_reopened_after_max_frames(caplog: pytest.LogCaptureFixture) -> None:
     opened: list[bool] = []
 
     def camera() -> Source:
@@ -77,11 +77,11 @@ def test_a_camera_that_has_given_its_frames_is_not_opened_again(caplog: pytest.L
     status = run.end()
     assert (status["camera"].detected, status["file"].detected) == (10, 10)
     assert status["camera"].reconnects == 0
-    assert len(opened) == 2  # once to see whether it is live
+    assert len(opened) == 2  # the first source only shows that the stream is live
     assert caplog.text == ""
 
 
-def test_a_camera_that_stalls_after_a_frame_is_tried_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_back_off_grows_for_a_camera_that_stalls_after_its_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capturing, "MIN_BACKOFF", 0.02)
     monkeypatch.setattr(capturing, "MAX_BACKOFF", 0.16)
     monkeypatch.setattr(capturing, "STABLE_SECONDS", 0.1)
