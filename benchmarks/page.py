@@ -29,7 +29,7 @@ from retina_edge.imaging.image_file import read_image
 from retina_edge.sources.flight import FPS, Flight
 from tests.rtsp_server import RtspServer, free_port
 
-PICTURE = Path(__file__).parent / "pictures" / "page.jpg"
+PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "page.jpg"
 DESKTOP, PHONE = (1280, 1080), (390, 1080)
 # First frame of each camera's video, so that the cameras show different parts of the forest.
 STARTS = {"north": 0, "south": 300}

@@ -1,6 +1,6 @@
-"""The README's pictures, drawn from the result files in ``benchmarks/results``.
+"""The pictures of the documentation, drawn from the result files in ``benchmarks/results``.
 
-python -m benchmarks.readme
+python -m benchmarks.documentation
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 Record = dict[str, Any]
-PICTURES = Path(__file__).parent / "pictures"
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 OURS, THEIRS = "#1b7f5c", "#8a8f98"
 # Key of the PNG metadata that holds the digest of the result file; a test compares it with the current file.
 SOURCE = "Source"
@@ -35,7 +35,7 @@ def draw(name: str, results: Path, pictures: Path | None = None) -> Path:
     Args:
         name: name of the result file, without its suffix.
         results: folder of the result file.
-        pictures: folder to write to; None for the folder of the README's pictures.
+        pictures: folder to write to; None for the pictures of the documentation.
     """
     content = (results / f"{name}.json").read_bytes()
     figure = DRAWINGS[name](json.loads(content))

@@ -1,4 +1,4 @@
-"""The README's tables, made from result files: ratios for a CPU, and also milliseconds for a GPU, which is named."""
+"""The tables of the documentation, made from result files: ratios for a CPU, also milliseconds for a named GPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def source(name: str, record: Record) -> str:
     busy = is_busy(record.get("conditions", {}).get("before", {}), machine["cores"])
     warning = ["**other processes used the CPU**"] if busy else []
     facts = ", ".join([where, *packages, *warning])
-    return f"*[{name}.json](benchmarks/results/{name}.json): {facts}. `{record['command']}`*"
+    return f"*`benchmarks/results/{name}.json`: {facts}. `{record['command']}`*"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -46,7 +46,7 @@ def _milliseconds(row: Row) -> str:
 
 def _bold(candidate: str, cells: Sequence[str]) -> list[str]:
     own = candidate.startswith("retina_edge")
-    return [f"**{cell}**" if own and cell else cell for cell in cells]
+    return [f"**{cell}**" if own and cell[:1].isdigit() else cell for cell in cells]
 
 
 def _end_to_end(record: Record) -> str:

@@ -19,58 +19,66 @@ if TYPE_CHECKING:
 
     from export.precision.accuracy_budget import AccuracyBudget
 
-# Images that layers are compared on. Every layer runs on all of them.
+# Number of images that layers are compared on; every layer runs on all of them.
 COMPARED_IMAGES = 4
 
 
 @dataclass(frozen=True)
 class AccuracyOptions:
-    """How much accuracy a conversion to FP16 or INT8 may cost, and how it is measured.
+    """The accuracy that a conversion to FP16 or INT8 may cost, and the images that it is measured on.
 
     Attributes:
         points: AP points (AP times 100) that may be lost against FP32.
         annotations: COCO annotations of the images that AP is measured on.
         images: folder of these images; None for ``images/`` beside the annotations, or their own folder.
-        fallback: INT8 layers may fall back to higher precision, to stay within the budget.
+        fallback: let INT8 layers fall back to a higher precision, to stay within the budget.
     """
 
     points: float
-    annotations: Path
-    images: Path | None = None
+    annotations: Path | str
+    images: Path | str | None = None
     fallback: bool = True
 
 
 def accuracy_budget(
     options: AccuracyOptions | None, *, precision: str, source_precision: str, progress: Progress
 ) -> AccuracyBudget | None:
-    """Return the budget with what measures it; None without options.
+    """Return the budget of a conversion, with a function that measures AP; None without options.
 
     Args:
-        options: the budget.
+        options: the budget, and the images to measure it on.
         precision: precision of the model to make.
-        source_precision: precision of the model that it is made of.
-        progress: told what is being measured.
+        source_precision: precision of the model that is converted.
+        progress: callback that reports the current step.
 
     Raises:
         ContractError: if nothing is converted, so that there is nothing to compare.
         DataError: if the data set cannot be used.
+
+    Example:
+        >>> from retina_edge.api.progress import no_progress
+        >>> options = AccuracyOptions(points=0.5, annotations="tests/data/treecrowns/val.json")
+        >>> budget = accuracy_budget(options, precision="fp16", source_precision="fp32", progress=no_progress)
+        >>> budget.points, budget.data["images"]
+        (0.5, 16)
     """
     if options is None:
         return None
     if precision in ("fp32", source_precision):
         raise ContractError(
-            f"--accuracy-budget compares with fp32, and nothing is converted: --precision {precision} of a model in "
-            f"{source_precision}; leave it out, or start from an fp32 model"
+            f"--accuracy-budget: expected a conversion from fp32, got --precision {precision} for a model in "
+            f"{source_precision}; leave the option out, or start from an fp32 model"
         )
     from export.precision.accuracy_budget import AccuracyBudget  # needs onnx
 
-    dataset = load_coco(options.annotations, options.images or _default_images(options.annotations))
+    annotations = Path(options.annotations)
+    dataset = load_coco(annotations, options.images or _default_images(annotations))
     measure = _Measurement(dataset, progress)
     busiest = sorted(dataset.images, key=lambda image: -len(image.boxes))[:COMPARED_IMAGES]
     return AccuracyBudget(
         options.points,
         measure,
-        {"annotations": options.annotations.name, **dataset_digests(dataset), "by": "ONNX Runtime on a CPU"},
+        {"annotations": annotations.name, **dataset_digests(dataset), "by": "ONNX Runtime on a CPU"},
         [image.read() for image in busiest],
         options.fallback,
         measure.tell,
@@ -78,7 +86,14 @@ def accuracy_budget(
 
 
 def dataset_digests(dataset: CocoDataset) -> dict[str, Any]:
-    """Return the number of images, and the sha256 of the annotations and of the images in their order."""
+    """Return the number of images, the sha256 of the annotations, and that of the images in their order.
+
+    Example:
+        >>> dataset = load_coco("tests/data/treecrowns/val.json", "tests/data/treecrowns/images")
+        >>> digests = dataset_digests(dataset)
+        >>> digests["images"], digests["images_sha256"][:8]
+        (16, '396c00d8')
+    """
     images = hashlib.sha256()
     for image in dataset.images:
         images.update(hashlib.sha256(image.path.read_bytes()).digest())
@@ -90,12 +105,13 @@ def dataset_digests(dataset: CocoDataset) -> dict[str, Any]:
 
 
 class _Measurement:
-    """Measures the AP of a deployable ONNX on a data set, through the same Detector as any other evaluation."""
+    """A function that measures the AP of a deployable ONNX on a data set, with the Detector of any other evaluation."""
 
     def __init__(self, dataset: CocoDataset, progress: Progress) -> None:
         self._dataset, self._progress, self._step = dataset, progress, ""
 
     def tell(self, step: str) -> None:
+        """Report a new step."""
         self._step = step
         self._progress(step, None, None)
 

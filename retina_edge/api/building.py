@@ -1,4 +1,4 @@
-"""``retina_edge.api.build``: a checkpoint or a deployable ONNX becomes a TensorRT engine with its passport."""
+"""The implementation of ``retina_edge.api.build``, from a checkpoint or a deployable ONNX to a TensorRT engine."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from retina_edge.api.progress import Progress, no_progress
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build came to.
+    """The result of a build.
 
     Attributes:
-        engine: the engine file.
-        passport: its passport.
-        built: False if the same engine, of the same inputs and options, was already there.
+        engine: path of the engine.
+        passport: passport of the engine.
+        built: False if the same engine, built from the same inputs and options, was already there.
         findings: remarks of the audit of the calibration set.
     """
 
@@ -47,24 +47,25 @@ def build(
 
     Args:
         model: a checkpoint of ``train`` or ``convert``, or an ONNX of ``export``.
-        engine: the engine to write, with its passport beside it. It is replaced at the very end, or not at all.
-        options: what to build.
+        engine: path of the engine to write; its passport is written beside it. An existing engine is replaced at the
+            very end, or not at all.
+        options: options of the engine.
         calibration: images for INT8, if the model is not INT8 yet.
-        accuracy: how much accuracy FP16 or INT8 may cost; None measures nothing.
-        verify: image files and folders; the network that goes into the engine is compared with FP32 on them.
+        accuracy: accuracy that FP16 or INT8 may cost; None to measure nothing.
+        verify: image files and folders on which the network that goes into the engine is compared with FP32.
         force: build even if the same engine is there.
-        progress: told what is being done.
+        progress: callback that reports the current step.
 
     Returns:
-        The engine, its passport, the remarks on the calibration set, and whether it was built now.
+        The engine, its passport and the remarks on the calibration set.
 
     Raises:
-        ModelFileError: if the model is missing, corrupt or foreign.
+        ModelFileError: if the model is missing, corrupt or not one of retina_edge.
         ContractError: for options that contradict each other or the model.
         ExportError: if the model cannot be converted, or is outside the accuracy budget.
         BuildError: if TensorRT refuses the network, or builds another precision.
         DataError, SourceError: if images or annotations cannot be used.
-        MissingDependencyError, DeviceError: if nothing on this machine can build it.
+        MissingDependencyError, DeviceError: if this machine cannot build the engine.
     """
     options = options or BuildOptions()
     source = EngineSource.open(

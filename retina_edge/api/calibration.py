@@ -1,4 +1,4 @@
-"""The calibration set of an INT8 model: which images, and how they are used."""
+"""The calibration set of an INT8 model, and how its images are used."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """How to calibrate an INT8 model.
+    """The images and the calibrator for an INT8 model.
 
     Attributes:
-        images: folder of images as the camera will see them, or a COCO file that lists them.
+        images: folder of images like those of the camera, or a COCO file that lists such images.
         count: number of images to use, spread evenly over all of them.
         calibrator: ``minmax``, ``percentile``, ``entropy`` or ``mse``; None for the default of the layout.
-        cache: folder that keeps ranges under a digest of weights, images and settings; None to keep none.
+        cache: folder that keeps ranges under a digest of weights, images and settings; None to keep no ranges.
     """
 
-    images: Path
+    images: Path | str
     count: int = DEFAULT_IMAGES
     calibrator: str | None = None
-    cache: Path | None = field(default_factory=calibration_cache)
+    cache: Path | str | None = field(default_factory=calibration_cache)
 
 
 def load_calibration(
@@ -42,12 +42,12 @@ def load_calibration(
     layout: str,
     progress: Callable[[int, int], None],
 ) -> Calibration | None:
-    """Audit the calibration images, if a model is to be converted to INT8; else return None.
+    """Audit the calibration images for a conversion to INT8; return None for any other precision.
 
     Args:
-        options: the images and how to use them.
+        options: the images and the calibrator.
         precision: precision of the model to make.
-        source_precision: precision of the model that it is made of.
+        source_precision: precision of the model that is converted.
         layout: ``tensorrt`` or ``cpu``.
         progress: called during calibration with the number of images done and their total.
 
@@ -55,18 +55,29 @@ def load_calibration(
         ContractError: for INT8 without images, or for images that are not needed.
         DataError: if too few of the images can be used.
         SourceError: if the path is neither a folder nor a COCO file.
+
+    Example:
+        >>> options = CalibrationOptions("tests/data/treecrowns/images", cache=None)
+        >>> calibration = load_calibration(
+        ...     options, precision="int8", source_precision="fp32", layout="cpu", progress=lambda done, count: None
+        ... )
+        >>> len(calibration.images.paths), calibration.chosen
+        (16, 'mse')
     """
     if precision != "int8" or source_precision == "int8":
         if options is not None:
-            why = f"got --precision {precision}" if source_precision != "int8" else "and the model is int8 already"
-            raise ContractError(f"--calibration is for conversion to int8, {why}; leave it out")
+            reason = (
+                f"got --precision {precision}" if source_precision != "int8" else "got a model that is int8 already"
+            )
+            raise ContractError(f"--calibration: expected a conversion to int8, {reason}; leave the option out")
         return None
     if options is None:
         raise ContractError("int8 needs images to calibrate with: give --calibration DIR or COCO.json")
     from export.precision.conversion import Calibration  # needs onnx
 
-    images = audit(_image_files(options.images), read_image, count=options.count)
-    return Calibration(images, layout, options.calibrator, options.cache, progress)
+    images = audit(_image_files(Path(options.images)), read_image, count=options.count)
+    cache = None if options.cache is None else Path(options.cache)
+    return Calibration(images, layout, options.calibrator, cache, progress)
 
 
 def _image_files(path: Path) -> list[Path]:
@@ -91,4 +102,4 @@ def _listed_image(path: Path, name: str) -> Path:
     for file in (path.parent / name, path.parent / "images" / name):
         if file.is_file():
             return file
-    raise DataError(f"{path}: expected its image {name} beside it or in images/, found none")
+    raise DataError(f"{path}: expected the image {name} beside it or in images/, found no such file")

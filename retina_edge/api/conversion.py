@@ -1,4 +1,4 @@
-"""The conversion of a model to the precision asked for, shared by ``export`` and ``build``."""
+"""The conversion of a model to another precision, which ``export`` and ``build`` share."""
 
 from __future__ import annotations
 
@@ -26,8 +26,15 @@ class Conversion:
     Attributes:
         precision: precision of the model to make.
         calibration: calibration set and settings; None unless a model is converted to INT8.
-        budget: the accuracy budget with what measures it; None to measure nothing.
+        budget: the accuracy budget, with a function that measures AP; None to measure nothing.
         images: the user's images to verify with; empty to use parts of the sample image.
+
+    Example:
+        >>> from retina_edge.api.progress import no_progress
+        >>> options = {"layout": "cpu", "calibration": None, "accuracy": None, "images": (), "progress": no_progress}
+        >>> conversion = Conversion.prepare("fp16", source_precision="fp32", **options)
+        >>> [image.shape for image in conversion.verification_images((416, 736))]
+        [(416, 736, 3), (416, 736, 3), (416, 736, 3), (416, 736, 3)]
     """
 
     precision: str
@@ -47,16 +54,16 @@ class Conversion:
         images: Sequence[Path],
         progress: Progress,
     ) -> Conversion:
-        """Read and check what the conversion needs.
+        """Read and check everything that the conversion needs.
 
         Args:
             precision: precision of the model to make.
-            source_precision: precision of the model that it is made of.
+            source_precision: precision of the model that is converted.
             layout: INT8 layout, ``cpu`` or ``tensorrt``.
             calibration: images for INT8.
-            accuracy: how much accuracy may be lost.
+            accuracy: accuracy that the conversion may cost; None to measure nothing.
             images: image files and folders to verify with.
-            progress: told what is being done, also later during the conversion.
+            progress: callback that reports the current step, now and during the conversion.
 
         Raises:
             ContractError: for options that contradict each other or the model.
@@ -91,7 +98,7 @@ class Conversion:
             fp32: content of the ONNX file.
 
         Returns:
-            Content of the converted ONNX file, and its difference from FP32.
+            Content of the converted ONNX file, and its drift from FP32.
 
         Raises:
             ExportError: if the model cannot be converted, or is outside the accuracy budget.
@@ -108,7 +115,7 @@ class Conversion:
         return model.SerializeToString(), drift
 
     def inputs(self) -> dict[str, str]:
-        """Return everything that the converted model depends on beside its source, as names and digests."""
+        """Return everything that the converted model depends on besides its source, as names and digests."""
         inputs = {}
         if self.calibration is not None:
             inputs["calibration"] = self.calibration.images.digest

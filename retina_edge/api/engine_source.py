@@ -1,4 +1,4 @@
-"""The model that an engine is built from, brought to the precision of the engine."""
+"""The model that an engine is built from, converted to the precision of the engine."""
 
 from __future__ import annotations
 
@@ -25,13 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineSource:
-    """A model file, and what has to be done to it before TensorRT sees it.
+    """A model file, and its conversion to the precision of the engine.
 
     Attributes:
-        path: a checkpoint, or a deployable ONNX.
-        precision: its precision; ``fp32`` for a checkpoint.
+        path: path of a checkpoint or a deployable ONNX.
+        precision: precision of the model file; ``fp32`` for a checkpoint.
         options: options of the engine.
-        conversion: what is needed to convert it to the precision of the engine.
+        conversion: the conversion to the precision of the engine.
+
+    Example:
+        >>> from retina_edge.api.progress import no_progress
+        >>> from retina_edge.assets import MODEL
+        >>> nothing = {"calibration": None, "accuracy": None, "verify": ()}
+        >>> source = EngineSource.open(MODEL, BuildOptions(precision="fp16"), progress=no_progress, **nothing)
+        >>> source.precision, list(source.inputs())
+        ('fp32', ['model', 'retina-edge'])
     """
 
     path: Path
@@ -50,7 +58,7 @@ class EngineSource:
         verify: Sequence[Path],
         progress: Progress,
     ) -> EngineSource:
-        """Check a model file, and read what its conversion needs; arguments and errors as for ``api.build``."""
+        """Check a model file and prepare its conversion. Arguments and errors are those of ``api.build``."""
         precision = _precision_of(path)
         progress("reading images", None, None)
         conversion = Conversion.prepare(
@@ -69,12 +77,12 @@ class EngineSource:
         return {"model": sha256(self.path), "retina-edge": __version__, **self.conversion.inputs()}
 
     def network(self, progress: Progress) -> tuple[bytes, dict[str, Any] | None]:
-        """Return the ONNX that goes into the engine, and what was verified, for the passport.
+        """Return the ONNX that goes into the engine, and the record of its verification for the passport.
 
         Raises:
             ExportError: if the model cannot be converted.
-            ModelFileError: if the model is damaged.
-            BuildError: if there are images to verify with, and nothing to compare.
+            ModelFileError: if the model is corrupt.
+            BuildError: if there are images to verify with, but the model is not converted, so nothing can be compared.
         """
         content, verified = self.path.read_bytes(), None
         if self.path.suffix == ".pt":
@@ -90,8 +98,8 @@ class EngineSource:
             return content, _drift_record(drift)
         if self.conversion.images and verified is None:
             raise BuildError(
-                f"verify: {self.path} goes into the engine as it is, in {self.precision}, so there is nothing to "
-                "compare it with; leave --verify out, or build from the checkpoint or an fp32 ONNX"
+                f"--verify: expected a model to convert, got {self.path}, which goes into the engine as it is in "
+                f"{self.precision}; leave --verify out, or build from the checkpoint or an fp32 ONNX"
             )
         return content, verified
 
@@ -110,10 +118,10 @@ class EngineSource:
 
 
 def _precision_of(path: Path) -> str:
-    """Return the precision of a model file: what the contract of an ONNX says; fp32 for a checkpoint.
+    """Return the precision of a model file: that in the contract of an ONNX; fp32 for a checkpoint.
 
     Raises:
-        ModelFileError: if there is no such file, or it is of another kind or foreign.
+        ModelFileError: if the file does not exist, or is not a model of retina_edge.
     """
     if path.suffix not in (".pt", ".onnx"):
         raise ModelFileError(f"{path}: expected a model ending in .pt or .onnx, got {path.suffix or 'no suffix'!r}")

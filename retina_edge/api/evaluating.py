@@ -1,4 +1,4 @@
-"""``retina_edge.api.evaluate``: COCO metrics of a model, its confusions, and its comparison with another model."""
+"""The implementation of ``retina_edge.api.evaluate``: COCO metrics, confusion, and comparison of two models."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from retina_edge.evaluation.coco_metrics import MAX_DETECTIONS, Evaluation, dete
 from retina_edge.evaluation.comparison import Comparison, ModelResult, compare
 from retina_edge.evaluation.confusion import Confusion, confusion
 
-# The score from which a user would see a box.
+# Default score above which a box counts in the confusion and in the comparison.
 SCORE = 0.3
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How to evaluate.
+    """The options of an evaluation.
 
     Attributes:
         score: boxes that score more count in the confusion and in the comparison; AP counts all boxes.
         batch: images, or tiles, in a batch; None for the model's own, or 1.
-        max_detections: best boxes of an image that count; 100 as in COCO.
-        tiles: cut images into tiles; None detects in whole images.
+        max_detections: number of best boxes of an image that count; 100 as in COCO.
+        tiles: tiles to cut images into; None to detect in whole images.
         device: for a checkpoint ``auto``, ``cpu`` or ``cuda``; for an engine ``cuda:N``.
         skip_invalid: skip annotations without area or outside their image, instead of refusing them.
     """
@@ -42,7 +42,7 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What was measured.
+    """The result of an evaluation.
 
     Attributes:
         dataset: the data set.
@@ -77,17 +77,17 @@ def evaluate(
     """Run a model over labeled images and compute COCO metrics.
 
     Args:
-        model: a ``.pt``, ``.onnx`` or ``.engine``.
-        annotations: COCO annotations.
+        model: path of a ``.pt``, ``.onnx`` or ``.engine``.
+        annotations: path of the COCO annotations.
         images: folder of the images.
-        options: how to evaluate.
-        against: another model to compare with on the same images, for instance the FP32 model.
+        options: options of the evaluation.
+        against: path of another model to compare with on the same images, for instance the FP32 model.
         on_dataset: called with the data set once it is read and checked.
         on_image: called after each image with the model and the number of images in the data set.
 
     Raises:
         DataError: if the annotations or images cannot be used, or model and data set share no class.
-        ModelFileError, DeviceError, MissingDependencyError: if the model cannot run here.
+        ModelFileError, DeviceError, MissingDependencyError: if the model cannot run on this machine.
 
     Example:
         >>> from retina_edge.api import evaluate
@@ -99,7 +99,7 @@ def evaluate(
     options = options or EvaluationOptions()
     dataset = load_coco(annotations, images, skip_invalid=options.skip_invalid)
     on_dataset(dataset)
-    # The other model first: its problems should be known before this model has run over everything.
+    # Run the other model first, so that an error in it is raised before this model has run over all images.
     others = _detect(Path(against), dataset, options, on_image) if against else None
     detections = _detect(Path(model), dataset, options, on_image)
     evaluation = evaluate_detections(detections, dataset, max_detections=options.max_detections)

@@ -1,4 +1,4 @@
-"""``retina_edge.api.export``: a checkpoint becomes a deployable ONNX, verified before it is written."""
+"""The implementation of ``retina_edge.api.export``, from a checkpoint to a deployable ONNX."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export.
+    """The options of an export.
 
     Attributes:
         precision: ``fp32``, ``fp16`` or ``int8``.
@@ -33,6 +33,13 @@ class ExportOptions:
         input_size: (height, width) of the input, pixels, multiples of 32; None for the checkpoint's.
         score_threshold, iou_threshold, top_k, max_detections: post-processing; None for the checkpoint's.
         half_weights: for FP32: store the weights in float16, half the file size.
+
+    Example:
+        >>> options = ExportOptions(precision="int8", layout="tensorrt", input_size=(416, 736))
+        >>> ExportOptions(precision="fp16", half_weights=True)
+        Traceback (most recent call last):
+            ...
+        engines.core.errors.ContractError: --half-weights is for fp32, got --precision fp16; leave one out
     """
 
     precision: str = "fp32"
@@ -56,15 +63,15 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written, and how it was verified.
+    """The result of an export: the file, and how it was verified.
 
     Attributes:
-        path: the ONNX file.
-        size: its size in bytes.
+        path: path of the ONNX file.
+        size: size of the file, bytes.
         batch: images in a batch; None for any number.
-        contract: what the model promises.
+        contract: contract of the model.
         agreement: largest differences from torch and from the specification.
-        drift: difference from FP32; None for FP32.
+        drift: drift from FP32; None for FP32.
         findings: remarks of the audit of the calibration set.
     """
 
@@ -90,16 +97,16 @@ def export(
     """Export a checkpoint to one ONNX file that is the whole detector.
 
     Args:
-        checkpoint: a checkpoint of ``train`` or ``convert``.
-        output: the ONNX file to write. It is replaced at the very end, or not at all.
-        options: what to export.
+        checkpoint: path of a checkpoint of ``train`` or ``convert``.
+        output: path of the ONNX file. An existing file is replaced at the very end, or not at all.
+        options: options of the export.
         calibration: images for INT8.
-        accuracy: how much accuracy FP16 or INT8 may cost; None measures nothing.
+        accuracy: accuracy that FP16 or INT8 may cost; None to measure nothing.
         images: image files and folders to verify with; by default parts of the sample image.
-        progress: told what is being done.
+        progress: callback that reports the current step.
 
     Raises:
-        ModelFileError: if the checkpoint is missing, corrupt or foreign.
+        ModelFileError: if the checkpoint is missing, corrupt or not one of retina_edge.
         ContractError: for options that contradict each other or the checkpoint.
         ExportError: if the result differs from torch or the specification, or is outside the accuracy budget.
         DataError, SourceError: if images or annotations cannot be used.
@@ -140,7 +147,7 @@ def export(
 
 
 def _contract(contract: DetectorContract, options: ExportOptions) -> DetectorContract:
-    """Return a checkpoint's contract with the values that are not learned and may be chosen at export."""
+    """Return a checkpoint's contract with the values that are chosen at export, because they are not learned."""
     chosen = {
         "score_threshold": options.score_threshold,
         "iou_threshold": options.iou_threshold,

@@ -1,10 +1,10 @@
-"""How the functions of ``retina_edge.api`` report what they are doing."""
+"""The callback with which the functions of ``retina_edge.api`` report their progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-# Called with a phrase for the current step, and the units done and their total, or None if there is nothing to count.
+# Takes a phrase for the current step, and the number of units done and their total; None if there is nothing to count.
 Progress = Callable[[str, "float | None", "float | None"], None]
 
 

@@ -1,4 +1,4 @@
-"""``retina_edge.api.open_run``: detector, pipeline and outputs of a run, as ``detect`` and ``serve`` use them."""
+"""The implementation of ``retina_edge.api.open_run``: detector, pipeline and outputs of ``detect`` and ``serve``."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from retina_edge.sources.stream_names import named_sources
 from retina_edge.system.stop_request import StopRequest, stop_on_signal
 from retina_edge.tracking.analysis import TrackingOptions
 
-# The least score of a detection, if the model's own threshold is not higher.
+# The score threshold of a run, if the model's own threshold is not higher.
 DEFAULT_SCORE = 0.4
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What to detect in, and where results go.
+    """The model, the sources and the outputs of a run.
 
     Attributes:
-        model: ``model.engine``, ``model.onnx`` or ``model.pt``.
-        sources: each ``SOURCE`` or ``NAME=SOURCE``, as on the command line.
+        model: path of the model: ``.engine``, ``.onnx`` or ``.pt``.
+        sources: sources, each ``SOURCE`` or ``NAME=SOURCE``, as on the command line.
         score: detections score more than this; None for ``DEFAULT_SCORE``, or the model's own threshold if that is
             higher.
         batch: frames, or tiles, in a batch; None for the model's own.
-        tiles: cut frames into tiles; None detects in whole frames.
-        tracking: tracks, zones and lines.
-        outputs: files and event receivers.
+        tiles: tiles to cut frames into; None to detect in whole frames.
+        tracking: tracking, zones and lines.
+        outputs: files, windows and event receivers.
     """
 
     model: Path
@@ -53,7 +53,7 @@ class StreamRun:
     """A run that is open but not running yet: call ``pipeline.run()``.
 
     Attributes:
-        sources: one source of each stream, by name. They describe the streams; the pipeline opens others like them.
+        sources: one source of each stream, by name. They only describe the streams; the pipeline opens its own.
         pipeline: the pipeline over all streams.
         outputs: files and event receivers.
         stop: set when Ctrl-C or SIGTERM asks the pipeline to end.
@@ -69,20 +69,27 @@ class StreamRun:
 def open_run(
     options: RunOptions, *, strict: bool, on_result: Callable[[Result], None] = lambda _: None, **pipeline_options: Any
 ) -> Iterator[StreamRun]:
-    """Open detector, pipeline and outputs inside the block.
+    """Open detector, pipeline and outputs, and close them at the end of the block.
 
-    If the run ends with an error because the detector hangs, the detector is not closed: a thread still uses it. All
-    files are closed.
+    If the run ends with an error because the detector hangs, the detector stays open, because a thread still uses it.
+    All files are closed.
 
     Args:
-        options: what to detect in, and where results go.
-        strict: True for a run over files: older outputs are overwritten, and an output that fails ends the run. False
-            for a service: older outputs are continued, and an output that fails is retried.
-        on_result: called with each result before it goes to the outputs, in the detector thread.
+        options: the model, the sources and the outputs.
+        strict: True for a run over files: existing outputs are overwritten, and an output that fails ends the run.
+            False for a service: existing outputs are continued, and an output that fails is retried.
+        on_result: called in the detector thread with each result, before the outputs get the result.
         pipeline_options: further arguments of ``Pipeline``.
 
     Raises:
         RetinaEdgeError, OSError: if an option cannot be satisfied.
+
+    Example:
+        >>> from retina_edge.assets import FOREST, MODEL
+        >>> with open_run(RunOptions(MODEL, [str(FOREST)]), strict=True) as run:
+        ...     run.pipeline.run()
+        >>> run.pipeline.streams[0].detected, run.pipeline.streams[0].objects
+        (1, 84)
     """
     named = named_sources(options.sources)
     sources = {name: make() for name, make in named.items()}
@@ -108,7 +115,7 @@ def open_run(
         )
         with (
             _keep_open_if_hanging(pipeline, stack),
-            # The first Ctrl-C ends the run in order, with complete files; a second one abandons what hangs.
+            # The first Ctrl-C ends the run with complete files; a second one abandons threads that hang.
             stop_on_signal(pipeline.stop) as stop,
             options.outputs.open(sources, pipeline.streams, strict=strict) as outputs,
         ):

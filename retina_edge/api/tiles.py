@@ -1,4 +1,4 @@
-"""Detection in tiles as an option of several functions."""
+"""The options for detection in tiles, which several functions share."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ DEFAULT_OVERLAP = 64
 
 @dataclass(frozen=True)
 class TileOptions:
-    """How to cut large images into tiles.
+    """The tiles that large images are cut into.
 
     Attributes:
         size: (height, width) of a tile, pixels; None for the network's input size.
-        overlap: minimum overlap of neighboring tiles, pixels; as large as the largest object.
+        overlap: minimum overlap of neighboring tiles, pixels; it should be as large as the largest object.
+
+    Example:
+        >>> from retina_edge.assets import MODEL
+        >>> with Detector.load(MODEL) as detector:
+        ...     isinstance(TileOptions(overlap=96).apply(detector, batch=None), TiledDetector)
+        True
     """
 
     size: tuple[int, int] | None = None
@@ -26,7 +32,7 @@ class TileOptions:
         """Return a detector that cuts images into tiles; it borrows ``detector``.
 
         Args:
-            detector: detects in the tiles.
+            detector: detector that runs on the tiles.
             batch: tiles in a batch; None for the model's own, or 1.
 
         Raises:

@@ -1,8 +1,9 @@
-"""``retina_edge.api.train``: labeled images become a checkpoint. Runs under torchrun as it is."""
+"""The implementation of ``retina_edge.api.train``, from labeled images to a checkpoint, also under torchrun."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,34 +27,43 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What to learn from, and what to measure on.
+    """The data sets to train on and to validate on.
 
     Attributes:
-        train: COCO annotations to learn from.
-        images: folder of their images.
-        val: COCO annotations to measure on.
-        val_images: folder of their images; None for ``images``.
+        train: path of the COCO annotations to train on.
+        images: folder of the training images.
+        val: path of the COCO annotations to validate on.
+        val_images: folder of the validation images; None for ``images``.
         skip_invalid: skip annotations without area or outside their image, instead of refusing them.
     """
 
-    train: Path
-    images: Path
-    val: Path
-    val_images: Path | None = None
+    train: Path | str
+    images: Path | str
+    val: Path | str
+    val_images: Path | str | None = None
     skip_invalid: bool = False
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """A new model; see ``ModelConfig`` for the architecture.
+    """The options of a new model; see ``ModelConfig`` for the architecture.
 
     Attributes:
         input_size: (height, width) of the network's input, pixels, multiples of 32.
-        anchor_sizes: smallest anchor of each pyramid level, input pixels; None for those that fit the data set best.
+        anchor_sizes: smallest anchor of each pyramid level, input pixels; None for sizes that fit the data set best.
         aspect_ratios: height / width of the anchors.
-        backbone, backbone_levels, backbone_norm, fpn_channels, head_depth, head_norm, box_loss: as in ``ModelConfig``;
-            ``backbone_levels`` is the last stage used, 3 to 5.
-        pretrained_backbone: start from torchvision's ImageNet weights, which it downloads.
+        backbone, backbone_levels, backbone_norm, fpn_channels, head_depth, head_norm, box_loss: fields of
+            ``ModelConfig``; ``backbone_levels`` is the last stage that is used, 3 to 5.
+        pretrained_backbone: start from ImageNet weights, which torchvision downloads.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Example:
+        >>> options = ModelOptions(input_size=(416, 736), backbone="resnet18", fpn_channels=64)
+        >>> config = options.config(num_classes=3)
+        >>> config.backbone, config.num_classes, len(config.anchor_sizes)
+        ('resnet18', 3, 5)
     """
 
     input_size: tuple[int, int] = (800, 800)
@@ -69,7 +79,16 @@ class ModelOptions:
     pretrained_backbone: bool = False
 
     def __post_init__(self) -> None:
-        self.config(num_classes=1)  # so that a wrong option is refused before the data is read
+        # Sizes are rounded down to whole pixels.
+        for size in self.anchor_sizes or ():
+            if not 1 <= size < math.inf:
+                raise ValueError(f"anchor_sizes: expected sizes of at least 1 pixel, got {size:g}")
+        if not self.aspect_ratios:
+            raise ValueError("aspect_ratios: expected at least one, got none")
+        for ratio in self.aspect_ratios:
+            if not 0 < ratio < math.inf:
+                raise ValueError(f"aspect_ratios: expected numbers above 0, got {ratio:g}")
+        self.config(num_classes=1)  # raises for a wrong option before any data is read
 
     def config(self, *, num_classes: int) -> ModelConfig:
         """Return the architecture for a number of classes.
@@ -94,11 +113,11 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run came to.
+    """The result of a training run.
 
     Attributes:
-        checkpoint: the best checkpoint so far.
-        best_ap: its AP on the validation images, 0 to 1.
+        checkpoint: path of the best checkpoint.
+        best_ap: AP of that checkpoint on the validation images, 0 to 1.
     """
 
     checkpoint: Path
@@ -112,8 +131,8 @@ def train(
     *,
     model: ModelOptions | None = None,
     augment: AugmentOptions | None = None,
-    init: Path | None = None,
-    qat: Path | None = None,
+    init: Path | str | None = None,
+    qat: Path | str | None = None,
     resume: bool = False,
     half_weights: bool = False,
     device: str = "auto",
@@ -123,18 +142,18 @@ def train(
     """Train a RetinaNet.
 
     Args:
-        data: what to learn from, and what to measure on.
-        output: the best checkpoint; ``NAME.last.pt``, for ``resume``, and ``NAME.csv`` are written beside it.
-        options: how to train; with ``qat`` the default is ``QAT_OPTIONS``.
-        model: the model to make; by default the paper's R50 for 800x800 pixels. Not with ``qat``.
-        augment: how training images are changed; by default crops of the input's size.
-        init: a checkpoint to fine-tune from. Not with ``qat``.
-        qat: a trained checkpoint to fine-tune with the rounding of INT8 (quantization-aware training).
+        data: data sets to train on and to validate on.
+        output: path of the best checkpoint; ``NAME.last.pt`` (for ``resume``) and ``NAME.csv`` are written beside it.
+        options: options of the training; with ``qat`` the default is ``QAT_OPTIONS``.
+        model: options of the new model; by default the paper's R50 for 800x800 pixels. Not with ``qat``.
+        augment: augmentation of the training images; by default crops of the input's size.
+        init: path of a checkpoint to fine-tune. Not with ``qat``.
+        qat: path of a trained checkpoint to fine-tune with the rounding of INT8 (quantization-aware training).
         resume: continue from ``NAME.last.pt``.
         half_weights: store the best weights in float16.
         device: ``auto``, ``cpu`` or ``cuda``.
-        tell: called with lines for the user.
-        observer: watches steps and epochs, for instance a ``TrainingProgress``; used in the main process only.
+        tell: called with each line for the user.
+        observer: observer of steps and epochs, for instance a ``TrainingProgress``; used in the main process only.
 
     Raises:
         DataError: if the annotations or images cannot be used.
@@ -172,7 +191,7 @@ def train(
             network = quantized_model(source, train_data, batch=options.batch, device=group.device)
         else:
             network, contract = _new_model(model, train_data, init, seed=options.seed, tell=tell)
-        with observer if observer and group.is_main else TrainingObserver() as watching:
+        with observer if observer and group.is_main else TrainingObserver() as active_observer:
             trainer = Trainer(
                 network,
                 contract,
@@ -183,9 +202,9 @@ def train(
                 output=output,
                 group=group,
                 half=half_weights,
-                on_step=watching.on_step,
-                on_evaluated=watching.on_evaluated,
-                on_epoch=watching.on_epoch,
+                on_step=active_observer.on_step,
+                on_evaluated=active_observer.on_evaluated,
+                on_epoch=active_observer.on_epoch,
             )
             if resume:
                 trainer.resume()
@@ -196,9 +215,9 @@ def train(
 
 
 def _new_model(
-    options: ModelOptions, data: CocoDataset, init: Path | None, *, seed: int, tell: Tell
+    options: ModelOptions, data: CocoDataset, init: Path | str | None, *, seed: int, tell: Tell
 ) -> tuple[RetinaNet, DetectorContract]:
-    """Make a new model, with the weights of another one if ``init`` is given."""
+    """Make a new model, and copy the weights of a checkpoint if ``init`` is given."""
     from retina_edge.model.checkpoint import load_checkpoint
     from retina_edge.training.initialize import initialize_from, new_model
 
@@ -210,13 +229,12 @@ def _new_model(
     config = options.config(num_classes=len(data.class_names))
     source = load_checkpoint(init) if init else None
     if source:
-        # These two only tell torchvision's two architectures apart, so the source decides.
-        theirs = source.config
-        config = dataclasses.replace(config, extra_levels=theirs.extra_levels, norm_eps=theirs.norm_eps)
+        # These two fields differ only between torchvision's two architectures, so they are taken from the checkpoint.
+        config = dataclasses.replace(config, extra_levels=source.config.extra_levels, norm_eps=source.config.norm_eps)
     model, contract = new_model(
         config, data, options.input_size, seed=seed, pretrained_backbone=options.pretrained_backbone
     )
     if source and init:
         for line in initialize_from(model, contract, source):
-            tell(f"{init.name}: {line}")
+            tell(f"{Path(init).name}: {line}")
     return model, contract

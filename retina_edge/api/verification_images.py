@@ -12,7 +12,7 @@ from engines.core.letterbox import BgrImage
 from retina_edge.assets import FOREST
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES, read_image
 
-# More images verify nothing new, and each one is run several times.
+# More images would verify nothing new, and each image runs through several models.
 MAX_VERIFICATION_IMAGES = 8
 
 
@@ -20,7 +20,11 @@ def read_images(paths: Sequence[Path]) -> list[BgrImage]:
     """Read the first ``MAX_VERIFICATION_IMAGES`` images of files and folders: uint8 [height, width, 3], BGR.
 
     Raises:
-        SourceError: if there are none, or one cannot be read.
+        SourceError: if there are no images, or an image cannot be read.
+
+    Example:
+        >>> [image.shape for image in read_images([FOREST])]
+        [(622, 2299, 3)]
     """
     files: list[Path] = []
     for path in paths:
@@ -32,7 +36,12 @@ def read_images(paths: Sequence[Path]) -> list[BgrImage]:
 
 
 def sample_images(input_size: tuple[int, int]) -> list[BgrImage]:
-    """Return three parts of the sample image, as large as the input if it is large enough, and an image of noise."""
+    """Return three parts of the sample image, of the input's size or less if the image is smaller, and one of noise.
+
+    Example:
+        >>> [image.shape for image in sample_images((416, 736))]
+        [(416, 736, 3), (416, 736, 3), (416, 736, 3), (416, 736, 3)]
+    """
     forest = read_image(FOREST)
     height, width = (min(side, limit) for side, limit in zip(input_size, forest.shape[:2], strict=True))
     lefts = np.linspace(0, forest.shape[1] - width, 3).astype(int)

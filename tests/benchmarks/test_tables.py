@@ -1,4 +1,4 @@
-"""The README's tables and pictures of GPU results, made from made-up records."""
+"""The tables and pictures of GPU results, made from made-up records."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks import record
+from benchmarks.documentation import BENCHMARKS, NOT_YET, PLACES, with_figures
 from benchmarks.plots import DRAWINGS, SOURCE, draw, source_of
-from benchmarks.readme import NOT_YET, PLACES, README, with_figures
 from benchmarks.tables import TABLES, source
 
 TIMES = {"min_ms": 1.0, "p10_ms": 1.0, "p90_ms": 2.0, "rounds": 200}
@@ -123,22 +123,22 @@ def test_every_result_file_has_a_table_and_a_place() -> None:
     assert {path.stem for path in record.RESULTS.glob("*.json")} <= set(TABLES)
 
 
-def test_without_gpu_results_the_readme_shows_no_gpu_table(folder: Path) -> None:
-    text = with_figures(README.read_text(encoding="utf-8"), folder)
-    assert "_gpu.json)" not in text
+def test_without_gpu_results_the_page_shows_no_gpu_table(folder: Path) -> None:
+    text = with_figures(BENCHMARKS.read_text(encoding="utf-8"), folder)
+    assert "_gpu.json`" not in text
     assert f"<!-- gpu -->\n{NOT_YET}\n<!-- /gpu -->" in text
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_gpu_results_are_shown_once_they_exist(folder: Path, name: str) -> None:
-    text = README.read_text(encoding="utf-8")
+    text = BENCHMARKS.read_text(encoding="utf-8")
     without = with_figures(text, folder)
     (folder / f"{name}.json").write_text(json.dumps(fake_record(name)))
     shown = with_figures(text, folder)
-    assert f"*[{name}.json](benchmarks/results/{name}.json): NVIDIA H200, driver 580, torch 2.11. `python" in shown
+    assert f"*`benchmarks/results/{name}.json`: NVIDIA H200, driver 580, torch 2.11. `python" in shown
     for expected in EXPECTED[name]:
         assert expected in shown
-    assert (f"(benchmarks/pictures/{name}.png)" in shown) == (name in DRAWINGS)
+    assert (f"(pictures/{name}.png)" in shown) == (name in DRAWINGS)
     assert name in ("gpu", "runner_gpu") or NOT_YET in shown
     # The earlier text is still there, so the CPU table comes first.
     mark = next(mark for mark, names in PLACES.items() if name in names)
@@ -187,7 +187,7 @@ def test_the_line_under_a_table_warns_of_a_busy_machine() -> None:
 def test_a_missing_cpu_result_is_an_error(folder: Path) -> None:
     (folder / "scaling.json").unlink()
     with pytest.raises(ValueError, match=r"run python -m benchmarks\.scaling"):
-        with_figures(README.read_text(encoding="utf-8"), folder)
+        with_figures(BENCHMARKS.read_text(encoding="utf-8"), folder)
 
 
 def test_a_missing_mark_is_an_error(folder: Path) -> None:
