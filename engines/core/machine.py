@@ -91,7 +91,8 @@ def _jetpack() -> str:
         return ""
     try:
         run = subprocess.run(_JETPACK_QUERY, capture_output=True, text=True, check=True)
-        return f"JetPack {run.stdout.strip()}"
+        if version := run.stdout.strip():  # empty if dpkg knows the package, but it is not installed
+            return f"JetPack {version}"
     except (OSError, subprocess.CalledProcessError):
         pass
     match = re.search(r"R(\d+).*?REVISION: ([\d.]+)", _TEGRA_RELEASE.read_text())

@@ -46,22 +46,6 @@ class Nvrtc:
         self._library = ctypes.CDLL(str(libraries[0]))
         self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
 
-    @property
-    def version(self) -> tuple[int, int]:
-        """Version of the compiler, (major, minor)."""
-        major, minor = ctypes.c_int(), ctypes.c_int()
-        self._check(self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
-        return major.value, minor.value
-
-    @property
-    def architectures(self) -> tuple[int, ...]:
-        """GPU architectures that the compiler supports: 75, 80, ..."""
-        count = ctypes.c_int()
-        self._check(self._library.nvrtcGetNumSupportedArchs(ctypes.byref(count)))
-        numbers = (ctypes.c_int * count.value)()
-        self._check(self._library.nvrtcGetSupportedArchs(numbers))
-        return tuple(numbers)
-
     def compile(self, source: str, header: str, options: Sequence[str], *, cubin: bool = False) -> tuple[bytes, str]:
         """Compile the source of a kernel.
 

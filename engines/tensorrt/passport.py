@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,54 @@ from engines.core.contract import DetectorContract
 from engines.core.errors import ContractError, DeviceError, ModelFileError
 from engines.core.machine import Machine
 from engines.tensorrt.backend import TENSORRT_RTX
-from engines.tensorrt.build_options import PORTABLE, PORTABLE_SM, runs_on_sm
+from engines.tensorrt.build_options import KERNELS, PLUGIN, PORTABLE, PORTABLE_SM, runs_on_sm
 
 SCHEMA = 1
 PARSED, INSPECTED = "parsed network", "engine inspector"
 _AMPERE = "an NVIDIA GPU of compute capability 8.0 or higher"
+
+# Types in the JSON of a passport. They are compared exactly, so True is not a number. [x] is a list of x; {"a": x} is
+# an object with the key a; "a?" is a key that may be missing, and "*" is any key. Only the author of a record, such as
+# export.precision, knows its inside.
+_TEXT, _INTEGER, _NUMBER, _BOOLEAN = (str,), (int,), (int, float), (bool,)
+_OBJECT, _RECORD = (dict,), (dict, type(None))
+_WORDS: Mapping[tuple[type, ...], str] = {
+    _TEXT: "text",
+    _INTEGER: "an integer",
+    _NUMBER: "a number",
+    _BOOLEAN: "true or false",
+    _OBJECT: "an object",
+    _RECORD: "an object or null",
+}
+_TENSORS = [{"name": _TEXT, "type": _TEXT, "shape": [_INTEGER]}]
+_PASSPORT: Mapping[str, Any] = {
+    "contract": _OBJECT,
+    "plan_sha256": _TEXT,
+    "plan_bytes": _INTEGER,
+    "onnx_sha256": _TEXT,
+    "request": {
+        "source?": _TEXT,
+        "inputs?": {"*": _TEXT},
+        "options?": {"version_compatible?": _BOOLEAN, "hardware_compatible?": _BOOLEAN},
+    },
+    "backend": _TEXT,
+    "backend_version": _TEXT,
+    "targets": [_TEXT],
+    "machine": {"*": _TEXT},
+    "precision_asked": _TEXT,
+    "precision_found": {"*": {"*": _INTEGER}},
+    "precision_source": _TEXT,
+    "convolutions": {"*": _TEXT},
+    "postprocess": _TEXT,
+    "inputs": _TENSORS,
+    "outputs": _TENSORS,
+    "batch": [_INTEGER],
+    "quantization": _RECORD,
+    "verified": _RECORD,
+    "build_seconds": _NUMBER,
+    "built_at": _TEXT,
+    "accuracy?": _RECORD,
+}
 
 
 @dataclass(frozen=True)
@@ -91,18 +135,21 @@ class Passport:
         """Restore a passport from the JSON of ``to_json``.
 
         Raises:
-            ContractError: if the text is not JSON or has another schema, or fields are missing.
+            ContractError: if the text is not JSON or has another schema, or a field or a part of a field is missing,
+                unknown, or of a wrong type or value.
         """
         try:
             values = json.loads(text)
             if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
                 raise ContractError(f"expected a passport of schema {SCHEMA}, got something else")
+            _check_form("", values, _PASSPORT)
+            _check_values(values)
             values["contract"] = DetectorContract.from_json(json.dumps(values["contract"]))
             values["machine"] = Machine(**values["machine"])
             for name in ("targets", "inputs", "outputs", "batch"):
                 values[name] = tuple(values[name])
             return cls(**values)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, TypeError) as error:  # TypeError: an unknown field, or a missing record
             raise ContractError(
                 f"expected a passport, got a damaged or incomplete one ({type(error).__name__}: {error})"
             ) from error
@@ -205,6 +252,39 @@ def sha256(path: Path | str) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _check_form(name: str, value: Any, form: Any) -> None:
+    """Raise ContractError if a value of a passport, or a value inside it, has another type than in ``_PASSPORT``."""
+    if isinstance(form, list):
+        _require(type(value) is list, name, "a list", value)
+        for index, item in enumerate(value):
+            _check_form(f"{name}[{index}]", item, form[0])
+    elif isinstance(form, Mapping):
+        _require(type(value) is dict, name, "an object", value)
+        for key, inner in form.items():
+            required = not key.endswith("?") and key != "*"
+            for found in value if key == "*" else [key.rstrip("?")]:
+                if required or found in value:
+                    _check_form(f"{name}.{found}" if name else found, value.get(found), inner)
+    else:
+        _require(type(value) in form, name, _WORDS[form], value)
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
+    """Raise ContractError if a value of the right type would mislead or stop the code that reads the passport."""
+    version, postprocess, batch = values["backend_version"], values["postprocess"], values["batch"]
+    capability = values["machine"].get("compute_capability", "")
+    _require(bool(_numbers(version)), "backend_version", "a version such as 10.3.0", version)
+    _require(postprocess in (PLUGIN, KERNELS), "postprocess", f"{PLUGIN} or {KERNELS}", postprocess)
+    _require(len(batch) == 3, "batch", "the smallest, the tuned and the largest size", batch)
+    fits = re.fullmatch(r"([0-9]+\.[0-9]+)?", capability) is not None
+    _require(fits, "machine.compute_capability", "a number such as 8.7", capability)
+
+
+def _require(condition: bool, name: str, expected: str, got: object) -> None:
+    if not condition:
+        raise ContractError(f"passport: {name}: expected {expected}, got {repr(got)[:60]}")
 
 
 def _backend_mismatch(passport: Passport, backend: str, version: str) -> str:

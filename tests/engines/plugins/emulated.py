@@ -1,9 +1,14 @@
-"""Run the kernels on the CPU: g++ compiles their sources with a header that runs the threads of a block as fibers."""
+"""Run the kernels on the CPU: g++ compiles their sources with a header that runs the threads of a block as fibers.
+
+The compiled kernels are kept in pytest's cache, so a later run compiles only those whose source, options or compiler
+changed.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -34,25 +39,40 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g
 
 
 def compile_into(folder: Path) -> None:
-    """Set the folder for the compiled kernels. All workers of a test run share it, so each kernel is compiled once."""
+    """Set the folder for the compiled kernels, which all workers of a test run share."""
     global _folder
     _folder = folder
 
 
 @functools.cache
 def library(entry: str) -> ctypes.CDLL:
-    """Return the library of one kernel; compile it if no worker of this test run has done so."""
+    """Return the library of one kernel; compile it if the folder has none of the same source, options and compiler."""
     assert _folder is not None
     (file, macros), *_ = [(file, macros) for name, file, macros in entries() if name == entry]
-    target = _folder / f"{entry}.so"
-    kind = Path(file).stem.upper()
-    command = ["g++", *OPTIONS, f'-DSOURCE="{FOLDER / file}"', f"-D{kind}", *macros]
-    with FileLock(f"{target}.lock"):
+    options = (*OPTIONS, f"-D{Path(file).stem.upper()}", *macros)
+    target = _folder / f"{entry}-{_digest(file, options)}.so"
+    with FileLock(_folder / f"{entry}.lock"):
         if not target.exists():
-            partial = target.with_suffix(".partial.so")
-            subprocess.run([*command, str(EMULATOR / "emulator.cpp"), "-o", str(partial)], check=True)
+            partial = _folder / f"{entry}.partial"
+            command = ["g++", *options, f'-DSOURCE="{FOLDER / file}"', str(EMULATOR / "emulator.cpp")]
+            subprocess.run([*command, "-o", str(partial)], check=True)
+            for outdated in _folder.glob(f"{entry}-*.so"):
+                outdated.unlink()
             partial.rename(target)
-    return ctypes.CDLL(str(target))
+        return ctypes.CDLL(str(target))  # under the lock, because another run may delete the file as outdated
+
+
+def _digest(file: str, options: Sequence[str]) -> str:
+    """Return a digest of everything that the compiled kernel depends on."""
+    sources = [FOLDER / file, FOLDER / "block.cuh", *sorted(EMULATOR.iterdir())]
+    parts = [_compiler(), " ".join(options).encode(), *(source.read_bytes() for source in sources)]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+@functools.cache
+def _compiler() -> bytes:
+    """Return the description that g++ prints of itself: version, target and configuration."""
+    return subprocess.run(["g++", "-v"], capture_output=True, check=True).stderr
 
 
 def run_kernel(launch: Launch, inputs: Sequence[npt.NDArray[Any]], *, seed: int = 0) -> Arrays:

@@ -5,14 +5,13 @@ Memory and streams are those of the driver's stand-in.
 
 from __future__ import annotations
 
-import ctypes
 import types
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
+from benchmarks.torch_network import host_array
 from engines.core.tensor_names import INPUT
 from engines.tensorrt.backend import TENSORRT_RTX, Backend
 from tests.engines.plugins.pycuda_stand_in import Driver
@@ -164,17 +163,11 @@ class Context(Held):
             runtime.runs.append(shape[0])
             for address in addresses.values():
                 driver.check(address)
-            images = _array(addresses[INPUT], shape, np.uint8)
+            images = host_array(addresses[INPUT], shape, np.uint8)
             outputs = [output.name for output in runtime.session.get_outputs()]
             kinds = [_TYPES[output.type] for output in runtime.session.get_outputs()]
             for name, kind, value in zip(outputs, kinds, runtime.session.run(outputs, {INPUT: images}), strict=True):
-                _array(addresses[name], value.shape, kind)[...] = value
+                host_array(addresses[name], value.shape, kind)[...] = value
 
         stream.put("engine", run)
         return True
-
-
-def _array(address: int, shape: tuple[int, ...], kind: Any) -> npt.NDArray[Any]:
-    """Return an array that shares the memory at an address."""
-    size = int(np.prod(shape)) * np.dtype(kind).itemsize
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), kind).reshape(shape)

@@ -23,12 +23,19 @@ from engines.runner.gpu_executor import _close_all
 from engines.tensorrt.build_options import PLUGIN
 from engines.tensorrt.passport import read_passport
 from retina_edge.detector import Detector
+from tests.confident import SURE
 from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.plugins.pycuda_stand_in import Driver
-from tests.engines.runner.world import KINDS, SURE, World, check
+from tests.engines.runner.world import KINDS, World, check
 
 pytestmark = needs_compiler
 Frames = list[npt.NDArray[np.uint8]]
+# A fixed batch costs the emulator three times as much; the tests of all kinds cover its padding and its graphs.
+few_kinds = pytest.mark.parametrize(
+    "any_world",
+    [pytest.param(kind, marks=pytest.mark.slow if "fixed batch" in kind else ()) for kind in KINDS],
+    indirect=True,
+)
 
 
 def test_detections_are_those_of_onnx_runtime(any_world: World, engine: Path, small_frames: Frames) -> None:
@@ -46,6 +53,7 @@ def test_detections_are_those_of_onnx_runtime(any_world: World, engine: Path, sm
     any_world.check_nothing_is_left()
 
 
+@few_kinds
 def test_results_of_several_submissions_in_flight_come_in_any_order(any_world: World, small_frames: Frames) -> None:
     executor = EngineExecutor(any_world.engine, in_flight=2)
     alone = [executor.result(executor.submit([frame])) for frame in small_frames]
@@ -58,9 +66,10 @@ def test_results_of_several_submissions_in_flight_come_in_any_order(any_world: W
     any_world.check_nothing_is_left()
 
 
+@few_kinds
 def test_slots_share_a_context_if_the_outputs_are_raw_heads(any_world: World, small_frames: Frames) -> None:
     executor = EngineExecutor(any_world.engine, in_flight=3)
-    for frame in (*small_frames, *small_frames):
+    for frame in small_frames:  # more than there are slots
         executor.submit([frame])
     contexts = sum(name == "context" for name in any_world.trt.alive)
     assert contexts == (3 if read_passport(any_world.engine).postprocess == PLUGIN else 1)
@@ -68,6 +77,7 @@ def test_slots_share_a_context_if_the_outputs_are_raw_heads(any_world: World, sm
     any_world.check_nothing_is_left()
 
 
+@few_kinds
 def test_stages_are_measured_between_events(any_world: World, small_frames: Frames) -> None:
     """The stand-in's clock ticks with every event."""
     executor = EngineExecutor(any_world.engine)
@@ -125,7 +135,7 @@ def test_several_threads_get_their_own_detections(world: World, small_frames: Fr
 
     def work(index: int) -> None:
         try:
-            for _ in range(3):
+            for _ in range(2):
                 found = executor.result(executor.submit([small_frames[index]]))
                 assert found.boxes.tobytes() == expected[index].boxes.tobytes()
         except BaseException as error:
@@ -187,7 +197,7 @@ def test_new_thresholds_apply_from_the_next_submission_on(world: World, small_fr
     before = executor.submit(small_frames[:1])
     executor.set_thresholds(score_threshold=0.5)
     after = executor.submit(small_frames[:1])
-    executor.set_thresholds(score_threshold=0.05, iou_threshold=0.01)
+    executor.set_thresholds(score_threshold=executor.contract.score_threshold, iou_threshold=0.01)
     third = executor.result(executor.submit(small_frames[:1]))
     first, second = executor.result(before), executor.result(after)
     assert second.num_detections[0] == (first.scores[0] > 0.5).sum()

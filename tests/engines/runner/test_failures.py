@@ -38,7 +38,7 @@ def test_an_engine_for_another_gpu_is_refused(world: World, monkeypatch: pytest.
 
 def test_wrong_frames_are_refused(world: World, small_frames: Frames) -> None:
     executor = EngineExecutor(world.engine)
-    with pytest.raises(ValueError, match=r"expected a frame .* got float32 \[240, 232, 3\]"):
+    with pytest.raises(ValueError, match=r"expected a frame .* got float32 \[188, 168, 3\]"):
         executor.submit([small_frames[0].astype(np.float32)])
     with pytest.raises(ValueError, match="expected 1 to 3, the engine's batch, got 4"):
         executor.submit(small_frames[:4])

@@ -10,7 +10,6 @@ import types
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import pytest
 
@@ -21,14 +20,13 @@ from engines.tensorrt.backend import TENSORRT, TENSORRT_RTX, find_backend
 from engines.tensorrt.build_options import PLUGIN, BuildOptions
 from engines.tensorrt.engine_network import prepare
 from engines.tensorrt.passport import passport_path, read_passport
+from tests.confident import compare_confident
 from tests.engines.plugins.pycuda_stand_in import Driver
 from tests.engines.runner.cuda_bindings import Bindings
 from tests.engines.runner.tensorrt_runtime import Runtime
 
 # Some pixels of the kernel's letterbox differ from OpenCV's by one gray level, so scores and boxes differ a little.
 SCORE, PIXELS = 0.02, 0.5
-# Only detections that score at least this are compared.
-SURE = 0.5
 HERE = Machine("NVIDIA GeForce RTX 3090", "8.6", "580.95", "")
 OPTIONS = BuildOptions(targets=("sm86",), max_batch=3)
 BOXES = [{"name": name, "type": "float", "shape": []} for name in OUTPUTS]
@@ -102,14 +100,8 @@ def check(found: RawDetections, expected: RawDetections) -> None:
     """Check that every expected detection with a high score was found, at the same position."""
     sure = 0
     for n in range(len(expected.num_detections)):
-        for box, score in zip(expected.boxes[n], expected.scores[n], strict=True):
-            if score < SURE:
-                break
-            sure += 1
-            distance = np.abs(found.boxes[n] - box).max(axis=1)
-            nearest = int(distance.argmin())
-            assert distance[nearest] < PIXELS
-            assert abs(found.scores[n, nearest] - score) < SCORE
+        arrays = found.boxes[n], found.scores[n], expected.boxes[n], expected.scores[n]
+        sure += compare_confident(*arrays, pixels=PIXELS, score=SCORE)
     assert sure > 3
 
 

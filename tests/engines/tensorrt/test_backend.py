@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engines.core.errors import BuildError, DeviceError, MissingDependencyError
-from engines.core.machine import Machine, this_machine
+from engines.core.machine import Machine
 from engines.tensorrt.backend import Backend, find_backend
 from engines.tensorrt.build_options import BuildOptions
 
@@ -154,8 +154,3 @@ def test_auto_chooses_kernels_if_plugins_are_impossible(options: dict[str, Any],
     assert BuildOptions(**options).for_backend(backend, has_gpu=True).postprocess == "kernels"
     with pytest.raises(BuildError, match=f"postprocess plugin: .*{message}.*--postprocess kernels"):
         BuildOptions(**options, postprocess="plugin").for_backend(backend, has_gpu=True)
-
-
-def test_this_machine_describes_a_gpu_completely_or_not_at_all() -> None:
-    machine = this_machine()
-    assert bool(machine.gpu) == bool(machine.compute_capability) == bool(machine.driver) == (machine.sm > 0)

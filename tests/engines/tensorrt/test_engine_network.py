@@ -7,7 +7,6 @@ run on the CPU.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import subprocess
@@ -33,8 +32,6 @@ from engines.plugins.specification import postprocess
 from engines.tensorrt.build_options import BuildOptions
 from engines.tensorrt.engine_network import EngineNetwork, prepare
 from engines.tensorrt.plugin_definitions import plugin_name
-from export.precision.conversion import convert
-from retina_edge.assets import MODEL
 from tests.engines.plugins.emulated import needs_compiler, run_kernel
 
 Frames = list[npt.NDArray[np.uint8]]
@@ -42,10 +39,8 @@ PLUGIN = BuildOptions(postprocess="plugin")
 
 
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
-def prepared(request: pytest.FixtureRequest, frames: Frames) -> EngineNetwork:
-    content = MODEL.read_bytes()
-    if request.param == "fp16":
-        content = convert(onnx.load_from_string(content), "fp16", images=frames)[0].SerializeToString()
+def prepared(request: pytest.FixtureRequest, small_models: Path) -> EngineNetwork:
+    content = (small_models / f"{request.param}.onnx").read_bytes()
     return prepare(content, dataclasses.replace(PLUGIN, precision=request.param))
 
 
@@ -59,7 +54,7 @@ def test_three_plugins_replace_decode_and_nms(prepared: EngineNetwork, model: on
     ours = [node for node in model.graph.node if node.domain]
     assert [node.op_type for node in ours] == [plugin_name(launch) for launch in prepared.launches]
     kind = "f16" if prepared.contract.precision == "fp16" else "f32"
-    wanted = [f"filter_{kind}_4", f"select_{kind}_4", "nms"]
+    wanted = [f"filter_{kind}_5", f"select_{kind}_5", "nms"]
     assert [node.op_type.rpartition("_")[0] for node in ours] == wanted
     # TensorRT would use a function instead of the plugin, and would treat further attributes as fields of the plugin.
     assert not model.functions
@@ -72,12 +67,12 @@ def test_three_plugins_replace_decode_and_nms(prepared: EngineNetwork, model: on
 
 @needs_compiler
 def test_the_plugin_nodes_compute_the_detections_of_the_specification(
-    prepared: EngineNetwork, model: onnx.ModelProto, frames: Frames
+    prepared: EngineNetwork, model: onnx.ModelProto, small_models: Path, frames: Frames
 ) -> None:
     """Run the kernel of each plugin node on the inputs that the ONNX connects to the node."""
     contract = prepared.contract
     images, _ = letterbox_batch(frames[:1], contract.input_size)
-    network = prepare(MODEL.read_bytes(), BuildOptions(postprocess="kernels")).model
+    network = prepare((small_models / "fp32.onnx").read_bytes(), BuildOptions(postprocess="kernels")).model
     session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     kind = np.float16 if prepared.geometry.half else np.float32
@@ -104,9 +99,9 @@ def test_the_plugin_nodes_compute_the_detections_of_the_specification(
     np.testing.assert_allclose(tensors["scores"], expected.scores, rtol=0, atol=1e-6)
 
 
+# Registers creators one after the other, and after each one parses every file.
 RECORDER = """
 import json, sys
-import numpy as np
 import tensorrt_rtx as trt
 
 class Creator(trt.IPluginCreatorV3One):
@@ -115,47 +110,54 @@ class Creator(trt.IPluginCreatorV3One):
         self.name, self.plugin_namespace, self.plugin_version = name, namespace, "1"
         self.field_names = trt.PluginFieldCollection([])
     def create_plugin(self, name, fields, phase):
-        print(json.dumps([name, [field.name for field in fields], phase.name]), flush=True)
+        calls.append([self.name, self.plugin_namespace, name, [field.name for field in fields], phase.name])
         return None  # a plugin written in Python would crash the process
 
-file, name, namespace = sys.argv[1:]
-creator = Creator(name, namespace)
-trt.get_plugin_registry().register_creator(creator, namespace)
-builder = trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
-network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-parser = trt.OnnxParser(network, builder.logger)
-parser.parse(open(file, "rb").read())
+names, files = json.loads(sys.argv[1])
+creators = [Creator(*pair) for pair in names]  # the registry does not own them
+for creator in creators:
+    calls = []
+    trt.get_plugin_registry().register_creator(creator, creator.plugin_namespace)
+    for file in files:
+        builder = trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, builder.logger)
+        assert not parser.parse(open(file, "rb").read())
+    print(json.dumps(calls), flush=True)
 """
 
 
-@pytest.mark.parametrize("position", [0, 1, 2])
-def test_the_parser_looks_up_a_plugin_by_name_and_namespace(
-    model: onnx.ModelProto, position: int, tmp_path: Path
-) -> None:
+def test_the_parser_looks_up_each_plugin_by_name_and_namespace(model: onnx.ModelProto, tmp_path: Path) -> None:
     """Parse each node alone, because the parser stops at the first node that yields no plugin."""
-    alone = copy.deepcopy(model)
-    node = [node for node in model.graph.node if node.domain][position]
+    nodes = [node for node in model.graph.node if node.domain]
+    files = [tmp_path / f"{node.op_type}.onnx" for node in nodes]
+    for node, file in zip(nodes, files, strict=True):
+        onnx.save(alone(node, model), file)
+    creators = [("another", DOMAIN), *((node.op_type, "another") for node in nodes)]
+    creators += [(node.op_type, DOMAIN) for node in nodes]
+    command = [sys.executable, "-c", RECORDER, json.dumps([creators, list(map(str, files))])]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    *others, first, second, third = [json.loads(line) for line in run.stdout.splitlines()]
+    assert others == [[]] * 4
+    # Each file calls the creator of its node, as soon as this creator is registered.
+    calls = [[node.op_type, DOMAIN, node.op_type, [], "BUILD"] for node in nodes]
+    assert [first, second, third] == [calls[:1], calls[:2], calls]
+
+
+def alone(node: onnx.NodeProto, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model that contains only one node of a model."""
     known = {info.name: info for info in (*model.graph.value_info, *model.graph.output)}
-    weights = {tensor.name for tensor in model.graph.initializer}
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
     inner = {"keys": onnx.TensorProto.INT32, "index": onnx.TensorProto.INT32, "count": onnx.TensorProto.INT32}
-    del alone.graph.node[:], alone.graph.input[:], alone.graph.output[:], alone.graph.value_info[:]
-    alone.graph.node.append(node)
+    inputs = []
     for name in node.input:
         if name not in weights:
             kind = known[name].type.tensor_type.elem_type if name.startswith(("cls", "box")) else inner.get(name, 1)
-            alone.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, [1, 2, 3]))
-    alone.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in node.output)
-    file = tmp_path / "node.onnx"
-    onnx.save(alone, file)
-
-    def lookups(name: str, namespace: str) -> list[Any]:
-        command = [sys.executable, "-c", RECORDER, str(file), name, namespace]
-        run = subprocess.run(command, capture_output=True, text=True, check=True)
-        return [json.loads(line) for line in run.stdout.splitlines()]
-
-    assert lookups(node.op_type, DOMAIN) == [[node.op_type, [], "BUILD"]]
-    assert lookups(node.op_type, "another") == []
-    assert lookups("another", DOMAIN) == []
+            inputs.append(onnx.helper.make_tensor_value_info(name, kind, [1, 2, 3]))
+    outputs = list(map(onnx.helper.make_empty_tensor_value_info, node.output))
+    used = [weights[name] for name in node.input if name in weights]
+    graph = onnx.helper.make_graph([node], "alone", inputs, outputs, used)
+    return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def tensor(shape: Sequence[int], dtype: str) -> SimpleNamespace:
@@ -230,7 +232,7 @@ def test_a_missing_plugin_is_an_error(prepared: EngineNetwork, model: onnx.Model
 def test_a_plugin_input_of_another_type_is_an_error(prepared: EngineNetwork, model: onnx.ModelProto) -> None:
     parsed = Parsed(prepared, model)
     parsed.layers[1].get_input(0).dtype = SimpleNamespace(name="BF16")
-    with pytest.raises(BuildError, match=r"inputs of filter_f\d\d_4_\w+: expected .* got .*'BF16'"):
+    with pytest.raises(BuildError, match=r"inputs of filter_f\d\d_5_\w+: expected .* got .*'BF16'"):
         prepared.check(parsed)
 
 

@@ -1,33 +1,22 @@
-"""Tests of R18 and R50 in every precision for every target, built by TensorRT-RTX: the parsed network and the size."""
+"""Tests of networks in every precision for every target, built by TensorRT-RTX: the parsed network and the size."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import onnx
 import pytest
-import torch
 
 from engines.core.tensor_names import head_names
 from engines.tensorrt.build_options import BuildOptions
 from engines.tensorrt.builder import build_engine
-from export.precision.calibration import audit
-from export.precision.conversion import Calibration, convert
-from export.torch_export import export_onnx
-from retina_edge.imaging.image_file import read_image
 from retina_edge.model.config import ModelConfig
-from retina_edge.model.retinanet import RetinaNet
-from tests.models import contract_of, lively
+from tests.engines.tensorrt.conftest import Frames, export_precisions
 
 pytestmark = pytest.mark.start_first
 
-Frames = list[npt.NDArray[np.uint8]]
 BACKBONES = ("resnet18", "resnet50")
 TARGETS = ("sm75", "sm86", "sm89", "sm120", "portable")
 PRECISIONS = ("fp32", "fp16", "int8")
-INPUT = (320, 320)
 # Convolutions that are not in INT8: the first one, and the last one of each of the two heads on five levels.
 KEPT = 1 + 2 * 5
 # Largest size of the plan, as a fraction of the FP32 plan. The weights are a half and a quarter, and the kernels and
@@ -35,31 +24,28 @@ KEPT = 1 + 2 * 5
 SIZES = {"fp16": 0.55, "int8": 0.45}
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
-def deployables(
-    request: pytest.FixtureRequest, frames: Frames, treecrowns: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, bytes]:
-    """Export the deployable ONNX of one backbone in each precision."""
-    torch.manual_seed(0)
-    model = lively(RetinaNet(ModelConfig(num_classes=91, backbone=request.param)))
-    path = tmp_path_factory.mktemp("matrix") / "fp32.onnx"
-    export_onnx(model, contract_of(model, INPUT), path, batch=1, images=frames[:1])
-    fp32 = onnx.load(path)
-    images = audit(list((treecrowns / "images").iterdir())[:8], read_image)
-    half, _ = convert(fp32, "fp16", images=frames[:1])
-    int8, _ = convert(fp32, "int8", images=frames[:1], calibration=Calibration(images, "tensorrt", "minmax"))
-    return {
-        precision: deployable.SerializeToString()
-        for precision, deployable in zip(PRECISIONS, (fp32, half, int8), strict=True)
-    }
+@pytest.fixture(scope="module", params=["small", *(pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES)])
+def models(
+    request: pytest.FixtureRequest,
+    small_models: Path,
+    frames: Frames,
+    treecrowns: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A folder with the deployable ONNX of one network in each precision."""
+    if request.param == "small":
+        return small_models
+    folder = tmp_path_factory.mktemp("matrix")
+    export_precisions(ModelConfig(num_classes=91, backbone=request.param), folder, frames, treecrowns / "images")
+    return folder
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_precision_builds_as_requested(deployables: dict[str, bytes], target: str, tmp_path: Path) -> None:
+def test_every_precision_builds_as_requested(models: Path, target: str, tmp_path: Path) -> None:
     sizes = {}
-    for precision, content in deployables.items():
+    for precision in PRECISIONS:
         options = BuildOptions(precision=precision, backend="tensorrt-rtx", targets=(target,))
-        passport = build_engine(content, tmp_path / f"{precision}.engine", options).passport
+        passport = build_engine(models / f"{precision}.onnx", tmp_path / f"{precision}.engine", options).passport
         sizes[precision] = passport.plan_bytes
         convolutions = list(passport.convolutions.values())
         assert passport.targets == (target,)

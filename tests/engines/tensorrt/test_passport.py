@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engines.core.errors import DeviceError, ModelFileError
+from engines.core.errors import ContractError, DeviceError, ModelFileError
 from engines.core.machine import Machine
 from engines.tensorrt.passport import (
     Passport,
@@ -166,13 +166,81 @@ def test_a_damaged_passport_is_refused(tmp_path: Path, text: str) -> None:
         read_passport(engine)
 
 
-def test_a_field_of_a_wrong_type_is_refused(tmp_path: Path) -> None:
+def damaged(path: str, value: Any) -> str:
+    """Return the JSON of the passport with another value at a path such as ``inputs.0.shape``; None removes the key."""
+    values = json.loads(passport().to_json())
+    *outer, last = [int(key) if key.isdecimal() else key for key in path.split(".")]
+    inner = values
+    for key in outer:
+        inner = inner[key]
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    return json.dumps(values)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("plan_sha256", 7, "passport: plan_sha256: expected text, got 7"),
+        ("plan_bytes", True, "passport: plan_bytes: expected an integer, got True"),
+        ("plan_bytes", "34", "passport: plan_bytes: expected an integer, got '34'"),
+        ("build_seconds", "1.5", "passport: build_seconds: expected a number, got '1.5'"),
+        ("contract", [], r"passport: contract: expected an object, got \[\]"),
+        ("contract", {}, "contract: expected schema 1"),
+        ("request", [], r"passport: request: expected an object, got \[\]"),
+        ("request.source", 1, "passport: request.source: expected text, got 1"),
+        ("request.inputs", ["onnx"], r"passport: request.inputs: expected an object, got \['onnx'\]"),
+        ("request.options", [], r"passport: request.options: expected an object, got \[\]"),
+        ("request.options.hardware_compatible", "no", "hardware_compatible: expected true or false, got 'no'"),
+        ("targets", "sm86", "passport: targets: expected a list, got 'sm86'"),
+        ("targets", [86], r"passport: targets\[0\]: expected text, got 86"),
+        ("machine", {"gpu": "a", "tpu": "b"}, "unexpected keyword argument 'tpu'"),
+        ("machine.gpu", 1, "passport: machine.gpu: expected text, got 1"),
+        ("machine.compute_capability", "Orin", "machine.compute_capability: expected a number such as 8.7, got 'Orin'"),
+        ("precision_found", "fp16", "passport: precision_found: expected an object, got 'fp16'"),
+        ("precision_found.convolution", "fp16", "precision_found.convolution: expected an object, got 'fp16'"),
+        ("precision_found.convolution.fp16", 1.5, "precision_found.convolution.fp16: expected an integer, got 1.5"),
+        ("convolutions", ["conv1"], r"passport: convolutions: expected an object, got \['conv1'\]"),
+        ("convolutions.conv1", 16, "passport: convolutions.conv1: expected text, got 16"),
+        ("inputs", {}, r"passport: inputs: expected a list, got \{\}"),
+        ("inputs.0", "images", r"passport: inputs\[0\]: expected an object, got 'images'"),
+        ("inputs.0.type", None, r"passport: inputs\[0\].type: expected text, got None"),
+        ("outputs.0.shape", 3, r"passport: outputs\[0\].shape: expected a list, got 3"),
+        ("outputs.0.shape.2", "N", r"passport: outputs\[0\].shape\[2\]: expected an integer, got 'N'"),
+        ("batch", 1, "passport: batch: expected a list, got 1"),
+        ("batch", [1, 4], "passport: batch: expected the smallest, the tuned and the largest size, got "),
+        ("backend_version", "newest", "passport: backend_version: expected a version such as 10.3.0, got 'newest'"),
+        ("postprocess", "none", "passport: postprocess: expected plugin or kernels, got 'none'"),
+        ("quantization", [], r"passport: quantization: expected an object or null, got \[\]"),
+        ("verified", None, "missing 1 required positional argument: 'verified'"),
+        ("built_at", None, "passport: built_at: expected text, got None"),
+    ],
+)
+def test_a_damaged_field_is_named(tmp_path: Path, path: str, value: Any, message: str) -> None:
     engine = write(tmp_path)
-    for name, value in (("machine", {"gpu": 1, "tpu": 2}), ("contract", {}), ("batch", 1)):
-        values = json.loads(passport().to_json())
-        passport_path(engine).write_text(json.dumps({**values, name: value}))
-        with pytest.raises(ModelFileError, match="build the engine again"):
-            read_passport(engine)
+    passport_path(engine).write_text(damaged(path, value))
+    with pytest.raises(ModelFileError, match=rf"model.engine.json: .*{message}.*; build the engine again with"):
+        read_passport(engine)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Passport) if field.name != "accuracy"])
+def test_a_missing_field_is_named(field: str) -> None:
+    with pytest.raises(ContractError, match=f"(passport: {field}: expected .* got None|argument: '{field}')"):
+        Passport.from_json(damaged(field, None))
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    with pytest.raises(ContractError) as caught:
+        Passport.from_json(damaged("backend", ["tensorrt"] * 1000))
+    assert len(str(caught.value)) < 150
+
+
+def test_passports_without_the_optional_parts_are_read() -> None:
+    values = json.loads(passport(request={}, machine=Machine()).to_json())
+    del values["accuracy"], values["machine"]["jetpack"]
+    assert Passport.from_json(json.dumps(values)) == passport(request={}, machine=Machine())
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

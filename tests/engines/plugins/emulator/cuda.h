@@ -4,19 +4,17 @@
 // A fiber runs until it waits at a barrier of the block, or for the other lanes of its warp. A warp runs to its next
 // barrier before the next warp runs; on a GPU, warps cannot drift further apart. If some threads never reach a barrier,
 // the emulator reports an error, while a GPU would hang or do worse.
+//
+// Only headers of C are included, because those of C++ would take longer to compile than a kernel.
 #pragma once
 #define EMULATED
+#include <assert.h>
+#include <math.h>
 #include <setjmp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #include <ucontext.h>
-
-#include <cmath>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <functional>
-#include <utility>
-#include <vector>
 
 #define __global__
 #define __device__
@@ -32,31 +30,35 @@ namespace emulator {
 
 enum State { READY, AT_BARRIER, IN_WARP, DONE };
 
+const int LANES = 32, MAX_THREADS = 1024, STACK = 32 * 1024;
+
 struct Fiber {
     jmp_buf position;
-    std::vector<char> stack = std::vector<char>(128 * 1024);
-    bool started = false;
-    State state = DONE;
+    bool started;
+    State state;
 };
 
-inline std::vector<Fiber> fibers;
-inline jmp_buf scheduler;
-inline ucontext_t start;
-inline int current;
-inline Index block, grid, thread;
-inline uint32_t lanes[32][32];
-inline std::function<void()> kernel;
+static Fiber fibers[MAX_THREADS];
+alignas(64) static char stacks[MAX_THREADS][STACK];
+static jmp_buf scheduler;
+static ucontext_t start;
+static int current;
+static Index block, grid, thread;
+static uint32_t lanes[LANES][LANES];
+static void (*kernel)(const void*);
+static const void* arguments;
 // With 0, lanes, warps and blocks run in their natural order. With other seeds the order is shuffled, again at each
 // barrier, so that a kernel that lacks a barrier or depends on the order of blocks gives another result.
-inline uint32_t seed = 0, random_state;
+static uint32_t seed = 0, random_state;
 
-inline void shuffle(std::vector<int>& order, int count) {
-    order.resize(count);
+inline void shuffle(int* order, int count) {
     for (int i = 0; i < count; i++) order[i] = i;
     if (!seed) return;
     for (int i = count - 1; i > 0; i--) {
         random_state = random_state * 1664525u + 1013904223u;
-        std::swap(order[i], order[(random_state >> 8) % (i + 1)]);
+        const int other = (random_state >> 8) % (i + 1), swapped = order[i];
+        order[i] = order[other];
+        order[other] = swapped;
     }
 }
 
@@ -68,7 +70,7 @@ inline void wait(State state) {
 
 inline void run_fiber() {
     for (;;) {
-        kernel();
+        kernel(arguments);
         wait(DONE);
     }
 }
@@ -81,8 +83,9 @@ inline void resume(int fiber) {
     if (next.started) _longjmp(next.position, 1);
     next.started = true;
     getcontext(&start);
-    start.uc_stack.ss_sp = next.stack.data();
-    start.uc_stack.ss_size = next.stack.size();
+    start.uc_stack.ss_sp = stacks[fiber];
+    // The ends of the stacks differ, so that they do not all compete for the same lines of the cache.
+    start.uc_stack.ss_size = STACK - fiber % 64 * 128;
     start.uc_link = nullptr;
     makecontext(&start, run_fiber, 0);
     setcontext(&start);
@@ -90,28 +93,27 @@ inline void resume(int fiber) {
 
 // Runs a warp until it waits for the other warps or ends.
 inline void run_warp(int warp) {
-    std::vector<int> order;
-    for (int waiting = 32; waiting == 32;) {
-        shuffle(order, 32);
+    int order[LANES];
+    for (int waiting = LANES; waiting == LANES;) {
+        shuffle(order, LANES);
         waiting = 0;
         for (const int lane : order) {
-            Fiber& fiber = fibers[warp * 32 + lane];
-            if (fiber.state == READY) resume(warp * 32 + lane);
+            Fiber& fiber = fibers[warp * LANES + lane];
+            if (fiber.state == READY) resume(warp * LANES + lane);
             waiting += fiber.state == IN_WARP;
         }
-        if (waiting == 32)
-            for (int lane = 0; lane < 32; lane++) fibers[warp * 32 + lane].state = READY;
+        if (waiting == LANES)
+            for (int lane = 0; lane < LANES; lane++) fibers[warp * LANES + lane].state = READY;
     }
 }
 
 // Runs a block. Returns 0, or 1 if threads wait for other threads that have ended.
 inline int run_block(int threads) {
-    if ((int)fibers.size() < threads) fibers.resize(threads);
+    int order[MAX_THREADS / LANES];
     for (int i = 0; i < threads; i++) fibers[i].state = READY;
-    std::vector<int> order;
     for (;;) {
-        shuffle(order, threads / 32);
-        for (const int warp : order) run_warp(warp);
+        shuffle(order, threads / LANES);
+        for (int i = 0; i < threads / LANES; i++) run_warp(order[i]);
         int at_barrier = 0, done = 0;
         for (int i = 0; i < threads; i++) {
             at_barrier += fibers[i].state == AT_BARRIER;
@@ -123,23 +125,28 @@ inline int run_block(int threads) {
     }
 }
 
-inline int launch(int x, int y, int threads, std::function<void()> body) {
-    kernel = body;
+// Runs a function with its arguments in every thread of a grid of x by y blocks. Returns 0, or 1 as run_block.
+inline int launch(int x, int y, int threads, void (*function)(const void*), const void* values) {
+    assert(threads <= MAX_THREADS && threads % LANES == 0);
+    kernel = function;
+    arguments = values;
     grid.x = x;
     grid.y = y;
     random_state = seed;
-    std::vector<int> order;
+    int* const order = (int*)malloc(sizeof(int) * x * y);
     shuffle(order, x * y);
-    for (const int i : order) {
-        block.x = i % x;
-        block.y = i / x;
-        if (run_block(threads)) return 1;
+    int failed = 0;
+    for (int i = 0; i < x * y && !failed; i++) {
+        block.x = order[i] % x;
+        block.y = order[i] / x;
+        failed = run_block(threads);
     }
-    return 0;
+    free(order);
+    return failed;
 }
 
 inline uint32_t exchange(uint32_t value, int from) {
-    const int warp = current / 32, lane = current % 32;
+    const int warp = current / LANES, lane = current % LANES;
     lanes[warp][lane] = value;
     wait(IN_WARP);
     const uint32_t received = lanes[warp][from];
@@ -156,16 +163,16 @@ inline uint32_t exchange(uint32_t value, int from) {
 inline void __syncthreads() { emulator::wait(emulator::AT_BARRIER); }
 
 inline int __shfl_up_sync(uint32_t, int value, int step) {
-    const int lane = emulator::current % 32;
+    const int lane = emulator::current % emulator::LANES;
     return (int)emulator::exchange((uint32_t)value, lane >= step ? lane - step : lane);
 }
 
 inline uint32_t __ballot_sync(uint32_t, bool value) {
-    const int warp = emulator::current / 32;
-    emulator::lanes[warp][emulator::current % 32] = value;
+    const int warp = emulator::current / emulator::LANES;
+    emulator::lanes[warp][emulator::current % emulator::LANES] = value;
     emulator::wait(emulator::IN_WARP);
     uint32_t votes = 0;
-    for (int lane = 0; lane < 32; lane++) votes |= emulator::lanes[warp][lane] << lane;
+    for (int lane = 0; lane < emulator::LANES; lane++) votes |= emulator::lanes[warp][lane] << lane;
     emulator::wait(emulator::IN_WARP);
     return votes;
 }
