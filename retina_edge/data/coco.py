@@ -120,9 +120,9 @@ def load_coco(annotations: Path | str, images: Path | str | None, *, skip_invali
     ).items():
         where = f"{path}: annotation id {annotation_id}"
         image_id, category_id = annotation["image_id"], annotation["category_id"]
-        if image_id not in records:
+        if not _is_number(image_id) or image_id not in records:
             raise DataError(f"{where}: image_id {image_id!r} is unknown; correct or remove the record")
-        if category_id not in labels:
+        if not _is_number(category_id) or category_id not in labels:
             known = ", ".join(map(str, list(labels)[:10]))
             raise DataError(f"{where}: category_id {category_id!r} is unknown (known: {known}); correct the record")
         record = records[image_id]
@@ -179,7 +179,7 @@ def _by_id(path: Path, kind: str, records: Iterable[Any], needed: Sequence[str])
         missing = [key for key in ("id", *needed) if not isinstance(record, dict) or key not in record]
         if missing:
             raise DataError(f"{where}: expected an object with id, {', '.join(needed)}; missing: {', '.join(missing)}")
-        if not isinstance(record["id"], int):
+        if not _is_integer(record["id"]):
             raise DataError(f"{where}: id: expected an integer, got {record['id']!r}")
         if record["id"] in result:
             raise DataError(f"{where}: id {record['id']} occurs twice in {kind}; give each record a unique id")
@@ -192,7 +192,7 @@ def _check_sizes(path: Path, records: dict[int, dict[str, Any]]) -> None:
         raise DataError(f"{path}: expected images, found none")
     for image_id, record in records.items():
         sides = (record["width"], record["height"])
-        if not all(isinstance(side, int) and side > 0 for side in sides):
+        if not all(_is_integer(side) and side > 0 for side in sides):
             raise DataError(
                 f"{path}: image id {image_id}: width and height: expected whole numbers of pixels above 0, got {sides}"
             )
@@ -215,10 +215,17 @@ def _check_files(path: Path, folder: Path, records: dict[int, dict[str, Any]]) -
         )
 
 
+def _is_integer(value: Any) -> bool:
+    # JSON's true and false are integers in Python.
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_integer(value) or isinstance(value, float)
+
+
 def _four_numbers(where: str, bbox: Any) -> list[float]:
-    numbers = isinstance(bbox, list) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in bbox
-    )
+    numbers = isinstance(bbox, list) and all(_is_number(value) and math.isfinite(value) for value in bbox)
     if not numbers or len(bbox) != 4:
         raise DataError(f"{where}: bbox: expected four finite numbers (x, y, width, height), got {bbox!r}")
     return [float(value) for value in bbox]

@@ -7,8 +7,11 @@ with any number of workers.
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -25,6 +28,7 @@ from retina_edge.data.coco import CocoDataset
 
 Sample = tuple[Tensor, Target]
 Batch = tuple[Tensor, list[Target]]
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class AugmentedDataset(Dataset["Sample | RetinaEdgeError"]):
@@ -141,10 +145,16 @@ class BatchLoader:
         Raises:
             SourceError, DataError: if a sample failed, as in ``AugmentedDataset.sample``.
         """
-        for batch in self._loader:
+        # Not in a variable: the frame of an error would keep it, and with it the workers.
+        for batch in self._start():
             if isinstance(batch, RetinaEdgeError):
                 raise batch
             yield batch
+
+    def _start(self) -> Iterator[Any]:
+        # A worker would die of a signal that arrives before ``_init_worker`` has run.
+        with _signals_blocked():
+            return iter(self._loader)
 
 
 def _collate(samples: list[Sample | RetinaEdgeError]) -> Batch | RetinaEdgeError:
@@ -157,10 +167,35 @@ def _collate(samples: list[Sample | RetinaEdgeError]) -> Batch | RetinaEdgeError
     return torch.stack(images), list(targets)
 
 
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Block Ctrl-C and SIGTERM in this thread and in the processes it starts; here, they arrive after the block."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
 def _init_worker(_: int) -> None:
     # Ctrl-C, and the SIGTERM of systemd or Slurm, reach every process. Workers ignore both signals, because the
     # trainer stops in order and then ends its workers.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        # The signal must stay blocked: a blocked signal waits for the thread.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_with_trainer, daemon=True).start()
+    else:  # macOS and Windows
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _end_with_trainer() -> None:
+    """End this worker at a SIGTERM from its parent, which at its exit waits for workers that it has terminated."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)

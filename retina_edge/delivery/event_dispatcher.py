@@ -27,13 +27,18 @@ class EventDispatcher:
         deliveries: deliveries that get every event, one for each receiver.
 
     Attributes:
-        dropped: events lost because the queue was full, or because a disk did not answer until the end.
+        dropped: events lost because the queue was full, or because a disk did not answer until the end. An event that
+            was being written at the end counts, too, until it is written.
     """
 
     def __init__(self, deliveries: Sequence[DeliveryWorker]) -> None:
         self._deliveries = list(deliveries)
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        # Events that were queued, and events that were passed to all deliveries.
+        self._queued = self._written = 0
         self._given_up = False
+        # Protects ``_written``, ``_given_up`` and, once given up, ``dropped``.
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self.dropped = 0
 
@@ -44,6 +49,7 @@ class EventDispatcher:
         if self._events.qsize() >= MAX_WAITING_EVENTS:
             self.dropped += 1
         else:
+            self._queued += 1
             self._events.put({"id": uuid.uuid4().hex, **event.to_dict()})
 
     def __enter__(self) -> EventDispatcher:
@@ -53,12 +59,12 @@ class EventDispatcher:
     def __exit__(self, *_error: object) -> None:
         self._events.put(None)
         self._thread.join(SPOOL_TIMEOUT)
-        if self._thread.is_alive():
+        with self._lock:
             self._given_up = True
-            # The None in the queue stands for the event that the thread is writing now.
-            lost = self._events.qsize()
+            lost = self._queued - self._written
             self.dropped += lost
-            logger.error("events: the disk of the spool does not answer; %d events are lost", lost)
+        if lost:
+            logger.error("events: the disk of the spool does not answer; up to %d events are lost", lost)
 
     def _run(self) -> None:
         while (event := self._events.get()) is not None and not self._given_up:
@@ -68,3 +74,7 @@ class EventDispatcher:
                 # A spool raises the error of its disk only once and keeps the event in memory.
                 except Exception as error:
                     logger.warning("%s", error)
+            with self._lock:
+                self._written += 1
+                if self._given_up:  # the event counts as lost, but has been written after all
+                    self.dropped -= 1

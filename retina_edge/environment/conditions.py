@@ -163,8 +163,10 @@ def tool_output(*command: str) -> str:
 
 
 def _processor(root: Path) -> dict[str, Any]:
-    """Return the load average and the frequency governor."""
-    figures: dict[str, Any] = {"load average": round(os.getloadavg()[0], 2)}
+    """Return the load average, which Windows does not report, and the frequency governor."""
+    figures: dict[str, Any] = {}
+    if hasattr(os, "getloadavg"):
+        figures["load average"] = round(os.getloadavg()[0], 2)
     if governor := _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"):
         figures["governor"] = governor
     return figures

@@ -50,7 +50,7 @@ class OutputStatus:
 
     Example:
         >>> status = OutputStatus("out.jsonl", "file", "lost", 0, done=10, dropped=2, lost=0, error="")
-        >>> str(status), status.broke_its_promise
+        >>> str(status), status.incomplete
         ('out.jsonl: 2 results lost', False)
     """
 
@@ -64,7 +64,7 @@ class OutputStatus:
     error: str
 
     @property
-    def broke_its_promise(self) -> bool:
+    def incomplete(self) -> bool:
         """True if more was lost than a slow file may drop of a live stream."""
         return self.state == "failed" or self.lost > 0 or (self.kind == "events" and self.dropped > 0)
 
@@ -121,7 +121,7 @@ class Outputs:
     @property
     def failed(self) -> list[OutputStatus]:
         """Status of the outputs that lost more than they may."""
-        return [status for status in self.status() if status.broke_its_promise]
+        return [status for status in self.status() if status.incomplete]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib.resources
 import json
 from collections.abc import Callable, Mapping
@@ -214,7 +215,8 @@ def _serve(app: FastAPI, name: str, files: Mapping[str, bytes]) -> None:
 def _operations(schema: dict[str, Any]) -> str:
     """Return the API as an HTML page. FastAPI's own pages load scripts from other servers and do not work offline."""
     rows = [
-        f"<tr><td>{method.upper()}</td><td><code>{path}</code></td><td>{operation.get('description', '')}</td></tr>"
+        f"<tr><td>{method.upper()}</td><td><code>{html.escape(path)}</code></td>"
+        f"<td>{html.escape(operation.get('description', ''))}</td></tr>"
         for path, methods in schema["paths"].items()
         for method, operation in methods.items()
     ]

@@ -1,6 +1,7 @@
-"""A budget of accuracy from the command line: held, repaired, or nothing written.
+"""The accuracy budget on the command line: it holds, holds after layers fall back, or nothing is written.
 
-The data set is what the model itself finds in FP32 in real pictures, so that FP32's AP is 1 and what INT8 loses shows.
+The labels are the detections of the FP32 model itself in real images, so FP32 has an AP of about 1, and a loss of INT8
+shows.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from retina_edge.evaluation.coco_metrics import evaluate
 from retina_edge.imaging.image_file import read_image
 from retina_edge.model.checkpoint import load_checkpoint
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.start_first
 
-# Fewer than COCO counts in an image, and none that rounding could move across the score threshold.
+# Labels per image, fewer than COCO counts, and their lowest score, which rounding cannot move below the threshold.
 MOST, SURE = 50, 0.1
 CUT = 0.01
 
@@ -72,17 +73,17 @@ def layout(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def command(checkpoint: Path, images: Path, val: Path, tmp_path: Path, layout: str) -> list[str]:
-    words = [checkpoint, "-o", tmp_path / "out" / "int8.onnx", "--precision", "int8", "--for", layout]
-    words += ["--calibration", images, "--calibration-cache", tmp_path / "cache", "--images", images]
-    return [*map(str, words), "--val", str(val), "--val-images", str(images)]
+    arguments = [checkpoint, "-o", tmp_path / "out" / "int8.onnx", "--precision", "int8", "--for", layout]
+    arguments += ["--calibration", images, "--calibration-cache", tmp_path / "cache", "--images", images]
+    return [*map(str, arguments), "--val", str(val), "--val-images", str(images)]
 
 
 def sabotage(cache: Path, fp32: Path) -> str:
-    """Cuts the range of what one convolution reads to a hundredth, where ranges are kept; gives its name."""
+    """Shrink the cached range of the input of one convolution to a hundredth, and return the convolution's name."""
     graph = onnx.load(fp32).graph
-    read = [name for node in graph.node for name in node.input]
-    convolutions = [node for node in graph.node if node.op_type == "Conv"][1:]  # the first is never INT8
-    damaged = next(node for node in convolutions if read.count(node.input[0]) == 1)
+    inputs = [name for node in graph.node for name in node.input]
+    convolutions = [node for node in graph.node if node.op_type == "Conv"][1:]  # the first one is never INT8
+    damaged = next(node for node in convolutions if inputs.count(node.input[0]) == 1)
     (path,) = cache.iterdir()
     ranges = json.loads(path.read_text())
     ranges[damaged.input[0]] = [CUT * bound for bound in ranges[damaged.input[0]]]
@@ -95,7 +96,7 @@ def ap(model: Path, val: Path, images: Path) -> float:
         return evaluate(detector, load_coco(val, images)).metrics["AP"]
 
 
-def test_a_sabotaged_layer_is_put_back(
+def test_a_sabotaged_layer_falls_back(
     command: list[str],
     layout: str,
     fp32: Path,
@@ -116,39 +117,39 @@ def test_a_sabotaged_layer_is_put_back(
     assert export.main([*command, "--accuracy-budget", points, "--no-fallback"]) == 1
     error = capsys.readouterr().err
     assert f"expected at most {lost + 1:g} AP points less than fp32's" in error
-    assert "the fallback that puts layers back is off" in error
+    assert "the fallback of layers is off" in error
     assert list(output.parent.iterdir()) == []
 
     assert export.main([*command, "--accuracy-budget", points]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     model = onnx.load(output)
-    found, record = (json.loads(metadata_of(model)[key]) for key in (ACCURACY_KEY, QUANTIZATION_KEY))
-    assert len(found["trials"]) > 1
-    assert 100 * (found["ap_fp32"] - found["trials"][0]["ap"]) > lost + 1
-    assert name in found["trials"][-1]["kept"]
-    assert set(found["trials"][-1]["kept"]) <= set(record["kept"])
+    accuracy, record = (json.loads(metadata_of(model)[key]) for key in (ACCURACY_KEY, QUANTIZATION_KEY))
+    assert len(accuracy["trials"]) > 1
+    assert 100 * (accuracy["ap_fp32"] - accuracy["trials"][0]["ap"]) > lost + 1
+    assert name in accuracy["trials"][-1]["kept"]
+    assert set(accuracy["trials"][-1]["kept"]) <= set(record["kept"])
     assert convolution_precisions(model)[name] == ("fp16" if layout == "tensorrt" else "fp32")
-    assert f"kept in fp16: {', '.join(found['trials'][-1]['kept'])}" in said
-    assert "accuracy on 16 images" in said
-    assert found["speed"] > 0
-    assert ("estimated" if layout == "tensorrt" else "measured") in found["speed_against"]
-    # What the file says of itself is what evaluating it says.
-    assert found["ap"] == pytest.approx(ap(output, val, images), abs=1e-9)
-    assert found["ap_fp32"] == pytest.approx(ap(fp32, val, images), abs=1e-9)
-    assert 100 * (found["ap_fp32"] - found["ap"]) <= lost + 1
-    assert found["data"]["images"] == 16
-    assert len(found["data"]["images_sha256"]) == len(found["data"]["annotations_sha256"]) == 64
-    assert inspect_model(output).accuracy == found
+    assert f"kept in fp16: {', '.join(accuracy['trials'][-1]['kept'])}" in printed
+    assert "accuracy on 16 images" in printed
+    assert accuracy["speed"] > 0
+    assert ("estimated" if layout == "tensorrt" else "measured") in accuracy["speed_against"]
+    # The AP in the file's own record is the AP that an evaluation measures.
+    assert accuracy["ap"] == pytest.approx(ap(output, val, images), abs=1e-9)
+    assert accuracy["ap_fp32"] == pytest.approx(ap(fp32, val, images), abs=1e-9)
+    assert 100 * (accuracy["ap_fp32"] - accuracy["ap"]) <= lost + 1
+    assert accuracy["data"]["images"] == 16
+    assert len(accuracy["data"]["images_sha256"]) == len(accuracy["data"]["annotations_sha256"]) == 64
+    assert inspect_model(output).accuracy == accuracy
     assert inspect.main([str(output)]) == 0
     assert "accuracy, ap_fp32" in capsys.readouterr().out
 
 
-def test_an_engine_says_it_too_and_another_budget_is_another_engine(
+def test_a_passport_records_the_accuracy_and_another_budget_needs_another_build(
     fp32: Path, val: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = tmp_path / "out" / "tiny.engine"
-    words = [fp32, "-o", engine, "--precision", "fp16", "--backend", "tensorrt-rtx", "--target", "sm86"]
-    command = [*map(str, words), "--val", str(val), "--val-images", str(images), "--accuracy-budget"]
+    arguments = [fp32, "-o", engine, "--precision", "fp16", "--backend", "tensorrt-rtx", "--target", "sm86"]
+    command = [*map(str, arguments), "--val", str(val), "--val-images", str(images), "--accuracy-budget"]
     assert build.main([*command, "5"]) == 0
     passport = read_engine(engine)
     assert passport.accuracy is not None
@@ -169,11 +170,11 @@ def test_an_engine_says_it_too_and_another_budget_is_another_engine(
         (["--accuracy-budget", "0.5"], "needs labeled images to measure on: give --val"),
         (["--val", "val.json"], "--val belongs to --accuracy-budget"),
         (["--no-fallback"], "--no-fallback belongs to --accuracy-budget"),
-        (["--precision", "fp32", "--accuracy-budget", "1", "--val", "val.json"], "nothing is converted"),
+        (["--precision", "fp32", "--accuracy-budget", "1", "--val", "val.json"], "expected a conversion from fp32"),
         (["--accuracy-budget", "1", "--val", "not_there.json"], "not_there.json"),
     ],
 )
-def test_options_that_do_not_fit(
+def test_contradicting_options_are_refused(
     fp32: Path, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = tmp_path / "tiny.engine"
@@ -183,26 +184,26 @@ def test_options_that_do_not_fit(
 
 
 @pytest.mark.parametrize("points", ["-1", "101", "nan", "half"])
-def test_no_budget(checkpoint: Path, points: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_budget_out_of_range_is_refused(checkpoint: Path, points: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         export.main([str(checkpoint), "-o", "x.onnx", f"--accuracy-budget={points}"])
     assert "expected AP points from 0 to 100" in capsys.readouterr().err
 
 
-def test_a_class_that_the_model_has_not(
+def test_a_data_set_without_the_classes_of_the_model_is_refused(
     fp32: Path, val: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads(val.read_text())
     content["categories"][0]["name"] = "house"
     other = tmp_path / "other.json"
     other.write_text(json.dumps(content))
-    words = [fp32, "-o", tmp_path / "tiny.engine", "--precision", "fp16", "--accuracy-budget", "1", "--val", other]
-    assert build.main([*map(str, words), "--val-images", str(images)]) == 1
+    arguments = [fp32, "-o", tmp_path / "tiny.engine", "--precision", "fp16", "--accuracy-budget", "1", "--val", other]
+    assert build.main([*map(str, arguments), "--val-images", str(images)]) == 1
     assert "no category is a class of the model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", ["classes", "batch"])
-def test_what_cannot_work_is_said_before_calibrating(
+def test_wrong_classes_or_batches_are_refused_before_calibration(
     fp32: Path,
     val: Path,
     images: Path,
@@ -218,10 +219,14 @@ def test_what_cannot_work_is_said_before_calibrating(
     if wrong == "classes":
         val = tmp_path / "other.json"
         val.write_text((images.parent / "val.json").read_text().replace('"tree"', '"house"'))
-    words = [fp32, "-o", tmp_path / "tiny.engine", "--precision", "int8", "--calibration", images]
-    words += ["--accuracy-budget", "1", "--val", val, "--val-images", images]
+    arguments = [fp32, "-o", tmp_path / "tiny.engine", "--precision", "int8", "--calibration", images]
+    arguments += ["--accuracy-budget", "1", "--val", val, "--val-images", images]
     if wrong == "batch":
-        words += ["--batch", "2"]
-    assert build.main(list(map(str, words))) == 1
-    message = "no category is a class of the model" if wrong == "classes" else "batch: 2 asked, and the ONNX takes 1"
+        arguments += ["--batch", "2"]
+    assert build.main(list(map(str, arguments))) == 1
+    message = (
+        "no category is a class of the model"
+        if wrong == "classes"
+        else "batch: expected an ONNX of batch size 2, got one of 1"
+    )
     assert message in capsys.readouterr().err

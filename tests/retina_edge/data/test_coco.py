@@ -82,12 +82,17 @@ def replace(*path: str | int, value: object) -> Callable[[Content], None]:
             r"1 of 2 image files are missing .*gone.png \(image id 7\)",
         ),
         (replace("images", 0, "width", value="40"), "image id 7: width and height"),
+        (replace("images", 0, "height", value=True), "image id 7: width and height"),
         (replace("images", 1, "id", value=7), r"images\[1\]: id 7 occurs twice"),
         (replace("annotations", 1, "id", value=1), r"annotations\[1\]: id 1 occurs twice"),
         (replace("annotations", 0, "id", value="x"), "id: expected an integer"),
+        (replace("annotations", 0, "id", value=True), r"annotations\[0\]: id: expected an integer, got True"),
+        (replace("categories", 0, "id", value=[90]), r"categories\[0\]: id: expected an integer, got \[90\]"),
         (replace("annotations", 0, value={"id": 1}), "missing: image_id, category_id, bbox"),
         (replace("annotations", 0, "image_id", value=99), "annotation id 1: image_id 99 is unknown"),
+        (replace("annotations", 0, "image_id", value=[7]), r"annotation id 1: image_id \[7\] is unknown"),
         (replace("annotations", 0, "category_id", value=1), r"category_id 1 is unknown \(known: 90, 5\)"),
+        (replace("annotations", 0, "category_id", value={"id": 5}), r"category_id {'id': 5} is unknown"),
         (replace("annotations", 0, "bbox", value=[1, 2, 3]), "four finite numbers"),
         (replace("annotations", 0, "bbox", value=[1, 2, "3", 4]), "four finite numbers"),
         (replace("annotations", 0, "bbox", value=[1, 2, float("nan"), 4]), "four finite numbers"),
@@ -110,6 +115,19 @@ def test_the_error_names_the_defect_and_the_file(
     with pytest.raises(DataError, match=message) as caught:
         load_coco(path, tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_true_is_not_the_id_1(tmp_path: Path) -> None:
+    content = copy.deepcopy(GOOD)
+    content["images"][0]["id"] = content["categories"][1]["id"] = 1
+    for annotation in content["annotations"]:
+        annotation.update(image_id=1, category_id=1)
+    load_coco(write(tmp_path, content), tmp_path)
+    for key in ("image_id", "category_id"):
+        changed = copy.deepcopy(content)
+        changed["annotations"][0][key] = True
+        with pytest.raises(DataError, match=f"annotation id 1: {key} True is unknown"):
+            load_coco(write(tmp_path, changed), tmp_path)
 
 
 def test_invalid_boxes_are_skipped_only_on_request(tmp_path: Path) -> None:

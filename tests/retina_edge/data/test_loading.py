@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 import torch
 
 from engines.core.errors import SourceError
+from retina_edge.data import loading
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.coco import CocoDataset, LabeledImage, load_coco
 from retina_edge.data.loading import AugmentedDataset, BatchLoader, EpochSampler
@@ -83,6 +88,39 @@ def test_a_sample_does_not_change_the_global_generator(data: CocoDataset) -> Non
     before = torch.get_rng_state()
     AugmentedDataset(data, OPTIONS).sample(0, 5)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals a worker, which Windows starts in another way")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_worker_that_is_still_starting_is_ignored(
+    data: CocoDataset, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    init_worker = loading._init_worker
+
+    def interrupted(index: int) -> None:
+        os.kill(os.getpid(), number)
+        init_worker(index)
+
+    monkeypatch.setattr(loading, "_init_worker", interrupted)
+    sampler = EpochSampler(len(data), 2, batch=2, seed=4)
+    assert len(list(BatchLoader(AugmentedDataset(data, OPTIONS), sampler, workers=1))) == 1
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()  # in this process, signals arrive as before
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="macOS and Windows do not tell who sent a signal")
+def test_a_worker_ends_at_a_sigterm_from_its_parent_only(data: CocoDataset) -> None:
+    """At its exit, a process terminates the workers that an error has left behind, and waits for them."""
+    others = multiprocessing.active_children()
+    batches = iter(BatchLoader(AugmentedDataset(data, OPTIONS), EpochSampler(4, 40, batch=2, seed=4), workers=1))
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()).difference(others)
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    for _ in range(5):
+        next(batches)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(20)
+    assert worker.exitcode == 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -93,7 +93,8 @@ def test_messages_are_delivered_in_order_and_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 20])
-def test_random_failures_lose_nothing_and_keep_the_order(batch: int) -> None:
+@pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_random_failures_lose_nothing_and_keep_the_order(count: int, batch: int) -> None:
     rng = random.Random(batch)
 
     def plan(_number: int) -> None:
@@ -104,13 +105,13 @@ def test_random_failures_lose_nothing_and_keep_the_order(batch: int) -> None:
     with tempfile.TemporaryDirectory(dir=MEMORY_DISK) as folder, Spool(Path(folder) / "s.db") as spool:
         backoff = Backoff(1e-4, 5e-4)
         with DeliveryWorker(spool, transport, backoff=backoff, rng=random.Random(0)) as delivery:
-            for i in range(10_000):
+            for i in range(count):
                 delivery.send({"i": i})
             wait_for(lambda: not len(spool))
-        assert (delivery.state.delivered, delivery.state.failed, delivery.state.dropped) == (10_000, 0, 0)
-    assert first_times(transport.received) == list(range(10_000))
-    repeats = len(transport.received) - 10_000
-    assert 0 < repeats < 10_000 * batch * 0.05
+        assert (delivery.state.delivered, delivery.state.failed, delivery.state.dropped) == (count, 0, 0)
+    assert first_times(transport.received) == list(range(count))
+    repeats = len(transport.received) - count
+    assert 0 < repeats < count * batch * 0.05
     # A retry starts with the first message that was not confirmed, never earlier.
     assert all(later - earlier <= 1 for earlier, later in zip(transport.received, transport.received[1:], strict=False))
 
@@ -183,12 +184,12 @@ def test_undelivered_messages_are_sent_after_the_next_start(tmp_path: Path) -> N
             raise ReceiverUnreachable("down")
 
     with Spool(tmp_path / "s.db") as spool:
-        with DeliveryWorker(spool, Recorder(plan=plan)) as delivery:
+        with DeliveryWorker(spool, Recorder(plan=plan), backoff=Backoff(60, 60)) as delivery:
             for i in range(4):
                 delivery.send({"i": i})
             wait_for(lambda: delivery.state.last_error is not None)
             start = time.monotonic()
-        assert time.monotonic() - start < 1  # the end interrupts the back-off
+        assert time.monotonic() - start < 20  # the end interrupts the back-off
         assert delivery.state.pending == 2
     second = Recorder()
     with Spool(tmp_path / "s.db") as spool, DeliveryWorker(spool, second):
@@ -228,7 +229,7 @@ def test_the_end_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture, mo
                 time.sleep(0.1)
                 start = time.monotonic()
                 delivery.stop(timeout=0.3)
-                assert time.monotonic() - start < 3
+                assert time.monotonic() - start < 10  # the transport hangs for 30 s
             remaining = len(spool)
             assert 0 < remaining <= 60
         release.set()
@@ -261,7 +262,7 @@ def test_a_receiver_may_ask_for_a_longer_wait(tmp_path: Path) -> None:
     with Spool(tmp_path / "s.db") as spool, DeliveryWorker(spool, Recorder(plan=plan), backoff=FAST) as delivery:
         delivery.send({"i": 0})
         wait_for(lambda: delivery.state.delivered == 1)
-    assert 0.3 <= moments[1] - moments[0] < 2
+    assert 0.3 <= moments[1] - moments[0] < 10
 
 
 @pytest.mark.parametrize(

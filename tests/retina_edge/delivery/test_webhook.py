@@ -148,7 +148,7 @@ def test_429_waits_for_the_seconds_of_retry_after(server: Server, tmp_path: Path
         start = time.monotonic()
         delivery.send({"i": 0})
         wait_for(lambda: delivery.state.delivered == 1)
-        assert 1 <= time.monotonic() - start < 3
+        assert 1 <= time.monotonic() - start < 10
 
 
 def test_retry_after_in_all_its_forms() -> None:
@@ -179,7 +179,7 @@ def test_a_server_that_takes_too_long_is_unreachable(server: Server, answer: Ans
     start = time.monotonic()
     with pytest.raises(ReceiverUnreachable, match=r"does not answer within 0\.3 s"):
         deliver(transport)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5  # the server takes 10 s
     deliver(transport)
     transport.close()
 
@@ -202,7 +202,7 @@ def test_the_body_of_an_answer_is_bounded(server: Server, answer: Answer) -> Non
     transport = transport_to(server, timeout=0.5)
     start = time.monotonic()
     deliver(transport)  # delivered, because only the status matters
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5  # the server takes 10 s
     deliver(transport, 1)
     transport.close()
     assert server.numbers == [0, 1]
@@ -233,7 +233,7 @@ def test_stopping_ends_a_request_that_hangs(server: Server, tmp_path: Path) -> N
         wait_for(lambda: len(server.requests) == 1)
         start = time.monotonic()
         delivery.stop(timeout=0.2)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 5  # the server hangs for 10 s
     assert not [thread for thread in threading.enumerate() if thread.name == "delivery"]
     with Spool(tmp_path / "s.db") as spool:
         assert len(spool) == 1

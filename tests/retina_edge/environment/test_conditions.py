@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.core.processor import CPU_EXTENSIONS, cpu_extensions
+from engines.core.processor import CPU_EXTENSIONS
 from retina_edge.environment.conditions import (
     conditions,
     conditions_after,
@@ -107,6 +107,15 @@ def test_a_driver_without_a_gpu_adds_nothing(tools: Path, tmp_path: Path, script
     assert set(conditions(tmp_path)) == {"load average"}
 
 
+def test_a_system_without_a_load_average_reports_the_rest(
+    tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python has no os.getloadavg on Windows."""
+    monkeypatch.delattr(os, "getloadavg")
+    add_tool(tools, "nvpmodel", 'echo "NV Power Mode: 15W"')
+    assert conditions(tmp_path) == {"nvpmodel": "15W"}
+
+
 @pytest.mark.parametrize("fixed", [True, False])
 def test_a_jetson_reports_clock_power_mode_and_temperature(tools: Path, tmp_path: Path, *, fixed: bool) -> None:
     """The names are those of Orin with JetPack 6: ``17000000.gpu`` under devfreq."""
@@ -160,25 +169,3 @@ def test_peak_memory_grows_with_an_allocation() -> None:
     for start in range(0, len(block), 4096):
         block[start] = 1
     assert peak_memory() > min(before + 100, 350)
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("flags\t\t: fpu avx avx2 avx512_vnni avx512f\n", ["avx2", "avx512f", "avx512_vnni"]),
-        ("Features\t: fp asimd asimddp bf16\n", ["asimddp", "bf16"]),
-        ("vendor: unknown\n", []),
-        (None, []),
-    ],
-)
-def test_processor_extensions_come_from_cpuinfo(
-    line: str | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def read(path: Path) -> str:
-        assert path == Path("/proc/cpuinfo")
-        if line is None:
-            raise FileNotFoundError
-        return line
-
-    monkeypatch.setattr(Path, "read_text", read)
-    assert cpu_extensions() == expected

@@ -25,9 +25,6 @@ from retina_edge import Detector
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.evaluate import main
 from retina_edge.evaluation.coco_metrics import METRICS, evaluate, evaluate_results
-from retina_edge.model.checkpoint import Checkpoint
-from retina_edge.model.retinanet import RetinaNet
-from tests.models import TINY, contract_of, lively
 
 # Both compute in double precision, so only the order of summation differs.
 TOLERANCE = 1e-9
@@ -129,12 +126,12 @@ def test_classes_are_matched_by_name(dataset: CocoDataset, batch: int) -> None:
         evaluate(Detector(Oracle(answers, ("bush",), 0)), dataset)
 
 
-def test_verb_writes_json(tmp_path: Path, treecrowns: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = lively(RetinaNet(TINY))
-    Checkpoint(contract_of(model), TINY, model.state_dict()).save(tmp_path / "model.pt")
+def test_verb_writes_json(
+    checkpoint: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = ["--images", str(treecrowns / "images")]
     result = tmp_path / "new folder" / "result.json"
-    assert main([str(tmp_path / "model.pt"), str(treecrowns / "val.json"), *images, "--json", str(result)]) == 0
+    assert main([str(checkpoint), str(treecrowns / "val.json"), *images, "--json", str(result)]) == 0
     values = json.loads(result.read_text())
     assert set(values["metrics"]) == set(METRICS)
     assert values["images"] == 16

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 
+from export.precision.conversion import convert_file
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.detections import Detections
 from retina_edge.evaluate import main
@@ -104,12 +106,15 @@ def test_models_without_detections_can_be_compared(dataset: CocoDataset, tmp_pat
 
 
 def test_the_verb_writes_a_self_contained_page(
-    checkpoint: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path,
+    tiny_onnx: Path,
+    frames: list[npt.NDArray[np.uint8]],
+    treecrowns: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from retina_edge.export import main as export
-
     other = tmp_path / "<b>half.onnx"  # a name that HTML must escape
-    assert export([str(checkpoint), "-o", str(other), "--precision", "fp16"]) == 0
+    convert_file(tiny_onnx, other, "fp16", images=frames[:1])
     result, report = tmp_path / "result.json", tmp_path / "report"
     words = [other, treecrowns / "val.json", "--images", treecrowns / "images", "--score", "0.1", "--json", result]
     assert main([*map(str, words), "--against", str(checkpoint), "--report", str(report)]) == 0

@@ -7,12 +7,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
-import torch
-from torchvision.ops import box_iou
 
-from retina_edge.data.box_overlap import iou
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.detections import Detections
 from retina_edge.evaluation.confusion import Confusion, confusion
@@ -99,21 +95,6 @@ def test_badly_located_boxes_and_duplicates_are_counted(dataset: CocoDataset) ->
 def test_classes_that_the_data_set_lacks_are_not_false_alarms(dataset: CocoDataset) -> None:
     result = confusion_of(dataset, ((150, 50, 160, 60), 0.9, "house"), names=("tree", "house"))
     assert result.false_alarms == {}
-
-
-def test_iou_equals_that_of_torchvision() -> None:
-    generator = np.random.default_rng(0)
-
-    def boxes(count: int) -> npt.NDArray[np.float32]:
-        corners = generator.uniform(0, 50, (count, 2))
-        return np.concatenate([corners, corners + generator.uniform(0, 50, (count, 2))], axis=1).astype(np.float32)
-
-    first, second = boxes(40), boxes(30)
-    expected = box_iou(torch.from_numpy(first), torch.from_numpy(second)).numpy()
-    np.testing.assert_allclose(iou(first[:, None], second), expected, atol=1e-6)
-    flat = np.zeros((1, 4), np.float32)
-    assert iou(flat, flat) == 0
-    assert iou(flat[:0, None], second).shape == (0, 30)
 
 
 def test_boxes_in_a_crowd_of_their_class_are_not_false_alarms(dataset: CocoDataset) -> None:

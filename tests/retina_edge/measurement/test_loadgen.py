@@ -114,11 +114,13 @@ def test_offline_runs_full_batches(tmp_path: Path) -> None:
     assert sizes.count(4) >= len(sizes) - 1
 
 
-@pytest.mark.parametrize(("margin", "enough"), [(0.2, False), (3.0, True)])
+# The executor takes at least 2 ms for 2 frames: 1000 frames/s at most.
+@pytest.mark.parametrize(("measured", "enough"), [(10.0, False), (1000.0, True)])
 def test_offline_reports_that_its_samples_ran_out(
-    margin: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, enough: bool
+    measured: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, enough: bool
 ) -> None:
-    monkeypatch.setattr(loadgen_settings, "OFFLINE_MARGIN", margin)
+    """The expected rate is fixed, because a rate that a loaded machine measures may be far too low."""
+    monkeypatch.setattr(loadgen_settings, "_throughput", lambda *_: measured)
     summary = run("Offline", Steady(contract()), tmp_path)
     assert summary["Min duration satisfied"] == ("Yes" if enough else "NO")
     assert ("ran out before 0.3 s" in summary["because"]) is not enough
@@ -151,25 +153,31 @@ import sys, time
 from pathlib import Path
 from retina_edge.cli import running
 from retina_edge.detector import Detector
-from retina_edge.measurement import loadgen_settings, timing
-from retina_edge.measurement.loadgen import run_loadgen
+from retina_edge.measurement import loadgen, loadgen_settings, timing
 from tests.stand_in import StandIn, contract, patch_frame
 
 timing.WARM_UP_SECONDS, loadgen_settings.PROBE_SECONDS = 0.0, 0.05
-started = time.monotonic()
+run_test, started = loadgen._run, []
+
+def begin(*arguments):
+    started.append(time.monotonic())
+    run_test(*arguments)
+
+loadgen._run = begin
 
 class Failing(StandIn):
     def infer(self, images):
         time.sleep(0.005)
-        if time.monotonic() - started > {good_seconds}:
+        # Not during the warm-up, which may take longer than that on a loaded machine.
+        if started and time.monotonic() - started[0] > {good_seconds}:
             print("long enough", flush=True)
             {then}
         return super().infer(images)
 
 def run(folder):
     with Detector(Failing(contract())) as detector:
-        run_loadgen(detector, [patch_frame((40, 60), (0, 0))], scenario={scenario!r}, seconds=60, batch=2,
-                    logs=Path(folder))
+        loadgen.run_loadgen(detector, [patch_frame((40, 60), (0, 0))], scenario={scenario!r}, seconds=60, batch=2,
+                            logs=Path(folder))
     return 0
 
 code = running.run(lambda: run(sys.argv[1]))
@@ -180,13 +188,18 @@ raise SystemExit(code)
 
 
 def start(scenario: str, folder: Path, *, then: str, again: bool = False) -> subprocess.Popen[str]:
-    """Start a process that runs LoadGen, with a detector that executes ``then`` after half a second."""
-    code = PROCESS.format(scenario=scenario, then=then, again=again, good_seconds=0.5)
+    """Start a process that runs LoadGen, with a detector that executes ``then`` 0.2 s after the start of the test."""
+    code = PROCESS.format(scenario=scenario, then=then, again=again, good_seconds=0.2)
     arguments = [sys.executable, "-c", code, str(folder / "first"), str(folder / "second")]
     return subprocess.Popen(arguments, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+def slow_except(*quick: str) -> list[Any]:
+    """Return all scenarios, with the mark ``slow`` on the ones that are not named."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS]
+
+
+@pytest.mark.parametrize("scenario", slow_except("SingleStream", "Offline"))
 def test_a_detector_that_fails_ends_a_long_test_at_once(scenario: str, tmp_path: Path) -> None:
     process = start(scenario, tmp_path, then='raise RuntimeError("GPU fell off the bus")')
     _, errors = process.communicate(timeout=30)
@@ -194,7 +207,7 @@ def test_a_detector_that_fails_ends_a_long_test_at_once(scenario: str, tmp_path:
     assert process.returncode == 1
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenario", slow_except("MultiStream", "Server"))
 def test_an_interruption_ends_a_long_test_at_once(scenario: str, tmp_path: Path) -> None:
     process = start(scenario, tmp_path, then="pass")
     assert process.stdout is not None

@@ -6,7 +6,6 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 import pytest
 
@@ -14,39 +13,12 @@ from engines.core.errors import SinkError
 from retina_edge.pipeline.result import Result
 from retina_edge.sinks import background_sink
 from retina_edge.sinks.background_sink import BackgroundSink
-from retina_edge.sinks.sink import Sink
 from retina_edge.sinks.text_sink import JsonlSink
 from retina_edge.sinks.video_sink import VideoSink
 from tests.media import count_frames
-from tests.retina_edge.sinks.test_sinks import result
+from tests.results import result
+from tests.retina_edge.sinks.recorder import Recorder
 from tests.waiting import wait_for
-
-
-class Recorder(Sink):
-    """A sink that keeps the frame indices, waits for ``gate`` before each write, and raises at index ``fails_at``."""
-
-    def __init__(self, *, fails_at: int | None = None, delay: float = 0.0, fails_to_close: bool = False) -> None:
-        self.indices: list[int] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.closed_with: list[BaseException | None] = []
-        self._fails_at = fails_at
-        self._delay = delay
-        self._fails_to_close = fails_to_close
-
-    def write(self, result: Result) -> None:
-        assert self.gate.wait(20)
-        time.sleep(self._delay)
-        if result.frame.index == self._fails_at:
-            raise OSError("the disk is full")
-        self.indices.append(result.frame.index)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.closed_with.append(error)
-        if self._fails_to_close:
-            raise OSError("the index could not be written")
 
 
 def no_sink_threads() -> bool:
@@ -86,7 +58,7 @@ def test_a_live_stream_never_waits_and_keeps_the_newest() -> None:
         start = time.monotonic()
         for i in range(1, 100):
             sink.write(result(i, live=True))
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 10  # a write that waits would wait for 20 s
         assert (sink.pending, sink.dropped) == (3, 96)
         inner.gate.set()
     assert inner.indices == [0, 97, 98, 99]
@@ -253,14 +225,12 @@ def test_unwritten_results_at_the_end_are_an_error_for_files_and_dropped_for_liv
                 sink.write(result(i, live=live))
         return sink
 
-    start = time.monotonic()
     live = run(tmp_path / "live.mp4", True)
     assert count_frames(tmp_path / "live.mp4")[0] > 0
     assert 0 < live.dropped < 20
     with pytest.raises(SinkError, match=r"too slow: \d+ frames were not written within 0\.3 s of the end"):
         run(tmp_path / "file.mp4", False)
     assert 0 < count_frames(tmp_path / "file.partial.mp4")[0] < 20
-    assert time.monotonic() - start < 3
     assert no_sink_threads()
 
 
@@ -273,7 +243,7 @@ def test_a_sink_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplo
     start = time.monotonic()
     with pytest.raises(SinkError, match="Recorder hangs"):
         entered.__exit__(None, None, None)
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 10  # the sink hangs for 20 s
     assert "left behind" in caplog.text
     inner.gate.set()
     wait_for(no_sink_threads)

@@ -17,7 +17,8 @@ from retina_edge.detections import Detections
 from retina_edge.pipeline.result import Result
 from retina_edge.sinks.csv_sink import CsvSink
 from retina_edge.tracking.tracker import UNTRACKED
-from tests.retina_edge.sinks.test_sinks import result, write_all
+from tests.results import result
+from tests.retina_edge.sinks.recorder import write_all
 
 HEADER = "stream,source,frame,timestamp,captured,track,name,score,x1,y1,x2,y2".split(",")
 CAPTURED, NAME = HEADER.index("captured"), HEADER.index("name")

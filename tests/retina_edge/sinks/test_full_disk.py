@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from retina_edge.imaging.image_file import read_image
-from retina_edge.pipeline.result import Result
 from retina_edge.sinks.background_sink import BackgroundSink
 from retina_edge.sinks.image_sink import ImageSink
 from retina_edge.sinks.per_stream_sink import PerStreamSink
 from retina_edge.sinks.video_sink import RESERVED_BYTES, VideoSink
-from retina_edge.sources.frames import Frame
 from tests.media import count_frames
-from tests.retina_edge.sinks.test_sinks import result, write_all
+from tests.results import noise
+from tests.retina_edge.sinks.recorder import write_all
 from tests.small_disk import small_disk
-
-
-def noise(index: int, *, name: str = "a.png", stream: str = "a") -> Result:
-    """Return a result whose image no codec can compress."""
-    image = np.random.default_rng(index).integers(0, 256, (240, 320, 3), np.uint8)
-    return replace(result(), frame=Frame(image, index, index / 25, name), stream=stream)
 
 
 def test_videos_end_while_the_disk_has_room_for_their_indices(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from retina_edge.sinks import retrying_sink
 from retina_edge.sinks.outputs import QUEUE_CAPACITY, Outputs, OutputStatus, open_outputs
 from retina_edge.system.folders import event_spool
 from tests.events import entered
-from tests.retina_edge.sinks.test_background_sink import Recorder
-from tests.retina_edge.sinks.test_sinks import result
+from tests.results import result
+from tests.retina_edge.sinks.recorder import Recorder
 from tests.waiting import wait_for
 from tests.webhook_server import Handler, Server, serving, status
 

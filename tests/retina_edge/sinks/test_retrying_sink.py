@@ -22,9 +22,8 @@ from retina_edge.sinks.retrying_sink import RETRY_SECONDS, RetryingSink
 from retina_edge.sinks.text_sink import JsonlSink
 from retina_edge.sinks.video_sink import RESERVED_BYTES
 from tests.media import count_frames
-from tests.retina_edge.sinks.test_background_sink import Recorder
-from tests.retina_edge.sinks.test_full_disk import noise
-from tests.retina_edge.sinks.test_sinks import result, write_all
+from tests.results import noise, result
+from tests.retina_edge.sinks.recorder import Recorder, write_all
 from tests.small_disk import small_disk
 from tests.waiting import wait_for
 

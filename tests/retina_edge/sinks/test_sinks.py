@@ -33,29 +33,9 @@ from retina_edge.sources.image_source import ImageSource
 from retina_edge.sources.opening import open_sources
 from retina_edge.sources.video_source import VideoSource
 from tests.media import count_frames, write_picture, write_video
+from tests.results import result
+from tests.retina_edge.sinks.recorder import write_all
 from tests.stand_in import patch_frame
-
-
-def result(
-    index: int = 0, *, size: tuple[int, int] = (64, 96), name: str = "a.jpg", count: int = 1, live: bool = False
-) -> Result:
-    detections = Detections(
-        np.array([[1, 2, 30.123456, 40]] * count, np.float32).reshape(count, 4),
-        np.full(count, 0.75, np.float32),
-        np.full(count, 1, np.int32),
-        ("person", "naïve"),
-        (1, 2),
-    )
-    image = patch_frame(size, (8, 8))
-    return Result(Frame(image, index, None if count == 0 else index / 25, name), detections, "a", live)
-
-
-def write_all(sink: Sink, results: list[Result], *, error: BaseException | None = None) -> None:
-    with sink:
-        for item in results:
-            sink.write(item)
-        if error is not None:
-            raise error
 
 
 @pytest.mark.parametrize("fps", [25.0, 12.5, 29.97, 59.94005994, 119.88, 7.3])

@@ -13,7 +13,7 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from retina_edge.web.access import COOKIE, LOGIN_RATE, MAX_BODY_BYTES, RateLimit, is_loopback
-from tests.retina_edge.web.conftest import TOKEN, Served, serving
+from tests.retina_edge.web.serving import TOKEN, Served, serving
 
 SECRET_PATHS = ("/api/streams", "/api/streams/north/frame.jpg", "/metrics", "/api/score", "/openapi.json", "/api")
 

@@ -14,7 +14,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.sync.client import connect
 
-from tests.retina_edge.web.conftest import OUTPUTS, Served, serving
+from retina_edge.web.app import _operations
+from tests.retina_edge.web.serving import OUTPUTS, Served, serving
 
 
 def decoded(content: bytes) -> np.ndarray:
@@ -182,6 +183,13 @@ def test_the_page_needs_no_other_server(client: httpx.Client) -> None:
     schema = client.get("/openapi.json")
     assert schema.json()["info"]["title"] == "retina_edge"
     assert not {"``", ">>>"} & set(re.findall("``|>>>", schema.text)), "expected Markdown, got docstrings"
+
+
+def test_descriptions_are_escaped_in_the_page_of_the_api() -> None:
+    page = _operations({"paths": {"/a/<name>": {"get": {"description": "Return x if x < 1 & y > 2."}, "put": {}}}})
+    assert "<code>/a/&lt;name&gt;</code>" in page
+    assert "<td>Return x if x &lt; 1 &amp; y &gt; 2.</td>" in page
+    assert "<td>PUT</td>" in page
 
 
 def test_a_pipeline_that_has_ended_is_not_healthy() -> None:

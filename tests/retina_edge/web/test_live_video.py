@@ -21,8 +21,8 @@ from retina_edge.web import live_video
 from retina_edge.web.live_video import MAX_VIEWERS, ViewerLimit
 from retina_edge.web.preview import Preview
 from tests.made_streams import Made
-from tests.retina_edge.sinks.test_sinks import result
-from tests.retina_edge.web.conftest import Served, serving
+from tests.results import result
+from tests.retina_edge.web.serving import Served, serving
 from tests.waiting import wait_for
 
 MJPEG = "/api/streams/noise/stream.mjpg"

@@ -14,7 +14,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.retina_edge.web.conftest import OUTPUTS, TOKEN, Served
+from tests.retina_edge.web.serving import OUTPUTS, TOKEN, Served
 from tests.waiting import wait_for
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -25,26 +25,36 @@ pytestmark = pytest.mark.skipif(
 DESKTOP, PHONE = (1280, 900), (390, 844)
 
 
+@pytest.fixture(scope="module")
+def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """The browser that the tests share, because it takes seconds to start and to end."""
+    options = Options()
+    options.binary_location = CHROMIUM or ""
+    folder = tmp_path_factory.mktemp("browser")
+    window = f"--window-size={DESKTOP[0]},{DESKTOP[1]}"
+    for argument in ("--headless=new", "--no-sandbox", f"--user-data-dir={folder}", window):
+        options.add_argument(argument)
+    browser = Chrome(options=options, service=Service(DRIVER))
+    yield browser
+    browser.quit()
+
+
 @pytest.fixture
-def open_browser(tmp_path: Path) -> Iterator[Callable[[tuple[int, int]], Chrome]]:
-    """A function that opens a browser with a window of a size; all browsers are closed after the test."""
-    opened: list[Chrome] = []
+def open_browser(chrome: Chrome) -> Iterator[Callable[[tuple[int, int]], Chrome]]:
+    """A function that returns the browser with a screen of a size, without cookies and earlier messages."""
 
-    def open_one(size: tuple[int, int]) -> Chrome:
-        options = Options()
-        options.binary_location = CHROMIUM or ""
-        for argument in ("--headless=new", "--no-sandbox", f"--window-size={size[0]},{size[1]}"):
-            options.add_argument(argument)
+    def open_with(size: tuple[int, int]) -> Chrome:
+        chrome.execute_cdp_cmd("Network.clearBrowserCookies", {})
+        chrome.get_log("browser")  # type: ignore[no-untyped-call]  # returns messages only once
         if size == PHONE:
-            metrics = {"width": size[0], "height": size[1], "pixelRatio": 2, "mobile": True}
-            options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
-        options.add_argument(f"--user-data-dir={tmp_path / str(len(opened))}")
-        opened.append(Chrome(options=options, service=Service(DRIVER)))
-        return opened[-1]
+            metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 2, "mobile": True}
+            chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        return chrome
 
-    yield open_one
-    for browser in opened:
-        browser.quit()
+    yield open_with
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    chrome.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    chrome.get("about:blank")  # ends the connections to the server
 
 
 def until(condition: Callable[[], object], seconds: float = 15.0) -> None:

@@ -1,0 +1,101 @@
+"""A pipeline over generated streams, behind a real server on loopback."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+
+import numpy as np
+import uvicorn
+
+from retina_edge.detector import Detector
+from retina_edge.pipeline.pipeline import Pipeline
+from retina_edge.sinks.outputs import OutputStatus
+from retina_edge.sources.frames import Source
+from retina_edge.tracking.events import Event
+from retina_edge.web.app import create_app
+from retina_edge.web.event_log import EventLog
+from tests.made_streams import Made, dead
+from tests.stand_in import StandIn, contract
+
+TOKEN = "correct horse battery"
+
+# One output of each state, as the page shows them.
+OUTPUTS = [
+    OutputStatus("out.jsonl", "file", "ok", 3, 1204, 0, 0, ""),
+    OutputStatus(
+        "/data/night/out.csv", "file", "failed", 0, 871, 0, 336, "[Errno 28] No space left on device: 'out.csv'"
+    ),
+    OutputStatus(
+        *("mqtt://broker/site/a-topic-of-some-length", "events", "waiting", 27, 4, 0, 0),
+        "the broker cannot be reached: Connection refused",
+    ),
+    OutputStatus("https://example.org/***", "events", "lost", 0, 9, 0, 1, "the server refuses the message (400)"),
+]
+
+
+@dataclass
+class Served:
+    """A running server with its pipeline and its events."""
+
+    url: str
+    pipeline: Pipeline
+    events: EventLog
+
+
+@contextmanager
+def serving(token: str | None = None, sources: dict[str, Callable[[], Source]] | None = None) -> Iterator[Served]:
+    """Serve two cameras that work and one that does not, or the given sources."""
+    sources = sources or {
+        "north": partial(Made, "north", rate=30, live=True, size=(120, 160)),
+        "south": partial(Made, "south", rate=30, live=True, size=(96, 64)),
+        "gone": dead,
+    }
+    events = EventLog()
+    pipeline = Pipeline(Detector(StandIn(contract())), sources, on_result=lambda *_: None, score=0.4)
+    runner = threading.Thread(target=pipeline.run)
+    app = create_app(pipeline, events, token=token, healthy=runner.is_alive, outputs=lambda: OUTPUTS)
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+    )
+    web = threading.Thread(target=server.run)
+    runner.start()
+    web.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        while pipeline.online < 2 or any(s.latest is None for s in pipeline.streams if s.name != "gone"):
+            time.sleep(0.01)
+        yield Served(f"http://127.0.0.1:{port}", pipeline, events)
+    finally:
+        pipeline.stop()
+        runner.join(10)
+        server.should_exit = True
+        web.join(10)
+        assert not runner.is_alive()
+        assert not web.is_alive()
+        # An asyncio transport waits for a client that does not read, and cannot be closed because its loop has ended.
+        # Collect it here, where its ResourceWarning is ignored.
+        del server, app
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+
+
+@contextmanager
+def serving_an_event() -> Iterator[Served]:
+    """Serve without a token, with one event in the log."""
+    with serving() as server:
+        when = datetime(2026, 1, 1, tzinfo=timezone.utc)
+        box = (10.0, 10.0, 60.0, 60.0)
+        event = Event("entered", "north", "gate", None, 7, "patch", 0.9, box, (120, 160), when, {"inside": 1})
+        server.events.add(event, np.full((120, 160, 3), 90, np.uint8))
+        yield server
