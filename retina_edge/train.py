@@ -282,7 +282,8 @@ def _anchor_sizes(values: Sequence[float | str] | None, levels: int) -> tuple[fl
     if values == [AUTO]:
         return None
     if values and AUTO in values:
-        raise ValueError(f"anchors: expected sizes in pixels or {AUTO}, got both; leave one out")
+        given = " ".join(value if isinstance(value, str) else f"{value:g}" for value in values)
+        raise ValueError(f"anchors: expected sizes in pixels or {AUTO}, got {given}; leave one out")
     return tuple(map(float, values or DEFAULT_SIZES[:levels]))
 
 

@@ -60,7 +60,11 @@ def images(frames: list[Images]) -> list[Images]:
 
 # With three classes there are fewer detections than the 300 allowed. With 91, top_k takes effect on most levels.
 @pytest.mark.parametrize(
-    ("arch", "num_classes", "seed"), [("retinanet_resnet50_fpn", 3, 2), ("retinanet_resnet50_fpn_v2", 91, 0)]
+    ("arch", "num_classes", "seed"),
+    [
+        pytest.param("retinanet_resnet50_fpn", 3, 2, marks=pytest.mark.slow),
+        ("retinanet_resnet50_fpn_v2", 91, 0),
+    ],
 )
 def test_export_returns_torchvisions_detections(
     arch: str, num_classes: int, seed: int, images: list[Images], tmp_path: Path

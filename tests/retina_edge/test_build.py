@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ import onnx
 import pytest
 import torch
 
+from engines.onnx.deployable import convolution_precisions
 from engines.tensorrt.passport import passport_path, read_engine
+from export.precision.calibration import audit
+from export.precision.conversion import Calibration, convert_file
 from retina_edge.assets import MODEL
 from retina_edge.build import main
+from retina_edge.imaging.image_file import read_image
 
 pytestmark = pytest.mark.start_first
 
@@ -98,20 +103,28 @@ def test_an_int8_engine_is_built_again_only_if_something_changed(
 
 
 def test_an_int8_onnx_needs_no_calibration_images(
-    sample_models: dict[str, Path], engine: Path, calibration_folder: Path, capsys: pytest.CaptureFixture[str]
+    tiny_onnx: Path, treecrowns: Path, engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [sample_models["int8-tensorrt"], "-o", engine, "--precision", "int8", "--target", "sm86"]
+    images = sorted((treecrowns / "images").iterdir())
+    int8 = {}
+    for layout in ("tensorrt", "cpu"):
+        int8[layout] = tmp_path / f"{layout}.onnx"
+        calibration = Calibration(audit(images, read_image), layout, "minmax")
+        convert_file(tiny_onnx, int8[layout], "int8", images=[read_image(images[0])], calibration=calibration)
+    converted = Counter(convolution_precisions(onnx.load(int8["tensorrt"])).values())
+    assert converted["int8"] > converted["fp16"] > 0
+    arguments = [int8["tensorrt"], "-o", engine, "--precision", "int8", "--target", "sm86"]
     assert build(*arguments) == 0
-    assert read_engine(engine).precision_found["convolution"] == {"fp16": 9, "int8": 52}
+    assert read_engine(engine).precision_found["convolution"] == converted
     capsys.readouterr()
-    assert build(*arguments, "--calibration", calibration_folder) == 1
+    assert build(*arguments, "--calibration", treecrowns / "images") == 1
     assert (
         "--calibration: expected a conversion to int8, got a model that is int8 already; leave the option out"
         in capsys.readouterr().err
     )
     engine.unlink()
     passport_path(engine).unlink()
-    assert build(sample_models["int8-cpu"], "-o", engine, "--precision", "int8") == 1
+    assert build(int8["cpu"], "-o", engine, "--precision", "int8") == 1
     assert "layout: expected an INT8 ONNX for TensorRT, got one for cpu; export it again" in capsys.readouterr().err
     assert files_beside(engine) == []
 

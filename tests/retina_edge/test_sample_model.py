@@ -43,6 +43,7 @@ def test_checkpoint_and_onnx_find_the_crowns_of_the_validation_strips(dataset: C
         assert results["treecrowns.pt"][metric] == pytest.approx(results["treecrowns.onnx"][metric], abs=SAME_AP)
 
 
+@pytest.mark.slow
 def test_other_precisions_find_as_many_crowns(dataset: CocoDataset, sample_models: dict[str, Path]) -> None:
     """Both INT8 layouts, calibrated on windows of the sample image, may lose 0.5 AP points."""
     ap = {}

@@ -187,6 +187,7 @@ def test_a_lost_camera_comes_back_and_does_not_stop_the_other(model: Path, tmp_p
     assert "geheim" not in shown + errors
 
 
+@pytest.mark.slow
 def test_reconnecting_leaks_no_threads_or_descriptors(model: Path, tmp_path: Path) -> None:
     """A camera disconnects after 20 images, again and again."""
     image = write_picture(tmp_path / "a.jpg").read_bytes()

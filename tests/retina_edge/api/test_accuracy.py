@@ -66,7 +66,7 @@ def val(fp32: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-@pytest.fixture(params=["tensorrt", "cpu"])
+@pytest.fixture(params=["tensorrt", pytest.param("cpu", marks=pytest.mark.slow)])
 def layout(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

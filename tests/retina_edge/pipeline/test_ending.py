@@ -149,8 +149,11 @@ def test_a_signal_while_captures_start_ends_the_run() -> None:
         watchdog.cancel()
 
 
-def test_random_faults_lose_no_frame_of_a_file_and_every_live_frame_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """10,000 frames of files and cameras pass; cameras and detector fail at random, with a fixed seed."""
+@pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.slow)])
+def test_random_faults_lose_no_frame_of_a_file_and_every_live_frame_is_counted(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Four files of at least ``count`` frames and two cameras; cameras and detector fail at random, with a seed."""
     monkeypatch.setattr(capturing, "MIN_BACKOFF", 0.001)
     monkeypatch.setattr(capturing, "MAX_BACKOFF", 0.004)
     chance = random.Random(5)
@@ -172,13 +175,13 @@ def test_random_faults_lose_no_frame_of_a_file_and_every_live_frame_is_counted(m
         return Made("camera", live=True, rate=600, size=(32, 32), script=script)
 
     sources: dict[str, Callable[[], Source]] = {f"camera{n}": camera for n in range(2)}
-    sources |= {f"file{n}": partial(Made, f"file{n}", count=2000 + 500 * n, size=(40, 40)) for n in range(4)}
+    sources |= {f"file{n}": partial(Made, f"file{n}", count=count + 50 * n, size=(40, 40)) for n in range(4)}
     run = Run(sources, Faulty(contract()), batch=4).start()
     until(lambda: all(not stream.name.startswith("file") or stream.finished for stream in run.pipeline.streams), 60)
     status = run.end(stop=True)
     assert run.error is None
     for n in range(4):
-        assert run.indices[f"file{n}"] == list(range(2000 + 500 * n))
+        assert run.indices[f"file{n}"] == list(range(count + 50 * n))
     for n in range(2):
         camera_status = status[f"camera{n}"]
         assert camera_status.reconnects > 0

@@ -68,7 +68,9 @@ def rms_difference(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
     return float(np.sqrt(np.mean((one - other) ** 2)))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "resnet50" in name else ()) for name in CONFIGS]
+)
 def test_it_rounds_the_same_tensors_as_the_export(name: str, frames: list[Frames]) -> None:
     torch.manual_seed(0)
     model = lively(RetinaNet(CONFIGS[name]))
