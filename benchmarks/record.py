@@ -151,7 +151,7 @@ def _arguments(given: Sequence[str]) -> list[str]:
 def without_folders(text: str) -> str:
     """Shorten absolute paths in a text to their last two names: folders of one machine mean nothing elsewhere.
 
-    Example:
+    Examples:
         >>> without_folders("/home/user/project/model.engine: expected an engine")
         '…/project/model.engine: expected an engine'
     """

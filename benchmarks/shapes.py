@@ -18,7 +18,7 @@ from benchmarks.forest_frame import forest_frame
 CLASSES = ("disc", "square", "triangle")
 SIDE = 160
 # Sizes of a shape, pixels: from about one stride of the finest level to a third of the image.
-LEAST, MOST = 8, 56
+SMALLEST, LARGEST = 8, 56
 # Share of the forest that shows through a shape, so that no shape has a single color.
 THROUGH = 0.35
 # Largest number of objects in an image, and attempts to place one without overlap.
@@ -71,7 +71,7 @@ def render(forest: Image, generator: np.random.Generator) -> tuple[Image, list[t
     for _ in range(int(generator.integers(1, OBJECTS + 1))):
         for _ in range(TRIES):
             # Log-uniform: as many shapes of 8 to 16 pixels as of 16 to 32.
-            size = round(float(np.exp(generator.uniform(np.log(LEAST), np.log(MOST)))))
+            size = round(float(np.exp(generator.uniform(np.log(SMALLEST), np.log(LARGEST)))))
             x, y = (int(value) for value in generator.integers(0, SIDE - size + 1, 2))
             label = int(generator.integers(len(CLASSES)))
             mask = _mask(label, x, y, size, float(generator.uniform(0, 2 * np.pi)))

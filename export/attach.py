@@ -35,7 +35,7 @@ def attach(
     Returns:
         The deployable ONNX.
 
-    Example:
+    Examples:
         >>> from engines.onnx.deployable import contract_of, heads_only, read_deployable
         >>> from retina_edge.assets import MODEL
         >>> deployable = read_deployable(MODEL.read_bytes())

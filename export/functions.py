@@ -44,7 +44,7 @@ def decode_function(contract: DetectorContract) -> onnx.FunctionProto:
         boxes: boxes, float32 [N, M, 4], xyxy, input pixels, clipped to the input; undefined in such rows.
         labels: labels, int32 [N, M].
 
-    Example:
+    Examples:
         >>> from engines.core.contract import PyramidLevel
         >>> levels = (PyramidLevel((4, 4), (16, 16), anchor_sizes=(32.0,), aspect_ratios=(1.0,)),)
         >>> function = decode_function(DetectorContract("demo", (64, 64), ("tree",), (1,), levels))
@@ -84,7 +84,7 @@ def nms_function(contract: DetectorContract) -> onnx.FunctionProto:
         best_scores: scores, float32 [N, K], descending.
         best_labels: labels, int32 [N, K].
 
-    Example:
+    Examples:
         >>> from engines.core.contract import PyramidLevel
         >>> levels = (PyramidLevel((4, 4), (16, 16), anchor_sizes=(32.0,), aspect_ratios=(1.0,)),)
         >>> function = nms_function(DetectorContract("demo", (64, 64), ("tree",), (1,), levels))
@@ -107,7 +107,7 @@ def nms_function(contract: DetectorContract) -> onnx.FunctionProto:
 def num_candidates(contract: DetectorContract) -> int:
     """Return the number of candidates that Decode returns for each image.
 
-    Example:
+    Examples:
         >>> from engines.core.contract import PyramidLevel
         >>> levels = [PyramidLevel((n, n), (64 // n, 64 // n), (256 / n,), (1.0,)) for n in (8, 4)]
         >>> num_candidates(DetectorContract("demo", (64, 64), ("tree",), (1,), tuple(levels), top_k=50))

@@ -26,7 +26,7 @@ def half_tensor(tensor: onnx.TensorProto, name: str, fix: str) -> onnx.TensorPro
     Raises:
         ExportError: if a value is NaN or too large for float16.
 
-    Example:
+    Examples:
         >>> weights = onnx.numpy_helper.from_array(np.ones((8, 4), np.float32), "weight")
         >>> half = half_tensor(weights, "weight.half", "export in fp32")
         >>> half.name, onnx.numpy_helper.to_array(half).dtype
@@ -48,7 +48,7 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ExportError: if a weight is NaN or too large for float16.
 
-    Example:
+    Examples:
         >>> from engines.onnx.deployable import heads_only, read_deployable
         >>> from retina_edge.assets import MODEL
         >>> network = restore_weights(heads_only(read_deployable(MODEL.read_bytes())))
@@ -72,7 +72,7 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
 def restore_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy whose weights are float32 again: the inverse of ``store_half``, apart from the rounding.
 
-    Example:
+    Examples:
         >>> from engines.onnx.deployable import heads_only, read_deployable
         >>> from retina_edge.assets import MODEL
         >>> network = heads_only(read_deployable(MODEL.read_bytes()))

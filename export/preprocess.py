@@ -14,7 +14,7 @@ class Preprocess(nn.Module):
     Args:
         contract: contract with the color order, mean and standard deviation.
 
-    Example:
+    Examples:
         >>> from engines.core.contract import PyramidLevel
         >>> levels = (PyramidLevel((2, 2), (16, 16), (32.0,), (1.0,)),)
         >>> contract = DetectorContract("demo", (32, 32), ("tree",), (1,), levels, mean=(0, 0, 0), std=(1, 1, 1))

@@ -148,7 +148,7 @@ def postprocessed(deployable: onnx.ModelProto, heads: Sequence[Arrays]) -> list[
 def batches_of(images: Images, batch: int | None) -> Iterator[Images]:
     """Yield batches of a fixed size, the last one filled with repeated images; None yields batches of two and one.
 
-    Example:
+    Examples:
         >>> images = np.zeros((5, 64, 64, 3), np.uint8)
         >>> [len(batch) for batch in batches_of(images, 2)], [len(batch) for batch in batches_of(images, None)]
         ([2, 2, 2], [2, 1, 2])

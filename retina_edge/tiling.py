@@ -48,7 +48,7 @@ def tile_layout(size: tuple[int, int], tile: tuple[int, int], overlap: int) -> l
         tile: (height, width) of a tile, pixels; a smaller image is one tile of its own size.
         overlap: minimum overlap of neighbors, pixels, less than the sides of a tile.
 
-    Example:
+    Examples:
         >>> [(tile.left, tile.right) for tile in tile_layout((400, 1000), (400, 400), 64)]
         [(0, 400), (300, 700), (600, 1000)]
     """
@@ -73,7 +73,7 @@ class TiledDetector(Detector):
     Raises:
         RetinaEdgeError: if the overlap is as large as a tile, or the model cannot take the batch.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import FOREST, MODEL
         >>> with Detector.load(MODEL) as detector:
         ...     detections = TiledDetector(detector, overlap=64)(FOREST)

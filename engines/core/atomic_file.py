@@ -24,7 +24,7 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     Raises:
         OSError: if the folder cannot be written to, or the disk is full.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "models" / "model.engine"

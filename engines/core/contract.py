@@ -54,7 +54,7 @@ class PyramidLevel:
         anchor_sizes: square roots of the areas of the anchors, input pixels.
         aspect_ratios: height / width of the anchors.
 
-    Example:
+    Examples:
         >>> level = PyramidLevel((100, 100), (8, 8), anchor_sizes=(32, 40), aspect_ratios=(0.5, 1, 2))
         >>> level.num_anchors
         6
@@ -76,7 +76,7 @@ class PyramidLevel:
         Follows torchvision's ``AnchorGenerator.generate_anchors``: all sizes of the first ratio, then all sizes of the
         second, and so on. Coordinates are rounded half to even.
 
-        Example:
+        Examples:
             >>> PyramidLevel((52, 92), (8, 8), (16, 20), (1.0, 2.0)).cell_anchors().tolist()
             [[-8.0, -8.0, 8.0, 8.0], [-10.0, -10.0, 10.0, 10.0], [-6.0, -11.0, 6.0, 11.0], [-7.0, -14.0, 7.0, 14.0]]
         """
@@ -112,7 +112,7 @@ class DetectorContract:
         precision: arithmetic of the network: fp32, fp16 or int8.
         produced_by: versions of the packages that made the model.
 
-    Example:
+    Examples:
         >>> levels = (PyramidLevel((13, 23), (32, 32), anchor_sizes=(64.0,), aspect_ratios=(1.0,)),)
         >>> contract = DetectorContract("demo", (416, 736), ("tree", "car"), (1, 2), levels, top_k=100)
         >>> contract.num_classes, contract.max_detections, contract.precision
@@ -238,7 +238,7 @@ class DetectorContract:
 def package_versions(*packages: str) -> dict[str, str]:
     """Return the installed version of each distribution, for ``DetectorContract.produced_by``.
 
-    Example:
+    Examples:
         >>> sorted(package_versions("numpy", "onnxruntime"))
         ['numpy', 'onnxruntime', 'retina-edge']
     """
@@ -252,7 +252,7 @@ def check_input_size(input_size: tuple[int, int]) -> None:
     Raises:
         ContractError: if they are not; the message names the nearest size that is allowed.
 
-    Example:
+    Examples:
         >>> check_input_size((416, 736))
         >>> check_input_size((500, 800))  # doctest: +ELLIPSIS
         Traceback (most recent call last):

@@ -4,7 +4,7 @@
 class RetinaEdgeError(Exception):
     """Base of every error that retina_edge raises on purpose. The command line prints its message in one line.
 
-    Example:
+    Examples:
         >>> from retina_edge import Detector
         >>> try:
         ...     Detector.load("tree.onnx")

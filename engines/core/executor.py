@@ -30,7 +30,7 @@ class RawDetections(NamedTuple):
         scores: scores, float32 [N, K], descending.
         labels: labels, int32 [N, K].
 
-    Example:
+    Examples:
         >>> boxes = np.array([[[8, 8, 40, 40], [0, 0, 0, 0]]], np.float32)
         >>> raw = RawDetections(np.array([1], np.int32), boxes, np.zeros((1, 2)), np.zeros((1, 2), np.int32))
         >>> raw.boxes[0, : raw.num_detections[0]].tolist()

@@ -26,7 +26,7 @@ class Letterbox:
         frame_size: (height, width) of the frame, pixels.
         resized: (height, width) of the resized frame inside the input, pixels, each at least 1.
 
-    Example:
+    Examples:
         >>> letterbox = Letterbox.fit((720, 1280), (416, 736))
         >>> letterbox.resized
         (414, 736)
@@ -51,7 +51,7 @@ class Letterbox:
 
         The axes may differ slightly, because each side is rounded to whole pixels.
 
-        Example:
+        Examples:
             >>> Letterbox.fit((832, 368), (416, 736)).scale_xyxy().tolist()
             [0.5, 0.5, 0.5, 0.5]
         """
@@ -70,7 +70,7 @@ class Letterbox:
     def to_input(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Map boxes, float32 [N, 4] xyxy, from frame pixels to input pixels.
 
-        Example:
+        Examples:
             >>> Letterbox.fit((832, 368), (416, 736)).to_input(np.array([[0, 0, 368, 832]], np.float32)).tolist()
             [[0.0, 0.0, 184.0, 416.0]]
         """
@@ -83,7 +83,7 @@ class Letterbox:
             frame: BGR frame of ``frame_size``, uint8 [h, w, 3].
             out: array to fill, uint8 [height, width, 3].
 
-        Example:
+        Examples:
             >>> out = np.empty((32, 64, 3), np.uint8)
             >>> Letterbox.fit((2, 3), (32, 64)).apply(np.full((2, 3, 3), 255, np.uint8), out)
             >>> int(out[0, 47, 0]), int(out[0, 48, 0])
@@ -115,7 +115,7 @@ def letterbox_batch(
     Raises:
         ValueError: if an array is not a frame.
 
-    Example:
+    Examples:
         >>> images, letterboxes = letterbox_batch([np.zeros((720, 1280, 3), np.uint8)], (416, 736), batch=4)
         >>> images.shape
         (4, 416, 736, 3)
@@ -141,7 +141,7 @@ def as_bgr(frame: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         ValueError: if the array has another shape or dtype, or is empty; the message says what was expected and what
             came.
 
-    Example:
+    Examples:
         >>> as_bgr(np.array([[0, 255]], np.uint8)).tolist()
         [[[0, 0, 0], [255, 255, 255]]]
     """

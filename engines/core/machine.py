@@ -26,7 +26,7 @@ class Machine:
         jetpack: version of JetPack, or the L4T release if the JetPack package is not installed; empty on machines that
             are not a Jetson.
 
-    Example:
+    Examples:
         >>> Machine("Orin", "8.7", "540.4.0", "JetPack 6.2").sm
         87
     """

@@ -13,7 +13,7 @@ OUTPUTS = ("num_detections", "boxes", "scores", "labels")
 def head_names(num_levels: int) -> list[str]:
     """Return the names of the raw heads in the order of Decode's inputs: ``cls_0 … cls_L-1, box_0 … box_L-1``.
 
-    Example:
+    Examples:
         >>> head_names(2)
         ['cls_0', 'cls_1', 'box_0', 'box_1']
     """

@@ -30,7 +30,7 @@ def read_deployable(content: bytes) -> onnx.ModelProto:
     Raises:
         ModelFileError: if the content is not an ONNX model.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> model = read_deployable(MODEL.read_bytes())
         >>> [tensor.name for tensor in model.graph.output]
@@ -48,7 +48,7 @@ def read_deployable(content: bytes) -> onnx.ModelProto:
 def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
     """Return the metadata of an ONNX model.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> list(metadata_of(read_deployable(MODEL.read_bytes())))
         ['retina_edge.contract']
@@ -59,7 +59,7 @@ def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
 def record_of(model: onnx.ModelProto, key: str) -> dict[str, Any] | None:
     """Return the record under a key of the metadata, or None if the model has no such record.
 
-    Example:
+    Examples:
         >>> from engines.core.tensor_names import QUANTIZATION_KEY
         >>> model = onnx.ModelProto()
         >>> onnx.helper.set_model_props(model, {QUANTIZATION_KEY: '{"layout": "tensorrt"}'})
@@ -77,7 +77,7 @@ def contract_of(deployable: onnx.ModelProto) -> DetectorContract:
     Raises:
         ModelFileError: if the contract is missing or damaged.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> contract = contract_of(read_deployable(MODEL.read_bytes()))
         >>> contract.input_size, contract.class_names, contract.precision
@@ -98,7 +98,7 @@ def contract_of(deployable: onnx.ModelProto) -> DetectorContract:
 def replace_items(field: Any, items: Iterable[Any]) -> None:
     """Replace the items of a repeated field of a protobuf message, because such a field cannot be assigned.
 
-    Example:
+    Examples:
         >>> graph = onnx.GraphProto(node=[onnx.helper.make_node("Relu", ["x"], ["y"])])
         >>> replace_items(graph.node, [onnx.helper.make_node("Sigmoid", ["x"], ["y"])])
         >>> [node.op_type for node in graph.node]
@@ -117,7 +117,7 @@ def heads_only(deployable: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ModelFileError: if the model does not have exactly one Decode and one NMS node.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> network = heads_only(read_deployable(MODEL.read_bytes()))
         >>> [tensor.name for tensor in network.graph.output]
@@ -156,7 +156,7 @@ def name_convolutions(model: onnx.ModelProto) -> None:
     for convolutions that share their weights, as those of the heads do. A quantized network is left unchanged, because
     its convolutions were named before quantization, and its weights have other names since.
 
-    Example:
+    Examples:
         >>> node = onnx.helper.make_node("Conv", ["images", "model.backbone.conv1.weight"], ["y"], name="node_conv2d")
         >>> model = onnx.ModelProto(graph=onnx.GraphProto(node=[node]))
         >>> name_convolutions(model)
@@ -207,7 +207,7 @@ def with_plugins(
 def postprocess_only(deployable: onnx.ModelProto) -> onnx.ModelProto:
     """Return Decode and NMS alone, from raw heads to detections: the part that ``heads_only`` removes.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> model = postprocess_only(read_deployable(MODEL.read_bytes()))
         >>> [node.op_type for node in model.graph.node]
@@ -230,7 +230,7 @@ def postprocess_only(deployable: onnx.ModelProto) -> onnx.ModelProto:
 def batch_of(model: onnx.ModelProto) -> int | None:
     """Return the batch size of a model, or None if the model takes any batch size.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> batch_of(read_deployable(MODEL.read_bytes()))
         1
@@ -241,7 +241,7 @@ def batch_of(model: onnx.ModelProto) -> int | None:
 def fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     """Return a copy of a model with an open batch size that takes only this one. TensorRT tunes best for a fixed size.
 
-    Example:
+    Examples:
         >>> images = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["N", 32, 32, 3])
         >>> model = onnx.ModelProto(graph=onnx.GraphProto(input=[images]))
         >>> batch_of(model), batch_of(fix_batch(model, 4))
@@ -259,7 +259,7 @@ def fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
 def head_types(network: onnx.ModelProto) -> set[str]:
     """Return the element types of a network's outputs: float, float16.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> head_types(heads_only(read_deployable(MODEL.read_bytes())))
         {'float'}
@@ -272,7 +272,7 @@ def convolution_precisions(model: onnx.ModelProto) -> dict[str, str]:
 
     A convolution is in int8 if both its input and its weights come from a DequantizeLinear.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> precisions = convolution_precisions(heads_only(read_deployable(MODEL.read_bytes())))
         >>> precisions["head.classification_head.cls_logits:0"]
@@ -290,7 +290,7 @@ def convolution_precisions(model: onnx.ModelProto) -> dict[str, str]:
 def describe(tensors: Iterable[onnx.ValueInfoProto]) -> tuple[dict[str, Any], ...]:
     """Describe inputs or outputs by name, type and shape; -1 stands for an open size.
 
-    Example:
+    Examples:
         >>> images = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["N", 32, 32, 3])
         >>> describe([images])
         ({'name': 'images', 'type': 'uint8', 'shape': [-1, 32, 32, 3]},)

@@ -45,7 +45,7 @@ class OnnxExecutor(HostExecutor):
     Raises:
         ModelFileError: if the file is missing, is not an ONNX model, or was not written by ``retina-edge export``.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> executor = OnnxExecutor(MODEL)
         >>> executor.batch, executor.contract.input_size

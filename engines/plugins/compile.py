@@ -90,7 +90,7 @@ class Nvrtc:
 def entries() -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Yield the name, the source file and the compiler macros of every kernel.
 
-    Example:
+    Examples:
         >>> next(entries())
         ('filter_f16_2', 'filter.cu', ('-DHALF', '-DLEVELS=2', '-DENTRY=filter_f16_2'))
     """
@@ -127,7 +127,7 @@ def compile_entry(
 def clean(ptx: bytes) -> bytes:
     r"""Turn the compiler's PTX into the content of a text file that declares the oldest sufficient ISA.
 
-    Example:
+    Examples:
         >>> clean(b".version 8.8\n.target sm_75\n\0")
         b'.version 7.0\n.target sm_75\n'
     """

@@ -45,7 +45,7 @@ class Tensor:
         shape: its dimensions, the batch first.
         dtype: NumPy's name for the type of its elements.
 
-    Example:
+    Examples:
         >>> Tensor("boxes", (2, 300, 4), "float32").nbytes
         9600
     """
@@ -75,7 +75,7 @@ class Geometry:
     Raises:
         ValueError: if a size exceeds a limit of the kernels.
 
-    Example:
+    Examples:
         >>> geometry = Geometry(3, 9, ((8, 8), (4, 4)), top_k=100, max_detections=50, half=True)
         >>> geometry.level_logits
         (1728, 432)
@@ -152,7 +152,7 @@ class Launch:
 def postprocess_launches(geometry: Geometry, batch: int) -> tuple[Launch, Launch, Launch]:
     """Plan the launches of Filter, Select and NMS for ``batch`` images.
 
-    Example:
+    Examples:
         >>> geometry = Geometry(3, 9, ((8, 8), (4, 4)), top_k=100, max_detections=50, half=True)
         >>> for launch in postprocess_launches(geometry, 1):
         ...     print(launch.entry, launch.grid, [tensor.name for tensor in launch.outputs])

@@ -29,7 +29,7 @@ DELTA_CLIP = math.log(1000.0 / 16)
 def logit(score: float) -> np.float32:
     """Return log(score / (1 - score)) as float32; minus infinity for 0.
 
-    Example:
+    Examples:
         >>> float(logit(0.5))
         0.0
     """
@@ -39,7 +39,7 @@ def logit(score: float) -> np.float32:
 def pack_parameters(contract: DetectorContract) -> npt.NDArray[np.float32]:
     """Return the parameter tensor of a contract: float32 [8 + 4 L A + 2 L].
 
-    Example:
+    Examples:
         >>> from engines.core.contract import PyramidLevel
         >>> level = PyramidLevel(feature_size=(8, 8), stride=(8, 8), anchor_sizes=(32.0,), aspect_ratios=(1.0,))
         >>> contract = DetectorContract("example", (64, 64), ("tree",), (1,), (level,))
@@ -66,7 +66,7 @@ def set_thresholds(
     Raises:
         ValueError: if a threshold is not in 0 <= threshold < 1. Nothing is changed then.
 
-    Example:
+    Examples:
         >>> parameters = np.zeros(HEADER, np.float32)
         >>> set_thresholds(parameters, score_threshold=0.5, iou_threshold=0.25)
         >>> parameters[:2]
@@ -114,7 +114,7 @@ def unpack_parameters(values: npt.NDArray[np.float32], num_levels: int) -> Param
     Raises:
         ValueError: if the length does not belong to a whole number of anchors.
 
-    Example:
+    Examples:
         >>> values = np.arange(14, dtype=np.float32)
         >>> unpack_parameters(values, num_levels=1).cell_anchors
         array([[[ 8.,  9., 10., 11.]]], dtype=float32)

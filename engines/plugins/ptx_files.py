@@ -11,7 +11,7 @@ PTX = FOLDER / "ptx"
 def ptx_file(entry: str) -> Path:
     """Return the path of the PTX file of a kernel.
 
-    Example:
+    Examples:
         >>> ptx_file("nms").relative_to(FOLDER).as_posix()
         'ptx/nms.ptx'
     """
@@ -24,7 +24,7 @@ def read_ptx(entry: str) -> bytes:
     Raises:
         ValueError: if there is no such kernel.
 
-    Example:
+    Examples:
         >>> b".visible .entry nms(" in read_ptx("nms")
         True
     """

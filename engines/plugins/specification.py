@@ -53,7 +53,7 @@ def postprocess(
         top_k: largest number of candidates kept on each level.
         max_detections: largest number of detections K kept in each image.
 
-    Example:
+    Examples:
         >>> anchor, stride = [-8, -8, 8, 8], [32, 32]
         >>> parameters = np.array([0, 0.5, 4, 64, 64, 0, 0, 0, *anchor, *stride], np.float32)
         >>> logits = np.array([[[[-9, 2], [-9, -9]]]], np.float32)
@@ -104,7 +104,7 @@ def decode(
         num_classes: number of classes C.
         top_k: largest number of candidates kept on each level.
 
-    Example:
+    Examples:
         >>> values = np.array([0, 0.5, 4, 64, 64, 0, 0, 0, -8, -8, 8, 8, 32, 32], np.float32)
         >>> logits, deltas = np.array([[[-9, 2], [3, -9]]], np.float32), np.zeros((4, 2, 2), np.float32)
         >>> decode([logits], [deltas], unpack_parameters(values, 1), num_classes=1, top_k=10).boxes
@@ -157,7 +157,7 @@ def nms(candidates: Candidates, iou_threshold: np.float32, max_detections: int) 
         iou_threshold: IoU above which the worse box is suppressed.
         max_detections: largest number of indices returned.
 
-    Example:
+    Examples:
         >>> boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10]], np.float32)
         >>> candidates = Candidates(np.array([3, 2, 1], np.float32), boxes, np.zeros(3, np.int32))
         >>> nms(candidates, np.float32(0.5), max_detections=10)
@@ -184,7 +184,7 @@ def nms(candidates: Candidates, iou_threshold: np.float32, max_detections: int) 
 def sigmoid(logits: Floats) -> Floats:
     """Return 1 / (1 + exp(-x)) in float32, without overflow warnings for large negative values.
 
-    Example:
+    Examples:
         >>> sigmoid(np.array([-200, 0, 200], np.float32))
         array([0. , 0.5, 1. ], dtype=float32)
     """

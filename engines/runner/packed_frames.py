@@ -25,7 +25,7 @@ PART = 1 << 20
 def letterbox_launch(input_size: tuple[int, int], batch: int) -> Launch:
     """Plan the launch that letterboxes packed frames into ``batch`` images of (height, width).
 
-    Example:
+    Examples:
         >>> launch = letterbox_launch((416, 736), batch=1)
         >>> launch.grid, launch.outputs[0].shape
         ((299, 1), (1, 416, 736, 3))
@@ -44,7 +44,7 @@ def letterbox_launch(input_size: tuple[int, int], batch: int) -> Launch:
 def packed_bytes(sizes: Sequence[tuple[int, int]], batch: int) -> int:
     """Return the number of bytes that packed frames of (height, width) take, with the header for ``batch`` images.
 
-    Example:
+    Examples:
         >>> packed_bytes([(10, 10), (4, 4)], batch=2)
         1024
     """
@@ -68,7 +68,7 @@ def pack(
     Yields:
         The byte positions in ``out`` where a part begins and ends, as soon as the part is written.
 
-    Example:
+    Examples:
         >>> frame, letterbox = np.zeros((4, 4, 3), np.uint8), Letterbox.fit((4, 4), (32, 32))
         >>> out = np.zeros(packed_bytes([(4, 4)], batch=1), np.uint8)
         >>> list(pack([frame], [letterbox], batch=1, out=out))

@@ -25,7 +25,7 @@ def runs_on_sm(targets: tuple[str, ...], sm: int) -> bool:
         targets: architectures such as ``sm86``, or only ``portable``.
         sm: compute capability of the GPU as one number, 86 for 8.6; 0 without a GPU.
 
-    Example:
+    Examples:
         >>> runs_on_sm(("sm86", "sm89"), 86), runs_on_sm(("portable",), 75)
         (True, False)
     """
@@ -56,7 +56,7 @@ class BuildOptions:
     Raises:
         BuildError: if a value is out of range, or options contradict each other.
 
-    Example:
+    Examples:
         >>> BuildOptions(precision="fp16", batch=2, max_batch=8).precision
         'fp16'
         >>> BuildOptions(batch=0)

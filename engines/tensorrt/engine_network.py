@@ -111,7 +111,7 @@ def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
         ModelFileError: if the file is not a deployable ONNX of retina-edge export.
         BuildError: if its precision, layout, batch size or sizes do not fit the options.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> network = prepare(MODEL.read_bytes(), BuildOptions(postprocess="plugin"))
         >>> [launch.entry for launch in network.launches]
@@ -156,7 +156,7 @@ def check_batch(batch: int | None, options: BuildOptions) -> None:
     Raises:
         BuildError: if the model does not take them.
 
-    Example:
+    Examples:
         >>> check_batch(None, BuildOptions(max_batch=8))
         >>> check_batch(1, BuildOptions(batch=2))  # doctest: +ELLIPSIS
         Traceback (most recent call last):

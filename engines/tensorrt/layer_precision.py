@@ -69,7 +69,7 @@ def inspected_precision(information: str) -> LayerCounts:
     Raises:
         BuildError: if the engine was built with another verbosity, so that it has only the names of the layers.
 
-    Example:
+    Examples:
         >>> layer = {"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Row major linear FP16 format"}]}
         >>> inspected_precision(json.dumps({"Layers": [layer]}))
         {'convolution': {'fp16': 1}}
@@ -97,7 +97,7 @@ def check_precision(requested: str, precisions: Mapping[str, str], kept: Collect
     Raises:
         BuildError: if a convolution has another precision; the message says how many, and names the first.
 
-    Example:
+    Examples:
         >>> check_precision("int8", {"conv1": "fp16", "conv2": "int8"}, kept=["conv1"])
     """
     if not precisions:
@@ -138,7 +138,7 @@ def check_inspected(requested: str, layers: LayerCounts) -> bool:
     Raises:
         BuildError: if no convolution has the requested precision, or an FP16 or INT8 engine has some in FP32.
 
-    Example:
+    Examples:
         >>> check_inspected("int8", {"convolution": {"int8": 50, "fp16": 11}})
         True
     """

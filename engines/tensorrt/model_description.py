@@ -59,7 +59,7 @@ def inspect_model(path: Path | str) -> Inspection:
     Raises:
         ModelFileError: if the file is missing, damaged, or not a model of retina_edge.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> description = inspect_model(MODEL)
         >>> description.layers, description.outputs[1]

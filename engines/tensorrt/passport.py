@@ -158,7 +158,7 @@ class Passport:
 def passport_path(engine: Path | str) -> Path:
     """Return the path of an engine's passport.
 
-    Example:
+    Examples:
         >>> passport_path("model.engine").name
         'model.engine.json'
     """
@@ -168,7 +168,7 @@ def passport_path(engine: Path | str) -> Path:
 def cache_path(engine: Path | str) -> Path:
     """Return the path of the kernels that TensorRT-RTX compiled for the machine that ran an engine.
 
-    Example:
+    Examples:
         >>> cache_path("model.engine").name
         'model.engine.cache'
     """
@@ -242,7 +242,7 @@ def rebuild_command(passport: Passport, engine: Path | str) -> str:
 def sha256(path: Path | str) -> str:
     """Return the SHA-256 of a file in hexadecimal.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> len(sha256(MODEL))
         64

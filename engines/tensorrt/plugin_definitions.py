@@ -46,7 +46,7 @@ def why_no_plugins(backend: Backend) -> str | None:
 def plugin_name(launch: Launch) -> str:
     """Return the name of the plugin of a launch. Equal launches have the same name.
 
-    Example:
+    Examples:
         >>> from engines.plugins.launch import Geometry, postprocess_launches
         >>> geometry = Geometry(1, 3, ((20, 28), (10, 14)), top_k=64, max_detections=16, half=False)
         >>> plugin_name(postprocess_launches(geometry, 1)[0])  # doctest: +ELLIPSIS

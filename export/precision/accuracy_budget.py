@@ -29,7 +29,7 @@ class AccuracyBudget:
         fallback: True if INT8 layers may fall back to higher precision.
         tell: callback for progress, called with a description of each step.
 
-    Example:
+    Examples:
         >>> budget = AccuracyBudget(0.5, measure=lambda model: 0.4, data={}, images=())
         >>> budget.holds(0.400, 0.396), budget.holds(0.400, 0.394)
         (True, False)
@@ -79,7 +79,7 @@ class Accuracy:
         speed: speed relative to ``speed_against``, for instance 2.0 for twice as fast; None if unknown.
         speed_against: precision that ``speed`` is relative to, and how the speed was measured or estimated.
 
-    Example:
+    Examples:
         >>> Accuracy(ap_fp32=0.4, ap=0.397, budget=0.5, data={}).to_json()
         '{"ap_fp32": 0.4, "ap": 0.397, "budget": 0.5, "data": {}, "trials": [], "speed": null, "speed_against": ""}'
     """
@@ -121,7 +121,7 @@ def find_fallback(
     Raises:
         ExportError: if the budget cannot be held.
 
-    Example:
+    Examples:
         >>> budget = AccuracyBudget(0.5, measure=lambda model: 0.4, data={}, images=())
         >>> def attempt(kept):  # only with layer "b" in FP16 is the accuracy good enough
         ...     return Trial(kept, ap=0.40 if "b" in kept else 0.35, share=1 - len(kept) / 4)
@@ -171,7 +171,7 @@ def check_budget(fp32: float, ap: float, budget: AccuracyBudget, precision: str)
     Raises:
         ExportError: if the loss is not within the budget.
 
-    Example:
+    Examples:
         >>> budget = AccuracyBudget(0.5, measure=lambda model: 0.4, data={}, images=())
         >>> check_budget(0.40, 0.39, budget, "fp16")  # doctest: +ELLIPSIS
         Traceback (most recent call last):

@@ -40,7 +40,7 @@ class CalibrationSet:
         findings: remarks of the audit, one line each; empty if there are none.
         read: function that reads an image file: BGR uint8 [height, width, 3].
 
-    Example:
+    Examples:
         >>> from engines.core.contract import PyramidLevel
         >>> levels = (PyramidLevel((1, 2), (32, 32), (32.0,), (1.0,)),)
         >>> contract = DetectorContract("demo", (32, 64), ("tree",), (1,), levels)
@@ -80,7 +80,7 @@ def audit(paths: Sequence[Path], read: Callable[[Path], Frame], *, count: int = 
     Raises:
         DataError: if fewer than 8 images are left.
 
-    Example:
+    Examples:
         >>> def read(path):  # noise in place of image files
         ...     return np.random.default_rng(int(path.stem)).integers(0, 256, (32, 32, 3), np.uint8)
         >>> images = audit([Path(f"{number}.jpg") for number in range(10)], read)

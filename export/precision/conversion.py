@@ -62,7 +62,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Calibration:
-    """How to calibrate an INT8 model.
+    """The images and the calibrator of an INT8 model.
 
     Attributes:
         images: calibration set.
@@ -94,7 +94,7 @@ class Drift:
         detections: number of detections of the converted model in these images.
         accuracy: record of the measured accuracy; None without an accuracy budget.
 
-    Example:
+    Examples:
         >>> Drift({"cls_0": 31.5, "box_0": 28.2}, images=4, detections=90).worst
         ('box_0', 28.2)
     """

@@ -30,7 +30,7 @@ def to_half(network: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ExportError: if a weight is NaN or too large for float16, or there is no convolution.
 
-    Example:
+    Examples:
         >>> from engines.onnx.deployable import head_types, heads_only, read_deployable
         >>> from export.half_weights import restore_weights
         >>> from retina_edge.assets import MODEL

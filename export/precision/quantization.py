@@ -74,7 +74,7 @@ def sensitive_convolutions(network: onnx.ModelProto, layout: str) -> tuple[str, 
     network, and in FP32 it took a quarter of the time of the quantized R50. Its output is quantized as well, because
     ONNX Runtime has no integer convolution with float output.
 
-    Example:
+    Examples:
         >>> from engines.onnx.deployable import heads_only, read_deployable
         >>> from retina_edge.assets import MODEL
         >>> network = heads_only(read_deployable(MODEL.read_bytes()))
@@ -107,7 +107,7 @@ def quantize(
         ExportError: if a convolution that should be quantized is not.
         ValueError: if the layout or a convolution is unknown, or only some convolutions that share weights are kept.
 
-    Example:
+    Examples:
         >>> from engines.onnx.deployable import heads_only, read_deployable
         >>> from export.half_weights import restore_weights
         >>> from retina_edge.assets import MODEL
@@ -146,7 +146,7 @@ def _check_shared(network: onnx.ModelProto, kept: Collection[str]) -> None:
 def weight_groups(network: onnx.ModelProto, kept: Collection[str] = ()) -> list[tuple[str, ...]]:
     """Return groups of convolutions, without those in ``kept``, that share weights and are quantized together.
 
-    Example:
+    Examples:
         >>> from engines.onnx.deployable import heads_only, read_deployable
         >>> from retina_edge.assets import MODEL
         >>> groups = weight_groups(heads_only(read_deployable(MODEL.read_bytes())))
@@ -176,7 +176,7 @@ def multiply_adds(network: onnx.ModelProto) -> dict[str, int]:
 def int8_share(work: Mapping[str, int], kept: Collection[str]) -> float:
     """Return the share of INT8 in ``work``, the multiply-adds of all convolutions, 0 to 1.
 
-    Example:
+    Examples:
         >>> int8_share({"conv1": 100, "conv2": 300}, kept=["conv1"])
         0.75
     """

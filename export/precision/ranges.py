@@ -94,7 +94,7 @@ def ranges_on(network: onnx.ModelProto, batches: Iterable[Frames]) -> Ranges:
         network: float32 network that returns raw heads.
         batches: batches of letterboxed images, uint8 [n, height, width, 3], BGR.
 
-    Example:
+    Examples:
         >>> import onnx.parser
         >>> signature = "(uint8[1, 2, 2, 3] images) => (float[1, 2, 2, 3] y)"
         >>> body = "{ x = Cast<to = 1>(images) y = Neg(x) }"
@@ -114,7 +114,7 @@ def check_half(ranges: Ranges) -> None:
     Raises:
         ExportError: if a value is NaN or too large for float16.
 
-    Example:
+    Examples:
         >>> check_half({"conv1": (-3.0, 5.0)})
         >>> check_half({"conv1": (-3.0, 1e6)})  # doctest: +ELLIPSIS
         Traceback (most recent call last):
@@ -203,7 +203,7 @@ def least_squares(
         edges: edges of the bins, [n + 1].
         low, high: smallest and largest value.
 
-    Example:
+    Examples:
         >>> values = np.random.default_rng(0).laplace(size=1_000_000).astype(np.float32)
         >>> counts, edges = np.histogram(values, bins=4096)
         >>> low, high = least_squares(counts, edges, values.min(), values.max())

@@ -71,7 +71,7 @@ def cost(expected: Sequence[Arrays], actual: Sequence[Arrays], contract: Detecto
         actual: raw heads of each batch by the other network.
         contract: contract of the detector.
 
-    Example:
+    Examples:
         >>> from engines.core.contract import PyramidLevel
         >>> levels = (PyramidLevel((1, 1), (32, 32), (32.0,), (1.0,)),)
         >>> contract = DetectorContract("demo", (32, 32), ("tree",), (1,), levels)

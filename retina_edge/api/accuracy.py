@@ -55,7 +55,7 @@ def accuracy_budget(
         ContractError: if nothing is converted, so that there is nothing to compare.
         DataError: if the data set cannot be used.
 
-    Example:
+    Examples:
         >>> from retina_edge.api.progress import no_progress
         >>> options = AccuracyOptions(points=0.5, annotations="tests/data/treecrowns/val.json")
         >>> budget = accuracy_budget(options, precision="fp16", source_precision="fp32", progress=no_progress)
@@ -88,7 +88,7 @@ def accuracy_budget(
 def dataset_digests(dataset: CocoDataset) -> dict[str, Any]:
     """Return the number of images, the sha256 of the annotations, and that of the images in their order.
 
-    Example:
+    Examples:
         >>> dataset = load_coco("tests/data/treecrowns/val.json", "tests/data/treecrowns/images")
         >>> digests = dataset_digests(dataset)
         >>> digests["images"], digests["images_sha256"][:8]

@@ -56,7 +56,7 @@ def load_calibration(
         DataError: if too few of the images can be used.
         SourceError: if the path is neither a folder nor a COCO file.
 
-    Example:
+    Examples:
         >>> options = CalibrationOptions("tests/data/treecrowns/images", cache=None)
         >>> calibration = load_calibration(
         ...     options, precision="int8", source_precision="fp32", layout="cpu", progress=lambda done, count: None

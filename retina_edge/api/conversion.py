@@ -29,7 +29,7 @@ class Conversion:
         budget: the accuracy budget, with a function that measures AP; None to measure nothing.
         images: the user's images to verify with; empty to use parts of the sample image.
 
-    Example:
+    Examples:
         >>> from retina_edge.api.progress import no_progress
         >>> options = {"layout": "cpu", "calibration": None, "accuracy": None, "images": (), "progress": no_progress}
         >>> conversion = Conversion.prepare("fp16", source_precision="fp32", **options)

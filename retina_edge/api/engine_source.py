@@ -33,7 +33,7 @@ class EngineSource:
         options: options of the engine.
         conversion: the conversion to the precision of the engine.
 
-    Example:
+    Examples:
         >>> from retina_edge.api.progress import no_progress
         >>> from retina_edge.assets import MODEL
         >>> nothing = {"calibration": None, "accuracy": None, "verify": ()}

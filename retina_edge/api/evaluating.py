@@ -89,7 +89,7 @@ def evaluate(
         DataError: if the annotations or images cannot be used, or model and data set share no class.
         ModelFileError, DeviceError, MissingDependencyError: if the model cannot run on this machine.
 
-    Example:
+    Examples:
         >>> from retina_edge.api import evaluate
         >>> from retina_edge.assets import MODEL
         >>> result = evaluate(MODEL, "tests/data/treecrowns/val.json", "tests/data/treecrowns/images")

@@ -34,7 +34,7 @@ class ExportOptions:
         score_threshold, iou_threshold, top_k, max_detections: post-processing; None for the checkpoint's.
         half_weights: for FP32: store the weights in float16, half the file size.
 
-    Example:
+    Examples:
         >>> options = ExportOptions(precision="int8", layout="tensorrt", input_size=(416, 736))
         >>> ExportOptions(precision="fp16", half_weights=True)
         Traceback (most recent call last):

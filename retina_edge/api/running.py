@@ -84,7 +84,7 @@ def open_run(
     Raises:
         RetinaEdgeError, OSError: if an option cannot be satisfied.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import FOREST, MODEL
         >>> with open_run(RunOptions(MODEL, [str(FOREST)]), strict=True) as run:
         ...     run.pipeline.run()

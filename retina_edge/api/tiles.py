@@ -18,7 +18,7 @@ class TileOptions:
         size: (height, width) of a tile, pixels; None for the network's input size.
         overlap: minimum overlap of neighboring tiles, pixels; it should be as large as the largest object.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> with Detector.load(MODEL) as detector:
         ...     isinstance(TileOptions(overlap=96).apply(detector, batch=None), TiledDetector)

@@ -59,7 +59,7 @@ class ModelOptions:
     Raises:
         ValueError: if an option is out of range.
 
-    Example:
+    Examples:
         >>> options = ModelOptions(input_size=(416, 736), backbone="resnet18", fpn_channels=64)
         >>> config = options.config(num_classes=3)
         >>> config.backbone, config.num_classes, len(config.anchor_sizes)

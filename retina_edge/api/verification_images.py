@@ -22,7 +22,7 @@ def read_images(paths: Sequence[Path]) -> list[BgrImage]:
     Raises:
         SourceError: if there are no images, or an image cannot be read.
 
-    Example:
+    Examples:
         >>> [image.shape for image in read_images([FOREST])]
         [(622, 2299, 3)]
     """
@@ -38,7 +38,7 @@ def read_images(paths: Sequence[Path]) -> list[BgrImage]:
 def sample_images(input_size: tuple[int, int]) -> list[BgrImage]:
     """Return three parts of the sample image, of the input's size or less if the image is smaller, and one of noise.
 
-    Example:
+    Examples:
         >>> [image.shape for image in sample_images((416, 736))]
         [(416, 736, 3), (416, 736, 3), (416, 736, 3), (416, 736, 3)]
     """

@@ -44,7 +44,7 @@ def accuracy_options(args: argparse.Namespace) -> AccuracyOptions | None:
     Raises:
         ContractError: if an option is given without another one that it needs.
 
-    Example:
+    Examples:
         >>> parser = argparse.ArgumentParser()
         >>> add_accuracy_options(parser)
         >>> accuracy_options(parser.parse_args(["--accuracy-budget", "0.5", "--val", "val.json"])).points

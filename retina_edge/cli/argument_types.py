@@ -11,7 +11,7 @@ from engines.core.errors import ContractError
 def size(text: str) -> tuple[int, int]:
     """Convert ``HxW`` to (height, width) in pixels.
 
-    Example:
+    Examples:
         >>> size("416x736")
         (416, 736)
     """
@@ -24,7 +24,7 @@ def size(text: str) -> tuple[int, int]:
 def input_size(text: str) -> tuple[int, int]:
     """Convert ``HxW`` to (height, width) in pixels, both multiples of 32.
 
-    Example:
+    Examples:
         >>> input_size("416x736")
         (416, 736)
     """
@@ -41,7 +41,7 @@ def input_size(text: str) -> tuple[int, int]:
 def non_negative_int(text: str) -> int:
     """Convert text to an integer of 0 or more.
 
-    Example:
+    Examples:
         >>> non_negative_int("0")
         0
     """
@@ -53,7 +53,7 @@ def non_negative_int(text: str) -> int:
 def positive_int(text: str) -> int:
     """Convert text to an integer of at least 1.
 
-    Example:
+    Examples:
         >>> positive_int("0")
         Traceback (most recent call last):
             ...
@@ -67,7 +67,7 @@ def positive_int(text: str) -> int:
 def positive_float(text: str) -> float:
     """Convert text to a finite number above 0.
 
-    Example:
+    Examples:
         >>> positive_float("2.5")
         2.5
     """
@@ -80,7 +80,7 @@ def positive_float(text: str) -> float:
 def score(text: str) -> float:
     """Convert text to a score: 0 or more and less than 1.
 
-    Example:
+    Examples:
         >>> score("0.4")
         0.4
     """
@@ -93,7 +93,7 @@ def score(text: str) -> float:
 def to_float(text: str) -> float:
     """Convert text to a number; NaN, which no range contains, if the text is not a number.
 
-    Example:
+    Examples:
         >>> to_float("many")
         nan
     """

@@ -47,7 +47,7 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
 def calibration_options(args: argparse.Namespace) -> CalibrationOptions | None:
     """Return the options; None without ``--calibration``.
 
-    Example:
+    Examples:
         >>> parser = argparse.ArgumentParser()
         >>> add_calibration_options(parser)
         >>> calibration_options(parser.parse_args(["--calibration", "images", "--calibration-images", "64"])).count

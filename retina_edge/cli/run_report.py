@@ -43,7 +43,7 @@ class Summary:
         errors: streams and images that could not be read, one line each.
         warnings: oddities of sources, and results that an output dropped, one line each.
 
-    Example:
+    Examples:
         >>> summary = Summary(frames=90, detections=12, dropped=0, seconds=3.0, stage_ms={"infer": 20.0})
         >>> summary.fps
         30.0

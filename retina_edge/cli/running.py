@@ -30,7 +30,7 @@ def run(body: Callable[[], int]) -> int:
     Errors that a user can fix (``RetinaEdgeError``, ``OSError``, a missing or broken package) become one line on stderr
     and exit code 1. Ctrl-C becomes 130. Any other exception is a bug and keeps its traceback.
 
-    Example:
+    Examples:
         >>> run(lambda: 0)
         0
     """

@@ -28,7 +28,7 @@ class StreamParser(argparse.ArgumentParser):
         verb: name of the verb.
         description: description of the verb for ``--help``.
 
-    Example:
+    Examples:
         >>> parser = StreamParser("detect", "Detect objects.")
         >>> args = parser.parse_args(["model.onnx", "north=rtsp://camera/1", "--track"])
         >>> args.sources, args.track
@@ -133,7 +133,7 @@ class StreamParser(argparse.ArgumentParser):
 def run_options(args: argparse.Namespace) -> RunOptions:
     """Return the options of a parsed command line.
 
-    Example:
+    Examples:
         >>> args = StreamParser("detect", "Detect objects.").parse_args(["model.onnx", "video.mp4", "--score", "0.5"])
         >>> options = run_options(args)
         >>> options.sources, options.score

@@ -29,7 +29,7 @@ def add_tile_options(parser: argparse._ActionsContainer) -> None:
 def tile_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> TileOptions | None:
     """Return the options; None without ``--tile``. End with the parser's error if ``--overlap`` is given alone.
 
-    Example:
+    Examples:
         >>> parser = argparse.ArgumentParser()
         >>> add_tile_options(parser)
         >>> tile_options(parser, parser.parse_args(["--tile", "416x736"]))

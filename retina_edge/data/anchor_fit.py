@@ -114,7 +114,7 @@ def pyramid(
             an octave above.
         aspect_ratios: height / width of the anchors.
 
-    Example:
+    Examples:
         >>> [level.feature_size for level in pyramid((416, 736), (32, 64, 128), (0.5, 1, 2))]
         [(52, 92), (26, 46), (13, 23)]
     """
@@ -133,7 +133,7 @@ def best_iou(boxes: npt.NDArray[np.float32], levels: Sequence[PyramidLevel]) -> 
         boxes: float32 [N, 4], xyxy, input pixels.
         levels: pyramid levels with their anchors.
 
-    Example:
+    Examples:
         >>> levels = pyramid((64, 64), (32,), (1,))
         >>> best_iou(np.array([[16, 16, 48, 48], [30, 30, 34, 34]], np.float32), levels)
         array([1.      , 0.015625], dtype=float32)
@@ -168,7 +168,7 @@ def fit_anchors(
             an octave above.
         aspect_ratios: height / width of the anchors.
 
-    Example:
+    Examples:
         >>> boxes = np.array([[16, 16, 48, 48], [30, 30, 34, 34]], np.float32)
         >>> fit = fit_anchors(boxes, (64, 64), (32, 64, 128), (0.5, 1, 2))
         >>> fit.recall, fit.under_stride
@@ -198,7 +198,7 @@ def suggest_anchors(
     Args:
         boxes, input_size, anchor_sizes, aspect_ratios: as for ``fit_anchors``.
 
-    Example:
+    Examples:
         >>> boxes = np.array([[x, 8, x + 10, 20] for x in range(0, 200, 7)], np.float32)
         >>> suggest_anchors(boxes, (192, 256), (32, 64, 128), (0.5, 1, 2)).options
         '--anchors 10 20 40 --aspect-ratios 0.5 1 2'

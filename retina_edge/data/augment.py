@@ -24,7 +24,7 @@ def training_transform(options: AugmentOptions) -> nn.Module:
     Raises:
         ValueError: if the options lack a size.
 
-    Example:
+    Examples:
         >>> image = tv_tensors.Image(torch.zeros(3, 100, 200, dtype=torch.uint8))
         >>> boxes = tv_tensors.BoundingBoxes([[10, 20, 60, 70]], format="XYXY", canvas_size=(100, 200))
         >>> transform = training_transform(AugmentOptions().for_input((64, 96)))

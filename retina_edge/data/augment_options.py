@@ -12,7 +12,7 @@ ORIENTATIONS = ("none", "horizontal", "dihedral")
 
 @dataclass(frozen=True)
 class AugmentOptions:
-    """How training images are changed at random.
+    """The random changes of training images.
 
     Attributes:
         size: (height, width) of the training crops, pixels, multiples of 32; None for ``input_size``.
@@ -43,7 +43,7 @@ class AugmentOptions:
     def for_input(self, input_size: tuple[int, int]) -> AugmentOptions:
         """Return the options with both sizes filled in, for a network's input of (height, width).
 
-        Example:
+        Examples:
             >>> options = AugmentOptions(size=(256, 256)).for_input((416, 736))
             >>> options.size, options.input_size
             ((256, 256), (416, 736))

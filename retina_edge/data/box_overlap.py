@@ -12,7 +12,7 @@ def iou(boxes: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.
     The two arrays broadcast as usual in NumPy: ``iou(boxes[:, None], others)`` compares each box of [N, 4] with each
     box of [M, 4] and returns [N, M].
 
-    Example:
+    Examples:
         >>> boxes = np.array([[0, 0, 2, 2], [0, 0, 1, 1]], np.float32)
         >>> iou(boxes, np.array([0, 0, 2, 1], np.float32))
         array([0.5, 0.5], dtype=float32)
@@ -26,7 +26,7 @@ def share_inside(boxes: npt.NDArray[np.float32], others: npt.NDArray[np.float32]
 
     The two arrays broadcast as usual in NumPy.
 
-    Example:
+    Examples:
         >>> share_inside(np.array([[0, 0, 4, 4]], np.float32), np.array([[0, 0, 2, 2]], np.float32))
         array([0.25], dtype=float32)
     """

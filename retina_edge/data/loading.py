@@ -89,7 +89,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     Attributes:
         batches: number of batches of one process in an epoch, at least 1.
 
-    Example:
+    Examples:
         >>> sampler = EpochSampler(num_images=5, samples=4, batch=2, seed=0)
         >>> [[index for index, seed in batch] for batch in sampler]
         [[2, 4], [3, 0]]

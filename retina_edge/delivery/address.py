@@ -48,7 +48,7 @@ class Address:
         Raises:
             AddressError: if the text is not an address of an event receiver.
 
-        Example:
+        Examples:
             >>> Address.parse("mqtt://camera:secret@broker:1884/yard").location
             'broker:1884'
         """

@@ -45,7 +45,7 @@ class Backoff:
     Raises:
         ValueError: unless 0 < first <= longest.
 
-    Example:
+    Examples:
         >>> rng = random.Random(0)
         >>> backoff = Backoff(first=1, longest=60)
         >>> [round(backoff.delay(attempt, rng)) for attempt in range(1, 9)]

@@ -30,7 +30,7 @@ def open_transport(address: str, *, client_id: str, environ: Mapping[str, str] =
         AddressError: if the address cannot be used.
         MissingDependencyError: for MQTT without paho-mqtt.
 
-    Example:
+    Examples:
         >>> open_transport("https://example.org/hooks/secret", client_id="retina-edge-1").name
         'https://example.org/***'
     """

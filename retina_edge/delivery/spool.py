@@ -54,7 +54,7 @@ class Spool:
         SpoolError: on entering, if another process uses the file, or the file is not a spool.
         ValueError: if a bound is below 1.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder, Spool(Path(folder) / "events.sqlite") as spool:
         ...     spool.put({"track": 7})

@@ -57,7 +57,7 @@ class SpoolSize:
         count: number of messages.
         size: bytes of the payloads.
 
-    Example:
+    Examples:
         >>> SpoolSize(2, 500) + SpoolSize(1, 100)
         SpoolSize(count=3, size=600)
         >>> SpoolSize(3, 600).exceeds(SpoolSize(10, 512))
@@ -225,7 +225,7 @@ class SpoolFile:
 def size_of_messages(messages: Sequence[Message]) -> SpoolSize:
     """Return the number and size of messages in memory.
 
-    Example:
+    Examples:
         >>> size_of_messages([Message(1, "0" * 32, b'{"track":7}')])
         SpoolSize(count=1, size=11)
     """

@@ -80,7 +80,7 @@ class Transport(ABC):
 def network_reason(error: Exception) -> str:
     """Describe a network error for people, without any part of an address.
 
-    Example:
+    Examples:
         >>> network_reason(TimeoutError())
         'no answer in time'
         >>> network_reason(ConnectionRefusedError(111, "Connection refused"))

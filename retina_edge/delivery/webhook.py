@@ -54,7 +54,7 @@ class WebhookTransport(Transport):
         secret: key of the signature; None for no signature.
         timeout: seconds for a request, from its start to the end of the answer.
 
-    Example:
+    Examples:
         >>> WebhookTransport(Address.parse("https://example.org/hooks/secret?key=1")).name
         'https://example.org/***'
     """

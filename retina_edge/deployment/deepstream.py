@@ -62,7 +62,7 @@ def write_folder(model: DeployableModel, folder: Path, *, streams: int | None = 
 def infer_config(contract: DetectorContract, *, batch: int) -> str:
     """Return the configuration of Gst-nvinfer.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> text = infer_config(DeployableModel.read(MODEL).contract, batch=4)
         >>> [line for line in text.splitlines() if line.startswith(("batch-size", "infer-dims"))]
@@ -101,7 +101,7 @@ def infer_config(contract: DetectorContract, *, batch: int) -> str:
 def preprocess_config(contract: DetectorContract, *, batch: int, streams: int) -> str:
     """Return the configuration of Gst-nvdspreprocess.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> text = preprocess_config(DeployableModel.read(MODEL).contract, batch=4, streams=3)
         >>> [line for line in text.splitlines() if line.startswith(("network-input-shape", "src-ids"))]

@@ -44,7 +44,7 @@ class DeployableModel:
             ModelFileError: if the file is missing, damaged, or not a model of retina_edge.
             DeploymentError: for an engine of TensorRT-RTX, which no server loads.
 
-        Example:
+        Examples:
             >>> from retina_edge.assets import MODEL
             >>> DeployableModel.read(MODEL).inputs
             ({'name': 'images', 'type': 'uint8', 'shape': [1, 416, 736, 3]},)
@@ -93,7 +93,7 @@ def label_line(contract: DetectorContract, label: int) -> str:
 
     DeepStream skips empty lines, which would shift later labels, and splits lines at ``;``.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> label_line(DeployableModel.read(MODEL).contract, 0)
         'tree'

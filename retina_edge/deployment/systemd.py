@@ -88,7 +88,7 @@ def systemd_service(
     Raises:
         DeploymentError: if a unit cannot contain a name, a path or an argument.
 
-    Example:
+    Examples:
         >>> service = systemd_service(["model.engine", "rtsp://admin:secret@camera/1"], working_directory="/srv")
         >>> "secret" in service.unit
         False
@@ -161,7 +161,7 @@ def split_secrets(arguments: Sequence[str]) -> tuple[list[tuple[str, bool]], dic
     Returns:
         The words, each with True if it is a reference to a variable, and the values of the variables by name.
 
-    Example:
+    Examples:
         >>> words, variables = split_secrets(["--token", "abc"])
         >>> words
         [('--token', False), ('${RETINA_EDGE_ARGUMENT_2}', True)]
@@ -189,7 +189,7 @@ def quoted(word: str) -> str:
     Raises:
         DeploymentError: if the word contains a NUL byte.
 
-    Example:
+    Examples:
         >>> print(quoted("100% of $HOME"))
         "100%% of $$HOME"
     """
@@ -202,7 +202,7 @@ def quoted(word: str) -> str:
 def quoted_path(path: str) -> str:
     """Quote a path in a list of paths, where systemd expands specifiers but no variables.
 
-    Example:
+    Examples:
         >>> print(quoted_path("/srv/out put"))
         "/srv/out put"
     """

@@ -55,7 +55,7 @@ def write_repository(
             ``raw_heads`` is False.
         OSError: if a file cannot be written.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> from retina_edge.assets import MODEL
         >>> with TemporaryDirectory() as repository:
@@ -94,7 +94,7 @@ def config(model: DeployableModel, *, name: str, max_batch: int | None = None) -
         DeploymentError: if ``max_batch`` is given for a model with a fixed batch size, or is larger than the engine's
             largest.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import MODEL
         >>> print(*config(DeployableModel.read(MODEL), name="trees").splitlines()[:5], sep="\\n")
         name: "trees"
@@ -149,7 +149,7 @@ def readme(model: DeployableModel, *, name: str) -> str:
 def quoted(text: str) -> str:
     r"""Return a string in protobuf's text format. Bytes that are not printable ASCII become octal escapes.
 
-    Example:
+    Examples:
         >>> print(quoted("Bäume"))
         "B\303\244ume"
     """

@@ -38,7 +38,7 @@ class Check:
         purpose: what retina_edge uses the package or device for.
         fix: the command that installs the package, or other advice; empty if the state is ``ok``.
 
-    Example:
+    Examples:
         >>> check = Check("pycuda", MISSING, "", "runs engines", fix="pip install pycuda")
         >>> check.state == OK
         False

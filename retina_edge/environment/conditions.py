@@ -53,7 +53,7 @@ TOOL_SECONDS = 20.0
 def describe_machine() -> dict[str, Any]:
     """Return the processor with its extensions and cores, the system, the GPU if there is one, and the JetPack.
 
-    Example:
+    Examples:
         >>> describe_machine()["cores"] == os.cpu_count()
         True
     """
@@ -80,7 +80,7 @@ def describe_machine() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Return the versions of the packages in ``PACKAGES`` that are installed.
 
-    Example:
+    Examples:
         >>> versions()["numpy"] == importlib.metadata.version("numpy")
         True
     """
@@ -99,7 +99,7 @@ def conditions(root: Path = Path("/")) -> dict[str, Any]:
     Args:
         root: root of the file system to read from; tests pass another one.
 
-    Example:
+    Examples:
         >>> "load average" in conditions()
         True
     """
@@ -116,7 +116,7 @@ def conditions_after(seconds: float) -> Iterator[dict[str, Any]]:
     Yields:
         A dictionary that receives the conditions after these seconds; it stays empty if the block ends earlier.
 
-    Example:
+    Examples:
         >>> with conditions_after(60) as sample:
         ...     pass  # the work to measure
         >>> sample
@@ -135,7 +135,7 @@ def conditions_after(seconds: float) -> Iterator[dict[str, Any]]:
 def peak_memory() -> float:
     """Return the peak host memory of this process so far, MB of 10⁶ bytes; NaN on Windows, which has no such figure.
 
-    Example:
+    Examples:
         >>> peak_memory() > 1
         True
     """
@@ -149,7 +149,7 @@ def peak_memory() -> float:
 def tool_output(*command: str) -> str:
     """Run a command and return its output; an empty string if the command is missing or fails.
 
-    Example:
+    Examples:
         >>> tool_output("echo", "hello")
         'hello\\n'
         >>> tool_output("no-such-command")

@@ -21,7 +21,7 @@ class Platform:
         postprocess: where decode and NMS run.
         proven: what this project has run on the platform, and what it has not.
 
-    Example:
+    Examples:
         >>> CPU.commands
         ('pip install retina-edge', 'retina-edge detect model.onnx video.mp4 --save out.mp4')
     """
@@ -89,7 +89,7 @@ def recognize(machine: Machine, *, tensorrt: bool, tensorrt_rtx: bool) -> Platfo
         tensorrt: True if TensorRT is installed.
         tensorrt_rtx: True if TensorRT-RTX is installed.
 
-    Example:
+    Examples:
         >>> recognize(Machine(jetpack="JetPack 6.2.1+b38"), tensorrt=True, tensorrt_rtx=False).name
         'Jetson Orin, JetPack 6.1 and 6.2 (TensorRT 10.3)'
     """

@@ -30,7 +30,7 @@ class Evaluation:
         images: number of images.
         detections: number of detections in these images.
 
-    Example:
+    Examples:
         >>> evaluation = Evaluation({"AP": 0.25, "APl": float("nan")}, {"tree": 0.25}, images=1, detections=7)
         >>> evaluation.to_dict()["metrics"]
         {'AP': 0.25, 'APl': None}
@@ -133,7 +133,7 @@ def match_categories(class_names: Sequence[str], dataset: CocoDataset) -> dict[i
     Raises:
         DataError: if no class has the same name.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> dataset = CocoDataset(Path("trees.json"), ("tree", "shrub"), (7, 9), images=())
         >>> match_categories(("bush", "tree"), dataset)

@@ -82,7 +82,7 @@ def draw_change(change: ImageDifference, comparison: Comparison) -> BgrImage:
 def sheet(images: Sequence[BgrImage]) -> BgrImage:
     """Stack images vertically.
 
-    Example:
+    Examples:
         >>> row = np.zeros((50, 968, 3), np.uint8)
         >>> sheet([row, row]).shape
         (108, 968, 3)

@@ -30,7 +30,7 @@ class Confusion:
         false_alarms: number of boxes by class that match no object, or only objects with a better box. Boxes of which
             at least half lies in a COCO crowd of their class are not counted.
 
-    Example:
+    Examples:
         >>> result = Confusion(("tree", "bush"), {("tree", "tree"): 5, ("tree", "bush"): 1}, {"bush": 2})
         >>> result.rows()
         [('tree', 6, 5, 0, 0, 0), ('bush', 0, 0, 0, 0, 2)]

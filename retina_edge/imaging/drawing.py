@@ -34,7 +34,7 @@ BRIGHT_LUMA = 110
 def color_of(label: int) -> Color:
     """Return the color of a class, BGR. The color is the same in every run and every image.
 
-    Example:
+    Examples:
         >>> color_of(0)
         (0, 159, 230)
     """
@@ -44,7 +44,7 @@ def color_of(label: int) -> Color:
 def line_thickness(image: BgrImage) -> int:
     """Return the thickness of lines in an image, in pixels.
 
-    Example:
+    Examples:
         >>> line_thickness(np.zeros((1080, 1920, 3), np.uint8))
         3
     """
@@ -54,7 +54,7 @@ def line_thickness(image: BgrImage) -> int:
 def label_texts(names: Sequence[str], scores: npt.NDArray[np.float32]) -> list[tuple[str, str]]:
     """Return the text to draw at each box, and a short text for a narrow box.
 
-    Example:
+    Examples:
         >>> label_texts(["tree"], np.array([0.723], np.float32))
         [('tree 0.72', '0.72')]
     """
@@ -78,7 +78,7 @@ def draw_boxes(
         labels: int32 [N], indices of classes; they choose the colors.
         texts: for each box, its text and a short text to use if the box is too narrow.
 
-    Example:
+    Examples:
         >>> image = np.zeros((720, 1280, 3), np.uint8)
         >>> box = np.array([[100, 100, 400, 300]], np.float32)
         >>> draw_boxes(image, box, np.array([0], np.int32), [("tree 0.72", "0.72")])
@@ -99,7 +99,7 @@ def draw_boxes(
 def draw_label(image: BgrImage, text: str, corner: tuple[int, int], color: Color) -> None:
     """Draw text on a colored background above ``corner`` (x, y). Labels that would leave the image are moved inside.
 
-    Example:
+    Examples:
         >>> image = np.zeros((720, 1280, 3), np.uint8)
         >>> draw_label(image, "gate: 3 inside", (0, 0), WHITE)
         >>> image[0, 0].tolist()

@@ -52,7 +52,7 @@ def to_frames(images: Any) -> FrameInput:
         ValueError: if something else is given. The message lists the accepted forms, the value and its position.
         SourceError: if a file cannot be read.
 
-    Example:
+    Examples:
         >>> to_frames(np.zeros((2, 48, 64, 3), np.uint8)).frames[0].shape
         (48, 64, 3)
     """

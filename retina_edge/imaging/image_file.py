@@ -31,7 +31,7 @@ def read_image(path: Path) -> BgrImage:
     Raises:
         SourceError: if the file cannot be read, is not an image, or is truncated; the message names the file.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import FOREST
         >>> read_image(FOREST).shape
         (622, 2299, 3)
@@ -63,7 +63,7 @@ def write_image(path: Path, image: BgrImage) -> None:
         OSError: if the file cannot be written; the error names the file.
         SinkError: if OpenCV cannot write this format or size.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     write_image(Path(folder, "black.png"), np.zeros((48, 64, 3), np.uint8))
@@ -95,7 +95,7 @@ def encode_image(image: BgrImage, suffix: str, *, jpeg_quality: int = 95) -> byt
     Raises:
         SinkError: if OpenCV cannot write this format or size.
 
-    Example:
+    Examples:
         >>> encode_image(np.zeros((48, 64, 3), np.uint8), ".png")[:4]
         b'\\x89PNG'
     """

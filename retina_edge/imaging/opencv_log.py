@@ -24,7 +24,7 @@ def quiet_opencv() -> Iterator[None]:
     OpenCV's log level belongs to the process, so blocks of several threads may overlap: the last block to end restores
     the level.
 
-    Example:
+    Examples:
         >>> with quiet_opencv():
         ...     print(cv2.imread("missing.png"))
         None

@@ -24,7 +24,7 @@ MAX_BYTES, MAX_FRAMES = 500_000_000, 200
 def sample_frames() -> list[npt.NDArray[np.uint8]]:
     """Return frames of a flight over a forest, in which the sample model detects trees: uint8 [1080, 1920, 3], BGR.
 
-    Example:
+    Examples:
         >>> frames = sample_frames()
         >>> len(frames), frames[0].shape
         (16, (1080, 1920, 3))
@@ -45,7 +45,7 @@ def read_frames(sources: Sequence[Source]) -> tuple[list[npt.NDArray[np.uint8]],
     Raises:
         SourceError: if a source cannot be read, or if there are no frames.
 
-    Example:
+    Examples:
         >>> from retina_edge.sources.opening import open_sources
         >>> images, milliseconds = read_frames(open_sources([str(FOREST)]))
         >>> [image.shape for image in images], len(milliseconds)

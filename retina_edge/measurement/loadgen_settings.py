@@ -105,7 +105,7 @@ def read_summary(path: Path) -> dict[str, Any]:
 def has_run_out(summary: dict[str, Any]) -> bool:
     """True if LoadGen ran out of samples before its minimum duration.
 
-    Example:
+    Examples:
         >>> has_run_out({"Result is": "INVALID", "Min duration satisfied": "NO"})
         True
     """

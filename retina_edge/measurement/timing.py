@@ -37,7 +37,7 @@ class Latency:
         mean: arithmetic mean.
         p50, p90, p99: percentiles, interpolated linearly as in NumPy; None if there are too few runs for a percentile.
 
-    Example:
+    Examples:
         >>> Latency.of([10.0, 12.0, 11.0])
         Latency(runs=3, mean=11.0, p50=11.0, p90=None, p99=None)
     """
@@ -77,7 +77,7 @@ class Throughput:
         streams: number of threads that submitted, each like a camera.
         in_flight: submissions that each thread kept in flight.
 
-    Example:
+    Examples:
         >>> Throughput(frames=90, seconds=1.5, streams=1, in_flight=2).frames_per_second
         60.0
     """
@@ -100,7 +100,7 @@ class FrameCycle:
         frames: the frames.
         batch: number of frames in a batch.
 
-    Example:
+    Examples:
         >>> frames = [np.full((2, 2, 3), value, np.uint8) for value in range(3)]
         >>> cycle = FrameCycle(frames, batch=2)
         >>> [[int(frame[0, 0, 0]) for frame in cycle.next()] for _ in range(3)]
@@ -222,7 +222,7 @@ def host_overhead(latency: Latency, stages: dict[str, Latency]) -> float | None:
         latency: latency of whole batches.
         stages: latency of each stage; the medians are compared.
 
-    Example:
+    Examples:
         >>> overhead = host_overhead(Latency.of([11.0]), {GPU: Latency.of([10.0])})
         >>> round(overhead, 3)
         0.1

@@ -74,7 +74,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         ModelFileError: if the file is missing, corrupt, not a checkpoint of retina_edge, or contains anything but
             tensors and plain values.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import CHECKPOINT
         >>> checkpoint = load_checkpoint(CHECKPOINT)
         >>> checkpoint.contract.class_names, checkpoint.config.backbone

@@ -35,7 +35,7 @@ class ModelConfig:
     Raises:
         ValueError: if a value is out of range, or ``anchor_sizes`` does not fit the number of levels.
 
-    Example:
+    Examples:
         >>> config = ModelConfig(num_classes=2, backbone="resnet18")
         >>> config.num_levels, config.anchor_sizes[0]
         (5, (32.0, 40.0, 50.0))
@@ -103,7 +103,7 @@ class ModelConfig:
 def octave_sizes(bases: Sequence[float]) -> tuple[tuple[float, ...], ...]:
     """Return three anchor sizes for each level: 1, 2^(1/3) and 2^(2/3) times its base, rounded down as in torchvision.
 
-    Example:
+    Examples:
         >>> octave_sizes((32, 64))
         ((32.0, 40.0, 50.0), (64.0, 80.0, 101.0))
     """

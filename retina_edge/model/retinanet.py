@@ -31,7 +31,7 @@ class RetinaNet(nn.Module):
         config: the architecture.
         pretrained_backbone: start from torchvision's ImageNet weights, which it downloads.
 
-    Example:
+    Examples:
         >>> model = RetinaNet(ModelConfig(num_classes=2, backbone="resnet18", fpn_channels=32, head_depth=1))
         >>> class_logits, box_deltas = model(torch.zeros(1, 3, 64, 96))
         >>> class_logits[0].shape, box_deltas[0].shape

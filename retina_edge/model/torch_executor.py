@@ -35,7 +35,7 @@ class TorchExecutor(HostExecutor):
         contract: what the model promises.
         device: device to run on.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import CHECKPOINT
         >>> executor = TorchExecutor.load(CHECKPOINT, device="cpu")
         >>> executor.device, executor.contract.input_size
@@ -127,7 +127,7 @@ def select_device(name: str) -> torch.device:
     Raises:
         DeviceError: if the name is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, or torch sees no GPU.
 
-    Example:
+    Examples:
         >>> select_device("cpu")
         device(type='cpu')
     """

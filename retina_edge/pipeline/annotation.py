@@ -35,7 +35,7 @@ def annotate(
             #12 before the class; a narrow box shows only #12.
         tallies: zones and lines with their counts. The arrow of a line points to the side that counts as "in".
 
-    Example:
+    Examples:
         >>> frame = np.zeros((120, 160, 3), np.uint8)
         >>> box, score = np.array([[20, 40, 100, 110]], np.float32), np.array([0.9], np.float32)
         >>> detections = Detections(box, score, np.array([0], np.int32), ("tree",), (1,))

@@ -24,7 +24,7 @@ class Batcher:
             that is offline. A batch with frames of files only waits until it is full, because files are not urgent.
         max_age: seconds from capture after which a live stream's frame is dropped; None for no limit.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import FOREST
         >>> from retina_edge.sources.stream_names import named_sources
         >>> changed, sources = threading.Condition(), named_sources([f"north={FOREST}", f"south={FOREST}"])

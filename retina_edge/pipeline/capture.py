@@ -35,7 +35,7 @@ class Capture:
         keep_trying: retry without end to open a live stream, even if the first attempt fails. If False, only a stream
             that has delivered a frame is reopened, and a failure before that is recorded in ``stream.errors``.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import FOREST
         >>> from retina_edge.sources.stream_names import named_sources
         >>> stream = Stream.of("forest", named_sources([f"forest={FOREST}"])["forest"], threading.Condition())

@@ -35,7 +35,7 @@ class StreamedFrame(tuple[BgrImage, Detections]):
     Attributes:
         result: the pipeline's result, with everything that is known about the frame.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from retina_edge.sources.frames import Frame
         >>> video_frame = Frame(np.zeros((48, 64, 3), np.uint8), index=7, timestamp=0.28, name="flight.mp4")

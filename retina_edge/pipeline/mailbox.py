@@ -25,7 +25,7 @@ class Mailbox:
         taken: frames that were taken out.
         dropped: frames that were overwritten before they were taken.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> changed = threading.Condition()
         >>> mailbox = Mailbox(changed, keep_all=False)

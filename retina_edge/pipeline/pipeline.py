@@ -90,7 +90,7 @@ class Pipeline:
     Raises:
         RetinaEdgeError: for a score or batch size that the model does not support, or without streams.
 
-    Example:
+    Examples:
         >>> from retina_edge import Detector
         >>> from retina_edge.assets import FOREST, MODEL
         >>> from retina_edge.sources.stream_names import named_sources

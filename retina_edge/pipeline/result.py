@@ -31,7 +31,7 @@ class Result:
         events: events of zones and lines in this frame.
         tallies: counts of the stream's zones and lines after this frame.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> frame = Frame(np.zeros((48, 64, 3), np.uint8), index=7, timestamp=0.28, name="flight.mp4")
         >>> result = Result(frame, Detections.empty((), ()), stream="flight", age_at_output=0.0512)

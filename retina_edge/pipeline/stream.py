@@ -88,7 +88,7 @@ class Stream:
         started: True once the capture thread has been started.
         read_seconds: seconds that the capture thread has spent waiting for frames and decoding them.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import FOREST
         >>> from retina_edge.sources.stream_names import named_sources
         >>> stream = Stream.of("forest", named_sources([f"forest={FOREST}"])["forest"], threading.Condition())

@@ -26,7 +26,7 @@ class CsvSink(TextFileSink):
     ``track`` is empty for an object that is not tracked. A name that a spreadsheet would treat as a formula gets a
     leading apostrophe.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> from pathlib import Path
         >>> with TemporaryDirectory() as folder, CsvSink(Path(folder) / "out.csv") as sink:

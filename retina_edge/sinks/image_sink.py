@@ -18,7 +18,7 @@ class ImageSink(Sink):
     Args:
         folder: path of the folder; created if it does not exist.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> import numpy as np
         >>> from retina_edge import Detections

@@ -37,7 +37,7 @@ def check_outputs(
         SinkError: if an MP4 is given for several sources or for images, two outputs would write the same file, an
             output would overwrite a source or the model, or a video format is not MP4.
 
-    Example:
+    Examples:
         >>> from retina_edge.sources.opening import open_sources
         >>> camera = open_sources(["0"])
         >>> check_outputs(Path("model.onnx"), camera, save=Path("out.mp4"), jsonl=Path("out.jsonl"))

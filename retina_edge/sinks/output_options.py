@@ -29,7 +29,7 @@ class OutputOptions:
         receivers: addresses that events are delivered to, ``mqtt://`` or ``https://``.
         spool: folder for events that wait for delivery.
 
-    Example:
+    Examples:
         >>> from retina_edge.sources.opening import open_sources
         >>> options = OutputOptions(save=Path("out.mp4"))
         >>> options.check(Path("model.onnx"), open_sources(["0"]), endless=True)

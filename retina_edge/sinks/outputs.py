@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OutputStatus:
-    """How many results or events one output has taken and lost. Holds no credentials.
+    """The state of an output, and the number of results or events that it took and lost. Contains no credentials.
 
     Attributes:
         name: path of the file, or address of the receiver without credentials; unique among the outputs.
@@ -48,7 +48,7 @@ class OutputStatus:
         lost: results that failed to be written or came after a failure; events that the receiver refused.
         error: the present error, or the last one; empty if there has been none.
 
-    Example:
+    Examples:
         >>> status = OutputStatus("out.jsonl", "file", "lost", 0, done=10, dropped=2, lost=0, error="")
         >>> str(status), status.incomplete
         ('out.jsonl: 2 results lost', False)
@@ -154,7 +154,7 @@ def open_outputs(
         OSError: if a file cannot be opened.
         RetinaEdgeError: if an address cannot be used, or is given twice.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder, open_outputs(jsonl=Path(folder) / "out.jsonl", strict=True) as outputs:
         ...     [(status.kind, status.state, status.done) for status in outputs.status()]

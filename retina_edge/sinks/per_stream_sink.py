@@ -97,7 +97,7 @@ def sink_for_stream(save: Path, source: Source, *, name: str, live: bool, fps: f
         live: True for a live stream, as known from the open source.
         fps: frames per second, as known from the open source; None if unknown.
 
-    Example:
+    Examples:
         >>> from retina_edge.sources.opening import open_sources
         >>> (camera,) = open_sources(["0"])
         >>> sink = sink_for_stream(Path("folder"), camera, name="gate", live=True, fps=25)

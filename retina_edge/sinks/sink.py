@@ -16,7 +16,7 @@ class Sink(ABC):
         written: files or folders that this sink has finished.
         resumable: True if a new sink can take the place of this one after an error.
 
-    Example:
+    Examples:
         >>> class Counter(Sink):
         ...     detections = 0
         ...

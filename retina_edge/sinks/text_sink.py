@@ -123,7 +123,7 @@ class TextFileSink(Sink):
 class JsonlSink(TextFileSink):
     """Writes one JSON object per frame (``Result.to_dict``): source, time and detections, boxes xyxy in frame pixels.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> import numpy as np
         >>> from retina_edge import Detections

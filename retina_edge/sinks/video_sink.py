@@ -48,7 +48,7 @@ class VideoSink(Sink):
         path: path of the video, ending in .mp4; an older file is overwritten at the end.
         fps: frames per second; None for 25.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> from retina_edge import Detections
         >>> from retina_edge.sources.frames import Frame
@@ -157,7 +157,7 @@ class VideoSink(Sink):
 def partial_path(path: Path) -> Path:
     """Return the path of a video while it is incomplete.
 
-    Example:
+    Examples:
         >>> partial_path(Path("yard.mp4")).name
         'yard.partial.mp4'
     """

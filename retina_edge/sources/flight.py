@@ -28,7 +28,7 @@ class Flight(Source):
         frames: number of frames of the whole flight.
         window: (height, width) of the frames, pixels.
 
-    Example:
+    Examples:
         >>> flight = Flight(np.zeros((625, 1900, 3), np.uint8), frames=2)
         >>> [frame.image.shape for frame in flight]
         [(416, 736, 3), (416, 736, 3)]

@@ -16,7 +16,7 @@ Image = npt.NDArray[np.uint8]
 class FramePool:
     """The images of one stream. An image is reused only when no reference to it, or to a view of it, is left.
 
-    Example:
+    Examples:
         >>> pool = FramePool()
         >>> pool.add(np.zeros((48, 64, 3), np.uint8))
         >>> pool.take().shape

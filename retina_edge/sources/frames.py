@@ -25,7 +25,7 @@ class Frame:
         name: file or stream that the frame comes from, without credentials.
         captured: time of capture, by ``time.monotonic``.
 
-    Example:
+    Examples:
         >>> frame = Frame(np.zeros((48, 64, 3), np.uint8), index=0, timestamp=0.0, name="camera 0")
         >>> frame.image.shape
         (48, 64, 3)
@@ -72,7 +72,7 @@ class Source(ABC):
         errors: one line for each part that could not be read although the rest could.
         warnings: one line for each irregularity that lost no readable frame.
 
-    Example:
+    Examples:
         >>> class BlackFrame(Source):
         ...     name, output_names = "black", ("black.mp4",)
         ...     def __iter__(self):

@@ -270,7 +270,7 @@ def parse_caps(text: str) -> Caps:
     Raises:
         PipelineEnd: if the format is not BGR, or the size is missing.
 
-    Example:
+    Examples:
         >>> parse_caps("video/x-raw, format=(string)BGR, width=(int)64, height=(int)48, framerate=(fraction)30/1")
         Caps(size=(48, 64), fps=30.0)
     """
@@ -288,7 +288,7 @@ def parse_caps(text: str) -> Caps:
 def error_summary(lines: Sequence[str]) -> str:
     """Return the first error in gst-launch's output, with the last line of its debug information; else the last lines.
 
-    Example:
+    Examples:
         >>> error_summary(["WARNING: erroneous pipeline: syntax error"])
         'syntax error'
     """

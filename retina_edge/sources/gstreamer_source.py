@@ -285,7 +285,7 @@ def without_appsink(pipeline: str) -> str:
     Raises:
         SourceError: if nothing is left, or an appsink is elsewhere, so that no frame would arrive.
 
-    Example:
+    Examples:
         >>> without_appsink("videotestsrc ! videoconvert ! appsink drop=1")
         'videotestsrc ! videoconvert'
     """
@@ -301,7 +301,7 @@ def without_appsink(pipeline: str) -> str:
 def is_live(pipeline: str) -> bool:
     """True if a pipeline delivers frames in real time, instead of as fast as the reader takes them.
 
-    Example:
+    Examples:
         >>> is_live("v4l2src device=/dev/video0"), is_live("filesrc location=a.mp4 ! decodebin")
         (True, False)
     """
@@ -314,7 +314,7 @@ def is_live(pipeline: str) -> bool:
 def shown_pipeline(pipeline: str) -> str:
     """Return a pipeline for messages: its elements, and the properties that are not secret.
 
-    Example:
+    Examples:
         >>> shown_pipeline("rtspsrc location=rtsp://me:secret@camera/x user-pw=secret ! decodebin")
         'rtspsrc location=rtsp://***@camera/x ! decodebin'
     """

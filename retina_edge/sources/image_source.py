@@ -21,7 +21,7 @@ class ImageSource(Source):
     Raises:
         SourceError: while iterating, if the only file cannot be read.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import FOREST
         >>> with ImageSource([FOREST]) as source:
         ...     print([frame.image.shape for frame in source])
@@ -52,7 +52,7 @@ class ImageSource(Source):
 def output_name(path: Path) -> str:
     """Return the file name of an annotated image: the name of the original, plus .png if its format cannot be written.
 
-    Example:
+    Examples:
         >>> output_name(Path("images/a.jpg")), output_name(Path("images/b.pgm"))
         ('a.jpg', 'b.pgm.png')
     """

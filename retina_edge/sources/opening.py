@@ -25,7 +25,7 @@ def open_sources(names: Sequence[str]) -> list[Source]:
         SourceError: if a file is missing, a folder contains no image, no file matches a glob, or the description of a
             pipeline or CSI camera is invalid; the message names the source.
 
-    Example:
+    Examples:
         >>> from retina_edge.assets import FOREST
         >>> [source.name for source in open_sources(["0", str(FOREST), str(FOREST)])]
         ['camera 0', '2 images']

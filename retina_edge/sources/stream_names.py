@@ -29,7 +29,7 @@ def named_sources(words: Sequence[str]) -> dict[str, Callable[[], Source]]:
     Raises:
         SourceError: if a word is not a source, or two streams have the same name.
 
-    Example:
+    Examples:
         >>> list(named_sources(["front=rtsp://camera/live", "0"]))
         ['front', 'camera0']
     """

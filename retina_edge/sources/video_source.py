@@ -219,7 +219,7 @@ def opencv_name(address: Path | str) -> str:
     Raises:
         UnicodeEncodeError: if the name is not UTF-8, because OpenCV would crash the process.
 
-    Example:
+    Examples:
         >>> opencv_name("rtsp://camera/live"), Path(opencv_name(Path("12:30.mp4"))).is_absolute()
         ('rtsp://camera/live', True)
     """

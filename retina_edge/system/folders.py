@@ -9,7 +9,7 @@ from pathlib import Path
 def calibration_cache() -> Path:
     """Return ``retina_edge/calibration`` in the user's cache folder. The folder may not exist yet.
 
-    Example:
+    Examples:
         >>> calibration_cache().parts[-2:]
         ('retina_edge', 'calibration')
     """
@@ -21,7 +21,7 @@ def event_spool() -> Path:
 
     The folder may not exist yet.
 
-    Example:
+    Examples:
         >>> event_spool().parts[-2:]
         ('retina_edge', 'events')
     """

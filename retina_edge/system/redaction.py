@@ -26,7 +26,7 @@ def redact(address: str) -> str:
 
     Characters that a URL should have escaped are taken into account.
 
-    Example:
+    Examples:
         >>> redact("rtsp://admin:secret@camera/stream?channel=1")
         'rtsp://***@camera/stream?***'
     """
@@ -47,7 +47,7 @@ def redact(address: str) -> str:
 def is_secret_property(name: str) -> bool:
     """True if the value of a GStreamer property with this name may be secret, such as ``user-pw``.
 
-    Example:
+    Examples:
         >>> is_secret_property("user-pw"), is_secret_property("location")
         (True, False)
     """
@@ -57,7 +57,7 @@ def is_secret_property(name: str) -> bool:
 def is_secret_option(argument: str) -> bool:
     """True if an argument is an option with a secret value, such as ``--token``.
 
-    Example:
+    Examples:
         >>> is_secret_option("--mqtt-password"), is_secret_option("--score")
         (True, False)
     """
@@ -67,7 +67,7 @@ def is_secret_option(argument: str) -> bool:
 def holds_credentials(argument: str) -> bool:
     """True if an argument itself contains credentials: a URL with a user, or ``password=...``.
 
-    Example:
+    Examples:
         >>> holds_credentials("rtsp://admin:secret@camera/stream"), holds_credentials("rtsp://camera/stream")
         (True, False)
     """

@@ -40,7 +40,7 @@ class StopRequest:
 def stop_on_signal(on_request: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
     """Handle signals inside the block: the first one only requests the stop, so that work can finish and be saved.
 
-    Example:
+    Examples:
         >>> with stop_on_signal(lambda: print("finishing")) as stop:
         ...     signal.raise_signal(signal.SIGTERM)
         ...     print(stop.requested)

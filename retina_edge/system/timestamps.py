@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 def utc_iso(moment: datetime) -> str:
     """Format a point in time as ISO 8601 in UTC, to the millisecond, with Z.
 
-    Example:
+    Examples:
         >>> utc_iso(datetime(2026, 11, 26, 7, 0, tzinfo=timezone.utc))
         '2026-11-26T07:00:00.000Z'
     """

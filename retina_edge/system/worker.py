@@ -17,7 +17,7 @@ class Worker:
         body: function to run.
         on_failure: called in the thread with any exception that ``body`` raises, before the thread ends.
 
-    Example:
+    Examples:
         >>> results = []
         >>> worker = Worker("example", lambda: results.append("done"), on_failure=print)
         >>> worker.start()

@@ -79,7 +79,7 @@ class TrackingOptions:
         regions: zones and lines to count in.
         anchor_point: ``bottom`` or ``centre``, the point of a box that decides whether it is inside a region.
 
-    Example:
+    Examples:
         >>> from retina_edge.tracking.zones import line
         >>> options = TrackingOptions(regions=[line("door@person=0.1,0.5 0.9,0.5")])
         >>> callable(options.analyzers(["yard"], ["person", "car"]))

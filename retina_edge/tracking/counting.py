@@ -42,7 +42,7 @@ class Tally:
         by_class: number of objects per class name, under "inside", "entered" and "left" for a zone, and under "in" and
             "out" for a line.
 
-    Example:
+    Examples:
         >>> door = Line("door", ((0.1, 0.5), (0.9, 0.5)))
         >>> Tally(door, {"in": {"person": 2, "car": 1}, "out": {}}).counts
         {'in': 3, 'out': 0}
@@ -326,7 +326,7 @@ def make_counters(
 ) -> list[ZoneCounter | LineCounter]:
     """Return a counter for each region that applies to ``stream``, in order.
 
-    Example:
+    Examples:
         >>> regions = [Line("door", ((0.1, 0.5), (0.9, 0.5)), stream="yard")]
         >>> [counter.tally().counts for counter in make_counters(regions, stream="yard")]
         [{'in': 0, 'out': 0}]

@@ -33,7 +33,7 @@ class Event:
     Raises:
         ValueError: if a crossing has no direction, another event has one, or the time is not in UTC.
 
-    Example:
+    Examples:
         >>> from datetime import timezone
         >>> noon = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
         >>> box, size, counts = (10.0, 20.0, 50.0, 90.0), (480, 640), {"in": 1, "out": 0}

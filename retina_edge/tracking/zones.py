@@ -51,7 +51,7 @@ class Region:
     Raises:
         ZoneError: if the name, the points or another value is invalid.
 
-    Example:
+    Examples:
         >>> region = Region("desk", ((0.25, 0.5), (0.75, 0.5)), stream="yard")
         >>> region.applies_to("yard"), region.applies_to("road")
         (True, False)
@@ -97,7 +97,7 @@ class Region:
 class Zone(Region):
     """A polygon of three or more points that does not cross or touch itself. The last side closes it automatically.
 
-    Example:
+    Examples:
         >>> Zone("gate", ((0.1, 0.2), (0.5, 0.2), (0.5, 0.9)), classes=("car",)).classes
         ('car',)
     """
@@ -132,7 +132,7 @@ class Line(Region):
     "In" is a crossing to the right, seen from the first point toward the second: downward across a line that is drawn
     from left to right.
 
-    Example:
+    Examples:
         >>> door = Line("door", ((0.1, 0.5), (0.9, 0.5)))
         >>> door.start, door.end
         ((0.1, 0.5), (0.9, 0.5))
@@ -163,7 +163,7 @@ def zone(text: str) -> Zone:
     Raises:
         ArgumentTypeError: if the text or the zone is invalid.
 
-    Example:
+    Examples:
         >>> zone("gate@car=0.1,0.2 0.5,0.2 0.5,0.9").points
         ((0.1, 0.2), (0.5, 0.2), (0.5, 0.9))
     """
@@ -176,7 +176,7 @@ def line(text: str) -> Line:
     Raises:
         ArgumentTypeError: if the text or the line is invalid.
 
-    Example:
+    Examples:
         >>> line("yard:door=64,100px 640,100px").stream
         'yard'
     """
@@ -194,7 +194,7 @@ def check_regions(regions: Sequence[Region], *, streams: Sequence[str], class_na
     Raises:
         ZoneError: if a region names an unknown stream or class, or two regions of a stream have the same name.
 
-    Example:
+    Examples:
         >>> try:
         ...     check_regions([line("door@dog=0,0 1,1")], streams=["yard"], class_names=["person", "car"])
         ... except ZoneError as error:

@@ -25,7 +25,7 @@ class RetinaNetCriterion:
     Args:
         model: model that computes the raw heads; its anchors and its kind of box loss are used.
 
-    Example:
+    Examples:
         >>> from retina_edge.model.config import ModelConfig
         >>> model = RetinaNet(ModelConfig(num_classes=2, backbone="resnet18", fpn_channels=32, head_depth=1))
         >>> target = {"boxes": torch.tensor([[8.0, 8, 40, 40]]), "labels": torch.tensor([1])}

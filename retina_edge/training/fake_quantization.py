@@ -37,7 +37,7 @@ class FakeQuantize(nn.Module):
         greatest: largest absolute value of each use, float32 [uses].
         observing: True to measure ranges, False to round.
 
-    Example:
+    Examples:
         >>> rounding = FakeQuantize()
         >>> _ = rounding(torch.tensor([-12.7, 3.0]))
         >>> rounding.observing = False
@@ -134,7 +134,7 @@ def add_fake_quantization(model: RetinaNet, batches: Iterable[Tensor]) -> None:
     Raises:
         ValueError: if there are no batches.
 
-    Example:
+    Examples:
         >>> from retina_edge.model.config import ModelConfig
         >>> model = RetinaNet(ModelConfig(1, "resnet18", fpn_channels=32, head_depth=1))
         >>> add_fake_quantization(model, [torch.zeros(1, 3, 64, 64)])

@@ -38,7 +38,7 @@ def new_model(
         seed: seed of the random weights.
         pretrained_backbone: start from torchvision's ImageNet weights in the backbone.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> data = CocoDataset(Path("train.json"), ("tree",), (1,), images=())
         >>> config = ModelConfig(1, "resnet18", fpn_channels=32, head_depth=1)

@@ -22,7 +22,7 @@ def learning_rate(options: TrainOptions, step: int, total_steps: int) -> float:
 
     The rate depends on the step alone, so that resuming needs no state.
 
-    Example:
+    Examples:
         >>> options = TrainOptions(learning_rate=0.01, warmup_steps=10, schedule="multistep")
         >>> [round(learning_rate(options, step, 90), 6) for step in (0, 5, 10, 60, 80)]
         [0.0001, 0.00505, 0.01, 0.001, 0.0001]
@@ -40,7 +40,7 @@ def learning_rate(options: TrainOptions, step: int, total_steps: int) -> float:
 def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
     """Return SGD with momentum 0.9, or AdamW; weight decay does not apply to biases and normalization.
 
-    Example:
+    Examples:
         >>> make_optimizer(nn.Linear(2, 1), TrainOptions(optimizer="adamw")).param_groups[1]["weight_decay"]
         0.0
     """
@@ -64,7 +64,7 @@ def amp_dtype(mode: str, device: torch.device) -> torch.dtype | None:
     Raises:
         DeviceError: for fp16 on a CPU.
 
-    Example:
+    Examples:
         >>> amp_dtype("bf16", torch.device("cpu"))
         torch.bfloat16
     """
@@ -88,7 +88,7 @@ def ramped_ema(decay: float) -> Callable[[Any, Any, Any], None]:
 
     The decay is low at first, so that the average soon forgets the random initial weights.
 
-    Example:
+    Examples:
         >>> from torch.optim.swa_utils import AveragedModel
         >>> average = AveragedModel(nn.Linear(2, 1), multi_avg_fn=ramped_ema(0.999))
     """

@@ -24,7 +24,7 @@ class ProcessGroup:
         world: number of processes.
         device: device that this process trains on.
 
-    Example:
+    Examples:
         >>> group = ProcessGroup(rank=0, world=1, device=torch.device("cpu"))
         >>> group.is_main, group.any_of(False, True)
         (True, (False, True))
@@ -60,7 +60,7 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     Args:
         device: device to train on. Under torchrun, ``cuda`` becomes the GPU of this process.
 
-    Example:
+    Examples:
         >>> with process_group(torch.device("cpu")) as group:
         ...     group.world
         1

@@ -11,7 +11,7 @@ AMP_MODES = ("auto", "bf16", "fp16", "off")
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train. The defaults are the paper's; its learning rate of 0.01 for batches of 16 is halved for 8.
+    """The options of a training. The defaults are the paper's; its learning rate of 0.01 for 16 images is halved for 8.
 
     Attributes:
         epochs: number of passes over the data set, or over ``epoch_samples`` samples.
@@ -34,7 +34,7 @@ class TrainOptions:
     Raises:
         ValueError: if an option is out of range.
 
-    Example:
+    Examples:
         >>> TrainOptions(epochs=0)
         Traceback (most recent call last):
         ValueError: epochs: expected at least 1, got 0

@@ -56,7 +56,7 @@ class TrainingProgress(TrainingObserver):
         console: console to print to.
         epochs: number of epochs of the run.
 
-    Example:
+    Examples:
         >>> progress = TrainingProgress(Console(), epochs=12)
         >>> progress.on_epoch(1, {"classification": 0.51, "images_per_second": 80.0}, None)
         epoch 1/12  classification 0.510  80.0 images/s

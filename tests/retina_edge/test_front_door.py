@@ -1,4 +1,4 @@
-"""What users hand to a detector, and what they do with its detections."""
+"""Tests of the inputs that a detector takes, and of the uses of its detections."""
 
 from __future__ import annotations
 

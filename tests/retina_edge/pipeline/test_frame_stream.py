@@ -59,9 +59,9 @@ def test_images_and_several_sources(tmp_path: Path, video: Path) -> None:
     folder.mkdir()
     for name in ("x.png", "y.png"):
         write_picture(folder / name)
-    items = list(detector().stream([f"film={video}", f"images={folder}"]))
-    by_stream = {name: [item for item in items if item.stream == name] for name in ("film", "images")}
-    assert [item.index for item in by_stream["film"]] == list(range(COUNT))
+    items = list(detector().stream([f"video={video}", f"images={folder}"]))
+    by_stream = {name: [item for item in items if item.stream == name] for name in ("video", "images")}
+    assert [item.index for item in by_stream["video"]] == list(range(COUNT))
     assert [item.index for item in by_stream["images"]] == [0, 1]
     assert [item.time for item in by_stream["images"]] == [None, None]
 

@@ -32,6 +32,7 @@ from retina_edge.sources.image_source import ImageSource
 from retina_edge.sources.video_source import VideoSource
 from retina_edge.system.stop_request import stop_on_signal
 from tests.media import count_frames, write_picture, write_video
+from tests.pairs import all_pairs
 from tests.stand_in import StandIn, contract, patch_frame
 from tests.waiting import wait_for
 
@@ -229,9 +230,7 @@ def test_frames_before_an_error_of_the_source_are_written(error: BaseException, 
     assert sink.indices == list(range(at))
 
 
-@pytest.mark.parametrize("at", [0, 1, 10])
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("pause", [0.0, 0.005])
+@pytest.mark.parametrize(*all_pairs(error=ERRORS, at=[0, 1, 10], pause=[0.0, 0.005]))
 def test_frames_before_an_error_of_the_detector_are_written(error: BaseException, at: int, pause: float) -> None:
     sink = Collect(pause=pause)
     with pytest.raises(type(error)) as caught:
@@ -240,9 +239,7 @@ def test_frames_before_an_error_of_the_detector_are_written(error: BaseException
     assert sink.indices == list(range(at))
 
 
-@pytest.mark.parametrize("at", [0, 1, 10])
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(*all_pairs(error=ERRORS, at=[0, 1, 10], batch=[1, 4]))
 def test_an_error_of_a_sink_stops_the_source(error: BaseException, at: int, batch: int) -> None:
     source, sink = Frames(None), Collect(fail_at=at, error=error)
     with pytest.raises(type(error)) as caught:
