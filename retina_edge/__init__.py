@@ -1,6 +1,6 @@
 """RetinaNet from PyTorch to real-time detection.
 
-Example:
+Examples:
     >>> from retina_edge import Detector
     >>> from retina_edge.assets import FOREST, MODEL
     >>> with Detector.load(MODEL) as detector:

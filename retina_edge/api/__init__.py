@@ -1,14 +1,15 @@
 """The verbs of ``retina-edge`` as Python functions: the same options, the same checks, the same results.
 
-Example:
+Examples:
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
     >>> from retina_edge import api
     >>> from retina_edge.assets import CHECKPOINT
     >>> with TemporaryDirectory() as folder:
-    ...     result = api.export(CHECKPOINT, Path(folder) / "treecrowns.onnx")
+    ...     options = api.ExportOptions(input_size=(128, 160))
+    ...     result = api.export(CHECKPOINT, Path(folder) / "treecrowns.onnx", options)
     >>> result.contract.input_size
-    (416, 736)
+    (128, 160)
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ class _Api(FastAPI):
         schema = super().openapi()
         for component in schema["components"]["schemas"].values():
             if "description" in component:
-                component["description"] = component["description"].partition("\n\nExample:")[0].replace("``", "`")
+                component["description"] = component["description"].partition("\n\nExamples:")[0].replace("``", "`")
         return schema
 
 

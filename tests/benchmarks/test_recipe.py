@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from benchmarks import recipe
-from benchmarks.shapes import CLASSES, LEAST, MOST, SIDE, write_shapes
+from benchmarks.shapes import CLASSES, LARGEST, SIDE, SMALLEST, write_shapes
 from benchmarks.tables import TABLES
 from retina_edge.data.coco import load_coco
 
@@ -24,7 +24,7 @@ def test_shapes_are_where_their_boxes_are(tmp_path: Path) -> None:
     for image, same in zip(data[0].images, load_coco(again[0], tmp_path / "again" / "images").images, strict=True):
         np.testing.assert_array_equal(image.boxes, same.boxes)  # the same seed gives the same boxes
         sides = image.boxes[:, 2:] - image.boxes[:, :2]
-        assert ((sides >= 0.5 * LEAST) & (sides <= MOST + 2)).all()
+        assert ((sides >= 0.5 * SMALLEST) & (sides <= LARGEST + 2)).all()
         assert image.read().shape == (SIDE, SIDE, 3)
         seen |= set(image.labels.tolist())
     assert seen == {0, 1, 2}

@@ -67,8 +67,10 @@ def test_an_fp32_engine_is_built_from_a_checkpoint(
     assert passport.contract.class_names == ("tree",)
 
 
-def test_an_fp16_engine_is_built_from_an_fp32_onnx(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert build(MODEL, "-o", engine, "--precision", "fp16") == 0
+def test_an_fp16_engine_is_built_from_an_fp32_onnx(
+    tiny_onnx: Path, engine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build(tiny_onnx, "-o", engine, "--precision", "fp16") == 0
     assert "fp16, for portable" in capsys.readouterr().out
     passport = read_engine(engine)
     assert set(passport.convolutions.values()) == {"fp16"}
@@ -79,9 +81,9 @@ def test_an_fp16_engine_is_built_from_an_fp32_onnx(engine: Path, capsys: pytest.
 
 
 def test_an_int8_engine_is_built_again_only_if_something_changed(
-    checkpoint: Path, engine: Path, treecrowns: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+    tiny_onnx: Path, engine: Path, treecrowns: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [checkpoint, "-o", engine, "--precision", "int8", "--calibration", treecrowns / "val.json"]
+    arguments = [tiny_onnx, "-o", engine, "--precision", "int8", "--calibration", treecrowns / "val.json"]
     assert build(*arguments) == 0
     printed = capsys.readouterr()
     assert (
@@ -244,29 +246,29 @@ def test_a_foreign_or_corrupt_model_is_refused(
 
 
 def test_an_output_that_cannot_be_written_is_an_error(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert build(checkpoint, "-o", tmp_path / "file" / "m.engine") == 1
+    assert build(tiny_onnx, "-o", tmp_path / "file" / "m.engine") == 1
     assert_one_line(capsys.readouterr(), "file")
     (tmp_path / "folder.engine").mkdir()
-    assert build(checkpoint, "-o", tmp_path / "folder.engine") == 1
+    assert build(tiny_onnx, "-o", tmp_path / "folder.engine") == 1
     assert_one_line(capsys.readouterr(), "folder.engine")
     assert not list((tmp_path / "folder.engine").iterdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.engine"]
 
 
 def test_a_full_disk_leaves_the_old_engine(
-    checkpoint: Path, engine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_onnx: Path, engine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_space(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    assert build(checkpoint, "-o", engine, "--target", "sm86") == 0
+    assert build(tiny_onnx, "-o", engine, "--target", "sm86") == 0
     before = engine.read_bytes()
     capsys.readouterr()
     monkeypatch.setattr(os, "fsync", no_space)
-    assert build(checkpoint, "-o", engine, "--target", "sm89") == 1
+    assert build(tiny_onnx, "-o", engine, "--target", "sm89") == 1
     assert_one_line(capsys.readouterr(), "No space left on device")
     assert files_beside(engine) == ["tiny.engine", "tiny.engine.json"]
     assert engine.read_bytes() == before

@@ -42,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("kind", "rounds"),
     [
-        (".onnx", 2_000),
+        (".onnx", 1_000),
         (".pt", 300),
         pytest.param(".onnx", 10_000, marks=pytest.mark.slow),
         pytest.param(".pt", 1_000, marks=pytest.mark.slow),
