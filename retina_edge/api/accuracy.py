@@ -66,8 +66,8 @@ def accuracy_budget(
         return None
     if precision in ("fp32", source_precision):
         raise ContractError(
-            f"--accuracy-budget: expected a conversion from fp32, got --precision {precision} for a model in "
-            f"{source_precision}; leave the option out, or start from an fp32 model"
+            f"accuracy budget: expected a conversion from fp32, got precision {precision} for a model in "
+            f"{source_precision}; leave the budget out, or start from an fp32 model"
         )
     from export.precision.accuracy_budget import AccuracyBudget  # needs onnx
 

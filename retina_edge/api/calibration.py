@@ -66,13 +66,11 @@ def load_calibration(
     """
     if precision != "int8" or source_precision == "int8":
         if options is not None:
-            reason = (
-                f"got --precision {precision}" if source_precision != "int8" else "got a model that is int8 already"
-            )
-            raise ContractError(f"--calibration: expected a conversion to int8, {reason}; leave the option out")
+            reason = f"got precision {precision}" if source_precision != "int8" else "got a model that is int8 already"
+            raise ContractError(f"calibration: expected a conversion to int8, {reason}; leave it out")
         return None
     if options is None:
-        raise ContractError("int8 needs images to calibrate with: give --calibration DIR or COCO.json")
+        raise ContractError("calibration: expected images for int8, got none; give a folder of images or a COCO file")
     from export.precision.conversion import Calibration  # needs onnx
 
     images = audit(_image_files(Path(options.images)), read_image, count=options.count)

@@ -98,8 +98,8 @@ class EngineSource:
             return content, _drift_record(drift)
         if self.conversion.images and verified is None:
             raise BuildError(
-                f"--verify: expected a model to convert, got {self.path}, which goes into the engine as it is in "
-                f"{self.precision}; leave --verify out, or build from the checkpoint or an fp32 ONNX"
+                f"verify: expected a model to convert, got {self.path}, which goes into the engine as it is in "
+                f"{self.precision}; leave verify out, or build from the checkpoint or an fp32 ONNX"
             )
         return content, verified
 

@@ -39,7 +39,7 @@ class ExportOptions:
         >>> ExportOptions(precision="fp16", half_weights=True)
         Traceback (most recent call last):
             ...
-        engines.core.errors.ContractError: --half-weights is for fp32, got --precision fp16; leave one out
+        engines.core.errors.ContractError: half_weights: expected precision fp32, got fp16; leave it out
     """
 
     precision: str = "fp32"
@@ -54,11 +54,11 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         for option, given, precision in (
-            ("--half-weights", self.half_weights, "fp32"),
-            ("--for", self.layout is not None, "int8"),
+            ("half_weights", self.half_weights, "fp32"),
+            ("layout (--for)", self.layout is not None, "int8"),
         ):
             if given and self.precision != precision:
-                raise ContractError(f"{option} is for {precision}, got --precision {self.precision}; leave one out")
+                raise ContractError(f"{option}: expected precision {precision}, got {self.precision}; leave it out")
 
 
 @dataclass(frozen=True)

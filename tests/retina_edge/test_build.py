@@ -121,7 +121,7 @@ def test_an_int8_onnx_needs_no_calibration_images(
     capsys.readouterr()
     assert build(*arguments, "--calibration", treecrowns / "images") == 1
     assert (
-        "--calibration: expected a conversion to int8, got a model that is int8 already; leave the option out"
+        "calibration: expected a conversion to int8, got a model that is int8 already; leave it out"
         in capsys.readouterr().err
     )
     engine.unlink()
@@ -147,7 +147,7 @@ def test_other_images_to_verify_with_need_another_build(
     assert build(checkpoint, "-o", engine, "--verify", treecrowns / "images") == 0
     assert "network verified: compared with torch, images 8" in capsys.readouterr().out
     assert build(MODEL, "-o", engine, "--verify", treecrowns / "images") == 1
-    assert "which goes into the engine as it is in fp32; leave --verify out" in capsys.readouterr().err
+    assert "which goes into the engine as it is in fp32; leave verify out" in capsys.readouterr().err
     assert read_engine(engine).verified is not None
 
 
@@ -160,10 +160,13 @@ def test_other_images_to_verify_with_need_another_build(
         (["--max-batch", "0"], "max-batch: expected at least the batch of 1, got 0"),
         (["--postprocess", "plugin"], "postprocess plugin: tensorrt-rtx does not support this option; omit it or use"),
         (["--dla", "0", "--precision", "fp16"], "dla: tensorrt-rtx does not support this option"),
-        (["--precision", "int8"], "int8 needs images to calibrate with: give --calibration DIR or COCO.json"),
+        (
+            ["--precision", "int8"],
+            "calibration: expected images for int8, got none; give a folder of images or a COCO file",
+        ),
         (
             ["--precision", "fp16", "--calibration", "."],
-            "expected a conversion to int8, got --precision fp16",
+            "expected a conversion to int8, got precision fp16",
         ),
         (["--verify", "nowhere.jpg"], "nowhere.jpg"),
     ],

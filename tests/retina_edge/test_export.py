@@ -251,10 +251,10 @@ def test_an_int8_export_is_calibrated_for_its_layout(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--precision", "int8"], "int8 needs images to calibrate with"),
-        (["--calibration", "."], "--calibration: expected a conversion to int8, got --precision fp32"),
-        (["--for", "cpu"], "--for is for int8, got --precision fp32; leave one out"),
-        (["--half-weights", "--precision", "fp16"], "--half-weights is for fp32, got --precision fp16"),
+        (["--precision", "int8"], "calibration: expected images for int8, got none"),
+        (["--calibration", "."], "calibration: expected a conversion to int8, got precision fp32"),
+        (["--for", "cpu"], "layout (--for): expected precision int8, got fp32; leave it out"),
+        (["--half-weights", "--precision", "fp16"], "half_weights: expected precision fp32, got fp16; leave it out"),
     ],
 )
 def test_an_option_of_another_precision_is_refused(
