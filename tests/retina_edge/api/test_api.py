@@ -20,8 +20,6 @@ from engines.tensorrt.passport import read_engine
 from retina_edge import Detector, api
 from retina_edge.model.checkpoint import load_checkpoint
 
-Folder = Path
-
 
 def test_every_name_is_importable() -> None:
     names: dict[str, object] = {}
@@ -124,7 +122,9 @@ def test_train_computes_what_the_verb_computes(tiny_coco: Path, treecrowns: Path
         assert detector.contract.input_size == (64, 64)
 
 
-def test_an_error_names_the_parameter_of_the_function(checkpoint: Path, tiny_onnx: Path, tmp_path: Path) -> None:
+def test_an_error_names_the_parameter_of_the_function(
+    checkpoint: Path, tiny_onnx: Path, treecrowns: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "m.onnx"
     calibration = api.CalibrationOptions(str(tmp_path))
     with pytest.raises(ContractError, match="half_weights"):
@@ -136,7 +136,7 @@ def test_an_error_names_the_parameter_of_the_function(checkpoint: Path, tiny_onn
     with pytest.raises(ContractError, match="calibration: expected images"):
         api.export(checkpoint, output, api.ExportOptions(precision="int8"))
     with pytest.raises(ContractError, match="verify: expected a model to convert"):
-        api.build(tiny_onnx, tmp_path / "m.engine", verify=[tmp_path])
+        api.build(tiny_onnx, tmp_path / "m.engine", verify=[treecrowns / "images"])
     assert list(tmp_path.iterdir()) == []
 
 
