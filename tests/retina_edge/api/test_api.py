@@ -15,7 +15,7 @@ import retina_edge.build
 import retina_edge.evaluate
 import retina_edge.export
 import retina_edge.train
-from engines.core.errors import ContractError
+from engines.core.errors import BuildError, ContractError
 from engines.tensorrt.passport import read_engine
 from retina_edge import Detector, api
 from retina_edge.model.checkpoint import load_checkpoint
@@ -135,7 +135,7 @@ def test_an_error_names_the_parameter_of_the_function(
         api.export(checkpoint, output, api.ExportOptions(precision="fp16"), calibration=calibration)
     with pytest.raises(ContractError, match="calibration: expected images"):
         api.export(checkpoint, output, api.ExportOptions(precision="int8"))
-    with pytest.raises(ContractError, match="verify: expected a model to convert"):
+    with pytest.raises(BuildError, match="verify: expected a model to convert"):
         api.build(tiny_onnx, tmp_path / "m.engine", verify=[treecrowns / "images"])
     assert list(tmp_path.iterdir()) == []
 
