@@ -1,1 +1,1 @@
-"""Export of an ``nn.Module`` and its contract to a deployable ONNX. Does not import retina_edge."""
+"""Export an ``nn.Module`` and its contract to a deployable ONNX. This package does not import retina_edge."""

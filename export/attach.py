@@ -1,4 +1,4 @@
-"""Attachment of Decode, NMS and the contract to a network. Needs onnx, not torch."""
+"""Attach Decode, NMS and the contract to a network. This module needs onnx, but not torch."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def attach(
     graph.output.extend(_outputs(contract, batch))
     (opset,) = (item.version for item in model.opset_import if not item.domain)
     for function in (decode_function(contract), nms_function(contract)):
-        # A model and its functions must name the same opset. The operators used here are the same in 18 and 19.
+        # A model and its functions must name the same opset. The operators used here are the same in opsets 18 and 19.
         function.opset_import[0].version = opset
         model.functions.append(function)
     model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))

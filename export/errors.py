@@ -1,4 +1,4 @@
-"""The error of exports, for users."""
+"""The error that users see if an export fails."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from engines.core.errors import RetinaEdgeError
 
 
 class ExportError(RetinaEdgeError):
-    """The model cannot be exported as requested, or its ONNX computes something else. Nothing is written."""
+    """The model cannot be exported as requested, or its ONNX gives other results than the model. Nothing is written."""

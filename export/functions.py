@@ -7,9 +7,10 @@ the file as it is, and TensorRT can replace each function by a plugin. The funct
 Thresholds, anchors and strides are read from the parameter tensor (``engines.plugins.parameters``), which can be
 replaced without changing the functions. Sizes are constants in the functions.
 
-The functions rely on these properties of ONNX Runtime's operators: TopK returns equal values in the order of their
-index. NonMaxSuppression compares the IoU with ``>``, takes equal scores in the order of their index, skips scores that
-do not exceed ``score_threshold``, and boxes without an area suppress nothing.
+The functions rely on these properties of ONNX Runtime's operators:
+- TopK returns equal values in the order of their indices.
+- NonMaxSuppression compares the IoU with ``>``, takes equal scores in the order of their indices, and skips scores that
+  do not exceed ``score_threshold``. In it, boxes without an area suppress nothing.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ def decode_function(contract: DetectorContract) -> onnx.FunctionProto:
         box_0 … box_L-1: box deltas, float or half [N, A * 4, h, w].
         parameters: parameter tensor, float32 [8 + 4 L A + 2 L].
 
-    Outputs, where M is the sum over the levels of min(top_k, A * C * h * w). The candidates are ordered by level, and
-    within a level the best comes first:
+    Outputs, ordered by level, and on each level with the best candidate first. M is the sum over the levels of
+    min(top_k, A * C * h * w). In rows without a candidate, boxes and labels are undefined:
         logits: class logits, float32 [N, M]; minus infinity in rows without a candidate.
-        boxes: boxes, float32 [N, M, 4], xyxy, input pixels, clipped to the input; undefined in such rows.
+        boxes: boxes, float32 [N, M, 4], xyxy, input pixels, clipped to the input.
         labels: labels, int32 [N, M].
 
     Examples:
@@ -78,7 +79,7 @@ def nms_function(contract: DetectorContract) -> onnx.FunctionProto:
 
     Inputs: ``logits``, ``boxes`` and ``labels`` from Decode, and ``parameters``.
 
-    Outputs, where K is ``max_detections`` and rows past ``num_detections`` are zero:
+    Outputs, with K for ``max_detections``; rows past ``num_detections`` are zero:
         num_detections: number of detections, int32 [N].
         best_boxes: boxes, float32 [N, K, 4], xyxy, input pixels.
         best_scores: scores, float32 [N, K], descending.
@@ -144,7 +145,7 @@ def _nms_parameters(contract: DetectorContract) -> list[str]:
 
 
 def _candidates(i: int, level: PyramidLevel, contract: DetectorContract) -> list[str]:
-    """Return lines that pick the best logits above the threshold. NaN fails the comparison and is dropped."""
+    """Return lines that pick the best logits above the threshold. NaN fails the comparison, so it is not picked."""
     return [
         f"cls_{i}_float = Cast <to = 1> (cls_{i})",
         f"cls_{i}_flat = Reshape(cls_{i}_float, image_rows)",
@@ -232,8 +233,8 @@ def _boxes(i: int) -> list[str]:
 def _suppress(num_classes: int, max_detections: int) -> list[str]:
     """Return lines that set the logits of suppressed candidates to minus infinity.
 
-    Each class is suppressed separately. (The usual trick, an offset that moves the classes apart, rounds the
-    coordinates and thereby the IoU.) No class can contribute more than ``max_detections``.
+    NMS runs for each class separately. The usual trick, an offset that moves the boxes of different classes apart,
+    would round the coordinates and so change the IoU. No class can contribute more than ``max_detections`` boxes.
     """
     return [
         _ints("class_column_shape", [-1, 1]),
@@ -289,7 +290,8 @@ def _int(name: str, value: int) -> str:
 
 
 def _ints(name: str, values: Iterable[int]) -> str:
-    # Not value_ints: onnx 1.17 and 1.18 and ONNX Runtime 1.18 do not evaluate it, and reject the TopK.
+    # The attribute value_ints would be shorter, but onnx 1.17 and 1.18 and ONNX Runtime 1.18 do not evaluate it, and
+    # then reject the TopK.
     numbers = list(map(str, values))
     return f"{name} = Constant <value = int64[{len(numbers)}] {{{_joined(numbers)}}}> ()"
 

@@ -1,4 +1,4 @@
-"""Storage of weights in float16, half the file size. Computation stays in float32."""
+"""Store weights in float16, which halves the size of the file. Computation stays in float32."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HALF_SUFFIX = ".half"
 
 
 def half_tensor(tensor: onnx.TensorProto, name: str, fix: str) -> onnx.TensorProto:
-    """Convert a float32 tensor to float16 and give it a name.
+    """Return a float32 tensor in float16, under another name.
 
     Args:
         tensor: float32 tensor.
@@ -40,7 +40,7 @@ def half_tensor(tensor: onnx.TensorProto, name: str, fix: str) -> onnx.TensorPro
 
 
 def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy whose convolution weights are stored in float16, each followed by a Cast to float.
+    """Return a copy of a model that stores the weights of its convolutions in float16, each with a Cast to float32.
 
     Computation stays in float32, because ONNX Runtime folds the Casts when it loads the file. Biases and normalization
     stay in float32: they are a hundredth of the size, and the narrow range of float16 could not hold a variance.
@@ -70,7 +70,7 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def restore_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy whose weights are float32 again: the inverse of ``store_half``, apart from the rounding.
+    """Return a copy of a model with weights in float32 again: the inverse of ``store_half``, except for the rounding.
 
     Examples:
         >>> from engines.onnx.deployable import heads_only, read_deployable

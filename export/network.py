@@ -1,4 +1,4 @@
-"""Export of the network alone: an ONNX from uint8 images to raw heads, before quantization and ``attach``."""
+"""Export the network alone: an ONNX from uint8 images to raw heads, before quantization and ``attach``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from export.preprocess import Preprocess
 
 
 class Network(nn.Module):
-    """Preprocessing and model in one module, with raw heads in the order of ``head_names``.
+    """A module of preprocessing and model, which returns the raw heads in the order of ``head_names``.
 
     Args:
         model: module from float [N, 3, H, W] to two lists: class logits and box deltas of each level.
@@ -36,10 +36,10 @@ class Network(nn.Module):
 
 
 def export_network(network: Network, contract: DetectorContract, *, batch: int | None) -> onnx.ModelProto:
-    """Export a network, which must be on the CPU and in evaluation mode, to ONNX.
+    """Export a network to ONNX.
 
     Args:
-        network: network to export.
+        network: network to export, on the CPU and in evaluation mode.
         contract: contract of the model.
         batch: number of images in a batch; None for any number.
 
@@ -50,7 +50,7 @@ def export_network(network: Network, contract: DetectorContract, *, batch: int |
         ExportError: if the raw heads have other shapes than the contract requires.
     """
     names = head_names(len(contract.levels))
-    # For an open batch size the example must hold two images, because the exporter treats a size of one as constant.
+    # For an open batch size, the example must hold two images, because the exporter treats a size of one as constant.
     example = torch.zeros(batch or 2, *contract.input_size, 3, dtype=torch.uint8)
     program = torch.onnx.export(
         network,
@@ -71,7 +71,12 @@ def export_network(network: Network, contract: DetectorContract, *, batch: int |
 
 
 def torch_heads(network: Network, images: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
-    """Run a network in torch and return the raw heads of letterboxed images, uint8 [N, H, W, 3], BGR."""
+    """Run a network in torch and return its raw heads.
+
+    Args:
+        network: network on the CPU, in evaluation mode.
+        images: letterboxed images, uint8 [N, H, W, 3], BGR.
+    """
     with torch.inference_mode():
         return [head.numpy() for head in network(torch.from_numpy(images))]
 
@@ -95,6 +100,6 @@ def _check_heads(model: onnx.ModelProto, contract: DetectorContract) -> None:
     got = [[size.dim_value for size in output.type.tensor_type.shape.dim][1:] for output in model.graph.output]
     if got != expected:
         raise ExportError(
-            f"the model's heads do not fit the contract: expected {expected} (channels, height, width; class "
-            f"logits, then box deltas), got {got}"
+            f"the model's heads do not fit the contract: expected [channels, height, width] of class logits, then of "
+            f"box deltas, {expected}, got {got}; correct the model or its contract"
         )

@@ -1,4 +1,4 @@
-"""Preprocessing as part of the network, so that no caller can get it wrong. Needs only torch."""
+"""Preprocessing as part of the network, so that no caller can get it wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engines.core.contract import DetectorContract
 
 
 class Preprocess(nn.Module):
-    """Converts letterboxed images, uint8 [N, H, W, 3] BGR, to the network's normalized float [N, 3, H, W].
+    """A module that converts letterboxed images, uint8 [N, H, W, 3] BGR, to normalized images, float32 [N, 3, H, W].
 
     Args:
         contract: contract with the color order, mean and standard deviation.
@@ -31,7 +31,7 @@ class Preprocess(nn.Module):
         super().__init__()
         std = torch.tensor(contract.std, dtype=torch.float64)
         mean = torch.tensor(contract.mean, dtype=torch.float64)
-        # Not in the state dict: a checkpoint already holds these values in its contract.
+        # The buffers are not in the state dict, because a checkpoint already holds these values in its contract.
         self.register_buffer("scale", (1 / (255 * std)).float().view(3, 1, 1), persistent=False)
         self.register_buffer("offset", (mean / std).float().view(3, 1, 1), persistent=False)
         self.register_buffer("channels", torch.tensor([2, 1, 0]), persistent=False)
@@ -41,7 +41,7 @@ class Preprocess(nn.Module):
         """Normalize letterboxed images, uint8 [N, H, W, 3], BGR.
 
         Returns:
-            Normalized images, float [N, 3, H, W], in the contract's color order.
+            Normalized images, float32 [N, 3, H, W], in the contract's color order.
         """
         # The cast to float comes first, because it is the only operation that TensorRT supports on uint8.
         x = images.to(self.scale.dtype).permute(0, 3, 1, 2)

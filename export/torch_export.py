@@ -1,4 +1,4 @@
-"""Export of the deployable ONNX: network, Decode, NMS and contract in one file, verified before it is written."""
+"""Export the deployable ONNX: network, Decode, NMS and contract in one file, verified before it is written."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PACKAGES = ("retina-edge", "torch", "onnx", "onnxscript", "onnxruntime")
 
 @dataclass(frozen=True)
 class ExportReport:
-    """A report of what was exported.
+    """The report of an export.
 
     Attributes:
         path: path of the ONNX file.
         size: size of the file, bytes.
         batch: number of images in a batch; None for any number.
-        contract: contract stored in the file.
-        agreement: largest differences from torch and from the specification, on the verification images.
+        contract: contract in the file.
+        agreement: largest differences from torch and from the specification, on the images of the verification.
     """
 
     path: Path
@@ -55,21 +55,22 @@ def export_onnx(
     """Export a model to a deployable ONNX, verify the ONNX, and write it.
 
     Args:
-        model: module from float [N, 3, H, W] to class logits and box deltas of each level; not modified.
+        model: module from float32 [N, 3, H, W] to two lists: class logits and box deltas of each level. It is not
+            modified.
         contract: contract of the model.
         path: path of the ONNX file. An existing file is overwritten at the very end, or not at all.
         batch: number of images in a batch; None for any number.
-        images: frames of any size to verify with, BGR uint8 [h, w, 3]. Use real frames, because a detector finds
+        images: frames of any size to verify with, uint8 [h, w, 3], BGR. Use real frames, because a detector finds
             nothing in noise.
-        half_weights: True stores the convolutions' weights in float16; computation stays in float32.
+        half_weights: True to store the weights of the convolutions in float16; computation stays in float32.
 
     Returns:
-        Report of the export.
+        The report of the export.
 
     Raises:
         ExportError: if ONNX Runtime differs from torch, the contract does not fit the model, or a weight is too large
             for float16.
-        ValueError: if there are no images, or the batch is less than one.
+        ValueError: if there are no images, or ``batch`` is less than 1.
     """
     if batch is not None and batch < 1:
         raise ValueError(f"batch: expected at least 1, or None for any number, got {batch}")

@@ -1,9 +1,9 @@
-"""Verification of a model before it is written: ONNX Runtime must agree with torch on real images.
+"""Verify a model before it is written: ONNX Runtime must agree with torch on real images.
 
 The verification has two steps, so that both can be strict. The first step compares the raw heads of torch and ONNX
 Runtime. The second step compares the detections of the file with those of the specification
-(``engines.plugins.specification``), both computed from ONNX Runtime's raw heads. A direct comparison of detections by
-torch and by the file would need slack for every pair of boxes whose IoU lies on the threshold.
+(``engines.plugins.specification``), both computed from ONNX Runtime's raw heads. A direct comparison of the detections
+of torch and of the file would need tolerance for each pair of boxes with an IoU near the threshold.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ from export.errors import ExportError
 Images = npt.NDArray[np.uint8]
 Arrays = list[npt.NDArray[np.float32]]
 
-# Relative to the largest value of the tensor. Measured on R18 and R50: 2e-6, because convolutions sum in another order.
+# Tolerance of raw heads, relative to the largest value of the tensor. The difference measured on R18 and R50 is 2e-6,
+# because convolutions sum in another order.
 HEAD_TOLERANCE = 1e-4
-# The same for weights in float16, which rounding changes by up to 2^-11 each. Measured on R18 and R50: below 2e-3. The
-# tolerance is meant to detect weights that were stored wrongly, not rounding.
+# The same with weights in float16, each of which rounding changes by up to 2^-11. The difference measured on R18 and
+# R50 is below 2e-3. The tolerance is meant to detect weights that were stored wrongly, not rounding.
 HALF_HEAD_TOLERANCE = 2e-2
-# Pixels. Both sides compute the same float32 steps on the same numbers. Only exp differs, in the last place of sides of
-# up to 50,000 pixels.
+# Tolerance of boxes, input pixels. Both sides compute the same float32 steps on the same numbers. Only exp differs, in
+# the last place of sides of up to 50,000 pixels.
 BOX_TOLERANCE = 0.02
-# The two sides approximate the sigmoid by different rational functions.
+# Tolerance of scores. The two sides approximate the sigmoid by different rational functions.
 SCORE_TOLERANCE = 1e-5
 
 
@@ -83,6 +84,9 @@ def verify(
         images: letterboxed images, uint8 [n, height, width, 3], BGR.
         batch: batch size of the deployable ONNX; None for any size.
 
+    Returns:
+        The largest differences.
+
     Raises:
         ExportError: if a difference exceeds its tolerance.
     """
@@ -107,11 +111,11 @@ def compare_with_specification(
         heads: raw heads of each batch.
         actual: detections of the file for each batch.
         contract: contract of the detector.
-        count: number of images; further rows of the last batch are repetitions that filled the batch.
+        count: number of images. Further rows of the last batch are repeated images that fill the batch.
 
     Returns:
-        Largest difference of boxes (input pixels), largest difference of scores, and number of detections in the first
-        ``count`` images.
+        The largest difference of boxes in input pixels, the largest difference of scores, and the number of detections
+        in the first ``count`` images.
 
     Raises:
         ExportError: if a difference exceeds its tolerance.
@@ -127,9 +131,9 @@ def compare_with_specification(
 def postprocessed(deployable: onnx.ModelProto, heads: Sequence[Arrays]) -> list[RawDetections]:
     """Run Decode and NMS of a deployable ONNX on given raw heads, and return the detections of each batch.
 
-    Files in lower precision are verified with this function. On a CPU, ONNX Runtime computes in float32 between two
-    roundings, and omits some roundings depending on the nodes that follow. The raw heads inside the file therefore
-    differ slightly from those of its network alone.
+    This function is for the verification of files in lower precision. On a CPU, ONNX Runtime computes such files in
+    float32 and rounds in between. It omits some of the roundings, depending on the nodes that follow, so the raw heads
+    inside the file differ slightly from those of its network alone.
     """
     model = postprocess_only(deployable)
     session = _session(model.SerializeToString())
@@ -146,7 +150,12 @@ def postprocessed(deployable: onnx.ModelProto, heads: Sequence[Arrays]) -> list[
 
 
 def batches_of(images: Images, batch: int | None) -> Iterator[Images]:
-    """Yield batches of a fixed size, the last one filled with repeated images; None yields batches of two and one.
+    """Yield the images in batches.
+
+    Args:
+        images: letterboxed images, uint8 [n, height, width, 3], BGR.
+        batch: batch size; repeated images fill the last batch. None for batches of two and of one in turn, to test that
+            the model takes any size.
 
     Examples:
         >>> images = np.zeros((5, 64, 64, 3), np.uint8)
@@ -168,9 +177,9 @@ def onnx_heads(model: onnx.ModelProto, batches: Sequence[Images]) -> list[Arrays
 
 
 def _is_quantized_half(model: onnx.ModelProto) -> bool:
-    """True if the network is INT8 with float16 scales. ONNX Runtime must not optimize such a network.
+    """True if the network is INT8 with float16 scales.
 
-    See ``engines.onnx.onnx_executor`` for the reason.
+    ONNX Runtime must not optimize such a network; ``engines.onnx.onnx_executor`` says why.
     """
     scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     halves = {item.name for item in model.graph.initializer if item.data_type == onnx.TensorProto.FLOAT16}
@@ -178,7 +187,7 @@ def _is_quantized_half(model: onnx.ModelProto) -> bool:
 
 
 def timed_heads(model: onnx.ModelProto, images: Images) -> Callable[[], float]:
-    """Warm a network up, and return a function that runs the network on one batch and returns the seconds it took."""
+    """Warm up a network, and return a function that runs it on one batch and returns the seconds that the run took."""
     session = _session(model.SerializeToString())
     session.run(None, {INPUT: images})
 
@@ -219,7 +228,10 @@ def _compare_heads(
     for expected_batch, actual_batch in zip(expected, actual, strict=True):
         for name, torch_head, onnx_head in zip(names, expected_batch, actual_batch, strict=True):
             if not np.isfinite(torch_head).all():
-                raise ExportError(f"{name}: expected finite numbers from the model in torch, got NaN or inf")
+                raise ExportError(
+                    f"raw head {name}: expected finite numbers from the model in torch, got NaN or inf; train the "
+                    "model again or use an earlier checkpoint"
+                )
             difference = float(np.abs(torch_head - onnx_head).max())
             allowed = tolerance * max(1.0, float(np.abs(torch_head).max()))
             if not difference <= allowed:

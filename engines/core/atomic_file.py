@@ -21,8 +21,14 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     A reader sees the old file or the new file, never a part of one. After an error or Ctrl-C the old file is unchanged
     and nothing else is left behind. Missing folders are created.
 
+    Args:
+        path: path of the file to write.
+
+    Yields:
+        The new file, open for writing bytes.
+
     Raises:
-        OSError: if the folder cannot be written to, or the disk is full.
+        OSError: if ``path`` is a folder, its folder cannot be written to, or the disk is full.
 
     Examples:
         >>> import tempfile

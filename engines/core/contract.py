@@ -49,8 +49,8 @@ class PyramidLevel:
     Attributes:
         feature_size: (height, width) of the raw heads of this level.
         stride: (y, x) distance between the centers of neighboring anchors, input pixels. The stride is stored because
-            it need not be a power of two: torchvision uses floor(input / feature), which at 800 pixels is 61 and 114
-            on the last two levels.
+            it need not be a power of two. torchvision uses floor(input / feature), which is 61 and 114 on the last two
+            levels of an input of 800 pixels.
         anchor_sizes: square roots of the areas of the anchors, input pixels.
         aspect_ratios: height / width of the anchors.
 
@@ -73,8 +73,8 @@ class PyramidLevel:
     def cell_anchors(self) -> npt.NDArray[np.float32]:
         """Return the anchors around the origin: float32 [num_anchors, 4], xyxy, input pixels.
 
-        Follows torchvision's ``AnchorGenerator.generate_anchors``: all sizes of the first ratio, then all sizes of the
-        second, and so on. Coordinates are rounded half to even.
+        The order is that of torchvision's ``AnchorGenerator.generate_anchors``: all sizes of the first ratio, then all
+        sizes of the second, and so on. Coordinates are rounded half to even.
 
         Examples:
             >>> PyramidLevel((52, 92), (8, 8), (16, 20), (1.0, 2.0)).cell_anchors().tolist()
@@ -104,13 +104,17 @@ class DetectorContract:
         mean, std: mean and standard deviation of the color channels in ``color_order``, for pixel values scaled to
             0..1.
         color_order: order of the color channels in training, RGB or BGR; the images passed in are always BGR.
-        letterbox: ``top-left``: resized bilinearly to fit, aspect ratio kept, zero padding at the right and the bottom.
-        score_threshold: lower limit of the score; candidates score more than this.
-        iou_threshold: largest IoU of two boxes of one class; if the IoU is larger, only the better box is kept.
+        letterbox: kind of letterbox, always ``top-left``: the frame is resized bilinearly to fit, its aspect ratio is
+            kept, and the right and the bottom are padded with zeros.
+        score_threshold: score that a candidate must exceed, 0 <= value < 1.
+        iou_threshold: largest IoU of two boxes of one class, 0 to 1; if the IoU is larger, only the better box is kept.
         top_k: largest number of candidates that a level keeps before NMS.
         max_detections: largest number of detections of an image.
         precision: arithmetic of the network: fp32, fp16 or int8.
         produced_by: versions of the packages that made the model.
+
+    Raises:
+        ContractError: if a value is out of range, or two fields contradict each other.
 
     Examples:
         >>> levels = (PyramidLevel((13, 23), (32, 32), anchor_sizes=(64.0,), aspect_ratios=(1.0,)),)
@@ -168,7 +172,7 @@ class DetectorContract:
                 "at least one anchor size and aspect ratio, all positive",
                 anchors,
             )
-            # All levels share the convolutions of the heads, and so the number of channels.
+            # All levels share the convolutions of the heads, so their raw heads have the same number of channels.
             _require(
                 level.num_anchors == self.levels[0].num_anchors,
                 f"levels[{index}]",
@@ -211,7 +215,9 @@ class DetectorContract:
         try:
             values = json.loads(text)
         except (json.JSONDecodeError, TypeError) as error:
-            raise ContractError(f"contract: expected JSON, got {str(text)[:60]!r} ({error})") from error
+            raise ContractError(
+                f"contract: expected JSON, got {str(text)[:60]!r} ({error}); export the model again"
+            ) from error
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             got = values.get("schema") if isinstance(values, dict) else type(values).__name__
             raise ContractError(
@@ -250,7 +256,7 @@ def check_input_size(input_size: tuple[int, int]) -> None:
     """Check that (height, width) are positive multiples of 32.
 
     Raises:
-        ContractError: if they are not; the message names the nearest size that is allowed.
+        ContractError: if they are not; the message names the nearest allowed size.
 
     Examples:
         >>> check_input_size((416, 736))
@@ -259,7 +265,7 @@ def check_input_size(input_size: tuple[int, int]) -> None:
         engines.core.errors.ContractError: input size: ... got 500x800; use 512x800 ...
     """
     if len(input_size) != 2:
-        raise ContractError(f"input size: expected height and width, got {input_size}")
+        raise ContractError(f"input size: expected two numbers, height and width, got {input_size}")
     if all(isinstance(side, int) and side > 0 and side % INPUT_MULTIPLE == 0 for side in input_size):
         return
     nearest = "x".join(str(max(1, round(side / INPUT_MULTIPLE)) * INPUT_MULTIPLE) for side in input_size)

@@ -11,9 +11,9 @@ from typing import Any
 
 from engines.core.errors import DeviceError, MissingDependencyError
 
-# The primary context of each GPU in use. It is retained once and released when the process ends, as torch does too.
-# pycuda cannot release it earlier: Context.detach leaves the context on the driver's stack, and in another thread than
-# the one that retained the context it does nothing (cuda.hpp of pycuda 2026.1).
+# The primary context of each GPU in use. It is retained once and released when the process ends, as in torch. pycuda
+# cannot release it earlier: Context.detach leaves the context on the driver's stack, and does nothing in a thread other
+# than the one that retained the context (cuda.hpp of pycuda 2026.1).
 _retained: dict[int, Any] = {}
 # CU_STREAM_NON_BLOCKING: the stream does not wait for the default stream, which torch and other libraries use.
 NON_BLOCKING = 1
@@ -40,8 +40,8 @@ def primary_context(device: int = 0) -> Iterator[Any]:
         import pycuda.driver as driver
     except ImportError as error:
         raise MissingDependencyError(
-            f"expected pycuda, to use the GPU, got an import error ({error}); install it with pip install pycuda, "
-            "which compiles it and needs the CUDA toolkit: nvcc on PATH, its headers on CPATH"
+            f"using the GPU: expected pycuda, got an import error ({error}); install it with pip install pycuda, which "
+            "compiles it and therefore needs the CUDA toolkit, with nvcc on PATH and its headers on CPATH"
         ) from error
     context = _retain(driver, device)
     context.push()
@@ -71,7 +71,8 @@ def _retain(driver: Any, device: int) -> Any:
                 _retained[device] = driver.Device(device).retain_primary_context()
             except driver.Error as error:
                 raise DeviceError(
-                    f"GPU {device}: expected an NVIDIA GPU and its driver, found none ({error})"
+                    f"GPU {device}: expected an NVIDIA GPU and its driver, found none ({error}); check the "
+                    "installation with retina-edge doctor"
                 ) from error
         return _retained[device]
 

@@ -15,11 +15,11 @@ class RetinaEdgeError(Exception):
 
 
 class ContractError(RetinaEdgeError, ValueError):
-    """A contract is damaged, is incomplete or contradicts itself."""
+    """A contract is damaged or incomplete, or contradicts itself."""
 
 
 class ModelFileError(RetinaEdgeError):
-    """A model file is missing, corrupt, or was not made by retina_edge."""
+    """A model file is missing or damaged, or was not made by retina_edge."""
 
 
 class DataError(RetinaEdgeError, ValueError):

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from engines.core.contract import DetectorContract
 from engines.core.letterbox import Letterbox, letterbox_batch
 
-# Stages of ``Executor.measure``: copy into pinned memory, upload, letterbox, network, decode and NMS, download. In an
-# ONNX, and in an engine with plugins, decode and NMS are part of the network.
+# Stages of ``Executor.measure``: pack (copy into pinned memory), upload, letterbox, network, post-processing, download.
+# In an ONNX, and in an engine with plugins, the post-processing is part of the network.
 PACK, H2D, PREPROCESS, NETWORK, POSTPROCESS, D2H = "pack", "H2D", "preprocess", "engine", "postprocess", "D2H"
 STAGES = (PACK, H2D, PREPROCESS, NETWORK, POSTPROCESS, D2H)
 # All stages on the GPU together, as ``submit`` runs them.
@@ -22,7 +22,7 @@ GPU = "GPU"
 
 
 class RawDetections(NamedTuple):
-    """The detections of a batch of N inputs, K rows for each; rows past ``num_detections`` are zero.
+    """The detections of a batch of N inputs, with K rows for each input. Rows past ``num_detections`` are zero.
 
     Attributes:
         num_detections: number of detections of each input, int32 [N].
@@ -55,14 +55,14 @@ class Ticket:
 
 
 class Executor(Protocol):
-    """An object that letterboxes frames and runs the network with its post-processing on them.
+    """An object that letterboxes frames, runs the network on them and post-processes its outputs.
 
     The work has two steps, ``submit`` and ``result``, so that one thread can prepare frames while another thread waits
     for detections.
 
     Attributes:
         contract: contract of the model.
-        batch: only batch size that the model runs, or None if there are several; a submission may have fewer frames.
+        batch: the only batch size that the model runs, or None if it runs several. A submission may have fewer frames.
         max_batch: largest number of frames in a submission, or None for any number.
     """
 
@@ -82,7 +82,7 @@ class Executor(Protocol):
             frames: at most ``max_batch`` frames of any sizes, each of a kind that ``as_bgr`` takes.
 
         Raises:
-            ValueError: if an array is not a frame.
+            ValueError: if an array is not a frame, or there are more than ``max_batch``.
         """
         ...
 
@@ -145,7 +145,7 @@ class HostExecutor(ABC):
         """Run the network on a submission and return its detections; see ``Executor.result``.
 
         Raises:
-            ValueError: if the ticket is not one of ``submit``.
+            ValueError: if the ticket does not come from ``submit``.
         """
         if not isinstance(ticket, HostTicket):
             raise ValueError(f"ticket: expected one from this executor's submit, got {ticket!r}")

@@ -1,4 +1,4 @@
-"""The letterbox: from frames to network input and back, one geometry for training, calibration and inference.
+"""The letterbox: from frames to network input and back, with one geometry for training, calibration and inference.
 
 A frame is resized bilinearly (half-pixel centers, like OpenCV's INTER_LINEAR) to fit the input, with its aspect ratio
 kept, and padded with zeros at the right and the bottom.
@@ -39,7 +39,12 @@ class Letterbox:
 
     @classmethod
     def fit(cls, frame_size: tuple[int, int], input_size: tuple[int, int]) -> Letterbox:
-        """Return the letterbox of a frame of (height, width) in an input of (height, width)."""
+        """Return the letterbox that fits a frame into an input.
+
+        Args:
+            frame_size: (height, width) of the frame, pixels.
+            input_size: (height, width) of the network's input, pixels.
+        """
         scale = min(input_size[0] / frame_size[0], input_size[1] / frame_size[1])
         height, width = (
             min(limit, max(1, round(side * scale))) for side, limit in zip(frame_size, input_size, strict=True)
@@ -47,7 +52,7 @@ class Letterbox:
         return cls(frame_size, (height, width))
 
     def scale_xyxy(self) -> npt.NDArray[np.float32]:
-        """Return the input pixels per frame pixel in x, y, x, y: float32 [4].
+        """Return the scale from frame pixels to input pixels, in the order x, y, x, y: float32 [4].
 
         The axes may differ slightly, because each side is rounded to whole pixels.
 
@@ -59,7 +64,7 @@ class Letterbox:
         return np.array([x, y, x, y], np.float32)
 
     def to_frame(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Map boxes, float32 [N, 4] xyxy, from input pixels to frame pixels, clipped to the frame."""
+        """Map boxes, float32 [N, 4] xyxy, from input pixels to frame pixels, and clip them to the frame."""
         if not len(boxes):  # the usual case for many cameras
             return np.zeros((0, 4), np.float32)
         height, width = self.frame_size
@@ -105,15 +110,15 @@ def letterbox_batch(
 
     Args:
         frames: frames of a kind that ``as_bgr`` takes.
-        input_size: (height, width) of the network's input.
-        batch: batch size N, at least the number of frames; the images past the frames are zero. None for the number of
+        input_size: (height, width) of the network's input, pixels.
+        batch: batch size N, at least the number of frames. Images without a frame are zero. None for as many images as
             frames.
 
     Returns:
         The network input, uint8 [N, height, width, 3], BGR, and the letterbox of each frame.
 
     Raises:
-        ValueError: if an array is not a frame.
+        ValueError: if an array is not a frame, or there are more frames than ``batch``.
 
     Examples:
         >>> images, letterboxes = letterbox_batch([np.zeros((720, 1280, 3), np.uint8)], (416, 736), batch=4)
@@ -122,6 +127,8 @@ def letterbox_batch(
         >>> letterboxes
         [Letterbox(frame_size=(720, 1280), resized=(414, 736))]
     """
+    if batch is not None and len(frames) > batch:
+        raise ValueError(f"frames: expected at most {batch}, the model's batch, got {len(frames)}")
     bgr = [as_bgr(frame) for frame in frames]
     letterboxes = [Letterbox.fit((frame.shape[0], frame.shape[1]), input_size) for frame in bgr]
     images = np.empty((len(bgr) if batch is None else batch, *input_size, 3), np.uint8)
@@ -138,8 +145,7 @@ def as_bgr(frame: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         frame: BGR [h, w, 3], grayscale [h, w] or [h, w, 1], or BGRA [h, w, 4], uint8; the alpha channel is discarded.
 
     Raises:
-        ValueError: if the array has another shape or dtype, or is empty; the message says what was expected and what
-            came.
+        ValueError: if the array is empty, or has another shape or dtype.
 
     Examples:
         >>> as_bgr(np.array([[0, 255]], np.uint8)).tolist()

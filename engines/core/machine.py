@@ -1,4 +1,4 @@
-"""The GPU that engines are built for and run on. NVIDIA's driver is queried without creating a CUDA context."""
+"""The GPU that engines are built for and run on. NVIDIA's driver is queried, which creates no CUDA context."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Machine:
     Attributes:
         gpu: name of the GPU; empty without a GPU.
         compute_capability: compute capability of the GPU, such as ``8.7``; empty without a GPU.
-        driver: version of NVIDIA's kernel driver, or the CUDA version that the driver supports if the former is
-            unknown; empty without a GPU.
+        driver: version of NVIDIA's kernel driver; if it is unknown, the CUDA version that the driver supports; empty
+            without a GPU.
         jetpack: version of JetPack, or the L4T release if the JetPack package is not installed; empty on machines that
             are not a Jetson.
 
@@ -46,7 +46,7 @@ def this_machine(device: int = 0) -> Machine:
     """Describe one GPU of this machine. Without such a GPU or without a driver, the fields are empty.
 
     Args:
-        device: number of the GPU, counted by the driver among the GPUs that ``CUDA_VISIBLE_DEVICES`` allows.
+        device: number of the GPU, from 0, among the GPUs that ``CUDA_VISIBLE_DEVICES`` allows.
     """
     gpu, capability, cuda = _gpu(device)
     return Machine(gpu, capability, (_kernel_driver() or f"CUDA {cuda}") if gpu else "", _jetpack())

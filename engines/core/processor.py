@@ -16,7 +16,7 @@ def cpu_model() -> str:
 
 
 def cpu_extensions() -> list[str]:
-    """Return those of ``CPU_EXTENSIONS`` that the processor has. Processors with the same name may differ in them."""
+    """Return the members of ``CPU_EXTENSIONS`` that the processor has. Processors of one name may differ in them."""
     names = _cpu_info("flags|Features").split()
     return [name for name in CPU_EXTENSIONS if name in names]
 

@@ -20,6 +20,7 @@ def head_names(num_levels: int) -> list[str]:
     return [f"{head}_{level}" for head in ("cls", "box") for level in range(num_levels)]
 
 
-# Keys of the records in an ONNX's metadata: how INT8 was calibrated (export.precision.quantization), and what the
-# precision costs, if an accuracy budget was set (export.precision.accuracy_budget).
+# Keys of the records in the metadata of an ONNX. The first record says how INT8 was calibrated
+# (export.precision.quantization). The second says what the precision costs, if an accuracy budget was set
+# (export.precision.accuracy_budget).
 QUANTIZATION_KEY, ACCURACY_KEY = "retina_edge.quantization", "retina_edge.accuracy"

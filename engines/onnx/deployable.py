@@ -1,4 +1,4 @@
-"""The parts of a deployable ONNX, for the quantizer and for TensorRT."""
+"""Read a deployable ONNX and take it apart, for the quantizer and for TensorRT."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def replace_items(field: Any, items: Iterable[Any]) -> None:
 def heads_only(deployable: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of the model that ends at the raw heads, without Decode, NMS and metadata.
 
-    This is the inverse of ``export.attach.attach``. ``name_convolutions`` then names the convolutions.
+    This is the inverse of ``export.attach.attach``, except that ``name_convolutions`` names the convolutions.
 
     Raises:
         ModelFileError: if the model does not have exactly one Decode and one NMS node.
@@ -152,9 +152,9 @@ def heads_only(deployable: onnx.ModelProto) -> onnx.ModelProto:
 def name_convolutions(model: onnx.ModelProto) -> None:
     """Name each convolution after its weights, so that passports, tables and errors are readable.
 
-    For instance ``node_conv2d_25`` becomes ``head.classification_head.cls_logits:0``. The number is that of the level,
-    for convolutions that share their weights, as those of the heads do. A quantized network is left unchanged, because
-    its convolutions were named before quantization, and its weights have other names since.
+    For instance, ``node_conv2d_25`` becomes ``head.classification_head.cls_logits:0``. Convolutions that share weights,
+    such as those of the heads, are numbered by level. A quantized network is left unchanged, because its convolutions
+    were named before quantization renamed its weights.
 
     Examples:
         >>> node = onnx.helper.make_node("Conv", ["images", "model.backbone.conv1.weight"], ["y"], name="node_conv2d")
@@ -178,7 +178,7 @@ def with_plugins(
 ) -> onnx.ModelProto:
     """Return a copy of a network with a plugin node for each kernel launch after its raw heads.
 
-    The outputs of the copy are the detections.
+    The copy returns detections.
 
     Args:
         network: network that ends at the raw heads, from ``heads_only``, with a fixed batch size.
@@ -192,7 +192,7 @@ def with_plugins(
     graph.value_info.extend(graph.output)
     for launch, name in zip(launches, names, strict=True):
         written = [output.name for output in launch.outputs]
-        # For TensorRT's parser: the namespace of the plugin, and that it is compiled ahead of time.
+        # TensorRT's parser finds the plugin by its namespace and version; "aot" means compiled ahead of time.
         plugin: dict[str, Any] = {"plugin_namespace": DOMAIN, "plugin_version": "1", "aot": 1}
         graph.node.append(onnx.helper.make_node(name, launch.inputs, written, name=name, domain=DOMAIN, **plugin))
     types = {"float32": onnx.TensorProto.FLOAT, "int32": onnx.TensorProto.INT32}
@@ -205,7 +205,7 @@ def with_plugins(
 
 
 def postprocess_only(deployable: onnx.ModelProto) -> onnx.ModelProto:
-    """Return Decode and NMS alone, from raw heads to detections: the part that ``heads_only`` removes.
+    """Return a model of Decode and NMS alone, from raw heads to detections: the part that ``heads_only`` removes.
 
     Examples:
         >>> from retina_edge.assets import MODEL
@@ -239,7 +239,9 @@ def batch_of(model: onnx.ModelProto) -> int | None:
 
 
 def fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
-    """Return a copy of a model with an open batch size that takes only this one. TensorRT tunes best for a fixed size.
+    """Return a copy of a model in which ``batch`` replaces an open batch size.
+
+    TensorRT optimizes a network best for a fixed size.
 
     Examples:
         >>> images = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["N", 32, 32, 3])
@@ -257,7 +259,7 @@ def fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
 
 
 def head_types(network: onnx.ModelProto) -> set[str]:
-    """Return the element types of a network's outputs: float, float16.
+    """Return the element types of a network's outputs, such as ``float`` and ``float16``.
 
     Examples:
         >>> from retina_edge.assets import MODEL
@@ -313,7 +315,7 @@ def _convolution_precision(node: onnx.NodeProto, producers: dict[str, onnx.NodeP
     source = producers.get(weights)
     if source is not None and source.op_type == "Cast":  # stored in float16, cast to the type of the arithmetic
         kind = source.attribute[0].i
-    elif source is not None and source.op_type == "DequantizeLinear":  # the type of the result is that of the scale
+    elif source is not None and source.op_type == "DequantizeLinear":  # its result has the type of its scale
         kind = types[source.input[1]]
     else:
         kind = types.get(weights, onnx.TensorProto.UNDEFINED)

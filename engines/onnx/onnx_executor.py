@@ -25,8 +25,8 @@ def _is_for_tensorrt(session: onnxruntime.InferenceSession) -> bool:
 
 
 def _requested_threads() -> int:
-    """Return the number of threads that ``OMP_NUM_THREADS`` requests, 0 if it requests none."""
-    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a number for each level of nesting
+    """Return the number of threads in ``OMP_NUM_THREADS``, or 0 if the variable contains none."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # one number for each level of nesting
     return int(first) if first.isdecimal() else 0
 
 
@@ -35,8 +35,8 @@ class OnnxExecutor(HostExecutor):
 
     Args:
         path: path of a deployable ONNX from ``retina-edge export``.
-        threads: number of threads of ONNX Runtime; 0 for the number in ``OMP_NUM_THREADS``, which torch obeys too, or
-            else one thread for each core.
+        threads: number of threads of ONNX Runtime. 0 takes the number in ``OMP_NUM_THREADS``, which torch uses too; if
+            that is not set, one thread for each core.
 
     Attributes:
         contract: contract of the model.
@@ -63,14 +63,14 @@ class OnnxExecutor(HostExecutor):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or _requested_threads()
         options.log_severity_level = 3
-        # Threads that spin between the operators of a run save a fifth of its time on two cores. After the run, they
-        # would only take the cores from decoding, drawing and encoding.
+        # Spinning threads between the operators of a run save a fifth of its time on two cores. After the run, they
+        # would only take time from decoding, drawing and encoding.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             if _is_for_tensorrt(self._session):
-                # The optimizer of ONNX Runtime 1.32 changes the results of INT8 in float16: with it, the drift of the
-                # sample model's raw heads from FP32 was 10 dB worse.
+                # The optimizer of ONNX Runtime 1.32 changes the results of INT8 in float16. With the optimizer, the
+                # raw heads of the sample model drifted from FP32 by 10 dB more.
                 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
                 self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises its own and built-in exceptions

@@ -1,11 +1,11 @@
 // Code that the kernels share: sortable keys, loads of heads, and sums over a block.
 //
-// No header is included, so that NVRTC needs no include path. The tests also run the kernels on a CPU, with a fiber for
-// each thread, so the kernels use only few of CUDA's own functions.
+// No other header is included, so that NVRTC needs no include path. The tests also run the kernels on a CPU, with a
+// fiber for each thread, so the kernels use only a few of CUDA's own functions.
 #pragma once
 
 #ifndef EMULATED
-// The instruction cvt converts the bits of a float16; the header cuda_fp16.h would need an include path.
+// Converts the bits of a float16 with the instruction cvt, because the header cuda_fp16.h would need an include path.
 __device__ __forceinline__ float half_to_float(unsigned short bits) {
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
@@ -32,8 +32,8 @@ typedef unsigned long long key_t64;
 #define EACH_LEVEL(item) item(0), item(1), item(2), item(3), item(4), item(5)
 #endif
 
-// Returns a key whose unsigned order is the order of the floats. -0 becomes +0 first, because the two are equal, and
-// of equal logits the one with the lower index comes first.
+// Returns a key whose unsigned order is the order of the floats. -0 becomes +0 first, because the two are equal and
+// must get equal keys: among equal logits, the one with the lower index comes first.
 __device__ __forceinline__ key_t32 to_key(float x) {
     key_t32 bits = __float_as_uint(x + 0.0f);
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
@@ -54,8 +54,8 @@ typedef float scalar;
 __device__ __forceinline__ float load(const scalar* address) { return *address; }
 #endif
 
-// Returns the sum of a value over the threads before this one, and in total the sum over all threads of the block. Ends
-// with a barrier.
+// Returns the sum of a value over the threads before this one. Sets total to the sum over all threads of the block.
+// Ends with a barrier.
 template <int THREADS>
 __device__ int sum_before(int value, int* warp_sums, int& total) {
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -85,8 +85,9 @@ __device__ int sum_before(int value, int* warp_sums, int& total) {
 
 #define BINS 256
 
-// One step of a radix selection: returns the digit of the wanted-th largest number, given a histogram of the digits.
-// Sets wanted to the rank of that number among the numbers with the same digit. Needs THREADS >= BINS.
+// One step of a radix selection: returns the digit of the number with rank wanted, given a histogram of the digits. The
+// largest number has rank 1. Sets wanted to the rank of that number among the numbers with the same digit. Requires
+// THREADS >= BINS.
 template <int THREADS>
 __device__ int pick_digit(const int* histogram, int& wanted, int* warp_sums, int* result) {
     const int bin = BINS - 1 - (int)threadIdx.x;
@@ -99,5 +100,5 @@ __device__ int pick_digit(const int* histogram, int& wanted, int* warp_sums, int
     }
     __syncthreads();
     wanted = result[1];
-    return result[0];  // the next call passes a barrier before it writes to result
+    return result[0];  // safe without a barrier, because the next call passes one before it writes to result
 }

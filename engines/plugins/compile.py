@@ -1,7 +1,7 @@
 """Compile the CUDA kernels to ``ptx/*.ptx`` with NVRTC of CUDA 12: ``python -m engines.plugins.compile``.
 
-Only needed after a change to a kernel. Users need no compiler: the PTX is committed, and NVIDIA's driver compiles it
-for the GPU of the machine.
+This is needed only after a change to a kernel. Users need no compiler: the PTX is committed, and NVIDIA's driver
+compiles it for the GPU of the machine.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from engines.plugins.ptx_files import FOLDER, PTX, ptx_file
 
 # The oldest supported GPU generation is Turing. PTX for Turing runs on every later generation.
 ARCHITECTURE = "compute_75"
-# The ISA version that the PTX declares. NVRTC declares its newest, 8.8, which only drivers of CUDA 12.9 and later
-# accept, and JetPack 6 has a driver of CUDA 12.6. The kernels use nothing newer than 7.0 (CUDA 11.0); a test assembles
-# them with ptxas to prove it.
+# The ISA version that the PTX declares. NVRTC would declare its newest, 8.8, which only drivers of CUDA 12.9 and later
+# accept, but JetPack 6 has a driver of CUDA 12.6. The kernels use nothing newer than ISA 7.0 (CUDA 11.0). A test
+# assembles them with ptxas to prove it.
 ISA = "7.0"
 # Without fused multiply-add, decode and IoU round as in the specification.
 OPTIONS = ("--std=c++17", "--fmad=false", "--device-as-default-execution-space")
@@ -53,7 +53,7 @@ class Nvrtc:
             source: text of the ``.cu`` file.
             header: text of ``block.cuh``, which the source includes.
             options: command-line options of NVRTC.
-            cubin: return machine code instead of PTX.
+            cubin: True for machine code, False for PTX.
 
         Returns:
             The PTX or the machine code, and the log of the compiler.
@@ -88,7 +88,7 @@ class Nvrtc:
 
 
 def entries() -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Yield the name, the source file and the compiler macros of every kernel.
+    """Yield the name, the source file and the compiler macros of each kernel.
 
     Examples:
         >>> next(entries())
@@ -99,7 +99,7 @@ def entries() -> Iterator[tuple[str, str, tuple[str, ...]]]:
             for levels in LEVELS:
                 entry = f"{kernel}_{dtype}_{levels}"
                 yield entry, f"{kernel}.cu", (*macros, f"-DLEVELS={levels}", f"-DENTRY={entry}")
-    # The macro LEVELS has no effect here: NMS takes the number of levels as an argument, letterbox has no levels.
+    # The macro LEVELS has no effect here: NMS takes the number of levels as an argument, and letterbox has no levels.
     for kernel in ("nms", "letterbox"):
         yield kernel, f"{kernel}.cu", ("-DLEVELS=2", f"-DENTRY={kernel}")
 
@@ -137,7 +137,8 @@ def clean(ptx: bytes) -> bytes:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argparse.ArgumentParser(prog="python -m engines.plugins.compile", description=__doc__).parse_args(argv)
+    description = "Compile the CUDA kernels to PTX with NVRTC of CUDA 12. Needed only after a change to a kernel."
+    argparse.ArgumentParser(prog="python -m engines.plugins.compile", description=description).parse_args(argv)
     nvrtc = Nvrtc()
     PTX.mkdir(exist_ok=True)
     for entry, file, macros in entries():

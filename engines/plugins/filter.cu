@@ -1,10 +1,11 @@
 // Filter: collects the class logits above the threshold from each tile of a level, at most the best top_k.
 //
-// Grid (tiles of all levels, images). Reads every logit once, in loads of 16 bytes, from the NCHW layout of the heads,
-// so that no transpose, concatenation or sigmoid is needed before. The order of the results within a tile varies;
-// Select sorts them.
+// The grid is (tiles of all levels, images). The kernel reads every logit once, in loads of 16 bytes, from the NCHW
+// layout of the heads, so no transpose, concatenation or sigmoid is needed before. The order of the results within a
+// tile varies, and Select sorts them.
 //
-// Writes count: [N, tiles], and keys, index: [N, tiles, top_k], whose elements past count are undefined.
+// The outputs are count: [N, tiles], and keys and index: [N, tiles, top_k]. Elements of keys and index past count are
+// undefined.
 #include "block.cuh"
 
 #define THREADS 512
@@ -60,8 +61,8 @@ ENTRY(EACH_LEVEL(CLS_POINTER), const float* __restrict__ parameters, EACH_LEVEL(
             }
         }
     };
-    // After a level with an odd number of logits, the next image is not aligned to 16 bytes. Then a few logits at both
-    // ends are loaded one by one.
+    // If the number of logits on a level is not a multiple of LOADS, the logits of the next image are not aligned to
+    // 16 bytes. Therefore a few logits at both ends are loaded one by one.
     const int offset = (int)((size_t)values % 16 / sizeof(scalar));
     const int head = min((LOADS - offset) % LOADS, size);
     const int body = (size - head) / LOADS * LOADS;
@@ -83,8 +84,8 @@ ENTRY(EACH_LEVEL(CLS_POINTER), const float* __restrict__ parameters, EACH_LEVEL(
 
     int total = found;
     if (total > top_k) {
-        // Rare, with a threshold that is far too low: find the top_k-th largest key by radix selection. Keep all logits
-        // above it, and of the logits equal to it those with the lowest indices.
+        // This is rare: the threshold is far too low. Find the top_k-th largest key by radix selection. Keep all logits
+        // with larger keys, and of those with this key the ones with the lowest indices.
         key_t32 pivot = 0, mask = 0;
         int wanted = top_k;
         for (int shift = 24; shift >= 0; shift -= 8) {

@@ -15,16 +15,16 @@ from engines.core.executor import RawDetections
 from engines.plugins.launch import Geometry, Launch, postprocess_launches
 from engines.plugins.ptx_files import read_ptx
 
-# Bytes that are set to zero before a measurement. While the GPU is busy with them, the host enqueues all launches, so
-# that no gaps between launches are measured. They also evict the heads from the caches.
-BLOCKER = 1 << 28
+# Bytes that the GPU sets to zero before a measurement. Meanwhile the host enqueues all launches, so that no gaps
+# between launches are measured. Writing so many bytes also evicts the heads from the caches.
+BLOCKER_BYTES = 1 << 28
 
 
 class PostprocessKernels:
     """Filter, Select and NMS for one geometry, with their scratch memory on the GPU.
 
-    ``launch`` does not allocate, copy or wait, so it can be captured in a CUDA graph. Launches share the scratch
-    memory, so only one stream may use them at once.
+    ``launch`` does not allocate, copy or wait, so it can be captured in a CUDA graph. All launches share the scratch
+    memory, so only one stream may use it at a time.
 
     Args:
         driver: module ``pycuda.driver``, from ``engines.core.cuda_context.primary_context``. Its context must be
@@ -50,9 +50,9 @@ class PostprocessKernels:
         """Enqueue the three launches on a stream.
 
         Args:
-            tensors: device addresses by name. Inputs: the heads (``cls_0`` and so on, contiguous, in the dtype of the
-                geometry) and ``parameters``, float32. Outputs: num_detections int32 [N], boxes float32 [N, K, 4],
-                scores float32 [N, K] and labels int32 [N, K].
+            tensors: device addresses by name. The inputs are the raw heads (``cls_0`` and so on, contiguous, in the
+                dtype of the geometry) and ``parameters``, float32. The outputs are num_detections int32 [N], boxes
+                float32 [N, K, 4], scores float32 [N, K] and labels int32 [N, K].
             batch: number of images N, at most the largest batch.
             stream: pycuda stream.
             events: four pycuda events to record before, between and after the launches; empty for none.
@@ -74,7 +74,7 @@ class PostprocessKernels:
         self.close()
 
     def close(self) -> None:
-        """Free memory and modules; the context must be current. A second call does nothing."""
+        """Free memory and modules while the context is current. A second call does nothing."""
         self._stack.close()
 
 
@@ -84,7 +84,8 @@ class KernelRun:
 
     Attributes:
         detections: detections of the last run.
-        milliseconds: durations of Filter, Select and NMS, float64 [runs, 3], measured by the GPU with cold caches.
+        milliseconds: durations of Filter, Select and NMS in each run, float64 [runs, 3], measured by the GPU with cold
+            caches.
     """
 
     detections: RawDetections
@@ -103,9 +104,9 @@ def run_kernels(
     """Run the kernels on raw heads in host memory, to test or measure them.
 
     Args:
-        cls_logits: class logits of each level, [N, A C, h, w], float16 or float32 as in the geometry.
-        box_deltas: box deltas of each level, [N, A 4, h, w], of the same dtype.
-        parameters: parameter tensor, float32, see ``engines.plugins.parameters``.
+        cls_logits: class logits of each level, float16 or float32 as in the geometry, [N, A * C, h, w].
+        box_deltas: box deltas of each level, in the same dtype, [N, A * 4, h, w].
+        parameters: parameter tensor, float32 [8 + 4 L A + 2 L]; see ``engines.plugins.parameters``.
         geometry: sizes of the heads.
         runs: number of runs; the first run loads the kernels.
         device: number of the GPU.
@@ -119,7 +120,7 @@ def run_kernels(
         raise ValueError(f"runs: expected at least 1, got {runs}")
     arrays = _arrays(cls_logits, box_deltas, parameters, geometry)
     with primary_context(device) as driver:
-        # A separate function, because streams, events and modules must be freed before the context.
+        # This is a separate function because streams, events and modules must be freed before the context.
         return _run(driver, arrays, geometry, len(cls_logits[0]), runs)
 
 
@@ -137,13 +138,13 @@ def _run(driver: Any, arrays: Mapping[str, npt.NDArray[Any]], geometry: Geometry
             allocation = driver.mem_alloc(output.nbytes)
             stack.callback(allocation.free)
             tensors[output.name] = int(allocation)
-        blocker = driver.mem_alloc(BLOCKER)
+        blocker = driver.mem_alloc(BLOCKER_BYTES)
         stack.callback(blocker.free)
         stream = driver.Stream()
         milliseconds = []
         for _ in range(runs):
             events = [driver.Event() for _ in range(4)]
-            driver.memset_d8_async(int(blocker), 0, BLOCKER, stream)
+            driver.memset_d8_async(int(blocker), 0, BLOCKER_BYTES, stream)
             kernels.launch(tensors, batch, stream, events)
             stream.synchronize()
             milliseconds.append([events[i].time_till(events[i + 1]) for i in range(3)])
@@ -159,9 +160,9 @@ def launch_kernel(launch: Launch, function: Any, addresses: Mapping[str, int], s
     """Enqueue one launch on a stream.
 
     Args:
-        launch: kernel and its arguments.
-        function: the kernel, from ``load_kernel``.
-        addresses: device addresses of its tensors by name.
+        launch: launch to enqueue.
+        function: its kernel, from ``load_kernel``.
+        addresses: device address of each of its tensors, by name.
         stream: pycuda stream.
     """
     inputs = [addresses[name] for name in launch.inputs]
@@ -170,7 +171,7 @@ def launch_kernel(launch: Launch, function: Any, addresses: Mapping[str, int], s
 
 
 def load_kernel(driver: Any, launch: Launch) -> Any:
-    """Load the kernel of a launch; the driver compiles its PTX for the GPU and caches the result."""
+    """Load the kernel of a launch. The driver compiles its PTX for the GPU and caches the result."""
     function = driver.module_from_buffer(read_ptx(launch.entry)).get_function(launch.entry)
     function.prepare("P" * len(launch.inputs) + "i" * len(launch.integers) + "P" * len(launch.outputs))
     return function
@@ -182,7 +183,7 @@ def _arrays(
     parameters: npt.NDArray[np.float32],
     geometry: Geometry,
 ) -> dict[str, npt.NDArray[Any]]:
-    """Return all inputs by name, contiguous.
+    """Return all inputs as contiguous arrays, by name.
 
     Raises:
         ValueError: if the number, shape or dtype of the arrays does not fit the geometry.

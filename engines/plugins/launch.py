@@ -22,17 +22,17 @@ from engines.core.contract import DetectorContract
 from engines.core.tensor_names import CANDIDATES, OUTPUTS, PARAMETERS, head_names
 from engines.plugins.parameters import HEADER
 
-# Limits of the kernels' shared memory and of the number of levels that are compiled. The constants at the top of
-# filter.cu, select.cu and nms.cu must agree.
+# Limits that follow from the kernels' shared memory and from the numbers of levels that they are compiled for. The
+# constants at the top of filter.cu, select.cu and nms.cu must agree with them.
 MAX_TOP_K = 1024
 MAX_DETECTIONS = 1024
 LEVELS = range(2, 7)
 FILTER_THREADS = 512
 BLOCK_THREADS = 1024
-# Logits that a Filter block reads. Smaller tiles spread better over the multiprocessors, larger tiles need less scratch
-# memory.
+# Number of logits that a Filter block reads. Smaller tiles spread better over the multiprocessors; larger tiles need
+# less scratch memory.
 TILE = 32768
-# Outputs of Filter, which Select reads: sortable logits, their flat indices, and the number of them in each tile.
+# Outputs of Filter, which Select reads: sortable logits, their flat indices, and the number of logits in each tile.
 FILTER_OUTPUTS = ("keys", "index", "count")
 
 
@@ -42,8 +42,8 @@ class Tensor:
 
     Attributes:
         name: name of the tensor, the same in every launch and for the caller.
-        shape: its dimensions, the batch first.
-        dtype: NumPy's name for the type of its elements.
+        shape: shape of the tensor; the batch is the first dimension.
+        dtype: NumPy's name for the type of the elements.
 
     Examples:
         >>> Tensor("boxes", (2, 300, 4), "float32").nbytes
@@ -67,10 +67,10 @@ class Geometry:
     Attributes:
         num_classes: number of classes C.
         num_anchors: number of anchors A at one position.
-        feature_sizes: (height, width) of the heads of each level.
+        feature_sizes: (height, width) of the raw heads of each level.
         top_k: largest number of candidates kept on each level.
         max_detections: largest number of detections K kept in each image.
-        half: True for float16 heads, False for float32.
+        half: True for raw heads in float16, False for float32.
 
     Raises:
         ValueError: if a size exceeds a limit of the kernels.
@@ -97,11 +97,11 @@ class Geometry:
             if not 1 <= getattr(self, name) <= limit:
                 raise ValueError(f"kernels: expected {name} from 1 to {limit}, got {getattr(self, name)}")
         if max(self.level_logits) >= 2**31:
-            raise ValueError(f"kernels: expected less than 2^31 logits on a level, got {max(self.level_logits)}")
+            raise ValueError(f"kernels: expected fewer than 2^31 logits on a level, got {max(self.level_logits)}")
 
     @classmethod
     def of(cls, contract: DetectorContract, *, half: bool) -> Geometry:
-        """Return the geometry of a contract, for float16 or float32 heads."""
+        """Return the geometry of a contract, for raw heads in float16 (``half``) or float32."""
         return cls(
             contract.num_classes,
             contract.num_anchors,
@@ -123,7 +123,7 @@ class Geometry:
 
     @property
     def level_logits(self) -> tuple[int, ...]:
-        """Number of class logits of one image on each level: A C H W."""
+        """Number of class logits of one image on each level: A * C * height * width."""
         return tuple(self.num_anchors * self.num_classes * height * width for height, width in self.feature_sizes)
 
 
@@ -132,7 +132,7 @@ class Launch:
     """One kernel launch.
 
     Attributes:
-        entry: name of the kernel; its code is ``ptx/{entry}.ptx``.
+        entry: name of the kernel, whose code is ``ptx/{entry}.ptx``.
         grid: number of blocks, (x, y).
         block: number of threads in a block.
         inputs: names of the tensors that the kernel reads.
@@ -150,7 +150,7 @@ class Launch:
 
 @functools.cache
 def postprocess_launches(geometry: Geometry, batch: int) -> tuple[Launch, Launch, Launch]:
-    """Plan the launches of Filter, Select and NMS for ``batch`` images.
+    """Return the launches of Filter, Select and NMS for ``batch`` images.
 
     Examples:
         >>> geometry = Geometry(3, 9, ((8, 8), (4, 4)), top_k=100, max_detections=50, half=True)

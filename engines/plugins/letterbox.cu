@@ -1,14 +1,19 @@
 // Letterbox: resizes frames of any sizes into one network input, as engines/core/letterbox.py does with OpenCV.
 //
-// Grid (ceil(height width / 4 / threads), images). Each thread computes four neighboring pixels: 12 bytes, in three
-// stores. The width of an input is a multiple of 32, so the four pixels are in one row.
+// The grid is (ceil(height * width / 4 / threads), images). Each thread computes four neighboring pixels and writes
+// their 12 bytes in three stores. The width of an input is a multiple of 32, so the four pixels are in one row.
 //
-// frames begins with a header, int32 [N, 8]. A row holds, for one image: the offset of its frame from the start of
-// frames, in units of 256 bytes; height and width of the frame; height and width inside the input; three zeros. A row
-// of zeros means no frame. Frames are BGR, uint8 [height, width, 3], without gaps between rows.
+// The array frames begins with a header, int32 [N, 8], with one row for each image:
+//     0     offset of the frame from the start of frames, in units of 256 bytes
+//     1, 2  height and width of the frame
+//     3, 4  height and width of the resized frame inside the input
+//     5..7  zeros
+// A row of zeros means that the image has no frame. Frames are uint8 [height, width, 3], BGR, without gaps between
+// rows.
 //
-// Half-pixel centers, repeated edges, rounded to nearest, as OpenCV's INTER_LINEAR. OpenCV computes in fixed point, so
-// some pixels differ by one gray level. Writes every byte of images: uint8 [N, height, width, 3].
+// Like OpenCV's INTER_LINEAR, the interpolation uses half-pixel centers, repeats the edges and rounds to nearest.
+// OpenCV computes in fixed point, so some pixels differ by one gray level. The kernel writes every byte of images:
+// uint8 [N, height, width, 3].
 #include "block.cuh"
 
 #define THREADS 256
@@ -19,7 +24,7 @@ struct Header {
     int offset, height, width, resized_height, resized_width, zeros[3];
 };
 
-// Sets the two source positions that a target position is interpolated from, and the weight of the second.
+// Sets the two source positions that a target position is interpolated from, and the weight of the second one.
 __device__ __forceinline__ void source_positions(int target, float scale, int size, int& low, int& high,
                                                  float& weight) {
     const float position = ((float)target + 0.5f) * scale - 0.5f;

@@ -1,13 +1,14 @@
 // NMS: greedy class-aware non-maximum suppression over the candidates of all levels of an image.
 //
-// Grid (images). The candidates of each level are sorted. The rank of a candidate among all, by logit descending and
-// then by level, is its place in its own list plus the number of candidates before it in the other lists, found by
-// binary search. Then the candidates are processed in chunks of one block, best first. Each candidate of a chunk is
-// compared with all kept boxes, and then with each box that is newly kept from the chunk. At most max_detections steps
-// are serial.
+// The grid is (images). The candidates of each level are sorted already. A candidate's rank among all candidates, by
+// logit descending and then by level, is its place in its own list plus the number of candidates before it in the other
+// lists. A binary search finds this number. Then the candidates are processed in chunks, best first, with one candidate
+// for each thread. Each candidate of a chunk is compared with all kept boxes, and then with each box of the chunk that
+// is newly kept. At most max_detections steps are serial.
 //
-// Writes every element of num_detections: [N], boxes: [N, max_detections, 4], scores and labels: [N, max_detections];
-// zeros past num_detections. An IoU of 0/0 or NaN suppresses nothing, as in the specification.
+// The kernel writes every element of num_detections: [N], boxes: [N, max_detections, 4], and scores and labels:
+// [N, max_detections]. Rows past num_detections are zero. An IoU of 0/0 or NaN suppresses nothing, as in the
+// specification.
 #include "block.cuh"
 
 #define THREADS 1024

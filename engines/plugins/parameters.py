@@ -2,9 +2,9 @@
 
 Layout, for L levels with A anchors at each position:
 
-    0  logit threshold      log(t / (1 - t)) of the score threshold t, so that the filter needs no sigmoid
+    0  logit threshold      log(t / (1 - t)) of the score threshold t, so that Filter needs no sigmoid
     1  IoU threshold
-    2  delta clip           log(1000 / 16): largest log size delta (Detectron; torchvision's BoxCoder)
+    2  delta clip           log(1000 / 16), the largest log size delta (Detectron; torchvision's BoxCoder)
     3  input width, pixels
     4  input height, pixels
     5  reserved, 3 zeros
@@ -60,11 +60,12 @@ def set_thresholds(
 
     Args:
         parameters: parameter tensor, float32 [8 + 4 L A + 2 L].
-        score_threshold: detections must score more than this.
+        score_threshold: score that a candidate must exceed.
         iou_threshold: IoU above which NMS suppresses a box.
 
     Raises:
-        ValueError: if a threshold is not in 0 <= threshold < 1. Nothing is changed then.
+        ValueError: if not 0 <= score_threshold < 1 or not 0 <= iou_threshold <= 1. In this case, neither threshold is
+            changed.
 
     Examples:
         >>> parameters = np.zeros(HEADER, np.float32)
@@ -72,9 +73,10 @@ def set_thresholds(
         >>> parameters[:2]
         array([0.  , 0.25], dtype=float32)
     """
-    for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
-        if value is not None and not 0 <= value < 1:
-            raise ValueError(f"{name}: expected 0 <= {name} < 1, got {value:g}")
+    if score_threshold is not None and not 0 <= score_threshold < 1:
+        raise ValueError(f"score_threshold: expected 0 <= score_threshold < 1, got {score_threshold:g}")
+    if iou_threshold is not None and not 0 <= iou_threshold <= 1:
+        raise ValueError(f"iou_threshold: expected 0 <= iou_threshold <= 1, got {iou_threshold:g}")
     if score_threshold is not None:
         parameters[0] = logit(score_threshold)
     if iou_threshold is not None:
@@ -83,7 +85,7 @@ def set_thresholds(
 
 @dataclass(frozen=True)
 class Parameters:
-    """The parameter tensor with its parts named; built by ``unpack_parameters``.
+    """The named parts of a parameter tensor, from ``unpack_parameters``.
 
     Attributes:
         logit_threshold: logit of the score threshold.
@@ -91,8 +93,8 @@ class Parameters:
         delta_clip: largest log size delta.
         input_width: width of the network's input, pixels.
         input_height: height of the network's input, pixels.
-        cell_anchors: float32 [L, A, 4], xyxy around the origin, input pixels.
-        strides: float32 [L, 2], x then y, input pixels.
+        cell_anchors: anchors around the origin, float32 [L, A, 4], xyxy, input pixels.
+        strides: distances between anchors, float32 [L, 2], x then y, input pixels.
     """
 
     logit_threshold: np.float32
@@ -105,14 +107,14 @@ class Parameters:
 
 
 def unpack_parameters(values: npt.NDArray[np.float32], num_levels: int) -> Parameters:
-    """Split a parameter tensor, float32 [8 + 4 L A + 2 L], into its named parts.
+    """Split a parameter tensor into its named parts.
 
     Args:
-        values: parameter tensor.
+        values: parameter tensor, float32 [8 + 4 L A + 2 L].
         num_levels: number of levels L.
 
     Raises:
-        ValueError: if the length does not belong to a whole number of anchors.
+        ValueError: if no whole number A of anchors gives the tensor's length.
 
     Examples:
         >>> values = np.arange(14, dtype=np.float32)
@@ -121,7 +123,7 @@ def unpack_parameters(values: npt.NDArray[np.float32], num_levels: int) -> Param
     """
     num_anchors, rest = divmod(len(values) - HEADER - 2 * num_levels, 4 * num_levels)
     if rest or num_anchors < 1:
-        raise ValueError(f"expected 8 + 4 L A + 2 L values for L = {num_levels} levels, got {len(values)}")
+        raise ValueError(f"parameters: expected 8 + 4 L A + 2 L values for L = {num_levels} levels, got {len(values)}")
     end = HEADER + 4 * num_levels * num_anchors
     return Parameters(
         logit_threshold=values[0],

@@ -19,7 +19,7 @@ def ptx_file(entry: str) -> Path:
 
 
 def read_ptx(entry: str) -> bytes:
-    """Read the PTX of a kernel, UTF-8 text.
+    """Return the PTX of a kernel, text in UTF-8.
 
     Raises:
         ValueError: if there is no such kernel.

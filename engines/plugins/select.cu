@@ -1,12 +1,12 @@
 // Select: keeps the best top_k candidates of each level, sorts them and decodes their boxes.
 //
-// Grid (levels, images). A radix selection on 64 bits: the key, then the index, lowest first. These 64 bits are unique,
-// so the result does not depend on the order in which Filter wrote the candidates. A bitonic sort follows, then the
-// decoding with four deltas for each candidate.
+// The grid is (levels, images). A radix selection picks the best candidates by 64 bits: the key, then the index, lowest
+// first. These 64 bits are unique, so the result does not depend on the order in which Filter wrote the candidates.
+// Then a bitonic sort orders the candidates, and each box is decoded from four deltas.
 //
-// Writes every element of logits, labels: [N, levels * top_k] and boxes: [N, levels * top_k, 4]. Places without a
-// candidate get logit -inf, and zeros as box and label. The arithmetic has the order of the specification in
-// engines/plugins/specification.py; in both, NaN in a delta gives NaN in the box.
+// The kernel writes every element of logits and labels: [N, levels * top_k], and boxes: [N, levels * top_k, 4]. Places
+// without a candidate get the logit -inf, and zeros as box and label. The arithmetic has the order of operations of
+// engines/plugins/specification.py. In both, NaN in a delta gives NaN in the box.
 #include "block.cuh"
 
 #define THREADS 1024
@@ -20,7 +20,7 @@
 
 __device__ __forceinline__ float clip(float x, float limit) { return x < 0.0f ? 0.0f : x > limit ? limit : x; }
 
-// There are only few blocks, so each may use registers that a second block on the multiprocessor would need.
+// There are only a few blocks, so each may use registers that a second block on its multiprocessor would need.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 ENTRY(const int* __restrict__ keys, const int* __restrict__ index, const int* __restrict__ count,
       EACH_LEVEL(BOX_POINTER), const float* __restrict__ parameters, EACH_LEVEL(SIZE_PARAMETERS), int anchors,
@@ -52,8 +52,8 @@ ENTRY(const int* __restrict__ keys, const int* __restrict__ index, const int* __
     for (int t = threadIdx.x; t < tiles; t += THREADS) count_of_thread += count[first_tile + t];
     sum_before<THREADS>(count_of_thread, warp_sums, total);
 
-    // Each warp reads one tile at a time, because most tiles hold few candidates. The index is inverted, so that of
-    // equal keys the one with the lower index is larger.
+    // Each warp reads one tile at a time, because most tiles hold few candidates. The index is inverted, so that among
+    // equal keys the lower index is the larger number.
     auto for_each_candidate = [&](auto&& visit) {
         for (int t = warp; t < tiles; t += THREADS / WARP) {
             const int candidates = count[first_tile + t];

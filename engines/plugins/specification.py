@@ -21,12 +21,12 @@ Integers = npt.NDArray[np.int32]
 
 
 class Candidates(NamedTuple):
-    """Candidates of one image, in the total order.
+    """The candidates of one image, in the total order.
 
     Attributes:
         logits: class logits, float32 [M].
         boxes: boxes, float32 [M, 4], xyxy, input pixels, clipped to the input.
-        labels: indices of the classes, int32 [M].
+        labels: labels, int32 [M].
     """
 
     logits: Floats
@@ -46,9 +46,9 @@ def postprocess(
     """Run decode and NMS for a batch.
 
     Args:
-        cls_logits: raw output of the class head for each level, float32 [N, A * C, H, W], anchor-major.
-        box_deltas: raw output of the box head for each level, float32 [N, A * 4, H, W].
-        parameters: parameter tensor, float32 [8 + 4 L A + 2 L], see ``engines.plugins.parameters``.
+        cls_logits: class logits of each level, float32 [N, A * C, H, W], channels ordered by anchor, then by class.
+        box_deltas: box deltas of each level, float32 [N, A * 4, H, W], channels ordered by anchor, then dx, dy, dw, dh.
+        parameters: parameter tensor, float32 [8 + 4 L A + 2 L]; see ``engines.plugins.parameters``.
         num_classes: number of classes C.
         top_k: largest number of candidates kept on each level.
         max_detections: largest number of detections K kept in each image.
@@ -94,13 +94,13 @@ def decode(
 ) -> Candidates:
     """Return the candidates of one image.
 
-    On each level, keep the best ``top_k`` logits above the threshold and compute their boxes from the deltas. Then
-    sort the candidates of all levels into one list.
+    On each level, the best ``top_k`` logits above the threshold are kept, and their boxes are computed from the deltas.
+    Then the candidates of all levels are sorted into one list.
 
     Args:
         cls_logits: class logits of each level, float32 [A * C, H, W].
         box_deltas: box deltas of each level, float32 [A * 4, H, W].
-        parameters: parameter tensor, from ``unpack_parameters``.
+        parameters: parts of the parameter tensor, from ``unpack_parameters``.
         num_classes: number of classes C.
         top_k: largest number of candidates kept on each level.
 
@@ -132,7 +132,7 @@ def decode(
 
 
 def _decode_boxes(deltas: Floats, anchors: Floats, parameters: Parameters) -> Floats:
-    """Apply deltas (dx, dy, dw, dh), float32 [M, 4], to anchors xyxy, float32 [M, 4], and clip the boxes.
+    """Apply deltas (dx, dy, dw, dh), float32 [M, 4], to anchors, float32 [M, 4] xyxy, and clip the boxes to the input.
 
     Source: Girshick, arXiv 1311.2524, appendix C.
     """
@@ -149,8 +149,8 @@ def _decode_boxes(deltas: Floats, anchors: Floats, parameters: Parameters) -> Fl
 def nms(candidates: Candidates, iou_threshold: np.float32, max_detections: int) -> npt.NDArray[np.int64]:
     """Run greedy class-aware NMS and return the indices of the kept candidates, best first.
 
-    A box is suppressed if a better box of its class, which is itself kept, overlaps it with an IoU above the
-    threshold. Two empty boxes have the IoU 0/0, which suppresses nothing.
+    A box is suppressed if its IoU with a better, kept box of its class is above the threshold. Two empty boxes have the
+    IoU 0/0, which suppresses nothing.
 
     Args:
         candidates: candidates of one image, best first.

@@ -9,8 +9,9 @@ from engines.core.errors import DeviceError, MissingDependencyError
 
 
 class CudaGraph:
-    """The work that a function enqueues on a stream, captured to be launched repeatedly on the same addresses.
+    """The work that a function enqueues on a stream, captured once so that it can be launched repeatedly.
 
+    Every launch uses the addresses that were captured.
     The work does not run while it is captured. The primary context must be current here and in every call.
 
     Args:
@@ -29,12 +30,12 @@ class CudaGraph:
             from cuda.bindings import driver as bindings
         except ImportError as error:
             raise MissingDependencyError(
-                f"cuda-bindings: expected the package, for CUDA graphs, found none ({error}); install it with "
+                f"CUDA graphs: expected the package cuda-bindings, found none ({error}); install it with "
                 "pip install cuda-bindings"
             ) from error
         self._bindings = bindings
         self._stream = bindings.CUstream(stream.handle)
-        # Restrict only this thread during the capture: other threads may allocate, as torch does.
+        # Restrict only this thread during the capture, because other threads (of torch, for example) may allocate.
         mode = bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._call("cuStreamBeginCapture", self._stream, mode)
         try:

@@ -16,12 +16,13 @@ class EngineExecutor(GpuExecutor):
 
     Args:
         path: path of an engine made by ``retina-edge build``, with its passport beside it.
-        in_flight, device, cuda_graph: as for ``GpuExecutor``. TensorRT-RTX captures CUDA graphs itself.
+        in_flight, device, cuda_graph: arguments of ``GpuExecutor``. TensorRT-RTX captures CUDA graphs itself.
 
     Raises:
         ModelFileError: if a file is missing or damaged.
         MissingDependencyError: if TensorRT or pycuda is not installed.
-        DeviceError: if there is no GPU, the engine is built for another GPU or TensorRT, or there is too little memory.
+        DeviceError: if there is no GPU, the engine was built for another GPU or another TensorRT, or there is too
+            little memory.
     """
 
     def __init__(self, path: Path | str, *, in_flight: int = 2, device: int = 0, cuda_graph: bool = True) -> None:

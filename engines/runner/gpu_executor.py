@@ -1,6 +1,6 @@
 """Run a network on a GPU: frames in host memory to detections in host memory, with several submissions in flight.
 
-Each submission takes a slot, ``Stages`` enqueues the work on it, and its ticket fetches the detections.
+Each submission takes a slot. ``Stages`` enqueues its work on CUDA streams, and ``result(ticket)`` waits for it.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ class GpuExecutor:
     """An ``Executor`` on an NVIDIA GPU. Thread-safe.
 
     Args:
-        load: function that loads the network, given the module ``pycuda.driver`` with the primary context current.
+        load: function from the module ``pycuda.driver`` to the loaded network. It is called while the primary context
+            is current.
         in_flight: largest number of submissions in flight; each takes pinned memory for its frames.
         device: number of the GPU.
-        cuda_graph: True to launch everything from the letterbox to the download as one CUDA graph. Without
-            cuda-bindings, or if the driver cannot capture the work, each kernel is launched separately and the log
+        cuda_graph: True to launch all stages from the letterbox to the download as one CUDA graph. Without
+            cuda-bindings, or if the driver cannot capture the work, each kernel is launched separately and a warning
             says why.
 
     Attributes:
         contract: contract of the model.
-        batch: the batch size of the network if it is fixed, else None.
+        batch: batch size of the network if it is fixed, else None.
         max_batch: largest batch size of the network.
 
     Raises:
@@ -82,11 +83,14 @@ class GpuExecutor:
     def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> EngineTicket:
         """Submit frames and return a ticket for ``result`` without waiting for the detections.
 
-        The frames may be modified afterwards. If all slots are taken, first wait for the oldest submission in flight,
-        whose ticket then holds its detections.
+        The frames may be modified afterwards. If all slots are taken, the call first waits for the oldest submission in
+        flight and stores its detections in its ticket.
+
+        Args:
+            frames: 1 to ``max_batch`` frames of any sizes, each of a kind that ``as_bgr`` takes.
 
         Raises:
-            ValueError: if there are no frames or too many, one of them is not a frame, or the executor is closed.
+            ValueError: if there are no frames or too many, an array is not a frame, or the executor is closed.
             DeviceError: if the GPU fails.
         """
         bgr, letterboxes = self._letterboxes(frames)
@@ -122,14 +126,15 @@ class GpuExecutor:
             return ticket.detections
 
     def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
-        """Measure each stage of one submission, in milliseconds. The first calls measure the warm-up.
+        """Return the milliseconds of each stage for one submission. The first calls measure the warm-up.
 
-        ``pack``, the copy into pinned memory, is measured by the host. The GPU measures the other stages one by one,
-        without a CUDA graph, and ``GPU``: the time from the first byte of the upload to the last byte of the download,
-        run as by ``submit`` but with the frames already packed. ``postprocess`` is missing if it is part of the engine.
+        The host measures ``pack``, the copy into pinned memory. The GPU measures the other stages one by one, without a
+        CUDA graph. The GPU also measures ``GPU``, the time from the first byte of the upload to the last byte of the
+        download. For that measurement the stages run as in ``submit``, but the frames are packed beforehand.
+        ``postprocess`` is missing if the post-processing is part of the engine.
 
         Raises:
-            ValueError, DeviceError: as for ``submit``.
+            ValueError, DeviceError: for the same reasons as ``submit``.
         """
         bgr, letterboxes = self._letterboxes(frames)
         batch = self.batch or len(bgr)
@@ -175,7 +180,7 @@ class GpuExecutor:
 
     @contextmanager
     def _driver(self) -> Iterator[Any]:
-        """Yield the driver to a block that enqueues work. After an error, wait until no work uses a slot any more."""
+        """Yield the driver to a block that enqueues work. After an error, wait until no work uses a slot anymore."""
         with primary_context(self._device) as driver:
             self._check_open()
             try:
@@ -219,7 +224,7 @@ class GpuExecutor:
 def _wait(ticket: EngineTicket) -> None:
     """Wait until the submission of a ticket is done.
 
-    A separate function, so that its references to objects of the driver end while the context is current.
+    This is a separate function so that its references to objects of the driver end while the context is current.
     """
     slot = ticket.slot  # read once, because another thread may fetch the ticket meanwhile
     done = slot.done if slot is not None else None

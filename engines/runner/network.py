@@ -9,7 +9,10 @@ from engines.core.contract import DetectorContract
 
 
 class Context(Protocol):
-    """A network for one batch size and one set of addresses; it does not change after its first run."""
+    """An execution context: the network for one batch size and one set of addresses.
+
+    A context does not change after its first run, so it can be captured in a CUDA graph.
+    """
 
     def enqueue(self, stream: Any) -> None:
         """Enqueue the network on a pycuda stream, without waiting.
@@ -33,7 +36,7 @@ class Network(Protocol):
         raw: True if the outputs are raw heads, which the kernels must post-process; False if they are detections.
         batches: smallest and largest batch size.
         tensors: names of the inputs and outputs.
-        records_itself: True if the network captures CUDA graphs itself and must not be captured in another graph.
+        captures_graphs: True if the network captures CUDA graphs itself, and so must not be captured in another graph.
     """
 
     contract: DetectorContract
@@ -41,7 +44,7 @@ class Network(Protocol):
     raw: bool
     batches: tuple[int, int]
     tensors: frozenset[str]
-    records_itself: bool
+    captures_graphs: bool
 
     def context(self, batch: int, addresses: Mapping[str, int]) -> Context:
         """Create a context.
@@ -56,7 +59,7 @@ class Network(Protocol):
         ...
 
     def save_cache(self) -> None:
-        """Save what was slow to compute at this start, if anything, for the next start."""
+        """Save the results of slow computations, such as compiled kernels, to speed up the next start."""
         ...
 
     def close(self) -> None:

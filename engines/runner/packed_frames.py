@@ -13,17 +13,21 @@ from engines.core.letterbox import Letterbox
 from engines.core.tensor_names import INPUT
 from engines.plugins.launch import Launch, Tensor
 
-# Constants of letterbox.cu: pixels of a thread, threads of a block, int32 values in a row of the header, and bytes in
-# the unit of its offsets.
+# Constants that must agree with letterbox.cu: pixels of a thread and threads of a block; int32 values in a row of the
+# header, and bytes in the unit of the header's offsets.
 PIXELS, THREADS = 4, 256
 HEADER, UNIT = 8, 256
 FRAMES = "frames"
-# Bytes in a part. While one part is uploaded, the next one is packed.
-PART = 1 << 20
+# Size of a part. While one part is uploaded, the next one is packed.
+PART_BYTES = 1 << 20
 
 
 def letterbox_launch(input_size: tuple[int, int], batch: int) -> Launch:
-    """Plan the launch that letterboxes packed frames into ``batch`` images of (height, width).
+    """Return the launch that letterboxes packed frames.
+
+    Args:
+        input_size: (height, width) of the network's input, pixels.
+        batch: number of images that the launch writes.
 
     Examples:
         >>> launch = letterbox_launch((416, 736), batch=1)
@@ -42,7 +46,11 @@ def letterbox_launch(input_size: tuple[int, int], batch: int) -> Launch:
 
 
 def packed_bytes(sizes: Sequence[tuple[int, int]], batch: int) -> int:
-    """Return the number of bytes that packed frames of (height, width) take, with the header for ``batch`` images.
+    """Return the number of bytes that packed frames take, including the header.
+
+    Args:
+        sizes: (height, width) of each frame, pixels.
+        batch: number of images in the header.
 
     Examples:
         >>> packed_bytes([(10, 10), (4, 4)], batch=2)
@@ -62,11 +70,11 @@ def pack(
     Args:
         frames: BGR frames, uint8 [h, w, 3], any strides.
         letterboxes: letterbox of each frame.
-        batch: number of images that the kernel makes; the images without a frame become zero.
-        out: memory to write to, uint8, of at least ``packed_bytes`` bytes.
+        batch: number of images that the kernel writes; images without a frame become zero.
+        out: memory to write to, uint8, at least ``packed_bytes`` bytes.
 
     Yields:
-        The byte positions in ``out`` where a part begins and ends, as soon as the part is written.
+        The positions of the first byte of a part and of the byte after its last, as soon as the part is written.
 
     Examples:
         >>> frame, letterbox = np.zeros((4, 4, 3), np.uint8), Letterbox.fit((4, 4), (32, 32))
@@ -84,7 +92,7 @@ def pack(
     for frame in frames:
         target = out[position : position + frame.size].reshape(frame.shape)
         row_bytes = frame.size // len(frame)
-        rows = max(1, PART // row_bytes)
+        rows = max(1, PART_BYTES // row_bytes)
         for first in range(0, len(frame), rows):
             target[first : first + rows] = frame[first : first + rows]
             end = position + min(first + rows, len(frame)) * row_bytes

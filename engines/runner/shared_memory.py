@@ -1,4 +1,4 @@
-"""Memory for transfers between host and GPU: pinned memory with a copy on the device, or one block on a Jetson."""
+"""Memory for transfers between host and GPU: two blocks with a discrete GPU, one shared block on a Jetson."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SharedMemory:
             raise
 
     def to_device(self, stream: Any, begin: int = 0, end: int | None = None) -> None:
-        """Enqueue an upload of the bytes from ``begin`` to ``end``, by default all, on a stream."""
+        """Enqueue an upload of the bytes from ``begin`` to ``end`` on a stream; by default, of all bytes."""
         if self._allocation is not None:
             self._driver.memcpy_htod_async(self.device + begin, self.host[begin:end], stream)
 

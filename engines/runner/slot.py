@@ -15,15 +15,15 @@ from engines.runner.cuda_graph import CudaGraph
 from engines.runner.packed_frames import UNIT
 from engines.runner.shared_memory import SharedMemory
 
-# By the name of each stage, the function that enqueues the stage on the compute stream.
+# Functions that enqueue a stage on the compute stream, by the name of the stage.
 Steps: TypeAlias = dict[str, Callable[[], object]]
 
 
 class EngineTicket(Ticket):
-    """A ticket of ``GpuExecutor``; it holds the detections after they were fetched.
+    """A ticket of ``GpuExecutor``, which holds the detections once they are fetched.
 
     Attributes:
-        slot: slot of the submission; None after its detections were fetched or the executor was closed.
+        slot: slot of the submission; None once the detections are fetched or the executor is closed.
         detections: detections of the submission; None before they are fetched.
     """
 
@@ -45,8 +45,8 @@ class Slot:
     Attributes:
         frames: memory for packed frames; None before the first ``reserve``.
         addresses: device address of each output tensor, by name.
-        uploaded, done: events at the end of the upload and of the download. ``free`` sets them to None, because a
-            thread may still hold the slot.
+        uploaded, done: events at the end of the upload and of the download. ``free`` sets them to None, because another
+            thread may keep the slot alive after the GPU's context.
         steps, graphs: steps and CUDA graph for each batch size. Both contain the addresses of this slot.
     """
 
@@ -84,7 +84,7 @@ class Slot:
         self._block.to_host(stream)
 
     def detections(self, count: int) -> RawDetections:
-        """Return copies of the outputs of the first ``count`` images; call it after ``done`` is reached."""
+        """Return copies of the outputs of the first ``count`` images. The event ``done`` must have been reached."""
         arrays: list[npt.NDArray[Any]] = []
         for tensor, offset in zip(self._tensors, self._offsets, strict=True):
             content: npt.NDArray[np.uint8] = self._block.host[offset:][: tensor.nbytes]

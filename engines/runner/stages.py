@@ -3,9 +3,9 @@
     frames ─copy stream─▶ GPU ─┐ uploaded
                                └─compute stream─▶ letterbox ▶ network [▶ Filter ▶ Select ▶ NMS] ▶ download ─▶ done
 
-The buffers between upload and download exist only once, because the compute stream runs one submission after another;
-meanwhile the copy stream uploads the next frames. For each slot and batch size, the work on the compute stream is
-captured as a CUDA graph after its first run.
+The compute stream runs one submission after another, so the buffers between upload and download exist only once. The
+copy stream uploads the next frames meanwhile. For each slot and batch size, the work on the compute stream is captured
+as a CUDA graph after its first run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from engines.runner.slot import Slot, Steps
 log = logging.getLogger(__name__)
 
 # Other threads can invalidate a capture, for instance with torch.cuda.synchronize(), so the next submission retries it.
-GRAPH_TRIES = 3
+MAX_CAPTURE_ATTEMPTS = 3
 
 
 class Stages:
@@ -53,7 +53,7 @@ class Stages:
 
     def __init__(self, driver: Any, network: Network, *, integrated: bool, cuda_graph: bool) -> None:
         self._driver, self._network = driver, network
-        self._captures, self._failed_captures = cuda_graph and not network.records_itself, 0
+        self._captures, self._failed_captures = cuda_graph and not network.captures_graphs, 0
         self._contexts: dict[tuple[int, ...], Context] = {}  # by batch size and addresses
         self._addresses: dict[str, int] = {}
         self._kernels: PostprocessKernels | None = None
@@ -85,8 +85,8 @@ class Stages:
         Args:
             slot: slot with room for the frames.
             batch: number of images.
-            parts: byte positions in the packed frames where each part begins and ends. A part is uploaded while the
-                next one is packed.
+            parts: positions in the packed frames of the first byte of each part and of the byte after its last. A part
+                is uploaded while the next one is packed.
         """
         for begin, end in parts:
             slot.frames.to_device(self._copies, begin, end)
@@ -99,13 +99,13 @@ class Stages:
         slot.done.record(self._compute)
 
     def measure(self, slot: Slot, batch: int, nbytes: int) -> dict[str, float]:
-        """Measure each stage separately, and all of them together as ``GPU``, in milliseconds.
+        """Return the milliseconds of each stage on the GPU, and of all these stages together as ``GPU``.
 
-        The frames must be packed and the GPU must be idle.
+        The frames must be packed, and the GPU must be idle.
         """
         whole = [(0, nbytes)]
-        # A submission that is not measured keeps the GPU busy while the host enqueues the measured ones. Otherwise the
-        # time for enqueueing would count as time of the GPU.
+        # An unmeasured submission keeps the GPU busy while the host enqueues the measured work. Otherwise, the time for
+        # enqueueing would count as time of the GPU.
         self.enqueue(slot, batch, whole)
         self._copies.wait_for_event(slot.done)
         begun, ended = self._driver.Event(), self._driver.Event()
@@ -174,7 +174,7 @@ class Stages:
             slot.graphs[batch] = CudaGraph(self._driver, self._compute, work)
         except (DeviceError, MissingDependencyError) as error:
             self._failed_captures += 1
-            self._captures = self._failed_captures < GRAPH_TRIES and isinstance(error, DeviceError)
+            self._captures = self._failed_captures < MAX_CAPTURE_ATTEMPTS and isinstance(error, DeviceError)
             if not self._captures:
                 # Log only the text: a handler that keeps the error would keep its traceback, with streams and memory.
                 log.warning("no CUDA graph, each kernel is launched separately: %s", str(error))
@@ -197,7 +197,7 @@ class Stages:
         return steps
 
     def _context(self, slot: Slot, batch: int) -> Context:
-        """Return the network context for a slot; slots share it if the outputs are raw heads, which exist only once."""
+        """Return the network context for a slot. Slots share it if the outputs are raw heads, which exist only once."""
         known = {**self._addresses, **slot.addresses}
         addresses = {name: known[name] for name in sorted(self._network.tensors)}
         key = (batch, *addresses.values())
@@ -206,7 +206,6 @@ class Stages:
         return self._contexts[key]
 
     def _close_contexts(self) -> None:
-        """Close all network contexts."""
         while self._contexts:
             self._contexts.popitem()[1].close()
 

@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 class TensorRTNetwork:
     """The ``Network`` of an engine.
 
-    Its execution contexts share one block of memory for activations, and the auxiliary streams on which TensorRT runs
-    layers concurrently.
+    All execution contexts share one block of memory for activations. They also share the auxiliary streams, on which
+    TensorRT runs layers concurrently.
 
     Args:
         driver: module ``pycuda.driver``, from ``engines.core.cuda_context.primary_context``. Its context must be
@@ -46,7 +46,7 @@ class TensorRTNetwork:
         self.raw = passport.postprocess == KERNELS
         self.batches = (passport.batch[0], passport.batch[-1])
         self.tensors = frozenset(tensor["name"] for tensor in (*passport.inputs, *passport.outputs))
-        self.records_itself = backend.is_rtx
+        self.captures_graphs = backend.is_rtx
         self._path, self._passport, self._backend = path, passport, backend
         self._messages = error_log(backend.module)
         self._reported = self._messages.count  # number of TensorRT's errors that were quoted
@@ -65,6 +65,7 @@ class TensorRTNetwork:
             raise
 
     def context(self, batch: int, addresses: Mapping[str, int]) -> TensorRTContext:
+        """Create an execution context; see ``Network.context``."""
         assert self._engine is not None
         managed = self._backend.module.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._engine.create_execution_context(self._config if self._backend.is_rtx else managed)
@@ -99,6 +100,7 @@ class TensorRTNetwork:
         self._saved_cache = content
 
     def close(self) -> None:
+        """Release the engine and its memory. A second call does nothing."""
         # The cache must outlive the engine and its contexts, but TensorRT-RTX does not hold a reference to it.
         self._config = None
         self._engine = None
@@ -110,11 +112,11 @@ class TensorRTNetwork:
             self._activations = None
 
     def failed(self, what: str, *, fix: str = "") -> DeviceError:
-        """Return an error that quotes what TensorRT logged since the previous error.
+        """Return an error that quotes the errors that TensorRT has logged since the previous one.
 
         Args:
-            what: what the backend cannot do, a predicate such as "cannot run the engine".
-            fix: what the user can do about it, an imperative clause.
+            what: predicate that names the failure, such as "cannot run the engine".
+            fix: advice to the user, an imperative clause.
         """
         logged, self._reported = self._messages.since(self._reported), self._messages.count
         name = f"{self._passport.backend} {self._passport.backend_version}"
@@ -147,7 +149,7 @@ class TensorRTNetwork:
         self._config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if cuda_graph else strategies.DISABLED
         self._config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         # Compile the kernels for a shape before its first run, not in the background during its first thousand runs.
-        # So the cache contains them, too.
+        # The first run then finds them, and the cache contains them.
         self._config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         self._cache = self._config.create_runtime_cache()
         path = cache_path(self._path)
@@ -186,6 +188,7 @@ class TensorRTContext:
                 raise self._network.failed(f"refuses the address of {name}")
 
     def enqueue(self, stream: Any) -> None:
+        """Enqueue the engine on a stream; see ``Context.enqueue``."""
         assert self._context is not None
         if self._aux_streams:
             self._context.set_aux_streams(self._aux_streams)  # TensorRT uses them only for the next run
@@ -193,4 +196,5 @@ class TensorRTContext:
             raise self._network.failed("cannot run the engine")
 
     def close(self) -> None:
+        """Release the context, which must not be running."""
         self._context = None

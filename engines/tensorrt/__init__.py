@@ -1,1 +1,1 @@
-"""Building TensorRT engines: options, backend, network, builder, passport, precision checks."""
+"""Build TensorRT engines: options, backend, network, builder, passport and checks of the precision."""

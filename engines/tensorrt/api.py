@@ -1,7 +1,7 @@
 """The part of TensorRT's Python API that this package uses. TensorRT-RTX has the same API in another module.
 
 The protocol is for type checkers, because neither package has type hints. A test checks every call against published
-stubs of TensorRT.
+type stubs of TensorRT.
 """
 
 from __future__ import annotations

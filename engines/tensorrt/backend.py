@@ -14,7 +14,7 @@ from engines.tensorrt.api import TensorRT
 TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
 BACKENDS = (TENSORRT, TENSORRT_RTX)
 _MODULES = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt_rtx"}
-# First TensorRT with strongly typed networks with INT8 convolutions, uint8 inputs and progress monitors.
+# The first TensorRT that has INT8 convolutions in strongly typed networks, uint8 inputs and progress monitors.
 MIN_VERSION = (10, 3)
 
 
@@ -49,7 +49,7 @@ def find_backend(name: str, machine: Machine) -> Backend:
     Raises:
         MissingDependencyError: if the backend is not installed; the message says what to install.
         DeviceError: if TensorRT is requested on a machine without a GPU, or TensorRT is too old.
-        ValueError: if there is no backend of this name.
+        ValueError: if the name is unknown.
     """
     if name == TENSORRT:
         backend = _load(TENSORRT)
@@ -60,8 +60,8 @@ def find_backend(name: str, machine: Machine) -> Backend:
             )
         if not machine.gpu:
             raise DeviceError(
-                "backend tensorrt: expected an NVIDIA GPU, which TensorRT needs to build, found none; build with "
-                "--backend tensorrt-rtx, which needs no GPU, or on the machine that will run the engine"
+                "backend tensorrt: expected an NVIDIA GPU, which TensorRT needs to build, found none; build on the "
+                "machine that will run the engine, or with --backend tensorrt-rtx, which needs no GPU to build"
             )
         return _checked_version(backend)
     if name == TENSORRT_RTX:
@@ -77,7 +77,7 @@ def find_backend(name: str, machine: Machine) -> Backend:
     backend = (_load(TENSORRT) if machine.gpu else None) or _load(TENSORRT_RTX)
     if backend is None:
         raise MissingDependencyError(
-            "expected TensorRT with a GPU, or TensorRT-RTX, found neither; install with "
+            "backend auto: expected TensorRT and a GPU, or TensorRT-RTX, found neither; install one with "
             + (
                 "pip install 'retina-edge[tensorrt]', on a Jetson with sudo apt-get install nvidia-jetpack"
                 if machine.gpu

@@ -1,4 +1,4 @@
-"""The progress of a build, and how to cancel it."""
+"""Report the progress of a build, and let the user cancel it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Progress = Callable[[float, str], None]
 
 
 class Cancellation:
-    """A flag that says that the user has interrupted the build.
+    """A flag that is set when the user interrupts the build.
 
     Attributes:
         requested: True after Ctrl-C.
@@ -34,7 +34,7 @@ def cancelled_by_interrupt() -> Iterator[Cancellation]:
     """Let Ctrl-C set a flag during the block, because an exception must not pass through TensorRT's C++ code.
 
     Yields:
-        The flag, which is never set in threads other than the main thread.
+        The flag. It is never set if the block runs in a thread other than the main thread.
 
     Raises:
         KeyboardInterrupt: at the end of the block, if Ctrl-C was pressed in the meantime.
@@ -59,8 +59,8 @@ def cancelled_by_interrupt() -> Iterator[Cancellation]:
 def make_monitor(trt: TensorRT, progress: Progress, cancellation: Cancellation) -> tensorrt.IProgressMonitor:
     """Return an ``IProgressMonitor`` that reports the progress of the whole build and can cancel it.
 
-    TensorRT nests phases, and each phase counts its own steps. The reported fraction is that of the outermost phase.
-    The fraction of an inner phase counts as part of one step of the phase around it.
+    TensorRT nests phases, and each phase counts its own steps. The reported fraction is that of the outermost phase, in
+    which the progress of an inner phase counts as part of one step.
 
     Args:
         trt: module ``tensorrt`` or ``tensorrt_rtx``.
@@ -95,7 +95,7 @@ def make_monitor(trt: TensorRT, progress: Progress, cancellation: Cancellation) 
             fraction = 0.0
             for done, steps in reversed(self._phases.values()):
                 fraction = min(1.0, (done + fraction) / steps)
-            # A phase that starts late would move the progress bar back.
+            # Never report less than before, because a phase that starts late would move the progress bar back.
             self._furthest = max(self._furthest, fraction)
             progress(self._furthest, name)
 

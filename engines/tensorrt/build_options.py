@@ -12,7 +12,7 @@ from engines.tensorrt.plugin_definitions import why_no_plugins
 
 TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 PORTABLE, CURRENT = "portable", "current"
-# Portable engines of TensorRT-RTX run on Ampere and later.
+# Portable engines of TensorRT-RTX run on Ampere (compute capability 8.0) and later.
 PORTABLE_SM = 80
 PLUGIN, KERNELS = "plugin", "kernels"
 POSTPROCESS = ("auto", PLUGIN, KERNELS)
@@ -23,7 +23,7 @@ def runs_on_sm(targets: tuple[str, ...], sm: int) -> bool:
 
     Args:
         targets: architectures such as ``sm86``, or only ``portable``.
-        sm: compute capability of the GPU as one number, 86 for 8.6; 0 without a GPU.
+        sm: compute capability of the GPU as one number, such as 86 for 8.6; 0 without a GPU.
 
     Examples:
         >>> runs_on_sm(("sm86", "sm89"), 86), runs_on_sm(("portable",), 75)
@@ -34,22 +34,23 @@ def runs_on_sm(targets: tuple[str, ...], sm: int) -> bool:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """Options of a build.
+    """The options of a build.
 
     Attributes:
-        precision: precision of the network: fp32, fp16 or int8; the ONNX must have the same precision.
-        batch: batch size that the engine is tuned for; without ``max_batch`` the only batch size that it takes.
-        max_batch: largest batch size, if the engine takes any size from 1 up; None for a fixed batch size.
+        precision: precision of the network: fp32, fp16 or int8. The ONNX must have the same precision.
+        batch: batch size that the engine is tuned for. Without ``max_batch`` it is the only batch size that the engine
+            takes.
+        max_batch: largest batch size of an engine that takes any size from 1 up; None for a fixed batch size.
         backend: auto, tensorrt or tensorrt-rtx.
-        targets: targets of TensorRT-RTX: GPU architectures such as ``sm86``; or only ``portable``; or only ``current``
-            for the GPU of this machine. If empty, ``current``, or ``portable`` on a machine without a GPU.
-        postprocess: ``plugin``: the engine contains the kernels and returns detections. ``kernels``: the engine ends at
-            the raw heads, and the runner launches the kernels, with thresholds that can be changed. ``auto``: plugin
-            if possible, else kernels.
+        targets: targets of TensorRT-RTX: GPU architectures such as ``sm86``, or only ``portable``, or only ``current``
+            for the GPU of this machine. An empty tuple means ``current``, or ``portable`` on a machine without a GPU.
+        postprocess: kind of post-processing. With ``plugin``, the engine contains the kernels and returns detections.
+            With ``kernels``, the engine ends at the raw heads and the runner launches the kernels, so the thresholds
+            can be changed. ``auto`` means ``plugin`` if possible, else ``kernels``.
         workspace: largest scratch memory, MiB; None for TensorRT's own limit.
-        timing_cache: path of the file that keeps TensorRT's measurements from one build to the next.
-        optimization_level: optimization level from 0 to 5; None for TensorRT's default.
-        dla: core of the deep-learning accelerator; None for the GPU.
+        timing_cache: path of the file that keeps TensorRT's measurements from one build to the next; None to keep none.
+        optimization_level: TensorRT's optimization level from 0 to 5; None for TensorRT's default.
+        dla: number of the core of the deep-learning accelerator (DLA) that runs the network; None for the GPU.
         version_compatible: True for an engine that also runs on later TensorRT of the same major version.
         hardware_compatible: True for an engine that also runs on other GPUs, Ampere and later.
 
@@ -103,7 +104,7 @@ class BuildOptions:
             _require(self.max_batch is None, "dla", "a fixed batch size without max-batch", self.max_batch)
 
     def for_backend(self, backend: Backend, *, has_gpu: bool) -> BuildOptions:
-        """Return a copy of the options with the open choices decided for a backend.
+        """Return a copy of the options in which every open choice is made for a backend.
 
         Args:
             backend: backend that builds the engine.
@@ -152,8 +153,8 @@ class BuildOptions:
         """Return the reason why this engine cannot contain the kernels as plugins; None if it can."""
         if self.max_batch is not None:
             return (
-                f"max-batch: expected a fixed batch size, got 1 to {self.max_batch}; the CUDA modules of plugins leak "
-                "when the batch size changes (NVIDIA/TensorRT#4849)"
+                "max-batch: expected a fixed batch size, because the CUDA modules of plugins leak when the batch size "
+                f"changes (NVIDIA/TensorRT#4849), got 1 to {self.max_batch}"
             )
         for name, requested in (
             ("version-compatible", self.version_compatible),

@@ -1,10 +1,8 @@
-"""Building an engine and its passport from a deployable ONNX."""
+"""Build an engine and its passport from a deployable ONNX."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -13,12 +11,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from engines.core.atomic_file import atomic_file
-from engines.core.errors import BuildError, RetinaEdgeError
-from engines.core.machine import Machine, this_machine
+from engines.core.errors import BuildError
 from engines.tensorrt.api import TensorRT
-from engines.tensorrt.backend import Backend, find_backend
 from engines.tensorrt.build_monitor import Progress, cancelled_by_interrupt, make_monitor
 from engines.tensorrt.build_options import CURRENT, PORTABLE, BuildOptions, runs_on_sm
+from engines.tensorrt.build_request import BuildRequest
 from engines.tensorrt.error_log import error_log
 from engines.tensorrt.layer_precision import (
     LayerCounts,
@@ -29,7 +26,7 @@ from engines.tensorrt.layer_precision import (
     inspected_precision,
     network_precision,
 )
-from engines.tensorrt.passport import INSPECTED, PARSED, Passport, cache_path, passport_path, read_engine
+from engines.tensorrt.passport import INSPECTED, PARSED, Passport, cache_path, passport_path
 from engines.tensorrt.plugin_definitions import register
 
 if TYPE_CHECKING:
@@ -53,73 +50,6 @@ class BuildReport:
     built: bool
 
 
-@dataclass(frozen=True)
-class BuildRequest:
-    """A build with all choices made. An engine of an equal request need not be built again.
-
-    Attributes:
-        options: options of the build, with every choice made.
-        backend: backend that builds the engine.
-        machine: machine that the engine is built on.
-        inputs: digests of the files that the ONNX was made of, by name.
-        source: path of the model file as the user gave it.
-    """
-
-    options: BuildOptions
-    backend: Backend
-    machine: Machine
-    inputs: Mapping[str, str]
-    source: str
-
-    @classmethod
-    def of(
-        cls,
-        options: BuildOptions,
-        inputs: Mapping[str, str],
-        *,
-        source: str,
-        backend: Backend | None = None,
-        machine: Machine | None = None,
-    ) -> BuildRequest:
-        """Make the open choices of the options, from the installed backends and the GPU of the machine.
-
-        Args:
-            options: options as the user gave them.
-            inputs, source: attributes of the request.
-            backend: backend that builds the engine; None for the one that the options choose.
-            machine: machine that the engine is built on; None for this machine.
-
-        Raises:
-            MissingDependencyError, DeviceError: if no installed backend can build.
-            BuildError: if the backend does not support an option.
-        """
-        machine = machine or this_machine()
-        backend = backend or find_backend(options.backend, machine)
-        decided = options.for_backend(backend, has_gpu=bool(machine.gpu))
-        return cls(decided, backend, machine, inputs, source)
-
-    def key(self) -> dict[str, Any]:
-        """Return the request as the JSON object that the passport keeps."""
-        return {
-            "source": self.source,
-            "inputs": dict(self.inputs),
-            "options": json.loads(json.dumps(dataclasses.asdict(self.options))),
-            "backend": f"{self.backend.name} {self.backend.version}",
-            # TensorRT builds for the GPU of the machine. The targets of TensorRT-RTX are among the options.
-            "gpu": "" if self.backend.is_rtx and CURRENT not in self.options.targets else self.machine.gpu,
-        }
-
-    def current(self, engine: Path | str) -> Passport | None:
-        """Return the passport of an existing engine of an equal request; None if the engine must be built."""
-        try:
-            passport = read_engine(engine)
-        except (RetinaEdgeError, OSError):
-            return None
-        # The name of the model file does not matter, only its content.
-        wanted, existing = ({**key, "source": ""} for key in (self.key(), passport.request))
-        return passport if wanted == existing else None
-
-
 def build_engine(
     deployable: Path | str | bytes,
     engine: Path | str,
@@ -130,14 +60,14 @@ def build_engine(
     verified: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> BuildReport:
-    """Build an engine, check its precision, and write it with its passport, unless it exists already.
+    """Build an engine, check its precision, and write it and its passport, unless an equal engine exists already.
 
     Args:
         deployable: path or content of an ONNX of retina-edge export, in the requested precision.
-        engine: path of the engine file; an existing engine is replaced at the very end, or not at all.
-        options: options of the build.
-        request: request with all choices made, instead of ``options``, for a caller that made the ONNX itself.
-        progress: callback for the fraction that is done and the current step.
+        engine: path of the engine file. An existing engine is overwritten at the very end, or not at all.
+        options: options of the build; None for the defaults.
+        request: request that replaces ``options``, for a caller that made the ONNX itself.
+        progress: callback for the fraction that is done, 0 to 1, and TensorRT's name for the current step.
         verified: comparisons that the caller has made, for the passport.
         force: True to build even if an engine of an equal request exists.
 
@@ -160,7 +90,7 @@ def build_engine(
         return BuildReport(engine, passport, built=False)
     options, backend = request.options, request.backend
     prepared = prepare(content, options)
-    # Open the file before the build, which takes minutes, to find out at once if the folder cannot be written to.
+    # Open the file before the build, which takes minutes, so that an unwritable folder is reported at once.
     with atomic_file(engine) as file, cancelled_by_interrupt() as cancellation:
         trt, messages = backend.module, error_log(backend.module)
         mark = messages.count
@@ -180,7 +110,7 @@ def build_engine(
         if cancellation.requested:
             raise KeyboardInterrupt
         if plan is None:
-            raise BuildError(f"{backend.name} could not build the engine; its error log says: {messages.since(mark)}")
+            raise BuildError(f"{backend.name} cannot build the engine; its error log says: {messages.since(mark)}")
         content = bytes(memoryview(plan))
         precision_found, precision_source = _precision_found(request, network, content)
         if options.timing_cache is not None:
@@ -209,10 +139,10 @@ def build_engine(
             accuracy=prepared.accuracy,
             built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        del parser  # kept until here, because it owns the weights that the network points to
+        del parser  # only now, because the parser owns the weights that the network points to
         file.write(content)
     # The passport is written after the engine. An interruption between the two leaves files that do not belong
-    # together, and loading refuses them.
+    # together, which ``read_engine`` refuses.
     cache_path(engine).unlink(missing_ok=True)  # the cache belongs to the replaced engine
     with atomic_file(passport_path(engine)) as file:
         file.write(passport.to_json().encode())
@@ -244,7 +174,7 @@ def _configure(
     network: tensorrt.INetworkDefinition,
     request: BuildRequest,
 ) -> None:
-    """Set the options of the build. An option that cannot be set is an error, never ignored."""
+    """Set the options of the build. An option that cannot be set is an error and never ignored."""
     options, trt = request.options, request.backend.module
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace * MIB)
@@ -284,10 +214,10 @@ def _use_dla(
     network: tensorrt.INetworkDefinition,
     core: int,
 ) -> None:
-    """Run the network on a deep-learning accelerator, every convolution included.
+    """Run the network, including every convolution, on a core of the deep-learning accelerator.
 
-    Casts from uint8, resizes and the post-processing stay on the GPU. The convolutions are checked, because TensorRT
-    only logs if a layer falls back to the GPU.
+    Casts from uint8, resizes and the post-processing stay on the GPU. The convolutions are checked here, because
+    TensorRT only logs a layer that it runs on the GPU instead.
     """
     if core >= builder.num_DLA_cores:
         raise BuildError(f"dla: expected a core below {builder.num_DLA_cores}, this device's core count, got {core}")
@@ -298,7 +228,7 @@ def _use_dla(
     if unable := [layer.name for layer in layers if not config.can_run_on_DLA(layer)]:
         raise BuildError(
             f"dla: expected every convolution to run on the accelerator, got {len(unable)} of {len(layers)} that would "
-            f"fall back to the GPU, first {unable[0]}; build without --dla, or in the other of fp16 and int8"
+            f"run on the GPU, first {unable[0]}; build without --dla, or change the precision between fp16 and int8"
         )
 
 
@@ -308,7 +238,7 @@ def _precision_found(
     """Read the precision from the engine if this machine can load it, else from the parsed network.
 
     Returns:
-        Number of layers by kind and precision, and the source: ``INSPECTED`` or ``PARSED``.
+        The number of layers by kind and precision, and its source: ``INSPECTED`` or ``PARSED``.
     """
     if not request.machine.gpu or (request.backend.is_rtx and not runs_on_sm(_targets(request), request.machine.sm)):
         return network_precision(network), PARSED

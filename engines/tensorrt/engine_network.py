@@ -1,4 +1,4 @@
-"""The network for TensorRT: a deployable ONNX cut at its raw heads, with or without the kernels after them."""
+"""The network for TensorRT: a deployable ONNX that ends at its raw heads, or continues with the kernels as plugins."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TYPES = {"float16": "HALF", "float32": "FLOAT", "int32": "INT32"}
 
 @dataclass(frozen=True)
 class EngineNetwork:
-    """A network that TensorRT can parse, and the data to check the parsed network against.
+    """A network for TensorRT's parser, and the data to check the parsed network with.
 
     Attributes:
         model: serialized ONNX.
@@ -82,7 +82,7 @@ class EngineNetwork:
         _compare("outputs", expected, _describe(network.get_output, network.num_outputs))
 
     def _check_plugins(self, network: tensorrt.INetworkDefinition, tensors: dict[str, Tensor]) -> None:
-        """Check that the parser made our plugins of our nodes. Other layers would change the detections silently.
+        """Check that the parser turned our nodes into our plugins. Other layers would silently change the detections.
 
         Args:
             network: parsed network.
@@ -109,7 +109,8 @@ def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
 
     Raises:
         ModelFileError: if the file is not a deployable ONNX of retina-edge export.
-        BuildError: if its precision, layout, batch size or sizes do not fit the options.
+        BuildError: if its precision, layout or batch size does not fit the options, or a size exceeds a limit of the
+            kernels.
 
     Examples:
         >>> from retina_edge.assets import MODEL
@@ -147,14 +148,14 @@ def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
 
 
 def check_batch(batch: int | None, options: BuildOptions) -> None:
-    """Check that a model takes the batch sizes of the options.
+    """Check that a model takes the batch sizes in the options.
 
     Args:
-        batch: batch size of the model, None for any.
+        batch: batch size of the model; None if the model takes any size.
         options: options of the build.
 
     Raises:
-        BuildError: if the model does not take them.
+        BuildError: if the model does not take these batch sizes.
 
     Examples:
         >>> check_batch(None, BuildOptions(max_batch=8))

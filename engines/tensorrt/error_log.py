@@ -1,4 +1,4 @@
-"""The errors that TensorRT logs, kept so that our own errors can quote them."""
+"""Keep the errors that TensorRT logs, so that our own errors can quote them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engines.tensorrt.api import TensorRT
 if TYPE_CHECKING:
     import tensorrt
 
-QUOTED = 3
+MAX_QUOTED_ERRORS = 3
 
 
 class ErrorLog:
@@ -23,7 +23,7 @@ class ErrorLog:
     """
 
     def __init__(self, trt: TensorRT) -> None:
-        self._last: deque[str] = deque(maxlen=QUOTED)
+        self._last: deque[str] = deque(maxlen=MAX_QUOTED_ERRORS)
         self.count = 0
         messages = self
 
@@ -39,13 +39,13 @@ class ErrorLog:
         self.logger: tensorrt.ILogger = Collector()
 
     def since(self, mark: int) -> str:
-        """Return the last few errors after a mark as one line; "nothing" if there were none."""
-        recent = min(self.count - mark, QUOTED)
+        """Return the last three errors after a mark in one line, or "nothing" if there were none."""
+        recent = min(self.count - mark, MAX_QUOTED_ERRORS)
         return "; ".join(list(self._last)[-recent:]) if recent > 0 else "nothing"
 
 
 # TensorRT keeps a pointer to the first logger that it was given, and uses this logger until the last engine is freed.
-# If the logger is freed earlier, TensorRT crashes. So each library has one logger that is never freed.
+# If the logger is freed earlier, TensorRT crashes. Therefore each library has one logger, which is never freed.
 _logs: dict[object, ErrorLog] = {}
 _lock = threading.Lock()
 

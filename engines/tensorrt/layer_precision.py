@@ -1,7 +1,7 @@
-"""The precision that a network really has, compared with the requested one: no downgrade goes unnoticed.
+"""Compare the precision that a network really has with the requested one, so that no difference goes unnoticed.
 
-There are two sources. The parsed network is strongly typed, so TensorRT must compute in the types that it shows; no GPU
-is needed to read it. The engine inspector shows what was built, but needs a GPU.
+There are two sources. The parsed network is strongly typed, so TensorRT must compute in its types, which can be read
+without a GPU. The engine inspector shows the types in the engine that was built, but needs a GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CONVOLUTION = "convolution"
 # Kinds of layers that compute. All other layers only move data.
 _KINDS = (CONVOLUTION, "deconvolution", "matrix_multiply", "activation", "elementwise", "normalization", "pooling")
 _NAMES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8"}
-# Words for a tensor's type in the inspectors of different versions of TensorRT, the most specific word first.
+# Words that the inspectors of different versions of TensorRT use for a tensor's type, the most specific word first.
 _WORDS = (("int8", "int8"), ("fp8", "fp8"), ("bf16", "bf16"), ("half", "fp16"), ("fp16", "fp16"))
 _FLOAT_WORDS = ("float", "fp32")
 
@@ -35,8 +35,8 @@ LayerCounts = dict[str, dict[str, int]]
 def network_precision(network: tensorrt.INetworkDefinition) -> LayerCounts:
     """Count the layers of a parsed network by kind and precision.
 
-    A convolution counts as int8 if both its input and its weights come from a DequantizeLinear, because TensorRT fuses
-    such a convolution into an INT8 kernel. Otherwise a layer has the type of its input.
+    A convolution counts as int8 if its input and its weights both come from a DequantizeLinear, because TensorRT fuses
+    such a convolution into an INT8 kernel. Every other layer counts with the type of its input.
     """
     producers = _producers(network)
     counters: dict[str, Counter[str]] = {}
@@ -67,7 +67,7 @@ def inspected_precision(information: str) -> LayerCounts:
         information: JSON from ``EngineInspector.get_engine_information``, of an engine with detailed verbosity.
 
     Raises:
-        BuildError: if the engine was built with another verbosity, so that it has only the names of the layers.
+        BuildError: if the engine was built with less verbosity, so that it contains only the names of its layers.
 
     Examples:
         >>> layer = {"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Row major linear FP16 format"}]}
@@ -95,7 +95,7 @@ def check_precision(requested: str, precisions: Mapping[str, str], kept: Collect
         kept: names of the convolutions that the quantizer kept in FP16 on purpose.
 
     Raises:
-        BuildError: if a convolution has another precision; the message says how many, and names the first.
+        BuildError: if convolutions have another precision; the message says how many, and names the first.
 
     Examples:
         >>> check_precision("int8", {"conv1": "fp16", "conv2": "int8"}, kept=["conv1"])
@@ -108,7 +108,7 @@ def check_precision(requested: str, precisions: Mapping[str, str], kept: Collect
                 f"precision: expected int8, got no convolution with quantized inputs among {len(precisions)}; "
                 "calibrate with --precision int8 --calibration DIR"
             )
-        # Convolutions that are kept out of INT8 must be in FP16: an engine that is half FP32 is not an INT8 engine.
+        # Convolutions that are not quantized must be in FP16. An engine with FP32 layers would not be an INT8 engine.
         wrong = {
             name: precision
             for name, precision in precisions.items()
@@ -125,18 +125,19 @@ def check_precision(requested: str, precisions: Mapping[str, str], kept: Collect
 
 
 def check_inspected(requested: str, layers: LayerCounts) -> bool:
-    """Compare the number of convolutions of a built engine in each precision with the requested precision.
+    """Compare the convolutions of a built engine with the requested precision.
 
     Args:
         requested: requested precision: fp32, fp16 or int8.
         layers: number of layers by kind and precision, from ``inspected_precision``.
 
     Returns:
-        False if no convolution has a known precision, so that the parsed network must be read instead. Each version of
-        TensorRT words its types differently, and an unknown word is no reason to refuse an engine.
+        True if the engine has the requested precision. False if no convolution has a known precision, so that the
+        parsed network must be read instead. Versions of TensorRT use different words for types, and an unknown word is
+        no reason to refuse an engine.
 
     Raises:
-        BuildError: if no convolution has the requested precision, or an FP16 or INT8 engine has some in FP32.
+        BuildError: if no convolution has the requested precision, or an FP16 or INT8 engine has a convolution in FP32.
 
     Examples:
         >>> check_inspected("int8", {"convolution": {"int8": 50, "fp16": 11}})
@@ -180,12 +181,12 @@ def _is_int8(layer: tensorrt.ILayer) -> bool:
 
 
 def _tensor_type(tensor: Mapping[str, Any]) -> str:
-    """Return the words in which the inspector describes the type of a tensor."""
+    """Return the words that the inspector uses for the type of a tensor."""
     return " ".join(str(value) for key, value in tensor.items() if "format" in key.lower() or "type" in key.lower())
 
 
 def _from_words(types: str) -> str:
-    """Return the precision that the inspector's words mean."""
+    """Return the precision that the inspector's words describe, or ``other``."""
     types = types.lower()
     for word, precision in _WORDS:
         if word in types:

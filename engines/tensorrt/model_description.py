@@ -1,4 +1,4 @@
-"""The description of a model file, read without running the model.
+"""Describe a model file without running the model.
 
 An engine is described by its passport, a deployable ONNX by its graph.
 """
@@ -27,7 +27,7 @@ class Inspection:
         size: size of the file, bytes.
         sha256: SHA-256 of the file, hexadecimal.
         contract: contract of the model.
-        inputs, outputs: name, type and shape of each input and output, -1 for an open batch size.
+        inputs, outputs: name, type and shape of each input and output; -1 stands for an open batch size.
         layers: number of layers by kind and precision; for an ONNX only its convolutions.
         convolutions: precision of each convolution by name.
         facts: further facts as text, by label.
@@ -67,7 +67,10 @@ def inspect_model(path: Path | str) -> Inspection:
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelFileError(f"{path}: expected an engine or an ONNX model, found no file")
+        raise ModelFileError(
+            f"{path}: expected an engine or an ONNX model, found no file; make one with retina-edge build or "
+            "retina-edge export"
+        )
     return _inspect_onnx(path) if path.suffix == ".onnx" else _inspect_engine(path)
 
 

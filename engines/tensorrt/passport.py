@@ -1,4 +1,4 @@
-"""The passport of an engine, ``model.engine.json``: what the engine is, how it was built, where it runs.
+"""The passport of an engine, ``model.engine.json``: what the engine is, how it was built and where it runs.
 
 The passport lies beside the engine and not inside it. The engine file is only TensorRT's plan, so that trtexec, Triton
 and DeepStream can load it.
@@ -25,9 +25,9 @@ SCHEMA = 1
 PARSED, INSPECTED = "parsed network", "engine inspector"
 _AMPERE = "an NVIDIA GPU of compute capability 8.0 or higher"
 
-# Types in the JSON of a passport. They are compared exactly, so True is not a number. [x] is a list of x; {"a": x} is
-# an object with the key a; "a?" is a key that may be missing, and "*" is any key. Only the author of a record, such as
-# export.precision, knows its inside.
+# Types in the JSON of a passport. They are compared exactly, so True is not a number. [x] is a list of x, and {"a": x}
+# is an object with the key a. "a?" is a key that may be missing, and "*" is any key. The content of a record is not
+# checked, because only its author (such as export.precision) knows it.
 _TEXT, _INTEGER, _NUMBER, _BOOLEAN = (str,), (int,), (int, float), (bool,)
 _OBJECT, _RECORD = (dict,), (dict, type(None))
 _WORDS: Mapping[tuple[type, ...], str] = {
@@ -71,14 +71,14 @@ _PASSPORT: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Passport:
-    """Everything that is known about an engine.
+    """What an engine is, how it was built and where it runs; stored in ``model.engine.json`` beside the engine.
 
     Attributes:
         contract: contract of the model, as in the ONNX.
         plan_sha256: SHA-256 of the engine file, hexadecimal.
         plan_bytes: size of the engine file, bytes.
         onnx_sha256: SHA-256 of the deployable ONNX that the engine was built from, hexadecimal.
-        request: options and inputs of the build; an equal request builds nothing.
+        request: options and inputs of the build. A build with an equal request keeps the engine as it is.
         backend: ``tensorrt`` or ``tensorrt-rtx``.
         backend_version: version of the backend.
         targets: targets of TensorRT-RTX: architectures such as ``sm86``, or ``portable``; empty with TensorRT, which
@@ -89,11 +89,11 @@ class Passport:
         precision_source: source of ``precision_found``: ``parsed network`` or ``engine inspector``.
         convolutions: precision of each convolution of the parsed network, by the name of its ONNX node.
         postprocess: ``plugin`` if the engine returns detections, ``kernels`` if it returns raw heads.
-        inputs, outputs: name, type and shape of each input and output, -1 for an open batch size.
+        inputs, outputs: name, type and shape of each input and output; -1 stands for an open batch size.
         batch: smallest batch size, the size that the engine is tuned for, and largest batch size.
         quantization: record of the INT8 calibration, copied from the ONNX; None in other precisions.
-        verified: comparisons made with ONNX Runtime before the build; None without any. This project has not yet run
-            an engine itself on a GPU.
+        verified: comparisons with ONNX Runtime made before the build; None if there are none. The engine itself was not
+            run.
         build_seconds: duration of the build, seconds.
         built_at: time of the build, ISO 8601, UTC.
         accuracy: record of what the precision costs in AP against FP32, copied from the ONNX; None if the cost was not
@@ -166,7 +166,7 @@ def passport_path(engine: Path | str) -> Path:
 
 
 def cache_path(engine: Path | str) -> Path:
-    """Return the path of the kernels that TensorRT-RTX compiled for the machine that ran an engine.
+    """Return the path of an engine's cache: the kernels that TensorRT-RTX compiled for the machine that ran it.
 
     Examples:
         >>> cache_path("model.engine").name
@@ -194,7 +194,7 @@ def read_passport(engine: Path | str) -> Passport:
 
 
 def read_engine(engine: Path | str) -> Passport:
-    """Return the passport of an engine, after a check that the engine file is the one that the passport describes.
+    """Return the passport of an engine, and check that it describes the engine file.
 
     Raises:
         ModelFileError: if one of the two files is missing or damaged, or if they do not belong together.
@@ -213,7 +213,7 @@ def read_engine(engine: Path | str) -> Passport:
 
 
 def check_runs_here(passport: Passport, engine: Path | str, *, backend: str, version: str, machine: Machine) -> None:
-    """Check that an engine may be loaded on a machine.
+    """Check that a machine can run an engine.
 
     Args:
         passport: passport of the engine, from ``read_engine``.
@@ -231,7 +231,7 @@ def check_runs_here(passport: Passport, engine: Path | str, *, backend: str, ver
 
 
 def rebuild_command(passport: Passport, engine: Path | str) -> str:
-    """Return the command that builds the engine again, for the machine on which the command is run."""
+    """Return the command that builds the engine again for the machine on which the command runs."""
     source = passport.request.get("source", "MODEL.onnx")
     # An ONNX that was INT8 before the build contains its ranges. Any other model must be calibrated again.
     was_int8 = passport.quantization is not None and "calibration" not in passport.request.get("inputs", {})
@@ -255,7 +255,7 @@ def sha256(path: Path | str) -> str:
 
 
 def _check_form(name: str, value: Any, form: Any) -> None:
-    """Raise ContractError if a value of a passport, or a value inside it, has another type than in ``_PASSPORT``."""
+    """Raise ContractError if a value, or a value inside it, has another type than ``form``, a part of ``_PASSPORT``."""
     if isinstance(form, list):
         _require(type(value) is list, name, "a list", value)
         for index, item in enumerate(value):
@@ -272,7 +272,7 @@ def _check_form(name: str, value: Any, form: Any) -> None:
 
 
 def _check_values(values: Mapping[str, Any]) -> None:
-    """Raise ContractError if a value of the right type would mislead or stop the code that reads the passport."""
+    """Raise ContractError if a value has the right type, but the code that reads the passport cannot use it."""
     version, postprocess, batch = values["backend_version"], values["postprocess"], values["batch"]
     capability = values["machine"].get("compute_capability", "")
     _require(bool(_numbers(version)), "backend_version", "a version such as 10.3.0", version)
@@ -288,7 +288,7 @@ def _require(condition: bool, name: str, expected: str, got: object) -> None:
 
 
 def _backend_mismatch(passport: Passport, backend: str, version: str) -> str:
-    """Return the reason why a backend must not load the engine; empty if it may."""
+    """Return the reason why a backend must not load the engine, or an empty string."""
     if backend != passport.backend:
         return f"expected {passport.backend}, which built the engine, got {backend}"
     if version == passport.backend_version:
@@ -301,7 +301,7 @@ def _backend_mismatch(passport: Passport, backend: str, version: str) -> str:
 
 
 def _gpu_mismatch(passport: Passport, machine: Machine) -> str:
-    """Return the reason why the engine does not run on a machine; empty if it does."""
+    """Return the reason why the engine does not run on a machine, or an empty string."""
     actual = f"{machine.gpu} (compute capability {machine.compute_capability})" if machine.gpu else "no GPU"
     if passport.backend == TENSORRT_RTX:
         fits = runs_on_sm(passport.targets, machine.sm)

@@ -1,12 +1,13 @@
 """The kernels as TensorRT plugins that are compiled ahead of time, one plugin for each launch.
 
-An engine with these plugins runs without Python and without this package. Building such an engine needs TensorRT 10.9
-or newer, but not 10.14, whose plugins of this kind are broken. TensorRT-RTX has no such plugins. A plugin defines its
-outputs, its PTX, and the launch of the kernel. All three become part of the plan.
+An engine with these plugins runs without Python and without this package. TensorRT 10.9 or newer can build such an
+engine, except 10.14, in which plugins of this kind are broken. TensorRT-RTX has no such plugins. A plugin defines its
+outputs, its PTX and the launch of the kernel. All three become part of the plan.
 
-TensorRT's plugin layer has requirements that it does not report if they are violated:
+TensorRT's plugin layer has requirements whose violation it does not report:
 - Every expression must be made inside the function that returns it, from Python integers. Other values become null.
-- Kernel arguments are the inputs, then 32-bit integers, then the outputs. Thresholds are floats, so they are a tensor.
+- Kernel arguments are the inputs, then 32-bit integers, then the outputs. Thresholds are floats, so they must be passed
+  in a tensor.
 - A name can be registered only once. The name contains a digest of the launch, so a second engine with the same launch
   uses the plugin of the first engine.
 """
@@ -27,18 +28,19 @@ from engines.plugins.ptx_files import read_ptx
 from engines.tensorrt.api import TensorRT
 from engines.tensorrt.backend import Backend
 
-MIN_VERSION, BROKEN_VERSION = (10, 9), (10, 14)
+MIN_PLUGIN_VERSION, BROKEN_PLUGIN_VERSION = (10, 9), (10, 14)
 
 
 def why_no_plugins(backend: Backend) -> str | None:
-    """Return the reason why a backend cannot take the kernels as plugins; None if it can."""
+    """Return the reason why a backend cannot build the kernels into an engine as plugins; None if it can."""
     if backend.is_rtx:
         return f"{backend.name} does not support plugins in Python"
     numbers = tuple(map(int, re.findall(r"\d+", backend.version)[:2]))
-    if numbers < MIN_VERSION:
-        return f"expected TensorRT {'.'.join(map(str, MIN_VERSION))} or newer for plugins, got {backend.version}"
-    if numbers == BROKEN_VERSION:
-        broken = ".".join(map(str, BROKEN_VERSION))
+    if numbers < MIN_PLUGIN_VERSION:
+        oldest = ".".join(map(str, MIN_PLUGIN_VERSION))
+        return f"expected TensorRT {oldest} or newer for plugins, got {backend.version}"
+    if numbers == BROKEN_PLUGIN_VERSION:
+        broken = ".".join(map(str, BROKEN_PLUGIN_VERSION))
         return f"plugins are broken in TensorRT {broken}, got {backend.version}; upgrade TensorRT"
     return None
 
@@ -84,7 +86,7 @@ def _description(trt: TensorRT, trtp: Any, launch: Launch) -> Callable[..., Any]
 
 
 def _implementation(trtp: Any, launch: Launch) -> Callable[..., Any]:
-    """Return the function that gives TensorRT a plugin's kernel and its launch."""
+    """Return the function that passes a plugin's kernel and its launch to TensorRT."""
 
     def implement(*_described: Any) -> tuple[str, bytes, Any, Any]:
         parameters = trtp.KernelLaunchParams()
@@ -101,12 +103,12 @@ def _implementation(trtp: Any, launch: Launch) -> Callable[..., Any]:
 
 
 def _tensors(trtp: Any, launch: Launch) -> list[inspect.Parameter]:
-    """Return a parameter of a function signature for each input of the launch."""
+    """Return one parameter of a function signature for each input of the launch."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return [inspect.Parameter(name, kind, annotation=trtp.TensorDesc) for name in launch.inputs]
 
 
 def _signed(function: Callable[..., Any], parameters: list[inspect.Parameter], returns: Any) -> Callable[..., Any]:
-    """Set the signature of a function, which TensorRT reads; the number of tensors depends on the levels."""
+    """Set the signature that TensorRT reads from a function; its number of tensors depends on the levels."""
     function.__signature__ = inspect.Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]
     return function

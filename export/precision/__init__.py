@@ -1,1 +1,4 @@
-"""Lower precision for a deployable ONNX: FP16, INT8 with calibration, accuracy budget. Needs onnx, but not torch."""
+"""Convert a deployable ONNX to lower precision: FP16, INT8 with calibration, accuracy budget.
+
+This package needs onnx, but not torch.
+"""

@@ -1,4 +1,4 @@
-"""The accuracy budget of a lower precision. AP is measured, and layers fall back until the budget holds."""
+"""The accuracy budget of a lower precision: AP is measured, and layers fall back until the budget holds."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class AccuracyBudget:
 
     Attributes:
         points: AP points (AP times 100) that may be lost against FP32.
-        measure: function from a deployable ONNX to its AP, 0 to 1; NaN if nothing can be measured.
+        measure: function from a deployable ONNX to its AP, 0 to 1, or to NaN if AP cannot be measured.
         data: digests and counts of the data that AP is measured on, for the record.
-        images: frames of the same data, BGR uint8 [h, w, 3], on which layers are compared.
+        images: frames of the same data, uint8 [h, w, 3], BGR, on which layers are compared.
         fallback: True if INT8 layers may fall back to higher precision.
         tell: callback for progress, called with a description of each step.
 
@@ -43,11 +43,21 @@ class AccuracyBudget:
     tell: Callable[[str], None] = lambda _: None
 
     def lost(self, fp32: float, ap: float) -> float:
-        """Return the AP points lost against FP32; negative if AP became better."""
+        """Return the AP points lost against FP32, negative if AP improved.
+
+        Args:
+            fp32: AP of the FP32 model, 0 to 1.
+            ap: AP of the converted model, 0 to 1.
+        """
         return 100 * (fp32 - ap)
 
     def holds(self, fp32: float, ap: float) -> bool:
-        """True if the AP loss is within the budget; False for NaN."""
+        """True if the AP loss is within the budget; False for NaN.
+
+        Args:
+            fp32: AP of the FP32 model, 0 to 1.
+            ap: AP of the converted model, 0 to 1.
+        """
         return self.lost(fp32, ap) <= self.points
 
 
@@ -56,7 +66,7 @@ class Trial:
     """One attempt at an INT8 model.
 
     Attributes:
-        kept: names of the convolutions that fell back, without those that are never quantized.
+        kept: names of the convolutions that fell back. Convolutions that are never quantized are not included.
         ap: AP of the model, 0 to 1.
         share: share of INT8 in the multiply-adds of all convolutions, 0 to 1.
     """
@@ -68,7 +78,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The record of the measured accuracy, stored in the ONNX metadata and in the engine's passport.
+    """The record of what a precision costs, stored in the ONNX metadata and in the engine's passport.
 
     Attributes:
         ap_fp32: AP of the FP32 model that was converted, 0 to 1.
@@ -77,7 +87,7 @@ class Accuracy:
         data: description of the data that both were measured on, and of the runtime.
         trials: attempts at INT8, the chosen one last; empty for FP16.
         speed: speed relative to ``speed_against``, for instance 2.0 for twice as fast; None if unknown.
-        speed_against: precision that ``speed`` is relative to, and how the speed was measured or estimated.
+        speed_against: precision that ``speed`` is relative to, and the method of measurement or estimation.
 
     Examples:
         >>> Accuracy(ap_fp32=0.4, ap=0.397, budget=0.5, data={}).to_json()
@@ -103,17 +113,17 @@ def find_fallback(
     attempt: Callable[[Names], Trial],
     worst_first: Callable[[], Sequence[Names]],
 ) -> tuple[Trial, ...]:
-    """Find the smallest number of groups of layers that must fall back to stay within the budget, most harmful first.
+    """Find the smallest number of groups of layers that must fall back to stay within the budget.
 
-    The number of groups is doubled until the budget holds, and then found by bisection. An evaluation of the whole data
-    set for each layer would take hours.
+    The most harmful groups fall back first. Their number is doubled until the budget holds, and then reduced by
+    bisection. To evaluate the whole data set for each layer would take hours.
 
     Args:
-        fp32: AP of the FP32 model.
+        fp32: AP of the FP32 model, 0 to 1.
         budget: accuracy budget; only ``points`` and ``fallback`` are used.
         attempt: function that builds and measures the INT8 model in which the given layers fall back.
-        worst_first: function that returns the groups of layers that can fall back, the most harmful first; only called
-            if the first attempt fails.
+        worst_first: function that returns the groups of layers that can fall back, the most harmful first. It is called
+            only if the first attempt exceeds the budget.
 
     Returns:
         All attempts, the chosen one last.
@@ -132,7 +142,7 @@ def find_fallback(
     if budget.holds(fp32, trials[0].ap):
         return tuple(trials)
     if not budget.fallback:
-        reason, fix = "the fallback of layers is off", f"Leave out --no-fallback. {CALIBRATION_ADVICE}"
+        reason, fix = "layers may not fall back", f"Omit --no-fallback. {CALIBRATION_ADVICE}"
         raise ExportError(_missed(fp32, budget, trials, reason, fix))
     groups = worst_first()
     # At least one group stays quantized: if all fell back, the model would be INT8 in name only.
@@ -146,7 +156,7 @@ def find_fallback(
         else:
             failed, count = count, 2 * count
     if good is None:
-        reason = f"also after the fallback of {most} of {len(groups)} groups of layers"
+        reason = f"even after the fallback of {most} of {len(groups)} groups of layers"
         raise ExportError(_missed(fp32, budget, trials, reason, CALIBRATION_ADVICE))
     while good[0] - failed > 1:
         middle = (good[0] + failed) // 2
@@ -160,7 +170,7 @@ def find_fallback(
 
 
 def check_budget(fp32: float, ap: float, budget: AccuracyBudget, precision: str) -> None:
-    """Check the accuracy of a precision that has no fallback of layers.
+    """Check the accuracy of a precision in which layers cannot fall back.
 
     Args:
         fp32: AP of the FP32 model, 0 to 1.
@@ -169,7 +179,7 @@ def check_budget(fp32: float, ap: float, budget: AccuracyBudget, precision: str)
         precision: precision of the converted model, for the error message.
 
     Raises:
-        ExportError: if the loss is not within the budget.
+        ExportError: if the AP loss is not within the budget.
 
     Examples:
         >>> budget = AccuracyBudget(0.5, measure=lambda model: 0.4, data={}, images=())
@@ -178,7 +188,7 @@ def check_budget(fp32: float, ap: float, budget: AccuracyBudget, precision: str)
         export.errors.ExportError: accuracy budget: expected at most 0.5 AP points less than fp32's 40.00, got ...
     """
     if not budget.holds(fp32, ap):
-        reason, fix = f"{precision} has no fallback of layers", "Stay with fp32"
+        reason, fix = f"in {precision}, layers cannot fall back", "Stay with fp32"
         raise ExportError(_missed(fp32, budget, [Trial((), ap, 0.0)], reason, fix))
 
 
@@ -190,7 +200,7 @@ def check_fp32_ap(fp32: float) -> None:
     """
     if not fp32 > 0:
         raise ExportError(
-            f"accuracy budget: expected fp32 to have an AP above 0 on the images of --val, got {100 * fp32:.2f}; give "
+            f"accuracy budget: expected fp32 to have an AP above 0 on the images of --val, got {100 * fp32:.2f}; use "
             "labeled images with objects that the model knows, and check that the images belong to the annotations"
         )
 

@@ -1,4 +1,4 @@
-"""The calibration set: real images that the ranges of activations are measured on, audited before use."""
+"""The calibration set: real images that the ranges of activations are measured on, checked before use."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from engines.core.letterbox import letterbox_batch
 
 Frame = npt.NDArray[np.uint8]
 
-# With fewer than RECOMMENDED_CALIBRATION_IMAGES the ranges depend on the choice of images, and with fewer than
-# MIN_CALIBRATION_IMAGES on every single image.
+# With fewer images than RECOMMENDED_CALIBRATION_IMAGES the ranges depend on the choice of images, and with fewer than
+# MIN_CALIBRATION_IMAGES they depend on every single image.
 MIN_CALIBRATION_IMAGES, RECOMMENDED_CALIBRATION_IMAGES = 8, 64
 DEFAULT_IMAGES = 128
 # Calibrators are described in export.precision.ranges. The defaults are the best ones in
 # benchmarks/results/calibrators.json.
 CALIBRATORS = ("percentile", "minmax", "entropy", "mse")
 DEFAULT_CALIBRATORS = {TENSORRT: "percentile", CPU: "mse"}
-# Standard deviation of the pixel values, 0 to 255, below which an image shows nothing: a lens cap, a black frame.
-BLANK = 2.0
+# Standard deviation of the pixel values, 0 to 255, below which an image shows nothing (a lens cap, a black frame).
+MIN_CONTRAST = 2.0
 # Largest number of files that a message names.
-NAMED = 3
+MAX_NAMED_FILES = 3
 
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """An audited set of images to calibrate with; returned by ``audit``.
+    """A calibration set whose images were checked by ``audit``.
 
     Attributes:
         paths: paths of the image files that passed the audit.
-        digest: sha256 of the decoded images, in order.
+        digest: SHA-256 of the decoded images, in order, hexadecimal.
         findings: remarks of the audit, one line each; empty if there are none.
-        read: function that reads an image file: BGR uint8 [height, width, 3].
+        read: function from the path of an image file to the image, uint8 [height, width, 3], BGR.
 
     Examples:
         >>> from engines.core.contract import PyramidLevel
@@ -60,7 +60,7 @@ class CalibrationSet:
     def batches(self, contract: DetectorContract, size: int) -> Iterator[Frame]:
         """Yield batches of letterboxed images: uint8 [size, height, width, 3], BGR.
 
-        The last batch is filled up with the first images of the set.
+        The first images of the set fill the last batch.
         """
         for start in range(0, len(self.paths), size):
             chosen = [self.paths[index % len(self.paths)] for index in range(start, start + size)]
@@ -68,13 +68,13 @@ class CalibrationSet:
 
 
 def audit(paths: Sequence[Path], read: Callable[[Path], Frame], *, count: int = DEFAULT_IMAGES) -> CalibrationSet:
-    """Read every image, and skip images that are unreadable, blank, or duplicates of another image.
+    """Read images, and skip those that are unreadable, blank, or duplicates of another image.
 
     Args:
-        paths: paths of image files. If there are more than ``count``, ``count`` of them are chosen, evenly spread over
-            the sorted paths.
-        read: function that reads an image file: BGR uint8 [height, width, 3]. It raises SourceError for an unreadable
-            file.
+        paths: paths of image files. If there are more than ``count`` paths, ``count`` of them are chosen, evenly spread
+            over the sorted paths.
+        read: function from the path of an image file to the image, uint8 [height, width, 3], BGR. It raises SourceError
+            for an unreadable file.
         count: largest number of images.
 
     Raises:
@@ -99,7 +99,7 @@ def audit(paths: Sequence[Path], read: Callable[[Path], Frame], *, count: int = 
             unreadable.append(path)
             continue
         digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-        if image.std() < BLANK:
+        if image.std() < MIN_CONTRAST:
             blank.append(path)
         elif digest in kept:
             duplicate.append(path)
@@ -126,5 +126,5 @@ def audit(paths: Sequence[Path], read: Callable[[Path], Frame], *, count: int = 
 
 
 def _names(paths: Sequence[Path]) -> str:
-    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
-    return ", ".join(path.name for path in paths[:NAMED]) + more
+    more = f" and {len(paths) - MAX_NAMED_FILES} more" if len(paths) > MAX_NAMED_FILES else ""
+    return ", ".join(path.name for path in paths[:MAX_NAMED_FILES]) + more

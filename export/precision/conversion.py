@@ -1,4 +1,4 @@
-"""Conversion of a deployable FP32 ONNX to FP16 or INT8, with a comparison of the two. Needs no torch."""
+"""Convert a deployable FP32 ONNX to FP16 or INT8, and compare the two. This module needs no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engines.core.atomic_file import atomic_file
 from engines.core.contract import CPU, TENSORRT, DetectorContract
 from engines.core.letterbox import letterbox_batch
 from engines.core.processor import cpu_model
-from engines.core.tensor_names import ACCURACY_KEY, QUANTIZATION_KEY, head_names
+from engines.core.tensor_names import ACCURACY_KEY, QUANTIZATION_KEY
 from engines.onnx.deployable import (
     batch_of,
     contract_of,
@@ -39,25 +39,16 @@ from export.precision.accuracy_budget import (
     find_fallback,
 )
 from export.precision.calibration import DEFAULT_CALIBRATORS, CalibrationSet
+from export.precision.convolutions import int8_share, multiply_adds, sensitive_convolutions, weight_groups
+from export.precision.drift import Drift, compare_heads
 from export.precision.half_precision import to_half
-from export.precision.quantization import (
-    Quantization,
-    int8_share,
-    multiply_adds,
-    quantize,
-    sensitive_convolutions,
-    weight_groups,
-)
+from export.precision.quantization import Quantization, quantize
 from export.precision.ranges import Progress, check_half, collect_ranges, ranges_on
 from export.precision.sensitivity import sensitivities
-from export.verify import batches_of, compare_with_specification, onnx_heads, postprocessed, timed_heads
+from export.verify import batches_of, timed_heads
 
-# Smallest signal-to-noise ratio that the worst raw head may have, in decibels. Measured: 38 to 73 in FP16 for R18 and
-# R50; 6.5 to 24 in INT8 for the sample model, depending on images and layout; -1.6 to 7.5 in INT8 with one range cut to
-# a hundredth. The limits therefore catch only a broken model. ``evaluate`` measures the loss of accuracy.
-MIN_SIGNAL_TO_NOISE = {"fp16": 25.0, "int8": 6.0}
-# Timed runs of each network. The networks run alternately.
-ROUNDS = 5
+# Number of timed runs of each network. The networks run alternately.
+TIMED_RUNS = 5
 
 
 @dataclass(frozen=True)
@@ -84,32 +75,6 @@ class Calibration:
         return self.calibrator or DEFAULT_CALIBRATORS[self.layout]
 
 
-@dataclass(frozen=True)
-class Drift:
-    """The difference between the raw heads of a converted model and those of FP32.
-
-    Attributes:
-        decibels: signal-to-noise ratio of each raw head, by name; 20 dB is an error of a tenth of the spread.
-        images: number of images compared.
-        detections: number of detections of the converted model in these images.
-        accuracy: record of the measured accuracy; None without an accuracy budget.
-
-    Examples:
-        >>> Drift({"cls_0": 31.5, "box_0": 28.2}, images=4, detections=90).worst
-        ('box_0', 28.2)
-    """
-
-    decibels: Mapping[str, float]
-    images: int
-    detections: int
-    accuracy: Accuracy | None = None
-
-    @property
-    def worst(self) -> tuple[str, float]:
-        """Name and decibels of the raw head with the lowest signal-to-noise ratio."""
-        return _worst(self.decibels)
-
-
 def convert(
     deployable: onnx.ModelProto,
     precision: str,
@@ -123,21 +88,24 @@ def convert(
     Args:
         deployable: deployable FP32 ONNX of any batch size.
         precision: target precision, ``fp16`` or ``int8``.
-        images: frames of any size to compare on, BGR uint8 [h, w, 3].
-        calibration: how to calibrate INT8; None for FP16.
-        budget: accuracy budget; None measures no accuracy.
+        images: frames of any size to compare on, uint8 [h, w, 3], BGR.
+        calibration: images and calibrator for INT8; None for FP16.
+        budget: accuracy budget; None to measure no accuracy.
 
     Returns:
         The converted ONNX, and its drift from FP32.
 
     Raises:
-        ExportError: if the model is not FP32, cannot be converted, exceeds its budget or drifts too far, or if its
-            detections differ from the specification.
+        ExportError: if the model is not FP32 or cannot be converted, or if the result loses more accuracy than the
+            budget allows, drifts too far, or gives other detections than the specification.
         ModelFileError: if the model is not a deployable ONNX of retina_edge.
         ValueError: if INT8 has no calibration, or another precision has one.
     """
     if (precision == "int8") != (calibration is not None):
-        raise ValueError(f"calibration: expected a calibration for int8 and only for int8, got precision {precision}")
+        raise ValueError(
+            "calibration: expected a calibration for int8 and none for other precisions, got precision "
+            f"{precision} {'with' if calibration else 'without'} a calibration"
+        )
     contract = contract_of(deployable)
     if contract.precision != "fp32":
         raise ExportError(
@@ -160,7 +128,7 @@ def convert(
         metadata[ACCURACY_KEY] = accuracy.to_json()
     model = attach(network, converted, metadata)
     onnx.checker.check_model(model, full_check=True)
-    return model, _compare(source, network, model, converted, batches, len(images), accuracy)
+    return model, compare_heads(source, network, model, converted, batches, len(images), accuracy)
 
 
 def convert_file(
@@ -172,10 +140,19 @@ def convert_file(
     calibration: Calibration | None = None,
     budget: AccuracyBudget | None = None,
 ) -> tuple[int, Drift]:
-    """Run ``convert`` from file to file. An existing ``target`` is overwritten at the very end, or not at all.
+    """Convert a file with ``convert`` and write the result.
+
+    Args:
+        source: path of the deployable FP32 ONNX.
+        target: path of the converted ONNX. An existing file is overwritten at the very end, or not at all.
+        precision, images, calibration, budget: arguments of ``convert``.
 
     Returns:
-        Size of the new file in bytes, and the drift from FP32.
+        The size of the new file in bytes, and its drift from FP32.
+
+    Raises:
+        ExportError, ModelFileError, ValueError: for the same reasons as ``convert``.
+        OSError: if a file cannot be read or written.
     """
     model, drift = convert(
         read_deployable(Path(source).read_bytes()), precision, images=images, calibration=calibration, budget=budget
@@ -211,7 +188,7 @@ def _quantized(
     batches: Sequence[npt.NDArray[np.uint8]],
     budget: AccuracyBudget | None,
 ) -> tuple[onnx.ModelProto, Quantization, Accuracy | None]:
-    """Calibrate and quantize a network. Return the network and its records; the accuracy is None without a budget."""
+    """Calibrate and quantize a network. Return it with its records; the record of accuracy is None without a budget."""
     # Measured first, so that unsuitable labeled images are reported before minutes of calibration.
     fp32 = None if budget is None else _fp32_ap(deployable, budget)
     ranges = collect_ranges(
@@ -223,7 +200,8 @@ def _quantized(
         progress=calibration.progress,
     )
     if calibration.layout == TENSORRT:
-        # Check the layers that become FP16, with ranges of their own: a calibrator may omit the largest values.
+        # Check the layers that become FP16. The check needs ranges of its own, because a calibrator may omit the
+        # largest values.
         check_half(ranges_on(source, batches))
     always = sensitive_convolutions(source, calibration.layout)
     work = multiply_adds(source)
@@ -286,65 +264,15 @@ def _within_budget(
 def _speed(
     source: onnx.ModelProto, network: onnx.ModelProto, layout: str, share: float, contract: DetectorContract
 ) -> tuple[float, str]:
-    """Return the relative speed of the network alone, and what the speed is relative to.
+    """Return ``Accuracy.speed`` and ``Accuracy.speed_against`` for the network alone.
 
-    The layout ``cpu`` is measured. For ``tensorrt`` the largest speed that the arithmetic allows is returned.
+    In the layout ``cpu``, the speed is measured. In the layout ``tensorrt``, it is the highest speed that the
+    arithmetic allows.
     """
     if layout != CPU:
         # INT8 has twice the rate of FP16 on every GPU since Turing (NVIDIA, "Turing architecture" whitepaper, 2018).
         return round(1 / (1 - share / 2), 2), "FP16; estimated: the maximum for this share of multiply-adds"
     images = np.zeros((batch_of(source) or 1, *contract.input_size, 3), np.uint8)
     runs = [timed_heads(model, images) for model in (source, network)]
-    fp32, int8 = (min(times) for times in zip(*((run() for run in runs) for _ in range(ROUNDS)), strict=True))
-    return round(fp32 / int8, 2), f"FP32; measured on {cpu_model()}, best of {ROUNDS}"
-
-
-def _compare(
-    source: onnx.ModelProto,
-    network: onnx.ModelProto,
-    deployable: onnx.ModelProto,
-    contract: DetectorContract,
-    batches: Sequence[npt.NDArray[np.uint8]],
-    count: int,
-    accuracy: Accuracy | None,
-) -> Drift:
-    heads = onnx_heads(network, batches)
-    for name, *arrays in zip(head_names(len(contract.levels)), *heads, strict=True):
-        if not all(np.isfinite(array).all() for array in arrays):
-            raise ExportError(
-                f"raw head {name} in {contract.precision}: expected finite numbers, got NaN or inf; stay with fp32"
-            )
-    decibels = _decibels(onnx_heads(source, batches), heads, contract)
-    name, worst = _worst(decibels)
-    least = MIN_SIGNAL_TO_NOISE[contract.precision]
-    if accuracy is None and not worst >= least:  # with a budget, AP has decided already
-        calibrate = "calibrate with images as the camera will see them, or try another --calibrator"
-        raise ExportError(
-            f"raw head {name} in {contract.precision}: expected a signal-to-noise ratio of at least {least:.0f} dB "
-            f"against fp32, got {worst:.1f}; {calibrate if contract.precision == 'int8' else 'stay with fp32'}"
-        )
-    _, _, detections = compare_with_specification(heads, postprocessed(deployable, heads), contract, count)
-    return Drift(decibels, count, detections, accuracy)
-
-
-def _worst(decibels: Mapping[str, float]) -> tuple[str, float]:
-    return min(decibels.items(), key=lambda item: item[1])
-
-
-def _decibels(
-    expected: Sequence[Sequence[npt.NDArray[np.float32]]],
-    actual: Sequence[Sequence[npt.NDArray[np.float32]]],
-    contract: DetectorContract,
-) -> dict[str, float]:
-    """Return 10 log10 of the variance of each raw head divided by its mean squared error, in decibels."""
-    decibels = {}
-    for index, name in enumerate(head_names(len(contract.levels))):
-        wanted = np.concatenate([heads[index].reshape(-1) for heads in expected]).astype(np.float64)
-        got = np.concatenate([heads[index].reshape(-1) for heads in actual]).astype(np.float64)
-        noise = float(np.mean((wanted - got) ** 2))
-        # A constant head carries no signal, so any difference counts as 0 dB.
-        signal = float(np.var(wanted))
-        decibels[name] = (
-            round(float(10 * np.log10(signal / noise)), 2) if noise and signal else (0.0 if noise else np.inf)
-        )
-    return decibels
+    fp32, int8 = (min(times) for times in zip(*((run() for run in runs) for _ in range(TIMED_RUNS)), strict=True))
+    return round(fp32 / int8, 2), f"FP32; measured on {cpu_model()}, best of {TIMED_RUNS}"

@@ -1,4 +1,4 @@
-"""Conversion of a network to half precision: float16 weights, activations and raw heads, float32 preprocessing.
+"""Convert a network to half precision: float16 weights, activations and raw heads, float32 preprocessing.
 
 The types in the ONNX are the only place that sets the precision: TensorRT builds a strongly typed network from them.
 """
@@ -21,14 +21,14 @@ HALF_NAME = "images_half"
 def to_half(network: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of a float32 network in float16, including the raw heads. Decode accepts raw heads in float16.
 
-    The preprocessing, up to the first convolution, stays in float32: there, 8-bit pixels times a scale lose nothing,
-    and the cast is one pass over the smallest tensor.
+    The preprocessing, up to the first convolution, stays in float32, in which the multiplication of 8-bit pixels by a
+    scale loses nothing. The cast to float16 after it is one pass over the smallest tensor.
 
     Args:
         network: float32 network that returns raw heads.
 
     Raises:
-        ExportError: if a weight is NaN or too large for float16, or there is no convolution.
+        ExportError: if a weight is NaN or too large for float16, or the network has no convolution.
 
     Examples:
         >>> from engines.onnx.deployable import head_types, heads_only, read_deployable
@@ -76,7 +76,7 @@ def to_half(network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _data(node: onnx.NodeProto) -> list[str]:
-    """Return the inputs that have the type of the data. Regions and scales of a Resize are excluded: always float32."""
+    """Return the inputs that have the type of the data: all except the regions and scales of a Resize."""
     return [node.input[0]] if node.op_type == "Resize" else list(node.input)
 
 
@@ -85,7 +85,7 @@ def _preprocessed(graph: onnx.GraphProto) -> str:
     for node in graph.node:
         if node.op_type == "Conv":
             return str(node.input[0])
-    raise ExportError("expected a network with convolutions, got one without")
+    raise ExportError("expected a network with convolutions, got one without; check that it is a detector")
 
 
 def _ancestors(graph: onnx.GraphProto, name: str) -> set[str]:

@@ -1,19 +1,20 @@
-"""INT8 as explicit QuantizeLinear and DequantizeLinear nodes (Q/DQ pairs), in a layout for each runtime.
+"""Quantize to INT8 with explicit QuantizeLinear and DequantizeLinear nodes (Q/DQ pairs), in a layout for each runtime.
 
-``tensorrt``: symmetric int8 with zero point 0, and weights quantized per channel. A pair stands before each convolution
-and on the skip connection of each residual sum. Everything else is FP16. TensorRT fuses the pairs into INT8 kernels.
+The layout ``tensorrt`` is symmetric int8 with zero point 0, with weights quantized per channel. A Q/DQ pair stands
+before each convolution and on the skip connection of each residual sum. Everything else is FP16. TensorRT fuses the
+pairs into INT8 kernels.
 
-``cpu``: uint8 activations around every operator that ONNX Runtime has an integer kernel for, because these kernels are
-fast only with uint8. Everything else is FP32.
+The layout ``cpu`` has uint8 activations around every operator that ONNX Runtime has an integer kernel for, because
+these kernels are fast only with uint8. Everything else is FP32.
 
-Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference", arXiv 1806.08342, section 3.
+Source: Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference", arXiv 1806.08342, section 3.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ import onnx.numpy_helper
 from engines.core.contract import LAYOUTS, TENSORRT
 from engines.onnx.deployable import convolution_precisions, replace_items
 from export.errors import ExportError
+from export.precision.convolutions import weight_groups
 from export.precision.half_precision import HALF_NAME, to_half
 from export.precision.ranges import OPERATORS, Ranges
 
@@ -33,7 +35,7 @@ INT8_LIMIT = 127
 # First opset whose QuantizeLinear and DequantizeLinear accept float16.
 HALF_OPSET = 19
 # Smallest positive number in float16. The weights of a channel with a smaller scale are practically zero.
-LEAST_SCALE = 2.0**-24
+MIN_HALF_SCALE = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Quantization:
         layout: layout of the INT8 operators, ``tensorrt`` or ``cpu``.
         calibrator: name of the calibrator: minmax, entropy, percentile or mse.
         images: number of calibration images.
-        digest: sha256 of the calibration images.
+        digest: SHA-256 of the calibration images, hexadecimal.
         findings: remarks of the audit of the calibration set.
         convolutions: number of convolutions.
         quantized: number of convolutions in INT8.
@@ -67,25 +69,6 @@ class Quantization:
         return json.dumps(asdict(self))
 
 
-def sensitive_convolutions(network: onnx.ModelProto, layout: str) -> tuple[str, ...]:
-    """Return the convolutions kept in FP16 (FP32) by default: the first, which reads pixels, and the last of each head.
-
-    In the layout ``cpu`` the last convolution of the class head is quantized. With 91 classes it is a sixth of the
-    network, and in FP32 it took a quarter of the time of the quantized R50. Its output is quantized as well, because
-    ONNX Runtime has no integer convolution with float output.
-
-    Examples:
-        >>> from engines.onnx.deployable import heads_only, read_deployable
-        >>> from retina_edge.assets import MODEL
-        >>> network = heads_only(read_deployable(MODEL.read_bytes()))
-        >>> sensitive_convolutions(network, "cpu")[:2]  # the other three are bbox_reg of the other pyramid levels
-        ('backbone.body.conv1', 'head.regression_head.bbox_reg:0')
-    """
-    convolutions = [node for node in network.graph.node if node.op_type == "Conv"]
-    heads = {output.name for output in network.graph.output if layout == TENSORRT or output.name.startswith("box")}
-    return tuple(node.name for index, node in enumerate(convolutions) if index == 0 or set(node.output) & heads)
-
-
 def quantize(
     network: onnx.ModelProto,
     ranges: Ranges,
@@ -97,11 +80,11 @@ def quantize(
 
     Args:
         network: float32 network that returns raw heads and whose convolutions have names.
-        ranges: ranges of the activations, see ``export.precision.ranges``.
+        ranges: ranges of the activations, from ``collect_ranges``.
         layout: layout of the INT8 operators, ``tensorrt`` or ``cpu``.
         kept: names of convolutions kept in FP16 (FP32).
-        fallback: names of further convolutions kept in FP16 (FP32), which also read inputs that are not quantized. In
-            the layout ``cpu``, convolutions in ``kept`` read quantized outputs of their neighbors, which is faster.
+        fallback: names of further convolutions kept in FP16 (FP32), whose inputs are not quantized either. In the
+            layout ``cpu``, convolutions in ``kept`` read the quantized outputs of their neighbors, which is faster.
 
     Raises:
         ExportError: if a convolution that should be quantized is not.
@@ -109,6 +92,7 @@ def quantize(
 
     Examples:
         >>> from engines.onnx.deployable import heads_only, read_deployable
+        >>> from export.precision.convolutions import sensitive_convolutions
         >>> from export.half_weights import restore_weights
         >>> from retina_edge.assets import MODEL
         >>> network = restore_weights(heads_only(read_deployable(MODEL.read_bytes())))
@@ -130,61 +114,21 @@ def quantize(
     floats = {name for name, precision in convolution_precisions(quantized).items() if precision != "int8"}
     if missed := sorted(floats - set(kept)):
         raise ExportError(
-            f"int8: expected all convolutions except those kept to be quantized, got {len(missed)} that are not; the "
-            f"first is {missed[0]}"
+            f"int8: expected all convolutions except the {len(kept)} kept ones to be quantized, got {len(missed)} that "
+            f"are not; the first is {missed[0]}"
         )
     return quantized
 
 
 def _check_shared(network: onnx.ModelProto, kept: Collection[str]) -> None:
-    """Raise ValueError if only some of the convolutions that share weights are kept: weights are stored in one type."""
+    """Raise ValueError if only some of the convolutions that share weights are kept, because weights have one type."""
     for names in weight_groups(network):
         if 0 < len(set(names) & set(kept)) < len(names):
             raise ValueError(f"kept: expected all or none of {', '.join(names)}, which share their weights")
 
 
-def weight_groups(network: onnx.ModelProto, kept: Collection[str] = ()) -> list[tuple[str, ...]]:
-    """Return groups of convolutions, without those in ``kept``, that share weights and are quantized together.
-
-    Examples:
-        >>> from engines.onnx.deployable import heads_only, read_deployable
-        >>> from retina_edge.assets import MODEL
-        >>> groups = weight_groups(heads_only(read_deployable(MODEL.read_bytes())))
-        >>> groups[0], len(groups[-1])  # the heads run on all four pyramid levels
-        (('backbone.body.conv1',), 4)
-    """
-    groups: dict[str, list[str]] = {}
-    for node in network.graph.node:
-        if node.op_type == "Conv" and node.name not in kept:
-            groups.setdefault(node.input[1], []).append(node.name)
-    return [tuple(names) for names in groups.values()]
-
-
-def multiply_adds(network: onnx.ModelProto) -> dict[str, int]:
-    """Return the number of multiply-adds of each convolution for one image, by name of the convolution."""
-    inferred = onnx.shape_inference.infer_shapes(network, data_prop=True)
-    tensors = (*inferred.graph.value_info, *inferred.graph.output)
-    shapes = {info.name: [dim.dim_value or 1 for dim in info.type.tensor_type.shape.dim] for info in tensors}
-    weights = {tensor.name: tensor.dims for tensor in network.graph.initializer}
-    return {
-        node.name: int(np.prod(shapes[node.output[0]][1:])) * int(np.prod(weights[node.input[1]][1:]))
-        for node in network.graph.node
-        if node.op_type == "Conv"
-    }
-
-
-def int8_share(work: Mapping[str, int], kept: Collection[str]) -> float:
-    """Return the share of INT8 in ``work``, the multiply-adds of all convolutions, 0 to 1.
-
-    Examples:
-        >>> int8_share({"conv1": 100, "conv2": 300}, kept=["conv1"])
-        0.75
-    """
-    return 1 - sum(work[name] for name in kept) / sum(work.values())
-
-
 def _read_only_by(network: onnx.ModelProto, fallback: Collection[str]) -> list[str]:
-    """Return the operators, except convolutions, whose outputs need not be quantized: only ``fallback`` reads them."""
+    """Return the operators, except convolutions, whose outputs only ``fallback`` reads, so that they stay in FP32."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in network.graph.node:
         for name in node.input:
@@ -230,7 +174,7 @@ def _for_cpu(
 
 
 def _read_floats(network: onnx.ModelProto, model: onnx.ModelProto, fallback: Collection[str]) -> None:
-    """Connect convolutions that fall back to the float tensors that other convolutions read quantized.
+    """Let convolutions that fall back read float tensors instead of quantized ones.
 
     The quantizer removes a Relu if quantization clips to zero anyway. Convolutions that fall back need the Relu again.
     """
@@ -293,7 +237,7 @@ def _skipped_branches(graph: onnx.GraphProto, convolved: set[str]) -> list[tuple
     """Return each residual sum with the position of the input that is its skip connection.
 
     If the skip connection is quantized, TensorRT fuses the sum with the convolution of the main branch. A sum of the
-    pyramid stays in FP16, because one input is upsampled instead of the output of a convolution.
+    pyramid stays in FP16, because one of its inputs is upsampled and not the output of a convolution.
     """
     rectified = {node.output[0] for node in graph.node if node.op_type in ("Relu", "MaxPool")}
     branches = []
@@ -341,7 +285,7 @@ def _quantize_weights(graph: onnx.GraphProto, tensor: onnx.TensorProto) -> onnx.
 
 def _half_scale(scale: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
     """Round a scale up to float16, so that 127 steps still reach the largest value. The result is never 0."""
-    half = np.maximum(scale, LEAST_SCALE).astype(np.float16)
+    half = np.maximum(scale, MIN_HALF_SCALE).astype(np.float16)
     raised: npt.NDArray[np.float16] = np.where(
         half.astype(np.float64) < scale, np.nextafter(half, np.float16(np.inf)), half
     )

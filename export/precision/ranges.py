@@ -1,4 +1,4 @@
-"""Ranges of the activations on a calibration set, with a cache keyed by everything that the ranges depend on."""
+"""Collect the ranges of activations on a calibration set, and cache them by everything that they depend on."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from engines.onnx.deployable import batch_of
 from export.errors import ExportError
 from export.precision.calibration import CALIBRATORS, CalibrationSet
 
+# Percentage of the values that the calibrator percentile keeps.
 PERCENTILE = 99.999
 # Candidate ranges of the calibrator mse, relative to the largest absolute value.
 RANGE_SHARES = np.linspace(0.02, 1, 99)
 HALF_LIMIT = float(np.finfo(np.float16).max)
-# Version of the cache files.
-FORMAT = 1
+# Version of the format of the cache files.
+CACHE_FORMAT = 1
 # Operators whose inputs and outputs are quantized.
 OPERATORS = ("Conv", "Relu", "Add", "MaxPool", "Resize")
 
 Frames = npt.NDArray[np.uint8]
 # Smallest and largest value of each tensor.
 Ranges = dict[str, tuple[float, float]]
-# Called with the number of images done and the number of all images.
+# A callback for the number of images done and the number of all images.
 Progress = Callable[[int, int], None]
 
 
@@ -47,17 +48,21 @@ def collect_ranges(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Ranges:
-    """Collect the ranges of a network's activations on a calibration set, with ONNX Runtime's calibrators.
+    """Return the ranges of a network's activations on a calibration set, measured with ONNX Runtime's calibrators.
+
+    The calibrators choose these ranges:
+    - ``minmax``: the range of all values.
+    - ``percentile``: the range of 99.999 % of the values.
+    - ``entropy``: the range that loses the least information (Kullback-Leibler), like TensorRT's old calibrator.
+    - ``mse``: the range with the smallest mean squared error of rounding to symmetric int8 and of clipping.
 
     Args:
         network: float32 network that returns raw heads.
         contract: contract with the input size and the letterbox.
         calibration: calibration set.
-        calibrator: ``minmax``: all values; ``percentile``: 99.999 % of the values; ``entropy``: range that loses least
-            information (Kullback-Leibler), like TensorRT's old calibrator; ``mse``: range with the smallest squared
-            error of rounding to symmetric int8 and of clipping.
-        cache: folder in which ranges are cached. The keys are digests of weights, images, settings and versions, so
-            that outdated ranges are never used. None disables the cache.
+        calibrator: name of the calibrator: minmax, percentile, entropy or mse.
+        cache: folder in which ranges are cached; None disables the cache. The keys are digests of weights, images,
+            settings and versions, so that outdated ranges are never used.
         progress: callback, called with the number of images done and the number of all images.
 
     Raises:
@@ -131,13 +136,13 @@ def check_half(ranges: Ranges) -> None:
 
 def _digest(network: onnx.ModelProto, contract: DetectorContract, calibration: CalibrationSet, calibrator: str) -> str:
     digest = hashlib.sha256(network.SerializeToString(deterministic=True))
-    settings = [FORMAT, contract.input_size, contract.letterbox, calibrator, PERCENTILE, calibration.digest]
+    settings = [CACHE_FORMAT, contract.input_size, contract.letterbox, calibrator, PERCENTILE, calibration.digest]
     digest.update(json.dumps([*settings, onnxruntime.__version__]).encode())
     return digest.hexdigest()
 
 
 def _read(path: Path) -> Ranges | None:
-    """Return cached ranges; None if there are none, or the file is damaged."""
+    """Return the ranges in a cache file; None if the file is missing or damaged."""
     try:
         return {name: (float(low), float(high)) for name, (low, high) in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
@@ -196,11 +201,11 @@ def _collect(
 def least_squares(
     counts: npt.NDArray[np.int64], edges: npt.NDArray[np.floating[Any]], low: float, high: float
 ) -> tuple[float, float]:
-    """Return the range whose symmetric int8 steps have the smallest mean squared error.
+    """Return the range with the smallest mean squared error of symmetric int8.
 
     Args:
-        counts: number of values in each bin of a histogram, [n].
-        edges: edges of the bins, [n + 1].
+        counts: number of values in each bin of a histogram, int64 [n].
+        edges: edges of the bins, float [n + 1].
         low, high: smallest and largest value.
 
     Examples:

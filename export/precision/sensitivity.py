@@ -1,4 +1,7 @@
-"""The error that each convolution causes if it alone is INT8. Layers fall back to FP16 (FP32) in this order."""
+"""Measure the error that each convolution causes if it alone is INT8.
+
+The convolutions with the largest error are the first to fall back to FP16 (FP32).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """A group of convolutions that share their weights, and its cost if it alone is INT8.
+    """A group of convolutions that share their weights, and the error that it causes if it alone is INT8.
 
     Attributes:
         names: names of the convolutions.
@@ -36,7 +39,7 @@ def sensitivities(
     contract: DetectorContract,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Sensitivity]:
-    """Compare each group, alone in INT8, with FP32.
+    """Measure the error that each group of convolutions causes if it alone is INT8.
 
     Args:
         source: FP32 network that returns raw heads.
@@ -47,7 +50,7 @@ def sensitivities(
         tell: callback for progress, called with a description of each step.
 
     Returns:
-        Sensitivities of all groups, the most harmful first.
+        The sensitivities of all groups, the most harmful group first.
     """
     expected = onnx_heads(source, batches)
     measured = []
@@ -63,8 +66,8 @@ def cost(expected: Sequence[Arrays], actual: Sequence[Arrays], contract: Detecto
     """Return the ratio of noise to signal in the raw heads that become detections; 0 if nothing differs.
 
     The ratio of the scores and the ratio of the box deltas are added. Scores are compared instead of logits, because a
-    change of very low logits changes no detection. For the same reason box deltas are compared only where a class
-    passes the score threshold.
+    change of very low logits changes no detection. For the same reason, box deltas are compared only at anchors where
+    a class passes the score threshold.
 
     Args:
         expected: raw heads of each batch by the FP32 network.
@@ -90,7 +93,7 @@ def cost(expected: Sequence[Arrays], actual: Sequence[Arrays], contract: Detecto
             )
             noise += [((scores - actual_scores) ** 2).sum(), ((deltas - actual_deltas) ** 2).sum()]
             signal += [(scores**2).sum(), (deltas**2).sum()]
-    # The signal is at least that of a single score at the threshold, to avoid a division by almost zero.
+    # The signal is set to at least that of a single score at the threshold, to avoid a division by almost zero.
     return float(np.sum(noise / np.maximum(signal, contract.score_threshold**2 or np.finfo(np.float64).tiny)))
 
 

@@ -1,4 +1,4 @@
-"""Tests of the contract: the JSON round trip, and that contradictions are refused."""
+"""Tests of the contract: the JSON round trip, and the refusal of contradictions."""
 
 from __future__ import annotations
 

@@ -26,6 +26,12 @@ def test_a_submission_is_filled_up_to_the_batch() -> None:
     assert not ticket.images[1:].any()
 
 
+def test_more_frames_than_the_batch_are_refused() -> None:
+    executor = StandIn(contract(), batch=1)
+    with pytest.raises(ValueError, match="frames: expected at most 1, the model's batch, got 2"):
+        executor.submit([patch_frame((64, 96), (8, 8))] * 2)
+
+
 def test_the_stages_of_one_submission_are_measured() -> None:
     executor = StandIn(contract())
     times = executor.measure([patch_frame((64, 96), (8, 8))] * 2)

@@ -11,7 +11,7 @@ import pytest
 from engines.core.letterbox import Letterbox, as_bgr
 
 INPUTS = ((416, 736), (320, 320), (64, 1024))
-# Sizes that go wrong elsewhere: a point, lines, odd sides, an input size, and 960x540 of retinanet-examples#167.
+# Sizes that are often handled wrongly: one pixel, lines, odd sides, the input size, 960x540 (retinanet-examples#167).
 FRAMES = ((1, 1), (1, 5000), (4000, 1), (719, 1281), (416, 736), (540, 960), (333, 2), (2160, 3840))
 # Largest error that is accepted; the error of float32 at 5000 pixels is far smaller.
 HALF_PIXEL = 0.5

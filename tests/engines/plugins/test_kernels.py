@@ -105,7 +105,7 @@ def test_closing_a_second_time_does_nothing(driver: Driver) -> None:
 
 @needs_compiler
 def test_a_launch_allocates_and_copies_nothing(driver: Driver) -> None:
-    """A CUDA graph can contain it."""
+    """Otherwise a CUDA graph could not capture the launch."""
     driver.contexts.append("primary")
     kernels = PostprocessKernels(driver, SMALL, 1)
     tensors = {}

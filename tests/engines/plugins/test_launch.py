@@ -56,7 +56,7 @@ def test_the_inputs_for_torchvision_at_800() -> None:
         ({"top_k": MAX_TOP_K + 1}, "top_k from 1 to 1024, got 1025"),
         ({"max_detections": MAX_DETECTIONS + 1}, "max_detections from 1 to 1024"),
         ({"feature_sizes": ((8, 8),)}, "2 to 6 levels, got 1"),
-        ({"num_classes": 30000}, "less than 2\\^31 logits"),
+        ({"num_classes": 30000}, "fewer than 2\\^31 logits"),
     ],
 )
 def test_sizes_beyond_the_limits_of_the_kernels_are_refused(change: dict[str, object], message: str) -> None:

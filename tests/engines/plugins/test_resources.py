@@ -38,7 +38,7 @@ def nvrtc() -> Nvrtc:
     return Nvrtc()
 
 
-# Orin's architecture is quick; the others repeat the compilation of every kernel.
+# Each architecture compiles every kernel again, so only Orin's is not slow.
 @pytest.mark.parametrize(
     "architecture", [pytest.param(sm, marks=() if sm == 87 else pytest.mark.slow) for sm in REGISTERS]
 )

@@ -33,7 +33,7 @@ def test_the_stand_in_has_the_numbers_of_cuda_bindings(kind: str) -> None:
         assert (member.name, member.value) == (expected.name, expected.value)
 
 
-@pytest.mark.skipif(bool(this_machine().gpu), reason="there is a driver")
+@pytest.mark.skipif(bool(this_machine().gpu), reason="needs a machine without an NVIDIA driver")
 def test_without_a_driver_it_is_a_device_error() -> None:
     with pytest.raises(DeviceError, match=r"cuStreamBeginCapture: .*driver"):
         CudaGraph(Driver(), SimpleNamespace(handle=7), lambda: None)

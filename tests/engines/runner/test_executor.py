@@ -202,8 +202,8 @@ def test_new_thresholds_apply_from_the_next_submission_on(world: World, small_fr
     first, second = executor.result(before), executor.result(after)
     assert second.num_detections[0] == (first.scores[0] > 0.5).sum()
     assert third.num_detections[0] < first.num_detections[0]
-    with pytest.raises(ValueError, match=r"iou_threshold: expected 0 <= iou_threshold < 1, got 1"):
-        executor.set_thresholds(iou_threshold=1)
+    with pytest.raises(ValueError, match=r"iou_threshold: expected 0 <= iou_threshold <= 1, got 1\.5"):
+        executor.set_thresholds(iou_threshold=1.5)
     executor.close()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks.building import built
+from benchmarks.building import build_once
 from benchmarks.torch_network import TorchNetwork
 from engines.core.cuda_context import primary_context
 from engines.core.executor import GPU, NETWORK, RawDetections
@@ -51,7 +51,7 @@ def model(frames: Frames, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(model: Path) -> Path:
     """Path of an FP32 engine of the sample model."""
-    return built(model, "fp32", max_batch=MAX_BATCH)
+    return build_once(model, "fp32", max_batch=MAX_BATCH)
 
 
 def load_torch_network(_driver: object) -> TorchNetwork:

@@ -61,7 +61,7 @@ def test_a_graph_contains_everything_but_the_upload(any_world: World, small_fram
         ("cuStreamBeginCapture", "cuStreamBeginCapture: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"),
         ("cuStreamEndCapture", "cuStreamEndCapture: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"),
         ("cuGraphInstantiate", 'cuGraphInstantiate: Function "cuGraphInstantiateWithFlags" not found'),
-        ("import", "cuda-bindings: expected the package, for CUDA graphs, found none"),
+        ("import", "CUDA graphs: expected the package cuda-bindings, found none"),
     ],
 )
 def test_without_graphs_each_kernel_is_launched_separately(

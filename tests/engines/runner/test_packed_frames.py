@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from engines.core.letterbox import Letterbox, letterbox_batch
-from engines.runner.packed_frames import PART, UNIT, letterbox_launch, pack, packed_bytes
+from engines.runner.packed_frames import PART_BYTES, UNIT, letterbox_launch, pack, packed_bytes
 from tests.engines.plugins.emulated import needs_compiler, run_kernel
 
 INPUT = (96, 160)
@@ -108,7 +108,7 @@ def test_a_part_is_packed_only_when_it_is_requested() -> None:
     parts = pack([frame], [letterbox], 1, out)
     begin, end = next(parts)
     assert begin == 0
-    assert 0.5 * PART < end <= PART + UNIT
+    assert 0.5 * PART_BYTES < end <= PART_BYTES + UNIT
     np.testing.assert_array_equal(out[UNIT:end], frame.reshape(-1)[: end - UNIT])
     assert not out[end:].any()
     assert len(list(parts)) == 5

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 
 pytestmark = [
     pytest.mark.skipif(SPEC is None, reason="needs pycuda, which needs the CUDA toolkit to be installed"),
-    pytest.mark.skipif(bool(this_machine().gpu), reason="there is a real driver, which test_gpu.py uses"),
+    pytest.mark.skipif(bool(this_machine().gpu), reason="needs a machine without an NVIDIA driver"),
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to compile the made-up driver"),
 ]
 

@@ -22,7 +22,8 @@ from engines.core.machine import Machine, this_machine
 from engines.tensorrt.backend import find_backend
 from engines.tensorrt.build_monitor import Cancellation, make_monitor
 from engines.tensorrt.build_options import BuildOptions
-from engines.tensorrt.builder import BuildReport, BuildRequest, _use_dla, build_engine
+from engines.tensorrt.build_request import BuildRequest
+from engines.tensorrt.builder import BuildReport, _use_dla, build_engine
 from engines.tensorrt.passport import passport_path, read_passport
 from retina_edge.assets import MODEL
 
@@ -162,7 +163,7 @@ def test_an_interruption_makes_the_monitor_stop_the_build() -> None:
         (
             1,
             (True, False),
-            "dla: expected every convolution to run .* got 1 of 2 that would fall back to the GPU, first b",
+            "dla: expected every convolution to run .* got 1 of 2 that would run on the GPU, first b",
         ),
     ],
 )

@@ -7,7 +7,7 @@ import sys
 
 import tensorrt_rtx
 
-from engines.tensorrt.error_log import QUOTED, error_log
+from engines.tensorrt.error_log import MAX_QUOTED_ERRORS, error_log
 
 # TensorRT keeps using its first logger, and crashes if this logger has been freed.
 SCRIPT = """
@@ -50,4 +50,4 @@ def test_only_errors_after_the_mark_are_quoted() -> None:
     for number in range(9):
         messages.logger.log(tensorrt_rtx.ILogger.INTERNAL_ERROR, str(number))
     assert messages.since(mark) == "6; 7; 8"
-    assert QUOTED == 3
+    assert MAX_QUOTED_ERRORS == 3

@@ -29,7 +29,7 @@ WHEELS = (
 COCO = Geometry(91, 9, ((100, 100), (50, 50), (25, 25), (13, 13), (7, 7)), 1000, 300, half=True)
 TWO_LEVELS = Geometry(1, 3, ((20, 28), (10, 14)), 64, 16, half=False)
 BUILDS = ((COCO, 1), (COCO, 4), (TWO_LEVELS, 2))
-# The newest wheel makes every build; each older wheel makes one, and the others only in the slow tests.
+# Quick tests: the newest wheel with every build, and each older wheel with one build. Slow tests: the other builds.
 QUICK = {(WHEELS[0], COCO, 4), (WHEELS[1], TWO_LEVELS, 2), *((WHEELS[2], *build) for build in BUILDS)}
 CASES = [
     pytest.param(*case, id=f"{case[0].version}-{name}", marks=() if case in QUICK else pytest.mark.slow)

@@ -88,5 +88,5 @@ def test_an_fp32_model_without_detections_is_refused(ap: float) -> None:
 
 def test_fp16_is_checked_without_fallback() -> None:
     check_budget(FP32, 0.396, budget(0.5), "fp16")
-    with pytest.raises(ExportError, match="fp16 has no fallback of layers"):
+    with pytest.raises(ExportError, match="in fp16, layers cannot fall back"):
         check_budget(FP32, 0.39, budget(0.5), "fp16")

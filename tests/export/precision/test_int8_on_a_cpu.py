@@ -16,7 +16,8 @@ from engines.onnx.deployable import contract_of, heads_only
 from engines.onnx.onnx_executor import OnnxExecutor
 from export.half_weights import restore_weights
 from export.precision.calibration import audit
-from export.precision.conversion import Calibration, _decibels, convert_file
+from export.precision.conversion import Calibration, convert_file
+from export.precision.drift import signal_to_noise
 from export.torch_export import ExportReport
 from export.verify import onnx_heads
 from retina_edge.imaging.image_file import read_image
@@ -52,7 +53,7 @@ def test_a_quantized_network_runs_with_little_noise(models: dict[str, Path], fra
     fp32, int8 = (heads_only(onnx.load(models[key])) for key in ("fp32", name))
     contract = contract_of(onnx.load(models["fp32"]))
     batches = [letterbox_batch([frame], contract.input_size)[0] for frame in frames[:2]]
-    decibels = _decibels(onnx_heads(restore_weights(fp32), batches), onnx_heads(int8, batches), contract)
+    decibels = signal_to_noise(onnx_heads(restore_weights(fp32), batches), onnx_heads(int8, batches), contract)
     assert min(decibels.values()) > LEAST
 
 

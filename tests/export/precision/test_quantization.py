@@ -24,7 +24,8 @@ from engines.tensorrt.layer_precision import convolutions
 from export.errors import ExportError
 from export.network import Network, export_network
 from export.precision.calibration import CalibrationSet, audit
-from export.precision.quantization import int8_share, multiply_adds, quantize, sensitive_convolutions
+from export.precision.convolutions import int8_share, multiply_adds, sensitive_convolutions
+from export.precision.quantization import quantize
 from export.precision.ranges import Ranges, collect_ranges
 from export.verify import onnx_heads
 from retina_edge.imaging.image_file import read_image

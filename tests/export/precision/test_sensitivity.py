@@ -14,7 +14,8 @@ import pytest
 from engines.core.contract import DetectorContract
 from engines.core.letterbox import letterbox_batch
 from export.precision.calibration import audit
-from export.precision.quantization import quantize, sensitive_convolutions, weight_groups
+from export.precision.convolutions import sensitive_convolutions, weight_groups
+from export.precision.quantization import quantize
 from export.precision.ranges import Ranges, collect_ranges
 from export.precision.sensitivity import cost, sensitivities
 from export.verify import onnx_heads

@@ -29,7 +29,7 @@ class EmptyNetwork:
     contract = CONTRACT
     half = raw = True
     batches = (1, 3)
-    records_itself = False
+    captures_graphs = False
     tensors = frozenset({"images", "cls_0"})
 
     def context(self, _batch: int, addresses: Mapping[str, int]) -> EmptyNetwork:
