@@ -33,7 +33,7 @@ __all__ = [
     "__version__",
 ]
 
-# Imported on first use, so that `retina-edge doctor` runs even if NumPy or OpenCV does not load.
+# These modules are imported on first use, so that `retina-edge doctor` runs even if NumPy or OpenCV does not load.
 _MODULES = {
     "Detection": "retina_edge.detections",
     "Detections": "retina_edge.detections",

@@ -19,13 +19,13 @@ VERBS = {
     "convert": "convert a torchvision RetinaNet checkpoint",
     "export": "write a checkpoint as a deployable ONNX",
     "build": "build a TensorRT engine in FP32, FP16 or INT8 from a checkpoint or an ONNX",
-    "inspect": "describe an engine or an ONNX: contract, precision of each layer",
+    "inspect": "describe an engine or an ONNX: its contract, and the precision of each layer",
     "detect": "run a model on images, videos or a camera",
     "serve": "run a model on many cameras, with a web page and an API",
-    "bench": "measure the latency of each stage, throughput, MLPerf scenarios",
+    "bench": "measure the latency of each stage and the throughput, or run an MLPerf scenario",
     "evaluate": "measure the COCO average precision of a model",
     "deploy": "write the files that Triton or DeepStream needs for a model",
-    "doctor": "check what is installed and what works, and say how to fix the rest",
+    "doctor": "check packages, runtimes and devices, and say how to fix problems",
     "demo": "detect tree crowns on a flight over a forest",
 }
 

@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=argument_types.positive_float,
         nargs="+",
         metavar="PX",
-        help="smallest anchor of each pyramid level, in pixels (default: 32 64 ...)",
+        help="size of the smallest anchor of each pyramid level, in input pixels (default: 32 64 ...)",
     )
     add(
         "--aspect-ratios",
@@ -60,9 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
         choices=(3, 4, 5),
         default=5,
         metavar="3|4|5",
-        help="last backbone stage used, C3 to C5 (default: %(default)s)",
+        help="last stage of the backbone that feeds the pyramid, C3 to C5 (default: %(default)s)",
     )
-    add("--skip-invalid", action="store_true", help="skip annotations without area or outside their image")
+    add("--skip-invalid", action="store_true", help="skip boxes that have no area or lie outside their image")
     add("--json", action="store_true", help="print one JSON object instead of tables")
     return parser
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb and return its exit code."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    # Stages C3 to Cn and two coarser levels: the pyramid has n levels.
+    # The pyramid has one level for each of the stages C3 to Cn, and two coarser levels: n levels together.
     levels = args.backbone_levels
     sizes = tuple(args.anchors or DEFAULT_SIZES[:levels])
     if len(sizes) != levels:

@@ -38,23 +38,24 @@ DECODE, WHOLE = "decode of one frame", "whole frame"
 SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")
 GPU_MEMORY = "memory.used"
 MLPERF = (
-    "measure with MLPerf's LoadGen instead. With --seconds 600 or more, MLPerf's own rules apply, which may take "
-    "longer. Unlike in MLPerf, the time includes resizing the frames. MLPerf's published figures are for a RetinaNet "
-    "on ResNeXt50 with 264 classes"
+    "run this scenario of MLPerf's LoadGen instead. With --seconds 600 or more, MLPerf's own rules apply, and the run "
+    "may take longer. Unlike in MLPerf, the time includes resizing the frames. MLPerf's published figures are for a "
+    "RetinaNet on ResNeXt50 with 264 classes"
 )
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the verb."""
     parser = argparse.ArgumentParser(
-        prog="retina-edge bench", description="Measure latency of each stage and throughput, and record the conditions."
+        prog="retina-edge bench",
+        description="Measure the latency of each stage and the throughput of a model, and record the conditions.",
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="model.engine, model.onnx or model.pt")
     parser.add_argument(
         "--source",
         nargs="+",
         metavar="VIDEO|IMAGES",
-        help="frames to detect in, decoded before the measurement (default: 1080p frames of a forest)",
+        help="sources of the frames, which are decoded before the measurement (default: 1080p frames of a forest)",
     )
     parser.add_argument(
         "--seconds",
@@ -63,7 +64,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="duration of the measurement, after the warm-up (default: 10)",
     )
     parser.add_argument(
-        "--batch", type=argument_types.positive_int, metavar="N", help="frames in a batch (default: the model's)"
+        "--batch",
+        type=argument_types.positive_int,
+        metavar="N",
+        help="frames in a batch (default: the model's own, or 1)",
     )
     parser.add_argument(
         "--streams",
@@ -73,17 +77,23 @@ def build_parser() -> argparse.ArgumentParser:
         help="number of threads that submit frames (default: 1)",
     )
     parser.add_argument(
-        "--json", type=Path, metavar="OUT.json", help="file to write the report to, with machine and versions"
+        "--json",
+        type=Path,
+        metavar="OUT.json",
+        help="file to write the report to, with the machine and the versions of packages",
     )
     parser.add_argument(
-        "--no-cuda-graph", action="store_false", dest="cuda_graph", help="launch the kernels of an engine one by one"
+        "--no-cuda-graph",
+        action="store_false",
+        dest="cuda_graph",
+        help="launch the kernels of an engine one by one, without a CUDA graph",
     )
     parser.add_argument("--mlperf", choices=SCENARIOS, help=MLPERF)
     parser.add_argument(
         "--mlperf-qps",
         type=argument_types.positive_float,
         metavar="N",
-        help="queries per second of Server (default: a share of the measured throughput)",
+        help="queries per second in the scenario Server (default: a share of the measured throughput)",
     )
     parser.add_argument(
         "--mlperf-logs",
@@ -100,7 +110,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.mlperf and args.streams > 1:
-        parser.error(f"--streams {args.streams}: not allowed with --mlperf, because LoadGen decides when frames arrive")
+        parser.error(
+            f"--streams: expected 1 with --mlperf, because LoadGen decides when frames arrive, got {args.streams}; "
+            "leave --streams out"
+        )
     return running.run(lambda: _bench(args))
 
 
@@ -110,7 +123,7 @@ def _bench(args: argparse.Namespace) -> int:
     before = conditions()
     frames, decoding = read_frames(sources) if sources else (sample_frames(), [])
     start = perf_counter()
-    # Each submission in flight takes a slot of an engine.
+    # In an engine, each submission in flight occupies a slot.
     with Detector.load(args.model, in_flight=IN_FLIGHT * args.streams, cuda_graph=args.cuda_graph) as detector:
         load_seconds = perf_counter() - start
         batch = detector.choose_batch(args.batch)
@@ -132,7 +145,7 @@ def _bench(args: argparse.Namespace) -> int:
             else:
                 report |= _measure(progress, detector, frames, decoding, batch, args)
         contract = json.loads(detector.contract.to_json())
-        # Sample before the engine is closed, because its GPU memory is measured from outside.
+        # Sample while the engine is open: nvidia-smi only counts memory that is allocated at this moment.
         after = conditions()
     report["peak_memory_mb"] = round(peak_memory(), 1)
     report["frames_mb"] = round(sum(frame.nbytes for frame in frames) / 1e6, 1)
@@ -206,7 +219,7 @@ def _mlperf(
 
 
 def _notes(model: Path, stages: Mapping[str, object]) -> dict[str, str]:
-    """Return what a stage includes beside its name."""
+    """Return notes by stage, for stages that include more than their name says."""
     if POSTPROCESS not in stages:
         return {NETWORK: "with decode and NMS"}
     if model.suffix == ".pt":

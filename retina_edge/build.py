@@ -28,45 +28,56 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the verb."""
     parser = argparse.ArgumentParser(
-        prog="retina-edge build", description="Build a TensorRT engine, FP32, FP16 or INT8, and its passport."
+        prog="retina-edge build", description="Build a TensorRT engine in FP32, FP16 or INT8, and write its passport."
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL.pt|MODEL.onnx", help="checkpoint of train, or ONNX of export")
+    add(
+        "model",
+        type=Path,
+        metavar="MODEL.pt|MODEL.onnx",
+        help="checkpoint that train or convert wrote, or ONNX that export wrote",
+    )
     add("-o", "--output", type=Path, required=True, metavar="MODEL.engine", help="engine file to write")
     add("--precision", choices=PRECISIONS, default="fp32", help="precision of the network (default: fp32)")
     add_calibration_options(parser)
     add_accuracy_options(parser)
     add("--batch", type=int, default=1, metavar="N", help="images in a batch (default: 1)")
-    add("--max-batch", type=int, metavar="N", help="let the engine accept any batch from 1 to N, tuned for --batch")
-    add("--backend", choices=("auto", *BACKENDS), default="auto", help="library that builds the engine (default: auto)")
+    add("--max-batch", type=int, metavar="N", help="let the engine accept 1 to N images; it is tuned for --batch")
+    add(
+        "--backend",
+        choices=("auto", *BACKENDS),
+        default="auto",
+        help="library that builds the engine (default: auto, tensorrt if it is installed and there is a GPU, else "
+        "tensorrt-rtx)",
+    )
     add(
         "--target",
         type=_targets,
         default=(),
         metavar=f"{','.join(TARGETS)}|portable",
-        help="GPU architectures that tensorrt-rtx builds the engine for (default: this machine's GPU; without a GPU, "
-        "portable: Ampere and later)",
+        help="GPU architectures that tensorrt-rtx builds the engine for; portable is Ampere and later (default: this "
+        "machine's GPU, or portable if there is no GPU)",
     )
     add(
         "--postprocess",
         choices=POSTPROCESS,
         default="auto",
-        help="where decode and NMS run: inside the engine (plugin; TensorRT 10.9 or newer) or in kernels after it "
-        "(default: auto, inside the engine if possible)",
+        help="where decode and NMS run: plugin is inside the engine (TensorRT 10.9 or newer), kernels is after it "
+        "(default: auto, plugin if possible)",
     )
-    add("--workspace", type=int, metavar="MiB", help="maximum scratch memory of the engine")
+    add("--workspace", type=int, metavar="MiB", help="maximum scratch memory of the engine, in MiB")
     add("--timing-cache", metavar="FILE", help="file that keeps TensorRT's measurements for the next build")
     add("--optimization-level", type=int, metavar="0-5", help="TensorRT's effort to find fast kernels")
-    add("--dla", type=int, metavar="CORE", help="core of a Jetson's deep-learning accelerator that runs the engine")
-    add("--version-compatible", action="store_true", help="let later versions of TensorRT run the engine")
-    add("--hardware-compatible", action="store_true", help="let other GPUs run the engine, Ampere and later")
+    add("--dla", type=int, metavar="CORE", help="run the engine on this core of a Jetson's deep-learning accelerator")
+    add("--version-compatible", action="store_true", help="let later versions of TensorRT run the engine, too")
+    add("--hardware-compatible", action="store_true", help="let other GPUs run the engine, too: Ampere and later")
     add(
         "--verify",
         type=Path,
         nargs="+",
         default=(),
         metavar="IMAGES",
-        help="images or folders on which the network that goes into the engine is compared with FP32",
+        help="images or folders; the network that goes into the engine is compared with FP32 on them",
     )
     add("--force", action="store_true", help="build even if the same engine is already there")
     return parser
@@ -128,7 +139,7 @@ def _print(console: Console, result: BuildResult) -> None:
     lines.append(
         f"built in {passport.build_seconds:.1f} s"
         if result.built
-        else "already there, built from the same model and options; --force builds it again"
+        else "the engine is already there, built from the same model and options; --force builds it again"
     )
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 

@@ -26,14 +26,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "checkpoint",
-        help="file with a state dict, or as written by torchvision's reference training; or coco_v1 or coco_v2, to "
-        "download torchvision's published COCO weights of the first or second architecture",
+        help="file with a state dict, or checkpoint of torchvision's reference training. The names coco_v1 and coco_v2 "
+        "download the COCO weights that torchvision published for its first and its second architecture",
     )
     parser.add_argument(
         "--arch",
         choices=["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"],
         required=True,
-        help="architecture of the weights, by torchvision's name",
+        help="torchvision's name for the architecture of the weights",
     )
     parser.add_argument(
         "--input",
@@ -47,8 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--class-names",
         type=Path,
         metavar="FILE",
-        help="text file with one class name per line, label 0 first, which is the background in torchvision "
-        "(default: the COCO names for 91 classes, else class_0, class_1, ...)",
+        help="text file with one class name per line, beginning with label 0, which is the background in torchvision "
+        "(default: the COCO names if there are 91 classes, else class_0, class_1, ...)",
     )
     parser.add_argument(
         "--norm-eps",
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _convert(arguments: argparse.Namespace) -> int:
     from retina_edge.model import torchvision_checkpoint as torchvision
 
-    names = _read_names(arguments.class_names)  # before a download
+    names = _read_names(arguments.class_names)  # fail before a download, not after it
     if arguments.checkpoint in torchvision.PUBLISHED:
         weights, eps = torchvision.load_published(arguments.checkpoint, arguments.arch)
     else:
@@ -97,12 +97,16 @@ def _read_names(path: Path | None) -> list[str] | None:
             "correct --class-names"
         ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected class names in UTF-8, one per line: {error}") from error
+        raise DataError(
+            f"{path}: expected class names in UTF-8, one per line, got other bytes ({error}); save the file as UTF-8"
+        ) from error
     while names and not names[-1].strip():
         names.pop()
     for line, name in enumerate(names, 1):
         if not name.strip():
-            raise DataError(f"{path}, line {line}: expected a class name, got an empty line")
+            raise DataError(
+                f"{path}, line {line}: expected a class name, got an empty line; write the name of label {line - 1}"
+            )
     return [name.strip() for name in names]
 
 

@@ -25,7 +25,7 @@ FRAMES = 240
 
 
 class DemoSink(VideoSink):
-    """A sink that writes an annotated video, and one of its frames as an image.
+    """A sink that writes an annotated video, and one frame of the video as an image.
 
     Args:
         path: path of the video.
@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=argument_types.positive_int,
         default=FRAMES,
         metavar="N",
-        help="frames of the flight (default: %(default)s)",
+        help="number of frames of the flight (default: %(default)s)",
     )
     return parser
 

@@ -12,7 +12,7 @@ from retina_edge.deployment.deployable_model import DeployableModel
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb, and return its exit code."""
+    """Run the verb and return its exit code."""
     arguments = build_parser().parse_args(argv)
     return running.run(lambda: int(arguments.run(arguments)))
 
@@ -24,17 +24,17 @@ def build_parser() -> argparse.ArgumentParser:
         description="Write the files that Triton Inference Server or DeepStream needs for a model.",
     )
     servers = parser.add_subparsers(required=True, metavar="triton|deepstream")
-    server = servers.add_parser("triton", help="a model repository for Triton Inference Server")
+    server = servers.add_parser("triton", help="write a model repository for Triton Inference Server")
     server.add_argument("model", type=Path, metavar="MODEL.engine|MODEL.onnx", help="model to deploy")
     server.add_argument(
         "-o", "--output", type=Path, required=True, metavar="REPOSITORY", help="folder of the model repository"
     )
-    server.add_argument("--name", help="name of the model for clients (default: the name of the file)")
+    server.add_argument("--name", help="name of the model for clients (default: the name of the model file)")
     server.add_argument(
         "--max-batch",
         type=argument_types.positive_int,
         metavar="N",
-        help="largest batch that Triton forms, for a model of any batch size "
+        help="largest batch that Triton forms, if the model accepts several batch sizes "
         f"(default: the engine's largest; {triton.DEFAULT_MAX_BATCH} for an ONNX)",
     )
     server.add_argument(
@@ -43,9 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="accept an engine that outputs raw heads, and leave decode and NMS to the client",
     )
     server.set_defaults(run=_triton)
-    server = servers.add_parser("deepstream", help="configurations and a library for DeepStream")
+    server = servers.add_parser("deepstream", help="write configurations and a library for DeepStream")
     server.add_argument("model", type=Path, metavar="MODEL.engine", help="engine that outputs boxes")
-    server.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    server.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     server.add_argument(
         "--streams",
         type=argument_types.positive_int,
@@ -61,7 +61,10 @@ def _triton(arguments: argparse.Namespace) -> int:
     folder = triton.write_repository(
         model, arguments.output, name=arguments.name, max_batch=arguments.max_batch, raw_heads=arguments.raw_heads
     )
-    print(f"{folder}  for tritonserver --model-repository={arguments.output}; clients: see {folder / 'README.md'}")
+    print(
+        f"{folder}  start the server with tritonserver --model-repository={arguments.output}; "
+        f"{folder / 'README.md'} describes clients"
+    )
     return 0
 
 

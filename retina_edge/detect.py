@@ -21,7 +21,7 @@ from retina_edge.sources.image_source import ImageSource
 def build_parser() -> StreamParser:
     """Return the parser of the verb."""
     parser = StreamParser("detect", "Run a model on images, videos, cameras and streams.")
-    parser.add_argument("--show", action="store_true", help="show windows; q or Escape ends the run")
+    parser.add_argument("--show", action="store_true", help="show each stream in a window; q or Escape ends the run")
     parser.add_argument(
         "--max-frames", type=argument_types.positive_int, metavar="N", help="end each source after N frames"
     )
@@ -61,7 +61,7 @@ def _detect(args: argparse.Namespace) -> int:
             summary = Summary.of(run.pipeline, writing=run.outputs.seconds, outputs=run.outputs.status())
             if summary.frames or summary.errors:
                 print_summary(console, summary, [str(path) for path in run.outputs.written])
-    if run.outputs.failed:  # the log names the outputs and their errors
+    if run.outputs.incomplete:  # the log names the outputs and their errors
         return 1
     if run.stop.requested:
         raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from engines.core.letterbox import BgrImage
 if TYPE_CHECKING:
     import supervision
 
-# Classes that ``repr`` names; the others are counted together.
+# Number of classes that ``repr`` names; it counts the other classes together.
 MAX_NAMED_CLASSES = 5
 
 
@@ -28,7 +28,7 @@ class CocoResult(TypedDict):
         image_id: id of the image in the data set.
         category_id: the data set's id of the class.
         bbox: [x, y, width, height], frame pixels.
-        score: 0 to 1.
+        score: score of the detection, 0 to 1.
     """
 
     image_id: int
@@ -43,9 +43,13 @@ class Detection:
 
     Attributes:
         box: (x1, y1, x2, y2), frame pixels.
-        score: 0 to 1.
-        label: index of the class.
+        score: score of the detection, 0 to 1.
+        label: index of the class, from 0.
         name: name of the class.
+
+    Examples:
+        >>> Detection((10.0, 20.0, 30.0, 60.0), score=0.9, label=0, name="tree").to_dict()
+        {'box': [10.0, 20.0, 30.0, 60.0], 'score': 0.9, 'label': 0, 'name': 'tree'}
     """
 
     box: tuple[float, float, float, float]
@@ -76,11 +80,11 @@ class Detections:
         labels: int32 [N], index into ``class_names``.
         class_names: name of each label.
         category_ids: the training data set's id of each label.
-        frame: the frame, uint8 [height, width, 3], BGR, if the detector read it from a file or converted it; None for
-            an array, which belongs to the caller.
+        frame: the frame, uint8 [height, width, 3], BGR, if the detector read it from a file or converted it. None if
+            the caller passed a BGR array, because that array belongs to the caller.
 
     Raises:
-        ValueError: if a shape, dtype or label does not fit.
+        ValueError: if an array has the wrong shape or dtype, or a label has no class name.
 
     Examples:
         >>> detections = Detections(
@@ -196,7 +200,8 @@ class Detections:
     def above(self, score: float) -> Detections:
         """Return the detections that score more than ``score``.
 
-        Detecting with this higher threshold gives the same, because a box is only ever suppressed by a better one.
+        A detector with this score as its threshold returns the same detections, because NMS suppresses a box only in
+        favor of a box with a higher score.
 
         Examples:
             >>> Detections.empty(["tree"], [1]).above(0.5)
@@ -205,15 +210,15 @@ class Detections:
         return self[self.scores > score] if len(self) else self
 
     def plot(self, frame: BgrImage | None = None) -> BgrImage:
-        """Return a copy of the frame with the boxes drawn into it, the best one on top.
+        """Return a copy of the frame with the boxes drawn into it, the best box on top.
 
-        A box narrower than its label shows the score alone.
+        A box that is narrower than its label shows only its score.
 
         Args:
             frame: uint8 [height, width, 3], BGR; by default the ``frame`` of these detections.
 
         Raises:
-            ValueError: if no frame is given and none is known.
+            ValueError: if no frame is given and these detections have none.
 
         Examples:
             >>> Detections.empty(["tree"], [1]).plot(np.zeros((48, 64, 3), np.uint8)).shape
@@ -223,7 +228,7 @@ class Detections:
 
         image = self.frame if frame is None else frame
         if image is None:
-            raise ValueError("frame: expected the frame of these detections, got none; give it: plot(frame)")
+            raise ValueError("frame: expected the frame of these detections, got none; call plot(frame)")
         annotated = np.ascontiguousarray(image).copy()
         draw_boxes(annotated, self.boxes, self.labels, label_texts(self.names, self.scores))
         return annotated

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from retina_edge.tracking.zones import Line, Zone
 
 T = TypeVar("T")
-# Makes the detections of the frames out of those of what was submitted, for instance of tiles.
+# Merges the detections of everything that was submitted, for instance of tiles, into the detections of each frame.
 Merge = Callable[[list[Detections]], list[Detections]]
 
 
@@ -30,7 +30,7 @@ class DetectionTicket(Generic[T]):
 
     Attributes:
         parts: the executor's tickets, one for each batch.
-        assemble: makes the value that the caller gets out of the detections of all frames.
+        assemble: turns the detections of everything that was submitted into the value that ``Detector.result`` returns.
     """
 
     parts: Sequence[Ticket]
@@ -38,7 +38,7 @@ class DetectionTicket(Generic[T]):
 
 
 class Detector:
-    """Letterboxes frames, runs a model on them, and returns boxes in frame pixels.
+    """A detector that letterboxes frames, runs a model on them, and returns boxes in frame pixels.
 
     Args:
         executor: runs the model; the detector closes it.
@@ -47,8 +47,8 @@ class Detector:
 
     Attributes:
         executor: the executor.
-        contract: what the model promises.
-        score_threshold: detections score more than this.
+        contract: contract of the model.
+        score_threshold: score that every detection exceeds, 0 to 1.
 
     Examples:
         >>> from retina_edge import Detector
@@ -77,8 +77,8 @@ class Detector:
 
         Raises:
             ModelFileError: if the file is missing, corrupt, or not a model of retina_edge.
-            MissingDependencyError: for a checkpoint without torch, or an engine without TensorRT or pycuda.
-            DeviceError: for an engine without the GPU or the TensorRT it was built for.
+            MissingDependencyError: if torch (for a checkpoint), or TensorRT or pycuda (for an engine) is not installed.
+            DeviceError: if ``device`` cannot be used, or an engine was built for another GPU or another TensorRT.
         """
         path = Path(path)
         if path.suffix == ".onnx":
@@ -133,7 +133,7 @@ class Detector:
             Detections for one image; a list of them, in order, for a stack or an iterable.
 
         Raises:
-            ValueError: if something else is given, or a score below the model's threshold.
+            ValueError: if ``images`` is something else, or ``score`` is below the model's threshold or not below 1.
             SourceError: if a file cannot be read.
         """
         ticket: DetectionTicket[Any] = self.submit(images, score=score)
@@ -153,7 +153,7 @@ class Detector:
     def submit(
         self, images: ImageInput | Iterable[ImageInput], *, score: float | None = None
     ) -> DetectionTicket[Detections] | DetectionTicket[list[Detections]]:
-        """Start detecting and return a ticket for ``result``. The images may be modified afterwards.
+        """Start detecting and return a ticket for ``result``. The caller may modify the images afterwards.
 
         An engine works in the background. Other executors only letterbox here and run the network in ``result``.
 
@@ -163,10 +163,18 @@ class Detector:
 
         Raises:
             ValueError, SourceError: as for a call.
+
+        Examples:
+            >>> from retina_edge.assets import FOREST, MODEL
+            >>> with Detector.load(MODEL) as detector:
+            ...     ticket = detector.submit(FOREST, score=0.4)
+            ...     detections = detector.result(ticket)
+            >>> detections
+            Detections(84: 84 tree; best 0.83)
         """
         given = to_frames(images)
         threshold = None if score is None else self._checked_score(score)
-        # Only frames of this detector's own: the caller's arrays must not be kept alive.
+        # Keep only the frames that the detector made itself: it must not keep the caller's arrays alive.
         own = [frame if owned else None for frame, owned in zip(given.frames, given.owned, strict=True)]
 
         def finish(detections: list[Detections]) -> list[Detections]:
@@ -179,11 +187,11 @@ class Detector:
 
         parts, merge = self._submit(given.frames)
         if given.single:
-            return DetectionTicket(parts, lambda found: finish(merge(found))[0])
-        return DetectionTicket(parts, lambda found: finish(merge(found)))
+            return DetectionTicket(parts, lambda detections: finish(merge(detections))[0])
+        return DetectionTicket(parts, lambda detections: finish(merge(detections)))
 
     def result(self, ticket: DetectionTicket[T]) -> T:
-        """Wait for a submission and return its detections: Detections for one image, a list for several."""
+        """Wait for a submission and return its detections: ``Detections`` for one image, else a list of them."""
         detections: list[Detections] = []
         for part in ticket.parts:
             detections += self._to_detections(self.executor.result(part), part.letterboxes)
@@ -200,24 +208,24 @@ class Detector:
     ) -> Iterator[StreamedFrame]:
         """Detect in videos, cameras, URLs, image folders or GStreamer pipelines, frame by frame.
 
-        Every frame of a file is detected, in order. Of a live source the newest frame wins: frames that the loop is too
-        slow for are dropped, and a lost connection is opened again. Leaving the loop closes the sources.
+        Every frame of a file is processed, in order. From a live source, the newest frame wins: if the loop is slow,
+        older frames are dropped. A lost connection is opened again. Leaving the loop closes the sources.
 
         Args:
             sources: one or several sources as ``retina-edge detect`` takes them: a path, a glob, a camera index, a URL,
                 ``gst:...``, ``csi://0``; ``NAME=SOURCE`` names the stream.
             score: keep only detections that score more than this; by default the model's own threshold.
-            track: give objects an id from frame to frame (extra ``track``).
-            regions: zones and lines to count in; they turn tracking on.
+            track: follow objects from frame to frame and give each an id; this needs the extra ``track``.
+            regions: zones and lines at which objects are counted; they turn tracking on.
             max_frames: end each source after this many frames.
 
         Yields:
-            ``(frame, detections)`` with the attributes ``index``, ``time``, ``stream``, ``tracks``, ``events`` and
-            ``tallies``.
+            A tuple ``(frame, detections)`` with the attributes ``index``, ``time``, ``stream``, ``tracks``, ``events``
+            and ``tallies``.
 
         Raises:
             SourceError: if a source cannot be opened; at the end, if part of a source could not be read.
-            RetinaEdgeError: for a score below the model's threshold.
+            RetinaEdgeError: if ``score`` is below the model's threshold.
 
         Examples:
             >>> from retina_edge import Detector
@@ -234,7 +242,11 @@ class Detector:
     def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
         """Change the thresholds from the next frame on; None leaves a threshold as it is.
 
-        Works for checkpoints, and for engines whose decode and NMS run after the network (``--postprocess kernels``).
+        Checkpoints support this, and engines whose decode and NMS run after the network (``--postprocess kernels``).
+
+        Args:
+            score_threshold: score that detections must exceed, 0 to 1.
+            iou_threshold: IoU above which NMS suppresses a box, 0 to 1.
 
         Raises:
             ValueError: if a threshold is out of range, or built into the model.
@@ -247,7 +259,7 @@ class Detector:
         """Return the number of frames in a batch: the requested number, else the model's own, else 1.
 
         Raises:
-            RetinaEdgeError: if the model cannot take that many.
+            RetinaEdgeError: if the model cannot take the requested number.
         """
         fixed, largest = self.executor.batch, self.executor.max_batch
         if requested is not None and (
@@ -255,7 +267,7 @@ class Detector:
         ):
             expected = fixed or (f"1 to {largest}" if largest else "at least 1")
             raise RetinaEdgeError(
-                f"batch: expected {expected}, got {requested}; the model's batch size is set when it is exported"
+                f"batch: expected {expected}, got {requested}; choose such a batch, or export the model with another"
             )
         return requested or fixed or 1
 
@@ -272,8 +284,9 @@ class Detector:
         self.close()
 
     def _submit(self, frames: Sequence[BgrImage]) -> tuple[list[Ticket], Merge]:
-        """Submit frames, and return the tickets and what merges their detections to those of the frames."""
-        return self._submit_batches(frames, self.executor.max_batch or max(1, len(frames))), lambda found: found
+        """Submit frames; return the tickets, and the function that merges their detections into those of each frame."""
+        batch = self.executor.max_batch or max(1, len(frames))
+        return self._submit_batches(frames, batch), lambda detections: detections
 
     def _submit_batches(self, frames: Sequence[BgrImage], batch: int) -> list[Ticket]:
         return [self.executor.submit(frames[start : start + batch]) for start in range(0, len(frames), batch)]
@@ -281,8 +294,8 @@ class Detector:
     def _checked_score(self, score: float) -> float:
         if not self.score_threshold <= score < 1:
             raise ValueError(
-                f"score: expected {self.score_threshold:g} <= score < 1, got {score:g}; the model drops what "
-                f"scores less than its threshold {self.score_threshold:g}"
+                f"score: expected {self.score_threshold:g} <= score < 1, got {score:g}; the model itself drops "
+                f"detections below its threshold of {self.score_threshold:g}"
             )
         return score
 
@@ -303,7 +316,7 @@ class Detector:
 
 
 def _gpu_number(path: Path, device: str) -> int:
-    """Return the number of the GPU that ``auto``, ``cuda`` or ``cuda:N`` means."""
+    """Return the index of a GPU: N for ``cuda:N``, 0 for ``auto`` and ``cuda``."""
     kind, colon, number = device.partition(":")
     if device in ("auto", "cuda"):
         return 0

@@ -1,4 +1,4 @@
-"""``retina-edge doctor``: check packages, runtimes and devices, and say how to fix the rest."""
+"""``retina-edge doctor``: check packages, runtimes and devices, and say how to fix problems."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STYLES = {OK: "green", MISSING: "yellow", BROKEN: "red"}
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the verb."""
     parser = argparse.ArgumentParser(
-        prog="retina-edge doctor", description="Check packages, runtimes and devices, and say how to fix the rest."
+        prog="retina-edge doctor", description="Check packages, runtimes and devices, and say how to fix problems."
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     return parser
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _doctor(*, as_json: bool) -> int:
-    # Some packages print messages when their import fails. Keep these out of the report on stdout.
+    # Some packages print messages when their import fails. Keep these messages out of the report on stdout.
     with contextlib.redirect_stdout(sys.stderr):
         groups = {
             "installed": check_packages(),

@@ -1,4 +1,4 @@
-"""``retina-edge evaluate``: COCO average precision of any model on labeled images."""
+"""``retina-edge evaluate``: measure the COCO average precision of a model on labeled images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from engines.core.atomic_file import atomic_file
-from retina_edge.api.evaluating import SCORE, EvaluationOptions, EvaluationResult, evaluate
+from retina_edge.api.evaluating import CONFUSION_SCORE, EvaluationOptions, EvaluationResult, evaluate
 from retina_edge.cli import argument_types, running
 from retina_edge.cli.tile_options import add_tile_options, tile_options
 from retina_edge.data.coco import CocoDataset
@@ -28,19 +28,19 @@ REPORT = Path("out/against")
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the verb."""
     parser = argparse.ArgumentParser(
-        prog="retina-edge evaluate", description="COCO average precision of any model on labeled images."
+        prog="retina-edge evaluate", description="Measure the COCO average precision of a model on labeled images."
     )
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="model.pt, model.onnx or model.engine")
     add("annotations", type=Path, metavar="ANNOTATIONS.json", help="COCO annotations")
-    add("--images", type=Path, required=True, metavar="DIR", help="folder of their images")
+    add("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
     add("--json", type=Path, metavar="RESULT.json", help="file to write the metrics to")
     add(
         "--against",
         type=Path,
         metavar="OTHER_MODEL",
-        help="compare with another model, for instance the FP32 model: AP, matched boxes, drift of scores, and "
-        "the images that changed most",
+        help="compare the model with another one, for instance in FP32: AP, matched boxes, drift of scores, and the "
+        "images that changed most",
     )
     add(
         "--report",
@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--score",
         type=argument_types.score,
-        default=SCORE,
+        default=CONFUSION_SCORE,
         metavar="S",
         help="minimum score of boxes in the confusion and in --against; AP counts all boxes (default: %(default)s)",
     )
@@ -59,18 +59,19 @@ def build_parser() -> argparse.ArgumentParser:
         "--batch",
         type=argument_types.positive_int,
         metavar="N",
-        help="images, or tiles, in a batch (default: the model's, or 1)",
+        help="images, or tiles, in a batch (default: the model's own, or 1)",
     )
     add(
         "--max-detections",
         type=argument_types.positive_int,
         default=MAX_DETECTIONS,
         metavar="N",
-        help=f"best boxes of an image that count (default: {MAX_DETECTIONS}, as in COCO; large images hold more)",
+        help=f"number of best boxes of an image that count (default: {MAX_DETECTIONS}, as in COCO); large images can "
+        "need more",
     )
     add_tile_options(parser)
     add("--device", default="auto", help="for a .pt: auto, cpu or cuda; for an engine: cuda:N (default: auto)")
-    add("--skip-invalid", action="store_true", help="skip annotations without area or outside their image")
+    add("--skip-invalid", action="store_true", help="skip boxes that have no area or lie outside their image")
     return parser
 
 
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.tiles = tile_options(parser, args)
     if args.report and not args.against:
-        parser.error("--report belongs to --against OTHER_MODEL; give both or leave it out")
+        parser.error("--report belongs to --against OTHER_MODEL; give both or leave --report out")
     return running.run(lambda: _evaluate(args))
 
 
@@ -108,7 +109,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             args.images,
             options,
             against=args.against,
-            on_dataset=lambda dataset: _warn_of_crowded_images(console, dataset, args.max_detections),
+            on_dataset=lambda dataset: _warn_of_many_objects(console, dataset, args.max_detections),
             on_image=on_image,
         )
     _print_metrics(console, args.model, result.evaluation)
@@ -127,12 +128,11 @@ def _write_json(result: EvaluationResult, path: Path) -> None:
         file.write(f"{json.dumps(result.to_dict(), indent=2)}\n".encode())
 
 
-def _warn_of_crowded_images(console: Console, dataset: CocoDataset, max_detections: int) -> None:
+def _warn_of_many_objects(console: Console, dataset: CocoDataset, max_detections: int) -> None:
     most = max(len(image.boxes) for image in dataset.images)
     if most > max_detections:
         console.print(
-            f"an image has {most} objects, but only {max_detections} boxes of an image count (COCO's default): raise "
-            "--max-detections",
+            f"an image has {most} objects, but only {max_detections} boxes of an image count; raise --max-detections",
             highlight=False,
         )
 

@@ -30,27 +30,32 @@ def build_parser() -> argparse.ArgumentParser:
         prog="retina-edge export", description="Write a checkpoint as a deployable ONNX, verified against torch."
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL.pt", help="checkpoint of train or convert")
+    add("model", type=Path, metavar="MODEL.pt", help="checkpoint that train or convert wrote")
     add("-o", "--output", type=Path, required=True, metavar="MODEL.onnx", help="ONNX file to write")
     add("--batch", type=_batch, default=1, metavar="N|dynamic", help="images in a batch (default: 1)")
-    add("--input", type=argument_types.input_size, metavar="HxW", help="input size (default: the checkpoint's)")
-    add("--score-threshold", type=float, metavar="S", help="minimum score (default: the checkpoint's)")
+    add(
+        "--input",
+        type=argument_types.input_size,
+        metavar="HxW",
+        help="input size in pixels (default: the checkpoint's)",
+    )
+    add("--score-threshold", type=float, metavar="S", help="minimum score of detections (default: the checkpoint's)")
     add("--iou-threshold", type=float, metavar="IOU", help="IoU threshold of NMS (default: the checkpoint's)")
-    add("--top-k", type=int, metavar="K", help="most candidates of each pyramid level (default: the checkpoint's)")
-    add("--max-detections", type=int, metavar="N", help="most detections of an image (default: the checkpoint's)")
+    add("--top-k", type=int, metavar="K", help="maximum candidates per pyramid level (default: the checkpoint's)")
+    add("--max-detections", type=int, metavar="N", help="maximum detections per image (default: the checkpoint's)")
     add("--precision", choices=PRECISIONS, default="fp32", help="precision of the network (default: fp32)")
     add(
         "--for",
         dest="layout",
         choices=LAYOUTS,
-        help="for int8: runtime of the model: cpu for ONNX Runtime on a CPU (the default), or tensorrt",
+        help="for int8: runtime that will run the model: cpu is ONNX Runtime on a CPU (the default), or tensorrt",
     )
     add_calibration_options(parser)
     add_accuracy_options(parser)
     add(
         "--half-weights",
         action="store_true",
-        help="for fp32: store the weights in float16, half the file size; the arithmetic stays float32",
+        help="for fp32: store the weights in float16, which halves the file; the arithmetic stays float32",
     )
     add(
         "--images",
@@ -58,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=(),
         metavar="DIR|FILE",
-        help=f"images to verify with, the first {MAX_VERIFICATION_IMAGES} (default: parts of the sample image)",
+        help=f"images or folders to verify with; only the first {MAX_VERIFICATION_IMAGES} images are used "
+        "(default: parts of the sample image)",
     )
     return parser
 

@@ -85,7 +85,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return a short text for a value of a record; of a list of objects, only the number."""
+    """Return short text for a value of a record; a list of objects becomes its length."""
     if isinstance(value, float):
         return f"{value:.4f}"
     if isinstance(value, dict):

@@ -25,7 +25,7 @@ from retina_edge.pipeline.result import Result
 from retina_edge.system.folders import event_spool
 from retina_edge.system.worker import Worker
 
-# Seconds that viewers have to disconnect at the end.
+# When the server shuts down, it waits this many seconds for viewers to disconnect.
 SHUTDOWN_SECONDS = 2
 # Seconds that one batch may take in the detector. After that the process ends, so that systemd can restart it.
 HANG_TIMEOUT = 60.0
@@ -41,14 +41,14 @@ def build_parser() -> StreamParser:
     add(
         "--token",
         metavar="TOKEN",
-        help="access token, required on every request; generated if --host is not loopback and none is given",
+        help="access token, required on every request; generated if --host is not loopback and no token is given",
     )
     add(
         "--deadline",
         type=_seconds,
         default=DEADLINE,
         metavar="S",
-        help="seconds that a batch waits to be full (default: %(default)s)",
+        help="longest time in seconds to wait for a full batch (default: %(default)s)",
     )
     add(
         "--max-age",
@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb and return its exit code.
 
     Returns:
-        0 after SIGTERM, or when all files have ended; 1 after an error, also of an output; 130 after Ctrl-C.
+        0 after SIGTERM, or when all files have ended; 1 after an error, including an error of an output; 130 after
+        Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
@@ -84,7 +85,10 @@ def _serve(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise MissingDependencyError(f"serve needs a web server ({error}): pip install 'retina-edge[serve]'") from error
     if args.token is not None and not re.fullmatch(r"[!-~]{8,}", args.token):
-        raise RetinaEdgeError("--token: expected at least 8 letters, digits and symbols without spaces, hard to guess")
+        raise RetinaEdgeError(
+            "--token: expected at least 8 ASCII letters, digits or symbols without spaces, got something else; choose "
+            "a longer token that is hard to guess"
+        )
     console = Console()
     generated = args.token is None and not is_loopback(args.host)
     token = secrets.token_urlsafe(24) if generated else args.token
@@ -133,7 +137,7 @@ def _serve(args: argparse.Namespace) -> int:
                 host=args.host,
                 port=args.port,
                 log_level="warning",
-                lifespan="off",  # not used, and prints a traceback if a second Ctrl-C interrupts it
+                lifespan="off",  # unused, and prints a traceback if a second Ctrl-C interrupts it
                 access_log=False,  # for the privacy of viewers
                 server_header=False,
                 limit_concurrency=MAX_CONNECTIONS,
@@ -159,7 +163,7 @@ def _serve(args: argparse.Namespace) -> int:
             worker.wait(timeout)
         if failures:
             raise failures[0]
-    if outputs.failed:  # the log names the outputs and their errors
+    if outputs.incomplete:  # the log names the outputs and their errors
         return 1
     if stop.number == signal.SIGINT:
         raise KeyboardInterrupt
@@ -183,14 +187,14 @@ def _print_service(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     folders = _output_folders(args)
     service = systemd_service(arguments, writable=folders)
     print(service.unit, end="")
-    steps = [f"save it as /etc/systemd/system/{service.name}.service"]
+    steps = [f"save the unit as /etc/systemd/system/{service.name}.service"]
     if service.environment:
         names = ", ".join(line.partition("=")[0] for line in service.environment.splitlines())
-        steps.append(f"put the secret arguments into {service.environment_file}, readable by root only: {names}")
+        steps.append(f"write the secret arguments into {service.environment_file}, readable by root only: {names}")
     if folders:
         steps.append(
             f"let the unit's user write to {', '.join(map(str, folders))}, or write outputs to "
-            f"/var/lib/{service.name}, which systemd creates for it"
+            f"/var/lib/{service.name}, which systemd creates for the unit"
         )
     steps.append(f"systemctl daemon-reload && systemctl enable --now {service.name}")
     for number, step in enumerate(steps, start=1):
@@ -216,7 +220,7 @@ def _port(text: str) -> int:
 def _seconds(text: str) -> float:
     value = argument_types.to_float(text)
     if not 0 <= value < 3600:
-        raise argparse.ArgumentTypeError(f"expected seconds, 0 to less than 3600, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number of seconds from 0 to below 3600, got {text!r}")
     return value
 
 

@@ -1,8 +1,9 @@
-"""Large images in tiles: cut, detected at the network's own scale, and merged.
+"""Detection in large images: cut them into tiles, detect at the network's own scale, and merge the boxes.
 
 A box belongs to the tile whose share of the image contains its center. The shares of two neighbors meet in the middle
-of their overlap. So an object no larger than the overlap is complete in the tile that it belongs to, and what the
-neighbors see of it is dropped. Non-maximum suppression then removes duplicates along the borders of the shares.
+of their overlap. An object that is no larger than the overlap is therefore complete in the tile that it belongs to. The
+boxes that neighbors find for parts of the object are dropped. Non-maximum suppression then removes duplicates along the
+borders of the shares.
 """
 
 from __future__ import annotations
@@ -64,10 +65,10 @@ class TiledDetector(Detector):
     """A detector for large images; its boxes are in pixels of the whole image.
 
     Args:
-        detector: detects in the tiles. It is borrowed: closing the tiled detector does not close it.
-        tile: (height, width) of a tile, pixels; a smaller image is padded to it. None for the network's input size, so
-            that nothing is scaled.
-        overlap: minimum overlap of neighbors, pixels; as large as the largest object.
+        detector: detector that runs on the tiles. The tiled detector borrows it and does not close it.
+        tile: (height, width) of a tile, pixels; a smaller image is padded to this size. None for the network's input
+            size, so that nothing is scaled.
+        overlap: minimum overlap of neighbors, pixels; it should be as large as the largest object.
         batch: tiles in a batch; None for the model's own batch, or 1.
 
     Raises:
@@ -95,13 +96,20 @@ class TiledDetector(Detector):
         self._tiles_per_batch = detector.choose_batch(batch)
 
     def choose_batch(self, requested: int | None) -> int:
-        """Return 1: images are detected one at a time, because their tiles make up the batches."""
+        """Return 1: images are processed one at a time, because their tiles make up the batches.
+
+        Raises:
+            RetinaEdgeError: if another number is requested.
+        """
         if requested not in (None, 1):
-            raise RetinaEdgeError(f"batch: expected one image at a time, got {requested}; its tiles make up the batch")
+            raise RetinaEdgeError(
+                f"batch: expected one image at a time, because its tiles make up the batch, got {requested}; set the "
+                "number of tiles in a batch instead"
+            )
         return 1
 
     def close(self) -> None:
-        """Do nothing: the detector of the tiles belongs to its owner."""
+        """Do nothing, because the borrowed detector belongs to the caller."""
 
     def _submit(self, frames: Sequence[BgrImage]) -> tuple[list[Ticket], Merge]:
         layouts = [tile_layout((frame.shape[0], frame.shape[1]), self.tile, self.overlap) for frame in frames]
@@ -154,7 +162,7 @@ def _own_boxes(tile: Tile, detections: Detections) -> Detections:
 
 
 def _spans(length: int, side: int, overlap: int) -> list[tuple[int, int, float, float]]:
-    """Return begin and end of each tile along an axis, and of its share."""
+    """Return (begin, end, begin of the share, end of the share) of each tile along one axis, in pixels."""
     side = min(side, length)
     count = 1 if side == length else math.ceil((length - overlap) / (side - overlap))
     begins = [round(index * (length - side) / max(1, count - 1)) for index in range(count)]

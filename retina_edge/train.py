@@ -1,4 +1,4 @@
-"""``retina-edge train``: train a RetinaNet on COCO annotations. Runs under torchrun as it is."""
+"""``retina-edge train``: train a RetinaNet on COCO annotations, on one device or under torchrun."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ MODEL_OPTIONS = (
 
 
 def build_parser(defaults: TrainOptions | None = None) -> argparse.ArgumentParser:
-    """Return the parser of the verb; the defaults are the paper's, if the paper has one.
+    """Return the parser of the verb.
 
     Args:
-        defaults: default values of the run.
+        defaults: default values of the options of the run; by default those of ``TrainOptions``.
     """
     parser = argparse.ArgumentParser(prog="retina-edge train", description="Train a RetinaNet on COCO annotations.")
     add = parser.add_argument
     add("train", type=Path, metavar="TRAIN.json", help="COCO annotations to learn from")
-    add("--images", type=Path, required=True, metavar="DIR", help="folder of their images")
-    add("--val", type=Path, required=True, metavar="VAL.json", help="COCO annotations to measure on")
-    add("--val-images", type=Path, metavar="DIR", help="folder of their images (default: --images)")
+    add("--images", type=Path, required=True, metavar="DIR", help="folder of the training images")
+    add("--val", type=Path, required=True, metavar="VAL.json", help="COCO annotations to validate on")
+    add("--val-images", type=Path, metavar="DIR", help="folder of the validation images (default: --images)")
     add(
         "-o",
         "--output",
         type=Path,
         required=True,
         metavar="MODEL.pt",
-        help="the best checkpoint; MODEL.last.pt for --resume and MODEL.csv are written beside it",
+        help="file for the best checkpoint; MODEL.last.pt for --resume and MODEL.csv are written beside it",
     )
-    add("--skip-invalid", action="store_true", help="skip annotations without area or outside their image")
+    add("--skip-invalid", action="store_true", help="skip boxes that have no area or lie outside their image")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="continue from MODEL.last.pt")
     start.add_argument("--init", type=Path, metavar="PATH", help="checkpoint to fine-tune from")
@@ -54,8 +54,8 @@ def build_parser(defaults: TrainOptions | None = None) -> argparse.ArgumentParse
         "--qat",
         type=Path,
         metavar="PATH",
-        help="trained checkpoint to fine-tune with the rounding of INT8 (quantization-aware training); the model "
-        "stays the checkpoint's, and the default is 3 epochs of AdamW at a small learning rate that falls to zero",
+        help="trained checkpoint to fine-tune with the rounding of INT8 (quantization-aware training). The model "
+        "options come from the checkpoint. The default is 3 epochs of AdamW with a small, falling learning rate",
     )
     _add_model_options(parser)
     _add_augmentation_options(parser)
@@ -64,24 +64,29 @@ def build_parser(defaults: TrainOptions | None = None) -> argparse.ArgumentParse
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("model", "not with --qat").add_argument
-    add("--backbone", choices=BACKBONES, default="resnet50", help="default: %(default)s")
-    add("--pretrained-backbone", action="store_true", help="start from ImageNet weights, downloaded by torchvision")
+    add = parser.add_argument_group("model", "These options cannot be combined with --qat.").add_argument
+    add("--backbone", choices=BACKBONES, default="resnet50", help="backbone (default: %(default)s)")
+    add("--pretrained-backbone", action="store_true", help="start from ImageNet weights, which torchvision downloads")
     add(
         "--backbone-levels",
         type=int,
         choices=(3, 4, 5),
         default=5,
         metavar="3|4|5",
-        help="last backbone stage used, C3 to C5 (default: %(default)s)",
+        help="last stage of the backbone that feeds the pyramid, C3 to C5 (default: %(default)s)",
     )
-    add("--backbone-norm", choices=("batch", "frozen"), default="batch", help="default: %(default)s")
+    add(
+        "--backbone-norm",
+        choices=("batch", "frozen"),
+        default="batch",
+        help="normalization in the backbone; frozen has fixed statistics and scale (default: %(default)s)",
+    )
     add(
         "--fpn-channels",
         type=int,
         default=256,
         metavar="N",
-        help="width of pyramid and heads, a multiple of 32 (default: %(default)s)",
+        help="channels of pyramid and heads, a multiple of 32 (default: %(default)s)",
     )
     add("--head-depth", type=int, default=4, metavar="N", help="3x3 convolutions in each head, 1 to 4 (default: 4)")
     add("--head-norm", choices=("none", "group"), default="none", help="normalization in the heads (default: none)")
@@ -103,7 +108,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         type=_anchor_size,
         nargs="+",
         metavar="PX",
-        help="smallest anchor of each pyramid level (default: 32 64 ...), or auto: those that fit the data set best",
+        help="size of the smallest anchor of each pyramid level, in input pixels (default: 32 64 ...), or auto for the "
+        "sizes that fit the data set best",
     )
     add(
         "--aspect-ratios",
@@ -132,17 +138,17 @@ def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
         default="horizontal",
         help="flips: none, horizontal, or dihedral for images from above (default: horizontal)",
     )
-    add("--no-photometric", action="store_true", help="do not change brightness, contrast, saturation and hue")
+    add("--no-photometric", action="store_true", help="keep brightness, contrast, saturation and hue")
 
 
 def _add_run_options(parser: argparse.ArgumentParser, defaults: TrainOptions) -> None:
     add = parser.add_argument_group("run").add_argument
-    add("--epochs", type=int, default=defaults.epochs, help="default: %(default)s")
+    add("--epochs", type=int, default=defaults.epochs, help="number of epochs (default: %(default)s)")
     add("--epoch-samples", type=int, default=0, metavar="N", help="samples in an epoch (default: each image once)")
-    add("--batch", type=int, default=defaults.batch, help="samples in a step of each process (default: %(default)s)")
-    add("--optimizer", choices=OPTIMIZERS, default=defaults.optimizer, help="default: %(default)s")
+    add("--batch", type=int, default=defaults.batch, help="samples per step in each process (default: %(default)s)")
+    add("--optimizer", choices=OPTIMIZERS, default=defaults.optimizer, help="optimizer (default: %(default)s)")
     add("--lr", type=float, default=defaults.learning_rate, help="learning rate (default: %(default)s)")
-    add("--weight-decay", type=float, default=defaults.weight_decay, help="default: %(default)s")
+    add("--weight-decay", type=float, default=defaults.weight_decay, help="weight decay (default: %(default)s)")
     add(
         "--warmup",
         type=int,
@@ -150,27 +156,37 @@ def _add_run_options(parser: argparse.ArgumentParser, defaults: TrainOptions) ->
         metavar="STEPS",
         help="steps in which the learning rate rises (default: %(default)s)",
     )
-    add("--schedule", choices=SCHEDULES, default=defaults.schedule, help="default: %(default)s")
+    add(
+        "--schedule",
+        choices=SCHEDULES,
+        default=defaults.schedule,
+        help="schedule of the learning rate (default: %(default)s)",
+    )
     add(
         "--amp",
         choices=("auto", "bf16", "fp16", "off"),
         default=defaults.amp,
-        help="mixed precision (default: %(default)s)",
+        help="data type of mixed precision (default: %(default)s)",
     )
     add(
         "--ema",
         type=float,
         default=defaults.ema,
         metavar="DECAY",
-        help="decay of the average of the weights; 0 for none (default: %(default)s)",
+        help="decay of the moving average of the weights; 0 for no average (default: %(default)s)",
     )
     add(
         "--clip-norm",
         type=float,
         default=defaults.clip_norm,
-        help="upper bound of the gradient norm; 0 for none (default: %(default)s)",
+        help="upper bound of the gradient norm; 0 for no bound (default: %(default)s)",
     )
-    add("--workers", type=int, default=defaults.workers, help="processes that load images (default: %(default)s)")
+    add(
+        "--workers",
+        type=int,
+        default=defaults.workers,
+        help="number of processes that load images (default: %(default)s)",
+    )
     add("--seed", type=int, default=defaults.seed, help="seed of all randomness (default: %(default)s)")
     add(
         "--eval-every",
@@ -193,7 +209,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(argv)
         given = [name for name in (*MODEL_OPTIONS, "init") if getattr(args, name) is not None]
         if given:
-            parser.error(f"--qat takes the model as it is; leave --{given[0].replace('_', '-')} out")
+            option = f"--{given[0].replace('_', '-')}"
+            parser.error(
+                f"{option}: not allowed with --qat, which takes the model from its checkpoint; leave {option} out"
+            )
         if args.output.resolve() == args.qat.resolve():
             parser.error("--output would overwrite the checkpoint of --qat; give another name")
     try:

@@ -58,7 +58,8 @@ __all__ = [
     "train",
 ]
 
-# Imported on first use: training needs torch, exporting needs onnx, and a machine that only detects has neither.
+# These modules are imported on first use: training needs torch, exporting needs onnx, and a machine that only detects
+# has neither.
 _MODULES = {
     "AccuracyOptions": "retina_edge.api.accuracy",
     "AugmentOptions": "retina_edge.data.augment_options",

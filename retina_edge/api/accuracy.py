@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from export.precision.accuracy_budget import AccuracyBudget
 
-# Number of images that layers are compared on; every layer runs on all of them.
+# Number of images that layers are compared on. It is small, because every layer is tried on all of these images.
 COMPARED_IMAGES = 4
 
 
@@ -30,8 +30,12 @@ class AccuracyOptions:
     Attributes:
         points: AP points (AP times 100) that may be lost against FP32.
         annotations: COCO annotations of the images that AP is measured on.
-        images: folder of these images; None for ``images/`` beside the annotations, or their own folder.
+        images: folder of these images; None for ``images/`` beside the annotations, or the folder of the annotations if
+            there is no such folder.
         fallback: let INT8 layers fall back to a higher precision, to stay within the budget.
+
+    Examples:
+        >>> options = AccuracyOptions(points=0.5, annotations="val.json", images="images")
     """
 
     points: float
@@ -66,8 +70,8 @@ def accuracy_budget(
         return None
     if precision in ("fp32", source_precision):
         raise ContractError(
-            f"accuracy budget: expected a conversion from fp32, got precision {precision} for a model in "
-            f"{source_precision}; leave the budget out, or start from an fp32 model"
+            f"accuracy budget: expected a conversion from fp32 to fp16 or int8, got precision {precision} for a model "
+            f"in {source_precision}; leave the budget out, or start from an fp32 model"
         )
     from export.precision.accuracy_budget import AccuracyBudget  # needs onnx
 
@@ -86,7 +90,7 @@ def accuracy_budget(
 
 
 def dataset_digests(dataset: CocoDataset) -> dict[str, Any]:
-    """Return the number of images, the sha256 of the annotations, and that of the images in their order.
+    """Return the number of images, and the sha256 of the annotations and of the images in the order of the data set.
 
     Examples:
         >>> dataset = load_coco("tests/data/treecrowns/val.json", "tests/data/treecrowns/images")
@@ -105,7 +109,7 @@ def dataset_digests(dataset: CocoDataset) -> dict[str, Any]:
 
 
 class _Measurement:
-    """A function that measures the AP of a deployable ONNX on a data set, with the Detector of any other evaluation."""
+    """A function that measures the AP of a deployable ONNX on a data set, in the same way as ``evaluate``."""
 
     def __init__(self, dataset: CocoDataset, progress: Progress) -> None:
         self._dataset, self._progress, self._step = dataset, progress, ""

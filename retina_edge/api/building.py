@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.tensorrt.build_options import BuildOptions
-from engines.tensorrt.builder import BuildRequest, build_engine
+from engines.tensorrt.build_request import BuildRequest
+from engines.tensorrt.builder import build_engine
 from engines.tensorrt.passport import Passport
 from retina_edge.api.accuracy import AccuracyOptions
 from retina_edge.api.calibration import CalibrationOptions
@@ -43,10 +44,10 @@ def build(
     force: bool = False,
     progress: Progress = no_progress,
 ) -> BuildResult:
-    """Build an engine, or find that the same engine is already there.
+    """Build an engine, unless the same engine is already there.
 
     Args:
-        model: a checkpoint of ``train`` or ``convert``, or an ONNX of ``export``.
+        model: a checkpoint that ``train`` or ``convert`` wrote, or an ONNX that ``export`` wrote.
         engine: path of the engine to write; its passport is written beside it. An existing engine is replaced at the
             very end, or not at all.
         options: options of the engine.
@@ -60,10 +61,10 @@ def build(
         The engine, its passport and the remarks on the calibration set.
 
     Raises:
-        ModelFileError: if the model is missing, corrupt or not one of retina_edge.
+        ModelFileError: if the file is missing, corrupt, or not a model of retina_edge.
         ContractError: for options that contradict each other or the model.
         ExportError: if the model cannot be converted, or is outside the accuracy budget.
-        BuildError: if TensorRT refuses the network, or builds another precision.
+        BuildError: if TensorRT refuses the network, or builds it in another precision than requested.
         DataError, SourceError: if images or annotations cannot be used.
         MissingDependencyError, DeviceError: if this machine cannot build the engine.
     """

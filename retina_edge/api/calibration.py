@@ -23,9 +23,13 @@ class CalibrationOptions:
 
     Attributes:
         images: folder of images like those of the camera, or a COCO file that lists such images.
-        count: number of images to use, spread evenly over all of them.
+        count: number of images to use, spread evenly over all images.
         calibrator: ``minmax``, ``percentile``, ``entropy`` or ``mse``; None for the default of the layout.
-        cache: folder that keeps ranges under a digest of weights, images and settings; None to keep no ranges.
+        cache: folder that keeps measured ranges for the next conversion with the same weights, images and settings;
+            None to keep no ranges.
+
+    Examples:
+        >>> options = CalibrationOptions("images", count=256, calibrator="entropy")
     """
 
     images: Path | str
@@ -82,10 +86,12 @@ def _image_files(path: Path) -> list[Path]:
     if path.is_dir():
         files = [file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
         if not files:
-            raise DataError(f"{path}: expected images to calibrate with, found none")
+            raise DataError(
+                f"{path}: expected images to calibrate with, found none; give a folder that contains images"
+            )
         return files
     if path.suffix.lower() != ".json":
-        raise SourceError(f"{path}: expected a folder of images or a COCO file ending in .json")
+        raise SourceError(f"{path}: expected a folder of images or a COCO file ending in .json, found neither")
     try:
         names = [record["file_name"] for record in json.loads(path.read_text(encoding="utf-8"))["images"]]
     except OSError as error:

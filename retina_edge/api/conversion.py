@@ -16,7 +16,8 @@ from retina_edge.api.verification_images import read_images, sample_images
 
 if TYPE_CHECKING:
     from export.precision.accuracy_budget import AccuracyBudget
-    from export.precision.conversion import Calibration, Drift
+    from export.precision.conversion import Calibration
+    from export.precision.drift import Drift
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from retina_edge.api.conversion import Conversion
 from retina_edge.api.progress import Progress
 
 if TYPE_CHECKING:
-    from export.precision.conversion import Drift
+    from export.precision.drift import Drift
     from export.verify import Agreement
 
 
@@ -92,13 +92,13 @@ class EngineSource:
             from engines.onnx.deployable import batch_of, read_deployable  # needs onnx
             from engines.tensorrt.engine_network import check_batch
 
-            check_batch(batch_of(read_deployable(content)), self.options)  # before minutes of calibration
+            check_batch(batch_of(read_deployable(content)), self.options)  # fail before minutes of calibration
             progress(f"converting to {self.options.precision}", None, None)
             content, drift = self.conversion.convert(content)
             return content, _drift_record(drift)
         if self.conversion.images and verified is None:
             raise BuildError(
-                f"verify: expected a model to convert, got {self.path}, which goes into the engine as it is in "
+                f"verify: expected a model to convert, got {self.path}, which goes into the engine unchanged, in "
                 f"{self.precision}; leave verify out, or build from the checkpoint or an fp32 ONNX"
             )
         return content, verified
@@ -118,7 +118,7 @@ class EngineSource:
 
 
 def _precision_of(path: Path) -> str:
-    """Return the precision of a model file: that in the contract of an ONNX; fp32 for a checkpoint.
+    """Return the precision of a model file: ``fp32`` for a checkpoint, the precision in the contract for an ONNX.
 
     Raises:
         ModelFileError: if the file does not exist, or is not a model of retina_edge.

@@ -16,7 +16,7 @@ from retina_edge.evaluation.comparison import Comparison, ModelResult, compare
 from retina_edge.evaluation.confusion import Confusion, confusion
 
 # Default score above which a box counts in the confusion and in the comparison.
-SCORE = 0.3
+CONFUSION_SCORE = 0.3
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,18 @@ class EvaluationOptions:
     """The options of an evaluation.
 
     Attributes:
-        score: boxes that score more count in the confusion and in the comparison; AP counts all boxes.
+        score: score above which a box counts in the confusion and in the comparison; AP counts all boxes.
         batch: images, or tiles, in a batch; None for the model's own, or 1.
         max_detections: number of best boxes of an image that count; 100 as in COCO.
         tiles: tiles to cut images into; None to detect in whole images.
         device: for a checkpoint ``auto``, ``cpu`` or ``cuda``; for an engine ``cuda:N``.
-        skip_invalid: skip annotations without area or outside their image, instead of refusing them.
+        skip_invalid: skip boxes that have no area or lie outside their image, instead of raising an error.
+
+    Examples:
+        >>> options = EvaluationOptions(score=0.5, tiles=TileOptions(overlap=96))
     """
 
-    score: float = SCORE
+    score: float = CONFUSION_SCORE
     batch: int | None = None
     max_detections: int = MAX_DETECTIONS
     tiles: TileOptions | None = None
@@ -82,7 +85,7 @@ def evaluate(
         images: folder of the images.
         options: options of the evaluation.
         against: path of another model to compare with on the same images, for instance the FP32 model.
-        on_dataset: called with the data set once it is read and checked.
+        on_dataset: called with the data set after it has been read and checked.
         on_image: called after each image with the model and the number of images in the data set.
 
     Raises:

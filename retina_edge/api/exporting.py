@@ -18,7 +18,7 @@ from retina_edge.api.conversion import Conversion
 from retina_edge.api.progress import Progress, no_progress
 
 if TYPE_CHECKING:
-    from export.precision.conversion import Drift
+    from export.precision.drift import Drift
     from export.verify import Agreement
 
 
@@ -32,7 +32,7 @@ class ExportOptions:
         batch: images in a batch; None for any number.
         input_size: (height, width) of the input, pixels, multiples of 32; None for the checkpoint's.
         score_threshold, iou_threshold, top_k, max_detections: post-processing; None for the checkpoint's.
-        half_weights: for FP32: store the weights in float16, half the file size.
+        half_weights: for FP32: store the weights in float16, which halves the file.
 
     Examples:
         >>> options = ExportOptions(precision="int8", layout="tensorrt", input_size=(416, 736))
@@ -63,7 +63,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The result of an export: the file, and how it was verified.
+    """The result of an export: the file, and the differences that its verification found.
 
     Attributes:
         path: path of the ONNX file.
@@ -97,7 +97,7 @@ def export(
     """Export a checkpoint to one ONNX file that is the whole detector.
 
     Args:
-        checkpoint: path of a checkpoint of ``train`` or ``convert``.
+        checkpoint: path of a checkpoint that ``train`` or ``convert`` wrote.
         output: path of the ONNX file. An existing file is replaced at the very end, or not at all.
         options: options of the export.
         calibration: images for INT8.
@@ -106,7 +106,7 @@ def export(
         progress: callback that reports the current step.
 
     Raises:
-        ModelFileError: if the checkpoint is missing, corrupt or not one of retina_edge.
+        ModelFileError: if the checkpoint is missing, corrupt, or not a checkpoint of retina_edge.
         ContractError: for options that contradict each other or the checkpoint.
         ExportError: if the result differs from torch or the specification, or is outside the accuracy budget.
         DataError, SourceError: if images or annotations cannot be used.

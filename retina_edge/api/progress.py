@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-# Takes a phrase for the current step, and the number of units done and their total; None if there is nothing to count.
+# Takes (current step, units done, total units). The step is a phrase; the numbers are None if nothing is counted.
 Progress = Callable[[str, "float | None", "float | None"], None]
 
 

@@ -36,7 +36,11 @@ class RunOptions:
         batch: frames, or tiles, in a batch; None for the model's own.
         tiles: tiles to cut frames into; None to detect in whole frames.
         tracking: tracking, zones and lines.
-        outputs: files, windows and event receivers.
+        outputs: files and event receivers.
+
+    Examples:
+        >>> outputs = OutputOptions(save=Path("out"))
+        >>> options = RunOptions(Path("model.engine"), ["north=rtsp://camera/1", "video.mp4"], outputs=outputs)
     """
 
     model: Path
@@ -53,10 +57,11 @@ class StreamRun:
     """A run that is open but not running yet: call ``pipeline.run()``.
 
     Attributes:
-        sources: one source of each stream, by name. They only describe the streams; the pipeline opens its own.
+        sources: a source for each stream, by name. These sources only describe the streams; the pipeline opens its own
+            ones.
         pipeline: the pipeline over all streams.
         outputs: files and event receivers.
-        stop: set when Ctrl-C or SIGTERM asks the pipeline to end.
+        stop: request to end the pipeline, which Ctrl-C and SIGTERM set.
     """
 
     sources: Mapping[str, Source]
@@ -71,8 +76,8 @@ def open_run(
 ) -> Iterator[StreamRun]:
     """Open detector, pipeline and outputs, and close them at the end of the block.
 
-    If the run ends with an error because the detector hangs, the detector stays open, because a thread still uses it.
-    All files are closed.
+    If the run ends with an error while the detector hangs, the detector stays open, because a thread still uses it. All
+    files are closed.
 
     Args:
         options: the model, the sources and the outputs.
@@ -82,7 +87,7 @@ def open_run(
         pipeline_options: further arguments of ``Pipeline``.
 
     Raises:
-        RetinaEdgeError, OSError: if an option cannot be satisfied.
+        RetinaEdgeError, OSError: if the model, a source or an output cannot be opened, or an option is invalid.
 
     Examples:
         >>> from retina_edge.assets import FOREST, MODEL

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from engines.core.contract import DetectorContract
     from retina_edge.model.retinanet import RetinaNet
 
-# Prints one line for the user.
+# Takes one line of text for the user.
 Tell = Callable[[str], None]
 
 
@@ -34,7 +34,10 @@ class TrainingData:
         images: folder of the training images.
         val: path of the COCO annotations to validate on.
         val_images: folder of the validation images; None for ``images``.
-        skip_invalid: skip annotations without area or outside their image, instead of refusing them.
+        skip_invalid: skip boxes that have no area or lie outside their image, instead of raising an error.
+
+    Examples:
+        >>> data = TrainingData("train.json", "train_images", "val.json", "val_images")
     """
 
     train: Path | str
@@ -50,7 +53,8 @@ class ModelOptions:
 
     Attributes:
         input_size: (height, width) of the network's input, pixels, multiples of 32.
-        anchor_sizes: smallest anchor of each pyramid level, input pixels; None for sizes that fit the data set best.
+        anchor_sizes: size of the smallest anchor of each pyramid level, input pixels; None for the sizes that fit the
+            data set best.
         aspect_ratios: height / width of the anchors.
         backbone, backbone_levels, backbone_norm, fpn_channels, head_depth, head_norm, box_loss: fields of
             ``ModelConfig``; ``backbone_levels`` is the last stage that is used, 3 to 5.
@@ -79,7 +83,7 @@ class ModelOptions:
     pretrained_backbone: bool = False
 
     def __post_init__(self) -> None:
-        # Sizes are rounded down to whole pixels.
+        # Sizes are rounded down to whole pixels, so a size below 1 would become 0.
         for size in self.anchor_sizes or ():
             if not 1 <= size < math.inf:
                 raise ValueError(f"anchor_sizes: expected sizes of at least 1 pixel, got {size:g}")
@@ -139,7 +143,7 @@ def train(
     tell: Tell = lambda _line: None,
     observer: TrainingObserver | None = None,
 ) -> TrainingResult:
-    """Train a RetinaNet.
+    """Train a RetinaNet and write its best checkpoint.
 
     Args:
         data: data sets to train on and to validate on.
@@ -152,7 +156,7 @@ def train(
         resume: continue from ``NAME.last.pt``.
         half_weights: store the best weights in float16.
         device: ``auto``, ``cpu`` or ``cuda``.
-        tell: called with each line for the user.
+        tell: called with each line of text for the user.
         observer: observer of steps and epochs, for instance a ``TrainingProgress``; used in the main process only.
 
     Raises:
@@ -170,10 +174,13 @@ def train(
 
     output = Path(output)
     if qat is not None and (model is not None or init is not None):
-        raise ContractError("qat: expected neither model options nor init, because the checkpoint decides them")
+        raise ContractError("qat: expected neither model nor init, because the checkpoint decides both; leave them out")
     options = options or (TrainOptions() if qat is None else QAT_OPTIONS)
     if options.qat != (qat is not None):
-        raise ContractError(f"options: expected qat={qat is not None}, got qat={options.qat}")
+        given = "without" if qat is None else "with"
+        raise ContractError(
+            f"options: expected qat={qat is not None} {given} a checkpoint for qat, got qat={options.qat}"
+        )
     model = model or ModelOptions()
     chosen_device = select_device(device)
     train_data = load_coco(data.train, data.images, skip_invalid=data.skip_invalid)

@@ -12,12 +12,15 @@ from engines.core.letterbox import BgrImage
 from retina_edge.assets import FOREST
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES, read_image
 
-# More images would verify nothing new, and each image runs through several models.
+# More images would hardly find more errors, and each image runs through several models.
 MAX_VERIFICATION_IMAGES = 8
 
 
 def read_images(paths: Sequence[Path]) -> list[BgrImage]:
     """Read the first ``MAX_VERIFICATION_IMAGES`` images of files and folders: uint8 [height, width, 3], BGR.
+
+    Args:
+        paths: image files, and folders of image files.
 
     Raises:
         SourceError: if there are no images, or an image cannot be read.
@@ -36,7 +39,10 @@ def read_images(paths: Sequence[Path]) -> list[BgrImage]:
 
 
 def sample_images(input_size: tuple[int, int]) -> list[BgrImage]:
-    """Return three parts of the sample image, of the input's size or less if the image is smaller, and one of noise.
+    """Return three parts of the sample image and one image of noise: uint8 [height, width, 3], BGR.
+
+    Args:
+        input_size: (height, width) of the images, pixels. A part is smaller if the sample image is smaller.
 
     Examples:
         >>> [image.shape for image in sample_images((416, 736))]

@@ -22,7 +22,7 @@ def add_accuracy_options(parser: argparse.ArgumentParser) -> None:
         type=_points,
         metavar="POINTS",
         help="for fp16 and int8: AP points that may be lost against fp32, for instance 0.5. With int8 the layers that "
-        "cost most fall back to fp16 until the budget holds. If it cannot be held, nothing is written",
+        "cost most fall back to fp16 until the budget holds. If that is impossible, nothing is written",
     )
     parser.add_argument(
         "--val", type=Path, metavar="ANNOTATIONS.json", help="COCO annotations that the budget is measured on"
@@ -31,7 +31,7 @@ def add_accuracy_options(parser: argparse.ArgumentParser) -> None:
         "--val-images",
         type=Path,
         metavar="DIR",
-        help="folder of their images (default: images/ beside the annotations, or their own folder)",
+        help="folder of the images of --val (default: images/ beside the annotations, or their folder)",
     )
     parser.add_argument(
         "--no-fallback", action="store_true", help="fail if the budget is exceeded, instead of keeping layers in fp16"
@@ -57,7 +57,7 @@ def accuracy_options(args: argparse.Namespace) -> AccuracyOptions | None:
             ("--no-fallback", args.no_fallback),
         ):
             if given:
-                raise ContractError(f"{option} belongs to --accuracy-budget POINTS; give both or leave it out")
+                raise ContractError(f"{option} belongs to --accuracy-budget POINTS; give both or leave {option} out")
         return None
     if args.val is None:
         raise ContractError("--accuracy-budget needs labeled images to measure on: give --val ANNOTATIONS.json")
@@ -65,7 +65,7 @@ def accuracy_options(args: argparse.Namespace) -> AccuracyOptions | None:
 
 
 def print_accuracy(console: Console, accuracy: Mapping[str, Any], precision: str) -> None:
-    """Print the trials, and what the final one costs.
+    """Print a table of the trials, the layers that stay in fp16, and the speed.
 
     Args:
         console: console to print to.

@@ -1,4 +1,4 @@
-"""Types of command-line arguments that several verbs use: text to a checked value."""
+"""Types of command-line arguments that several verbs use. Each converts text to a checked value."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def input_size(text: str) -> tuple[int, int]:
         (416, 736)
     """
     value = size(text)
-    from engines.core.contract import check_input_size  # imports NumPy, which may be broken when the doctor runs
+    from engines.core.contract import check_input_size  # imports NumPy, which can be broken when the doctor runs
 
     try:
         check_input_size(value)
@@ -91,7 +91,7 @@ def score(text: str) -> float:
 
 
 def to_float(text: str) -> float:
-    """Convert text to a number; NaN, which no range contains, if the text is not a number.
+    """Convert text to a number. Other text becomes NaN, which is outside every range.
 
     Examples:
         >>> to_float("many")

@@ -20,14 +20,14 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="DIR|COCO.json",
-        help="for int8: images as the camera will see them: a folder, or the images that a COCO file beside them lists",
+        help="for int8: images like those of the camera, as a folder or as a COCO file that lists images beside it",
     )
     parser.add_argument(
         "--calibration-images",
         type=argument_types.positive_int,
         default=DEFAULT_IMAGES,
         metavar="N",
-        help=f"number of images to use, spread evenly over all of them (default: {DEFAULT_IMAGES})",
+        help=f"number of images to use, spread evenly over all images (default: {DEFAULT_IMAGES})",
     )
     parser.add_argument(
         "--calibrator",
@@ -40,7 +40,8 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=calibration_cache(),
         metavar="DIR",
-        help="folder that keeps ranges under a digest of weights, images and settings (default: %(default)s)",
+        help="folder that keeps measured ranges for the next run with the same weights, images and settings (default: "
+        "%(default)s)",
     )
 
 

@@ -41,7 +41,7 @@ class Summary:
         stage_ms: milliseconds per frame of each of ``STAGES``. The stages overlap, so their sum is not the time per
             frame.
         errors: streams and images that could not be read, one line each.
-        warnings: oddities of sources, and results that an output dropped, one line each.
+        warnings: problems of sources that did not end a stream, and results that an output dropped, one line each.
 
     Examples:
         >>> summary = Summary(frames=90, detections=12, dropped=0, seconds=3.0, stage_ms={"infer": 20.0})
@@ -63,8 +63,8 @@ class Summary:
 
         Args:
             pipeline: the pipeline.
-            writing: seconds that its sinks took.
-            outputs: status of its outputs.
+            writing: seconds that the sinks took.
+            outputs: status of the outputs.
         """
         streams = pipeline.streams
         frames = sum(stream.detected for stream in streams)
@@ -101,7 +101,7 @@ class _FpsColumn(ProgressColumn):
 
 
 class RunProgress:
-    """A progress bar for each running stream: its state, its frames, their rate, and the remaining time.
+    """A progress bar for each running stream, with its state, frames, frame rate and remaining time.
 
     Args:
         console: console to draw on.
@@ -125,7 +125,7 @@ class RunProgress:
         ]
 
     def update(self) -> None:
-        """Show the current state of all streams. Call this regularly."""
+        """Show the current state of all streams. Call this method regularly."""
         for stream, task in self._tasks:
             limits = [limit for limit in (stream.info.frames, self._max_frames) if limit]
             state = "" if stream.state is State.ONLINE else f" ({stream.state.value})"
@@ -148,7 +148,7 @@ class RunProgress:
 
 
 def print_summary(console: Console, summary: Summary, outputs: list[str]) -> None:
-    """Print the table of a run and the written files. Warnings and errors go to stderr, one line each.
+    """Print the table of a run and the written files. Print warnings and errors to stderr, one line each.
 
     Args:
         console: console for the table.

@@ -20,7 +20,7 @@ EXTRAS = {
     "onnxscript": "export",
     "paho": "serve",
 }
-# Packages of the base install, by module. One may be installed and still fail to load, for lack of a system library.
+# Packages of the base install, by module. An installed package can fail to load, if a system library is missing.
 BASE_PACKAGES = {"numpy": "numpy", "cv2": "opencv-python", "onnxruntime": "onnxruntime"}
 
 
@@ -54,7 +54,7 @@ def run(body: Callable[[], int]) -> int:
 
 @contextmanager
 def exit_if(hangs: Callable[[], bool]) -> Iterator[None]:
-    """End the process at once if the block raises while a thread hangs; leaving in order would wait for the thread.
+    """End the process at once if the block raises while a thread hangs: an ordinary exit would wait for the thread.
 
     Args:
         hangs: called after an error; True if a thread hangs.
@@ -76,7 +76,7 @@ def exit_if(hangs: Callable[[], bool]) -> Iterator[None]:
 
 
 def _broken_package(error: ImportError) -> str | None:
-    """Return the base package that failed to load: the one the error names, or the innermost one that was running."""
+    """Return the base package that failed to load: the one in the error, else the innermost one in its traceback."""
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
     for module in (error.name or "", *reversed(modules)):
         if module.partition(".")[0] in BASE_PACKAGES:

@@ -16,13 +16,13 @@ from retina_edge.tracking.analysis import TrackingOptions
 from retina_edge.tracking.counting import ANCHORS
 
 EPILOG = (
-    "@FILE stands for the arguments in that file, one per line; lines that begin with # are comments. Use it for "
-    "sources with passwords: a command line shows them to everyone who may list processes."
+    "@FILE stands for the arguments in that file, one per line; lines that begin with # are comments. Use such a file "
+    "for sources with passwords, because everyone who may list processes sees the command line."
 )
 
 
 class StreamParser(argparse.ArgumentParser):
-    """The parser of a verb that runs a model on streams, with the options that all such verbs have.
+    """The parser of a verb that runs a model on streams, with the options that these verbs share.
 
     Args:
         verb: name of the verb.
@@ -41,7 +41,7 @@ class StreamParser(argparse.ArgumentParser):
             description=description,
             epilog=EPILOG,
             fromfile_prefix_chars="@",
-            allow_abbrev=False,  # code that looks for --token in the arguments must find it
+            allow_abbrev=False,  # other code looks for --token in the arguments, and would not find --tok
         )
         self.add_argument("model", type=Path, metavar="MODEL", help="model.engine, model.onnx or model.pt")
         self.add_argument(
@@ -54,13 +54,15 @@ class StreamParser(argparse.ArgumentParser):
         self._add_output_options(self.add_argument_group("outputs"))
         detection = self.add_argument_group("detection")
         detection.add_argument(
-            "--score", type=float, help=f"minimum score (default: {DEFAULT_SCORE}, or the model's own if higher)"
+            "--score",
+            type=float,
+            help=f"minimum score (default: {DEFAULT_SCORE}, or the model's own threshold if it is higher)",
         )
         detection.add_argument(
             "--batch",
             type=argument_types.positive_int,
             metavar="N",
-            help="frames, or tiles, in a batch (default: the model's)",
+            help="frames, or tiles, in a batch (default: the model's own, or 1)",
         )
         add_tile_options(detection)
         self._add_tracking_options(self.add_argument_group("tracking and counting"))
@@ -70,19 +72,20 @@ class StreamParser(argparse.ArgumentParser):
             "--save",
             type=Path,
             metavar="OUT.mp4|DIR",
-            help="annotated video, or folder for all streams; of a camera the folder gets videos of ten minutes",
+            help="annotated video, or folder for the annotated videos and images of all streams; cameras are recorded "
+            "in videos of ten minutes",
         )
         group.add_argument(
             "--json",
             type=Path,
             metavar="OUT.jsonl",
-            help="results, one JSON object per frame; serve continues an older file, detect overwrites it",
+            help="results, one JSON object per frame; serve appends to an existing file, detect overwrites it",
         )
         group.add_argument(
             "--csv",
             type=Path,
             metavar="OUT.csv",
-            help="detections, one row each; serve continues an older file, detect overwrites it",
+            help="detections, one row each; serve appends to an existing file, detect overwrites it",
         )
         group.add_argument(
             "--events",
@@ -114,8 +117,8 @@ class StreamParser(argparse.ArgumentParser):
             "--anchor",
             choices=ANCHORS,
             default=ANCHORS[0],
-            help="point of a box that decides whether it is inside a zone: the middle of its lower side, or its "
-            "center for views from above (default: %(default)s)",
+            help="point of a box that decides if the object is inside a zone or has crossed a line: the middle of the "
+            "lower side, or the center for views from above (default: %(default)s)",
         )
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""``--tile`` and ``--overlap``, for the verbs that detect in large images."""
+"""The options ``--tile`` and ``--overlap`` of the verbs that detect in large images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def add_tile_options(parser: argparse._ActionsContainer) -> None:
         "--overlap",
         type=argument_types.non_negative_int,
         metavar="PX",
-        help=f"minimum overlap of tiles; as large as the largest object (default: {DEFAULT_OVERLAP})",
+        help=f"minimum overlap of neighboring tiles in pixels; it should be as large as the largest object (default: "
+        f"{DEFAULT_OVERLAP})",
     )
 
 
@@ -37,7 +38,7 @@ def tile_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> T
     """
     if args.tile is None:
         if args.overlap is not None:
-            parser.error("--overlap needs --tile HxW; give both or leave it out")
+            parser.error("--overlap needs --tile HxW; give both or leave --overlap out")
         return None
     overlap = DEFAULT_OVERLAP if args.overlap is None else args.overlap
     return TileOptions(None if args.tile == INPUT else args.tile, overlap)

@@ -1,7 +1,7 @@
 """The fit of anchors to the boxes of a data set: measure it, and search for anchors that fit better.
 
 The network learns a box from the anchors that overlap the box by an IoU of 0.5 or more (Lin et al., arXiv 1708.02002,
-section 4). A box without such an anchor is learned from a single, badly placed anchor, and no training can change that.
+section 4). A box without such an anchor is learned from a single, badly placed anchor. More training does not help.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ MATCH_IOU = 0.5
 # Stride of the finest pyramid level, from stage C3, pixels.
 FINEST_STRIDE = 8
 # COCO's limits of small, medium and large boxes: square roots of areas, pixels.
-SIZES = {"small": (0.0, 32.0), "medium": (32.0, 96.0), "large": (96.0, math.inf)}
-# The search: lowest and highest size of the smallest anchor, pixels, and steps in an octave.
-SMALLEST, LARGEST, STEPS = 4.0, 128.0, 4
-# If there are more boxes, the search uses a random sample of this many.
+SIZE_CLASSES = {"small": (0.0, 32.0), "medium": (32.0, 96.0), "large": (96.0, math.inf)}
+# Range of the search for the smallest anchor, pixels, and number of sizes that it tries in each octave.
+MIN_ANCHOR, MAX_ANCHOR, STEPS_PER_OCTAVE = 4.0, 128.0, 4
+# If there are more boxes, the search uses a random sample of this size.
 MAX_FITTED_BOXES = 20_000
 # Other anchors are suggested only if they raise the recall by at least this much.
 MIN_RECALL_GAIN = 0.005
-# Boxes compared with the anchors at once, to limit memory.
-CHUNK = 4096
+# Number of boxes that are compared with the anchors at once. The limit saves memory.
+BOXES_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,11 @@ class AnchorFit:
 
 
 def input_boxes(dataset: CocoDataset, input_size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Return all boxes of a data set as they lie in the network's input: float32 [N, 4], xyxy, input pixels.
+    """Return all boxes of a data set in the coordinates of the network's input: float32 [N, 4], xyxy, input pixels.
+
+    Args:
+        dataset: data set with the boxes.
+        input_size: (height, width) of the network's input, pixels.
 
     Raises:
         DataError: if the data set has no boxes.
@@ -106,7 +110,7 @@ def input_boxes(dataset: CocoDataset, input_size: tuple[int, int]) -> npt.NDArra
 def pyramid(
     input_size: tuple[int, int], anchor_sizes: Sequence[float], aspect_ratios: Sequence[float]
 ) -> tuple[PyramidLevel, ...]:
-    """Return the pyramid levels of a network without building it; its convolutions of stride 2 round up.
+    """Return the pyramid levels of a network without building it. Its convolutions of stride 2 round sizes up.
 
     Args:
         input_size: (height, width) of the network's input, pixels.
@@ -139,8 +143,8 @@ def best_iou(boxes: npt.NDArray[np.float32], levels: Sequence[PyramidLevel]) -> 
         array([1.      , 0.015625], dtype=float32)
     """
     best = np.zeros(len(boxes), np.float32)
-    for start in range(0, len(boxes), CHUNK):
-        part = boxes[start : start + CHUNK]
+    for start in range(0, len(boxes), BOXES_AT_ONCE):
+        part = boxes[start : start + BOXES_AT_ONCE]
         for level in levels:
             # Of all anchors of one shape, the anchor with the nearest center, on both axes, overlaps the box most.
             centers = (part[:, :2] + part[:, 2:]) / 2
@@ -149,7 +153,8 @@ def best_iou(boxes: npt.NDArray[np.float32], levels: Sequence[PyramidLevel]) -> 
             nearest = (np.clip(np.round(centers / stride), 0, last) * stride).astype(np.float32)
             anchors = np.tile(nearest, 2)[:, None] + level.cell_anchors()
             overlap = iou(part[:, None], anchors).max(axis=1)
-            np.maximum(best[start : start + CHUNK], overlap, out=best[start : start + CHUNK])
+            best_part = best[start : start + BOXES_AT_ONCE]
+            np.maximum(best_part, overlap, out=best_part)
     return best
 
 
@@ -178,7 +183,7 @@ def fit_anchors(
     sides = boxes[:, 2:] - boxes[:, :2]
     size = np.sqrt(sides.prod(axis=1))
     sizes = {"all": _size_fit(overlap)}
-    sizes |= {name: _size_fit(overlap[(low <= size) & (size < high)]) for name, (low, high) in SIZES.items()}
+    sizes |= {name: _size_fit(overlap[(low <= size) & (size < high)]) for name, (low, high) in SIZE_CLASSES.items()}
     under = float((sides.min(axis=1) < FINEST_STRIDE).mean())
     return AnchorFit(tuple(anchor_sizes), tuple(aspect_ratios), sizes, under)
 
@@ -206,11 +211,11 @@ def suggest_anchors(
     chosen = boxes
     if len(boxes) > MAX_FITTED_BOXES:
         chosen = boxes[np.random.default_rng(0).choice(len(boxes), MAX_FITTED_BOXES, replace=False)]
-    octaves = math.log2(LARGEST / SMALLEST)
+    octaves = math.log2(MAX_ANCHOR / MIN_ANCHOR)
     candidates = []
-    for ratios in (tuple(aspect_ratios), _own_ratios(chosen, len(aspect_ratios))):
-        for step in range(round(octaves * STEPS) + 1):
-            smallest = round(SMALLEST * 2 ** (step / STEPS))
+    for ratios in (tuple(aspect_ratios), _median_ratios(chosen, len(aspect_ratios))):
+        for step in range(round(octaves * STEPS_PER_OCTAVE) + 1):
+            smallest = round(MIN_ANCHOR * 2 ** (step / STEPS_PER_OCTAVE))
             sizes = tuple(float(smallest * 2**level) for level in range(len(anchor_sizes)))
             overlap = best_iou(chosen, pyramid(input_size, sizes, ratios))
             # If two sets match equally many boxes, the mean IoU decides.
@@ -222,7 +227,7 @@ def suggest_anchors(
     return best if best.recall >= given.recall + MIN_RECALL_GAIN else given
 
 
-def _own_ratios(boxes: npt.NDArray[np.float32], count: int) -> tuple[float, ...]:
+def _median_ratios(boxes: npt.NDArray[np.float32], count: int) -> tuple[float, ...]:
     """Sort the boxes by height / width, split them into ``count`` equal groups, and return the median of each group."""
     sides = boxes[:, 2:] - boxes[:, :2]
     logs = np.log2(sides[:, 1] / sides[:, 0])

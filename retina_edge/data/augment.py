@@ -43,14 +43,14 @@ def training_transform(options: AugmentOptions) -> nn.Module:
     if options.orientation == "dihedral":
         steps += [v2.RandomVerticalFlip(), RandomTranspose()]
     if options.photometric:
-        # Not v2.RandomPhotometricDistort, because it swaps color channels: a purple forest teaches nothing.
+        # v2.RandomPhotometricDistort would also swap color channels, and a purple forest teaches nothing.
         steps.append(v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03))
     transform: nn.Module = v2.Compose(steps)
     return transform
 
 
 class ScaleJitter(nn.Module):
-    """Resizes an image to its size in the letterbox times a random factor; each side keeps at least one pixel.
+    """A resize of an image to its size in the letterbox times a random factor. Each side keeps at least one pixel.
 
     ``ScaleJitter`` of torchvision can round the short side of a thin image down to zero.
 
@@ -115,7 +115,7 @@ class CropKeepingBoxes(nn.Module):
 
 
 class RandomTranspose(nn.Module):
-    """Swaps rows and columns of every second crop, at random; with both flips this gives all eight orientations.
+    """A random swap of rows and columns, with probability 0.5. With both flips, this gives all eight orientations.
 
     Crops that are not square stay as they are, because all crops of a batch must have the same size.
     """

@@ -18,11 +18,11 @@ class AugmentOptions:
         size: (height, width) of the training crops, pixels, multiples of 32; None for ``input_size``.
         input_size: (height, width) of the network's input, pixels; None for the contract's. Objects in a crop are as
             large as in the input, times a random factor.
-        scale: smallest and largest value of that factor.
-        orientation: ``none``; ``horizontal`` flips; or ``dihedral``, all eight rotations and flips, for images from
-            above, in which no direction is up.
+        scale: smallest and largest value of the random factor.
+        orientation: ``none``, ``horizontal`` (flips), or ``dihedral`` (all eight rotations and flips, for images from
+            above, in which no direction is up).
         photometric: change brightness, contrast, saturation and hue.
-        min_visible: share of a box's area that must be left in the crop; a box with less is dropped.
+        min_visible: share of a box's area, 0 to 1, that must be left in the crop; other boxes are dropped.
     """
 
     size: tuple[int, int] | None = None

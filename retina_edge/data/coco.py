@@ -1,4 +1,4 @@
-"""COCO JSON: read and check a whole data set at once, so that defects are reported before an hour of training."""
+"""COCO JSON files: a data set is read and checked as a whole, so that defects are reported before training begins."""
 
 from __future__ import annotations
 
@@ -94,6 +94,11 @@ def load_coco(annotations: Path | str, images: Path | str | None, *, skip_invali
         DataError: for unreadable JSON, missing keys, duplicate ids, an unknown image or category, missing image files,
             a box that is not four finite numbers, has no area or lies outside its image, or a file without
             annotations. The message names the file, the record and the fix.
+
+    Examples:
+        >>> dataset = load_coco("tests/data/treecrowns/val.json", "tests/data/treecrowns/images")
+        >>> len(dataset), dataset.class_names, dataset.images[0].size
+        (16, ('tree',), (400, 400))
     """
     path = Path(annotations)
     folder = path.parent if images is None else Path(images)

@@ -1,8 +1,8 @@
 """Batches for training, reproducible to the bit because each sample has its own seed.
 
 The seed depends on the epoch and on the position of the sample in the epoch, not on the worker that makes the sample.
-A resumed run therefore sees the same samples as an uninterrupted run, even if it resumes in the middle of an epoch, and
-with any number of workers.
+A resumed run therefore sees the same samples as an uninterrupted run, with any number of workers, even if it resumes in
+the middle of an epoch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class AugmentedDataset(Dataset["Sample | RetinaEdgeError"]):
 
     Args:
         data: data set that the images come from.
-        options: how the images are changed; both sizes must be set.
+        options: augmentation of the images; both sizes must be set.
     """
 
     def __init__(self, data: CocoDataset, options: AugmentOptions) -> None:
@@ -121,7 +121,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
 
 class BatchLoader:
-    """Loads the batches of an epoch in worker processes; each iteration loads the epoch that the sampler is set to.
+    """The batches of an epoch, loaded in worker processes. Each iteration loads the epoch that the sampler is set to.
 
     Args:
         dataset: makes the samples.
@@ -145,14 +145,14 @@ class BatchLoader:
         Raises:
             SourceError, DataError: if a sample failed, as in ``AugmentedDataset.sample``.
         """
-        # Not in a variable: the frame of an error would keep it, and with it the workers.
+        # Do not store the iterator in a variable: the traceback of an error would keep it alive, and its workers, too.
         for batch in self._start():
             if isinstance(batch, RetinaEdgeError):
                 raise batch
             yield batch
 
     def _start(self) -> Iterator[Any]:
-        # A worker would die of a signal that arrives before ``_init_worker`` has run.
+        # A signal that arrives before ``_init_worker`` has run would kill the worker.
         with _signals_blocked():
             return iter(self._loader)
 
@@ -169,7 +169,7 @@ def _collate(samples: list[Sample | RetinaEdgeError]) -> Batch | RetinaEdgeError
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Block Ctrl-C and SIGTERM in this thread and in the processes it starts; here, they arrive after the block."""
+    """Block Ctrl-C and SIGTERM in this thread and in the processes that it starts. This thread gets them afterwards."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -185,7 +185,7 @@ def _init_worker(_: int) -> None:
     # trainer stops in order and then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
-        # The signal must stay blocked: a blocked signal waits for the thread.
+        # SIGTERM must stay blocked, because only a blocked signal waits until the thread calls sigwaitinfo.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_end_with_trainer, daemon=True).start()
     else:  # macOS and Windows
@@ -195,7 +195,7 @@ def _init_worker(_: int) -> None:
 
 
 def _end_with_trainer() -> None:
-    """End this worker at a SIGTERM from its parent, which at its exit waits for workers that it has terminated."""
+    """End this worker when its parent sends SIGTERM: at exit, the parent terminates its workers and waits for them."""
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
         pass
     os._exit(0)

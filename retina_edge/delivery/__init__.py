@@ -1,1 +1,1 @@
-"""Delivery of events to receivers on other machines, through a spool on disk, so that no event is lost."""
+"""Delivery of events to receivers on other machines, through a spool on disk that survives outages and restarts."""

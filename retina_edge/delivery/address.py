@@ -11,13 +11,13 @@ from engines.core.errors import RetinaEdgeError
 from retina_edge.system.redaction import redact
 
 SCHEMES = ("mqtt", "mqtts", "http", "https")
-# Environment variable with the password, if the address has a user without one. Unlike an argument, it does not show in
-# the list of processes.
+# Environment variable with the password, for an address that has a user but no password. Unlike an argument, a variable
+# is not visible in the list of processes.
 PASSWORD_VARIABLE = "RETINA_EDGE_EVENTS_PASSWORD"
 
 
 class AddressError(RetinaEdgeError, ValueError):
-    """An address of an event receiver cannot be used."""
+    """An address that cannot be used for an event receiver."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Address:
         host: host name or IP address, without brackets.
         port: port; None for the default of the scheme.
         user, password: credentials; None if the address has none.
-        path: path with its leading slash, percent signs as given.
+        path: path with its leading slash, percent-encoded as given.
         query: query as given.
     """
 
@@ -43,7 +43,11 @@ class Address:
 
     @classmethod
     def parse(cls, text: str, environ: Mapping[str, str] = os.environ) -> Address:
-        """Parse an address. The password of a user without one is taken from the environment.
+        """Parse an address. If it has a user but no password, take the password from the environment.
+
+        Args:
+            text: the address, such as ``mqtt://USER:PASSWORD@HOST:PORT/TOPIC``.
+            environ: environment that ``PASSWORD_VARIABLE`` is looked up in.
 
         Raises:
             AddressError: if the text is not an address of an event receiver.

@@ -22,13 +22,13 @@ from retina_edge.delivery.spool_file import SpoolError
 from retina_edge.delivery.transport import DeliveryError, MessageRefused, ReceiverUnreachable, Transport
 from retina_edge.system.timestamps import utc_iso
 
-# Time at the end for sending waiting messages. The remaining ones stay in the spool.
+# Seconds at the end for sending waiting messages. The remaining messages stay in the spool.
 STOP_SECONDS = 5.0
-# Time after that for the thread to end.
+# Seconds after that for the thread to end.
 GRACE_SECONDS = 2.0
-# Interval between two checks of an idle connection.
+# Seconds between two checks of an idle connection.
 IDLE_SECONDS = 1.0
-# Longest Retry-After that is followed. A longer one is probably a mistake of the receiver, and looks like lost events.
+# Longest Retry-After that is followed, in seconds. A longer one is probably a mistake of the receiver.
 MAX_RETRY_AFTER = 900.0
 
 logger = logging.getLogger(__name__)
@@ -72,14 +72,14 @@ class Backoff:
 
 @dataclass(frozen=True)
 class DeliveryStatus:
-    """The state of a delivery, for display and metrics. Holds no credentials. Times are UTC, ISO 8601.
+    """The state of a delivery, for display and metrics, without credentials. Times are UTC, ISO 8601.
 
     Attributes:
         name: address of the receiver, without credentials.
         pending: messages that wait in the spool.
-        in_memory: pending messages that wait in memory only, which a power cut would lose.
+        in_memory: pending messages that are only in memory, so that a power cut would lose them.
         delivered: messages confirmed since the start.
-        failed: messages refused for good and set aside, since the start.
+        failed: messages that the receiver refused for good and that were set aside, since the start.
         dropped: messages dropped by the spool since the start.
         connected_since: time of the connection; None while the receiver cannot be reached, and, for HTTP, before its
             first answer.
@@ -100,7 +100,7 @@ class DeliveryStatus:
 
 
 class DeliveryWorker:
-    """Sends the messages of a spool through a transport, in a thread that runs inside the ``with`` block.
+    """A worker that sends the messages of a spool through a transport, in a thread that runs inside the ``with`` block.
 
     Args:
         spool: the opened spool; its ``with`` block must enclose the worker's.
@@ -122,8 +122,8 @@ class DeliveryWorker:
         self._deadline = float("inf")
         self._lock = threading.Lock()
         self._state = DeliveryStatus(transport.name)
-        # Errors that were logged already, so that an outage of days does not fill the log. Those of an outage are
-        # forgotten when it is over.
+        # Errors that were logged already, so that an outage of days does not fill the log. The errors of an outage are
+        # forgotten when the outage is over.
         self._refusals: set[str] = set()
         self._outage: set[str] = set()
 
@@ -137,7 +137,7 @@ class DeliveryWorker:
         self.stop()
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Put a message into the spool, to be delivered from there. Thread-safe; waits only for the disk.
+        """Put a message into the spool, from which it is delivered. Thread-safe. The call waits only for the disk.
 
         Raises:
             SpoolError, ValueError: as for ``Spool.put``.
@@ -149,7 +149,7 @@ class DeliveryWorker:
 
     @property
     def state(self) -> DeliveryStatus:
-        """The present state of the delivery."""
+        """The current state of the delivery."""
         with self._lock:
             state = self._state
         spool = self._spool
@@ -180,7 +180,7 @@ class DeliveryWorker:
             self._transport.abort()
             self._thread.join(GRACE_SECONDS)
         if self._thread.is_alive():
-            logger.warning("%s: hangs, and is left behind", self._transport.name)
+            logger.warning("%s: hangs and is left behind", self._transport.name)
 
     def _run(self) -> None:
         attempt, delivered = 0, 0
@@ -232,7 +232,7 @@ class DeliveryWorker:
         return bool(batch)
 
     def _reached(self, *, delivered: int = 0, failed: int = 0) -> None:
-        """Record that the receiver answered, and how many messages it confirmed or refused."""
+        """Record an answer of the receiver, with the number of messages that it confirmed or refused."""
         with self._lock:
             self._state = replace(
                 self._state,

@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 
 
 class EventDispatcher:
-    """Puts events into the spools of their receivers, in a background thread, because a spool waits for its disk.
+    """A dispatcher that puts events into spools in a background thread, because a spool waits for its disk.
 
     Args:
         deliveries: deliveries that get every event, one for each receiver.
 
     Attributes:
-        dropped: events lost because the queue was full, or because a disk did not answer until the end. An event that
-            was being written at the end counts, too, until it is written.
+        dropped: events lost because the queue was full, or because a disk did not answer before the timeout at the end.
+            An event that is still being written at that time counts as lost until it is written.
     """
 
     def __init__(self, deliveries: Sequence[DeliveryWorker]) -> None:
@@ -43,7 +43,7 @@ class EventDispatcher:
         self.dropped = 0
 
     def send(self, event: Event) -> None:
-        """Queue an event without waiting. Its new ``id`` lets receivers recognize a repeated event."""
+        """Queue an event without waiting. The event gets an ``id``, by which receivers recognize a repeated event."""
         if not self._deliveries:
             return
         if self._events.qsize() >= MAX_WAITING_EVENTS:

@@ -1,7 +1,7 @@
 """The transport for MQTT with QoS 1: a message counts as delivered when the broker has acknowledged it.
 
-The queue and the automatic reconnection of paho-mqtt stay unused. The spool is the queue, and every connection has a
-new client. This keeps the order, and prevents both the client and the spool from sending a message again.
+The queue and the automatic reconnection of paho-mqtt are not used. The spool is the queue, and every connection has a
+new client. Messages therefore stay in order, and a message is resent only from the spool, not by the client as well.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class _ClosedOnFailure(ssl.SSLSocket):
 
 
 class MqttTransport(Transport):
-    """Sends messages by MQTT 3.1.1, with paho-mqtt.
+    """A transport that sends messages by MQTT 3.1.1, with paho-mqtt.
 
     The retained status ``TOPIC/status`` is ``online`` while the transport is connected. It becomes ``offline`` when the
     transport closes, or by the last will when the connection is lost. The messages themselves are not retained.
 
     Args:
-        address: address with the scheme ``mqtt`` or ``mqtts``; its path is the topic, and ``?client_id=NAME`` replaces
-            the client id.
+        address: address with the scheme ``mqtt`` or ``mqtts``; its path is the topic, and its query
+            ``?client_id=NAME`` overrides ``client_id``.
         client_id: name of this client, the same in every run, so that the broker ends an earlier connection.
         timeout: seconds for connecting, and for each acknowledgment.
 
@@ -202,8 +202,8 @@ class MqttTransport(Transport):
         if client is None:
             return
         if (sock := client.socket()) is not None:
-            # Shut the socket down without closing it: the client's thread may be reading, and closes it. The method of
-            # SSLSocket is not made for use from another thread.
+            # Shut the socket down without closing it: the client's thread may be reading, and closes it.
+            # ``SSLSocket.shutdown`` is not made for use from another thread, so call the method of the base class.
             with suppress(OSError):
                 socket.socket.shutdown(cast(socket.socket, sock), socket.SHUT_RDWR)
         client.loop_stop()

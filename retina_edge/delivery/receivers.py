@@ -13,7 +13,7 @@ from retina_edge.delivery.spool import Spool
 from retina_edge.delivery.transport import Transport
 from retina_edge.delivery.webhook import SECRET_VARIABLE, WebhookTransport
 
-# Digits of the spool's name in a client id. Together with "retina-edge-", they are the 23 characters that every MQTT
+# Digits of the spool's name in a client id. Together with "retina-edge-", they make the 23 characters that every MQTT
 # 3.1.1 broker accepts.
 CLIENT_ID_DIGITS = 11
 
@@ -28,7 +28,7 @@ def open_transport(address: str, *, client_id: str, environ: Mapping[str, str] =
 
     Raises:
         AddressError: if the address cannot be used.
-        MissingDependencyError: for MQTT without paho-mqtt.
+        MissingDependencyError: if the address needs paho-mqtt, and it is not installed.
 
     Examples:
         >>> open_transport("https://example.org/hooks/secret", client_id="retina-edge-1").name
@@ -52,12 +52,12 @@ def deliver_to(
         address: ``mqtt://``, ``mqtts://``, ``http://`` or ``https://``.
         spool: file of the spool; each address needs its own.
         environ: environment that secrets are looked up in.
-        backoff: wait between attempts.
+        backoff: waits between attempts; None for the default waits.
 
     Raises:
         AddressError: if the address cannot be used.
-        MissingDependencyError: for MQTT without paho-mqtt.
-        SpoolError: if another process uses the spool.
+        MissingDependencyError: if the address needs paho-mqtt, and it is not installed.
+        SpoolError: if another process uses the spool, or the file is not a spool.
     """
     with Spool(spool) as opened:
         client_id = f"retina-edge-{opened.name[:CLIENT_ID_DIGITS]}"

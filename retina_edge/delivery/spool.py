@@ -4,9 +4,9 @@
 power cut.
 
 A spool with more than ``max_messages`` or ``max_bytes`` drops its oldest messages and counts them in ``dropped``. While
-the disk cannot be written, the newest messages wait in memory, within narrower bounds, beyond which the oldest are
-dropped. The disk is tried again every few seconds, and then takes the waiting messages in order. A message that is
-dropped while in flight may still arrive, so ``dropped`` is never less than the number of lost messages.
+the disk cannot be written, new messages wait in memory within narrower bounds, and the oldest ones beyond these bounds
+are dropped. Writing to the disk is retried every few seconds, and then stores the waiting messages in order. A message
+that is dropped while in flight may still arrive, so ``dropped`` is never less than the number of lost messages.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from retina_edge.delivery.spool_file import Message, SpoolError, SpoolFile, Spoo
 MAX_MESSAGE_BYTES = 256 * 1024
 # Bounds of the messages in memory while the disk cannot be written.
 MEMORY_BOUNDS = SpoolSize(10_000, 8 * 2**20)
-# Time between two attempts to write to a disk that failed.
+# Seconds between two attempts to write to a disk that failed.
 RETRY_SECONDS = 5.0
-# Longest wait at the end for a write in progress. A disk that hangs would otherwise hold up the end forever.
+# Longest wait at the end for a write in progress, in seconds. Otherwise, a disk that hangs would block the end forever.
 CLOSE_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Spool:
 
     Args:
         path: path of the file; the file and its folder are created if they do not exist. SQLite adds ``NAME-wal``.
-        max_messages: largest number of messages; beyond it, the oldest are dropped.
+        max_messages: largest number of messages; beyond this number, the oldest messages are dropped.
         max_bytes: largest total size of the payloads. The file takes about a tenth more, and 4 MB for its log.
 
     Attributes:
@@ -75,7 +75,7 @@ class Spool:
         self._inside = False
         self._file: SpoolFile | None = None
         self._held = SpoolSize()
-        # Messages that are not in the file yet. Unless the disk fails, there are some only inside ``put``.
+        # Messages that are not in the file yet. While the disk works, this is empty except inside ``put``.
         self._tail: deque[Message] = deque()
         self._tail_amount = SpoolSize()
         self._last_id = 0
@@ -123,12 +123,12 @@ class Spool:
 
     @property
     def dropped(self) -> int:
-        """Messages dropped since the start, because the spool was full, or could not be written until the end."""
+        """Messages dropped since the start, because the spool was full or the disk could not be written at the end."""
         return self._dropped
 
     @property
     def in_memory(self) -> int:
-        """Messages that wait in memory only, because the disk cannot be written."""
+        """Messages that are only in memory, because the disk cannot be written."""
         return len(self._tail)
 
     @property
@@ -140,10 +140,10 @@ class Spool:
         """Append a message to the queue.
 
         Raises:
-            SpoolError: once, the first time that the disk cannot be written. This message and later ones are still
-                kept, in memory.
-            ValueError: if the message is not JSON, or is larger than 256 KiB or the bounds of the spool. It is not
-                kept.
+            SpoolError: only the first time that the disk cannot be written. The message is kept in memory, as later
+                ones are.
+            ValueError: if the message is not JSON, or is larger than 256 KiB or the spool's own bound. The message is
+                not kept.
         """
         payload = _encode(message, min(MAX_MESSAGE_BYTES, self._bounds.size))
         with self._lock:
@@ -185,8 +185,8 @@ class Spool:
     def set_aside(self, message: Message, reason: str) -> None:
         """Remove a message and all earlier ones from the queue, but keep this message until ``restore``.
 
-        The newest 1000 messages set aside are kept. While the disk cannot be written, the message is dropped and
-        counted.
+        The file keeps the newest 1000 messages that were set aside. If the disk cannot be written, the message is
+        dropped instead, and counted in ``dropped``.
         """
         with self._lock:
             self._check_inside()
@@ -200,7 +200,7 @@ class Spool:
             self._finish(message)
 
     def restore(self) -> int:
-        """Move the messages set aside to the end of the queue, in order, and return their number.
+        """Move the messages that were set aside to the end of the queue, in order, and return their number.
 
         Raises:
             SpoolError: if the disk cannot be written.
@@ -225,7 +225,7 @@ class Spool:
 
     def _open(self) -> None:
         file = SpoolFile(self.path)
-        # The ids that this process has assigned meanwhile can only continue in a new file.
+        # This process has assigned ids while the file could not be opened. A file with older messages may use them too.
         if file.newest and self._last_id:
             file.close()
             raise SpoolError(f"{self.path}: is available again, with messages of an earlier run; restart to send them")
@@ -274,7 +274,7 @@ class Spool:
         """Record that the disk cannot be written, and log it once per outage."""
         self._retry_at = time.monotonic() + RETRY_SECONDS
         text = (
-            f"{self.path}: messages cannot be written to the disk ({error}) and wait in memory; free some space, or "
+            f"{self.path}: messages cannot be written to the disk ({error}) and wait in memory; free some space or "
             "make the folder writable"
         )
         if self._error is None:

@@ -1,7 +1,7 @@
 """The file of a spool: one SQLite database in WAL mode, locked while it is open.
 
-Waiting messages and messages set aside have a table each. Appending is synchronized to the disk, deleting is not: after
-a power cut, some messages are sent again, but none is lost.
+One table holds the waiting messages, another one the messages that were set aside. Appending is synchronized to the
+disk, while deleting is not. After a power cut, some messages are therefore sent again, but no message is lost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engines.core.errors import RetinaEdgeError
 
 # Refused messages that are kept for inspection.
 MAX_SET_ASIDE = 1000
-# Time that a previous process may take to release the file.
+# Seconds that a previous process may take to release the file.
 LOCK_SECONDS = 1.0
 # "REsp": distinguishes spools from other SQLite databases.
 APPLICATION_ID = 0x52457370
@@ -31,7 +31,7 @@ INSERT INTO spool SELECT lower(hex(randomblob(16)));
 
 
 class SpoolError(RetinaEdgeError):
-    """A spool cannot be opened, read or written."""
+    """A failure to open, read or write a spool."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class SpoolSize:
 class SpoolFile:
     """The opened and locked file of a spool. Not thread-safe.
 
-    All methods raise ``sqlite3.Error`` if the disk cannot be read or written, and have then changed nothing.
+    If the disk cannot be read or written, a method raises ``sqlite3.Error`` and leaves the file unchanged.
 
     Args:
         path: path of the file; the file and its folder are created if they do not exist.
@@ -101,7 +101,7 @@ class SpoolFile:
         try:
             # Set before the first access, so that the lock is held until the connection closes or its process ends.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            # Only a new file is written to, so that an old one opens on a full disk too.
+            # Only a new file is written here, so that an existing spool can be opened on a full disk too.
             if not self._number("SELECT COUNT(*) FROM sqlite_master"):
                 self._db.execute("PRAGMA journal_mode = WAL")
                 with self._transaction(durable=True) as db:
@@ -122,8 +122,8 @@ class SpoolFile:
                 ) from error
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 raise SpoolError(
-                    f"{path}: expected a spool, got a damaged file or another kind of file ({error}); move it away, "
-                    "and a new spool is created"
+                    f"{path}: expected a spool, got a damaged file or another kind of file ({error}); move it "
+                    "away to create a new spool"
                 ) from error
             raise
 
@@ -177,7 +177,7 @@ class SpoolFile:
         return removed
 
     def set_aside(self, message: Message, reason: str) -> None:
-        """Keep a copy of a message outside the queue. Only the newest 1000 are kept."""
+        """Keep a copy of a message outside the queue. Only the newest 1000 copies are kept."""
         with self._transaction(durable=True) as db:
             row = (message.id, message.key, message.payload, reason)
             db.execute("INSERT OR REPLACE INTO set_aside VALUES (?, ?, ?, ?)", row)
@@ -187,10 +187,10 @@ class SpoolFile:
             )
 
     def restore(self, first: int) -> SpoolSize:
-        """Move the messages set aside to the end of the queue, in order.
+        """Move the messages that were set aside to the end of the queue, in order.
 
         Args:
-            first: id of the first one; the ids that follow are consecutive.
+            first: new id of the first message; the following messages get consecutive ids.
 
         Returns:
             Number and size of the restored messages.
@@ -217,7 +217,7 @@ class SpoolFile:
             yield self._db
             self._db.execute("COMMIT")
         except BaseException:
-            with suppress(sqlite3.Error):  # SQLite may have rolled back already
+            with suppress(sqlite3.Error):  # SQLite may already have rolled back
                 self._db.execute("ROLLBACK")
             raise
 

@@ -17,15 +17,15 @@ from retina_edge.delivery.spool_file import Message
 
 
 class DeliveryError(RetinaEdgeError):
-    """A message could not be delivered."""
+    """A failure to deliver a message."""
 
 
 class ReceiverUnreachable(DeliveryError):
-    """A retry may succeed: no connection, no answer in time, a server error, access denied.
+    """A failure that a retry may fix: no connection, no answer in time, a server error, access denied.
 
     Args:
-        message: what happened, without credentials.
-        retry_after: seconds that the receiver asks to wait; None if it does not say.
+        message: description of the failure, without credentials.
+        retry_after: seconds that the receiver asks to wait; None if it does not ask.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -34,11 +34,11 @@ class ReceiverUnreachable(DeliveryError):
 
 
 class MessageRefused(DeliveryError):
-    """The receiver refuses this message for good, so a retry is useless."""
+    """A final refusal of a message by its receiver, so that a retry is useless."""
 
 
 class Transport(ABC):
-    """Delivers messages in order, from one thread. Only ``abort`` is called from another thread.
+    """The base class of transports. One thread calls all methods; only ``abort`` is called from another thread.
 
     Attributes:
         name: address of the receiver without credentials, for display.
@@ -53,7 +53,7 @@ class Transport(ABC):
         """Make sure that the receiver is connected.
 
         Returns:
-            False if the protocol has no connection between messages, so that nothing is known.
+            True if connected; False if the protocol keeps no connection between messages, so that this is unknown.
 
         Raises:
             ReceiverUnreachable: if there is no connection.
@@ -70,7 +70,7 @@ class Transport(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Disconnect in order, within two seconds. Raises nothing."""
+        """Disconnect cleanly, within two seconds and without raising an error."""
 
     @abstractmethod
     def abort(self) -> None:
@@ -78,7 +78,7 @@ class Transport(ABC):
 
 
 def network_reason(error: Exception) -> str:
-    """Describe a network error for people, without any part of an address.
+    """Describe a network error for users, without any part of an address.
 
     Examples:
         >>> network_reason(TimeoutError())
@@ -87,7 +87,7 @@ def network_reason(error: Exception) -> str:
         'Connection refused'
     """
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}; name your own authority in SSL_CERT_FILE"
+        return f"its certificate is not trusted: {error.verify_message}; for your own authority, set SSL_CERT_FILE"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason or 'unknown'}"
     if isinstance(error, TimeoutError):

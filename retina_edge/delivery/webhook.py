@@ -26,13 +26,13 @@ from retina_edge.delivery.spool_file import Message
 from retina_edge.delivery.transport import MessageRefused, ReceiverUnreachable, Transport, network_reason
 
 TIMEOUT_SECONDS = 10.0
-# Bytes of an answer that are read. Only its status matters; a longer answer closes the connection.
+# Largest body of an answer that is read, bytes. Only the status matters, so a longer body closes the connection.
 MAX_BODY_BYTES = 64 * 1024
 # Environment variable with the secret that signs the body; unset for no signature.
 SECRET_VARIABLE = "RETINA_EDGE_WEBHOOK_SECRET"
 SIGNATURE_HEADER = "X-Retina-Edge-Signature-256"
 KEY_HEADER = "Idempotency-Key"
-# Answers that concern the moment or the credentials, not a single message. A retry loses nothing.
+# Statuses that depend on the time or the credentials, not on the message, so that a retry may succeed.
 _TRY_AGAIN = {
     HTTPStatus.REQUEST_TIMEOUT: "timed out waiting for the request (408)",
     HTTPStatus.TOO_EARLY: "asks for the request to be sent later (425)",
@@ -44,7 +44,7 @@ _TRY_AGAIN = {
 
 
 class WebhookTransport(Transport):
-    """Sends messages as JSON by POST. It verifies TLS certificates and does not follow redirects.
+    """A transport that sends messages as JSON by POST. It verifies TLS certificates and does not follow redirects.
 
     Every request has the header ``Idempotency-Key``, which is the same for every attempt at a message. With a secret,
     it also has ``X-Retina-Edge-Signature-256: sha256=HEX``, the HMAC-SHA256 of the body.
@@ -99,7 +99,7 @@ class WebhookTransport(Transport):
         self._shut_down()
 
     def _shut_down(self) -> None:
-        """End a read that waits in another thread; closing the socket would not end it.
+        """End a read that waits in another thread. Closing the socket would not end the read.
 
         ``SSLSocket.shutdown`` is not made for use from another thread, so call the method of the base class.
         """
@@ -129,7 +129,7 @@ class WebhookTransport(Transport):
             late.set()
             self._shut_down()
 
-        # The socket's timeout bounds each read. A server that sends single bytes would never reach it.
+        # The socket's timeout limits only each single read. A server that sends byte after byte would never exceed it.
         watchdog = threading.Timer(self._timeout, give_up)
         watchdog.daemon = True
         watchdog.start()

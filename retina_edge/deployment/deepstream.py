@@ -42,7 +42,7 @@ def write_folder(model: DeployableModel, folder: Path, *, streams: int | None = 
         DeploymentError: for an ONNX, or an engine that outputs raw heads.
         OSError: if a file cannot be written.
     """
-    if model.passport is None or model.ends_at_heads:
+    if model.passport is None or model.outputs_raw_heads:
         kind = "an ONNX" if model.passport is None else "an engine that outputs raw heads"
         raise DeploymentError(
             f"{model.path}: expected an engine that outputs boxes, got {kind}, and DeepStream lacks decode and NMS; "
@@ -153,8 +153,8 @@ def readme(model: DeployableModel) -> str:
 DeepStream {MIN_VERSION}, and `{SOURCE}` has been compiled and run with stand-ins for its headers.
 
 DeepStream {MIN_VERSION} or newer is required. Gst-nvinfer of older versions does not know the type UINT8 and refuses
-the engine ("Unknown data type for bound layer"). The GPU, and the TensorRT of that DeepStream, must be those that the
-engine was built for; `retina-edge inspect {ENGINE}` shows them.
+the engine ("Unknown data type for bound layer"). The GPU, and the TensorRT version of DeepStream, must be those that
+the engine was built for; `retina-edge inspect {ENGINE}` shows them.
 
 1. Compile the library in this folder. This needs nvcc of CUDA, and the headers of TensorRT and GStreamer:
 
@@ -166,7 +166,7 @@ engine was built for; `retina-edge inspect {ENGINE}` shows them.
 
 `src-ids` in `{PREPROCESS}` lists the streams, from 0; add the missing ones. The thresholds are in `{INFER}`, under
 `[class-attrs-all]`; the engine outputs nothing below {model.contract.score_threshold}. DeepStream maps the boxes back
-to the frame. Its scaler rounds differently from the one the model was trained with, so scores differ slightly.
+to the frame. Its scaler rounds differently from the scaler that the model was trained with, so scores differ slightly.
 """
 
 

@@ -1,4 +1,4 @@
-"""Models that can be deployed, and the files about a model that every server's folder contains."""
+"""Models that can be deployed, and the files about a model that the folders for all servers contain."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class DeployableModel:
 
         Raises:
             ModelFileError: if the file is missing, damaged, or not a model of retina_edge.
-            DeploymentError: for an engine of TensorRT-RTX, which no server loads.
+            DeploymentError: if the engine was built by TensorRT-RTX, because no server loads such an engine.
 
         Examples:
             >>> from retina_edge.assets import MODEL
@@ -71,7 +71,7 @@ class DeployableModel:
         return None if size == -1 else size
 
     @property
-    def ends_at_heads(self) -> bool:
+    def outputs_raw_heads(self) -> bool:
         """True if the model outputs raw heads, so that the client must do decode and NMS."""
         return self.passport is not None and self.passport.postprocess == KERNELS
 
@@ -102,7 +102,7 @@ def label_line(contract: DetectorContract, label: int) -> str:
 
 
 def copy_model(model: DeployableModel, target: Path) -> None:
-    """Copy a model file to another name, an engine with its passport, so that ``retina-edge inspect`` can read it."""
+    """Copy a model file, and the passport of an engine, so that ``retina-edge inspect`` can read the copy."""
     if target.resolve() != model.path.resolve():
         with model.path.open("rb") as source, atomic_file(target) as file:
             shutil.copyfileobj(source, file, 1 << 20)

@@ -26,7 +26,7 @@ namespace {
 
 constexpr unsigned int THREADS = 256;
 
-// One thread per pixel. red, blue: offsets of these colors in a pixel of `channels` bytes.
+// One thread per pixel. red, blue: byte offsets of these colors in a pixel of `channels` bytes.
 __global__ void pack_bgr(const uint8_t *frame, unsigned int pitch, unsigned int channels, unsigned int red,
                          unsigned int blue, unsigned int width, unsigned int pixels, uint8_t *out) {
     const unsigned int pixel = blockIdx.x * blockDim.x + threadIdx.x;
@@ -66,7 +66,8 @@ extern "C" CustomCtx *initLib(CustomInitParams parameters) {
                              "network-input-shape=N;height;width;3\n");
         return nullptr;
     }
-    CustomCtx *context = new CustomCtx{static_cast<unsigned int>(shape[1]), static_cast<unsigned int>(shape[2]), nullptr};
+    const unsigned int height = static_cast<unsigned int>(shape[1]), width = static_cast<unsigned int>(shape[2]);
+    CustomCtx *context = new CustomCtx{height, width, nullptr};
     if (cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking) != cudaSuccess) {
         delete context;
         return nullptr;
@@ -106,7 +107,7 @@ extern "C" NvDsPreProcessStatus RetinaEdgeTensor(CustomCtx *context, NvDsPreProc
         error = cudaLaunchKernel(reinterpret_cast<const void *>(&pack_bgr), dim3((pixels + THREADS - 1) / THREADS),
                                  dim3(THREADS), arguments, 0, context->stream);
     }
-    // Wait also after an error: no kernel may still write into a buffer that is released.
+    // Wait even after an error, because no kernel may still write into a buffer that is released.
     const cudaError_t ended = cudaStreamSynchronize(context->stream);
     if (error != cudaSuccess || ended != cudaSuccess) {
         acquirer->release(buffer);

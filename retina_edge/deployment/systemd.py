@@ -3,7 +3,7 @@
 Words of ExecStart follow the rules of systemd.service(5), "Command lines", and systemd.syntax(7): double quotes, ``\\``
 before ``\\`` and ``"``, ``%%`` for a percent sign (otherwise a specifier), ``$$`` for a dollar (otherwise a variable).
 Every user can read the unit, so it contains no credentials: an argument with credentials is replaced by a variable, and
-its value is in an environment file that only root can read.
+the value is in an environment file that only root can read.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./$-]+")
 _ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\", "%": "%%", "$": "$$"}
 
 HARDENING = """\
-# Locked down as far as cameras, GPU and network allow. Omitted on purpose: PrivateDevices and ProtectClock, which block
-# /dev/video* and the GPU, and MemoryDenyWriteExecute, because CUDA compiles code at run time.
+# As many restrictions as cameras, GPU and network allow. Omitted on purpose: PrivateDevices and ProtectClock, because
+# they block /dev/video* and the GPU, and MemoryDenyWriteExecute, because CUDA compiles code at run time.
 NoNewPrivileges=yes
 CapabilityBoundingSet=
 ProtectSystem=strict
@@ -86,7 +86,7 @@ def systemd_service(
             system is read-only.
 
     Raises:
-        DeploymentError: if a unit cannot contain a name, a path or an argument.
+        DeploymentError: if a name, a path or an argument cannot be written into a unit.
 
     Examples:
         >>> service = systemd_service(["model.engine", "rtsp://admin:secret@camera/1"], working_directory="/srv")
@@ -127,7 +127,7 @@ def systemd_service(
         f"WorkingDirectory={_path(directory)}",
         *([f"EnvironmentFile={_path(str(environment_file))}"] if secrets else []),
         f"Environment=XDG_CACHE_HOME=%C/{name} CUDA_CACHE_PATH=%C/{name}/cuda PYTHONUNBUFFERED=1",
-        "# Creates /dev/nvidia-uvm. CUDA would run this setuid program, which NoNewPrivileges blocks. Not on a Jetson.",
+        "# Creates /dev/nvidia-uvm. CUDA would run this setuid program, which NoNewPrivileges blocks. Jetsons lack it.",
         "ExecStartPre=-+/usr/bin/nvidia-modprobe -u -c=0",
         "# The pause grows from 1 s to 60 s. Before systemd 254, RestartSteps and RestartMaxDelaySec are ignored.",
         "Restart=on-failure",
@@ -153,7 +153,7 @@ def systemd_service(
 
 
 def split_secrets(arguments: Sequence[str]) -> tuple[list[tuple[str, bool]], dict[str, str]]:
-    """Replace the arguments that contain credentials by variables.
+    """Replace the arguments that contain credentials with variables.
 
     Credentials are: a user or password in a URL, also inside a pipeline; a value with the name of a secret
     (``?token=``, ``user-pw=``); and the value of an option with such a name (``--token``, ``--mqtt-password=``).

@@ -2,8 +2,8 @@
 
 The fields are those of Triton's ``model_config.proto``. A fixed batch size is part of the dims, and ``max_batch_size``
 is 0, because Triton refuses a ``max_batch_size`` for a plan whose first dimension is fixed. A dynamic batch size is
-omitted from the dims, and Triton batches requests. The contract is also in the model's configuration, under
-``parameters``, so that a client needs no other file.
+omitted from the dims, and Triton combines requests into batches. The contract is also in the model's configuration,
+under ``parameters``, so that a client needs no other file.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def write_repository(
         model: an engine of TensorRT, or a deployable ONNX.
         repository: folder for Triton's ``--model-repository``; other models in it stay unchanged.
         name: name of the model for clients; None for the name of its file.
-        max_batch: largest batch, for a model with a dynamic batch size; None for the engine's largest, or for 8 with an
-            ONNX.
+        max_batch: largest batch, for a model with a dynamic batch size; None for the largest batch of an engine, or for
+            8 with an ONNX.
         raw_heads: True to serve an engine that outputs raw heads, instead of refusing it.
 
     Raises:
@@ -68,7 +68,7 @@ def write_repository(
         raise DeploymentError(
             f"name: expected letters, digits, '_', '-' and '.', got {name!r}; choose another with --name"
         )
-    if model.ends_at_heads and not raw_heads:
+    if model.outputs_raw_heads and not raw_heads:
         raise DeploymentError(
             f"{model.path}: expected an engine that outputs boxes, got one that outputs raw heads; build it with "
             "--postprocess plugin, deploy the ONNX, or use --raw-heads to leave decode and NMS to the client"
@@ -91,8 +91,8 @@ def config(model: DeployableModel, *, name: str, max_batch: int | None = None) -
     """Return the text of ``config.pbtxt``, a ``ModelConfig`` in protobuf's text format.
 
     Raises:
-        DeploymentError: if ``max_batch`` is given for a model with a fixed batch size, or is larger than the engine's
-            largest.
+        DeploymentError: if ``max_batch`` is given for a model with a fixed batch size, or exceeds the largest batch of
+            the engine.
 
     Examples:
         >>> from retina_edge.assets import MODEL
@@ -114,7 +114,7 @@ def config(model: DeployableModel, *, name: str, max_batch: int | None = None) -
         "output [\n" + ",\n".join(_tensor(output, batched=batch > 0) for output in model.outputs) + "\n]",
         f"instance_group [\n  {{ count: 1 kind: {'KIND_GPU' if plan else 'KIND_AUTO'} }}\n]",
         *(["dynamic_batching { }"] if batch else []),
-        # The first inference of a session loads and tunes the model. A warm-up keeps this away from the first client.
+        # The first inference of a session loads and tunes the model. A warm-up spares the first client this delay.
         f"model_warmup [\n  {{\n    name: {quoted('zeros')}\n    batch_size: 1\n    inputs {{\n"
         f"      key: {quoted(images['name'])}\n      value {{ {_type(images)} {_dims(images, batched=batch > 0)} "
         "zero_data: true }\n    }\n  }\n]",
@@ -125,7 +125,7 @@ def config(model: DeployableModel, *, name: str, max_batch: int | None = None) -
 
 
 def readme(model: DeployableModel, *, name: str) -> str:
-    """Return what a client must know, in Markdown."""
+    """Return the instructions for clients, in Markdown."""
     contract = model.contract
     height, width = contract.input_size
     batch = "N" if model.batch is None else str(model.batch)
@@ -138,7 +138,7 @@ def readme(model: DeployableModel, *, name: str) -> str:
         f"s = min({height} / h, {width} / w) to round(h · s) × round(w · s), put it at the top left, and pad with",
         "zeros at the right and the bottom. Do not normalize it: the network does.",
         "",
-        *(_heads_note() if model.ends_at_heads else _detections_note(contract, batch)),
+        *(_heads_note() if model.outputs_raw_heads else _detections_note(contract, batch)),
         "",
         f"The class names are in `{LABELS}`, everything else in `{CONTRACT}`. A client also finds the contract in the",
         f"model's configuration, as the parameter `{CONTRACT_PARAMETER}`.",

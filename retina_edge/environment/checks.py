@@ -21,7 +21,7 @@ from retina_edge.environment.platforms import CUDA_PATHS
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader")
-# Number of runs that the time of a frame is averaged over.
+# Number of runs over which the time of a frame is averaged.
 RUNS = 3
 # Entries of OpenCV's build information to report.
 _OPENCV_FEATURES = ("GUI", "FFMPEG", "GStreamer")
@@ -82,7 +82,7 @@ def check_packages() -> list[Check]:
 
 
 def check_gstreamer() -> Check:
-    """Check if GStreamer pipelines can run, through OpenCV or through gst-launch-1.0, and report which is used."""
+    """Check if GStreamer pipelines can run, and report if they run through OpenCV or through gst-launch-1.0."""
     name, purpose = "GStreamer", "pipelines (gst:...), a Jetson's cameras (csi://0)"
     fix = (
         "sudo apt-get install gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good "
@@ -144,7 +144,7 @@ def check_detection() -> Check:
                 detector(frame)
             milliseconds = 1000 * (perf_counter() - start) / RUNS
     except ImportError as error:
-        return Check("shipped model", BROKEN, _one_line(error), purpose, "fix the packages that it needs first")
+        return Check("shipped model", BROKEN, _one_line(error), purpose, "first fix the packages that it needs")
     except Exception as error:  # any failure is the result of this check
         return Check("shipped model", BROKEN, _one_line(error), purpose, "reinstall retina-edge")
     return Check("shipped model", OK, f"{len(detections)} detections in {milliseconds:.0f} ms", purpose)

@@ -51,7 +51,7 @@ TOOL_SECONDS = 20.0
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return the processor with its extensions and cores, the system, the GPU if there is one, and the JetPack.
+    """Return the processor with its extensions and cores, the system, the GPU if there is one, and JetPack's version.
 
     Examples:
         >>> describe_machine()["cores"] == os.cpu_count()
@@ -97,7 +97,7 @@ def conditions(root: Path = Path("/")) -> dict[str, Any]:
     """Return the load, clocks, power, temperatures and memory at this moment, as far as this machine reports them.
 
     Args:
-        root: root of the file system to read from; tests pass another one.
+        root: root of the file system to read from; tests pass another folder.
 
     Examples:
         >>> "load average" in conditions()
@@ -173,7 +173,7 @@ def _processor(root: Path) -> dict[str, Any]:
 
 
 def _nvidia_smi() -> dict[str, Any]:
-    """Return figures of nvidia-smi in MHz, W, °C and MiB, without unknown ones (``[N/A]``, ``[Unknown Error]``)."""
+    """Return figures of nvidia-smi in MHz, W, °C and MiB. Unknown figures (``[N/A]`` and so on) are left out."""
     text = tool_output("nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits", _gpu())
     values = [value.strip() for value in text.partition("\n")[0].split(",")]
     if len(values) != len(GPU_QUERY):

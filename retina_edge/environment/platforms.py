@@ -107,8 +107,8 @@ def _jetson(jetpack: str) -> Platform:
     """
     kind, _, version = jetpack.partition(" ")
     major, minor = (*map(int, re.findall(r"\d+", version)[:2]), 0, 0)[:2]
-    is_release = kind == "L4T"
-    if (major, minor) < ((36, 4) if is_release else (6, 1)):
-        # Without a number, assume a supported JetPack, because nothing says otherwise.
+    is_l4t = kind == "L4T"
+    if (major, minor) < ((36, 4) if is_l4t else (6, 1)):
+        # If the version is unknown, assume a supported JetPack.
         return OLD_JETSON if major else JETPACK_6
-    return JETPACK_7 if major >= (38 if is_release else 7) else JETPACK_6
+    return JETPACK_7 if major >= (38 if is_l4t else 7) else JETPACK_6

@@ -1,4 +1,4 @@
-"""COCO average precision of any detector: the same code for a checkpoint, an ONNX model and an engine."""
+"""COCO average precision of any detector, with the same code for a checkpoint, an ONNX model and an engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from retina_edge.data.coco import CocoDataset
 from retina_edge.detections import Detections
 from retina_edge.detector import Detector
 
-# Detections of an image that count, as in COCO.
+# Number of best detections of an image that count, as in COCO.
 MAX_DETECTIONS = 100
 # Names of the metrics, in the order of COCOeval's summary.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -25,7 +25,7 @@ class Evaluation:
     """COCO metrics of one detector on one data set.
 
     Attributes:
-        metrics: value of each of ``METRICS`` by name, 0 to 1; NaN if the data set has no object of that size.
+        metrics: value of each of ``METRICS`` by name, 0 to 1; NaN if the data set has no objects of that size.
         per_class: AP by class name; NaN for classes without objects.
         images: number of images.
         detections: number of detections in these images.
@@ -70,7 +70,7 @@ def evaluate(
         dataset: a checked data set.
         batch: number of images in a batch.
         max_detections: number of best detections of an image that count.
-        on_image: function that is called after each image, for a progress bar.
+        on_image: called after each image, for instance by a progress bar.
 
     Raises:
         DataError: if no class of the data set is a class of the detector.
@@ -106,12 +106,12 @@ def detect_all(
 
 
 def evaluate_detections(
-    found: Sequence[Detections], dataset: CocoDataset, *, max_detections: int = MAX_DETECTIONS
+    detections: Sequence[Detections], dataset: CocoDataset, *, max_detections: int = MAX_DETECTIONS
 ) -> Evaluation:
     """Compute COCO metrics of detections.
 
     Args:
-        found: detections of each image, in the order of the data set, as from ``detect_all``.
+        detections: detections of each image, in the order of the data set, as from ``detect_all``.
         dataset: a checked data set.
         max_detections: number of best detections of an image that count.
 
@@ -119,9 +119,9 @@ def evaluate_detections(
         DataError: if no class of the data set is a class of the detections.
     """
     results: list[dict[str, Any]] = []
-    for image, detections in zip(dataset.images, found, strict=True):
-        categories = match_categories(detections.class_names, dataset)
-        for row, label in zip(detections.to_coco(image.id), detections.labels.tolist(), strict=True):
+    for image, in_image in zip(dataset.images, detections, strict=True):
+        categories = match_categories(in_image.class_names, dataset)
+        for row, label in zip(in_image.to_coco(image.id), in_image.labels.tolist(), strict=True):
             if label in categories:
                 results.append({**row, "category_id": categories[label]})
     return evaluate_results(dataset, results, max_detections=max_detections)
@@ -171,7 +171,7 @@ def evaluate_results(
     run.evaluate()
     run.accumulate()
     run.summarize()
-    # COCOeval marks "no such object in the data set" with -1.
+    # COCOeval returns -1 if the data set has no objects of a size.
     stats = [float(value) if value >= 0 else float("nan") for value in run.stats[: len(METRICS)]]
     precision = run.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class], all sizes, most detections
     order = sorted(dataset.category_ids)  # COCOeval sorts the classes
@@ -184,7 +184,7 @@ def evaluate_results(
 
 
 def _ground_truth(dataset: CocoDataset) -> dict[str, Any]:
-    """Return the annotations for COCOeval, which requires ``area`` and ``iscrowd``; many files lack them."""
+    """Return the annotations for COCOeval, which requires ``area`` and ``iscrowd``; many files lack these keys."""
     content = json.loads(dataset.annotations.read_text(encoding="utf-8-sig"))
     annotations = []
     for annotation in content["annotations"]:

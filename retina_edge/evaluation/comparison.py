@@ -16,7 +16,7 @@ from retina_edge.evaluation.coco_metrics import Evaluation
 
 # Boxes of one class with at least this IoU are the same object.
 MATCH_IOU = 0.5
-# Largest number of images in a report.
+# Maximum number of images in a report.
 MAX_SHOWN_IMAGES = 10
 
 
@@ -27,12 +27,12 @@ class ModelResult:
     Attributes:
         name: name of the model file.
         evaluation: metrics of the model.
-        found: detections in each image, in the order of the data set.
+        detections: detections in each image, in the order of the data set.
     """
 
     name: str
     evaluation: Evaluation
-    found: Sequence[Detections]
+    detections: Sequence[Detections]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class ImageDifference:
     """The difference between two models in one image.
 
     Attributes:
-        image: the image.
+        image: image of the data set.
         first, second: detections of each model that score more than the threshold, best first.
         pairs: rows of ``first`` and ``second`` that are the same object, int64 [N, 2].
         overlaps: IoU of the boxes of each pair, float32 [N].
@@ -54,7 +54,7 @@ class ImageDifference:
 
     @property
     def drift(self) -> npt.NDArray[np.float32]:
-        """Score of the second model minus score of the first model for each pair, float32 [N]."""
+        """The score of the second model minus the score of the first model for each pair, float32 [N]."""
         return np.asarray(self.second.scores[self.pairs[:, 1]] - self.first.scores[self.pairs[:, 0]], np.float32)
 
     @property
@@ -69,7 +69,7 @@ class ImageDifference:
 
     @property
     def size(self) -> float:
-        """Size of the change: scores of the unmatched detections, plus drift of scores and boxes of the pairs."""
+        """The size of the change: scores of the unmatched detections, plus drift of scores and boxes of the pairs."""
         unmatched = float(self.lost.scores.sum() + self.new.scores.sum())
         return unmatched + float(np.abs(self.drift).sum() + (1 - self.overlaps).sum())
 
@@ -136,17 +136,17 @@ def compare(first: ModelResult, second: ModelResult, dataset: CocoDataset, score
         first: results of the model to compare with, for instance in FP32.
         second: results of the model to examine.
         dataset: data set that both models were run on.
-        score: detections that do not score more are ignored.
+        score: detections that score this or less are ignored.
     """
     changes = [
         _change(image, before.above(score), after.above(score))
-        for image, before, after in zip(dataset.images, first.found, second.found, strict=True)
+        for image, before, after in zip(dataset.images, first.detections, second.detections, strict=True)
     ]
     return Comparison(first, second, score, tuple(sorted(changes, key=lambda change: -change.size)))
 
 
 def _change(image: LabeledImage, first: Detections, second: Detections) -> ImageDifference:
-    """Match the boxes of an image greedily: each box of the first model, best first, takes its best box of the second.
+    """Match boxes greedily: each box of the first model, best first, takes the box of the second that overlaps it most.
 
     Only boxes whose classes have the same name match.
     """

@@ -1,4 +1,4 @@
-"""The report of a comparison: an image of all changes, and a self-contained HTML page."""
+"""The report of a comparison: an image of the largest changes, and a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from retina_edge.evaluation.coco_metrics import METRICS
 from retina_edge.evaluation.comparison import Comparison, ImageDifference
 
 # Width of the panel of each model, and of the gap between the panels, pixels.
-WIDTH, GAP = 480, 8
+PANEL_WIDTH, GAP = 480, 8
 # Height of a caption, pixels.
-CAPTION = 28
+CAPTION_HEIGHT = 28
 # JPEG quality of the images in the page, 0 to 100.
-QUALITY = 85
+JPEG_QUALITY = 85
 # Colors (BGR): background, text, and boxes that both models find.
-PAPER, INK, BOTH = (255, 255, 255), (40, 40, 40), (225, 225, 225)
+BACKGROUND, TEXT_COLOR, MATCHED_COLOR = (255, 255, 255), (40, 40, 40), (225, 225, 225)
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1180px; padding: 0 1rem; }
@@ -50,7 +50,7 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
     changes = comparison.most_changed
     images = [draw_change(change, comparison) for change in changes]
     with atomic_file(folder / "changes.png") as file:
-        file.write(_encoded(sheet(images), ".png"))
+        file.write(_encoded(stack_images(images), ".png"))
     page = folder / "index.html"
     with atomic_file(page) as file:
         file.write(_page(comparison, changes, images).encode())
@@ -60,11 +60,18 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
 def draw_change(change: ImageDifference, comparison: Comparison) -> BgrImage:
     """Draw the first model's boxes on the left, and the second model's on the right.
 
-    Boxes that both models find are thin and pale. Boxes that only one model finds have its score.
+    Boxes that both models find are thin and pale. Boxes that only one model finds are labeled with their scores.
+
+    Args:
+        change: difference in one image.
+        comparison: comparison that the difference belongs to.
+
+    Returns:
+        The drawing, uint8 [height, width, 3], BGR.
     """
     image = change.image.read()
-    scale = WIDTH / image.shape[1]
-    resized = cv2.resize(image, (WIDTH, max(1, round(scale * image.shape[0]))), interpolation=cv2.INTER_AREA)
+    scale = PANEL_WIDTH / image.shape[1]
+    resized = cv2.resize(image, (PANEL_WIDTH, max(1, round(scale * image.shape[0]))), interpolation=cv2.INTER_AREA)
     panels = []
     for name, detections, unmatched, column in (
         (comparison.first.name, change.first, change.lost, 0),
@@ -72,26 +79,26 @@ def draw_change(change: ImageDifference, comparison: Comparison) -> BgrImage:
     ):
         panel = np.asarray(resized, np.uint8).copy()
         for x1, y1, x2, y2 in np.round(scale * detections.boxes[change.pairs[:, column]]).astype(int).tolist():
-            cv2.rectangle(panel, (x1, y1), (x2, y2), BOTH, 1)
+            cv2.rectangle(panel, (x1, y1), (x2, y2), MATCHED_COLOR, 1)
         panel = _scaled(unmatched, scale).plot(panel)
         panels.append(_captioned(panel, f"{name}: {len(detections)} boxes, {len(unmatched)} only here"))
-    gap = np.full((panels[0].shape[0], GAP, 3), PAPER, np.uint8)
+    gap = np.full((panels[0].shape[0], GAP, 3), BACKGROUND, np.uint8)
     return np.concatenate([panels[0], gap, panels[1]], axis=1)
 
 
-def sheet(images: Sequence[BgrImage]) -> BgrImage:
+def stack_images(images: Sequence[BgrImage]) -> BgrImage:
     """Stack images vertically.
 
     Examples:
         >>> row = np.zeros((50, 968, 3), np.uint8)
-        >>> sheet([row, row]).shape
+        >>> stack_images([row, row]).shape
         (108, 968, 3)
     """
     if not images:
-        return _captioned(np.full((1, WIDTH, 3), PAPER, np.uint8), "nothing changed")
+        return _captioned(np.full((1, PANEL_WIDTH, 3), BACKGROUND, np.uint8), "nothing changed")
     rows: list[BgrImage] = []
     for image in images:
-        rows += [image, np.full((GAP, image.shape[1], 3), PAPER, np.uint8)]
+        rows += [image, np.full((GAP, image.shape[1], 3), BACKGROUND, np.uint8)]
     return np.concatenate(rows[:-1], axis=0)
 
 
@@ -102,14 +109,14 @@ def _scaled(detections: Detections, scale: float) -> Detections:
 
 def _captioned(image: BgrImage, text: str) -> BgrImage:
     """Add a caption above an image."""
-    strip = np.full((CAPTION, image.shape[1], 3), PAPER, np.uint8)
+    strip = np.full((CAPTION_HEIGHT, image.shape[1], 3), BACKGROUND, np.uint8)
     plain = text.encode("ascii", "replace").decode()  # OpenCV can only draw ASCII
-    cv2.putText(strip, plain, (4, CAPTION - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.5, INK, 1, cv2.LINE_AA)
+    cv2.putText(strip, plain, (4, CAPTION_HEIGHT - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.5, TEXT_COLOR, 1, cv2.LINE_AA)
     return np.concatenate([strip, image], axis=0)
 
 
 def _encoded(image: BgrImage, kind: str) -> bytes:
-    done, content = cv2.imencode(kind, image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if kind == ".jpg" else [])
+    done, content = cv2.imencode(kind, image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if kind == ".jpg" else [])
     if not done:
         raise ValueError(f"image: expected a size that {kind} supports, got {image.shape}")
     return content.tobytes()

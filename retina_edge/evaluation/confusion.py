@@ -16,7 +16,7 @@ from retina_edge.detections import Detections
 
 # Smallest IoU of a correct box, as in AP50, and of a box that is near its object but badly located.
 CORRECT_IOU, NEARBY_IOU = 0.5, 0.1
-# Used instead of a class name.
+# Outcomes for an object that are not a class name.
 BOX_OFF, MISSED = "box off", "missed"
 
 
@@ -26,7 +26,7 @@ class Confusion:
 
     Attributes:
         class_names: class names of the data set.
-        calls: number of objects by class and outcome, which is a class name, ``box off`` or ``missed``.
+        outcomes: number of objects by (class, outcome); an outcome is a class name, ``box off`` or ``missed``.
         false_alarms: number of boxes by class that match no object, or only objects with a better box. Boxes of which
             at least half lies in a COCO crowd of their class are not counted.
 
@@ -39,24 +39,24 @@ class Confusion:
     """
 
     class_names: tuple[str, ...]
-    calls: dict[tuple[str, str], int]
+    outcomes: dict[tuple[str, str], int]
     false_alarms: dict[str, int]
 
     def rows(self) -> list[tuple[str, int, int, int, int, int]]:
         """Return a row for each class: name, objects, found, box off, missed, false alarms."""
         rows = []
         for name in self.class_names:
-            objects = sum(count for (true, _), count in self.calls.items() if true == name)
-            correct, off, missed = (self.calls.get((name, called), 0) for called in (name, BOX_OFF, MISSED))
+            objects = sum(count for (true, _), count in self.outcomes.items() if true == name)
+            correct, off, missed = (self.outcomes.get((name, outcome), 0) for outcome in (name, BOX_OFF, MISSED))
             rows.append((name, objects, correct, off, missed, self.false_alarms.get(name, 0)))
         return rows
 
     def mistaken(self) -> list[tuple[str, str, int]]:
         """Return (true class, class it was taken for, count) for each confusion of two classes, most frequent first."""
         mistakes = [
-            (true, called, count)
-            for (true, called), count in self.calls.items()
-            if called not in (true, BOX_OFF, MISSED)
+            (true, outcome, count)
+            for (true, outcome), count in self.outcomes.items()
+            if outcome not in (true, BOX_OFF, MISSED)
         ]
         return sorted(mistakes, key=lambda item: -item[2])
 
@@ -65,58 +65,56 @@ class Confusion:
         names = ("class", "objects", "found", BOX_OFF, MISSED, "false alarms")
         return {
             "classes": [dict(zip(names, row, strict=True)) for row in self.rows()],
-            "mistaken": [
-                {"class": true, "taken for": called, "count": count} for true, called, count in self.mistaken()
-            ],
+            "mistaken": [{"class": true, "taken for": other, "count": count} for true, other, count in self.mistaken()],
         }
 
 
-def confusion(found: Sequence[Detections], dataset: CocoDataset, score: float) -> Confusion:
+def confusion(detections: Sequence[Detections], dataset: CocoDataset, score: float) -> Confusion:
     """Match the boxes that score more than ``score`` with the objects of each image.
 
     Boxes are matched greedily, best first. A box takes an object of its class with an IoU of at least ``CORRECT_IOU``.
-    If there is none, it takes such an object of another class, which then counts as confused. An object near a
-    remaining box of its class counts as badly located (``box off``).
+    If there is no such object, the box takes an object of another class with such an IoU, which then counts as
+    confused. An object near a remaining box of its class counts as badly located (``box off``).
 
     Args:
-        found: detections of each image, in the order of the data set.
+        detections: detections of each image, in the order of the data set.
         dataset: data set with the objects.
-        score: boxes that do not score more are ignored.
+        score: boxes that score this or less are ignored.
     """
-    calls: Counter[tuple[str, str]] = Counter()
+    outcomes: Counter[tuple[str, str]] = Counter()
     alarms: Counter[str] = Counter()
-    for image, detections in zip(dataset.images, found, strict=True):
-        confident = detections.above(score)
+    for image, in_image in zip(dataset.images, detections, strict=True):
+        confident = in_image.above(score)
         true = [dataset.class_names[label] for label in image.labels.tolist()]
         overlap = iou(confident.boxes[:, None], image.boxes)
-        called: dict[int, str] = {}
+        taken: dict[int, str] = {}
         unmatched = []
         for row, name in enumerate(confident.names):
             free = [
                 column
                 for column in np.argsort(-overlap[row])
-                if overlap[row, column] >= CORRECT_IOU and column not in called
+                if overlap[row, column] >= CORRECT_IOU and column not in taken
             ]
             same = [column for column in free if true[column] == name]
             if chosen := (same or free)[:1]:
-                called[int(chosen[0])] = name
+                taken[int(chosen[0])] = name
             else:
                 unmatched.append((row, name))
         for row, name in unmatched:
             near = [
                 column
                 for column in np.argsort(-overlap[row])
-                if NEARBY_IOU <= overlap[row, column] < CORRECT_IOU and column not in called and true[column] == name
+                if NEARBY_IOU <= overlap[row, column] < CORRECT_IOU and column not in taken and true[column] == name
             ]
             if near:
-                called[int(near[0])] = BOX_OFF
+                taken[int(near[0])] = BOX_OFF
             elif name in dataset.class_names and not _in_crowd(confident.boxes[row], name, image, dataset):
                 alarms[name] += 1
-        calls.update((name, called.get(column, MISSED)) for column, name in enumerate(true))
-    return Confusion(dataset.class_names, dict(calls), dict(alarms))
+        outcomes.update((name, taken.get(column, MISSED)) for column, name in enumerate(true))
+    return Confusion(dataset.class_names, dict(outcomes), dict(alarms))
 
 
 def _in_crowd(box: npt.NDArray[np.float32], name: str, image: LabeledImage, dataset: CocoDataset) -> bool:
-    """True if at least half of a box lies in a crowd of its class. COCO's evaluation uses the same criterion."""
+    """Return True if at least half of a box lies in a crowd of its class, the criterion of COCO's evaluation."""
     crowds = image.crowds[image.crowd_labels == dataset.class_names.index(name)]
     return bool((share_inside(box, crowds) >= CORRECT_IOU).any())

@@ -1,4 +1,4 @@
-"""Boxes and labels that stand out from light and from dark images."""
+"""Boxes and labels that stand out from both light and dark images."""
 
 from __future__ import annotations
 

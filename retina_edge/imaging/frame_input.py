@@ -1,4 +1,4 @@
-"""Images as users hand them to a detector, converted to BGR frames."""
+"""The conversion of images that users pass to a detector to BGR frames."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from retina_edge.imaging.image_file import read_image
 if TYPE_CHECKING:
     import PIL.Image
 
-# One image: a BGR array, a path, a PIL image.
+# One image: a BGR array, a path or a PIL image.
 ImageInput: TypeAlias = Union[npt.NDArray[np.uint8], str, "os.PathLike[str]", "PIL.Image.Image"]
 
 EXPECTED = (
@@ -28,7 +28,7 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class FrameInput:
-    """Images as a user gave them, converted.
+    """The images that a user passed, converted to BGR frames.
 
     Attributes:
         frames: the images, uint8 [height, width, 3], BGR.
@@ -74,7 +74,7 @@ def _is_image(image: Any) -> bool:
 
 
 def _is_pil(image: Any) -> bool:
-    # No isinstance: Pillow is not installed with the package, and importing it for the check would be slow.
+    # Not isinstance, because Pillow may not be installed, and importing it for this check would be slow.
     return type(image).__module__.partition(".")[0] == "PIL" and hasattr(image, "convert")
 
 

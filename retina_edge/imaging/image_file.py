@@ -1,4 +1,4 @@
-"""Image files: read completely or not at all, written completely or not at all."""
+"""Image files, which are read and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PNG_END_BYTES = 8  # name of the last chunk and its checksum
 
 
 def read_image(path: Path) -> BgrImage:
-    """Read an image file: uint8 [height, width, 3], BGR, rotated according to its EXIF orientation.
+    """Read an image file as uint8 [height, width, 3], BGR, rotated according to its EXIF orientation.
 
     Raises:
         SourceError: if the file cannot be read, is not an image, or is truncated; the message names the file.
@@ -57,7 +57,7 @@ def read_image(path: Path) -> BgrImage:
 
 
 def write_image(path: Path, image: BgrImage) -> None:
-    """Write an image, uint8 [height, width, 3] BGR, in the format of the path's suffix; completely, or not at all.
+    """Write an image, uint8 [height, width, 3] BGR, in the format of the path's suffix, completely or not at all.
 
     Raises:
         OSError: if the file cannot be written; the error names the file.

@@ -1,4 +1,4 @@
-"""A quiet OpenCV: no lines on stderr that repeat what our own errors already say."""
+"""A silent OpenCV, because its lines on stderr only repeat what our own errors say."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def quiet_opencv() -> Iterator[None]:
 
 
 def _log_level_setter() -> Callable[[int], int]:
-    """Return OpenCV's function that sets the log level and returns the previous one; OpenCV 5 moved the function."""
+    """Return OpenCV's function that sets the log level and returns the previous one. OpenCV 5 moved the function."""
     moved = getattr(cv2.utils, "logging", None)
     setter: Callable[[int], int] = moved.setLogLevel if moved else cv2.setLogLevel  # type: ignore[attr-defined]
     return setter

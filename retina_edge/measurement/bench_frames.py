@@ -1,4 +1,4 @@
-"""Frames to measure with, which are decoded before the measurement, and the times of decoding."""
+"""The frames of a measurement, which are decoded before it begins, and the times of decoding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from retina_edge.sources.frames import Source
 
 # Size (height, width) and number of the frames that are used if no source is given.
 SAMPLE_SIZE, SAMPLE_FRAMES = (1080, 1920), 16
-# Limits on the frames in memory. With more frames, the measurement would include swapping.
+# Limits on the frames in memory. With more frames, the machine could swap during the measurement.
 MAX_BYTES, MAX_FRAMES = 500_000_000, 200
 
 

@@ -45,7 +45,7 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
 
 
 def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return name and value of every figure that is not a latency."""
+    """Return the name and the value of every figure that is not a latency."""
     facts = {}
     if "throughput" in report:
         throughput = report["throughput"]

@@ -25,7 +25,7 @@ from retina_edge.detections import Detections
 from retina_edge.detector import DetectionTicket, Detector
 from retina_edge.measurement.loadgen_settings import (
     SAMPLES,
-    has_run_out,
+    ran_out_of_samples,
     read_summary,
     set_expected_speed,
     settings_for,
@@ -34,21 +34,21 @@ from retina_edge.measurement.timing import IN_FLIGHT, FrameCycle, Frames, warm_u
 from retina_edge.system.stop_request import INTERRUPTED
 
 SUMMARY = "mlperf_log_summary.txt"
-# Seconds between two looks at the test thread.
+# Seconds between two checks of LoadGen's thread.
 POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Samples in flight.
+    """A batch of samples in flight.
 
     Attributes:
-        numbers: LoadGen's ids of the samples.
+        ids: LoadGen's ids of the samples.
         indices: indices of their frames.
         ticket: ticket of the detector.
     """
 
-    numbers: list[int]
+    ids: list[int]
     indices: list[int]
     ticket: DetectionTicket[list[Detections]]
 
@@ -75,10 +75,11 @@ def run_loadgen(
         detector: any detector.
         frames: the samples, in memory; they are repeated if MLPerf requires more.
         scenario: ``SingleStream``, ``MultiStream``, ``Offline`` or ``Server``.
-        seconds: minimum duration. From MLPerf's 600 s on, all other rules are kept, too, whatever time they take.
+        seconds: minimum duration. From 600 s, MLPerf's own minimum, LoadGen applies all other rules, too, and the run
+            may take longer.
         batch: largest number of frames in a batch.
         logs: folder for LoadGen's files, which go into ``logs/SCENARIO``.
-        queries_per_second: rate of ``Server``; None for a share of the throughput that is measured first.
+        queries_per_second: query rate of ``Server``; None for a share of the throughput, which is then measured first.
 
     Returns:
         The entries of LoadGen's summary. ``as the rules ask`` comes first: True if LoadGen ran with MLPerf's own
@@ -86,7 +87,7 @@ def run_loadgen(
 
     Raises:
         MissingDependencyError: if LoadGen is not installed.
-        RetinaEdgeError: if the detector fails, which makes LoadGen's result useless.
+        RetinaEdgeError: if the detector fails, or LoadGen still runs a test that was aborted.
     """
     try:
         import mlperf_loadgen as loadgen
@@ -107,7 +108,7 @@ def run_loadgen(
     )
     _run(loadgen, _Worker(loadgen, detector, frames, batch), settings, folder, len(frames))
     summary = read_summary(folder / SUMMARY)
-    if has_run_out(summary):
+    if ran_out_of_samples(summary):
         shortfalls.append(f"faster than expected: LoadGen's samples ran out before {seconds:g} s; run again")
     because = {"because": "; ".join(shortfalls)} if shortfalls else {}
     return {"as the rules ask": not shortfalls, **because, **summary}
@@ -152,7 +153,7 @@ def _wait(test: threading.Thread, worker: _Worker) -> None:
         worker.failed.wait(POLL_SECONDS)
 
 
-# True after an error: LoadGen's thread still runs.
+# True after an error, because LoadGen's thread still runs.
 _abandoned = False
 
 
@@ -177,7 +178,7 @@ def _end_process(code: int) -> NoReturn:
 
 
 class _Worker:
-    """A thread that detects LoadGen's samples in batches of what has arrived, with several batches in flight.
+    """A thread that detects in batches of the samples that LoadGen has issued, with several batches in flight.
 
     Attributes:
         error: the error that ended the thread early, so that LoadGen gets no more responses; None without an error.
@@ -237,9 +238,9 @@ class _Worker:
         return samples
 
     def _submit(self, samples: list[tuple[int, int]]) -> None:
-        numbers, indices = map(list, zip(*samples, strict=True))
+        ids, indices = map(list, zip(*samples, strict=True))
         ticket = self._detector.submit([self._frames[index] for index in indices])
-        self._parts.append(_Part(numbers, indices, ticket))
+        self._parts.append(_Part(ids, indices, ticket))
 
     def _finish(self) -> None:
         """Answer the oldest batch in flight."""
@@ -250,13 +251,13 @@ class _Worker:
             for index, detections in zip(part.indices, results, strict=True)
         ]
         self._parts.popleft()
-        self._answer(part.numbers, data)
+        self._answer(part.ids, data)
 
-    def _answer(self, numbers: Sequence[int], data: Sequence[npt.NDArray[np.float32]]) -> None:
+    def _answer(self, ids: Sequence[int], data: Sequence[npt.NDArray[np.float32]]) -> None:
         """Pass responses to LoadGen. The caller must keep the data alive during the call."""
         response = self._loadgen.QuerySampleResponse
         self._loadgen.QuerySamplesComplete(
-            [response(n, d.ctypes.data, d.nbytes) for n, d in zip(numbers, data, strict=True)]
+            [response(n, d.ctypes.data, d.nbytes) for n, d in zip(ids, data, strict=True)]
         )
 
 

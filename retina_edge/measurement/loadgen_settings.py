@@ -1,6 +1,6 @@
 """Settings of MLPerf's LoadGen, and parsing of its summary.
 
-The rules come with LoadGen itself: its ``mlperf.conf`` has minimum durations, minimum counts and seeds of each
+The rules come with LoadGen: its ``mlperf.conf`` has the minimum durations, the minimum counts and the seeds of each
 benchmark.
 """
 
@@ -16,14 +16,15 @@ from retina_edge.measurement.timing import FrameCycle, Frames, measure_latency, 
 
 # Name of the benchmark in mlperf.conf, and the smallest number of samples in memory that its rules allow.
 BENCHMARK, SAMPLES = "retinanet", 64
-OF_BUILT_IN_FILE = 0  # use LoadGen's built-in mlperf.conf in addition to the given file, which is empty
+# Type of the file for FromConfig: use LoadGen's built-in mlperf.conf in addition to the given file, which is empty.
+BUILT_IN_CONF = 0
 # Share of the measured throughput that is the default rate of Server.
 SERVER_SHARE = 0.7
-# Factor on the measured rate that LoadGen is told to expect in Offline. LoadGen makes enough samples for the expected
-# rate and the duration, and a tenth more. A short measurement underestimates the rate, because caches and clocks are
-# not yet at their best. Without the factor, the samples would run out too early.
+# In Offline, LoadGen is told to expect the measured rate times this factor. LoadGen makes enough samples for the
+# expected rate and the duration, and a tenth more. A short measurement underestimates the rate, because caches are cold
+# and clocks have not risen. Without the factor, the samples would run out too early.
 OFFLINE_MARGIN = 1.5
-# Duration of the measurement before a run.
+# Duration of the measurement before a run, seconds.
 PROBE_SECONDS = 1.0
 
 
@@ -34,7 +35,7 @@ def mlperf_settings(loadgen: Any, scenario: str) -> Any:
         RetinaEdgeError: if LoadGen has no rules for RetinaNet.
     """
     settings = loadgen.TestSettings()
-    if settings.FromConfig(os.devnull, BENCHMARK, scenario, OF_BUILT_IN_FILE) != 0:
+    if settings.FromConfig(os.devnull, BENCHMARK, scenario, BUILT_IN_CONF) != 0:
         raise RetinaEdgeError(
             f"--mlperf {scenario}: expected the rules for {BENCHMARK} in LoadGen, found none; "
             "install a newer one: pip install --upgrade mlcommons-loadgen"
@@ -45,17 +46,22 @@ def mlperf_settings(loadgen: Any, scenario: str) -> Any:
 
 
 def settings_for(loadgen: Any, scenario: str, seconds: float) -> tuple[Any, list[str]]:
-    """Return LoadGen's settings for a run of some seconds.
+    """Return LoadGen's settings for a run of a given duration.
+
+    Args:
+        loadgen: the module ``mlperf_loadgen``.
+        scenario: LoadGen's scenario.
+        seconds: minimum duration of the run.
 
     Returns:
-        The settings of the rules, relaxed only if the run is shorter than the rules require; and a description of each
-        relaxation.
+        The settings of MLPerf's rules, which are relaxed only if the run is shorter than the rules require, and a
+        description of each relaxation.
     """
     settings, shortfalls = mlperf_settings(loadgen, scenario), []
     rules_ms, rules_count = settings.min_duration_ms, settings.min_query_count
     settings.min_duration_ms = round(1000 * seconds)
     if settings.min_duration_ms < rules_ms:
-        settings.min_query_count = 1  # LoadGen's summary says if that is too few for its statistics
+        settings.min_query_count = 1  # the summary says if LoadGen's statistics need more
         unit = "samples" if scenario == "Offline" else "queries"
         shortfalls = [
             f"{seconds:g} s instead of {rules_ms / 1000:g}",
@@ -73,7 +79,7 @@ def set_expected_speed(
     batch: int,
     queries_per_second: float | None,
 ) -> None:
-    """Measure the speed of the detector briefly, and set what LoadGen expects.
+    """Measure the speed of the detector briefly, and set it as the speed that LoadGen expects.
 
     Args:
         settings: settings of LoadGen, which are modified.
@@ -81,7 +87,7 @@ def set_expected_speed(
         frames: frames to measure with.
         scenario: LoadGen's scenario.
         batch: largest number of frames in a batch.
-        queries_per_second: rate of ``Server``; None for a share of the measured throughput.
+        queries_per_second: query rate of ``Server``; None for a share of the measured throughput.
     """
     if scenario == "SingleStream":
         settings.single_stream_expected_latency_ns = round(1e6 * _probe(detector, frames, 1))
@@ -102,11 +108,11 @@ def read_summary(path: Path) -> dict[str, Any]:
     return {**summary, "parameters": _pairs(parameters)}
 
 
-def has_run_out(summary: dict[str, Any]) -> bool:
-    """True if LoadGen ran out of samples before its minimum duration.
+def ran_out_of_samples(summary: dict[str, Any]) -> bool:
+    """Return True if LoadGen ran out of samples before its minimum duration.
 
     Examples:
-        >>> has_run_out({"Result is": "INVALID", "Min duration satisfied": "NO"})
+        >>> ran_out_of_samples({"Result is": "INVALID", "Min duration satisfied": "NO"})
         True
     """
     return str(summary.get("Min duration satisfied", "")).upper() == "NO"
@@ -123,7 +129,7 @@ def _throughput(detector: Detector, frames: Frames, batch: int) -> float:
 
 
 def _pairs(text: str) -> dict[str, Any]:
-    """Return name and value of each line ``name: value``, without remarks."""
+    """Return the name and the value of each line ``name: value``, without remarks."""
     pairs: dict[str, Any] = {}
     for line in map(str.strip, text.splitlines()):
         name, colon, value = line.partition(":")

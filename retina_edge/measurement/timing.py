@@ -18,9 +18,9 @@ from retina_edge.detector import DetectionTicket, Detector
 
 T = TypeVar("T")
 Frames = Sequence[npt.NDArray[np.uint8]]
-# A warm-up lasts at least so many seconds and runs.
+# A warm-up lasts at least this many seconds, and has at least this many runs.
 WARM_UP_SECONDS, WARM_UP_RUNS = 1.0, 3
-# Smallest number of runs, however slow they are, because fewer have no median.
+# Minimum number of runs, even if they are slow: a median of fewer runs says little.
 MIN_RUNS = 3
 # With fewer runs, these percentiles would lie between the two slowest runs and add no information.
 MIN_RUNS_FOR_P90, MIN_RUNS_FOR_P99 = 10, 100
@@ -134,10 +134,16 @@ def warm_up(detector: Detector, batches: FrameCycle, *, in_flight: int = IN_FLIG
 
 
 def warm_up_batches(detector: Detector, frames: Frames, batch: int, *, in_flight: int = IN_FLIGHT) -> None:
-    """Run every number of frames up to a batch in all slots, because each batch size has its own CUDA graph.
+    """Run batches of 1 to ``batch`` frames in all slots, because each batch size has its own CUDA graph.
 
-    Nothing is run if the model has a fixed batch size, because partial batches are padded, or if the network runs on
-    the host.
+    Do nothing if the model has a fixed batch size, to which partial batches are padded, or if the network runs on the
+    host.
+
+    Args:
+        detector: the detector.
+        frames: frames to run.
+        batch: largest number of frames in a batch.
+        in_flight: submissions that the measurement keeps in flight.
     """
     if detector.executor.batch is None and not isinstance(detector.executor, HostExecutor):
         for size in range(1, batch + 1):
@@ -148,6 +154,11 @@ def measure_in_turn(detector: Detector, batches: FrameCycle, seconds: float) -> 
     """Measure the stages of the executor and whole batches, in turn.
 
     Both then run at the same clocks and temperatures, so that their difference is the overhead of the host.
+
+    Args:
+        detector: the detector.
+        batches: batches to run.
+        seconds: duration of the measurement; slow batches may extend it.
 
     Returns:
         The latency of each stage (see ``Executor.measure``), and the latency of whole batches (see
@@ -216,7 +227,7 @@ def measure_throughput(
 
 
 def host_overhead(latency: Latency, stages: dict[str, Latency]) -> float | None:
-    """Return the time that the host adds to the time on the GPU, relative to it; None without a GPU.
+    """Return the time that the host adds, as a share of the time on the GPU; None without a GPU.
 
     Args:
         latency: latency of whole batches.
@@ -239,13 +250,13 @@ def _whole(detector: Detector, batches: FrameCycle) -> float:
 
 
 def _run_at_once(detector: Detector, batches: FrameCycle, in_flight: int) -> None:
-    """Submit some batches before fetching their results, so that each uses a slot."""
+    """Submit several batches before fetching their results, so that each batch uses its own slot."""
     for ticket in [detector.submit(batches.next()) for _ in range(in_flight)]:
         detector.result(ticket)
 
 
 def _until(seconds: float, run: Callable[[], T]) -> list[T]:
-    """Call a function until some seconds have passed, at least ``MIN_RUNS`` times, and return its results."""
+    """Call a function at least ``MIN_RUNS`` times, until the given seconds have passed, and return its results."""
     results: list[T] = []
     start = perf_counter()
     while len(results) < MIN_RUNS or perf_counter() - start < seconds:

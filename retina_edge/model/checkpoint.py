@@ -26,7 +26,7 @@ class Checkpoint:
     """A model with its contract.
 
     Attributes:
-        contract: what the model promises.
+        contract: contract of the model.
         config: the architecture of the model.
         weights: state dict of the model; with EMA, the averaged weights.
         training: state of an unfinished training run; None in a model to ship.
@@ -48,7 +48,7 @@ class Checkpoint:
 
         Args:
             path: path of the file to write.
-            half: store the weights of convolutions in float16, half the size; loading converts them to float32.
+            half: store the weights of convolutions in float16, which halves the file; loading converts them to float32.
         """
         weights = {
             # Biases and normalization stay in float32: they take little space, and a variance can be too small for
@@ -87,7 +87,9 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types for a damaged file
         reason = f"{type(error).__name__} {str(error).partition(chr(10))[0][:120]}"
-        raise ModelFileError(f"{path}: expected a checkpoint of retina_edge, torch cannot read it: {reason}") from error
+        raise ModelFileError(
+            f"{path}: expected a checkpoint of retina_edge, but torch cannot read it: {reason}"
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelFileError(
             f"{path}: expected a checkpoint of retina_edge ({FORMAT!r}), got another format; convert a checkpoint of "

@@ -1,4 +1,4 @@
-"""The architecture of a RetinaNet; stored in the checkpoint, so that loading needs no options."""
+"""The architecture of a RetinaNet, which every checkpoint contains, so that loading needs no options."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ GROUPS = 32
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Architecture of a RetinaNet (Lin et al., arXiv 1708.02002), in torchvision's terms.
+    """The architecture of a RetinaNet (Lin et al., arXiv 1708.02002), in torchvision's terms.
 
     Attributes:
         num_classes: number of classes.
         backbone: name of the backbone, one of ``BACKBONES``.
-        backbone_levels: stages that feed the pyramid; stage 3 is C3 at stride 8. The backbone ends after the last one.
+        backbone_levels: stages that feed the pyramid; stage 3 is C3 at stride 8. The backbone has no later stages.
         extra_levels: origin of the two coarser levels: the last pyramid level (``p``) or the last stage (``c``).
         fpn_channels: number of channels of pyramid and heads, a multiple of 32.
         head_depth: number of 3×3 convolutions in each head before its last one, 1 to 4.
@@ -97,7 +97,9 @@ class ModelConfig:
             values["backbone_levels"] = tuple(values["backbone_levels"])
             return cls(**values)
         except (TypeError, KeyError, ValueError) as error:
-            raise ModelFileError(f"model configuration: {error}; the checkpoint is damaged or newer") from error
+            raise ModelFileError(
+                f"model configuration: {error}; the checkpoint is damaged, or a newer version wrote it"
+            ) from error
 
 
 def octave_sizes(bases: Sequence[float]) -> tuple[tuple[float, ...], ...]:

@@ -1,6 +1,6 @@
 """RetinaNet from normalized images to raw heads: class logits and box deltas of each pyramid level.
 
-Modules have the same names as in torchvision, so that the weights of its RetinaNet checkpoints fit unchanged.
+Modules have the same names as in torchvision, so that the weights of torchvision's RetinaNet checkpoints fit unchanged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RetinaNet(nn.Module):
 
     Args:
         config: the architecture.
-        pretrained_backbone: start from torchvision's ImageNet weights, which it downloads.
+        pretrained_backbone: start from ImageNet weights, which torchvision downloads.
 
     Examples:
         >>> model = RetinaNet(ModelConfig(num_classes=2, backbone="resnet18", fpn_channels=32, head_depth=1))
@@ -115,7 +115,7 @@ def _backbone_with_fpn(config: ModelConfig, pretrained: bool) -> BackboneWithFPN
         stages = {level: (name, factor * width) for level, (name, factor) in _RESNET_STAGES.items()}
     names, channels = zip(*(stages[level] for level in config.backbone_levels), strict=True)
     extra = LastLevelP6P7(config.fpn_channels if config.extra_levels == "p" else channels[-1], config.fpn_channels)
-    # torchvision guesses from the channel counts, and takes the last pyramid level if both counts happen to be equal.
+    # torchvision guesses the origin from the channel counts, and takes the last pyramid level if both counts are equal.
     extra.use_P5 = config.extra_levels == "p"
     return BackboneWithFPN(
         body,

@@ -31,8 +31,8 @@ class TorchExecutor(HostExecutor):
     """An ``Executor`` that runs the network with torch, and decode and NMS with the NumPy specification.
 
     Args:
-        model: the network, which is moved to the device. Training mode is off during a call and restored after it.
-        contract: what the model promises.
+        model: the network, which is moved to the device. Training mode is off during a call and restored afterwards.
+        contract: contract of the model.
         device: device to run on.
 
     Examples:

@@ -22,17 +22,17 @@ from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.config import ModelConfig
 from retina_edge.model.retinanet import RetinaNet
 
-# The architecture that each builder function of torchvision makes, as fields of ModelConfig that are not the default.
+# The architecture of each builder function of torchvision, as values of those fields of ModelConfig that differ.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "retinanet_resnet50_fpn": {"extra_levels": "p", "head_norm": "none", "box_loss": "l1"},
     "retinanet_resnet50_fpn_v2": {"extra_levels": "c", "head_norm": "group", "box_loss": "giou"},
 }
-# Published weights by the name used here, with their architecture. torchvision calls both COCO_V1.
+# Published weights and their architecture, by a name that only this project uses: torchvision calls both COCO_V1.
 PUBLISHED = {
     "coco_v1": ("retinanet_resnet50_fpn", RetinaNet_ResNet50_FPN_Weights.COCO_V1),
     "coco_v2": ("retinanet_resnet50_fpn_v2", RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1),
 }
-# Epsilon of the frozen normalization: coco_v1 was trained before torchvision introduced one.
+# Epsilon of the frozen normalization: coco_v1 was trained before torchvision introduced an epsilon.
 PUBLISHED_EPS = {"coco_v1": 0.0, "coco_v2": 1e-5}
 DEFAULT_EPS = 1e-5
 LOGITS = "head.classification_head.cls_logits.weight"
@@ -89,8 +89,10 @@ def load_file(path: Path | str) -> tuple[dict[str, Tensor], float]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types for a damaged file
-        reason = str(error).splitlines()[0][:120]
-        raise ModelFileError(f"{path}: expected a checkpoint of torchvision, torch cannot read it: {reason}") from error
+        reason = f"{type(error).__name__} {str(error).partition(chr(10))[0][:120]}"
+        raise ModelFileError(
+            f"{path}: expected a checkpoint of torchvision, but torch cannot read it: {reason}"
+        ) from error
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelFileError(
@@ -119,8 +121,7 @@ def convert(
         norm_eps: epsilon of the backbone's normalization.
 
     Raises:
-        ModelFileError: if the weights belong to another architecture, or the number of names is not that of the
-            classes.
+        ModelFileError: if the weights belong to another architecture, or the number of class names is wrong.
     """
     if LOGITS not in weights:
         raise ModelFileError(f"expected weights of {architecture} with {LOGITS}, got {_first(weights)}")

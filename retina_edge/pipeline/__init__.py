@@ -1,1 +1,1 @@
-"""The way of frames from many streams through one detector: capture, batches, results."""
+"""The pipeline that runs one detector on many streams: capture, batches, results."""

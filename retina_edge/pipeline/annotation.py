@@ -26,7 +26,7 @@ def annotate(
     tracks: npt.NDArray[np.int64] | None = None,
     tallies: Sequence[Tally] = (),
 ) -> BgrImage:
-    """Return a copy of a frame with detections and regions drawn into it, the best detection on top.
+    """Return a copy of a frame with its detections and regions drawn into it. The best detection is drawn on top.
 
     Args:
         image: the frame, uint8 [height, width, 3], BGR; not modified.
@@ -62,7 +62,7 @@ def _texts(detections: Detections, tracks: npt.NDArray[np.int64] | None) -> list
 
 
 def _draw_region(image: BgrImage, tally: Tally, thickness: int) -> None:
-    """Draw the tint and border of a zone, or a line with its arrow, in white with a black rim, unlike any class."""
+    """Draw a zone with its tint, or a line with its arrow. White with a black rim differs from all class colors."""
     points = np.round(tally.region.in_pixels(image.shape[:2])).astype(np.int32)
     if isinstance(tally.region, Zone):
         left, top, across, down = cv2.boundingRect(points)

@@ -14,14 +14,14 @@ FrameBatch = list[tuple[Stream, Frame]]
 
 
 class Batcher:
-    """Takes frames out of the mailboxes of several streams and groups them into batches.
+    """A batcher that takes frames out of the mailboxes of several streams and groups them.
 
     Args:
         streams: the streams to take frames from.
         changed: the condition that all their mailboxes share.
         size: largest number of frames in a batch.
         deadline: seconds that the first live frame of a batch waits for other frames. A batch never waits for a stream
-            that is offline. A batch with frames of files only waits until it is full, because files are not urgent.
+            that is offline. A batch without live frames waits until it is full, because files are not urgent.
         max_age: seconds from capture after which a live stream's frame is dropped; None for no limit.
 
     Examples:
@@ -92,7 +92,7 @@ class Batcher:
         """True if the batch should wait for another frame.
 
         A batch with a live frame waits for the first frame of a stream that has no frame in it yet. Any other batch
-        waits for the next frame of any file.
+        waits for another frame of any file.
         """
         present = {stream for stream, _ in batch}
         urgent = any(stream.live for stream in present)

@@ -1,4 +1,4 @@
-"""The capture thread of a stream, which opens the source, reads it into the mailbox and reopens it after a failure."""
+"""The capture thread of a stream: it reads the source into the mailbox, and reopens the source after a failure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from retina_edge.pipeline.stream import State, Stream
 from retina_edge.sources.frames import Source
 from retina_edge.system.worker import Worker
 
-# Seconds between attempts: the back-off doubles from the first value to the second.
+# Shortest and longest wait between two attempts, in seconds. The back-off doubles after each attempt.
 MIN_BACKOFF, MAX_BACKOFF = 0.5, 30.0
 # Seconds of frames after which the back-off is reset.
 STABLE_SECONDS = 5.0
 # Seconds between two TCP probes of a host that does not answer, and the timeout of each probe.
 PROBE_INTERVAL, PROBE_TIMEOUT = 0.5, 0.5
-PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
+# Ports of URLs that name none, by scheme.
+DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ class Capture:
         stream: the stream to capture; the thread fills its mailbox.
         on_failure: called with an error that reopening cannot fix, such as a bug.
         on_end: called in the capture thread when it ends.
-        keep_trying: retry without end to open a live stream, even if the first attempt fails. If False, only a stream
-            that has delivered a frame is reopened, and a failure before that is recorded in ``stream.errors``.
+        keep_trying: True to retry forever to open a live stream, even if the first attempt fails. If False, only a
+            stream that has delivered a frame is reopened, and an earlier failure is recorded in ``stream.errors``.
 
     Examples:
         >>> from retina_edge.assets import FOREST
@@ -70,14 +71,14 @@ class Capture:
         self._worker.start()
 
     def stop(self) -> None:
-        """Ask the thread to end; ``wait`` waits until it does."""
+        """Ask the thread to end. Call ``wait`` to wait for its end."""
         self._stop.set()
         self.stream.mailbox.close()
         if (source := self._source) is not None:
             source.interrupt()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the thread; return True if it has ended. A thread may hang in the driver of its camera."""
+        """Wait for the thread and return True if it has ended. A thread may hang in the driver of its camera."""
         return self._worker.wait(seconds)
 
     def _run(self) -> None:
@@ -164,10 +165,10 @@ class Capture:
 
 
 def _address(name: str) -> tuple[str, int] | None:
-    """Return host and port of a URL without credentials; None if there are none, or the URL does not use TCP."""
+    """Return host and port of a redacted URL; None if it has no readable host, or a scheme without a known port."""
     try:
         url = urlsplit(name)
-        port = (url.port or PORTS[url.scheme]) if url.scheme in PORTS else None
+        port = (url.port or DEFAULT_PORTS[url.scheme]) if url.scheme in DEFAULT_PORTS else None
     except ValueError:
         return None
     return (url.hostname, port) if url.hostname and port and "*" not in url.hostname else None

@@ -25,7 +25,7 @@ from retina_edge.tracking.zones import Line, Zone
 if TYPE_CHECKING:
     from retina_edge.detector import Detector
 
-# Seconds between two checks that the pipeline still runs, while the loop waits for a result.
+# Seconds between two checks that the pipeline still runs, while the caller waits for a result.
 POLL_SECONDS = 0.2
 
 
@@ -33,7 +33,7 @@ class StreamedFrame(tuple[BgrImage, Detections]):
     """One frame of a stream and its detections: ``frame, detections = item``.
 
     Attributes:
-        result: the pipeline's result, with everything that is known about the frame.
+        result: the pipeline's result, with all that is known about the frame.
 
     Examples:
         >>> import numpy as np
@@ -94,7 +94,7 @@ class StreamedFrame(tuple[BgrImage, Detections]):
 
 
 class _Stopped(Exception):
-    """Ends the run in the pipeline's thread, because the caller has left the loop."""
+    """A signal that ends the run in the pipeline's thread, because the caller has left the loop."""
 
 
 def stream_frames(

@@ -1,4 +1,4 @@
-"""The buffer in which frames of one stream wait for the detector: the newest of a live stream, a queue for a file."""
+"""The buffer of frames that wait for the detector: the newest frame of a live stream, or a queue for a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 
 from retina_edge.sources.frames import Frame
 
-# Frames of a file that wait: enough to even out slow frames, few enough to hold large frames in memory.
+# Frames of a file that may wait: enough to compensate for slow frames, few enough to keep large frames in memory.
 QUEUE_SIZE = 4
 
 
@@ -17,9 +17,9 @@ class Mailbox:
     Args:
         changed: condition to notify of changes. All mailboxes of a pipeline share it, so that one thread can wait for
             any of them. The frames of a file are announced only when the mailbox is full.
-        keep_all: ``put`` waits for room. If False, the mailbox holds one frame and the newest one wins.
-        size: largest number of frames, with ``keep_all``.
-        limit: frames that are taken before the mailbox closes itself; None for no limit.
+        keep_all: True if ``put`` waits for room; False if the mailbox holds one frame and the newest frame wins.
+        size: largest number of frames, if ``keep_all`` is True.
+        limit: number of taken frames after which the mailbox closes itself; None for no limit.
 
     Attributes:
         taken: frames that were taken out.
@@ -57,7 +57,7 @@ class Mailbox:
                 self._frames.clear()
                 self.dropped += 1
             self._frames.append(frame)
-            # A file is not urgent, and waking the other thread for each frame is much of the pipeline's cost.
+            # A file is not urgent, and waking the other thread for each frame would cost the pipeline much of its time.
             if not self.keep_all or len(self._frames) >= self._size:
                 self._changed.notify_all()
         return True

@@ -48,7 +48,7 @@ TICK_SECONDS = 0.05
 # Seconds that the detector and the outputs have to finish the batches in flight after ``stop``.
 DRAIN_TIMEOUT = 30.0
 
-# Takes a result. The detector thread waits for it, so with live streams it must return at once.
+# A callback for results. The detector thread waits for it, so with live streams it must return at once.
 OnResult = Callable[[Stream, Result], None]
 
 logger = logging.getLogger(__name__)
@@ -72,23 +72,23 @@ class Pipeline:
         on_result: called in the detector thread with each result, in the order of each stream's frames.
         on_end: called in the detector thread after the last result of a stream.
         analyze: function that makes the analyzer of a stream, by its name; None for no tracking.
-        score: detections score more than this; None for the model's threshold. ``set_score`` changes it during the run.
-        batch: frames in a batch; None for the model's own, else one frame of each stream if the model can take several.
-        deadline: seconds that a batch with a live stream's frame waits to be full.
+        score: score threshold of detections; None for the model's threshold. ``set_score`` changes it during the run.
+        batch: frames in a batch; None for the model's fixed batch size, or, without one, for one frame of each stream.
+        deadline: seconds that a batch with a live frame waits until it is full.
         max_age: seconds since capture after which frames and results of live streams are dropped; None for no limit.
-        max_frames: frames of each stream, after which it ends; None for all.
-        keep_trying: retry without end to open a live stream; if False, only one that has been online is reopened.
+        max_frames: number of frames after which each stream ends; None for all frames.
+        keep_trying: True to retry forever to open a live stream; False to reopen only a stream that has been online.
         hangs_after: seconds that the detector or ``on_result`` may take for one batch before the run fails; None for no
             limit. After ``stop`` the limit is 30 s.
 
     Attributes:
         streams: the streams, in the order of ``sources``.
-        score: detections score more than this.
+        score: current score threshold of detections.
         preprocess_seconds, infer_seconds: seconds that the feeder and the detector thread spent in the detector.
         seconds: duration of ``run``.
 
     Raises:
-        RetinaEdgeError: for a score or batch size that the model does not support, or without streams.
+        RetinaEdgeError: if the model does not support the score or the batch size, or if there are no streams.
 
     Examples:
         >>> from retina_edge import Detector
@@ -133,7 +133,7 @@ class Pipeline:
         self._captures = [
             Capture(stream, self._fail, on_end=self._start_captures, keep_trying=keep_trying) for stream in self.streams
         ]
-        # Reentrant: a signal handler calls ``stop``, maybe while its own thread holds the lock.
+        # Reentrant: a signal handler may call ``stop`` while its own thread holds the lock.
         self._starting = threading.RLock()
         self._stopped_at = math.inf
         self._submissions: queue.SimpleQueue[_Submission | None] = queue.SimpleQueue()
@@ -168,7 +168,7 @@ class Pipeline:
         return sum(stream.state is State.ONLINE for stream in self.streams)
 
     def stop(self) -> None:
-        """End the run. Live streams end at once; captured frames of files are still detected. Thread-safe."""
+        """End the run. Live streams end at once, and captured frames of files are still detected. Thread-safe."""
         with self._starting:
             self._stopped_at = min(self._stopped_at, time.monotonic())
         for capture in self._captures:
@@ -187,7 +187,7 @@ class Pipeline:
 
         Raises:
             BaseException: the first error of ``on_result``, ``tick`` or a thread, after all captured frames of files
-                are detected. The detector may fail on a batch of live frames, but not many times in a row.
+                are detected. The detector may fail on batches of live frames, but not on too many in a row.
         """
         start, timeout = time.monotonic(), JOIN_TIMEOUT
         try:
@@ -235,7 +235,7 @@ class Pipeline:
         end = time.monotonic() + timeout
         for name, wait in waits:
             if not wait(max(0.0, end - time.monotonic())) and timeout:
-                logger.warning("%s: hangs, and is left behind", name)
+                logger.warning("%s: hangs and is left behind", name)
 
     def _fail(self, error: BaseException) -> None:
         """Record an error of another thread; all threads end once all mailboxes are closed and empty."""
@@ -255,7 +255,7 @@ class Pipeline:
                     capture.start()
 
     def _feed(self) -> None:
-        """Submit batch after batch, as far ahead as the streams allow."""
+        """Submit batch after batch, and keep as many in flight as the kind of the streams allows."""
         try:
             while True:
                 with self._changed:
@@ -311,7 +311,7 @@ class Pipeline:
             self._on_end(stream)
 
     def _count_failure(self, frames: FrameBatch, error: Exception) -> None:
-        """Count a failed batch; raise the error if a frame of a file is missing, or after many failures in a row."""
+        """Count a failed batch. Raise its error if it holds a frame of a file, or after too many failures in a row."""
         self._consecutive_failures += 1
         for stream, _ in frames:
             stream.failed += 1

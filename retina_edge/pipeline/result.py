@@ -54,8 +54,8 @@ class Result:
     def annotated(self) -> BgrImage:
         """The annotated frame: uint8 [height, width, 3], BGR.
 
-        The frame is drawn on first access. Do not modify it: all sinks share it, and if there is nothing to draw, it is
-        the image of the original frame.
+        The image is drawn on first access. Do not modify it, because all sinks share it. If there is nothing to draw,
+        it is the image of the original frame itself.
         """
         if not len(self.detections) and not self.tallies:
             return self.frame.image

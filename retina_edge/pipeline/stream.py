@@ -15,8 +15,8 @@ from retina_edge.sources.frames import Source, SourceInfo
 from retina_edge.system.printable import printable
 
 # Number of newest results that the latency is computed from.
-WINDOW = 300
-# Seconds that the rate is computed over, so few that a stalled stream soon shows 0.
+LATENCY_RESULTS = 300
+# Seconds that the rate is computed over: short, so that a stalled stream soon shows 0.
 RATE_SECONDS = 5.0
 
 
@@ -31,18 +31,18 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class StreamStatus:
-    """The status of a stream at one moment; contains no credentials.
+    """The status of a stream at one moment. It contains no credentials.
 
     Attributes:
         name: name of the stream.
-        source: the source, without credentials.
-        live: True if frames arrive in real time, so that the newest one wins.
+        source: name of the source, without credentials.
+        live: True if frames arrive in real time, so that the newest frame wins.
         state: ``connecting``, ``online``, ``offline`` or ``ended``.
         error: the current or the latest error; empty if there was none.
-        height, width: size of the newest frame, pixels; None before the first one.
+        height, width: size of the newest frame, pixels; None before the first frame.
         captured: frames read from the source.
         detected: frames with a result.
-        dropped: frames of a live stream that were replaced by a newer one before the detector was free.
+        dropped: frames of a live stream that a newer frame replaced before the detector was free.
         expired: frames and results that were dropped because they were older than ``max_age``.
         failed: frames that the detector failed on.
         reconnects: attempts to reopen the source.
@@ -76,17 +76,19 @@ class Stream:
 
     Attributes:
         name: unique name among the streams of a run; used in results, on the page and in metrics.
-        open: function that makes a new source, called for each attempt to open the stream.
-        source: the source for display, without credentials.
+        open: function that makes a new source; it is called for each attempt to open the stream.
+        source: name of the source for display, without credentials.
         live: True if the newest frame wins and the source is reopened when it ends. False if every frame counts and the
             stream ends with its source. For a URL this is a guess until the source is open.
         mailbox: the buffer in which the stream's frames wait for the detector.
         info: properties of the source, once it is open.
         errors: a line for each part of a file that could not be read, or for a source that could not be opened.
-        warnings: a line for each oddity of a file.
+        warnings: a line for each irregularity of a file.
         objects: number of detections in all results.
         started: True once the capture thread has been started.
         read_seconds: seconds that the capture thread has spent waiting for frames and decoding them.
+        latest: the newest result; None before the first one.
+        state, error, captured, detected, expired, failed, reconnects: as in ``StreamStatus``.
 
     Examples:
         >>> from retina_edge.assets import FOREST
@@ -117,7 +119,7 @@ class Stream:
     reconnects: int = 0
     latest: Result | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    _recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=LATENCY_RESULTS))
 
     @classmethod
     def of(
@@ -128,13 +130,13 @@ class Stream:
         *,
         max_frames: int | None = None,
     ) -> Stream:
-        """Make a stream, with the mailbox that its source needs, live or not.
+        """Make a stream, with a mailbox that suits its source, live or not.
 
         Args:
             name: unique name among the streams of a run.
             open_source: function that makes a new source.
             changed: condition that all mailboxes of a pipeline share.
-            max_frames: frames after which the stream ends; None for all.
+            max_frames: number of frames after which the stream ends; None for all frames.
         """
         source = open_source()
         mailbox = Mailbox(changed, keep_all=not source.live, limit=max_frames)
@@ -146,7 +148,7 @@ class Stream:
         return self.mailbox.ended and self.mailbox.taken == self.detected + self.failed + self.expired
 
     def record(self, result: Result, seconds: float) -> None:
-        """Count a result and keep it as the newest.
+        """Count a result and keep it as the newest result.
 
         Args:
             result: the result.

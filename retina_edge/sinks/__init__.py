@@ -1,1 +1,1 @@
-"""Sinks: videos, images, text files and a window on this machine that take results."""
+"""Sinks, which take results on this machine: videos, images, text files and a window."""

@@ -17,30 +17,30 @@ from engines.core.errors import SinkError
 from retina_edge.pipeline.result import Result
 from retina_edge.sinks.sink import Sink
 
-# Time at the end for writing the queue.
+# Seconds at the end for writing the queue.
 CLOSE_SECONDS = 10.0
-# Time after that for the write in progress and for closing the file.
+# Seconds after that for the write in progress and for closing the file.
 GRACE_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
 
 class BackgroundSink(Sink):
-    """Passes results to another sink in a background thread, in order.
+    """A sink that passes results to an inner sink in a background thread, in order.
 
-    The inner sink is entered in the caller's thread, so that an error of opening is raised at once. It is written to
-    and closed in the background thread. Its first error closes it, and later results are counted in ``lost``. The next
-    ``write`` or the end of the block raises this error, once; if there is an ``on_error``, the callback gets it
-    instead. If the block ends with another error, that error is raised and the sink's error is logged.
+    The inner sink is entered in the caller's thread, so that an error while opening is raised at once. It is written to
+    and closed in the background thread. The first error of the inner sink closes it, and later results are counted in
+    ``lost``. The next ``write`` or the end of the block raises this error, once. If ``on_error`` is given, the callback
+    gets the error instead. If the block ends with another error, that error is raised and the sink's error is logged.
 
-    At the end, the queue is written for at most ``close_seconds``. Remaining results of live streams are dropped;
-    remaining results of files are lost, which is an error.
+    At the end, the queue is written for at most ``close_seconds``. The results of live streams that remain are dropped.
+    The results of files that remain are lost, which is an error.
 
     Args:
         sink: the inner sink, not entered yet, owned by this sink. It must not be a window, which needs the main thread.
-        capacity: largest number of waiting results of live streams, and also of files. Each result holds a frame and,
-            if a sink draws, an annotated copy.
-        on_error: callback for the sink's error, called once, usually from the background thread.
+        capacity: largest number of waiting results, for live streams and for files separately. Each result holds a
+            frame and, if a sink draws, an annotated copy.
+        on_error: callback for the first error of the inner sink, called once, usually from the background thread.
         close_seconds: seconds for writing the queue at the end.
 
     Raises:
@@ -89,12 +89,12 @@ class BackgroundSink(Sink):
 
     @property
     def dropped(self) -> int:
-        """Results of live streams that made room for newer ones, or still waited at the end."""
+        """Results of live streams that made room for newer results, or still waited at the end."""
         return self._dropped
 
     @property
     def lost(self) -> int:
-        """Results lost by an error, because they caused it, waited at the time, or came later.
+        """Results lost because of an error: the result that caused it, the waiting results, and all later ones.
 
         The number includes results of files that still waited at the end, and results that the inner sink has lost.
         """
@@ -107,7 +107,7 @@ class BackgroundSink(Sink):
 
     @property
     def error(self) -> BaseException | None:
-        """The error that ended the inner sink, or the error that it reports; None if there has been none."""
+        """The error that ended the inner sink, or the error that the inner sink reports; None if there was no error."""
         return self._error or self._sink.error
 
     @property
@@ -150,7 +150,7 @@ class BackgroundSink(Sink):
         return sum(isinstance(item, Result) for item in self._queue)
 
     def _make_room(self, *, live: bool) -> bool:
-        """Return True if one more result may wait. For a live stream, drop the oldest one if necessary."""
+        """Return True if one more result may wait. For a live stream, drop the oldest waiting result if necessary."""
         same_kind = [item for item in self._queue if isinstance(item, Result) and item.live is live]
         if len(same_kind) < self._capacity:
             return True
@@ -188,7 +188,7 @@ class BackgroundSink(Sink):
         return type(self._sink).__name__
 
     def _give_up(self) -> None:
-        """Empty the queue at the end. Lost results of files are an error."""
+        """Empty the queue after the timeout at the end. Lost results of files are an error."""
         with self._changed:
             lost = sum(isinstance(item, Result) and not item.live for item in self._queue)
             self._lost += lost
@@ -198,7 +198,7 @@ class BackgroundSink(Sink):
             self._record(
                 SinkError(
                     f"{self._name} is too slow: {lost} frames were not written within {self._close_seconds:g} s of the "
-                    "end; write to a faster disk, or save less"
+                    "end; write to a faster disk, or save fewer outputs"
                 )
             )
 
@@ -224,14 +224,14 @@ class BackgroundSink(Sink):
             self._finished.set()
 
     def _next(self) -> Result | str | None:
-        """Wait for the oldest item of the queue, a result or the name of an ended stream; None at the end."""
+        """Wait for the next item of the queue: a result, or the name of an ended stream. Return None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._end is not None)
             self._changed.notify_all()
             return self._queue.popleft() if self._queue else None
 
     def _close(self) -> None:
-        """Close the inner sink with its own error, or else as the owner's ``with`` block ended."""
+        """Close the inner sink with its own error, or else with the error or the success of the owner's block."""
         error = self._error
         try:
             if error is not None:

@@ -19,10 +19,10 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "�
 
 
 class CsvSink(TextFileSink):
-    """Writes one row of ``HEADER`` per detection: CSV as in RFC 4180, in UTF-8, with a header.
+    """A sink that writes a header and one row per detection, as CSV (RFC 4180) in UTF-8. ``HEADER`` names the columns.
 
-    Boxes are in frame pixels. A frame without detections leaves no row; JSON lines have a line for every frame.
-    ``timestamp`` is in seconds from the start of the source, empty for an image. ``captured`` is UTC, ISO 8601.
+    Boxes are xyxy in frame pixels. A frame without detections leaves no row, while JSON lines have a line for every
+    frame. ``timestamp`` is in seconds from the start of the source, empty for an image. ``captured`` is UTC, ISO 8601.
     ``track`` is empty for an object that is not tracked. A name that a spreadsheet would treat as a formula gets a
     leading apostrophe.
 

@@ -11,9 +11,9 @@ from retina_edge.sources.image_source import output_name
 
 
 class ImageSink(Sink):
-    """Writes annotated images into a folder, under the names of their sources.
+    """A sink that writes annotated images into a folder, under the names of the original files.
 
-    ``.png`` is appended to a name whose format OpenCV cannot write in color.
+    If OpenCV cannot write the format of a file in color, ``.png`` is appended to its name.
 
     Args:
         folder: path of the folder; created if it does not exist.

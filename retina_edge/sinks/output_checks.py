@@ -31,7 +31,7 @@ def check_outputs(
         sources: the sources of the run.
         save: the annotated video, or the folder for videos and images; None for neither.
         jsonl, csv: the files for results and for detections; None for no file.
-        endless: True for a service, which restarts after an interruption and then overwrites an MP4.
+        endless: True for a service, which restarts after an interruption and would then overwrite an MP4.
 
     Raises:
         SinkError: if an MP4 is given for several sources or for images, two outputs would write the same file, an
@@ -58,7 +58,8 @@ def check_outputs(
             if path.name == file.name and path.resolve() == file.resolve():
                 raise SinkError(f"{option} {file}: {other.split()[0]} would write the same file; use another name")
         outputs[file] = f"{option} {file}"
-    # Only an output that exists can also be an input. Compare inodes: links and upper case give a file several names.
+    # Only an output that exists can also be an input. Compare inodes, because a file can have several names: links, or
+    # upper and lower case.
     present = {_identity(path): option for path, option in outputs.items()}
     present.pop(None, None)
     if not present:
@@ -74,7 +75,7 @@ def check_outputs(
 
 
 def _targets(save: Path, sources: Sequence[Source], *, endless: bool) -> list[Path]:
-    """Return the files that ``--save`` writes, as they are named in the end."""
+    """Return the files that ``--save`` writes, by their final names."""
     if save.suffix.lower() == ".mp4":
         if len(sources) != 1 or isinstance(sources[0], ImageSource):
             raise SinkError(f"--save {save}: an MP4 takes one video, camera or URL; use a folder instead")

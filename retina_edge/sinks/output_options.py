@@ -1,4 +1,4 @@
-"""The outputs of a run: checked before the work begins, then opened for the streams of the run."""
+"""The outputs that a user asks for: checked before the work begins, then opened for the streams of the run."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ class OutputOptions:
             endless: True for a service, which restarts after an interruption.
 
         Raises:
-            SinkError: if an output must not be written.
+            SinkError: if an output would overwrite one of these files, or has a name that does not fit the sources.
         """
         check_outputs(model, sources, save=self.save, jsonl=self.jsonl, csv=self.csv, endless=endless)
 
     def open(
         self, sources: Mapping[str, Source], streams: Sequence[Stream], *, strict: bool
     ) -> AbstractContextManager[Outputs]:
-        """Open the outputs; they are closed at the end of the ``with`` block.
+        """Open the outputs for the duration of the ``with`` block.
 
         Args:
             sources: the source of each stream, by name.
@@ -68,7 +68,7 @@ class OutputOptions:
 
         Raises:
             OSError: if a file cannot be opened.
-            RetinaEdgeError: for an address that cannot be used.
+            RetinaEdgeError: if an address cannot be used.
         """
 
         def open_sink(name: str) -> Sink:

@@ -27,7 +27,7 @@ from retina_edge.system.folders import event_spool
 from retina_edge.system.printable import printable
 from retina_edge.system.redaction import redact
 
-# Results that may wait for a file. Each holds its frame.
+# Results that may wait for a file. Each result holds its frame in memory.
 QUEUE_CAPACITY = 16
 
 logger = logging.getLogger(__name__)
@@ -38,15 +38,15 @@ class OutputStatus:
     """The state of an output, and the number of results or events that it took and lost. Contains no credentials.
 
     Attributes:
-        name: path of the file, or address of the receiver without credentials; unique among the outputs.
+        name: path of the file or folder, or address of the receiver without credentials; unique among the outputs.
         kind: ``file`` for results, ``events`` for a receiver of events.
         state: ``ok``; ``waiting`` for a slow disk or an unreachable receiver; ``lost`` if the output works but has
-            lost results or events; ``failed`` if results are being lost, of one stream or of all.
+            lost results or events; ``failed`` if results of at least one stream are being lost.
         waiting: results that wait for the file, or events in the spool.
         done: results written, or events confirmed by the receiver, since the start.
-        dropped: results or events that made room for newer ones.
+        dropped: results or events that were dropped to make room for newer ones.
         lost: results that failed to be written or came after a failure; events that the receiver refused.
-        error: the present error, or the last one; empty if there has been none.
+        error: the current error, or the latest one; empty if there was no error.
 
     Examples:
         >>> status = OutputStatus("out.jsonl", "file", "lost", 0, done=10, dropped=2, lost=0, error="")
@@ -65,7 +65,7 @@ class OutputStatus:
 
     @property
     def incomplete(self) -> bool:
-        """True if more was lost than a slow file may drop of a live stream."""
+        """True if results or events were lost, except results of live streams that a slow file may drop."""
         return self.state == "failed" or self.lost > 0 or (self.kind == "events" and self.dropped > 0)
 
     def __str__(self) -> str:
@@ -76,10 +76,10 @@ class OutputStatus:
 
 
 class Outputs:
-    """Passes every result of every stream on to the files, and its events to the receivers.
+    """The open outputs of a run: every result goes to all files, and its events go to all receivers.
 
     Args:
-        files: sinks by name, which already run in their background threads.
+        files: sinks by name; their background threads already run.
         receivers: deliveries to the receivers of events, by name.
         events: dispatcher that puts events into the spools of the receivers.
     """
@@ -90,14 +90,14 @@ class Outputs:
         self._files, self._receivers, self._events = files, receivers, events
 
     def write(self, result: Result) -> None:
-        """Pass a result and its events on. A file that has failed counts the result as lost."""
+        """Pass a result to the files and its events to the receivers. A failed file counts the result as lost."""
         for event in result.events:
             self._events.send(event)
         for sink in self._files.values():
             sink.write(result)
 
     def end(self, stream: str) -> None:
-        """Finish a stream, which sends no more results."""
+        """Finish the files of a stream that has no more results."""
         for sink in self._files.values():
             sink.end(stream)
 
@@ -119,8 +119,8 @@ class Outputs:
         ]
 
     @property
-    def failed(self) -> list[OutputStatus]:
-        """Status of the outputs that lost more than they may."""
+    def incomplete(self) -> list[OutputStatus]:
+        """The status of each output that is incomplete, as ``OutputStatus.incomplete`` defines it."""
         return [status for status in self.status() if status.incomplete]
 
 
@@ -135,16 +135,16 @@ def open_outputs(
     spool: Path | None = None,
     strict: bool,
 ) -> Iterator[Outputs]:
-    """Open files and event deliveries for the length of the block.
+    """Open files and event deliveries for the duration of the block.
 
     If ``strict``, older files are overwritten, and ``write`` or the end of the block raises the first error of a file.
-    Otherwise, older files are continued, an error is logged, and writing the file is retried while the other outputs go
-    on. At the end, the log says which results were lost. Lost events are always logged.
+    Otherwise, older files are continued, an error is logged, and writing the file is retried while the other outputs
+    continue; the end of the block then logs how many results were lost. Lost events are logged in both cases.
 
     Args:
         jsonl: file for results as JSON lines.
         csv: file for detections as a table.
-        save: video or folder for annotated videos and images; used with ``open_sink``.
+        save: annotated video, or folder for annotated videos and images; used only together with ``open_sink``.
         open_sink: callback that returns the sink of a stream for ``save``, given the name of the stream.
         receivers: addresses that events are delivered to, ``mqtt://`` or ``https://``.
         spool: folder for waiting events, with one file for each receiver; None for ``event_spool()``.
@@ -152,7 +152,7 @@ def open_outputs(
 
     Raises:
         OSError: if a file cannot be opened.
-        RetinaEdgeError: if an address cannot be used, or is given twice.
+        RetinaEdgeError: if an address cannot be used or is given twice.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -163,7 +163,7 @@ def open_outputs(
     spools = [(spool or event_spool()) / f"{_file_name(address)}.sqlite" for address in receivers]
     if len(set(spools)) != len(spools):
         raise RetinaEdgeError(
-            "--events: expected each address once; addresses that differ only in password or query count as the same"
+            "--events: expected each address once; addresses that differ only in user, password or query are the same"
         )
     sinks: list[tuple[Path, Sink]] = []
     texts: list[tuple[Path | None, type[TextFileSink]]] = [(jsonl, JsonlSink), (csv, CsvSink)]
@@ -193,7 +193,7 @@ def open_outputs(
         with opened:
             yield outputs
     finally:
-        if failed := [status for status in outputs.failed if not strict or status.kind == "events"]:
+        if failed := [status for status in outputs.incomplete if not strict or status.kind == "events"]:
             logger.error("outputs failed: %s", "; ".join(map(str, failed)))
 
 
@@ -217,7 +217,7 @@ def _names(names: Iterable[str]) -> list[str]:
 
 
 def _log_end(error: BaseException) -> None:
-    """Log an error that a retry cannot fix: it ends this file, but neither the page nor the other files."""
+    """Log an error that a retry cannot fix. The error ends this file, but neither the page nor the other files."""
     logger.error("%s; nothing more is written there", error)
 
 
@@ -235,7 +235,7 @@ def _file_status(name: str, sink: BackgroundSink) -> OutputStatus:
 
 
 def _receiver_status(name: str, receiver: DeliveryWorker, unsent: int) -> OutputStatus:
-    """Return the status of a receiver. ``unsent`` events were dropped before the spools, for all receivers alike."""
+    """Return the status of a receiver. ``unsent`` events were dropped before they reached the spool of any receiver."""
     delivery = receiver.state
     dropped = delivery.dropped + unsent
     state: Literal["ok", "waiting", "lost", "failed"] = "ok"

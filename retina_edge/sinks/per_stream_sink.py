@@ -1,4 +1,4 @@
-"""A sink that saves what several streams show, with a separate sink for each stream."""
+"""A sink that saves the annotated frames of several streams, with a separate sink for each stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from retina_edge.sources.image_source import ImageSource
 
 
 class PerStreamSink(Sink):
-    """Opens a separate sink for each stream at its first result, and closes it when the stream ends.
+    """A sink that opens a separate sink for each stream at its first result, and closes it when the stream ends.
 
     Args:
         open_sink: callback that returns the sink of a stream, given its name.
@@ -28,7 +28,7 @@ class PerStreamSink(Sink):
     def __init__(self, open_sink: Callable[[str], Sink]) -> None:
         self._open_sink = open_sink
         self._sinks: dict[str, Sink] = {}
-        # Guards the sinks and the totals of ended streams, which one thread changes and others read.
+        # Protects the sinks and the totals of ended streams, which one thread changes and others read.
         self._lock = threading.Lock()
         self._lost = 0
         self._error: BaseException | None = None
@@ -88,7 +88,7 @@ class PerStreamSink(Sink):
 
 
 def sink_for_stream(save: Path, source: Source, *, name: str, live: bool, fps: float | None) -> Sink:
-    """Return the sink that saves what a stream shows, as ``save`` itself if it ends in .mp4, else inside that folder.
+    """Return the sink for the annotated frames of a stream: the video ``save`` if it ends in .mp4, else in that folder.
 
     Args:
         save: path of the video or the folder.

@@ -1,4 +1,4 @@
-"""A sink that records a live stream in segments, so that an interruption costs one segment at most."""
+"""A sink that records a live stream in segments, so that an interruption costs at most one segment."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from retina_edge.pipeline.result import Result
 from retina_edge.sinks.sink import Sink
 from retina_edge.sinks.video_sink import MAX_STILL_SECONDS, VideoSink, partial_path
 
-# Length of a segment. A power cut costs the current segment.
+# Length of a segment in seconds. A power cut costs the current segment.
 SEGMENT_SECONDS = 600.0
 
 
 class RecordingSink(Sink):
-    """Writes annotated videos into a folder, named by stream and start in UTC: ``NAME-20261126T070000Z.mp4``.
+    """A sink that writes annotated videos, named by stream and start in UTC: ``NAME-20261126T070000Z.mp4``.
 
-    A new video begins every ten minutes, after a gap of ten seconds, and when the resolution of the stream changes.
+    A new video begins every ten minutes, after a gap of more than ten seconds, and when the frame size changes.
 
     Args:
         folder: path of the folder; created if it does not exist.

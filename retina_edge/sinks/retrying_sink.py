@@ -18,17 +18,17 @@ logger = logging.getLogger(__name__)
 
 
 class RetryingSink(Sink):
-    """Writes to a sink, and after an error to a new one. After an error of a sink that is not resumable, it stops.
+    """A sink that writes to an inner sink, and after an error to a new one, unless the inner sink is not resumable.
 
     ``lost`` counts the result that caused an error and all results until the next attempt. A file that could not be
     closed counts as one result. The log says when results begin to be lost, and when the sink works again.
 
     Args:
         name: name of the output, for the log.
-        make: callback that returns a sink, not entered yet. A new sink must not overwrite what the last one wrote.
+        make: callback that returns an inner sink, not entered yet. It must not overwrite what an earlier one wrote.
 
     Raises:
-        Exception: on entering, if the sink raises it and the disk is not full. Later errors are kept in ``error``.
+        Exception: on entering, any error of the inner sink except a full disk. Later errors are kept in ``error``.
     """
 
     def __init__(self, name: str, make: Callable[[], Sink]) -> None:
@@ -60,11 +60,11 @@ class RetryingSink(Sink):
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            self._fail(error, self._next)  # the disk may get room again
+            self._fail(error, self._next)  # space on the disk may be freed later
         return self
 
     def write(self, result: Result) -> None:
-        # A result that leaves nothing in the file cannot show that the disk works again.
+        # A result for which nothing is written cannot show that the disk works again.
         if not self.takes(result):
             return
         if self._failing and (not self._sink.resumable or time.monotonic() < self._failed_at + RETRY_SECONDS):

@@ -10,7 +10,7 @@ from retina_edge.pipeline.result import Result
 
 
 class Sink(ABC):
-    """Takes results in order, from one thread at a time, inside its ``with`` block.
+    """The base class of sinks. A sink takes results in order, from one thread at a time, inside its ``with`` block.
 
     Attributes:
         written: files or folders that this sink has finished.
@@ -32,12 +32,12 @@ class Sink(ABC):
 
     @property
     def lost(self) -> int:
-        """Results that were taken but could not be written; 0 for sinks that raise an error instead."""
+        """Number of results that were taken but could not be written; 0 for sinks that raise an error instead."""
         return 0
 
     @property
     def error(self) -> BaseException | None:
-        """The error that prevents writing now, or the last one that did; None if there has been none."""
+        """The error that prevents writing now, or the latest one that did; None if there was no error."""
         return None
 
     @property
@@ -55,7 +55,7 @@ class Sink(ABC):
         """Write one result."""
 
     def end(self, stream: str) -> None:  # noqa: B027 -- most sinks have nothing to do here
-        """Finish a stream, which sends no more results."""
+        """Finish a stream that has no more results."""
 
     def __enter__(self) -> Sink:
         return self

@@ -17,15 +17,15 @@ from retina_edge.sinks.sink import Sink
 
 
 class TextFileSink(Sink):
-    """A text file in UTF-8, open inside the ``with`` block. Other programs can read each result at once.
+    """The base class of sinks that write a text file in UTF-8. Other programs can read each result at once.
 
     Args:
         path: path of the file; its folder is created if it does not exist.
         append: True to continue an older file; False to overwrite it on entering.
 
     Raises:
-        OSError: on entering, writing or closing, if the file cannot be written; names the file.
-        SinkError: on entering, if the older file begins with something else.
+        OSError: on entering, writing or closing, if the file cannot be written; the error names the file.
+        SinkError: on entering, if the older file does not begin as a file of this sink does.
     """
 
     # The newline argument of ``open``; None for the line ends of the system.
@@ -39,8 +39,10 @@ class TextFileSink(Sink):
         self.path = path
         self._append = append
         self._file: TextIO | None = None
-        # _complete: no write has failed. _regular: the path is a regular file, not a pipe or a device.
-        self._complete = self._regular = True
+        # False after a failed write.
+        self._complete = True
+        # False for a pipe or a device.
+        self._regular = True
 
     def __enter__(self) -> Sink:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,8 +74,8 @@ class TextFileSink(Sink):
             start = older.read(len(self.start)).decode("ascii", errors="replace")
             if not self.start.startswith(start):
                 raise SinkError(
-                    f"{self.path}: expected a file that begins with {self.start.strip()}, got another, which cannot "
-                    "be continued; use another name"
+                    f"{self.path}: expected a file that begins with {self.start.strip()}, got another file, "
+                    "which cannot be continued; use another name"
                 )
             end = _end_of_lines(older)
         if end != size:
@@ -85,7 +87,7 @@ class TextFileSink(Sink):
         """Append a text to the file.
 
         Raises:
-            OSError: if the file cannot be written; names the file.
+            OSError: if the file cannot be written; the error names the file.
             ValueError: if the sink is used outside its ``with`` block.
         """
         if self._file is None:
@@ -121,7 +123,7 @@ class TextFileSink(Sink):
 
 
 class JsonlSink(TextFileSink):
-    """Writes one JSON object per frame (``Result.to_dict``): source, time and detections, boxes xyxy in frame pixels.
+    """A sink that writes one JSON object per frame: ``Result.to_dict``, with boxes xyxy in frame pixels.
 
     Examples:
         >>> from tempfile import TemporaryDirectory

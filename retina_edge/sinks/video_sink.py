@@ -24,22 +24,22 @@ from retina_edge.sources.video_source import opencv_name
 CODECS = ("mp4v", "avc1")
 # Frame rate of cameras that do not report one.
 DEFAULT_FPS = 25.0
-# Longest time that the video of a live stream repeats a frame while no new one arrives.
+# Longest time, in seconds, that the video of a live stream repeats a frame while no new frame arrives.
 MAX_STILL_SECONDS = 10.0
-# Disk space kept free for the index of a video. The index is written last, a video cannot be played without it, and
-# OpenCV does not report a failed write.
+# Disk space kept free for the index of a video. The index is written last, and a video cannot be played without it.
+# OpenCV would not report that it could not be written.
 RESERVED_BYTES = 16 * 2**20
 
 logger = logging.getLogger(__name__)
 
 
 class VideoSink(Sink):
-    """Writes an annotated MP4 in the size of the frames; an odd width or height grows by one pixel.
+    """A sink that writes an annotated MP4 in the size of the frames. An odd width or height grows by one pixel.
 
-    FFmpeg would cut the last row or column of an odd size, because the color planes of a video have half the size. This
-    sink repeats the row or column instead. The file is written as ``NAME.partial.mp4`` and renamed at the end. After an
-    error, the partial file stays and can be played up to the error. If fewer than ``RESERVED_BYTES`` bytes of the disk
-    are free, the disk counts as full, which is an error.
+    FFmpeg would cut off the last row or column of an odd size, because the color planes of a video have half the size.
+    This sink repeats the row or column instead. The file is written as ``NAME.partial.mp4`` and renamed at the end.
+    After an error, the partial file stays and can be played up to the error. A disk with less than ``RESERVED_BYTES``
+    bytes of free space counts as full, which is an error.
 
     The video of a live stream plays in real time: a frame is repeated until the next one is due, and frames that arrive
     faster than ``fps`` are dropped.
@@ -137,7 +137,7 @@ class VideoSink(Sink):
         with quiet_opencv():
             self._writer.release()
         self._writer = None
-        # Ctrl-C is the usual end of a camera's video, which is then complete.
+        # Ctrl-C is the usual end of a camera's video, so the video is complete.
         if kind is None or issubclass(kind, KeyboardInterrupt):
             self._publish()
         else:

@@ -17,9 +17,10 @@ KEY_ESCAPE = 27
 
 
 class WindowSink(Sink):
-    """Shows the newest annotated frame of each stream in a separate window.
+    """A sink that shows the newest annotated frame of each stream in a separate window.
 
-    GUI toolkits require a single thread. ``write`` therefore only keeps the result; call ``show`` from the main thread.
+    GUI toolkits work only in one thread. Therefore, ``write`` only keeps the result. Call ``show`` from the main thread
+    to draw it.
     """
 
     def __init__(self) -> None:

@@ -11,17 +11,18 @@ import numpy as np
 from engines.core.letterbox import BgrImage
 from retina_edge.sources.frames import Frame, Source, SourceInfo
 
+# (height, width) of the frames, pixels.
 WINDOW = (416, 736)
 FPS = 25.0
-# Sweeps across the strip. With this many, the windows together show every part of it.
+# Sweeps across the image: enough for the frames together to show every part of it.
 SWEEPS = 4
 
 
 class Flight(Source):
-    """A window that moves over one large image, by fractions of a pixel as a camera does.
+    """A window that moves over one large image, by fractions of a pixel, like the view of a camera.
 
-    The window moves along the width while it sweeps over the height. It waits at both ends for half a sweep, so that
-    the corners come into view.
+    The window moves along the width while it sweeps over the height. At both ends it stops moving along the width for
+    half a sweep, so that the corners come into view.
 
     Args:
         ground: image to fly over, uint8 [height, width, 3], BGR, at least as large as the window.

@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import numpy.typing as npt
 
-# Frames of a stream that are usually in use at once; further frames get memory outside the pool.
-LIMIT = 12
+# Largest number of images in the pool. A stream rarely uses more at once; further frames get new memory.
+MAX_IMAGES = 12
 
 Image = npt.NDArray[np.uint8]
 
 
 class FramePool:
-    """The images of one stream. An image is reused only when no reference to it, or to a view of it, is left.
+    """A pool of the images of one stream. An image is reused only when no reference to it or to a view of it is left.
 
     Examples:
         >>> pool = FramePool()
@@ -37,7 +37,7 @@ class FramePool:
         """Add an image that was just written, unless the pool contains it or is full."""
         if self._images and self._images[0].shape != image.shape:
             self._images.clear()
-        if len(self._images) < LIMIT and not any(image is known for known in self._images):
+        if len(self._images) < MAX_IMAGES and not any(image is known for known in self._images):
             self._images.append(image)
 
 

@@ -19,7 +19,7 @@ class Frame:
     """One frame of a source.
 
     Attributes:
-        image: uint8 [height, width, 3], BGR. The holder of the frame may modify it.
+        image: uint8 [height, width, 3], BGR. The receiver of the frame may modify it.
         index: position in the source, from 0.
         timestamp: seconds since the start of the source; None for an image file.
         name: file or stream that the frame comes from, without credentials.
@@ -66,10 +66,10 @@ class Source(ABC):
     Attributes:
         name: name for messages, without credentials.
         live: True if frames arrive in real time, so that a slow reader must drop some. The value is reliable inside
-            ``with`` and a guess before.
+            the ``with`` block, and a guess before it.
         output_names: file names under which the frames are saved in a folder.
-        info: properties of the source; valid inside ``with``.
-        errors: one line for each part that could not be read although the rest could.
+        info: properties of the source; valid inside the ``with`` block.
+        errors: one line for each part that could not be read, although the other parts could.
         warnings: one line for each irregularity that lost no readable frame.
 
     Examples:
@@ -93,10 +93,10 @@ class Source(ABC):
         self._interrupted = threading.Event()
 
     def interrupt(self) -> None:
-        """End the iteration for good and without a warning, including a read in progress. Thread-safe, at any time.
+        """End the iteration for good and without a warning, and also a read in progress. Thread-safe, at any time.
 
-        Each source documents how soon a read in progress ends. Only the reading thread may leave ``with``, or another
-        thread once the reading thread has ended: closing a source during a read is not safe.
+        Each source documents how soon a read in progress ends. Closing a source during a read is not safe. Therefore,
+        another thread than the reading one may leave the ``with`` block only after the reading thread has ended.
         """
         self._interrupted.set()
 

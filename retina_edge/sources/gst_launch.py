@@ -38,7 +38,7 @@ _MAX_TEXT = 1 << 20
 # Linux's default limit for an unprivileged user. A larger pipe needs fewer reads per frame.
 _PIPE_SIZE = 1 << 20
 _KEPT_LINES = 60
-# Some camera drivers need an orderly stop of their pipeline. The caller waits no longer than this.
+# Some camera drivers need an orderly stop of their pipeline. The caller waits for it no longer than this.
 _STOP_SECONDS = 0.4
 
 # Sets the parent-death signal to SIGKILL, then becomes gst-launch. A hook between fork and exec (preexec_fn) is not
@@ -77,7 +77,7 @@ class Caps:
 
 
 class GstLaunch:
-    """One run of a pipeline. Any thread may call ``interrupt``; only one thread at once may call the other methods.
+    """One run of a pipeline. Any thread may call ``interrupt``; only one thread at a time may call the others.
 
     Args:
         elements: words of the pipeline, without the sink.
@@ -166,7 +166,7 @@ class GstLaunch:
         return error_summary(list(self._lines))
 
     def _supervise(self) -> None:
-        """Start the process, and read its output, so that the process never waits for a reader."""
+        """Start the process and read all its output, because a full pipe would block the process."""
         try:
             self._process = subprocess.Popen(
                 self._command(),
@@ -252,7 +252,7 @@ class GstLaunch:
                 done += count
 
     def _closed_pipe(self) -> PipelineEnd:
-        """Return why the process closed its pipe. The process prints the reason, then ends."""
+        """Return the reason for which the process closed its pipe. The process prints it and then ends."""
         assert self._process is not None
         self._supervisor.join(2 * _STOP_SECONDS)
         try:
@@ -286,7 +286,7 @@ def parse_caps(text: str) -> Caps:
 
 
 def error_summary(lines: Sequence[str]) -> str:
-    """Return the first error in gst-launch's output, with the last line of its debug information; else the last lines.
+    """Return the first error in gst-launch's output with its last line of debug information, or else the last lines.
 
     Examples:
         >>> error_summary(["WARNING: erroneous pipeline: syntax error"])

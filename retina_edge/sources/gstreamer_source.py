@@ -24,7 +24,7 @@ from retina_edge.system.redaction import is_secret_property, redact
 PREFIX = "gst:"
 CSI = "csi://"
 CSI_DEFAULTS = {"width": 1280, "height": 720, "fps": 30, "flip": 0}
-MAX_FLIP = 7
+MAX_FLIP = 7  # flip-method of nvvidconv
 
 # A pipeline may have to find its server and wait for a key frame before its first frame.
 OPEN_SECONDS = 15.0
@@ -40,12 +40,12 @@ _OPENCV_REMEDY = "an OpenCV built with GStreamer (JetPack's and Debian's python3
 
 # Elements that read files. They deliver frames as fast as the reader takes them, so no frame may be dropped.
 _FILE_ELEMENTS = frozenset({"filesrc", "multifilesrc", "splitmuxsrc", "imagesequencesrc", "pushfilesrc", "fdsrc"})
-# Properties to show, because they tell cameras apart and are not secret. Addresses are redacted.
+# Properties to show, because they distinguish cameras and are not secret. Addresses in them are redacted.
 _SHOWN = frozenset({"device", "sensor-id", "location", "uri", "address", "port", "pattern", "num-buffers"})
 
 
 class _Reader(Protocol):
-    """A way to run a pipeline."""
+    """The interface of the two ways to run a pipeline."""
 
     def open(self) -> Caps: ...
 
@@ -66,7 +66,7 @@ class GStreamerSource(Source):
     An OpenCV built with GStreamer runs the pipeline; without one, ``gst-launch-1.0`` runs it in a separate process. A
     pipeline is live, and keeps only the newest frame, unless it reads files, or has a ``videotestsrc`` without
     ``is-live=true``. The frame size may change during a run. ``interrupt`` ends a read in progress within half a
-    second. Messages never contain passwords, but other users of the machine can see them in the process list.
+    second. Messages never contain passwords, but the process list shows them to other users.
 
     Args:
         text: pipeline or camera, as above.
@@ -253,7 +253,7 @@ def opencv_has_gstreamer() -> bool:
 
 
 def csi_pipeline(address: str) -> tuple[str, int]:
-    """Return the pipeline of ``csi://N?width=&height=&fps=&flip=``, and N.
+    """Return the pipeline for ``csi://N?width=&height=&fps=&flip=``, and the number N of the camera.
 
     Raises:
         SourceError: if the address has another form, an unknown key, or a value out of range.
@@ -331,7 +331,7 @@ def shown_pipeline(pipeline: str) -> str:
 def secrets(pipeline: str) -> list[str]:
     """Return the secret property values and the logins of a pipeline, the longest first, to hide them in messages.
 
-    A user name alone is not among them, because it may be part of any word.
+    A user name without a password is not included, because it may be part of any word.
     """
     texts = set()
     for word in _words(pipeline):

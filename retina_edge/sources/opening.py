@@ -1,4 +1,4 @@
-"""Sources opened by their names on a command line."""
+"""Sources, made from their names on a command line."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _open_name(name: str) -> list[Source]:
         images = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if not images:
             raise SourceError(
-                f"{path}: expected a folder with images ({', '.join(sorted(IMAGE_SUFFIXES))}), got one without"
+                f"{path}: expected a folder with images ({', '.join(sorted(IMAGE_SUFFIXES))}), got one without images"
             )
         return [ImageSource(images)]
     if path.exists():

@@ -8,7 +8,7 @@ import time
 from urllib.parse import urlsplit
 
 PORT = 554
-# Timeouts of one receive and of one connection attempt; between them, the wait can be canceled.
+# Timeouts of one receive and of one connection attempt. The wait can only be interrupted between them.
 _RECEIVE_SECONDS, _CONNECT_SECONDS = 0.2, 2.0
 
 

@@ -14,17 +14,17 @@ from retina_edge.sources.image_source import ImageSource
 from retina_edge.sources.opening import open_sources
 from retina_edge.sources.video_source import VideoSource
 
-# A name becomes part of addresses, metrics and file names.
+# A name becomes part of URLs, metrics and file names.
 NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
 def named_sources(words: Sequence[str]) -> dict[str, Callable[[], Source]]:
-    """Return, for each stream name, a function that makes the source of the stream anew.
+    """Return the streams of a command line: for each name, a function that makes a new source.
 
     Args:
-        words: sources as ``open_sources`` takes them, or ``NAME=SOURCE``. A word is a source without a name if a file
-            of that name exists, or if the text before its equals sign is no valid name. Neighboring images without
-            names become one stream, so that they are batched.
+        words: sources as ``open_sources`` takes them, or ``NAME=SOURCE``. A word with an equals sign is still a source
+            without a name if the word is the path of a file, or if the text before the equals sign is not a valid name.
+            Neighboring images without names become one stream, so that they are batched.
 
     Raises:
         SourceError: if a word is not a source, or two streams have the same name.
@@ -48,15 +48,15 @@ def named_sources(words: Sequence[str]) -> dict[str, Callable[[], Source]]:
         chosen = given_name or _unused(_name_of(source), sources)
         if chosen in sources:
             raise SourceError(
-                f"{chosen}: expected each name once, got it twice; choose different names, and none for a glob of "
-                "several files"
+                f"{chosen}: expected each name once, got it twice; choose different names, and give no name to a "
+                "glob that matches several files"
             )
         sources[chosen] = partial(_make, word, source, given_name)
     return sources
 
 
 def _make(word: str, source: Source, name: str | None) -> Source:
-    """Return a new source like the given one, not yet opened."""
+    """Return a new source like the given one. The new source is not open."""
     if isinstance(source, ImageSource):
         return ImageSource(source.paths)
     # A glob stands for several sources, so a file is opened by its own path instead of by the word.

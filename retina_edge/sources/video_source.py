@@ -29,15 +29,14 @@ MAX_FPS = 1000.0
 # OpenCV's own timeouts are 30 s. Opening includes waiting for a key frame.
 OPEN_SECONDS = 10.0
 READ_SECONDS = 5.0
-# Options for FFmpeg. Prefer TCP, as OpenCV does by default. Estimate the rate from 5 frames: by default FFmpeg waits
+# Options for FFmpeg. Prefer TCP, as OpenCV does by default. Estimate the rate from 5 frames: by default, FFmpeg waits
 # for 20 frames, and for 5 s if their times are irregular.
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 STREAM_OPTIONS = "rtsp_flags;prefer_tcp|fpsprobesize;5"
-# Buffers of a camera's driver: one is filled while one is read, and no more, so that no frame is old.
+# Buffers of a camera's driver: one is filled while the other is read. More buffers would deliver older frames.
 CAMERA_BUFFERS = 2
-# OpenCV opens only one address or file of a process at once, including videos that are written. This lock lets only one
-# address wait inside OpenCV: a file then waits for at most one server that hangs, and the other addresses can be
-# interrupted.
+# OpenCV opens sources one after another (see ``VideoSource``). This lock lets only one URL wait inside OpenCV. A file
+# then waits for at most one server that hangs, and the other URLs can be interrupted while they wait for the lock.
 _opening = threading.Lock()
 _POLL_SECONDS = 0.2
 
@@ -50,12 +49,12 @@ class VideoSource(Source):
     read in progress with the next frame or after ``read_timeout``, and ends the wait for a silent RTSP server within
     two seconds.
 
-    OpenCV opens only one address or file of a process at once, including videos that are written. A server that accepts
-    a connection and then hangs therefore delays everything else that is opened, for up to ``open_timeout``. A silent
-    RTSP server does not, because it must answer a request before OpenCV opens it.
+    Within a process, OpenCV opens only one URL or file at a time, including videos to write. A server that accepts a
+    connection and then hangs therefore delays everything else that is opened, for up to ``open_timeout``. A silent RTSP
+    server does not, because OpenCV opens its URL only after the server has answered a request.
 
     All frames have the size of the first one: if a stream changes its resolution, OpenCV scales later frames without
-    notice. A GStreamer pipeline, ``gst:uridecodebin uri=...``, delivers the new size.
+    notice. A GStreamer pipeline such as ``gst:uridecodebin uri=...`` delivers frames of the new size.
 
     Args:
         address: path of a file, index of a camera, or URL.
@@ -63,8 +62,13 @@ class VideoSource(Source):
         read_timeout: timeout for each frame of a URL, in seconds.
 
     Raises:
-        SourceError: on entering, if no server answers or OpenCV cannot open the source; while iterating, if the source
-            has no frame, or a frame cannot be decoded.
+        SourceError: on entering, if the server does not answer or OpenCV cannot open the source; while iterating, if
+            the source has no frame, or a frame cannot be decoded.
+
+    Examples:
+        >>> camera = VideoSource("rtsp://admin:secret@camera/live")
+        >>> camera.name, camera.live, camera.output_names
+        ('rtsp://***@camera/live', True, ('stream.mp4',))
     """
 
     def __init__(
@@ -119,7 +123,7 @@ class VideoSource(Source):
 
     @contextmanager
     def _opening_turn(self) -> Iterator[bool]:
-        """Wait until this source may be opened, and hold the lock inside the block; False after ``interrupt``."""
+        """Hold the lock inside the block. Yield True if the source may be opened, False after ``interrupt``."""
         while not (acquired := _opening.acquire(timeout=_POLL_SECONDS)) and not self._interrupted.is_set():
             pass
         try:
@@ -152,7 +156,7 @@ class VideoSource(Source):
             return "check the address, the credentials and the network"
         return (
             "expected an image (" + ", ".join(sorted(IMAGE_SUFFIXES)) + ") or a complete video file with a codec "
-            "that this OpenCV decodes; retina-edge doctor says whether it has FFMPEG"
+            "that this OpenCV decodes; run retina-edge doctor to see if OpenCV has FFmpeg"
         )
 
     def __iter__(self) -> Iterator[Frame]:

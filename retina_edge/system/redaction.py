@@ -1,6 +1,6 @@
-"""Credentials in addresses, pipelines and arguments: recognize them, and hide them in names, messages and logs.
+"""The redaction of credentials in addresses, pipelines and arguments, for names, messages and logs.
 
-All patterns prefer to hide too much over showing part of a password.
+If in doubt, all patterns hide too much rather than show part of a password.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^:@\[\]]*)(?::\d*)?")
 _SECRET_PATH = re.compile(r"/[^/]*(?:user|pass|pwd|token|secret|key|auth)[^/=]*=.*", re.IGNORECASE | re.DOTALL)
 # Property names of GStreamer elements.
 _SECRET_PROPERTY = re.compile(r"pw|pass|secret|token|key|auth|cookie", re.IGNORECASE)
-# Names of options and of values in a query or a pipeline.
+# Names of options, query parameters and properties whose values are secret.
 _SECRET_NAME = r"(?:pass(?:word|wd|phrase)?|pwd|tokens?|secret|api[-_]?key|auth|credentials?|user-pw|signature|sig|key)"
 # user:password@ in a URL, also inside a GStreamer pipeline. The password may contain a slash that should be escaped.
 _USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*@")
@@ -22,9 +22,9 @@ _SECRET_OPTION = re.compile(rf"--(?:[a-z0-9]+-)*{_SECRET_NAME}", re.IGNORECASE)
 
 
 def redact(address: str) -> str:
-    """Replace what may be secret in an address by ``***``: user, password, query, and a path that names them.
+    """Replace the parts of an address that may be secret with ``***``: user, password, query, credentials in the path.
 
-    Characters that a URL should have escaped are taken into account.
+    The parts are also recognized if they contain characters that a URL should escape.
 
     Examples:
         >>> redact("rtsp://admin:secret@camera/stream?channel=1")

@@ -38,7 +38,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal(on_request: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
-    """Handle signals inside the block: the first one only requests the stop, so that work can finish and be saved.
+    """Handle SIGINT and SIGTERM inside the block. The first signal only requests a stop, so that work can be finished.
 
     Examples:
         >>> with stop_on_signal(lambda: print("finishing")) as stop:

@@ -1,4 +1,4 @@
-"""Points in time as text: UTC, ISO 8601."""
+"""Points in time as text, in UTC and ISO 8601."""
 
 from __future__ import annotations
 

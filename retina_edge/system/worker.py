@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 
 class Worker:
-    """Runs a function in its own thread.
+    """A thread that runs a function.
 
-    The end is signaled by an event: before Python 3.13, a ``Thread.join`` interrupted by Ctrl-C treats a running thread
-    as finished.
+    An event signals the end, because ``Thread.join`` is not reliable before Python 3.13: if Ctrl-C interrupts it, it
+    treats a running thread as finished.
 
     Args:
         name: name of the thread.

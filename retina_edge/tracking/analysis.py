@@ -19,10 +19,10 @@ class FrameAnalysis:
     """The analysis of one frame.
 
     Attributes:
-        detections: detections that score enough to be shown.
-        tracks: int64 [N], the track of each detection, or ``UNTRACKED``.
+        detections: detections above the score threshold.
+        tracks: track id of each detection, int64 [N]; ``UNTRACKED`` (-1) for a detection without a track.
         events: events in this frame.
-        tallies: tallies of the stream's zones and lines, including this frame.
+        tallies: counts of the stream's zones and lines after this frame.
     """
 
     detections: Detections
@@ -53,10 +53,10 @@ class StreamAnalyzer:
         Args:
             frame: the frame.
             detections: all detections of the model, because low scores keep existing tracks alive.
-            score: minimum score of detections that are kept and that begin tracks. The tracker ignores scores below
+            score: score threshold of detections that are kept and that begin tracks. The tracker ignores scores below
                 ``MIN_TRACKED_SCORE``.
-            seconds: time of the frame by the clock of the stream. For a file, this is the position in the file: with
-                the clock of the reader, counts would depend on the speed of the machine.
+            seconds: time of the frame by the clock of the stream. For a file, this is the position in the file, because
+                with the machine's clock, counts would depend on the speed of the machine.
         """
         self._tracker.set_score(max(score, MIN_TRACKED_SCORE))
         size = frame.image.shape[0], frame.image.shape[1]
@@ -76,7 +76,7 @@ class TrackingOptions:
 
     Attributes:
         track: True to track objects from frame to frame; regions imply tracking.
-        regions: zones and lines to count in.
+        regions: zones and lines in which objects are counted.
         anchor_point: ``bottom`` or ``centre``, the point of a box that decides whether it is inside a region.
 
     Examples:

@@ -1,8 +1,8 @@
 """Counters for the tracked objects of one stream: objects in a zone, entering or leaving a zone, crossing a line.
 
 Call a counter with every frame of the stream, in order, and never concurrently. The position of an object is one point
-of its box, the anchor point. Boxes jitter, so an object counts only when it is past a border by a margin, the
-hysteresis: a share of the box's shorter side.
+of its box, the anchor point. Boxes jitter. An object therefore leaves a zone or crosses a line only when it is past the
+border by a margin, the hysteresis, which is a share of the box's shorter side.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from retina_edge.tracking.zones import Line, Point, Region, Zone, warn_if_outsid
 Anchor = Literal["bottom", "centre"]
 ANCHORS: tuple[Anchor, ...] = ("bottom", "centre")
 HYSTERESIS = 0.1
-# Longer than the tracker keeps a lost object, so that an object that reappears has not left in the meantime.
+# Longer than the tracker keeps a lost object: an object that the tracker finds again must not have left in between.
 VANISHED_SECONDS = 2.0
 
 
@@ -39,7 +39,7 @@ class Tally:
 
     Attributes:
         region: the zone or line.
-        by_class: number of objects per class name, under "inside", "entered" and "left" for a zone, and under "in" and
+        by_class: number of objects per class name; the keys are "inside", "entered" and "left" for a zone, and "in" and
             "out" for a line.
 
     Examples:
@@ -87,11 +87,11 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
     """The common part of the counters of zones and lines.
 
     Args:
-        region: zone or line to count in; its ``stream`` is not checked.
+        region: zone or line in which objects are counted; its ``stream`` is not checked.
         stream: name of the stream, for events.
-        anchor: point of a box that is the position of its object.
-        hysteresis: distance past a border at which an object counts, as a share of the shorter side of its box.
-        gone_seconds: seconds until an unseen object is forgotten; choose several times the time between two frames.
+        anchor: anchor point, the point of a box that is the position of its object.
+        hysteresis: distance past a border that an object must reach, as a share of the shorter side of its box.
+        gone_seconds: seconds after which an unseen object is forgotten; choose several times the frame interval.
 
     Raises:
         ValueError: if a value is out of range.
@@ -120,7 +120,7 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
         self._points = np.zeros((0, 2), np.float32)
         self._now = -math.inf
         self._seen: dict[int, AnySeen] = {}
-        # Objects per class that entered or crossed in, and that left or crossed out.
+        # Objects per class: those that entered the zone or crossed the line in, and those that left it or crossed out.
         self._incoming: Counter[str] = Counter()
         self._outgoing: Counter[str] = Counter()
 
@@ -173,7 +173,7 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
 
     @abstractmethod
     def _see(self, sighting: _Sighting) -> list[Event]:
-        """Update the track of a sighting, and return the events that follow."""
+        """Update the memory of a track with its new sighting, and return the events that result."""
 
     def _gone(self, seen: AnySeen) -> list[Event]:  # noqa: ARG002
         """Return the events of an object that is no longer seen."""
@@ -209,7 +209,7 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
 
 @dataclass
 class _Inside(_Seen):
-    """A track inside a zone, with its class on entering: the track leaves as that class, even if its class changes."""
+    """A track inside a zone, with its class on entering. It leaves as that class, even if its class changes inside."""
 
     class_name: str
 
@@ -262,7 +262,7 @@ class _Path(_Seen):
         distance: signed distance of the last anchor point from the infinite line, pixels; positive on the "in" side.
         near: side of the last anchor point that was not exactly on the line: 1, -1, or 0 for none yet.
         side: last side on which the anchor point was beyond the hysteresis: 1, -1, or 0 for none yet.
-        net: passages through the line since then, "in" minus "out"; paths around its ends do not count.
+        net: passages through the line since ``side`` was set, "in" minus "out"; paths around its ends do not count.
     """
 
     distance: float
@@ -324,7 +324,7 @@ def make_counters(
     hysteresis: float = HYSTERESIS,
     gone_seconds: float = VANISHED_SECONDS,
 ) -> list[ZoneCounter | LineCounter]:
-    """Return a counter for each region that applies to ``stream``, in order.
+    """Return a counter for each region that applies to ``stream``, in order. For the options, see ``RegionCounter``.
 
     Examples:
         >>> regions = [Line("door", ((0.1, 0.5), (0.9, 0.5)), stream="yard")]

@@ -1,8 +1,8 @@
-"""Trackers, which give the objects of one stream an identity from frame to frame.
+"""A tracker, which gives the objects of one stream an identity from frame to frame.
 
-``Tracker`` is the interface, and ``ByteTrack`` uses the trackers package. ByteTrack (Zhang et al., ECCV 2022,
-https://arxiv.org/abs/2110.06864) predicts the position of each object with a Kalman filter, and matches high-scoring
-boxes first, then low-scoring ones. The package measures time in seconds, so dropped frames do not break a track.
+``ByteTrack`` uses the trackers package. The method (Zhang et al., ECCV 2022, https://arxiv.org/abs/2110.06864) predicts
+the position of each object with a Kalman filter, and matches high-scoring boxes first, then low-scoring ones. The
+package measures time in seconds, so dropped frames do not break a track.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from retina_edge.detections import Detections
 Tracks = npt.NDArray[np.int64]
 
 UNTRACKED = -1
-# ByteTrack's own minimum: a box that scores less is noise, even at the predicted position of an object.
+# ByteTrack's own minimum. A box with a lower score is noise, even at the predicted position of an object.
 MIN_TRACKED_SCORE = 0.1
-# The package measures how long an object may be lost in units of 1/30 s.
+# Number of time units per second in which the package measures how long an object may be lost.
 BUFFER_RATE = 30.0
-# The times of two frames must differ: for equal times the package warns, and its clock stands still.
+# Smallest time between two frames, in seconds: for equal times, the package warns and does not advance its clock.
 MIN_TIME_STEP = 1e-3
 
 
 class ByteTrack:
-    """ByteTrack for one stream. Instances are independent: they share neither objects nor ids.
+    """The tracker ByteTrack for one stream. Instances are independent: they share neither objects nor ids.
 
     A track keeps its class, because each class is tracked separately: if the class of a box changes, another track
     begins. An object gets its id in its second consecutive frame; before that it may be a false positive.
@@ -91,7 +91,7 @@ class ByteTrack:
         self._classes.clear()
 
     def update(self, detections: Detections, timestamp: float, *, size: tuple[int, int] | None = None) -> Tracks:
-        """Return the track of each detection. Call it with every frame, in order, and never concurrently.
+        """Return the track of each detection. Call this method with every frame, in order, and never concurrently.
 
         A time that is more than ``away_seconds`` before or after the last one resets the tracker. A smaller step back,
         such as a clock adjustment, counts as the next moment. Boxes that are empty or not finite get no track.
@@ -102,8 +102,8 @@ class ByteTrack:
             size: (height, width) of the frame, pixels; a change of size resets the tracker. None skips this check.
 
         Returns:
-            int64 [N], in the order of ``detections``: track ids from 1, unique in this stream and never reused, even
-            after a reset; ``UNTRACKED`` (-1) for a detection without a track, or without one yet.
+            Track ids, int64 [N], in the order of ``detections``. Ids begin at 1, are unique in this stream and never
+            reused, even after a reset. A detection that has no track, or none yet, gets ``UNTRACKED`` (-1).
 
         Raises:
             ValueError: if the timestamp is not finite.

@@ -23,7 +23,7 @@ LINE_SYNTAX = '[STREAM:]NAME[@CLASS,...]=X,Y X,Y, for instance "door=0.1,0.5 0.9
 POINT_SYNTAX = (
     "X,Y from 0 to 1, relative to the frame's width and height, or all in pixels as X,Ypx, for instance 64,100px"
 )
-# A zone is flat if twice its area, divided by the square of its perimeter, is less than this: a rounding error.
+# A zone is flat if twice its area, divided by the square of its perimeter, is less than this limit for rounding errors.
 FLAT = 1e-9
 # The separators in the command-line text of a region.
 RESERVED = ":@="
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class ZoneError(RetinaEdgeError, ValueError):
-    """A zone or line that is invalid, or does not fit the streams and the model."""
+    """A zone or line that is invalid, or that does not fit the streams or the model."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Region:
         points: (x, y) of each point; x grows to the right and y downward from the top left corner of the frame.
         unit: unit of the points: "relative" to the width and height of the frame, 0 to 1, or "px", pixels of the frame.
         classes: names of the classes to count; empty for all classes.
-        stream: name of the only stream that the region is for; None for all streams.
+        stream: name of the stream that the region belongs to; None for all streams.
 
     Raises:
         ZoneError: if the name, the points or another value is invalid.
@@ -84,7 +84,7 @@ class Region:
             )
 
     def applies_to(self, stream: str) -> bool:
-        """True if the region is for the stream of that name."""
+        """True if the region belongs to the stream of that name, or to all streams."""
         return self.stream is None or self.stream == stream
 
     def in_pixels(self, size: tuple[int, int]) -> npt.NDArray[np.float32]:
@@ -158,7 +158,7 @@ AnyRegion = TypeVar("AnyRegion", Zone, Line)
 
 
 def zone(text: str) -> Zone:
-    """Parse a zone, as ``ZONE_SYNTAX`` describes; for ``type`` of argparse.
+    """Parse a zone in ``ZONE_SYNTAX``, as the ``type`` of an argparse argument.
 
     Raises:
         ArgumentTypeError: if the text or the zone is invalid.
@@ -171,7 +171,7 @@ def zone(text: str) -> Zone:
 
 
 def line(text: str) -> Line:
-    """Parse a line, as ``LINE_SYNTAX`` describes; for ``type`` of argparse.
+    """Parse a line in ``LINE_SYNTAX``, as the ``type`` of an argparse argument.
 
     Raises:
         ArgumentTypeError: if the text or the line is invalid.
@@ -184,7 +184,7 @@ def line(text: str) -> Line:
 
 
 def check_regions(regions: Sequence[Region], *, streams: Sequence[str], class_names: Sequence[str]) -> None:
-    """Refuse regions that would count nothing, or that have the same name, before any work.
+    """Refuse regions in which nothing would be counted, or that have the same name, before any work.
 
     Args:
         regions: zones and lines of all streams.
@@ -258,7 +258,7 @@ def _shown(point: Point, unit: Unit) -> str:
 
 
 def _turn(a: Point, b: Point, c: Point) -> float:
-    """Return more than 0 if the path a, b, c turns right in the image, less than 0 if left, 0 if it is straight."""
+    """Return a positive number if the path a, b, c turns right in the image, negative if left, and 0 if straight."""
     return (b[0] - a[0]) * (c[1] - b[1]) - (b[1] - a[1]) * (c[0] - b[0])
 
 

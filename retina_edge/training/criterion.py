@@ -20,7 +20,7 @@ BACKGROUND_IOU = 0.4
 
 
 class RetinaNetCriterion:
-    """Computes the focal loss and the box loss of raw heads.
+    """The focal loss and the box loss of raw heads.
 
     Args:
         model: model that computes the raw heads; its anchors and its kind of box loss are used.
@@ -45,7 +45,7 @@ class RetinaNetCriterion:
         targets: Sequence[Target],
         input_size: tuple[int, int],
     ) -> dict[str, Tensor]:
-        """Compute the losses ``classification`` and ``bbox_regression``, scalars.
+        """Compute the losses: scalars named ``classification`` and ``bbox_regression``.
 
         Args:
             heads: raw heads of ``RetinaNet``: class logits [N, A * C, h, w] and box deltas [N, A * 4, h, w] of each
@@ -67,7 +67,7 @@ class RetinaNetCriterion:
         return losses
 
     def _match(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """Return the index of each anchor's box, int64 [anchors]; background and ignored are Matcher's constants."""
+        """Return the index of the box of each anchor, int64 [anchors]; a constant of ``Matcher`` if it has no box."""
         if len(boxes) == 0:
             return torch.full((len(anchors),), Matcher.BELOW_LOW_THRESHOLD, dtype=torch.int64, device=anchors.device)
         matched: Tensor = self._matcher(box_iou(boxes, anchors))

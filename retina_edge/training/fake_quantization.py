@@ -1,8 +1,8 @@
 """Quantization-aware training: the rounding of INT8 in the forward pass, but not in the gradients.
 
 Tensors are rounded wherever the layout ``tensorrt`` of ``export.precision.quantization`` has a pair of QuantizeLinear
-and DequantizeLinear, and with the same result. The weights adapt to the rounding. They are exported like those of any
-other checkpoint.
+and DequantizeLinear, and with the same result. The weights adapt to the rounding. Export treats the trained checkpoint
+like any other.
 
 Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
 arXiv 1712.05877, section 3; straight-through gradients: Bengio et al., arXiv 1308.3432.
@@ -19,13 +19,13 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from retina_edge.model.retinanet import RetinaNet
 
 # Largest int8 value; a range is divided into this many steps on each side of 0.
-LIMIT = 127
+MAX_INT8 = 127
 # Lower bound of a scale, for a tensor that is zero everywhere.
-LEAST_SCALE = 1e-12
+MIN_SCALE = 1e-12
 
 
 class FakeQuantize(nn.Module):
-    """Rounds tensors to the int8 steps of a range that is symmetric around 0; values outside have no gradient.
+    """Rounding of tensors to the int8 steps of a range that is symmetric around 0; values outside get no gradient.
 
     While ``observing`` is True, the module measures the range and returns tensors unchanged.
 
@@ -49,7 +49,8 @@ class FakeQuantize(nn.Module):
 
     def __init__(self, uses: int = 1) -> None:
         super().__init__()
-        # Not in the state dict: a checkpoint holds only the weights of the architecture, and export calibrates again.
+        # The buffer is not in the state dict: a checkpoint holds only the weights of the architecture, and export
+        # calibrates again.
         self.register_buffer("greatest", torch.zeros(uses), persistent=False)
         self.observing = True
         self._use = 0
@@ -59,9 +60,9 @@ class FakeQuantize(nn.Module):
         if self.observing:
             self.greatest[use] = torch.maximum(self.greatest[use], x.detach().abs().amax())
             return x
-        scale = (self.greatest[use] / LIMIT).clamp_min(LEAST_SCALE)
+        scale = (self.greatest[use] / MAX_INT8).clamp_min(MIN_SCALE)
         zero = torch.zeros((), dtype=torch.int32, device=x.device)
-        return torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, -LIMIT - 1, LIMIT).to(x.dtype)
+        return torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, -MAX_INT8 - 1, MAX_INT8).to(x.dtype)
 
 
 class QuantizedConv2d(nn.Conv2d):
@@ -99,9 +100,9 @@ class QuantizedConv2d(nn.Conv2d):
         if self.inputs.observing:
             return self.weight
         weight = self.weight.float()
-        scale = (weight.detach().abs().flatten(1).amax(1) / LIMIT).clamp_min(LEAST_SCALE)
+        scale = (weight.detach().abs().flatten(1).amax(1) / MAX_INT8).clamp_min(MIN_SCALE)
         zeros = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
-        rounded: Tensor = torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -LIMIT, LIMIT)
+        rounded: Tensor = torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -MAX_INT8, MAX_INT8)
         return rounded
 
 
@@ -156,12 +157,12 @@ def add_fake_quantization(model: RetinaNet, batches: Iterable[Tensor]) -> None:
             # torchvision's blocks send the skip branch through ``downsample`` if there is one.
             branch = block.downsample or ()
             block.downsample = nn.Sequential(*branch, FakeQuantize())
-    model.to(next(model.parameters()).device)  # the new buffers were made on the CPU
+    model.to(next(model.parameters()).device)  # the new buffers are on the CPU
     model.eval()
     with torch.inference_mode():
         count = sum(1 for _ in map(model, batches))
     if not count:
-        raise ValueError("batches: expected at least one to take ranges from, got none")
+        raise ValueError("batches: expected at least one to measure ranges on, got none")
     for module in model.modules():
         if isinstance(module, FakeQuantize):
             module.observing = False

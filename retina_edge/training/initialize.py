@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -32,11 +32,11 @@ def new_model(
     """Make a model with random weights, and its contract.
 
     Args:
-        config: the architecture; its ``num_classes`` must be that of the data set.
-        data: data set with the class names and category ids.
+        config: the architecture; ``num_classes`` must be the number of classes in the data set.
+        data: data set that gives the class names and category ids.
         input_size: (height, width) of the network's input, pixels.
         seed: seed of the random weights.
-        pretrained_backbone: start from torchvision's ImageNet weights in the backbone.
+        pretrained_backbone: start the backbone from ImageNet weights, which torchvision downloads.
 
     Examples:
         >>> from pathlib import Path
@@ -64,8 +64,8 @@ def new_model(
 def initialize_from(model: RetinaNet, contract: DetectorContract, source: Checkpoint) -> list[str]:
     """Copy the weights of another checkpoint into a new model. Weights that do not fit keep their new values.
 
-    The last layer of the class head is copied only if both models have the same classes in the same order, and both
-    last layers only if the models have equally many anchors at each position.
+    The last layer of the class head is copied only if both models have the same classes in the same order. The last
+    layers of both heads are copied only if the models have equally many anchors at each position.
 
     Args:
         model: model to copy the weights into.
@@ -97,7 +97,7 @@ def initialize_from(model: RetinaNet, contract: DetectorContract, source: Checkp
 
 
 def quantized_model(source: Checkpoint, data: CocoDataset, *, batch: int, device: torch.device) -> RetinaNet:
-    """Return a trained model with the rounding of INT8. Its ranges are measured on images spread over a data set.
+    """Return a trained model with the rounding of INT8, whose ranges are measured on images spread over a data set.
 
     Args:
         source: checkpoint of the trained model.
@@ -112,8 +112,9 @@ def quantized_model(source: Checkpoint, data: CocoDataset, *, batch: int, device
     contract = source.contract
     if (contract.class_names, contract.category_ids) != (data.class_names, data.category_ids):
         raise DataError(
-            f"{data.annotations}: expected the classes of the model, {', '.join(contract.class_names)}, with its "
-            f"category ids, got {', '.join(data.class_names)}"
+            f"{data.annotations}: expected the classes and category ids of the model, "
+            f"{_classes(contract.class_names, contract.category_ids)}, got "
+            f"{_classes(data.class_names, data.category_ids)}; correct the categories of the data set"
         )
     model = source.build_model().to(device)
     count = min(RANGE_IMAGES, len(data))
@@ -127,6 +128,10 @@ def quantized_model(source: Checkpoint, data: CocoDataset, *, batch: int, device
 
     add_fake_quantization(model, batches())
     return model
+
+
+def _classes(names: Sequence[str], category_ids: Sequence[int]) -> str:
+    return ", ".join(f"{name} ({category_id})" for name, category_id in zip(names, category_ids, strict=True))
 
 
 def _summary(contract: DetectorContract) -> str:

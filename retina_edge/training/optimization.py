@@ -1,4 +1,4 @@
-"""Optimization: learning-rate schedule, optimizer, mixed precision, and average of the weights."""
+"""The learning-rate schedule, the optimizer, mixed precision, and the average of the weights."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from engines.core.errors import DeviceError
 from retina_edge.training.train_options import TrainOptions
 
-# Multistep divides the learning rate by ten after 60k and 80k of 90k steps (arXiv 1708.02002, section 4.1).
+# The schedule ``multistep`` divides the learning rate by ten after 60k and 80k of 90k steps (arXiv 1708.02002, section
+# 4.1).
 MILESTONES = (60 / 90, 80 / 90)
 
 
 def learning_rate(options: TrainOptions, step: int, total_steps: int) -> float:
-    """Return the learning rate of a step, counted from 0: linear warm-up times the schedule.
+    """Return the learning rate of a step: the schedule, times a linear warm-up.
 
     The rate depends on the step alone, so that resuming needs no state.
+
+    Args:
+        options: options of the training.
+        step: index of the step, from 0.
+        total_steps: number of steps of the run.
 
     Examples:
         >>> options = TrainOptions(learning_rate=0.01, warmup_steps=10, schedule="multistep")
@@ -58,7 +64,7 @@ def amp_dtype(mode: str, device: torch.device) -> torch.dtype | None:
     """Return the data type of the forward pass in mixed precision; None for float32.
 
     Args:
-        mode: one of ``AMP_MODES``; ``auto`` chooses by what the device supports.
+        mode: one of ``AMP_MODES``; ``auto`` chooses a data type that the device supports.
         device: device that trains.
 
     Raises:
@@ -79,7 +85,7 @@ def amp_dtype(mode: str, device: torch.device) -> torch.dtype | None:
 
 
 def _cpu_capabilities() -> dict[str, Any]:
-    # Older versions of torch do not report capabilities; without them, the caller falls back to float32.
+    # Older versions of torch do not report capabilities. The caller then uses float32.
     return dict(getattr(torch.cpu, "get_capabilities", dict)())
 
 

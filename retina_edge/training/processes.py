@@ -17,7 +17,7 @@ EVALUATION_TIMEOUT = timedelta(hours=6)
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process within the group of processes of a run.
+    """This process, as a member of the group of processes of a run.
 
     Attributes:
         rank: index of this process, from 0.

@@ -11,7 +11,9 @@ AMP_MODES = ("auto", "bf16", "fp16", "off")
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options of a training. The defaults are the paper's; its learning rate of 0.01 for 16 images is halved for 8.
+    """The options of a training run.
+
+    The defaults follow the paper. Its learning rate of 0.01 for batches of 16 images becomes 0.005 for batches of 8.
 
     Attributes:
         epochs: number of passes over the data set, or over ``epoch_samples`` samples.
@@ -20,7 +22,7 @@ class TrainOptions:
         optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
         learning_rate: learning rate after the warm-up. It is not scaled with the batch or the number of processes.
         weight_decay: weight decay of the convolutions; biases and normalization have none.
-        warmup_steps: number of steps in which the learning rate rises linearly from a hundredth.
+        warmup_steps: number of steps in which the rate rises linearly, from a hundredth of ``learning_rate``.
         schedule: learning-rate schedule: ``multistep``, ``cosine`` (to zero) or ``constant``.
         amp: precision of the forward pass: ``bf16``, ``fp16`` or ``off``. ``auto`` is bf16 if the device supports it,
             else fp16 on a GPU and float32 on a CPU.
@@ -73,7 +75,7 @@ class TrainOptions:
 
 
 # For a trained model, a small, decaying learning rate is enough (Krishnamoorthi, arXiv 1806.08342, section 4).
-# No mixed precision: bfloat16 has 8 significant bits, so it would round the 256 steps of INT8 once more.
+# Mixed precision is off, because bfloat16 has 8 significant bits and would round the 256 steps of INT8 once more.
 QAT_OPTIONS = TrainOptions(
     epochs=3, optimizer="adamw", learning_rate=5e-5, warmup_steps=20, schedule="cosine", amp="off", qat=True, ema=0.99
 )

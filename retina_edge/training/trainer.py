@@ -37,19 +37,19 @@ from retina_edge.training.processes import ProcessGroup
 from retina_edge.training.train_options import TrainOptions
 from retina_edge.training.training_log import TrainingLog
 
-# Settings that do not affect the result, so that a resumed run may change them.
+# Settings that a resumed run may change, because they do not affect the result.
 MAY_CHANGE_ON_RESUME = ("workers", "eval_every")
 
 
 class Trainer:
-    """One training run.
+    """A training run.
 
     Args:
         model: model to train. It is moved to the group's device.
-        contract: what the trained model promises.
+        contract: contract of the trained model.
         train_data, val_data: checked data sets with the same classes.
-        augment: how training images are changed; both sizes must be set.
-        options: how to train.
+        augment: augmentation of the training images; both sizes must be set.
+        options: options of the training.
         output: path of the best checkpoint; the other files are written beside it.
         group: this process and its device.
         half: store the best weights in float16.
@@ -74,7 +74,7 @@ class Trainer:
         on_evaluated: Callable[[int, int], None] = lambda *_: None,
         on_epoch: Callable[[int, dict[str, float], Evaluation | None], None] = lambda *_: None,
     ) -> None:
-        # The input size is fixed, so that cuDNN's search for the fastest algorithms pays off.
+        # The input size is fixed, so cuDNN's search for the fastest algorithms pays off.
         torch.backends.cudnn.benchmark = group.device.type == "cuda"
         self.model = model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.contract, self.options, self.augment, self.group = contract, options, augment, group
@@ -161,7 +161,7 @@ class Trainer:
                 raise TrainingError(self._not_finite(losses if not finite else "in another process"))
             self.step += 1
             sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
-            # A stop after the last batch is left to ``run``, which saves the trained epoch first.
+            # After the last batch, ``run`` handles the stop, because it saves the trained epoch first.
             if stopping and batch + 1 < self.sampler.batches:
                 if self.group.is_main:
                     self.save_last()
@@ -285,7 +285,9 @@ class Trainer:
             ModelFileError: if the file is corrupt, or not a checkpoint of retina_edge.
         """
         if not self.last_path.is_file():
-            raise TrainingError(f"{self.last_path}: nothing to resume, no such file; start without resuming")
+            raise TrainingError(
+                f"{self.last_path}: expected a checkpoint to resume, found no file; start without resuming"
+            )
         state = load_checkpoint(self.last_path).training
         if state is None:
             raise TrainingError(f"{self.last_path}: expected a checkpoint with training state, got a model to ship")
@@ -293,7 +295,7 @@ class Trainer:
         differences = [
             f"{name}: expected {saved.get(name)}, got {value}"
             for name, value in self._settings().items()
-            # Files from before quantization-aware training lack the setting.
+            # Files from before quantization-aware training lack the setting ``qat``.
             if name not in MAY_CHANGE_ON_RESUME and saved.get(name, False if name == "qat" else None) != value
         ]
         if differences:

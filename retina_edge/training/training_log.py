@@ -1,4 +1,4 @@
-"""The log of a training run: a CSV file beside the checkpoint, and TensorBoard scalars if it is installed."""
+"""The log of a training run: a CSV file beside the checkpoint, and scalars for TensorBoard, if that is installed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ COLUMNS = ("epoch", "step", "learning_rate", *LOSSES, "images_per_second", *METR
 
 
 class TrainingLog:
-    """Appends a row for each epoch to ``model.csv``, and scalars to ``model.tensorboard/``.
+    """A log that appends a row for each epoch to ``model.csv``, and scalars to ``model.tensorboard/``.
 
     Args:
         output: path of the checkpoint; the log is written beside it.
-        step: steps already trained; at 0 an existing CSV file is overwritten.
+        step: number of steps already trained; if it is 0, an existing CSV file is overwritten.
     """
 
     def __init__(self, output: Path, step: int) -> None:
@@ -36,7 +36,7 @@ class TrainingLog:
     def write(
         self, epoch: int, step: int, learning_rate: float, losses: dict[str, float], result: Evaluation | None
     ) -> None:
-        """Append an epoch; without an evaluation, the columns of its metrics stay empty.
+        """Append the results of an epoch; without an evaluation, the columns of the metrics stay empty.
 
         Args:
             epoch: number of epochs trained.

@@ -11,7 +11,7 @@ from retina_edge.evaluation.coco_metrics import Evaluation
 
 
 class TrainingObserver:
-    """A context manager whose methods the trainer calls. Subclasses override them; this class ignores all calls."""
+    """A context manager whose methods the trainer calls. Subclasses override them; this class does nothing."""
 
     def on_step(self, epoch: int, batch: int, batches: int, losses: dict[str, float]) -> None:
         """Receive the losses of a step; called after each step.
@@ -50,7 +50,7 @@ class TrainingObserver:
 
 
 class TrainingProgress(TrainingObserver):
-    """Shows a progress bar, and prints a line for each epoch.
+    """An observer that shows a progress bar and prints a line for each epoch.
 
     Args:
         console: console to print to.

@@ -1,4 +1,4 @@
-"""Access control of the web server: requests from this machine, or requests with the token, and their limits."""
+"""Access control of the web server: only requests from this machine or with the token pass, within limits."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "retina_edge_token"
 LOGIN = "/login"
-# Served without the token: the login page has to load before it can ask for one, and supervisors check the health.
-# Nothing in these responses is secret.
+# Served without the token: the login page has to load before it can ask for the token, and supervisors check the
+# health. Nothing in these responses is secret.
 OPEN_PATHS = frozenset({LOGIN, "/healthz", "/page.css", "/login.js", "/icon.svg"})
 # Largest body of a request, bytes. The longest legitimate body sets a score.
 MAX_BODY_BYTES = 4096
@@ -33,7 +33,12 @@ HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """True if an address to bind to can only be reached from this machine."""
+    """True if an address that a server binds to can only be reached from this machine.
+
+    Examples:
+        >>> is_loopback("127.0.0.1"), is_loopback("0.0.0.0")
+        (True, False)
+    """
     if host == "localhost":
         return True
     try:
@@ -49,6 +54,11 @@ class RateLimit:
         size: largest number of permits at once.
         rate: permits that become available per second.
         clock: function that returns the current time in seconds.
+
+    Examples:
+        >>> limit = RateLimit(size=2, rate=0)
+        >>> [limit.take() for _ in range(3)]
+        [True, True, False]
     """
 
     def __init__(self, size: float, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -69,9 +79,9 @@ class RateLimit:
 class AccessControl:
     """ASGI middleware that checks every request before the application sees it.
 
-    Without a token, the Host header must name this machine. This prevents DNS rebinding: a foreign page would reach the
-    server through a host name that resolves to this machine. Requests from browsers must come from the server's own
-    page.
+    Without a token, the Host header must name this machine. This prevents DNS rebinding, in which a foreign page
+    reaches the server through a host name that resolves to this machine. Requests from browsers must come from the
+    server's own page.
 
     Args:
         app: the application to protect.
@@ -136,11 +146,11 @@ class AccessControl:
 
     def _is_token(self, given: str) -> bool:
         """True if a text is the token. The comparison takes constant time."""
-        # As bytes, because compare_digest accepts only ASCII in a str.
+        # Compare bytes, because compare_digest accepts only ASCII in a str.
         return secrets.compare_digest(given.encode(errors="replace"), (self._token or "").encode())
 
     async def _log_in(self, receive: Receive) -> Response:
-        """Answer the login form: set the cookie if its token is right, else show the form again."""
+        """Answer the login form: set the cookie if the given token is right, else show the form again."""
         body, more = b"", True
         while more and len(body) <= MAX_BODY_BYTES:
             message = await receive()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import importlib.resources
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -27,6 +28,8 @@ from retina_edge.web.preview import Preview
 PAGE = ("index.html", "login.html", "page.css", "page.js", "login.js", "icon.svg")
 TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 NAME = Path(description="name of a stream", max_length=64)
+# An entry of the Attributes section of a docstring: the names of one field or of several, and their description.
+_ATTRIBUTE = re.compile(r"^    ([\w, ]+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 
 
 class Score(BaseModel):
@@ -38,7 +41,7 @@ class Score(BaseModel):
 class Problem(BaseModel):
     """The reason for which a request was refused."""
 
-    detail: str
+    detail: str = Field(description="the reason, and what to do")
 
 
 def create_app(
@@ -75,7 +78,7 @@ def create_app(
 
     @app.get("/healthz", responses={503: {"model": dict[str, Any]}})
     def healthz(response: Response) -> dict[str, Any]:
-        """Report if the pipeline runs, and how many of its streams are online."""
+        """Return the health of the pipeline, with status 503 if it has stopped, and the number of streams online."""
         ok = healthy()
         response.status_code = 200 if ok else 503
         return {"status": "ok" if ok else "stopped", "online": pipeline.online, "streams": len(pipeline.streams)}
@@ -132,11 +135,13 @@ def create_app(
 
     @app.get("/api/outputs")
     def output_states() -> list[OutputStatus]:
-        """Return the status of every output: files of results, and receivers of events."""
+        """Return the status of every output: files for results, and receivers of events."""
         return outputs()
 
     @app.get("/api/events")
-    def last_events(limit: Annotated[int, Query(ge=1, le=100)] = 20) -> list[dict[str, Any]]:
+    def last_events(
+        limit: Annotated[int, Query(ge=1, le=100, description="largest number of events")] = 20,
+    ) -> list[dict[str, Any]]:
         """Return the latest events, newest first."""
         return events.newest(limit)
 
@@ -145,8 +150,10 @@ def create_app(
         response_class=Response,
         responses={200: {"content": {"image/jpeg": {}}}, **not_found},
     )
-    def event_thumbnail(number: Annotated[int, Path(ge=0, le=2**53)]) -> Response:
-        """Return a JPEG of the object of an event."""
+    def event_thumbnail(
+        number: Annotated[int, Path(ge=0, le=2**53, description="number of the event, as in the list of events")],
+    ) -> Response:
+        """Return a thumbnail of the object of an event as JPEG."""
         content = events.thumbnail(number)
         if content is None:
             raise HTTPException(404, "no event has this number, or the event is no longer kept")
@@ -192,14 +199,20 @@ def create_app(
 
 
 class _Api(FastAPI):
-    """An application whose OpenAPI descriptions are Markdown, although they come from docstrings."""
+    """An application whose OpenAPI descriptions are Markdown for users, although they come from docstrings."""
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI schema, with single backticks and without doctests in its descriptions."""
+        """Return the OpenAPI schema. Each field is described by the Attributes section of its class."""
         schema = super().openapi()
         for component in schema["components"]["schemas"].values():
-            if "description" in component:
-                component["description"] = component["description"].partition("\n\nExamples:")[0].replace("``", "`")
+            text = component.get("description", "").partition("\n\nExamples:")[0].replace("``", "`")
+            summary, _, attributes = text.partition("\n\nAttributes:\n")
+            if summary:
+                component["description"] = summary
+            for names, description in _ATTRIBUTE.findall(attributes):
+                words = " ".join(description.split()).replace("None", "null").replace("True", "true")
+                for name in names.split(", "):
+                    component["properties"][name]["description"] = words
         return schema
 
 

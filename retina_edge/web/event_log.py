@@ -33,7 +33,7 @@ class EventLog:
 
         Args:
             event: the event; events are numbered from 0.
-            image: frame of the event, BGR uint8 [height, width, 3].
+            image: frame of the event, uint8 [height, width, 3], BGR.
         """
         content = thumbnail(image, event.box)
         with self._lock:

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from retina_edge.pipeline.result import Result
 from retina_edge.web.preview import Preview
 
-# Largest number of frames per second that a viewer gets of each stream, and largest number of viewers at once.
+# Largest number of frames per second that a viewer receives of each stream, and of viewers at once.
 FRAMES_PER_SECOND, MAX_VIEWERS = 15.0, 16
 # Seconds that a viewer has to receive a frame. A slower viewer is disconnected, so that another one can connect.
 SEND_SECONDS = 10.0
@@ -23,7 +23,7 @@ MEDIA_TYPE = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
 
 
 class ViewerLimit:
-    """A limit on the number of viewers. It needs no lock, because only the event loop's thread uses it.
+    """A limit on the number of viewers. It needs no lock, because only the thread of the event loop uses it.
 
     Args:
         count: largest number of viewers at once.
@@ -44,7 +44,7 @@ class ViewerLimit:
 
 
 class MjpegResponse(Response):
-    """Annotated frames of a stream as they arrive, until the viewer disconnects; status 503 if the limit is reached.
+    """A response with the annotated frames of a stream as they arrive, or status 503 if there are too many viewers.
 
     Args:
         preview: preview of the stream.
@@ -79,7 +79,7 @@ class MjpegResponse(Response):
                         await asyncio.wait_for(send(message), SEND_SECONDS)
                     await asyncio.sleep(1 / FRAMES_PER_SECOND)
                 await asyncio.wait_for(send({"type": "http.response.body", "body": b""}), SEND_SECONDS)
-            except (TimeoutError, asyncio.TimeoutError, OSError):  # these are two classes before Python 3.11
+            except (TimeoutError, asyncio.TimeoutError, OSError):  # before Python 3.11, the two TimeoutErrors differ
                 pass
             finally:
                 disconnected.cancel()
@@ -90,8 +90,8 @@ async def watch(
 ) -> None:
     """Send the newest frames of all streams: the number of the stream in two bytes, big-endian, then the JPEG.
 
-    A slow viewer gets fewer frames, not later ones. If the limit of viewers is reached, the socket is closed with code
-    1013 (try again later).
+    A slow viewer gets fewer frames, but no delayed ones. If the limit on viewers is reached, the socket is closed with
+    code 1013 (try again later).
     """
     await socket.accept()
     with viewers.taken() as admitted:

@@ -16,15 +16,15 @@ COUNTERS = {
     "captured": "Frames read.",
     "detected": "Frames with a result.",
     "dropped": "Frames of a live stream that a newer frame replaced.",
-    "expired": "Frames or results that were older than the largest allowed age.",
-    "failed": "Frames that the detector failed on.",
+    "expired": "Frames or results of a live stream that were discarded because they were too old.",
+    "failed": "Frames that the detector could not process.",
     "reconnects": "Attempts to reopen the source.",
 }
 # Help texts of the counters, by the name of the field of OutputStatus.
 OUTPUT_COUNTERS = {
     "done": "Results written, or events that the receiver confirmed.",
     "dropped": "Results or events that were discarded to make room for newer ones.",
-    "lost": "Results that a failing file did not store, or events that the receiver refused.",
+    "lost": "Results that were lost because a file failed, or events that the receiver refused.",
 }
 
 

@@ -12,9 +12,9 @@ from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import Stream
 
 # Longer side of a preview in pixels, and JPEG quality from 0 to 100.
-SIDE, QUALITY = 960, 80
+PREVIEW_SIDE, JPEG_QUALITY = 960, 80
 # Longer side of a thumbnail, pixels.
-THUMBNAIL = 160
+THUMBNAIL_SIDE = 160
 
 
 class Preview:
@@ -37,7 +37,7 @@ class Preview:
             return None
         with self._lock:
             if self._encoded is not result:
-                self._content, self._encoded = jpeg(result.annotated, SIDE), result
+                self._content, self._encoded = jpeg(result.annotated, PREVIEW_SIDE), result
             return result, self._content
 
 
@@ -55,7 +55,7 @@ def jpeg(image: npt.NDArray[np.uint8], side: int) -> bytes:
     if scale < 1:
         size = [max(1, round(length * scale)) for length in (image.shape[1], image.shape[0])]
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not ok:
         raise ValueError(f"image: expected a size that JPEG supports, got {image.shape}")
     return data.tobytes()
@@ -66,10 +66,10 @@ def thumbnail(image: npt.NDArray[np.uint8], box: tuple[float, float, float, floa
 
     Args:
         image: uint8 [height, width, 3], BGR.
-        box: xyxy in pixels, clipped to the image; for a box outside of the image, the whole image is returned.
+        box: xyxy in pixels, clipped to the image. If the box is outside of the image, the whole image is returned.
     """
     x1, y1, x2, y2 = box
     margin_x, margin_y = 0.25 * (x2 - x1), 0.25 * (y2 - y1)
     top, left = max(0, int(y1 - margin_y)), max(0, int(x1 - margin_x))
     part = image[top : max(top + 1, int(y2 + margin_y)), left : max(left + 1, int(x2 + margin_x))]
-    return jpeg(part if part.size else image, THUMBNAIL)
+    return jpeg(part if part.size else image, THUMBNAIL_SIDE)

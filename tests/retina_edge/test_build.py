@@ -147,7 +147,7 @@ def test_other_images_to_verify_with_need_another_build(
     assert build(checkpoint, "-o", engine, "--verify", treecrowns / "images") == 0
     assert "network verified: compared with torch, images 8" in capsys.readouterr().out
     assert build(MODEL, "-o", engine, "--verify", treecrowns / "images") == 1
-    assert "which goes into the engine as it is in fp32; leave verify out" in capsys.readouterr().err
+    assert "which goes into the engine unchanged, in fp32; leave verify out" in capsys.readouterr().err
     assert read_engine(engine).verified is not None
 
 
@@ -181,7 +181,7 @@ def test_a_wrong_option_is_an_error_of_one_line(
 ) -> None:
     from engines.core.machine import Machine
 
-    monkeypatch.setattr("engines.tensorrt.builder.this_machine", Machine)
+    monkeypatch.setattr("engines.tensorrt.build_request.this_machine", Machine)
     assert build(checkpoint, "-o", engine, *arguments) == 1
     assert_one_line(capsys.readouterr(), message)
     assert files_beside(engine) == []

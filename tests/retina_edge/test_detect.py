@@ -21,7 +21,7 @@ from engines.core.executor import RawDetections
 from retina_edge import detect
 from retina_edge.detector import Detector
 from retina_edge.sinks.window_sink import WindowSink
-from tests.media import count_frames, write_picture, write_video
+from tests.media import count_frames, write_patch_image, write_video
 from tests.stand_in import StandIn, contract
 
 ROOT = Path(__file__).parents[2]
@@ -70,8 +70,8 @@ def test_unreadable_images_of_a_folder_are_skipped_and_the_exit_code_is_1(
     folder = tmp_path / "in"
     folder.mkdir()
     for name in ("a.png", "b.jpg", "c.jpg", "d.webp"):
-        write_picture(folder / name)
-    (folder / "b.jpg").write_bytes(b"this is no picture")
+        write_patch_image(folder / name)
+    (folder / "b.jpg").write_bytes(b"this is not an image")
     (folder / "c.jpg").write_bytes((folder / "c.jpg").read_bytes()[:-99])
     out = tmp_path / "out"
     assert detect.main(["m.onnx", str(folder), "--save", str(out), "--json", str(tmp_path / "o.jsonl")]) == 1
@@ -101,7 +101,7 @@ def test_a_single_unreadable_image_is_an_error_of_one_line(tmp_path: Path, capsy
 
 @pytest.mark.usefixtures("stand_in")
 def test_several_sources_run_although_one_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    image = write_picture(tmp_path / "p.png")
+    image = write_patch_image(tmp_path / "p.png")
     video = write_video(tmp_path / "v.avi", count=5)
     (tmp_path / "broken.mp4").write_bytes(b"text")
     out = tmp_path / "out"
@@ -147,7 +147,7 @@ def test_a_wrong_argument_is_an_error_of_one_line(
 
 @pytest.mark.usefixtures("stand_in")
 def test_file_names_may_be_invalid_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    image = write_picture(tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"a\xff.png"))
+    image = write_patch_image(tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"a\xff.png"))
     out, output = tmp_path / os.fsdecode(b"o\xff"), tmp_path / os.fsdecode(b"\xff.jsonl")
     assert detect.main(["m.onnx", str(image), "--save", str(out), "--json", str(output)]) == 0
     assert [path.name for path in out.iterdir()] == [image.name]
@@ -157,7 +157,7 @@ def test_file_names_may_be_invalid_utf_8(tmp_path: Path, capsys: pytest.CaptureF
 
 @pytest.mark.usefixtures("stand_in")
 def test_the_model_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model, image = tmp_path / "m.onnx", write_picture(tmp_path / "a.png")
+    model, image = tmp_path / "m.onnx", write_patch_image(tmp_path / "a.png")
     model.write_bytes(b"weights")
     assert detect.main([str(model), str(image), "--json", str(model)]) == 1
     assert f"would overwrite the model {model}" in capsys.readouterr().err
@@ -169,7 +169,7 @@ def test_a_grayscale_image_is_saved_under_a_name_that_must_be_free(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in").mkdir()
-    color = write_picture(tmp_path / "in" / "b.png")
+    color = write_patch_image(tmp_path / "in" / "b.png")
     gray = cv2.imread(str(color), cv2.IMREAD_GRAYSCALE)
     assert gray is not None
     assert cv2.imwrite(str(tmp_path / "in" / "a.pgm"), gray)
@@ -177,7 +177,7 @@ def test_a_grayscale_image_is_saved_under_a_name_that_must_be_free(
     assert detect.main(["m.onnx", str(tmp_path / "in"), "--save", str(out)]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["a.pgm.png", "b.png"]
     # The conflict of an image that already has the new name is found before any work.
-    write_picture(tmp_path / "in" / "a.pgm.png")
+    write_patch_image(tmp_path / "in" / "a.pgm.png")
     assert detect.main(["m.onnx", str(tmp_path / "in"), "--save", str(out)]) == 1
     assert "two sources would write" in capsys.readouterr().err
 
@@ -241,14 +241,14 @@ def test_windows_show_all_videos_and_closing_them_ends_the_run(tmp_path: Path, m
 def test_images_stay_in_the_window_after_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     window = FakeWindow(stop_at=30)  # long after the end of the run
     monkeypatch.setattr(detect, "WindowSink", lambda: window)
-    names = [str(write_picture(tmp_path / "a.png")), str(write_video(tmp_path / "v.avi", count=2))]
+    names = [str(write_patch_image(tmp_path / "a.png")), str(write_video(tmp_path / "v.avi", count=2))]
     assert detect.main(["m.onnx", *names, "--show"]) == 0
     assert len(window.shown) == 30
     assert window.shown[-1] == ["pictures", "v"]
 
 
 def test_a_missing_model_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_picture(tmp_path / "a.png")
+    write_patch_image(tmp_path / "a.png")
     assert detect.main([str(tmp_path / "none.onnx"), str(tmp_path / "a.png")]) == 1
     assert "none.onnx" in capsys.readouterr().err
 
@@ -268,7 +268,7 @@ def test_the_default_score_is_the_model_s_threshold_if_that_is_higher(
 ) -> None:
     strict = StandIn(contract(score_threshold=0.6))
     monkeypatch.setattr(Detector, "load", lambda _path: Detector(strict))
-    assert detect.main(["m.onnx", str(write_picture(tmp_path / "a.png"))]) == 0
+    assert detect.main(["m.onnx", str(write_patch_image(tmp_path / "a.png"))]) == 0
 
 
 def test_an_interrupted_run_exits_130_with_complete_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

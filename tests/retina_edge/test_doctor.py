@@ -206,7 +206,7 @@ def test_the_doctor_reports_a_base_package_that_does_not_load(code: str, module:
         assert "libgl1" in check["fix"]
         assert "opencv-python-headless" in check["fix"]
     assert report["detection_works"] is False
-    assert report["detection"][0]["fix"] == "fix the packages that it needs first"
+    assert report["detection"][0]["fix"] == "first fix the packages that it needs"
 
 
 @pytest.mark.parametrize(("module", "package"), [("cv2", "opencv-python"), ("numpy", "numpy")])

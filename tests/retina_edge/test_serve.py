@@ -24,7 +24,7 @@ import httpx
 import pytest
 
 from retina_edge.serve import main
-from tests.media import count_frames, write_picture, write_video
+from tests.media import count_frames, write_patch_image, write_video
 from tests.rtsp_server import RtspServer, why_not
 from tests.waiting import wait_for
 
@@ -160,7 +160,7 @@ def test_a_camera_is_recorded(model: Path, tmp_path: Path) -> None:
 
 
 def interrupt_camera(serving: Serving, shaky: RtspServer) -> None:
-    """Kill an RTSP server for some seconds; check that its stream comes back soon, and that the other never stops."""
+    """Kill an RTSP server and restart it later; check that its stream comes back and that the other never stops."""
     before = serving.streams()
     shaky.kill()
     until(lambda: serving.streams()["shaky"]["state"] == "offline")
@@ -190,7 +190,7 @@ def test_a_lost_camera_comes_back_and_does_not_stop_the_other(model: Path, tmp_p
 @pytest.mark.slow
 def test_reconnecting_leaks_no_threads_or_descriptors(model: Path, tmp_path: Path) -> None:
     """A camera disconnects after 20 images, again and again."""
-    image = write_picture(tmp_path / "a.jpg").read_bytes()
+    image = write_patch_image(tmp_path / "a.jpg").read_bytes()
     part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(image), image)
 
     def resources(process: int) -> tuple[int, int]:
@@ -261,7 +261,7 @@ def test_events_reach_their_receiver(model: Path, tmp_path: Path) -> None:
     assert len({event["id"] for event in received}) == len(received)
 
 
-needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
 FULL_DISK_ERROR = r"outputs failed: /dev/full: \d+ results lost \(.*No space left on device: '/dev/full'\)"
 
 
@@ -305,7 +305,7 @@ def states(serving: Serving) -> dict[str, str]:
     ("arguments", "message"),
     [
         (["nowhere.mp4"], "nowhere.mp4: no such file or folder"),
-        (["0", "--token", "short"], "--token: expected at least 8 letters"),
+        (["0", "--token", "short"], "--token: expected at least 8 ASCII letters"),
         (["0", "--zone", "other:z=0,0 1,0 1,1"], "other"),
         (["a=0", "a=1"], "a: expected each name once"),
         (["a=0", "b=1", "--save", "one.mp4"], "an MP4 takes one video, camera or URL; use a folder instead"),

@@ -27,12 +27,12 @@ from retina_edge.sinks import output_options
 from retina_edge.sinks.recording_sink import RecordingSink
 from retina_edge.sinks.sink import Sink
 from retina_edge.sinks.video_sink import RESERVED_BYTES
-from tests.cameras import camera, say_nothing, send_pictures
+from tests.cameras import camera, say_nothing, send_images
 from tests.media import count_frames, write_video
 from tests.retina_edge.test_serve import serve, states, until
 from tests.small_disk import small_disk
 
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg: sudo apt-get install ffmpeg")
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg: sudo apt-get install ffmpeg")
 needs_gstreamer = pytest.mark.skipif(
     shutil.which("gst-launch-1.0") is None, reason="no GStreamer: sudo apt-get install gstreamer1.0-tools"
 )
@@ -226,7 +226,7 @@ def test_cameras_may_change_their_resolution(tiny_onnx: Path, tmp_path: Path) ->
     changed = threading.Event()
 
     def change(connection: socket.socket) -> None:
-        send_pictures(connection, (jpeg(LARGE if changed.is_set() else SMALL) for _ in itertools.count()))
+        send_images(connection, (jpeg(LARGE if changed.is_set() else SMALL) for _ in itertools.count()))
 
     with camera("http", change) as url:
         pipeline = f"souphttpsrc location={url} is-live=true ! multipartdemux ! jpegdec ! videoconvert"

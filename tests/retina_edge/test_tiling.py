@@ -1,4 +1,4 @@
-"""Tiles: they cover the image, each box belongs to one tile, and the result is that of the parts."""
+"""Tiles: they cover the image, each box belongs to one tile, and a large image has the AP of its parts."""
 
 from __future__ import annotations
 

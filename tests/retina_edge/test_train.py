@@ -118,7 +118,7 @@ def test_errors_are_reported_without_a_traceback(
 ) -> None:
     good = arguments(tiny_coco, treecrowns, tmp_path / "c.pt", "--workers", "0")
     assert main([*good, "--resume"]) == 1
-    assert "nothing to resume, no such file" in capsys.readouterr().err
+    assert "expected a checkpoint to resume, found no file" in capsys.readouterr().err
     assert main([*good, "--init", str(tmp_path / "none.pt")]) == 1
     assert "found no file" in capsys.readouterr().err
     assert main([*good, "--device", "teapot"]) == 1

@@ -4,7 +4,7 @@ const byId = (id) => document.getElementById(id);
 const cards = [];
 let socket;
 
-// Fetch a JSON answer; without a valid token, go to the login page.
+// Fetch a JSON response. Without a valid token, open the login page.
 async function fetchJson(path, options) {
   const response = await fetch(path, options);
   if (response.status === 401) location.assign("/login");
@@ -93,7 +93,7 @@ function showEvents(events) {
   }));
 }
 
-// The frames of all streams arrive through one connection, because a browser opens at most six to a host.
+// The frames of all streams arrive through one connection, because a browser opens at most six connections to a host.
 function openVideo() {
   socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/watch`);
   socket.binaryType = "arraybuffer";

@@ -107,7 +107,7 @@ def test_a_signal_to_a_worker_that_is_still_starting_is_ignored(
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()  # in this process, signals arrive as before
 
 
-@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="macOS and Windows do not tell who sent a signal")
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="needs sigwaitinfo, which names the sender of a signal")
 def test_a_worker_ends_at_a_sigterm_from_its_parent_only(data: CocoDataset) -> None:
     """At its exit, a process terminates the workers that an error has left behind, and waits for them."""
     others = multiprocessing.active_children()

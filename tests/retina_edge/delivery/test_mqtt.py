@@ -38,7 +38,7 @@ QUICK = Backoff(0.05, 0.1)
 # File descriptors that a connection's thread may not have closed yet.
 MAX_CLOSING = 3
 
-pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="no mosquitto, the broker that these tests talk to")
+pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="needs mosquitto, the broker of these tests")
 
 
 class Broker:
@@ -267,7 +267,7 @@ def test_a_killed_process_triggers_its_last_will(broker: Broker, subscriber: Sub
 
 def test_a_wrong_password_is_reported_but_never_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     if (tool := shutil.which("mosquitto_passwd")) is None:
-        pytest.skip("no mosquitto_passwd to make a password file")
+        pytest.skip("needs mosquitto_passwd to make a password file")
     caplog.set_level(logging.DEBUG)
     passwords = tmp_path / "passwords"
     subprocess.run([tool, "-c", "-b", str(passwords), "camera", "right"], check=True, capture_output=True)
@@ -290,7 +290,7 @@ def test_a_wrong_password_is_reported_but_never_shown(tmp_path: Path, caplog: py
         broker.end()
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command to make a certificate")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the command openssl to make a certificate")
 def test_tls_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_certificate(tmp_path)
     broker = Broker(tmp_path, options=f"allow_anonymous true\ncertfile {tmp_path}/cert.pem\nkeyfile {tmp_path}/key.pem")
@@ -312,7 +312,7 @@ def test_tls_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         broker.end()
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc to count descriptors in")
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to count descriptors")
 def test_reconnecting_leaks_no_descriptors_and_no_threads(broker: Broker) -> None:
     transport = MqttTransport(Address.parse(address_of(broker), {}), client_id="me")
     other = MqttTransport(Address.parse(address_of(broker), {}), client_id="me")

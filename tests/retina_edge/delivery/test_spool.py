@@ -137,7 +137,7 @@ def test_messages_set_aside_are_restored_at_the_end_of_the_queue(tmp_path: Path)
         assert [message.key for message in spool.peek(4)] == [*keys[2:], *keys[:2]]
 
 
-@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no memory file system at /dev/shm; slow on a disk")
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs /dev/shm; too slow on a disk")
 def test_the_number_of_messages_set_aside_is_bounded() -> None:
     path = Path("/dev/shm") / f"retina-edge-test-{os.getpid()}.db"
     try:

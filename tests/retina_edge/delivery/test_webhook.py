@@ -259,7 +259,7 @@ def test_errors_and_logs_contain_no_secret(server: Server, tmp_path: Path, caplo
     assert SECRET not in str(caught.value)
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command to make a certificate")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the command openssl to make a certificate")
 def test_tls_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = make_certificate(tmp_path)
     with serving(context) as server:

@@ -45,7 +45,7 @@ def read(path: Path) -> configparser.ConfigParser:
 def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compile the library, with sanitizers, into a program that calls it as DeepStream would."""
     if shutil.which("g++") is None:
-        pytest.skip("g++, which compiles the library for DeepStream, is not installed")
+        pytest.skip("needs g++ to compile the library for DeepStream")
     folder = tmp_path_factory.mktemp("deepstream")
     engine = write_engine(folder)
     assert deploy(engine, "-o", folder / "out") == 0

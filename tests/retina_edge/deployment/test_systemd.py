@@ -230,7 +230,7 @@ def test_words_are_quoted_only_if_necessary() -> None:
 def test_systemd_analyze_accepts_the_unit(tmp_path: Path, folder: str) -> None:
     """systemd checks that the interpreter is executable, and its path only exists if systemd parses it correctly."""
     if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not installed (Debian package systemd)")
+        pytest.skip("needs systemd-analyze, from the Debian package systemd")
     interpreter = tmp_path / folder / "python"
     interpreter.parent.mkdir()
     interpreter.write_text("#!/bin/sh\n")

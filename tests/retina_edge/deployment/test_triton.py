@@ -32,7 +32,7 @@ def parse(path: Path) -> Any:
     """Parse ``config.pbtxt`` as Triton's own message. Unknown fields and wrong types are errors."""
     schema = pytest.importorskip(
         "tritonclient.grpc.model_config_pb2",
-        reason="tritonclient, which has Triton's schema of config.pbtxt, is not installed",
+        reason="needs tritonclient, which has Triton's schema of config.pbtxt",
         exc_type=(ImportError, RuntimeError),  # type: ignore[arg-type]
     )
     return text_format.Parse(path.read_text(), schema.ModelConfig())

@@ -21,7 +21,7 @@ from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import Stream
 from retina_edge.sources.frames import Source
 from retina_edge.sources.video_source import VideoSource
-from tests.cameras import Talk, camera, say_nothing, send_noise, send_pictures
+from tests.cameras import Talk, camera, say_nothing, send_images, send_noise
 from tests.made_streams import Made
 from tests.stand_in import StandIn, contract
 from tests.waiting import wait_for
@@ -89,7 +89,7 @@ def test_cameras_that_send_noise_are_offline_and_do_not_delay_a_file() -> None:
         "page": ("http", say_nothing),
         "noise": ("tcp", send_noise),
         "answer": ("rtsp", send_noise),
-        "pictures": ("http", partial(send_pictures, pictures=broken)),
+        "pictures": ("http", partial(send_images, images=broken)),
     }
     indices: dict[str, list[int]] = defaultdict(list)
     with ExitStack() as stack:

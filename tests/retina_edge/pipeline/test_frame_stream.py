@@ -15,7 +15,7 @@ from retina_edge.detector import Detector
 from retina_edge.pipeline import frame_stream
 from retina_edge.tracking.zones import Line, Zone
 from tests.made_streams import Made
-from tests.media import write_picture, write_video
+from tests.media import write_patch_image, write_video
 from tests.stand_in import StandIn, contract, detector
 from tests.waiting import wait_for
 
@@ -58,7 +58,7 @@ def test_images_and_several_sources(tmp_path: Path, video: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for name in ("x.png", "y.png"):
-        write_picture(folder / name)
+        write_patch_image(folder / name)
     items = list(detector().stream([f"video={video}", f"images={folder}"]))
     by_stream = {name: [item for item in items if item.stream == name] for name in ("video", "images")}
     assert [item.index for item in by_stream["video"]] == list(range(COUNT))
@@ -133,9 +133,9 @@ def test_a_missing_source_is_named_at_the_call(tmp_path: Path) -> None:
 def test_a_file_that_is_cut_short_ends_with_an_error_after_its_frames(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    write_picture(folder / "a.png")
+    write_patch_image(folder / "a.png")
     (folder / "b.png").write_bytes(b"no image")
-    write_picture(folder / "c.png")
+    write_patch_image(folder / "c.png")
     stream = detector().stream(folder)
     assert [next(stream).index for _ in range(2)] == [0, 2]
     with pytest.raises(SourceError, match=r"b\.png"):

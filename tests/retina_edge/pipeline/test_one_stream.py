@@ -31,7 +31,7 @@ from retina_edge.sources.frames import Frame, Source
 from retina_edge.sources.image_source import ImageSource
 from retina_edge.sources.video_source import VideoSource
 from retina_edge.system.stop_request import stop_on_signal
-from tests.media import count_frames, write_picture, write_video
+from tests.media import count_frames, write_patch_image, write_video
 from tests.pairs import all_pairs
 from tests.stand_in import StandIn, contract, patch_frame
 from tests.waiting import wait_for
@@ -333,7 +333,9 @@ def test_a_second_ctrl_c_abandons_a_source_that_hangs() -> None:
 
 def test_errors_and_warnings_of_sources_reach_the_summary(tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"text")
-    images = ImageSource([write_picture(tmp_path / "a.png"), tmp_path / "bad.jpg", write_picture(tmp_path / "b.png")])
+    images = ImageSource(
+        [write_patch_image(tmp_path / "a.png"), tmp_path / "bad.jpg", write_patch_image(tmp_path / "b.png")]
+    )
     sink = Collect()
     summary = run(images, [sink])
     assert sink.indices == [0, 2]

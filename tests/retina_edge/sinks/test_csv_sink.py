@@ -93,7 +93,7 @@ def test_a_source_name_may_look_like_a_formula_or_not_be_utf_8(tmp_path: Path) -
     assert [row[1] for row in read(tmp_path / "out.csv")[1:]] == ["'=cmd|x", "v\\udcff.png"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
 @pytest.mark.parametrize("count", [1, 500])  # the error appears at the end, and while writing
 def test_the_error_of_a_full_disk_names_the_file(count: int) -> None:
     sink = CsvSink(Path("/dev/full"))

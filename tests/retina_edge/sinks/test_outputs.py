@@ -81,7 +81,7 @@ def test_a_run_without_outputs_accepts_results() -> None:
     with open_outputs(strict=True) as outputs:
         outputs.write(live(0, events=2))
         outputs.end("a")
-        assert (outputs.status(), outputs.failed, outputs.written, outputs.seconds) == ([], [], [], 0)
+        assert (outputs.status(), outputs.incomplete, outputs.written, outputs.seconds) == ([], [], [], 0)
 
 
 def test_each_file_gets_every_result_and_is_complete_at_the_end(tmp_path: Path, server: Server) -> None:
@@ -111,7 +111,7 @@ def test_each_file_gets_every_result_and_is_complete_at_the_end(tmp_path: Path, 
     assert [json.loads(line)["frame"] for line in lines.read_text().splitlines()] == recorder.indices == [0, 1, 2]
     assert [json.loads(body)["track"] for _, _, body in server.requests] == [10, 20, 21]
     assert [status.state for status in outputs.status()] == ["ok"] * 4
-    assert outputs.failed == []
+    assert outputs.incomplete == []
     assert running_threads() == []
     assert outputs.seconds > 0
     assert "secret" not in "".join(path.name for path in (tmp_path / "spool").iterdir())
@@ -135,7 +135,7 @@ def test_the_end_of_a_stream_closes_only_its_own_sink(tmp_path: Path) -> None:
 
 
 def test_names_are_unique_and_printable(tmp_path: Path) -> None:
-    """Two webhooks of a host have the same name, and a topic may have the name that a second one would get."""
+    """Names hide paths, so two webhooks may get the same name; a number is appended until a name is unique."""
     receivers = [
         "http://127.0.0.1:9/secret",
         "http://127.0.0.1:9/other",
@@ -205,7 +205,7 @@ def test_a_slow_file_waits_and_then_reports_dropped_results(tmp_path: Path, capl
             str(tmp_path), "file", "lost", 0, QUEUE_CAPACITY + 1, 2, 0, ""
         )
     assert recorder.indices == [0, *range(3, QUEUE_CAPACITY + 3)]
-    assert outputs.failed == []  # a slow file may drop results of a live stream
+    assert outputs.incomplete == []  # a slow file may drop results of a live stream
     assert caplog.messages == []
 
 
@@ -222,8 +222,8 @@ def test_a_file_that_fails_is_logged_and_does_not_hold_up_others(
             outputs.write(live(index))
         wait_for(lambda: status_of(outputs, str(lines)).done == 4)
         failed = OutputStatus(str(tmp_path), "file", "failed", 0, 1, 0, 3, "the disk is full")
-        assert outputs.failed == [failed]
-    assert outputs.failed == [failed]
+        assert outputs.incomplete == [failed]
+    assert outputs.incomplete == [failed]
     assert outputs.written == [lines]
     assert len(lines.read_text().splitlines()) == 4
     assert caplog.messages[1:] == [f"outputs failed: {tmp_path}: 3 results lost (the disk is full)"]
@@ -249,7 +249,7 @@ def test_older_files_are_continued_and_lost_results_are_logged_at_the_end(
         error = f"[Errno 28] No space left on device: '{lines}'"
         lost = OutputStatus(str(lines), "file", "lost", 0, 1, 0, 1, error)
         wait_for(lambda: status_of(outputs, str(lines)) == lost)
-    assert outputs.failed == [lost]
+    assert outputs.incomplete == [lost]
     assert caplog.messages[-1] == f"outputs failed: {lines}: 1 result lost ({error})"
     assert [json.loads(line)["frame"] for line in older.read_text().splitlines()] == [0, 2]
 
@@ -286,7 +286,7 @@ def run_strictly(folder: Path, block: Callable[[Outputs], None]) -> None:
         open_outputs(jsonl=lines, save=folder, open_sink=lambda _stream: recorder, strict=True) as outputs,
     ):
         block(outputs)
-    assert [status.name for status in outputs.failed] == [str(folder)]
+    assert [status.name for status in outputs.incomplete] == [str(folder)]
     assert recorder.closed == 1
     assert json.loads(lines.read_text().splitlines()[0])["frame"] == 0
     assert running_threads() == []
@@ -302,7 +302,7 @@ def test_events_wait_for_an_unreachable_receiver(
         waiting = OutputStatus(unused_address, "events", "waiting", 2, 0, 0, 0, error)
         wait_for(lambda: status_of(outputs, unused_address) == waiting)
     assert status_of(outputs, unused_address) == waiting
-    assert outputs.failed == []  # the events are sent after the next start
+    assert outputs.incomplete == []  # the events are sent after the next start
     assert not [message for message in caplog.messages if "outputs failed" in message]
 
 
@@ -315,12 +315,12 @@ def test_events_that_a_receiver_refuses_are_lost(
         outputs.write(live(0, events=3))
         lost = OutputStatus(name, "events", "lost", 0, 2, 0, 1, "the server refuses the message (400)")
         wait_for(lambda: status_of(outputs, name) == lost)
-        assert outputs.failed == [lost]
+        assert outputs.incomplete == [lost]
     assert f"outputs failed: {name}: 1 event lost (the server refuses the message (400))" in caplog.messages
 
 
 def test_a_receiver_that_refuses_an_event_counts_as_reachable(server: Server, tmp_path: Path) -> None:
-    """The state of events that wait after a refused one is not "waiting", because the receiver has answered."""
+    """A refusal is an answer, so the state is not "waiting", although the next event still waits."""
     answered = threading.Event()
 
     def later(handler: Handler) -> None:
@@ -346,7 +346,7 @@ def test_events_dropped_before_the_spools_count_for_every_receiver(
     with open_outputs(receivers=[name, unused_address], spool=tmp_path, strict=False) as outputs:
         outputs.write(live(0, events=2))
         lost = [OutputStatus(receiver, "events", "lost", 0, 0, 2, 0, "") for receiver in (name, unused_address)]
-        assert outputs.status() == outputs.failed == lost
+        assert outputs.status() == outputs.incomplete == lost
     assert server.requests == []
 
 

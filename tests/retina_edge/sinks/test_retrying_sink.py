@@ -54,7 +54,7 @@ def test_a_new_sink_takes_over_at_the_next_attempt(clock: list[float], caplog: p
             sink.write(result(index))
         assert (sink.lost, sink.failing, str(sink.error)) == (2, True, "the disk is full")
         assert sink.error is not None
-        assert sink.error.__traceback__ is None  # it would keep the frame in memory
+        assert sink.error.__traceback__ is None  # the sink would keep the frame in memory
         clock[0] += RETRY_SECONDS - 0.1
         sink.write(result(4))
         clock[0] += 0.2

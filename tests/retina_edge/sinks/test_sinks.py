@@ -32,7 +32,7 @@ from retina_edge.sources.frames import Frame
 from retina_edge.sources.image_source import ImageSource
 from retina_edge.sources.opening import open_sources
 from retina_edge.sources.video_source import VideoSource
-from tests.media import count_frames, write_picture, write_video
+from tests.media import count_frames, write_patch_image, write_video
 from tests.results import result
 from tests.retina_edge.sinks.recorder import write_all
 from tests.stand_in import patch_frame
@@ -229,7 +229,7 @@ def test_json_lines_keep_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     assert json.loads(line)["source"] == name
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
 @pytest.mark.parametrize("count", [1, 500])  # the error appears at the end, and while writing
 def test_the_error_of_a_full_disk_names_the_json_file(count: int) -> None:
     sink = JsonlSink(Path("/dev/full"))
@@ -301,7 +301,7 @@ def test_an_error_of_a_closed_window_ends_the_window(monkeypatch: pytest.MonkeyP
 
 
 def test_each_kind_of_source_gets_its_sink(tmp_path: Path) -> None:
-    images = ImageSource([write_picture(tmp_path / "a.png")])
+    images = ImageSource([write_patch_image(tmp_path / "a.png")])
     assert isinstance(sink_for_stream(tmp_path / "out", images, name="a", live=False, fps=None), ImageSink)
     video = VideoSource(write_video(tmp_path / "v.avi", count=2))
     direct, inside = (
@@ -336,7 +336,7 @@ def test_unsuitable_values_of_save_are_refused(
     monkeypatch.chdir(tmp_path)
     for folder in ("a", "b"):
         Path(folder).mkdir()
-        write_picture(Path(folder) / "1.png")
+        write_patch_image(Path(folder) / "1.png")
     for name in ("v.mp4", "w.mp4", "b/v.mp4"):
         Path(name).touch()
     with pytest.raises(SinkError, match=message):
@@ -367,7 +367,7 @@ def test_outputs_that_would_overwrite_an_input_or_another_output_are_refused(
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):
         Path(name).mkdir()
-    write_picture(Path("a/1.png"))
+    write_patch_image(Path("a/1.png"))
     for name in ("w.mp4", "out.partial.mp4", "b/out.mp4", "m.onnx"):
         Path(name).touch()
     Path("link.jsonl").symlink_to("w.mp4")
@@ -397,7 +397,7 @@ def test_suitable_outputs_are_accepted(
     monkeypatch.chdir(tmp_path)
     for path in ("a/1.png", "b/2.png"):
         Path(path).parent.mkdir()
-        write_picture(Path(path))
+        write_patch_image(Path(path))
     Path("v.mp4").touch()
     Path("old.jsonl").touch()
     check_outputs(Path("m.onnx"), open_sources(sources), save=Path(save), jsonl=Path("old.jsonl"))

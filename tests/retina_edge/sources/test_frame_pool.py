@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retina_edge.sources.frame_pool import LIMIT, FramePool
+from retina_edge.sources.frame_pool import MAX_IMAGES, FramePool
 from retina_edge.sources.video_source import VideoSource
 from tests.media import write_video
 
@@ -67,12 +67,12 @@ def test_a_reference_in_another_thread_keeps_an_image_in_use() -> None:
 
 def test_the_pool_is_limited_to_a_number_of_images_and_to_one_size() -> None:
     pool = FramePool()
-    for number in range(2 * LIMIT):
+    for number in range(2 * MAX_IMAGES):
         pool.add(image(number))
     taken = []
     while (reused := pool.take()) is not None:
         taken.append(reused)
-    assert [int(reused[0, 0, 0]) for reused in taken] == list(range(LIMIT))
+    assert [int(reused[0, 0, 0]) for reused in taken] == list(range(MAX_IMAGES))
     taken.clear()
     reused = None
     pool.add(image(9, height=8))

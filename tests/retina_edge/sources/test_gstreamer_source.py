@@ -150,7 +150,7 @@ def test_a_change_of_resolution_is_delivered(tmp_path: Path) -> None:
 def test_a_pipeline_without_frames_is_an_error_with_its_reason(pipeline: str, message: str) -> None:
     before = resources()
     if pipeline.startswith("csi") and Path("/etc/nv_tegra_release").exists():
-        pytest.skip("this is a Jetson")
+        pytest.skip("needs a machine that is not a Jetson")
     (source,) = open_sources([pipeline])
     with pytest.raises(SourceError) as caught, source:
         pytest.fail("it opened")

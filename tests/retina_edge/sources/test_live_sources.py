@@ -29,7 +29,7 @@ from tests.rtsp_server import HOST, RtspServer, free_port, why_not, write_flight
 from tests.waiting import wait_for
 
 needs_server = pytest.mark.skipif(bool(why_not()), reason=why_not() or "an RTSP server is available")
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg: sudo apt-get install ffmpeg")
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg: sudo apt-get install ffmpeg")
 
 SIZES = {"/small": (240, 320), "/large": (360, 640)}
 # OpenCV's own timeouts are 30 s, too long for tests. The margin allows for a busy machine.

@@ -16,7 +16,7 @@ from retina_edge.sources.image_source import ImageSource, output_name
 from retina_edge.sources.opening import open_sources
 from retina_edge.sources.video_source import VideoSource
 from retina_edge.system.redaction import redact
-from tests.media import write_picture, write_video
+from tests.media import write_patch_image, write_video
 
 # Error of lossy codecs and of the narrow range of video levels, in gray levels.
 CODEC_LEVELS = 9
@@ -30,7 +30,7 @@ def indices(source: ImageSource | VideoSource) -> list[int]:
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_one_image(tmp_path: Path, suffix: str) -> None:
-    path = write_picture(tmp_path / f"a{suffix}", size=(31, 47))
+    path = write_patch_image(tmp_path / f"a{suffix}", size=(31, 47))
     (source,) = open_sources([str(path)])
     with source:
         (frame,) = source
@@ -55,7 +55,7 @@ def test_grayscale_alpha_and_16_bit_files_become_bgr(tmp_path: Path) -> None:
 
 def test_a_folder_delivers_its_images_in_order_of_their_names(tmp_path: Path) -> None:
     for name in ("b.jpg", "a.PNG", "c.bmp"):
-        write_picture(tmp_path / name)
+        write_patch_image(tmp_path / name)
     (tmp_path / "notes.txt").write_text("not an image")
     (source,) = open_sources([str(tmp_path)])
     with source:
@@ -67,16 +67,16 @@ def test_a_folder_delivers_its_images_in_order_of_their_names(tmp_path: Path) ->
 def test_a_glob_matches_files_in_subfolders(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     for name in ("a1.png", "a2.png", "b1.png", "x/a3.png"):
-        write_picture(tmp_path / name)
+        write_patch_image(tmp_path / name)
     (source,) = open_sources([str(tmp_path / "**" / "a*.png")])
     assert [path.name for path in source.paths] == ["a1.png", "a2.png", "a3.png"]  # type: ignore[attr-defined]
 
 
 def test_a_glob_opens_each_match_as_an_image_or_a_video(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.png")
+    write_patch_image(tmp_path / "a.png")
     write_video(tmp_path / "b.avi", count=2)
-    write_picture(tmp_path / "c.jpg")
-    write_picture(tmp_path / "d.jpg")
+    write_patch_image(tmp_path / "c.jpg")
+    write_patch_image(tmp_path / "d.jpg")
     kinds = [(type(source), len(source.output_names)) for source in open_sources([str(tmp_path / "*")])]
     assert kinds == [(ImageSource, 1), (VideoSource, 1), (ImageSource, 2)]
 
@@ -88,7 +88,7 @@ def test_output_names_keep_formats_that_support_color() -> None:
 
 
 def test_neighboring_images_become_one_source(tmp_path: Path) -> None:
-    names = [str(write_picture(tmp_path / f"{i}.png")) for i in range(3)]
+    names = [str(write_patch_image(tmp_path / f"{i}.png")) for i in range(3)]
     video = str(write_video(tmp_path / "v.avi", count=2))
     sources = open_sources([names[0], names[1], video, names[2]])
     assert [len(source.output_names) for source in sources] == [2, 1, 1]
@@ -100,7 +100,7 @@ def test_neighboring_images_become_one_source(tmp_path: Path) -> None:
 def test_a_truncated_image_is_an_error_that_names_the_file(
     tmp_path: Path, suffix: str, cut: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_picture(tmp_path / f"cut{suffix}", size=(90, 120))
+    path = write_patch_image(tmp_path / f"cut{suffix}", size=(90, 120))
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(SourceError, match=rf"cut\{suffix}"):
         read_image(path)
@@ -108,8 +108,8 @@ def test_a_truncated_image_is_an_error_that_names_the_file(
 
 
 def test_a_truncated_jpeg_with_a_complete_thumbnail_is_detected(tmp_path: Path) -> None:
-    thumbnail = write_picture(tmp_path / "t.jpg").read_bytes()
-    data = write_picture(tmp_path / "a.jpg", size=(90, 120)).read_bytes()
+    thumbnail = write_patch_image(tmp_path / "t.jpg").read_bytes()
+    data = write_patch_image(tmp_path / "a.jpg", size=(90, 120)).read_bytes()
     header = b"\xff\xe5" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     (tmp_path / "whole.jpg").write_bytes(data[:2] + header + data[2:] + b"trailing bytes of a camera")
     assert read_image(tmp_path / "whole.jpg").shape == (90, 120, 3)
@@ -129,7 +129,7 @@ def test_a_file_that_is_not_an_image_is_an_error_that_names_the_file(tmp_path: P
 
 def test_bad_images_in_a_folder_are_recorded_and_the_rest_is_read(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
-        write_picture(tmp_path / name)
+        write_patch_image(tmp_path / name)
     (tmp_path / "b.jpg").write_bytes(b"text")
     (tmp_path / "d.jpg").write_bytes((tmp_path / "d.jpg").read_bytes()[:-40])
     (source,) = open_sources([str(tmp_path)])
@@ -265,7 +265,7 @@ def test_a_number_is_a_camera_unless_a_file_has_that_name(tmp_path: Path, monkey
     assert camera.name == "camera 97"
     with pytest.raises(SourceError, match="camera 97: OpenCV cannot open it; check that the camera"), camera:
         pass
-    write_picture(tmp_path / "97.png").rename(tmp_path / "97")
+    write_patch_image(tmp_path / "97.png").rename(tmp_path / "97")
     (file,) = open_sources(["97"])
     assert file.name == "97"
 

@@ -8,7 +8,7 @@ import pytest
 
 from engines.core.errors import SourceError
 from retina_edge.sources.stream_names import named_sources
-from tests.media import write_picture, write_video
+from tests.media import write_patch_image, write_video
 
 
 def test_names_given_by_the_user() -> None:
@@ -44,8 +44,8 @@ def test_each_file_of_a_glob_is_a_stream(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_images_is_one_stream(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.png")
-    write_picture(tmp_path / "b.png")
+    write_patch_image(tmp_path / "a.png")
+    write_patch_image(tmp_path / "b.png")
     (make,) = named_sources([f"all={tmp_path}"]).values()
     with make() as source:
         assert len(list(source)) == 2

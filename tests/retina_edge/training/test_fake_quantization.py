@@ -17,7 +17,8 @@ import torch
 
 from engines.core.letterbox import letterbox_batch
 from export.network import Network, export_network
-from export.precision.quantization import quantize, sensitive_convolutions
+from export.precision.convolutions import sensitive_convolutions
+from export.precision.quantization import quantize
 from export.precision.ranges import ranges_on
 from export.preprocess import Preprocess
 from export.verify import onnx_heads
@@ -26,7 +27,7 @@ from retina_edge.model.config import octave_sizes
 from retina_edge.model.retinanet import RetinaNet
 from retina_edge.train import main
 from retina_edge.training.fake_quantization import (
-    LIMIT,
+    MAX_INT8,
     FakeQuantize,
     FixedBatchNorm2d,
     QuantizedConv2d,
@@ -85,7 +86,7 @@ def test_it_rounds_the_same_tensors_as_the_export(name: str, frames: list[Frames
 
     exported = sorted(scales_of(int8, "QuantizeLinear"))
     rounded = [module for module in model.modules() if isinstance(module, FakeQuantize)]
-    trained = sorted({float(value) / LIMIT for module in rounded for value in module.greatest})
+    trained = sorted({float(value) / MAX_INT8 for module in rounded for value in module.greatest})
     # In training, a tensor with several readers is rounded once for each of them, with the same scale.
     trained = [value for value, before in zip(trained, [0.0, *trained], strict=False) if value > before * (1 + 1e-6)]
     if name == "mobilenet":
@@ -207,7 +208,7 @@ def test_qat_refuses_model_options_and_other_classes(
     ):
         with pytest.raises(SystemExit):
             main(arguments(tiny_coco, treecrowns, checkpoint, output, *more))
-        assert f"--qat takes the model as it is; leave {option} out" in capsys.readouterr().err
+        assert f"{option}: not allowed with --qat" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(arguments(tiny_coco, treecrowns, checkpoint, checkpoint))
     assert "--output would overwrite the checkpoint of --qat" in capsys.readouterr().err
@@ -216,5 +217,5 @@ def test_qat_refuses_model_options_and_other_classes(
     other = tmp_path / "bushes.json"
     other.write_text(json.dumps(content))
     assert main(arguments(other, treecrowns, checkpoint, output)) == 1
-    assert "expected the classes of the model, tree, with its category ids, got bush" in capsys.readouterr().err
+    assert "expected the classes and category ids of the model, tree (1), got bush (1)" in capsys.readouterr().err
     assert not output.exists()

@@ -1,4 +1,4 @@
-"""Training learns, resumes to the bit, stops in order, and ends with an error if the loss is not finite."""
+"""Training learns, resumes bit for bit, stops properly, and ends with an error if the loss is not finite."""
 
 from __future__ import annotations
 
@@ -105,9 +105,7 @@ def test_training_changes_all_weights_and_ships_their_average(data: CocoDataset,
     ("steps", "classification", "regression"),
     [(60, 0.05, 0.15), pytest.param(240, 0.005, 0.05, marks=pytest.mark.slow)],
 )
-def test_two_images_are_learned_by_heart(
-    data: CocoDataset, steps: int, classification: float, regression: float
-) -> None:
+def test_training_overfits_two_images(data: CocoDataset, steps: int, classification: float, regression: float) -> None:
     """With the right targets, the losses on two images fall, in the end to almost zero."""
     model, contract = new_model(TINY, data, (128, 128), seed=0)
     trainer_data = [data.images[0], data.images[1]]
@@ -163,7 +161,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_says_how_to_fix_it(data: Coc
 
 def test_resuming_without_a_state_or_with_other_settings_is_refused(data: CocoDataset, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path / "model.pt")
-    with pytest.raises(TrainingError, match="nothing to resume"):
+    with pytest.raises(TrainingError, match="expected a checkpoint to resume, found no file"):
         trainer.resume()
     trainer.checkpoint().save(trainer.last_path)
     with pytest.raises(TrainingError, match="expected a checkpoint with training state"):
