@@ -29,7 +29,7 @@ from retina_edge.imaging.image_file import read_image
 CALIBRATION_IMAGES = 16
 
 
-def converted(onnx: Path, precision: str, *, layout: str = TENSORRT) -> Path:
+def convert_once(onnx: Path, precision: str, *, layout: str = TENSORRT) -> Path:
     """Convert a deployable FP32 ONNX, unless that was done before, and return the new file.
 
     The file lies beside the ONNX, for instance ``r50.int8-cpu.onnx``. For FP32 it is the ONNX itself.
@@ -49,7 +49,7 @@ def converted(onnx: Path, precision: str, *, layout: str = TENSORRT) -> Path:
     return path
 
 
-def built(onnx: Path, precision: str, *, max_batch: int | None = None) -> Path:
+def build_once(onnx: Path, precision: str, *, max_batch: int | None = None) -> Path:
     """Build an engine from a deployable FP32 ONNX for the GPU of this machine, and return its path.
 
     If TensorRT-RTX cannot build for this GPU, a portable engine is built.
@@ -57,7 +57,7 @@ def built(onnx: Path, precision: str, *, max_batch: int | None = None) -> Path:
     Raises:
         RetinaEdgeError: if no backend is installed, or the backend cannot build this model.
     """
-    model = converted(onnx, precision)
+    model = convert_once(onnx, precision)
     engine = model.with_suffix(".engine")
     options = BuildOptions(precision=precision, max_batch=max_batch, postprocess=KERNELS if max_batch else "auto")
     try:
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("onnx", type=Path)
     parser.add_argument("precision", choices=PRECISIONS)
     args = parser.parse_args(argv)
-    print(built(args.onnx, args.precision).name)
+    print(build_once(args.onnx, args.precision).name)
     return 0
 
 

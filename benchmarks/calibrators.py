@@ -23,7 +23,7 @@ from rich.progress import Progress
 
 from benchmarks.accuracy import DATA, accuracy_of
 from benchmarks.forest_windows import write_windows
-from benchmarks.record import save
+from benchmarks.record import begin, save
 from engines.core.contract import LAYOUTS, TENSORRT
 from engines.core.letterbox import letterbox_batch
 from engines.onnx.deployable import contract_of, heads_only
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="Python interpreter of an environment with nvidia-modelopt, which is then measured, too",
     )
     modelopt = parser.parse_args(argv).modelopt
-    console = Console()
+    before, console = begin(), Console()
     dataset = load_coco(DATA / "val.json", DATA / "images")
     with tempfile.TemporaryDirectory() as name, Progress(console=console, transient=True) as bar:
         folder = Path(name)
@@ -60,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         cases = [(layout, calibrator) for layout in LAYOUTS for calibrator in CALIBRATORS]
         for layout, calibrator in bar.track(cases, description="calibrating"):
             rows.append(measure(model, images, layout, calibrator, dataset, folder, fp32))
-            path = save("calibrators", rows)
+            path = save("calibrators", rows, before=before)
         for method in MODELOPT if modelopt else ():
             rows.append(peer(modelopt, model, images, method, dataset, folder))
-            path = save("calibrators", rows)
+            path = save("calibrators", rows, before=before)
     for row in rows:
         console.print(f"{row['calibrator']} {row['layout']}: AP {row['AP']:.4f}, AP50 {row['AP50']:.4f}")
     console.print(f"written to {path.name}")
@@ -81,8 +81,8 @@ def measure(
 ) -> dict[str, Any]:
     """Measure one calibrator and layout and return its row.
 
-    The folder caches the ranges, which both layouts share. The accuracy budget is one that every conversion holds:
-    without a budget, a conversion with a low signal-to-noise ratio would be refused.
+    The folder caches the ranges, which both layouts share. The accuracy budget is so large that every conversion is
+    within it. Without a budget, a conversion with a low signal-to-noise ratio would be refused.
     """
     calibration = Calibration(images, layout, calibrator, folder / "ranges")
     frames = [read_image(path) for path in images.paths[:4]]

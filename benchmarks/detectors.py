@@ -5,8 +5,8 @@
 Each detector is complete: it starts from the same 720p frame in memory and ends with detections in memory. The weights
 are random, because the time of a convolution does not depend on them. The time of post-processing depends on the
 scores, so every threshold is so high that no score passes: each detector scans its scores and finds nothing, which is
-checked. Torchvision's detectors with an AP that was published for a shorter side of 800 pixels get the whole frame and
-resize it by that rule. RetinaNets at 800×800 are measured, too; they have another input, for which no AP was published.
+checked. Some of torchvision's detectors have an AP that was published for a shorter side of 800 pixels; they get the
+whole frame and resize it by that rule. RetinaNets at 800×800 are measured, too; for that input, no AP was published.
 YOLOX-S is measured if the package libreyolo (MIT) is installed.
 """
 
@@ -29,10 +29,10 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from benchmarks.arguments import CPU, CUDA, run, script_parser
-from benchmarks.building import built
+from benchmarks.building import build_once
 from benchmarks.comparison import Maker, Row, Work, compare, not_run
 from benchmarks.forest_frame import forest_frame
-from benchmarks.networks import Frame, as_torch, exported, random_retinanet
+from benchmarks.networks import Frame, as_torch, export_once, random_retinanet
 from retina_edge import Detector
 from retina_edge.model.config import ModelConfig
 
@@ -113,7 +113,7 @@ def measure(
     by = "ONNX Runtime" if device == CPU else "engine, FP16"
     for name, size in ours:
         title = f"{name}, {size[0]}×{size[1]}, {by}"
-        # The same network as torchvision's, on the same pixels to within a hundredth, so torchvision's AP holds, too.
+        # The same network as torchvision's, at a scale that differs by less than 1 %, so torchvision's AP holds, too.
         weights = RETINANET if (name, size) == ("RetinaNet R50", PADDED) else None
         facts[title] = {"detector": name, "input": list(size), **published_with(weights), "run_by": by}
         makers[title] = partial(_deployed, name, size, device, work, frame, facts[title])
@@ -163,8 +163,8 @@ def _deployed(
 ) -> Work:
     model, contract = random_retinanet(ModelConfig(CLASSES, backbone=BACKBONES[name]), size)
     facts |= _arithmetic(model, lambda: model(torch.zeros(1, 3, *size)))
-    onnx = exported(model, contract, work / f"random_{BACKBONES[name]}_{size[0]}x{size[1]}.onnx", frame)
-    detector = stack.enter_context(Detector.load(onnx if device == CPU else built(onnx, "fp16")))
+    onnx = export_once(model, contract, work / f"random_{BACKBONES[name]}_{size[0]}x{size[1]}.onnx", frame)
+    detector = stack.enter_context(Detector.load(onnx if device == CPU else build_once(onnx, "fp16")))
     return partial(detector, frame)
 
 

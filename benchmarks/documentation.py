@@ -30,6 +30,7 @@ NOT_YET = "*It has not been run yet.*"
 
 
 def main() -> int:
+    """Write the tables and the pictures, and return exit code 0."""
     from benchmarks.plots import DRAWINGS, draw
 
     for path, with_tables in ((README, with_summary), (BENCHMARKS, with_figures)):
@@ -78,13 +79,13 @@ def _tables(mark: str, names: Sequence[str], results: Path) -> str:
     blocks = []
     for name, path in files.items():
         content = json.loads(path.read_text(encoding="utf-8"))
-        picture = f"![{name} on a GPU](pictures/{name}.png)\n\n" if _has_generated_picture(name) else ""
+        picture = f"![Chart of the figures in {name}.json](pictures/{name}.png)\n\n" if _has_chart(name) else ""
         blocks.append(f"{picture}{TABLES[name](content)}\n\n{source(name, content)}")
     return "\n\n".join(blocks)
 
 
-def _has_generated_picture(name: str) -> bool:
-    """True if the picture is part of the generated text; pictures of a CPU are in the page's own text."""
+def _has_chart(name: str) -> bool:
+    """True if the generated text shows the picture of this file; pictures of a CPU are in the page's own text."""
     from benchmarks.plots import DRAWINGS
 
     return name.endswith("_gpu") and name in DRAWINGS

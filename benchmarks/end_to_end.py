@@ -25,7 +25,7 @@ from torchvision.models.detection import RetinaNet
 
 from benchmarks.agreement import FrameDetections, agreement
 from benchmarks.arguments import CPU, CUDA, run, script_parser
-from benchmarks.building import built, converted
+from benchmarks.building import build_once, convert_once
 from benchmarks.comparison import Maker, Row, Work, compare, not_run
 from benchmarks.forest_frame import forest_frame
 from benchmarks.networks import (
@@ -160,14 +160,14 @@ def _onnx_by_hand(case: Case) -> dict[str, Maker]:
 def _on_onnx_runtime(case: Case) -> dict[str, Maker]:
     paths: dict[str, Callable[[], Path]] = {
         "FP32": lambda: case.onnx,
-        "INT8": lambda: converted(case.onnx, "int8", layout=FOR_CPU),
+        "INT8": lambda: convert_once(case.onnx, "int8", layout=FOR_CPU),
     }
     return {f"retina_edge on ONNX Runtime, {name}": _detector(path, case) for name, path in paths.items()}
 
 
 def _engines(case: Case) -> dict[str, Maker]:
     return {
-        f"retina_edge engine, {precision.upper()}": _detector(partial(built, case.onnx, precision), case)
+        f"retina_edge engine, {precision.upper()}": _detector(partial(build_once, case.onnx, precision), case)
         for precision in ("fp16", "fp32", "int8")
     }
 

@@ -151,7 +151,9 @@ def random_retinanet(config: ModelConfig, size: tuple[int, int], **contract: Any
     return model, dataclasses.replace(default, **contract)
 
 
-def exported(model: RetinaNet, contract: DetectorContract, path: Path, frame: Frame, *, batch: int | None = 1) -> Path:
+def export_once(
+    model: RetinaNet, contract: DetectorContract, path: Path, frame: Frame, *, batch: int | None = 1
+) -> Path:
     """Export a model as a deployable ONNX, unless the file exists, and return its path."""
     if not path.is_file():
         export_onnx(model, contract, path, batch=batch, images=[frame])

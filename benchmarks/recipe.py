@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=6, help="epochs of each training run (default: 6)")
     parser.add_argument("--samples", type=int, default=800, help="training images per epoch (default: 800)")
     parser.add_argument(
-        "--pictures",
+        "--images",
         type=int,
         nargs=2,
         default=(120, 60),
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = write_shapes(folder, train=args.pictures[0], val=args.pictures[1])
+        files = write_shapes(folder, train=args.images[0], val=args.images[1])
         for recipe, chosen in options.items():
             rows.append({"recipe": recipe, "options": " ".join(chosen), **measure(files, [*chosen, *run], folder)})
             path = save("recipe", rows, before=before)

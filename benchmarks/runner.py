@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.arguments import CUDA, add_work, work_folder
-from benchmarks.building import built
+from benchmarks.building import build_once
 from benchmarks.forest_frame import forest_frame
 from benchmarks.networks import ARCHITECTURE, export_lively_r50, lively_r50
 from benchmarks.record import SUFFIXES, begin, save
@@ -72,7 +72,7 @@ def _detector(folder: Path, *, engine: bool) -> tuple[str, str, Detector]:
     why = "requested with --torch"
     if engine:
         try:
-            path = built(export_lively_r50(folder / "r50.onnx", SIDE, forest_frame()), "fp16")
+            path = build_once(export_lively_r50(folder / "r50.onnx", SIDE, forest_frame()), "fp16")
             detector = Detector.load(path)
             detector(forest_frame())
         except Exception as error:  # TensorRT has many ways to refuse a GPU

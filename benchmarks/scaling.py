@@ -20,9 +20,9 @@ import numpy.typing as npt
 from rich.table import Table
 
 from benchmarks.arguments import CPU, CUDA, run, script_parser
-from benchmarks.building import built
+from benchmarks.building import build_once
 from benchmarks.comparison import Maker, Row, Work, compare, reason_of
-from benchmarks.networks import exported, random_retinanet
+from benchmarks.networks import export_once, random_retinanet
 from retina_edge import Detector
 from retina_edge.measurement.bench_frames import sample_frames
 from retina_edge.model.config import ModelConfig
@@ -128,9 +128,9 @@ def _detector(
     path = work / f"scaling_{name}.onnx"
     if not path.is_file():
         model, contract = random_retinanet(config, (side, side), **changes)
-        exported(model, contract, path, frame, batch=fixed)
+        export_once(model, contract, path, frame, batch=fixed)
     if on == ENGINE:
-        path = built(path, "fp16", max_batch=None if fixed else dynamic)
+        path = build_once(path, "fp16", max_batch=None if fixed else dynamic)
     return stack.enter_context(Detector.load(path))
 
 

@@ -31,7 +31,7 @@ def _cpu_rows(results: Path) -> list[tuple[str, str, str]]:
     loop = {row["model"]: row["share"] for row in _read(results, "detect_loop")["figures"]}
     return [
         (
-            f"Frame to detections, R50 {SIDE}×{SIDE}, torchvision eager = 1",
+            f"Speed from frame to detections, R50 {SIDE}×{SIDE}, torchvision eager = 1",
             f"{speed[OWN]:.2f} FP32, {speed[OWN_INT8]:.2f} INT8",
             f"{cpu}, ONNX Runtime",
         ),
@@ -41,7 +41,7 @@ def _cpu_rows(results: Path) -> list[tuple[str, str, str]]:
             "ONNX Runtime",
         ),
         (
-            "Video to annotated video and JSON, the bare ONNX Runtime session = 1",
+            "Speed from video to annotated video and JSON, bare ONNX Runtime session = 1",
             f"{min(loop.values()):.2f}",
             f"{cpu}, ONNX Runtime",
         ),
@@ -56,7 +56,7 @@ def _gpu_rows(results: Path) -> list[tuple[str, str, str]]:
         height, width = runner["figures"]["frame"]
         rows.append(
             (
-                f"{width}×{height} frame to detections, R50 {SIDE}×{SIDE}, p50; of this, work on the GPU",
+                f"Time from {width}×{height} frame to detections, R50 {SIDE}×{SIDE}, p50: whole frame, GPU alone",
                 f"{stages['whole frame']['p50']:.2f} ms, {stages['GPU']['p50']:.2f} ms",
                 f"{runner['machine']['gpu']}, network run by {network}",
             )
@@ -68,8 +68,8 @@ def _gpu_rows(results: Path) -> list[tuple[str, str, str]]:
         other = min(row["ms"] for row in first if row["candidate"].startswith("torchvision postprocess"))
         rows.append(
             (
-                "Decode and NMS, 91 classes; torchvision's",
-                f"{own:.2f} ms; {other:.2f} ms",
+                "Time of decode and NMS, 91 classes: kernels, torchvision",
+                f"{own:.2f} ms, {other:.2f} ms",
                 f"{postprocess['machine']['gpu']}",
             )
         )

@@ -1,4 +1,4 @@
-"""The tables of the documentation, made from result files: ratios for a CPU, also milliseconds for a named GPU."""
+"""The tables of the documentation, made from result files: ratios for a CPU, and also milliseconds for a named GPU."""
 
 from __future__ import annotations
 
@@ -283,15 +283,17 @@ def _runner(record: Record) -> str:
         (stage, *("" if times.get(name) is None else f"{times[name]:.3f}" for name in columns))
         for stage, times in figures["milliseconds"].items()
     ]
-    facts = [f"network: {figures['network']}" + (f" ({figures['why']})" if figures.get("why") else "")]
+    facts = [f"Network: {figures['network']}"]
+    if figures.get("why"):
+        facts.append(f"Reason why it is not an engine: {figures['why']}")
     for name, title in (
-        ("host_overhead", "host overhead, relative to the GPU's time"),
-        ("jitter", "jitter, p99 / p50"),
+        ("host_overhead", "Host overhead, relative to the GPU's time"),
+        ("jitter", "Jitter, p99 / p50"),
     ):
         if figures.get(name) is not None:
             facts.append(f"{title}: {figures[name]:.3f}")
-    facts.append(f"throughput: {figures['throughput']['frames_per_second']:.1f} frames per second")
-    return _table(("milliseconds per frame", *columns), rows) + f"\n\n{'; '.join(facts)}."
+    facts.append(f"Throughput: {figures['throughput']['frames_per_second']:.1f} frames per second")
+    return _table(("milliseconds per frame", *columns), rows) + "\n\n" + "\n".join(f"- {fact}" for fact in facts)
 
 
 def _goals(record: Record) -> str:

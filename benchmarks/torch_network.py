@@ -36,7 +36,7 @@ class TorchNetwork:
         device: ``cuda``; in tests ``cpu``, where addresses are those of host memory.
     """
 
-    half = raw = records_itself = True
+    half = raw = captures_graphs = True
 
     def __init__(
         self, model: nn.Module, contract: DetectorContract, *, max_batch: int = 1, device: str = "cuda"

@@ -1,4 +1,4 @@
-"""Track objects in several cameras or videos at once, and count who crosses a line.
+"""Track objects in several cameras or videos at once, and count the objects that cross a line.
 
 python examples/counting_cameras.py model.onnx front=rtsp://camera/stream yard=0 --line "gate=0.5,0 0.5,1"
 

@@ -1,4 +1,4 @@
-"""Save a crop of each sure detection, with an output of your own behind the whole pipeline.
+"""Save a crop of each confident detection, with a sink of your own at the end of the pipeline.
 
 python examples/custom_sink.py model.onnx video.mp4 yard=0 --output crops
 """
@@ -36,4 +36,4 @@ class CropSink(Sink):
 args.output.mkdir(parents=True, exist_ok=True)
 options = RunOptions(args.model, args.sources, score=args.score)
 with BackgroundSink(CropSink(), capacity=8) as sink, open_run(options, strict=True, on_result=sink.write) as run:
-    run.pipeline.run()  # the sink writes in its own thread: a slow disk does not delay the detector
+    run.pipeline.run()  # the sink writes in its own thread, so a slow disk does not delay the detector

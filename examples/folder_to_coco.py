@@ -29,6 +29,6 @@ else:
     ids = {path: number for number, path in enumerate(sorted(args.images.glob("*.[jp][pn]g")), start=1)}
 
 with Detector.load(args.model) as detector:
-    found = [row for path, number in track(ids.items()) for row in detector(path).to_coco(image_id=number)]
-args.output.write_text(json.dumps(found), encoding="utf-8")
-print(f"{args.output}: {len(found)} detections in {len(ids)} images")
+    results = [row for path, number in track(ids.items()) for row in detector(path).to_coco(image_id=number)]
+args.output.write_text(json.dumps(results), encoding="utf-8")
+print(f"{args.output}: {len(results)} detections in {len(ids)} images")

@@ -1,4 +1,4 @@
-"""Detect in a few images, print what was found, and save annotated copies.
+"""Detect in a few images, print the detections, and save annotated copies.
 
 python examples/images.py model.onnx photo.jpg other.png --score 0.4
 """

@@ -1,6 +1,6 @@
 """Fake cameras on loopback: some send JPEG images over HTTP, others send noise or nothing.
 
-with camera("http", partial(send_pictures, pictures=[jpeg])) as url:
+with camera("http", partial(send_images, images=[jpeg])) as url:
     VideoSource(url)
 """
 
@@ -60,11 +60,11 @@ def send_noise(connection: socket.socket) -> None:
         time.sleep(0.01)
 
 
-def send_pictures(connection: socket.socket, pictures: Iterable[bytes]) -> None:
+def send_images(connection: socket.socket, images: Iterable[bytes]) -> None:
     """Send JPEG images as motion JPEG over HTTP, 25 per second."""
     connection.recv(4096)
     connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=b\r\n\r\n")
-    for picture in pictures:
-        head = b"--b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(picture)
-        connection.sendall(head + picture + b"\r\n")
+    for image in images:
+        head = b"--b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(image)
+        connection.sendall(head + image + b"\r\n")
         time.sleep(0.04)

@@ -10,7 +10,7 @@ import numpy as np
 from tests.stand_in import patch_frame
 
 
-def write_picture(path: Path, *, size: tuple[int, int] = (64, 96)) -> Path:
+def write_patch_image(path: Path, *, size: tuple[int, int] = (64, 96)) -> Path:
     """Write an image of noise with a white patch, of (height, width), in the format of the path's suffix."""
     image = np.random.default_rng(0).integers(0, 100, (*size, 3), np.uint8)
     image[5:25, 5:25] = 255

@@ -40,9 +40,9 @@ def python_with_gi() -> str | None:
 def why_not() -> str:
     """Return the reason why no server can run on this machine; empty if a server can run."""
     if python_with_gi() is None:
-        return "no Python with GStreamer's RTSP server: sudo apt-get install python3-gi gir1.2-gst-rtsp-server-1.0"
+        return "GStreamer's RTSP server is missing: sudo apt-get install python3-gi gir1.2-gst-rtsp-server-1.0"
     if shutil.which("ffmpeg") is None:
-        return "no ffmpeg, which encodes the videos: sudo apt-get install ffmpeg"
+        return "ffmpeg, which encodes the videos, is missing: sudo apt-get install ffmpeg"
     return ""
 
 
@@ -53,12 +53,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def write_flight(picture: Path, path: Path, *, size: tuple[int, int], seconds: float = 2, fps: int = 25) -> Path:
+def write_flight(image: Path, path: Path, *, size: tuple[int, int], seconds: float = 2, fps: int = 25) -> Path:
     """Write a flight over an image as an H.264 video of (height, width) pixels, and return its path."""
     height, width = size
     # The image is decoded once and repeated as a frame.
     filters = f"loop=-1:1,setpts=N/{fps}/TB,crop={width}:{height}:x='mod(200*t,iw-{width})':y='(ih-{height})/2'"
-    command = ["-i", str(picture), "-vf", f"{filters},format=yuv420p", "-r", str(fps), "-t", str(seconds)]
+    command = ["-i", str(image), "-vf", f"{filters},format=yuv420p", "-r", str(fps), "-t", str(seconds)]
     _ffmpeg(*command, "-c:v", "libx264", "-preset", "ultrafast", str(path))
     return path
 

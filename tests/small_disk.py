@@ -1,4 +1,4 @@
-"""A small file system that soon is full."""
+"""A small file system, which is soon full."""
 
 from __future__ import annotations
 

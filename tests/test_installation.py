@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import made_once
 from tests.import_graph import PACKAGES, ROOT
 
-# Byte code would be built into no wheel, but setuptools warns if Python is told not to write any.
+# The wheel contains no byte code in any case, but setuptools warns if Python is told not to write byte code.
 ENVIRONMENT = {
     name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 }
@@ -46,7 +46,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_build_warns_of_nothing(wheel: Path) -> None:
     log = (wheel / "log.txt").read_text(encoding="utf-8")
     assert "Successfully built retina_edge-" in log
-    # pip's notes on its own configuration are not the project's.
+    # Notes of pip on its own configuration say nothing about the project.
     lines = [line for line in log.splitlines() if not line.startswith("WARNING: Location")]
     assert not [line for line in lines if "warning" in line.lower() or "deprecat" in line.lower()]
 

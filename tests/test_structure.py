@@ -1,4 +1,4 @@
-"""The shape of the project: which room imports which, what the base install needs, how large files grow."""
+"""The shape of the project: imports between rooms, packages that the base install needs, sizes of files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FORBIDDEN = {
     "engines": {"export", "retina_edge", *EXTRAS - {"onnx"}},
     "export": {"retina_edge"},
 }
-# Building an engine takes the ONNX apart; nothing else in engines does.
+# Building an engine edits the ONNX; nothing else in engines needs the package onnx.
 NEEDS_ONNX = ("engines/onnx/deployable.py",)
 # The front door and the verbs; everything else has a room.
 TOP_LEVEL = set(
@@ -85,7 +85,7 @@ def test_packages_import_one_way(package: str) -> None:
 
 
 def test_rooms_import_one_way() -> None:
-    """No circle between files, and none between rooms: a CycleError names the members."""
+    """There is no import cycle between files or between rooms; a CycleError names the members."""
     list(TopologicalSorter(arrows()).static_order())
     list(TopologicalSorter(room_arrows()).static_order())
 
@@ -145,7 +145,7 @@ def test_files_stay_small_and_say_what_they_are() -> None:
     for path in SOURCES:
         text = path.read_text(encoding="utf-8")
         assert len(text.splitlines()) <= MAX_LINES, path
-        assert ast.get_docstring(ast.parse(text)), f"{path}: expected a module docstring that says its place"
+        assert ast.get_docstring(ast.parse(text)), f"{path}: expected a module docstring, found none"
         assert path.name not in ("utils.py", "misc.py", "helpers.py", "common.py")
 
 

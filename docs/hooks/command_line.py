@@ -14,8 +14,9 @@ INTRODUCTION = """# Command line
 Each verb is `retina-edge VERB` and `python -m retina_edge.VERB`. This page is generated from the parsers; `--help`
 prints the same.
 
-A verb returns 0, 1 after an error, 2 for a wrong command line, and 130 after Ctrl-C or SIGTERM. An error is one line
-on standard error that says what was expected, what came and what to do.
+A verb returns 0 if it succeeds, 1 after an error, 2 for a wrong command line, and 130 after Ctrl-C or SIGTERM. `serve`
+returns 0 after SIGTERM if no stream and no output failed. An error is one line on standard error that says what was
+expected, what was given and what to do.
 """
 
 

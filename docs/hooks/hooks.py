@@ -30,7 +30,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
-    """Fill the marks of a page."""
+    """Replace each mark in the text of a page by its generated part."""
     for mark, fill in (("platforms", _platforms), ("rooms", _rooms)):
         markdown = markdown.replace(f"<!-- {mark} -->", fill()) if f"<!-- {mark} -->" in markdown else markdown
     return markdown

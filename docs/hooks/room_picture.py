@@ -26,7 +26,7 @@ Graph = dict[str, set[str]]
 
 
 def rooms() -> Graph:
-    """Return the rooms that each room imports; verbs are one room, and so are the modules at the top of export."""
+    """Return the rooms that each room imports. The verbs count as one room, and so do the modules of ``export``."""
 
     def name_of(room: str) -> str:
         package, _, rest = room.partition(".")
@@ -36,7 +36,7 @@ def rooms() -> Graph:
 
     graph: Graph = {}
     for room, targets in room_arrows().items():
-        # The front pages of the packages only pass names on, and assets holds no code.
+        # The front pages of the packages only re-export names, and assets contains no code.
         if room not in ("engines", "retina_edge", "retina_edge.assets"):
             graph.setdefault(name_of(room), set()).update(map(name_of, targets))
     return {room: targets & graph.keys() - {room} for room, targets in graph.items()}
@@ -93,7 +93,7 @@ def draw_rooms() -> str:
 
 
 def _rows(graph: Graph) -> list[list[str]]:
-    """Return the rooms in rows, each above all that it imports; rooms with common neighbors stand near each other."""
+    """Return the rooms in rows: each room is above the rooms that it imports, and neighbors are near each other."""
     height: dict[str, int] = {}
     for room in TopologicalSorter(graph).static_order():
         height[room] = 1 + max((height[target] for target in graph[room]), default=-1)

@@ -39,7 +39,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Run torch on one thread: more threads slow down such tiny networks, above all if tests run in parallel."""
+    """Run torch on one thread: more threads slow down such tiny networks, especially if tests run in parallel."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -55,7 +55,7 @@ def test_on_a_gpu_candidates_are_measured_apart_and_rows_name_tf32(work: Path, m
     def refused(*_: object, **__: object) -> Path:
         raise BuildError("expected TensorRT, found none")
 
-    monkeypatch.setattr(end_to_end, "built", refused)
+    monkeypatch.setattr(end_to_end, "build_once", refused)
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_, **__: self)
 
     def on_a_cpu(*arguments: Any, device: str, compiled: bool = False, tf32: bool = True, **_: Any) -> Work:

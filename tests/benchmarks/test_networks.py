@@ -12,7 +12,7 @@ import torch
 from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 
 from benchmarks import building
-from benchmarks.building import built, converted
+from benchmarks.building import build_once, convert_once
 from benchmarks.detectors import BACKBONES, RETINANET, retinanet_of
 from benchmarks.end_to_end import Case, candidates
 from benchmarks.forest_frame import FRAME_SIZE, forest_frame
@@ -23,7 +23,7 @@ from benchmarks.networks import (
     as_torch,
     class_logits,
     count_candidates,
-    exported,
+    export_once,
     lively_r50,
     random_retinanet,
 )
@@ -72,7 +72,7 @@ def test_the_frame_has_the_requested_size() -> None:
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_the_network_has_the_weights_of_torchvision_s_retinanet(name: str) -> None:
-    """So eager torch and the deployed detector run the same arithmetic."""
+    """With weights of the same shapes, eager torch and the deployed detector run the same arithmetic."""
     expected = {key: value.shape for key, value in retinanet_of(BACKBONES[name]).state_dict().items()}
     weights = random_retinanet(ModelConfig(91, backbone=BACKBONES[name]), (64, 64))[0].state_dict()
     assert {key: value.shape for key, value in weights.items()} == expected
@@ -90,16 +90,16 @@ def test_retinanet_of_r50_matches_torchvision_s_own_function() -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ModelConfig(3, backbone="resnet18", fpn_channels=32, head_depth=1)
     model, contract = random_retinanet(config, (128, 128))
-    return exported(model, contract, tmp_path_factory.mktemp("tiny") / "tiny.onnx", forest_frame())
+    return export_once(model, contract, tmp_path_factory.mktemp("tiny") / "tiny.onnx", forest_frame())
 
 
 def test_an_existing_model_is_not_converted_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert converted(tiny, "fp32") == tiny
-    half = converted(tiny, "fp16")
+    assert convert_once(tiny, "fp32") == tiny
+    half = convert_once(tiny, "fp16")
     assert half == tiny.with_name("tiny.fp16.onnx")
     before = half.stat().st_mtime_ns
     monkeypatch.setattr(building, "convert_file", lambda *_, **__: pytest.fail("converted again"))
-    assert converted(tiny, "fp16") == half
+    assert convert_once(tiny, "fp16") == half
     assert half.stat().st_mtime_ns == before
 
 
@@ -115,7 +115,7 @@ def test_an_engine_is_built_from_the_onnx_of_its_precision_portable_if_needed(
             raise BuildError("no engines for this GPU")
 
     monkeypatch.setattr(building, "build_engine", build)
-    assert built(tiny, "fp16") == tiny.with_name("tiny.fp16.engine")
+    assert build_once(tiny, "fp16") == tiny.with_name("tiny.fp16.engine")
     assert [(name, options.precision, options.targets) for name, options in builds] == [
         ("tiny.fp16.onnx", "fp16", ()),
         ("tiny.fp16.onnx", "fp16", (PORTABLE,)),
@@ -128,13 +128,13 @@ def test_an_error_that_a_portable_engine_cannot_avoid_is_raised(tiny: Path, monk
 
     monkeypatch.setattr(building, "build_engine", refuse)
     with pytest.raises(BuildError, match="too new"):
-        built(tiny, "fp16")
+        build_once(tiny, "fp16")
 
 
 def test_a_real_engine_is_built_once(tiny: Path) -> None:
-    engine = built(tiny, "fp16")
+    engine = build_once(tiny, "fp16")
     before = engine.stat().st_mtime_ns
-    assert built(tiny, "fp16").stat().st_mtime_ns == before
+    assert build_once(tiny, "fp16").stat().st_mtime_ns == before
 
 
 def test_a_random_retinanet_finds_nothing(tiny: Path) -> None:

@@ -40,7 +40,7 @@ def test_shapes_are_where_their_boxes_are(tmp_path: Path) -> None:
 
 
 def test_both_recipes_are_trained_and_measured(results: Path) -> None:
-    assert recipe.main(["--epochs", "1", "--samples", "16", "--pictures", "8", "4"]) == 0
+    assert recipe.main(["--epochs", "1", "--samples", "16", "--images", "8", "4"]) == 0
     record = json.loads((results / "recipe.json").read_text())
     base, tuned = record["figures"]
     assert base["recipe"] == "train's defaults"

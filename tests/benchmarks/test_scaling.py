@@ -69,14 +69,14 @@ def test_onnx_runtime_runs_the_networks_if_no_engine_runs(tmp_path: Path, monkey
 def test_on_a_gpu_one_engine_serves_every_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engines: list[tuple[str, int | None]] = []
 
-    def built(path: Path, precision: str, *, max_batch: int | None) -> Path:
+    def build_once(path: Path, precision: str, *, max_batch: int | None) -> Path:
         assert precision == "fp16"
         engines.append((path.name, max_batch))
         return path
 
-    monkeypatch.setattr(scaling, "built", built)
+    monkeypatch.setattr(scaling, "build_once", build_once)
     monkeypatch.setattr(scaling, "random_retinanet", lambda *_, **__: (None, None))
-    monkeypatch.setattr(scaling, "exported", lambda *_, **__: None)
+    monkeypatch.setattr(scaling, "export_once", lambda *_, **__: None)
     monkeypatch.setattr(Detector, "load", lambda _: _ClosingDetector())
     on = {"on": scaling.ENGINE}
     scaling.measure("batch", (1, 4, 16), 1, on, tmp_path)

@@ -85,8 +85,8 @@ EXPECTED = {
     "scaling_gpu": ("| batch | 1: 1.00, 4: – |", "*On ONNX Runtime: no TensorRT*"),
     "runner_gpu": (
         "| engine | 2.000 | 1.875 | 2.000 |  |",
-        "network: torch, FP16 (no engine",
-        "432.1 frames per second",
+        "- Network: torch, FP16\n- Reason why it is not an engine: no engine for this GPU\n",
+        "- Throughput: 432.1 frames per second",
     ),
     "gpu": (
         "| engine, ms | ≤ 2.0 | 1.875 | yes |",
