@@ -48,7 +48,7 @@ def main() -> int:
                 "--zone",
                 "north:clearing=0.3,0.25 0.7,0.25 0.7,0.75 0.3,0.75",
             ]
-            arguments += ["--line", "south:path=0.5,0 0.5,1", "--anchor", "centre"]
+            arguments += ["--line", "south:path=0.5,0 0.5,1", "--anchor", "center"]
             _take_picture(arguments, folder)
     return 0
 

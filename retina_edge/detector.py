@@ -71,7 +71,8 @@ class Detector:
 
         Args:
             path: the model file.
-            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; an ``.onnx`` always runs on the CPU.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. An ``.onnx`` runs only on the CPU, an
+                ``.engine`` only on a GPU.
             in_flight: submissions that an engine keeps in flight.
             cuda_graph: launch the work of an engine as one CUDA graph, if possible.
 
@@ -84,6 +85,10 @@ class Detector:
         if path.suffix == ".onnx":
             from engines.onnx.onnx_executor import OnnxExecutor
 
+            if device not in ("auto", "cpu"):
+                raise DeviceError(
+                    f"{path}: expected device auto or cpu for an ONNX, got {device!r}; for a GPU, build an engine"
+                )
             return cls(OnnxExecutor(path), name=path.name, device="cpu")
         if path.suffix == ".pt":
             from retina_edge.model.torch_executor import TorchExecutor

@@ -237,7 +237,7 @@ def _train(args: argparse.Namespace, options: TrainOptions, augment: AugmentOpti
         resume=args.resume,
         half_weights=args.half_weights,
         device=args.device,
-        tell=partial(console.print, highlight=False, soft_wrap=True, markup=False),
+        on_message=partial(console.print, highlight=False, soft_wrap=True, markup=False),
         observer=TrainingProgress(console, options.epochs),
     )
     return 0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from retina_edge.model.retinanet import RetinaNet
 
 # Takes one line of text for the user.
-Tell = Callable[[str], None]
+OnMessage = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def train(
     resume: bool = False,
     half_weights: bool = False,
     device: str = "auto",
-    tell: Tell = lambda _line: None,
+    on_message: OnMessage = lambda _line: None,
     observer: TrainingObserver | None = None,
 ) -> TrainingResult:
     """Train a RetinaNet and write its best checkpoint.
@@ -156,7 +156,7 @@ def train(
         resume: continue from ``NAME.last.pt``.
         half_weights: store the best weights in float16.
         device: ``auto``, ``cpu`` or ``cuda``.
-        tell: called with each line of text for the user.
+        on_message: called with each line of text for the user.
         observer: observer of steps and epochs, for instance a ``TrainingProgress``; used in the main process only.
 
     Raises:
@@ -188,16 +188,16 @@ def train(
     if unknown := set(val_data.class_names) - set(train_data.class_names):
         raise DataError(f"{data.val}: expected only categories of {data.train}, got also {', '.join(sorted(unknown))}")
     with process_group(chosen_device) as group:
-        tell = tell if group.is_main else lambda _line: None
+        on_message = on_message if group.is_main else lambda _line: None
         for dataset in (train_data, val_data):
             if dataset.skipped:
-                tell(f"{dataset.annotations.name}: {len(dataset.skipped)} invalid boxes skipped")
+                on_message(f"{dataset.annotations.name}: {len(dataset.skipped)} invalid boxes skipped")
         if qat is not None:
             source = load_checkpoint(qat)
             contract = source.contract
             network = quantized_model(source, train_data, batch=options.batch, device=group.device)
         else:
-            network, contract = _new_model(model, train_data, init, seed=options.seed, tell=tell)
+            network, contract = _new_model(model, train_data, init, seed=options.seed, on_message=on_message)
         with observer if observer and group.is_main else TrainingObserver() as active_observer:
             trainer = Trainer(
                 network,
@@ -215,14 +215,14 @@ def train(
             )
             if resume:
                 trainer.resume()
-                tell(f"resuming {trainer.last_path.name} after step {trainer.step} of {trainer.total_steps}")
+                on_message(f"resuming {trainer.last_path.name} after step {trainer.step} of {trainer.total_steps}")
             trainer.run()
-        tell(f"best AP {trainer.best_ap:.4f} in {output}")
+        on_message(f"best AP {trainer.best_ap:.4f} in {output}")
     return TrainingResult(output, trainer.best_ap)
 
 
 def _new_model(
-    options: ModelOptions, data: CocoDataset, init: Path | str | None, *, seed: int, tell: Tell
+    options: ModelOptions, data: CocoDataset, init: Path | str | None, *, seed: int, on_message: OnMessage
 ) -> tuple[RetinaNet, DetectorContract]:
     """Make a new model, and copy the weights of a checkpoint if ``init`` is given."""
     from retina_edge.model.checkpoint import load_checkpoint
@@ -232,7 +232,7 @@ def _new_model(
         sizes = DEFAULT_SIZES[: options.backbone_levels]
         fit = suggest_anchors(input_boxes(data, options.input_size), options.input_size, sizes, options.aspect_ratios)
         options = dataclasses.replace(options, anchor_sizes=fit.anchor_sizes, aspect_ratios=fit.aspect_ratios)
-        tell(f"{fit.options}, which match {fit.recall:.1%} of the boxes at IoU {MATCH_IOU}")
+        on_message(f"{fit.options}, which match {fit.recall:.1%} of the boxes at IoU {MATCH_IOU}")
     config = options.config(num_classes=len(data.class_names))
     source = load_checkpoint(init) if init else None
     if source:
@@ -243,5 +243,5 @@ def _new_model(
     )
     if source and init:
         for line in initialize_from(model, contract, source):
-            tell(f"{Path(init).name}: {line}")
+            on_message(f"{Path(init).name}: {line}")
     return model, contract

@@ -83,7 +83,7 @@ class Spool:
         self._done = 0
         self._dropped = 0
         self._error: str | None = None
-        # True once ``put`` has raised the error of the disk.
+        # True if ``put`` has raised the error of the present outage.
         self._reported = False
         self._retry_at = 0.0
 
@@ -140,8 +140,7 @@ class Spool:
         """Append a message to the queue.
 
         Raises:
-            SpoolError: only the first time that the disk cannot be written. The message is kept in memory, as later
-                ones are.
+            SpoolError: once in each outage of the disk. The message is kept in memory, as later ones are.
             ValueError: if the message is not JSON, or is larger than 256 KiB or the spool's own bound. The message is
                 not kept.
         """
@@ -255,7 +254,7 @@ class Spool:
         self._tail_amount = SpoolSize()
         if self._error is not None:
             logger.info("%s: messages are written to the disk again", self.path)
-            self._error = None
+            self._error, self._reported = None, False
 
     def _finish(self, message: Message) -> None:
         self._done = max(self._done, message.id)

@@ -125,7 +125,7 @@ def select_device(name: str) -> torch.device:
     """Return the torch device of a name; ``auto`` is the GPU if torch sees one, else the CPU.
 
     Raises:
-        DeviceError: if the name is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, or torch sees no GPU.
+        DeviceError: if the name is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, or torch does not see that GPU.
 
     Examples:
         >>> select_device("cpu")
@@ -137,6 +137,10 @@ def select_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise DeviceError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(f"device {name}: torch {torch.__version__} sees no CUDA device; use cpu or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"device {name}: expected cuda:0 to cuda:{torch.cuda.device_count() - 1}, which torch sees")
     return device

@@ -71,7 +71,7 @@ def _name_of(source: Source) -> str:
     if isinstance(source, VideoSource):
         stem = Path(source.output_names[0]).stem
         return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:32] or "stream"
-    return "pictures"
+    return "images"
 
 
 def _unused(name: str, used: dict[str, Callable[[], Source]]) -> str:

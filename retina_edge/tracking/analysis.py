@@ -77,7 +77,7 @@ class TrackingOptions:
     Attributes:
         track: True to track objects from frame to frame; regions imply tracking.
         regions: zones and lines in which objects are counted.
-        anchor_point: ``bottom`` or ``centre``, the point of a box that decides whether it is inside a region.
+        anchor_point: ``bottom`` or ``center``, the point of a box that decides whether it is inside a region.
 
     Examples:
         >>> from retina_edge.tracking.zones import line

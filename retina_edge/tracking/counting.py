@@ -26,8 +26,8 @@ from retina_edge.tracking.zones import Line, Point, Region, Zone, warn_if_outsid
 
 # Position of an object: the middle of the lower side of its box for views from the side, because there it touches the
 # ground; the center of the box for views from above.
-Anchor = Literal["bottom", "centre"]
-ANCHORS: tuple[Anchor, ...] = ("bottom", "centre")
+Anchor = Literal["bottom", "center"]
+ANCHORS: tuple[Anchor, ...] = ("bottom", "center")
 HYSTERESIS = 0.1
 # Longer than the tracker keeps a lost object: an object that the tracker finds again must not have left in between.
 VANISHED_SECONDS = 2.0

@@ -244,7 +244,7 @@ def test_images_stay_in_the_window_after_the_run(tmp_path: Path, monkeypatch: py
     names = [str(write_patch_image(tmp_path / "a.png")), str(write_video(tmp_path / "v.avi", count=2))]
     assert detect.main(["m.onnx", *names, "--show"]) == 0
     assert len(window.shown) == 30
-    assert window.shown[-1] == ["pictures", "v"]
+    assert window.shown[-1] == ["images", "v"]
 
 
 def test_a_missing_model_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.core.errors import ModelFileError
+from engines.core.errors import DeviceError, ModelFileError
 from retina_edge import Detections, Detector
 from retina_edge.assets import MODEL
 from tests.stand_in import StandIn, contract, detector, patch_frame
@@ -151,3 +151,17 @@ def test_thresholds_of_an_onnx_cannot_be_changed() -> None:
         pytest.raises(ValueError, match=r"built into this model, got .*; export it again"),
     ):
         detector.set_thresholds(score_threshold=0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "message"),
+    [
+        (".onnx", "cuda", "expected device auto or cpu for an ONNX, got 'cuda'; for a GPU, build an engine"),
+        (".onnx", "teapot", "expected device auto or cpu for an ONNX, got 'teapot'"),
+        (".pt", "mps", "expected auto, cpu, cuda or cuda:N, got 'mps'"),
+        (".pt", "meta", "expected auto, cpu, cuda or cuda:N, got 'meta'"),
+    ],
+)
+def test_a_device_that_the_model_cannot_use_is_refused(kind: str, device: str, message: str) -> None:
+    with pytest.raises(DeviceError, match=message):
+        Detector.load(MODEL.with_suffix(kind), device=device)

@@ -107,7 +107,7 @@ def test_train_computes_what_the_verb_computes(tiny_coco: Path, treecrowns: Path
         api.TrainOptions(epochs=1, epoch_samples=2, batch=2, workers=0, seed=3),
         model=model,
         device="cpu",
-        tell=lines.append,
+        on_message=lines.append,
     )
     command = [str(tiny_coco), "--images", str(images), "--val", str(tiny_coco), "-o", str(tmp_path / "b.pt")]
     command += "--epochs 1 --epoch-samples 2 --batch 2 --workers 0 --seed 3 --device cpu --input 64x64".split()

@@ -17,7 +17,7 @@ import pytest
 
 from retina_edge.delivery import spool as spool_module
 from retina_edge.delivery.spool import Spool
-from retina_edge.delivery.spool_file import MAX_SET_ASIDE, Message, SpoolError
+from retina_edge.delivery.spool_file import MAX_SET_ASIDE, Message, SpoolError, SpoolFile
 
 
 def numbers(messages: list[Message]) -> list[int]:
@@ -321,6 +321,29 @@ def test_a_folder_that_becomes_writable_takes_the_waiting_messages(
         spool.put({"i": 1})
     with Spool(folder / "s.db") as spool:
         assert numbers(spool.peek(9)) == [0, 1]
+
+
+def test_each_outage_of_the_disk_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "RETRY_SECONDS", 0.0)
+    append = SpoolFile.append
+    broken = True
+
+    def fail(self: SpoolFile, *arguments: Any, **options: Any) -> Any:
+        if broken:
+            raise OSError("disk full")
+        return append(self, *arguments, **options)
+
+    monkeypatch.setattr(SpoolFile, "append", fail)
+    with Spool(tmp_path / "s.db") as spool:
+        for outage in range(2):
+            broken = True
+            with pytest.raises(SpoolError, match="disk full"):
+                spool.put({"i": 3 * outage})
+            spool.put({"i": 3 * outage + 1})
+            broken = False
+            spool.put({"i": 3 * outage + 2})
+            assert (spool.in_memory, spool.error) == (0, None)
+        assert numbers(spool.peek(9)) == list(range(6))
 
 
 def test_a_spool_of_an_earlier_run_that_appears_later_is_not_changed(

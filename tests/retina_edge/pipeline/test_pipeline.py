@@ -107,7 +107,7 @@ def test_a_new_score_applies_to_the_next_result() -> None:
 
 def test_objects_are_tracked_and_counted() -> None:
     """A patch moves from left to right over a line, and starts again after 60 frames."""
-    analyze = partial(StreamAnalyzer, regions=[line("door=0.5,0 0.5,1")], anchor="centre")
+    analyze = partial(StreamAnalyzer, regions=[line("door=0.5,0 0.5,1")], anchor="center")
     run = Run({"a": lambda: Made(count=120), "b": lambda: Made(count=20)}, analyze=analyze).start()
     run.end()
     assert run.error is None

@@ -163,7 +163,7 @@ def test_a_track_leaves_with_the_class_that_it_entered_with() -> None:
 def test_the_anchor_point_decides() -> None:
     # The box's lower side is outside, its middle inside.
     assert feed(ZoneCounter(SQUARE, stream="yard"), [(200, 305)]) == []
-    assert kinds(feed(ZoneCounter(SQUARE, stream="yard", anchor="centre"), [(200, 305)])) == ["entered"]
+    assert kinds(feed(ZoneCounter(SQUARE, stream="yard", anchor="center"), [(200, 305)])) == ["entered"]
 
 
 def test_points_outside_the_frame_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -184,7 +184,7 @@ def test_tracks_of_another_length_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"anchor": "top"}, "anchor: expected bottom or centre, got 'top'"),
+        ({"anchor": "top"}, "anchor: expected bottom or center, got 'top'"),
         ({"hysteresis": -1}, "hysteresis"),
         ({"gone_seconds": float("nan")}, "gone_seconds"),
     ],
