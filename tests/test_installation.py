@@ -34,10 +34,13 @@ def run(*command: object, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the wheel and the output of the build, ``log.txt``."""
+    """Folder with the wheel and the output of the build, ``log.txt``.
+
+    The wheel is built from the source distribution, outside the checkout, where it would leave a folder ``build``.
+    """
 
     def build(folder: Path) -> None:
-        log = run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT, folder=folder)
+        log = run(sys.executable, "-m", "build", "--outdir", folder, ROOT, folder=folder)
         (folder / "log.txt").write_text(log, encoding="utf-8")
 
     return made_once(tmp_path_factory, "wheel", build)
