@@ -5,6 +5,8 @@ python -m benchmarks.accuracy
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -34,7 +36,8 @@ def metrics_of(path: Path, dataset: CocoDataset) -> dict[str, float]:
     return {name: round(value, 5) for name, value in metrics.items()}
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args(argv)
     before = begin()
     dataset = load_coco(DATA / "val.json", DATA / "images")
     figures = []

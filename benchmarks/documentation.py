@@ -5,6 +5,7 @@ python -m benchmarks.documentation
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Sequence
@@ -29,8 +30,9 @@ PLACES: dict[str, tuple[str, ...]] = {
 NOT_YET = "*It has not been run yet.*"
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Write the tables and the pictures, and return exit code 0."""
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args(argv)
     from benchmarks.plots import DRAWINGS, draw
 
     for path, with_tables in ((README, with_summary), (BENCHMARKS, with_figures)):

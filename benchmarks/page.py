@@ -8,6 +8,7 @@ selenium.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,8 @@ FRAMES = 250
 SECONDS = 60.0
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         videos = {f"/{stream}": _write_video(folder / f"{stream}.mp4", start) for stream, start in STARTS.items()}
