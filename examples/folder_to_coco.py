@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.progress import track
 
 from retina_edge import Detector
+from retina_edge.imaging.image_file import IMAGE_SUFFIXES
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model", help=".onnx, .engine or .pt")
@@ -26,7 +27,10 @@ if args.annotations:
     entries = json.loads(args.annotations.read_text(encoding="utf-8"))["images"]
     ids = {args.images / entry["file_name"]: entry["id"] for entry in entries}
 else:
-    ids = {path: number for number, path in enumerate(sorted(args.images.glob("*.[jp][pn]g")), start=1)}
+    paths = sorted(path for path in args.images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    ids = {path: number for number, path in enumerate(paths, start=1)}
+if not ids:
+    parser.error(f"images: expected images in {args.images}, got none")
 
 with Detector.load(args.model) as detector:
     results = [row for path, number in track(ids.items()) for row in detector(path).to_coco(image_id=number)]

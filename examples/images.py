@@ -19,6 +19,9 @@ parser.add_argument("--score", type=float, default=0.4)
 parser.add_argument("--output", type=Path, default=Path("out"))
 args = parser.parse_args()
 
+for path in args.images:
+    if (args.output / path.name).resolve() == path.resolve():
+        parser.error(f"--output: expected another folder than that of {path}, which would be overwritten")
 args.output.mkdir(parents=True, exist_ok=True)
 with Detector.load(args.model) as detector:
     print(detector)

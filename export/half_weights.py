@@ -63,7 +63,7 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
         if tensor.name not in used or tensor.data_type != onnx.TensorProto.FLOAT:
             continue
         name = tensor.name
-        tensor.CopyFrom(half_tensor(tensor, name + HALF_SUFFIX, "export without half weights"))
+        tensor.CopyFrom(half_tensor(tensor, name + HALF_SUFFIX, "export without half_weights"))
         casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
     replace_items(graph.node, [*casts, *graph.node])
     return model

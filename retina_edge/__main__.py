@@ -19,7 +19,7 @@ VERBS = {
     "convert": "convert a torchvision RetinaNet checkpoint",
     "export": "write a checkpoint as a deployable ONNX",
     "build": "build a TensorRT engine in FP32, FP16 or INT8 from a checkpoint or an ONNX",
-    "inspect": "describe an engine or an ONNX: its contract, and the precision of each layer",
+    "inspect": "describe a model file: its contract, and the precision of each layer",
     "detect": "run a model on images, videos or a camera",
     "serve": "run a model on many cameras, with a web page and an API",
     "bench": "measure the latency of each stage and the throughput, or run an MLPerf scenario",

@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from retina_edge.cli import argument_types, running
+from retina_edge.cli import running
+from retina_edge.cli.anchor_options import add_anchor_options
 from retina_edge.data.anchor_fit import (
-    DEFAULT_RATIOS,
     DEFAULT_SIZES,
     FINEST_STRIDE,
     MATCH_IOU,
@@ -32,36 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("annotations", type=Path, metavar="ANNOTATIONS.json", help="COCO annotations; the images are not needed")
-    add(
-        "--input",
-        type=argument_types.input_size,
-        default=(800, 800),
-        metavar="HxW",
-        help="input size of the network in pixels (default: 800x800)",
-    )
-    add(
-        "--anchors",
-        type=argument_types.positive_float,
-        nargs="+",
-        metavar="PX",
-        help="size of the smallest anchor of each pyramid level, in input pixels (default: 32 64 ...)",
-    )
-    add(
-        "--aspect-ratios",
-        type=argument_types.positive_float,
-        nargs="+",
-        default=DEFAULT_RATIOS,
-        metavar="R",
-        help="height / width of the anchors (default: 0.5 1 2)",
-    )
-    add(
-        "--backbone-levels",
-        type=int,
-        choices=(3, 4, 5),
-        default=5,
-        metavar="3|4|5",
-        help="last stage of the backbone that feeds the pyramid, C3 to C5 (default: %(default)s)",
-    )
+    add_anchor_options(parser)
     add("--skip-invalid", action="store_true", help="skip boxes that have no area or lie outside their image")
     add("--json", action="store_true", help="print one JSON object instead of tables")
     return parser

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from engines.core.errors import DataError
 from retina_edge.cli import argument_types, running
+from retina_edge.system.output_file import check_output
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +63,10 @@ def build_parser() -> argparse.ArgumentParser:
 def _convert(arguments: argparse.Namespace) -> int:
     from retina_edge.model import torchvision_checkpoint as torchvision
 
-    names = _read_names(arguments.class_names)  # fail before a download, not after it
+    # Fail before a download, not after it.
+    inputs = [("checkpoint", arguments.checkpoint), ("class names", arguments.class_names)]
+    check_output("--output", arguments.output, suffix=".pt", inputs=inputs)
+    names = _read_names(arguments.class_names)
     if arguments.checkpoint in torchvision.PUBLISHED:
         weights, eps = torchvision.load_published(arguments.checkpoint, arguments.arch)
     else:

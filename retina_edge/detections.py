@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from engines.core.errors import MissingDependencyError
-from engines.core.letterbox import BgrImage
+from engines.core.letterbox import BgrImage, as_bgr
 
 if TYPE_CHECKING:
     import supervision
@@ -71,8 +72,8 @@ class Detection:
 class Detections:
     """The objects that a detector found in one frame, best first.
 
-    ``len``, iteration and indexing work as for a list: a number gives a ``Detection``; a slice, a mask or an array of
-    indices gives ``Detections``.
+    ``len``, iteration and indexing work as for a list: a number gives a ``Detection``; a slice, a mask (bool [N]) or
+    several numbers (int [K]) give ``Detections``.
 
     Attributes:
         boxes: float32 [N, 4], xyxy, frame pixels.
@@ -80,8 +81,11 @@ class Detections:
         labels: int32 [N], index into ``class_names``.
         class_names: name of each label.
         category_ids: the training data set's id of each label.
-        frame: the frame, uint8 [height, width, 3], BGR, if the detector read it from a file or converted it. None if
-            the caller passed a BGR array, because that array belongs to the caller.
+        frame: the frame, uint8 [height, width, 3], BGR, if the detector read it from a file or converted it from
+            grayscale, BGRA or a PIL image. None if the frame belongs to the caller: a BGR array that the caller
+            passed, or a frame of ``Detector.stream``.
+        stream_frame: weak reference to the frame of ``Detector.stream``, so that stored detections do not keep all
+            frames of a video in memory. ``plot`` uses it while the program keeps the frame.
 
     Raises:
         ValueError: if an array has the wrong shape or dtype, or a label has no class name.
@@ -110,6 +114,7 @@ class Detections:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     frame: BgrImage | None = field(default=None, repr=False)
+    stream_frame: weakref.ReferenceType[BgrImage] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         count = len(self.scores)
@@ -162,15 +167,16 @@ class Detections:
     def __getitem__(
         self, rows: int | np.integer[Any] | slice | npt.NDArray[Any] | Sequence[int] | Sequence[bool]
     ) -> Detection | Detections:
-        if isinstance(rows, int | np.integer) and not isinstance(rows, bool):
-            x1, y1, x2, y2 = self.boxes[rows].tolist()
-            label = int(self.labels[rows])
-            return Detection((x1, y1, x2, y2), float(self.scores[rows]), label, self.class_names[label])
         if not isinstance(rows, slice):
-            rows = np.asarray(rows, dtype=None if len(rows) else np.int64)  # type: ignore[arg-type]
-        return Detections(
-            self.boxes[rows], self.scores[rows], self.labels[rows], self.class_names, self.category_ids, self.frame
-        )
+            rows = _checked_rows(rows, len(self))
+            if rows.ndim == 0:
+                x1, y1, x2, y2 = self.boxes[rows].tolist()
+                label = int(self.labels[rows])
+                return Detection((x1, y1, x2, y2), float(self.scores[rows]), label, self.class_names[label])
+        return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], labels=self.labels[rows])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "stream_frame": None}  # a weak reference cannot be pickled
 
     def __repr__(self) -> str:
         if not len(self):
@@ -215,10 +221,11 @@ class Detections:
         A box that is narrower than its label shows only its score.
 
         Args:
-            frame: uint8 [height, width, 3], BGR; by default the ``frame`` of these detections.
+            frame: uint8 [height, width, 3], BGR (grayscale and BGRA are converted); by default the frame that was read
+                or converted, or the frame of the stream while the program keeps it.
 
         Raises:
-            ValueError: if no frame is given and these detections have none.
+            ValueError: if ``frame`` is not a frame, or no frame is given and these detections know none.
 
         Examples:
             >>> Detections.empty(["tree"], [1]).plot(np.zeros((48, 64, 3), np.uint8)).shape
@@ -226,16 +233,18 @@ class Detections:
         """
         from retina_edge.imaging.drawing import draw_boxes, label_texts
 
-        image = self.frame if frame is None else frame
-        if image is None:
+        if (image := self._known_frame() if frame is None else frame) is None:
             raise ValueError("frame: expected the frame of these detections, got none; call plot(frame)")
-        annotated = np.ascontiguousarray(image).copy()
+        annotated = as_bgr(image).copy()
         draw_boxes(annotated, self.boxes, self.labels, label_texts(self.names, self.scores))
         return annotated
 
+    def _known_frame(self) -> BgrImage | None:
+        return self.stream_frame() if self.frame is None and self.stream_frame is not None else self.frame
+
     def _repr_png_(self) -> bytes | None:
         """Show the annotated frame in a notebook, if the frame is known."""
-        if self.frame is None:
+        if self._known_frame() is None:
             return None
         from retina_edge.imaging.image_file import encode_image
 
@@ -254,7 +263,7 @@ class Detections:
         """Return ``to_dict`` as JSON text."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
 
-    def to_coco(self, image_id: int = 0) -> list[CocoResult]:
+    def to_coco(self, image_id: int | np.integer[Any] = 0) -> list[CocoResult]:
         """Return the detections in COCO's results format, with the data set's category ids.
 
         Args:
@@ -266,7 +275,7 @@ class Detections:
         """
         return [
             {
-                "image_id": image_id,
+                "image_id": image_id.item() if isinstance(image_id, np.integer) else image_id,
                 "category_id": self.category_ids[label],
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "score": score,
@@ -292,3 +301,28 @@ class Detections:
             class_id=self.labels.astype(int),
             data={"class_name": np.array(self.names, dtype=str)},
         )
+
+
+def _checked_rows(rows: Any, count: int) -> npt.NDArray[Any]:
+    """Return the rows that an index selects: an integer [] or [K], or a mask, bool [count].
+
+    Raises:
+        TypeError: if the index is something else.
+        IndexError: if the mask has another length.
+    """
+    expected = f"expected a row number, a slice, a mask (bool [{count}]) or several row numbers (int [K])"
+    try:
+        index = np.asarray(rows)
+    except ValueError as error:  # lists of different lengths
+        raise TypeError(f"{expected}, got {type(rows).__name__}") from error
+    if index.shape == (0,) and index.dtype != np.bool_:
+        index = index.astype(np.intp)  # NumPy makes an empty list float64
+    if index.dtype.kind in "iu" and index.ndim <= 1:
+        return index
+    if index.dtype != np.bool_ or index.ndim != 1:
+        advice = "; for the result of np.where, use np.flatnonzero" if isinstance(rows, tuple) else ""
+        got = f"{index.dtype} {list(index.shape)}" if index.ndim else repr(rows)
+        raise TypeError(f"{expected}, got {got}{advice}")
+    if len(index) != count:
+        raise IndexError(f"{expected}, got a mask of {len(index)}")
+    return index

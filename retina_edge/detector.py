@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from weakref import WeakSet
 
-from engines.core.errors import DeviceError, ModelFileError, RetinaEdgeError
+from engines.core.errors import ContractError, DeviceError, ModelFileError, RetinaEdgeError
 from engines.core.executor import Executor, RawDetections, Ticket
 from engines.core.letterbox import BgrImage, Letterbox
 from retina_edge.detections import Detections
 from retina_edge.imaging.frame_input import ImageInput, to_frames
 
 if TYPE_CHECKING:
-    from retina_edge.pipeline.frame_stream import StreamedFrame
+    from retina_edge.pipeline.frame_stream import FrameStream, SourceName
     from retina_edge.tracking.zones import Line, Zone
 
 T = TypeVar("T")
@@ -37,6 +39,12 @@ class DetectionTicket(Generic[T]):
     assemble: Callable[[list[Detections]], T]
 
 
+class Borrower(Protocol):
+    """A user of a detector, which must end before the executor is closed."""
+
+    def close(self) -> None: ...
+
+
 class Detector:
     """A detector that letterboxes frames, runs a model on them, and returns boxes in frame pixels.
 
@@ -49,6 +57,7 @@ class Detector:
         executor: the executor.
         contract: contract of the model.
         score_threshold: score that every detection exceeds, 0 to 1.
+        borrowers: streams and tiled detectors that ``close`` ends; weak references.
 
     Examples:
         >>> from retina_edge import Detector
@@ -63,7 +72,9 @@ class Detector:
         self.executor = executor
         self.contract = executor.contract
         self.score_threshold = executor.contract.score_threshold
+        self.borrowers: WeakSet[Borrower] = WeakSet()
         self._name, self._device = name, device
+        self._closed = False
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "auto", in_flight: int = 2, cuda_graph: bool = True) -> Detector:
@@ -96,9 +107,9 @@ class Detector:
             executor = TorchExecutor.load(path, device=device)
             return cls(executor, name=path.name, device=executor.device)
         if path.suffix == ".engine":
-            from engines.runner.engine_executor import EngineExecutor
+            from engines.runner.engine_executor import EngineExecutor, gpu_number
 
-            number = _gpu_number(path, device)
+            number = gpu_number(path, device)
             engine = EngineExecutor(path, in_flight=in_flight, device=number, cuda_graph=cuda_graph)
             return cls(engine, name=path.name, device=f"cuda:{number}")
         raise ModelFileError(
@@ -131,7 +142,8 @@ class Detector:
         Args:
             images: a BGR array, uint8 [height, width, 3], as OpenCV delivers it (grayscale and BGRA are converted); a
                 path to an image file; a PIL image; a stack [N, height, width, 3]; or an iterable of these. Several
-                images run in one batch, or in as many as the model's batch size requires.
+                images run in one batch, or in as many as the model's batch size requires. An iterator may reuse its
+                buffer, because its arrays are copied. Of 16 bits in a file or PIL image, the upper 8 are used.
             score: keep only detections that score more than this; by default the model's own threshold.
 
         Returns:
@@ -178,7 +190,7 @@ class Detector:
             Detections(84: 84 tree; best 0.83)
         """
         given = to_frames(images)
-        threshold = None if score is None else self._checked_score(score)
+        threshold = None if score is None else self.check_score(score)
         # Keep only the frames that the detector made itself: it must not keep the caller's arrays alive.
         own = [frame if owned else None for frame, owned in zip(given.frames, given.owned, strict=True)]
 
@@ -204,17 +216,18 @@ class Detector:
 
     def stream(
         self,
-        sources: str | Path | int | Sequence[str | Path | int],
+        sources: SourceName | Iterable[SourceName],
         *,
         score: float | None = None,
         track: bool = False,
         regions: Sequence[Zone | Line] = (),
         max_frames: int | None = None,
-    ) -> Iterator[StreamedFrame]:
+    ) -> FrameStream:
         """Detect in videos, cameras, URLs, image folders or GStreamer pipelines, frame by frame.
 
         Every frame of a file is processed, in order. From a live source, the newest frame wins: if the loop is slow,
-        older frames are dropped. A lost connection is opened again. Leaving the loop closes the sources.
+        older frames are dropped. A lost connection is opened again. The sources are closed at the end of the stream, by
+        its ``close``, when it is deleted (a loop deletes a stream without a name), and by the detector's ``close``.
 
         Args:
             sources: one or several sources as ``retina-edge detect`` takes them: a path, a glob, a camera index, a URL,
@@ -222,15 +235,16 @@ class Detector:
             score: keep only detections that score more than this; by default the model's own threshold.
             track: follow objects from frame to frame and give each an id; this needs the extra ``track``.
             regions: zones and lines at which objects are counted; they turn tracking on.
-            max_frames: end each source after this many frames.
+            max_frames: end each source after this many frames, at least 1; None for all frames.
 
-        Yields:
-            A tuple ``(frame, detections)`` with the attributes ``index``, ``time``, ``stream``, ``tracks``, ``events``
-            and ``tallies``.
+        Returns:
+            An iterator of tuples ``(frame, detections)`` with the attributes ``index``, ``time``, ``stream``, ``name``,
+            ``tracks``, ``events`` and ``tallies``; a context manager, too.
 
         Raises:
             SourceError: if a source cannot be opened; at the end, if part of a source could not be read.
-            RetinaEdgeError: if ``score`` is below the model's threshold.
+            RetinaEdgeError: if ``score`` is below the model's threshold, ``max_frames`` is below 1, or the detector is
+                closed.
 
         Examples:
             >>> from retina_edge import Detector
@@ -240,9 +254,9 @@ class Detector:
             ...         print(frame.shape, len(detections) > 0)
             (622, 2299, 3) True
         """
-        from retina_edge.pipeline.frame_stream import stream_frames
+        from retina_edge.pipeline.frame_stream import FrameStream
 
-        return stream_frames(self, sources, score=score, track=track, regions=regions, max_frames=max_frames)
+        return FrameStream(self, sources, score=score, track=track, regions=regions, max_frames=max_frames)
 
     def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
         """Change the thresholds from the next frame on; None leaves a threshold as it is.
@@ -259,6 +273,19 @@ class Detector:
         self.executor.set_thresholds(score_threshold=score_threshold, iou_threshold=iou_threshold)
         if score_threshold is not None:
             self.score_threshold = score_threshold
+
+    def check_score(self, score: float) -> float:
+        """Return a score threshold if the model can give it.
+
+        Raises:
+            ContractError: if the score is not a number, is below the model's threshold, or is not below 1.
+        """
+        least, number = self.score_threshold, isinstance(score, Real) and not isinstance(score, bool)
+        if number and least <= score < 1:
+            return float(score)
+        low = number and 0 <= score < least
+        advice = f"; the model drops scores of {least:g} and less: export it with a lower threshold" if low else ""
+        raise ContractError(f"score: expected {least:g} <= score < 1, got {score!r}{advice}")
 
     def choose_batch(self, requested: int | None) -> int:
         """Return the number of frames in a batch: the requested number, else the model's own, else 1.
@@ -277,8 +304,19 @@ class Detector:
         return requested or fixed or 1
 
     def close(self) -> None:
-        """Release the executor."""
+        """End all streams and release the executor. The detector cannot be used afterwards."""
+        self._closed = True
+        self._end_borrowers()
         self.executor.close()
+
+    @property
+    def closed(self) -> bool:
+        """True after ``close``."""
+        return self._closed
+
+    def _end_borrowers(self) -> None:
+        for borrower in list(self.borrowers):
+            borrower.close()
 
     def __enter__(self) -> Detector:
         return self
@@ -296,14 +334,6 @@ class Detector:
     def _submit_batches(self, frames: Sequence[BgrImage], batch: int) -> list[Ticket]:
         return [self.executor.submit(frames[start : start + batch]) for start in range(0, len(frames), batch)]
 
-    def _checked_score(self, score: float) -> float:
-        if not self.score_threshold <= score < 1:
-            raise ValueError(
-                f"score: expected {self.score_threshold:g} <= score < 1, got {score:g}; the model itself drops "
-                f"detections below its threshold of {self.score_threshold:g}"
-            )
-        return score
-
     def _to_detections(self, raw: RawDetections, letterboxes: Sequence[Letterbox]) -> list[Detections]:
         results = []
         for n, letterbox in enumerate(letterboxes):
@@ -318,13 +348,3 @@ class Detector:
                 )
             )
         return results
-
-
-def _gpu_number(path: Path, device: str) -> int:
-    """Return the index of a GPU: N for ``cuda:N``, 0 for ``auto`` and ``cuda``."""
-    kind, colon, number = device.partition(":")
-    if device in ("auto", "cuda"):
-        return 0
-    if kind == "cuda" and colon and number.isdecimal():
-        return int(number)
-    raise DeviceError(f"{path}: expected device auto, cuda or cuda:N for an engine, got {device!r}")

@@ -13,14 +13,16 @@ from rich.progress import Progress
 from rich.table import Table
 
 from engines.core.atomic_file import atomic_file
+from engines.tensorrt.passport import passport_path
 from retina_edge.api.evaluating import CONFUSION_SCORE, EvaluationOptions, EvaluationResult, evaluate
 from retina_edge.cli import argument_types, running
 from retina_edge.cli.tile_options import add_tile_options, tile_options
 from retina_edge.data.coco import CocoDataset
 from retina_edge.evaluation.coco_metrics import MAX_DETECTIONS, METRICS, Evaluation
 from retina_edge.evaluation.comparison import Comparison
-from retina_edge.evaluation.comparison_report import write_report
+from retina_edge.evaluation.comparison_report import report_files, write_report
 from retina_edge.evaluation.confusion import Confusion
+from retina_edge.system.output_file import Input, check_output
 
 REPORT = Path("out/against")
 
@@ -94,7 +96,15 @@ def _evaluate(args: argparse.Namespace) -> int:
         device=args.device,
         skip_invalid=args.skip_invalid,
     )
+    models = [model for model in (args.model, args.against) if model]
+    files = [*models, *map(passport_path, models)]
+    _check_outputs(args, [("annotations", args.annotations), *(("model", file) for file in files)])
     console = Console()
+
+    def on_dataset(dataset: CocoDataset) -> None:
+        _check_outputs(args, [("image", image.path) for image in dataset.images])
+        _warn_of_many_objects(console, dataset, args.max_detections)
+
     with Progress(console=console, transient=True) as bars:
         tasks = {}
 
@@ -109,7 +119,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             args.images,
             options,
             against=args.against,
-            on_dataset=lambda dataset: _warn_of_many_objects(console, dataset, args.max_detections),
+            on_dataset=on_dataset,
             on_image=on_image,
         )
     _print_metrics(console, args.model, result.evaluation)
@@ -121,6 +131,14 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.json:
         _write_json(result, args.json)
     return 0
+
+
+def _check_outputs(args: argparse.Namespace, inputs: Sequence[Input]) -> None:
+    if args.json:
+        check_output("--json", args.json, inputs=inputs)
+    if args.against:
+        for path in report_files(args.report or REPORT):
+            check_output("--report", path, inputs=inputs)
 
 
 def _write_json(result: EvaluationResult, path: Path) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from engines.core.contract import LAYOUTS, PRECISIONS
+from engines.core.errors import ContractError
 from retina_edge.api.exporting import ExportOptions, ExportResult, export
 from retina_edge.api.verification_images import MAX_VERIFICATION_IMAGES
 from retina_edge.cli import argument_types, running
@@ -70,6 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _export(args: argparse.Namespace) -> int:
+    if args.layout and args.precision != "int8":
+        raise ContractError(f"--for: expected --precision int8, got {args.precision}; leave --for out")
     options = ExportOptions(
         precision=args.precision,
         layout=args.layout,

@@ -1,8 +1,9 @@
-"""``retina-edge inspect``: describe an engine or a deployable ONNX without running it."""
+"""``retina-edge inspect``: describe a checkpoint, a deployable ONNX or an engine without running it."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engines.tensorrt.model_description import Inspection, inspect_model
+from engines.tensorrt.passport import sha256
 from retina_edge.cli import running
 
 
@@ -21,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="retina-edge inspect",
         description="Describe a model file: contract, precision of each layer, sizes, inputs and outputs.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL.engine|MODEL.onnx", help="model file to describe")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model.pt, model.onnx or model.engine")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     return parser
 
@@ -33,12 +35,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _inspect(path: Path, *, as_json: bool) -> int:
-    inspection = inspect_model(path)
+    inspection = inspect_checkpoint(path) if path.suffix == ".pt" else inspect_model(path)
     if as_json:
         print(inspection.to_json())
     else:
         _print(Console(), inspection)
     return 0
+
+
+def inspect_checkpoint(path: Path) -> Inspection:
+    """Describe a checkpoint: contract, architecture and state of the training. It has no graph of layers yet.
+
+    Raises:
+        ModelFileError: if the file is missing, damaged, or not a checkpoint of retina_edge.
+
+    Examples:
+        >>> from retina_edge.assets import CHECKPOINT
+        >>> inspect_checkpoint(CHECKPOINT).facts["training"]
+        'finished: a model to ship, which cannot be resumed'
+    """
+    from retina_edge.model.checkpoint import load_checkpoint  # needs torch
+
+    checkpoint = load_checkpoint(path)
+    state = checkpoint.training
+    facts = {
+        "parameters": f"{sum(value.numel() for value in checkpoint.weights.values()) / 1e6:.1f} million",
+        "training": "finished: a model to ship, which cannot be resumed"
+        if state is None
+        else f"state after step {state['step']}, for retina-edge train --resume",
+    }
+    for name, value in dataclasses.asdict(checkpoint.config).items():
+        facts[name.replace("_", " ")] = str(value)
+    size, digest = path.stat().st_size, sha256(path)
+    return Inspection(path, size, digest, checkpoint.contract, (), (), {}, {}, facts, None, None)
 
 
 def _print(console: Console, inspection: Inspection) -> None:
@@ -69,6 +98,9 @@ def _print(console: Console, inspection: Inspection) -> None:
 
 
 def _table(console: Console, title: str, columns: Sequence[str], rows: Any) -> None:
+    rows = list(rows)
+    if not rows:  # a checkpoint has no graph, so no layers, inputs and outputs
+        return
     table = Table(*columns, title=title, title_justify="left", show_header=any(columns))
     for row in rows:
         table.add_row(*(Text(cell, overflow="fold") for cell in row))

@@ -86,6 +86,8 @@ class TiledDetector(Detector):
         self, detector: Detector, *, tile: tuple[int, int] | None = None, overlap: int = 64, batch: int | None = None
     ) -> None:
         super().__init__(detector.executor, name=detector._name, device=detector._device)
+        self._detector = detector
+        detector.borrowers.add(self)
         self.tile = tile or self.contract.input_size
         self.overlap = overlap
         if not 0 <= overlap < min(self.tile):
@@ -109,7 +111,13 @@ class TiledDetector(Detector):
         return 1
 
     def close(self) -> None:
-        """Do nothing, because the borrowed detector belongs to the caller."""
+        """End all streams. The borrowed detector belongs to the caller and stays open."""
+        self._end_borrowers()
+
+    @property
+    def closed(self) -> bool:
+        """True if the borrowed detector is closed."""
+        return self._detector.closed
 
     def _submit(self, frames: Sequence[BgrImage]) -> tuple[list[Ticket], Merge]:
         layouts = [tile_layout((frame.shape[0], frame.shape[1]), self.tile, self.overlap) for frame in frames]

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from retina_edge.api.training import ModelOptions, TrainingData, train
 from retina_edge.cli import argument_types, running
-from retina_edge.data.anchor_fit import DEFAULT_RATIOS, DEFAULT_SIZES
+from retina_edge.cli.anchor_options import add_anchor_options
+from retina_edge.data.anchor_fit import DEFAULT_SIZES
 from retina_edge.data.augment_options import ORIENTATIONS, AugmentOptions
 from retina_edge.model.config import BACKBONES
 from retina_edge.training.train_options import OPTIMIZERS, QAT_OPTIONS, SCHEDULES, TrainOptions
@@ -44,7 +45,8 @@ def build_parser(defaults: TrainOptions | None = None) -> argparse.ArgumentParse
         type=Path,
         required=True,
         metavar="MODEL.pt",
-        help="file for the best checkpoint; MODEL.last.pt for --resume and MODEL.csv are written beside it",
+        help="file for the best checkpoint; MODEL.last.pt for --resume, MODEL.csv and MODEL.tensorboard/ are written "
+        "beside it",
     )
     add("--skip-invalid", action="store_true", help="skip boxes that have no area or lie outside their image")
     start = parser.add_mutually_exclusive_group()
@@ -64,17 +66,10 @@ def build_parser(defaults: TrainOptions | None = None) -> argparse.ArgumentParse
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("model", "These options cannot be combined with --qat.").add_argument
+    group = parser.add_argument_group("model", "These options cannot be combined with --qat.")
+    add = group.add_argument
     add("--backbone", choices=BACKBONES, default="resnet50", help="backbone (default: %(default)s)")
     add("--pretrained-backbone", action="store_true", help="start from ImageNet weights, which torchvision downloads")
-    add(
-        "--backbone-levels",
-        type=int,
-        choices=(3, 4, 5),
-        default=5,
-        metavar="3|4|5",
-        help="last stage of the backbone that feeds the pyramid, C3 to C5 (default: %(default)s)",
-    )
     add(
         "--backbone-norm",
         choices=("batch", "frozen"),
@@ -96,29 +91,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         default="l1",
         help="loss of the boxes (default: l1)",
     )
-    add(
-        "--input",
-        type=argument_types.input_size,
-        default=(800, 800),
-        metavar="HxW",
-        help="input size in pixels, multiples of 32 (default: 800x800)",
-    )
-    add(
-        "--anchors",
-        type=_anchor_size,
-        nargs="+",
-        metavar="PX",
-        help="size of the smallest anchor of each pyramid level, in input pixels (default: 32 64 ...), or auto for the "
-        "sizes that fit the data set best",
-    )
-    add(
-        "--aspect-ratios",
-        type=argument_types.positive_float,
-        nargs="+",
-        default=DEFAULT_RATIOS,
-        metavar="R",
-        help="height / width of the anchors (default: 0.5 1 2)",
-    )
+    add_anchor_options(group, size=_anchor_size, size_help=", or auto for the sizes that fit the data set best")
 
 
 def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
@@ -213,8 +186,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(
                 f"{option}: not allowed with --qat, which takes the model from its checkpoint; leave {option} out"
             )
-        if args.output.resolve() == args.qat.resolve():
-            parser.error("--output would overwrite the checkpoint of --qat; give another name")
     try:
         options, augment = _train_options(args), _augment_options(args)
         model = None if args.qat else _model_options(args)

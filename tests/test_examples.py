@@ -59,6 +59,18 @@ def test_images(
         assert np.abs(annotated.astype(int) - image).mean() > 1, "boxes are drawn"
 
 
+def test_images_are_not_overwritten(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(FOREST.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "images.py", MODEL, "photo.jpg", "--output", ".")
+    assert "--output: expected another folder than that of photo.jpg" in capsys.readouterr().err
+    assert photo.read_bytes() == FOREST.read_bytes()
+
+
 def test_video_callback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flight: Path) -> None:
     run(monkeypatch, "video_callback.py", MODEL, flight, "--at-least", 1)
     lines = capsys.readouterr().out.splitlines()
@@ -101,6 +113,20 @@ def test_folder_to_coco(
     assert {row["image_id"] for row in results} == ids
     assert {row["category_id"] for row in results} == {content["categories"][0]["id"]}
     assert f"{len(results)} detections in 4 images" in capsys.readouterr().out
+
+
+def test_folder_to_coco_takes_every_image_suffix_and_refuses_an_empty_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    images, output = tmp_path / "images", tmp_path / "results.json"
+    images.mkdir()
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "folder_to_coco.py", MODEL, images, output)
+    assert "expected images in" in capsys.readouterr().err
+    for name in ("a.jpeg", "B.JPG", "notes.txt"):
+        (images / name).write_bytes(FOREST.read_bytes())
+    run(monkeypatch, "folder_to_coco.py", MODEL, images, output)
+    assert "detections in 2 images" in capsys.readouterr().out
 
 
 def test_custom_sink(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flight: Path) -> None:

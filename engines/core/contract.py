@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from engines import __version__
 from engines.core.errors import ContractError
+from engines.core.option_checks import check_pair
 
 SCHEMA = 1
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -252,8 +253,12 @@ def package_versions(*packages: str) -> dict[str, str]:
     return {"retina-edge": __version__, **installed}
 
 
-def check_input_size(input_size: tuple[int, int]) -> None:
+def check_input_size(input_size: tuple[int, int], name: str = "input_size") -> None:
     """Check that (height, width) are positive multiples of 32.
+
+    Args:
+        input_size: (height, width), pixels.
+        name: name of the option, for the message.
 
     Raises:
         ContractError: if they are not; the message names the nearest allowed size.
@@ -262,15 +267,14 @@ def check_input_size(input_size: tuple[int, int]) -> None:
         >>> check_input_size((416, 736))
         >>> check_input_size((500, 800))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        engines.core.errors.ContractError: input size: ... got 500x800; use 512x800 ...
+        engines.core.errors.ContractError: input_size: ... got 500x800; use 512x800 ...
     """
-    if len(input_size) != 2:
-        raise ContractError(f"input size: expected two numbers, height and width, got {input_size}")
+    check_pair(name, input_size, "height and width")
     if all(isinstance(side, int) and side > 0 and side % INPUT_MULTIPLE == 0 for side in input_size):
         return
     nearest = "x".join(str(max(1, round(side / INPUT_MULTIPLE)) * INPUT_MULTIPLE) for side in input_size)
     raise ContractError(
-        f"input size: expected height and width in multiples of {INPUT_MULTIPLE}, "
+        f"{name}: expected height and width in multiples of {INPUT_MULTIPLE}, "
         f"got {'x'.join(map(str, input_size))}; use {nearest} (frames of any size are letterboxed to the input size)"
     )
 

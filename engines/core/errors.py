@@ -15,7 +15,7 @@ class RetinaEdgeError(Exception):
 
 
 class ContractError(RetinaEdgeError, ValueError):
-    """A contract is damaged or incomplete, or contradicts itself."""
+    """A contract is damaged or contradicts itself, or an option is out of range or contradicts another option."""
 
 
 class ModelFileError(RetinaEdgeError):

@@ -152,11 +152,13 @@ class HostExecutor(ABC):
         return self.infer(ticket.images)
 
     def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
-        """Refuse new thresholds, because this model has its thresholds built in.
+        """Refuse new thresholds, because this model has its thresholds built in; None leaves a threshold as it is.
 
         Raises:
-            ValueError: always.
+            ValueError: if a threshold is given.
         """
+        if score_threshold is None and iou_threshold is None:
+            return
         raise ValueError(
             "thresholds: expected no change, because they are built into this model, got "
             f"score {score_threshold}, IoU {iou_threshold}; export it again with other thresholds"

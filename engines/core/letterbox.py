@@ -156,9 +156,23 @@ def as_bgr(frame: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         raise ValueError(f"{expected}; got {type(frame).__name__}")
     shape = frame.shape
     if frame.dtype != np.uint8:
-        raise ValueError(f"{expected}; got {frame.dtype} {list(shape)}: scale it to 0..255 and convert to uint8")
+        raise ValueError(f"{expected}; got {frame.dtype} {list(shape)}{uint8_advice(frame.dtype)}")
     if frame.size == 0 or not (frame.ndim == 2 or (frame.ndim == 3 and shape[2] in (1, 3, 4))):
         raise ValueError(f"{expected}; got uint8 {list(shape)}")
     if frame.ndim == 2 or shape[2] == 1:
         return np.repeat(frame.reshape(*shape[:2], 1), 3, axis=2)
     return frame if shape[2] == 3 else frame[:, :, :3]
+
+
+def uint8_advice(dtype: np.dtype[Any]) -> str:
+    """Return the end of an error message: how to convert an array to uint8. Empty if there is no need or no way.
+
+    Examples:
+        >>> uint8_advice(np.dtype(np.float32))
+        '; scale the values to 0..255 and convert to uint8'
+    """
+    if dtype == np.bool_:
+        return "; convert it with 255 * array.astype(np.uint8)"
+    if dtype == np.uint16:
+        return "; if the values use all 16 bits, convert it with (array >> 8).astype(np.uint8)"
+    return "; scale the values to 0..255 and convert to uint8" if dtype != np.uint8 and dtype.kind in "iuf" else ""

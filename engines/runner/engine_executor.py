@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engines.core.errors import DeviceError
 from engines.core.machine import this_machine
 from engines.runner.gpu_executor import GpuExecutor
 from engines.runner.tensorrt_network import TensorRTNetwork
 from engines.tensorrt.backend import find_backend
-from engines.tensorrt.passport import check_runs_here, read_engine
+from engines.tensorrt.passport import check_has_gpu, check_runs_here, read_engine
 
 
 class EngineExecutor(GpuExecutor):
@@ -28,6 +29,7 @@ class EngineExecutor(GpuExecutor):
     def __init__(self, path: Path | str, *, in_flight: int = 2, device: int = 0, cuda_graph: bool = True) -> None:
         path, machine = Path(path), this_machine(device)
         passport = read_engine(path)
+        check_has_gpu(path, machine)
         backend = find_backend(passport.backend, machine)
         check_runs_here(passport, path, backend=backend.name, version=backend.version, machine=machine)
         super().__init__(
@@ -36,3 +38,21 @@ class EngineExecutor(GpuExecutor):
             device=device,
             cuda_graph=cuda_graph,
         )
+
+
+def gpu_number(path: Path, device: str) -> int:
+    """Return the index of the GPU for an engine: N for ``cuda:N``, 0 for ``auto`` and ``cuda``.
+
+    Raises:
+        DeviceError: if the device is another one; the message names the path.
+
+    Examples:
+        >>> gpu_number(Path("tree.engine"), "cuda:1")
+        1
+    """
+    kind, colon, number = device.partition(":")
+    if device in ("auto", "cuda"):
+        return 0
+    if kind == "cuda" and colon and number.isdecimal():
+        return int(number)
+    raise DeviceError(f"{path}: expected device auto, cuda or cuda:N for an engine, got {device!r}")

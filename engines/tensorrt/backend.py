@@ -61,7 +61,7 @@ def find_backend(name: str, machine: Machine) -> Backend:
         if not machine.gpu:
             raise DeviceError(
                 "backend tensorrt: expected an NVIDIA GPU, which TensorRT needs to build, found none; build on the "
-                "machine that will run the engine, or with --backend tensorrt-rtx, which needs no GPU to build"
+                "machine that will run the engine, or with the backend tensorrt-rtx, which needs no GPU to build"
             )
         return _checked_version(backend)
     if name == TENSORRT_RTX:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from engines.core.contract import PRECISIONS
 from engines.core.errors import BuildError
-from engines.tensorrt.backend import TENSORRT_RTX, Backend
+from engines.core.option_checks import check_choice, check_integer
+from engines.tensorrt.backend import BACKENDS, TENSORRT_RTX, Backend
 from engines.tensorrt.plugin_definitions import why_no_plugins
 
 TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
@@ -43,7 +46,8 @@ class BuildOptions:
         max_batch: largest batch size of an engine that takes any size from 1 up; None for a fixed batch size.
         backend: auto, tensorrt or tensorrt-rtx.
         targets: targets of TensorRT-RTX: GPU architectures such as ``sm86``, or only ``portable``, or only ``current``
-            for the GPU of this machine. An empty tuple means ``current``, or ``portable`` on a machine without a GPU.
+            for the GPU of this machine; text stands for one target. An empty tuple means ``current``, or ``portable``
+            on a machine without a GPU.
         postprocess: kind of post-processing. With ``plugin``, the engine contains the kernels and returns detections.
             With ``kernels``, the engine ends at the raw heads and the runner launches the kernels, so the thresholds
             can be changed. ``auto`` means ``plugin`` if possible, else ``kernels``.
@@ -69,39 +73,47 @@ class BuildOptions:
     batch: int = 1
     max_batch: int | None = None
     backend: str = "auto"
-    targets: tuple[str, ...] = ()
+    targets: Sequence[str] = ()
     postprocess: str = "auto"
     workspace: int | None = None
-    timing_cache: str | None = None
+    timing_cache: Path | str | None = None
     optimization_level: int | None = None
     dla: int | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", self.precision)
-        _require(self.batch >= 1, "batch", "at least 1", self.batch)
-        if self.max_batch is not None:
-            _require(self.max_batch >= self.batch, "max-batch", f"at least the batch of {self.batch}", self.max_batch)
-        for target in self.targets:
-            known = (*TARGETS, PORTABLE, CURRENT)
-            _require(target in known, "target", f"one of {', '.join(known)}", target)
+        # Stored in one form, because targets are compared with tuples, and a passport stores the options as JSON.
+        targets = (self.targets,) if isinstance(self.targets, str) else tuple(self.targets)
+        object.__setattr__(self, "targets", targets)
+        if self.timing_cache is not None:
+            object.__setattr__(self, "timing_cache", str(self.timing_cache))
+        for name, value, allowed in (
+            ("precision", self.precision, PRECISIONS),
+            ("backend", self.backend, ("auto", *BACKENDS)),
+            ("postprocess", self.postprocess, POSTPROCESS),
+            *(("targets", target, (*TARGETS, PORTABLE, CURRENT)) for target in targets),
+        ):
+            check_choice(name, value, allowed, error=BuildError)
+        check_integer("batch", self.batch, 1, error=BuildError)
+        for name, number, least, most, unit in (
+            ("max_batch", self.max_batch, self.batch, None, "(the batch)"),
+            ("workspace", self.workspace, 1, None, "MiB"),
+            ("optimization_level", self.optimization_level, 0, 5, ""),
+            ("dla", self.dla, 0, None, ""),
+        ):
+            if number is not None:
+                check_integer(name, number, least, most, unit=unit, error=BuildError)
         alone = len(self.targets) == 1 or not {PORTABLE, CURRENT} & set(self.targets)
         _require(
             alone and len(set(self.targets)) == len(self.targets),
-            "target",
+            "targets",
             f"each architecture at most once, and {PORTABLE} or {CURRENT} alone",
             ",".join(self.targets),
         )
-        _require(self.postprocess in POSTPROCESS, "postprocess", f"one of {', '.join(POSTPROCESS)}", self.postprocess)
-        if self.workspace is not None:
-            _require(self.workspace >= 1, "workspace", "at least 1 MiB", self.workspace)
-        if self.optimization_level is not None:
-            _require(0 <= self.optimization_level <= 5, "optimization-level", "0 to 5", self.optimization_level)
         if self.dla is not None:
-            _require(self.dla >= 0, "dla", "a core number of at least 0", self.dla)
             _require(self.precision != "fp32", "dla", "precision fp16 or int8, which the core supports", self.precision)
-            _require(self.max_batch is None, "dla", "a fixed batch size without max-batch", self.max_batch)
+            _require(self.max_batch is None, "dla", "a fixed batch size without max_batch", self.max_batch)
 
     def for_backend(self, backend: Backend, *, has_gpu: bool) -> BuildOptions:
         """Return a copy of the options in which every open choice is made for a backend.
@@ -116,32 +128,37 @@ class BuildOptions:
         if not backend.is_rtx:
             _require(
                 not self.targets,
-                "target",
-                "no target with TensorRT, which builds for the GPU of this machine",
+                "targets",
+                "none with TensorRT, which builds for the GPU of this machine",
                 ",".join(self.targets),
             )
             reason = self._why_no_plugins(backend)
             if self.postprocess == PLUGIN and reason is not None:
-                raise BuildError(f"postprocess plugin: {reason}; use --postprocess kernels")
+                raise BuildError(f"postprocess plugin: {reason}; use postprocess kernels")
             if self.postprocess != "auto":
                 return self
             return dataclasses.replace(self, postprocess=PLUGIN if reason is None else KERNELS)
         if CURRENT in self.targets and not has_gpu:
             raise BuildError(
-                f"target: expected a GPU in this machine for {CURRENT}, found none; name an architecture, such as "
+                f"targets: expected a GPU in this machine for {CURRENT}, found none; name an architecture, such as "
                 f"{TARGETS[2]}"
             )
         for name, requested in (
             ("postprocess plugin", self.postprocess == PLUGIN),
-            ("timing-cache", self.timing_cache is not None),
+            ("timing_cache", self.timing_cache is not None),
             ("dla", self.dla is not None),
-            ("version-compatible", self.version_compatible),
-            ("hardware-compatible", self.hardware_compatible),
+            ("version_compatible", self.version_compatible),
+            ("hardware_compatible", self.hardware_compatible),
         ):
             if requested:
-                instead = " (--target portable runs on Ampere and later)" if name == "hardware-compatible" else ""
+                instead = (
+                    " (engines for the target portable run on Ampere and later)"
+                    if name == "hardware_compatible"
+                    else ""
+                )
                 raise BuildError(
-                    f"{name}: {TENSORRT_RTX} does not support this option{instead}; omit it or use --backend tensorrt"
+                    f"{name}: {TENSORRT_RTX} does not support this option{instead}; leave it out or use the backend "
+                    "tensorrt"
                 )
         return dataclasses.replace(
             self,
@@ -153,12 +170,12 @@ class BuildOptions:
         """Return the reason why this engine cannot contain the kernels as plugins; None if it can."""
         if self.max_batch is not None:
             return (
-                "max-batch: expected a fixed batch size, because the CUDA modules of plugins leak when the batch size "
+                "max_batch: expected a fixed batch size, because the CUDA modules of plugins leak when the batch size "
                 f"changes (NVIDIA/TensorRT#4849), got 1 to {self.max_batch}"
             )
         for name, requested in (
-            ("version-compatible", self.version_compatible),
-            ("hardware-compatible", self.hardware_compatible),
+            ("version_compatible", self.version_compatible),
+            ("hardware_compatible", self.hardware_compatible),
         ):
             if requested:
                 return f"{name}: TensorRT's documentation does not say that such engines can contain these plugins"

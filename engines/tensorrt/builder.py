@@ -191,7 +191,7 @@ def _configure(
         cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             raise BuildError(
-                f"timing-cache: {path}: expected a cache of this GPU and TensorRT, got another or a damaged one; "
+                f"timing_cache: {path}: expected a cache of this GPU and TensorRT, got another or a damaged one; "
                 "delete it"
             )
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -228,7 +228,7 @@ def _use_dla(
     if unable := [layer.name for layer in layers if not config.can_run_on_DLA(layer)]:
         raise BuildError(
             f"dla: expected every convolution to run on the accelerator, got {len(unable)} of {len(layers)} that would "
-            f"run on the GPU, first {unable[0]}; build without --dla, or change the precision between fp16 and int8"
+            f"run on the GPU, first {unable[0]}; build without dla, or change the precision between fp16 and int8"
         )
 
 
@@ -257,7 +257,7 @@ def _precision_found(
     return counts, INSPECTED
 
 
-def _save_timing_cache(config: tensorrt.IBuilderConfig, path: str) -> None:
+def _save_timing_cache(config: tensorrt.IBuilderConfig, path: Path | str) -> None:
     with atomic_file(path) as file:
         file.write(bytes(memoryview(config.get_timing_cache().serialize())))
 

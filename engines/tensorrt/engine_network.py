@@ -123,13 +123,14 @@ def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
     if contract.precision != options.precision:
         raise BuildError(
             f"precision: expected an ONNX in {options.precision}, got one in {contract.precision}; make it with "
-            f"retina-edge export --precision {options.precision}"
+            f"retina-edge export MODEL.pt -o MODEL.onnx --precision {options.precision}"
         )
     quantization, accuracy = (record_of(deployable, key) for key in (QUANTIZATION_KEY, ACCURACY_KEY))
     if quantization and quantization["layout"] != TENSORRT:
         raise BuildError(
             f"layout: expected an INT8 ONNX for TensorRT, got one for {quantization['layout']}; "
-            "export it again with --for tensorrt"
+            "export it again for the layout tensorrt: retina-edge export MODEL.pt -o MODEL.onnx --precision int8 --for "
+            "tensorrt --calibration DIR"
         )
     network = heads_only(deployable)
     check_batch(batch_of(network), options)
@@ -167,12 +168,13 @@ def check_batch(batch: int | None, options: BuildOptions) -> None:
         return
     if options.max_batch is not None:
         raise BuildError(
-            f"max-batch: expected an ONNX of any batch size, got one of {batch}; export it with --batch dynamic"
+            f"max_batch: expected an ONNX of any batch size, got one of {batch}; export it again with retina-edge "
+            "export MODEL.pt -o MODEL.onnx --batch dynamic"
         )
     if options.batch != batch:
         raise BuildError(
-            f"batch: expected an ONNX of batch size {options.batch}, got one of {batch}; export it with --batch "
-            f"{options.batch}, or --batch dynamic"
+            f"batch: expected an ONNX of batch size {options.batch}, got one of {batch}; export it again with "
+            f"retina-edge export MODEL.pt -o MODEL.onnx --batch {options.batch}"
         )
 
 

@@ -106,7 +106,7 @@ def check_precision(requested: str, precisions: Mapping[str, str], kept: Collect
         if not any(precision == "int8" for precision in precisions.values()):
             raise BuildError(
                 f"precision: expected int8, got no convolution with quantized inputs among {len(precisions)}; "
-                "calibrate with --precision int8 --calibration DIR"
+                "build with precision int8 and calibration images, from an fp32 model"
             )
         # Convolutions that are not quantized must be in FP16. An engine with FP32 layers would not be an INT8 engine.
         wrong = {

@@ -17,6 +17,9 @@ from engines.core.errors import ModelFileError
 from engines.core.tensor_names import ACCURACY_KEY, QUANTIZATION_KEY
 from engines.tensorrt.passport import Passport, read_engine, sha256
 
+# Triton's name for an engine is model.plan.
+SUFFIXES = (".onnx", ".engine", ".plan")
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -66,6 +69,10 @@ def inspect_model(path: Path | str) -> Inspection:
         ({'convolution': {'fp32': 61}}, {'name': 'boxes', 'type': 'float', 'shape': [1, 300, 4]})
     """
     path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ModelFileError(
+            f"{path}: expected a model ending in .pt, {', '.join(SUFFIXES)}, got {path.suffix or 'no suffix'!r}"
+        )
     if not path.is_file():
         raise ModelFileError(
             f"{path}: expected an engine or an ONNX model, found no file; make one with retina-edge build or "

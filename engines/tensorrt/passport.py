@@ -187,10 +187,12 @@ def read_passport(engine: Path | str) -> Passport:
     except FileNotFoundError as error:
         raise ModelFileError(
             f"{path}: expected the engine's passport, found none; copy it along with the engine, or build the engine "
-            "again with retina-edge build"
+            f"again with retina-edge build MODEL.pt -o {engine}"
         ) from error
     except (ContractError, UnicodeDecodeError) as error:
-        raise ModelFileError(f"{path}: {error}; build the engine again with retina-edge build --force") from error
+        raise ModelFileError(
+            f"{path}: {error}; build the engine again with retina-edge build MODEL.pt -o {engine} --force"
+        ) from error
 
 
 def read_engine(engine: Path | str) -> Passport:
@@ -207,9 +209,25 @@ def read_engine(engine: Path | str) -> Passport:
         raise ModelFileError(
             f"{engine}: expected the engine of its passport (sha256 {passport.plan_sha256[:12]}, "
             f"{passport.plan_bytes} bytes), got sha256 {digest[:12]}, {engine.stat().st_size} bytes: the file is "
-            "damaged or was replaced; build it again with retina-edge build --force"
+            f"damaged or was replaced; build it again with {rebuild_command(passport, engine)}"
         )
     return passport
+
+
+def check_has_gpu(engine: Path | str, machine: Machine) -> None:
+    """Check that a machine has a GPU at all. Without one, neither another build nor another backend helps.
+
+    Raises:
+        DeviceError: if it has none.
+
+    Examples:
+        >>> check_has_gpu("model.engine", Machine(gpu="Orin"))
+    """
+    if not machine.gpu:
+        raise DeviceError(
+            f"{engine}: expected an NVIDIA GPU, which engines run on, found none; on this machine, use the ONNX or the "
+            "checkpoint of the model, or install NVIDIA's driver"
+        )
 
 
 def check_runs_here(passport: Passport, engine: Path | str, *, backend: str, version: str, machine: Machine) -> None:
@@ -220,7 +238,7 @@ def check_runs_here(passport: Passport, engine: Path | str, *, backend: str, ver
         engine: path of the engine file.
         backend: backend that will load the engine: ``tensorrt`` or ``tensorrt-rtx``.
         version: version of the backend.
-        machine: machine that will run the engine.
+        machine: machine that will run the engine; it has a GPU.
 
     Raises:
         DeviceError: if the engine was built for another GPU or another TensorRT.
@@ -236,7 +254,10 @@ def rebuild_command(passport: Passport, engine: Path | str) -> str:
     # An ONNX that was INT8 before the build contains its ranges. Any other model must be calibrated again.
     was_int8 = passport.quantization is not None and "calibration" not in passport.request.get("inputs", {})
     calibration = " --calibration DIR" if passport.precision_asked == "int8" and not was_int8 else ""
-    return f"retina-edge build {source} -o {engine} --precision {passport.precision_asked}{calibration} --force"
+    # By default, ``build`` prefers TensorRT.
+    backend = f" --backend {TENSORRT_RTX}" if passport.backend == TENSORRT_RTX else ""
+    options = f"--precision {passport.precision_asked}{calibration}{backend}"
+    return f"retina-edge build {source} -o {engine} {options} --force"
 
 
 def sha256(path: Path | str) -> str:
@@ -302,7 +323,7 @@ def _backend_mismatch(passport: Passport, backend: str, version: str) -> str:
 
 def _gpu_mismatch(passport: Passport, machine: Machine) -> str:
     """Return the reason why the engine does not run on a machine, or an empty string."""
-    actual = f"{machine.gpu} (compute capability {machine.compute_capability})" if machine.gpu else "no GPU"
+    actual = f"{machine.gpu} (compute capability {machine.compute_capability})"
     if passport.backend == TENSORRT_RTX:
         fits = runs_on_sm(passport.targets, machine.sm)
         portable = passport.targets == (PORTABLE,)

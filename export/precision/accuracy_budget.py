@@ -14,7 +14,7 @@ import onnx
 from export.errors import ExportError
 
 Names = tuple[str, ...]
-CALIBRATION_ADVICE = "Calibrate with more images as the camera will see them, try another --calibrator"
+CALIBRATION_ADVICE = "Calibrate with more images as the camera will see them, try another calibrator"
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def find_fallback(
     if budget.holds(fp32, trials[0].ap):
         return tuple(trials)
     if not budget.fallback:
-        reason, fix = "layers may not fall back", f"Omit --no-fallback. {CALIBRATION_ADVICE}"
+        reason, fix = "layers may not fall back", f"Let layers fall back. {CALIBRATION_ADVICE}"
         raise ExportError(_missed(fp32, budget, trials, reason, fix))
     groups = worst_first()
     # At least one group stays quantized: if all fell back, the model would be INT8 in name only.
@@ -200,7 +200,7 @@ def check_fp32_ap(fp32: float) -> None:
     """
     if not fp32 > 0:
         raise ExportError(
-            f"accuracy budget: expected fp32 to have an AP above 0 on the images of --val, got {100 * fp32:.2f}; use "
+            f"accuracy budget: expected fp32 to have an AP above 0 on the labeled images, got {100 * fp32:.2f}; use "
             "labeled images with objects that the model knows, and check that the images belong to the annotations"
         )
 

@@ -81,7 +81,7 @@ def compare_heads(
     name, worst = _worst(decibels)
     least = MIN_SIGNAL_TO_NOISE[contract.precision]
     if accuracy is None and not worst >= least:  # with a budget, AP has decided already
-        calibrate = "calibrate with images as the camera will see them, or try another --calibrator"
+        calibrate = "calibrate with images as the camera will see them, or try another calibrator"
         raise ExportError(
             f"raw head {name} in {contract.precision}: expected a signal-to-noise ratio of at least {least:.0f} dB "
             f"against fp32, got {worst:.1f}; {calibrate if contract.precision == 'int8' else 'stay with fp32'}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.core.errors import ContractError
+from engines.core.option_checks import check_number
 from retina_edge.api.progress import Progress
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.detector import Detector
@@ -34,6 +35,9 @@ class AccuracyOptions:
             there is no such folder.
         fallback: let INT8 layers fall back to a higher precision, to stay within the budget.
 
+    Raises:
+        ContractError: if the points are out of range.
+
     Examples:
         >>> options = AccuracyOptions(points=0.5, annotations="val.json", images="images")
     """
@@ -42,6 +46,9 @@ class AccuracyOptions:
     annotations: Path | str
     images: Path | str | None = None
     fallback: bool = True
+
+    def __post_init__(self) -> None:
+        check_number("points", self.points, "AP points from 0 to 100", lambda points: 0 <= points <= 100)
 
 
 def accuracy_budget(
@@ -70,8 +77,8 @@ def accuracy_budget(
         return None
     if precision in ("fp32", source_precision):
         raise ContractError(
-            f"accuracy budget: expected a conversion from fp32 to fp16 or int8, got precision {precision} for a model "
-            f"in {source_precision}; leave the budget out, or start from an fp32 model"
+            f"accuracy: expected a conversion from fp32 to fp16 or int8, got precision {precision} for a model in "
+            f"{source_precision}; leave the accuracy budget out, or start from an fp32 model"
         )
     from export.precision.accuracy_budget import AccuracyBudget  # needs onnx
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from engines.tensorrt.build_options import BuildOptions
 from engines.tensorrt.build_request import BuildRequest
 from engines.tensorrt.builder import build_engine
-from engines.tensorrt.passport import Passport
+from engines.tensorrt.passport import Passport, passport_path
 from retina_edge.api.accuracy import AccuracyOptions
 from retina_edge.api.calibration import CalibrationOptions
+from retina_edge.api.conversion import input_files
 from retina_edge.api.engine_source import EngineSource
 from retina_edge.api.progress import Progress, no_progress
+from retina_edge.api.verification_images import ImagePaths
+from retina_edge.system.output_file import check_output
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ def build(
     engine: Path | str,
     options: BuildOptions | None = None,
     *,
-    calibration: CalibrationOptions | None = None,
+    calibration: CalibrationOptions | Path | str | None = None,
     accuracy: AccuracyOptions | None = None,
-    verify: Sequence[Path] = (),
+    verify: ImagePaths = (),
     force: bool = False,
     progress: Progress = no_progress,
 ) -> BuildResult:
@@ -48,12 +50,13 @@ def build(
 
     Args:
         model: a checkpoint that ``train`` or ``convert`` wrote, or an ONNX that ``export`` wrote.
-        engine: path of the engine to write; its passport is written beside it. An existing engine is replaced at the
-            very end, or not at all.
+        engine: path of the engine to write, which ends in ``.engine``; its passport is written beside it. An existing
+            engine is replaced at the very end, or not at all.
         options: options of the engine.
-        calibration: images for INT8, if the model is not INT8 yet.
+        calibration: images for INT8, if the model is not INT8 yet; a path stands for ``CalibrationOptions(path)``.
         accuracy: accuracy that FP16 or INT8 may cost; None to measure nothing.
-        verify: image files and folders on which the network that goes into the engine is compared with FP32.
+        verify: image files and folders, one path or several, on which the network that goes into the engine is
+            compared with FP32.
         force: build even if the same engine is there.
         progress: callback that reports the current step.
 
@@ -66,9 +69,16 @@ def build(
         ExportError: if the model cannot be converted, or is outside the accuracy budget.
         BuildError: if TensorRT refuses the network, or builds it in another precision than requested.
         DataError, SourceError: if images or annotations cannot be used.
+        SinkError: if the engine cannot be written to this path, or would overwrite an input.
         MissingDependencyError, DeviceError: if this machine cannot build the engine.
     """
     options = options or BuildOptions()
+    calibration = CalibrationOptions.of(calibration)
+    inputs = [("model", model), *input_files(calibration, accuracy)]
+    check_output("engine", engine, suffix=".engine", inputs=inputs)
+    check_output("engine", passport_path(engine), inputs=inputs)
+    if options.timing_cache is not None:
+        check_output("timing_cache", options.timing_cache, inputs=inputs)
     source = EngineSource.open(
         Path(model), options, calibration=calibration, accuracy=accuracy, verify=verify, progress=progress
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.core.errors import ContractError, DataError, SourceError
-from export.precision.calibration import DEFAULT_IMAGES, audit
+from engines.core.option_checks import check_choice, check_integer
+from export.precision.calibration import CALIBRATORS, DEFAULT_IMAGES, MIN_CALIBRATION_IMAGES, audit
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES, read_image
 from retina_edge.system.folders import calibration_cache
 
@@ -28,6 +29,9 @@ class CalibrationOptions:
         cache: folder that keeps measured ranges for the next conversion with the same weights, images and settings;
             None to keep no ranges.
 
+    Raises:
+        ContractError: if an option is out of range.
+
     Examples:
         >>> options = CalibrationOptions("images", count=256, calibrator="entropy")
     """
@@ -36,6 +40,21 @@ class CalibrationOptions:
     count: int = DEFAULT_IMAGES
     calibrator: str | None = None
     cache: Path | str | None = field(default_factory=calibration_cache)
+
+    def __post_init__(self) -> None:
+        check_integer("count", self.count, MIN_CALIBRATION_IMAGES)
+        if self.calibrator is not None:
+            check_choice("calibrator", self.calibrator, CALIBRATORS)
+
+    @classmethod
+    def of(cls, value: CalibrationOptions | Path | str | None) -> CalibrationOptions | None:
+        """Return options for a path, which stands for the images; return anything else unchanged.
+
+        Examples:
+            >>> CalibrationOptions.of("images").images
+            'images'
+        """
+        return cls(value) if isinstance(value, Path | str) else value
 
 
 def load_calibration(

@@ -5,19 +5,34 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.core.letterbox import BgrImage
 from retina_edge.api.accuracy import AccuracyOptions, accuracy_budget
 from retina_edge.api.calibration import CalibrationOptions, load_calibration
 from retina_edge.api.progress import Progress
-from retina_edge.api.verification_images import read_images, sample_images
+from retina_edge.api.verification_images import ImagePaths, read_images, sample_images
+from retina_edge.system.output_file import Input
 
 if TYPE_CHECKING:
     from export.precision.accuracy_budget import AccuracyBudget
     from export.precision.conversion import Calibration
     from export.precision.drift import Drift
+
+
+def input_files(calibration: CalibrationOptions | None, accuracy: AccuracyOptions | None) -> list[Input]:
+    """Return the files that a conversion reads, for ``check_output``.
+
+    Examples:
+        >>> input_files(CalibrationOptions("train.json"), None)
+        [('calibration set', 'train.json')]
+    """
+    files: list[Input] = []
+    if calibration is not None:
+        files.append(("calibration set", calibration.images))
+    if accuracy is not None:
+        files.append(("annotations", accuracy.annotations))
+    return files
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,7 @@ class Conversion:
         layout: str,
         calibration: CalibrationOptions | None,
         accuracy: AccuracyOptions | None,
-        images: Sequence[Path],
+        images: ImagePaths,
         progress: Progress,
     ) -> Conversion:
         """Read and check everything that the conversion needs.

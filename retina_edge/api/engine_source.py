@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from retina_edge.api.accuracy import AccuracyOptions
 from retina_edge.api.calibration import CalibrationOptions
 from retina_edge.api.conversion import Conversion
 from retina_edge.api.progress import Progress
+from retina_edge.api.verification_images import ImagePaths
 
 if TYPE_CHECKING:
     from export.precision.drift import Drift
@@ -55,7 +55,7 @@ class EngineSource:
         *,
         calibration: CalibrationOptions | None,
         accuracy: AccuracyOptions | None,
-        verify: Sequence[Path],
+        verify: ImagePaths,
         progress: Progress,
     ) -> EngineSource:
         """Check a model file and prepare its conversion. Arguments and errors are those of ``api.build``."""

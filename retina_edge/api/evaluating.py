@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.core.errors import ContractError
+from engines.core.option_checks import check_integer, check_number
 from retina_edge.api.tiles import TileOptions
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.detections import Detections
@@ -31,6 +33,9 @@ class EvaluationOptions:
         device: for a checkpoint ``auto``, ``cpu`` or ``cuda``; for an engine ``cuda:N``.
         skip_invalid: skip boxes that have no area or lie outside their image, instead of raising an error.
 
+    Raises:
+        ContractError: if an option is out of range.
+
     Examples:
         >>> options = EvaluationOptions(score=0.5, tiles=TileOptions(overlap=96))
     """
@@ -41,6 +46,14 @@ class EvaluationOptions:
     tiles: TileOptions | None = None
     device: str = "auto"
     skip_invalid: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("score", self.score, "0 <= score < 1", lambda score: 0 <= score < 1)
+        if self.batch is not None:
+            check_integer("batch", self.batch, 1)
+        check_integer("max_detections", self.max_detections, 1)
+        if self.tiles is not None and not isinstance(self.tiles, TileOptions):
+            raise ContractError(f"tiles: expected TileOptions, got {self.tiles!r}; write TileOptions(size=...)")
 
 
 @dataclass(frozen=True)

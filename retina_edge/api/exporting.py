@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.core.atomic_file import atomic_file
-from engines.core.contract import CPU, DetectorContract
+from engines.core.contract import CPU, LAYOUTS, PRECISIONS, DetectorContract, check_input_size
 from engines.core.errors import ContractError
+from engines.core.option_checks import check_choice, check_integer, check_number
 from retina_edge.api.accuracy import AccuracyOptions
 from retina_edge.api.calibration import CalibrationOptions
-from retina_edge.api.conversion import Conversion
+from retina_edge.api.conversion import Conversion, input_files
 from retina_edge.api.progress import Progress, no_progress
+from retina_edge.api.verification_images import ImagePaths
+from retina_edge.system.output_file import check_output
 
 if TYPE_CHECKING:
     from export.precision.drift import Drift
@@ -33,6 +35,9 @@ class ExportOptions:
         input_size: (height, width) of the input, pixels, multiples of 32; None for the checkpoint's.
         score_threshold, iou_threshold, top_k, max_detections: post-processing; None for the checkpoint's.
         half_weights: for FP32: store the weights in float16, which halves the file.
+
+    Raises:
+        ContractError: if an option is out of range, or belongs to another precision.
 
     Examples:
         >>> options = ExportOptions(precision="int8", layout="tensorrt", input_size=(416, 736))
@@ -53,9 +58,21 @@ class ExportOptions:
     half_weights: bool = False
 
     def __post_init__(self) -> None:
+        check_choice("precision", self.precision, PRECISIONS)
+        if self.layout is not None:
+            check_choice("layout", self.layout, LAYOUTS)
+        for name in ("batch", "top_k", "max_detections"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
+        if self.input_size is not None:
+            check_input_size(self.input_size)
+        if self.score_threshold is not None:
+            check_number("score_threshold", self.score_threshold, "0 <= value < 1", lambda value: 0 <= value < 1)
+        if self.iou_threshold is not None:
+            check_number("iou_threshold", self.iou_threshold, "0 <= value <= 1", lambda value: 0 <= value <= 1)
         for option, given, precision in (
             ("half_weights", self.half_weights, "fp32"),
-            ("layout (--for)", self.layout is not None, "int8"),
+            ("layout", self.layout is not None, "int8"),
         ):
             if given and self.precision != precision:
                 raise ContractError(f"{option}: expected precision {precision}, got {self.precision}; leave it out")
@@ -89,20 +106,21 @@ def export(
     output: Path | str,
     options: ExportOptions | None = None,
     *,
-    calibration: CalibrationOptions | None = None,
+    calibration: CalibrationOptions | Path | str | None = None,
     accuracy: AccuracyOptions | None = None,
-    images: Sequence[Path] = (),
+    images: ImagePaths = (),
     progress: Progress = no_progress,
 ) -> ExportResult:
     """Export a checkpoint to one ONNX file that is the whole detector.
 
     Args:
         checkpoint: path of a checkpoint that ``train`` or ``convert`` wrote.
-        output: path of the ONNX file. An existing file is replaced at the very end, or not at all.
+        output: path of the ONNX file, which ends in ``.onnx``. An existing file is replaced at the very end, or not
+            at all.
         options: options of the export.
-        calibration: images for INT8.
+        calibration: images for INT8; a path stands for ``CalibrationOptions(path)``.
         accuracy: accuracy that FP16 or INT8 may cost; None to measure nothing.
-        images: image files and folders to verify with; by default parts of the sample image.
+        images: image files and folders to verify with, one path or several; by default parts of the sample image.
         progress: callback that reports the current step.
 
     Raises:
@@ -110,11 +128,16 @@ def export(
         ContractError: for options that contradict each other or the checkpoint.
         ExportError: if the result differs from torch or the specification, or is outside the accuracy budget.
         DataError, SourceError: if images or annotations cannot be used.
+        SinkError: if the ONNX file cannot be written to this path, or would overwrite an input.
     """
+    options, output = options or ExportOptions(), Path(output)
+    calibration = CalibrationOptions.of(calibration)
+    inputs = [("checkpoint", checkpoint), *input_files(calibration, accuracy)]
+    check_output("output", output, suffix=".onnx", inputs=inputs)
+
     from export.torch_export import export_onnx
     from retina_edge.model.checkpoint import load_checkpoint
 
-    options, output = options or ExportOptions(), Path(output)
     precision = options.precision
     progress("exporting and verifying", None, None)
     conversion = Conversion.prepare(

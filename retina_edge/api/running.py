@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engines.core.option_checks import check_integer, check_number
 from retina_edge.api.tiles import TileOptions
 from retina_edge.detector import Detector
 from retina_edge.pipeline.pipeline import Pipeline
@@ -30,7 +31,7 @@ class RunOptions:
 
     Attributes:
         model: path of the model: ``.engine``, ``.onnx`` or ``.pt``.
-        sources: sources, each ``SOURCE`` or ``NAME=SOURCE``, as on the command line.
+        sources: sources, each ``SOURCE`` or ``NAME=SOURCE``, as on the command line; text stands for one source.
         score: detections score more than this; None for ``DEFAULT_SCORE``, or the model's own threshold if that is
             higher.
         batch: frames, or tiles, in a batch; None for the model's own.
@@ -38,18 +39,29 @@ class RunOptions:
         tracking: tracking, zones and lines.
         outputs: files and event receivers.
 
+    Raises:
+        ContractError: if an option is out of range.
+
     Examples:
         >>> outputs = OutputOptions(save=Path("out"))
         >>> options = RunOptions(Path("model.engine"), ["north=rtsp://camera/1", "video.mp4"], outputs=outputs)
     """
 
-    model: Path
+    model: Path | str
     sources: Sequence[str]
     score: float | None = None
     batch: int | None = None
     tiles: TileOptions | None = None
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     outputs: OutputOptions = field(default_factory=OutputOptions)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.sources, str):
+            object.__setattr__(self, "sources", [self.sources])
+        if self.score is not None:
+            check_number("score", self.score, "0 <= score < 1", lambda score: 0 <= score < 1)
+        if self.batch is not None:
+            check_integer("batch", self.batch, 1)
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,7 @@ def open_run(
     """
     named = named_sources(options.sources)
     sources = {name: make() for name, make in named.items()}
-    options.outputs.check(options.model, list(sources.values()), endless=not strict)
+    options.outputs.check(Path(options.model), list(sources.values()), endless=not strict)
     with ExitStack() as stack:
         loaded = stack.enter_context(Detector.load(options.model))
         detector = options.tiles.apply(loaded, batch=options.batch) if options.tiles else loaded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engines.core.option_checks import check_integer, check_size
 from retina_edge.detector import Detector
 from retina_edge.tiling import TiledDetector
 
@@ -18,6 +19,9 @@ class TileOptions:
         size: (height, width) of a tile, pixels; None for the network's input size.
         overlap: minimum overlap of neighboring tiles, pixels; it should be as large as the largest object.
 
+    Raises:
+        ContractError: if an option is out of range.
+
     Examples:
         >>> from retina_edge.assets import MODEL
         >>> with Detector.load(MODEL) as detector:
@@ -27,6 +31,11 @@ class TileOptions:
 
     size: tuple[int, int] | None = None
     overlap: int = DEFAULT_OVERLAP
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            check_size("size", self.size)
+        check_integer("overlap", self.overlap, 0)
 
     def apply(self, detector: Detector, *, batch: int | None) -> TiledDetector:
         """Return a detector that cuts images into tiles; it borrows ``detector``.

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.core.contract import check_input_size
 from engines.core.errors import ContractError, DataError
+from engines.core.option_checks import check_integer, check_number
 from retina_edge.data.anchor_fit import DEFAULT_RATIOS, DEFAULT_SIZES, MATCH_IOU, input_boxes, suggest_anchors
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.coco import CocoDataset, load_coco
 from retina_edge.model.config import ModelConfig, octave_sizes
+from retina_edge.system.output_file import Input, check_output
 from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
 from retina_edge.training.training_progress import TrainingObserver
 
@@ -83,15 +86,17 @@ class ModelOptions:
     pretrained_backbone: bool = False
 
     def __post_init__(self) -> None:
+        check_input_size(self.input_size)
+        check_integer("backbone_levels", self.backbone_levels, 3, 5)
+        for name in ("fpn_channels", "head_depth"):
+            check_integer(name, getattr(self, name), 1)
         # Sizes are rounded down to whole pixels, so a size below 1 would become 0.
         for size in self.anchor_sizes or ():
-            if not 1 <= size < math.inf:
-                raise ValueError(f"anchor_sizes: expected sizes of at least 1 pixel, got {size:g}")
+            check_number("anchor_sizes", size, "sizes of at least 1 pixel", lambda pixels: 1 <= pixels < math.inf)
         if not self.aspect_ratios:
-            raise ValueError("aspect_ratios: expected at least one, got none")
+            raise ContractError("aspect_ratios: expected at least one, got none")
         for ratio in self.aspect_ratios:
-            if not 0 < ratio < math.inf:
-                raise ValueError(f"aspect_ratios: expected numbers above 0, got {ratio:g}")
+            check_number("aspect_ratios", ratio, "numbers above 0", lambda value: 0 < value < math.inf)
         self.config(num_classes=1)  # raises for a wrong option before any data is read
 
     def config(self, *, num_classes: int) -> ModelConfig:
@@ -101,6 +106,7 @@ class ModelOptions:
             ValueError: if an option is out of range.
         """
         levels = tuple(range(3, self.backbone_levels + 1))
+        sizes = DEFAULT_SIZES[: len(levels) + 2] if self.anchor_sizes is None else self.anchor_sizes
         return ModelConfig(
             num_classes=num_classes,
             backbone=self.backbone,
@@ -110,7 +116,7 @@ class ModelOptions:
             head_norm=self.head_norm,
             backbone_norm=self.backbone_norm,
             box_loss=self.box_loss,
-            anchor_sizes=octave_sizes(self.anchor_sizes or DEFAULT_SIZES[: len(levels) + 2]),
+            anchor_sizes=octave_sizes(sizes),
             aspect_ratios=self.aspect_ratios,
         )
 
@@ -147,7 +153,8 @@ def train(
 
     Args:
         data: data sets to train on and to validate on.
-        output: path of the best checkpoint; ``NAME.last.pt`` (for ``resume``) and ``NAME.csv`` are written beside it.
+        output: path of the best checkpoint, which ends in ``.pt``. ``NAME.last.pt`` (for ``resume``), ``NAME.csv`` and,
+            if TensorBoard is installed, the folder ``NAME.tensorboard`` are written beside it.
         options: options of the training; with ``qat`` the default is ``QAT_OPTIONS``.
         model: options of the new model; by default the paper's R50 for 800x800 pixels. Not with ``qat``.
         augment: augmentation of the training images; by default crops of the input's size.
@@ -164,15 +171,20 @@ def train(
         ContractError: for options that contradict each other.
         ModelFileError: if a checkpoint to start from cannot be used.
         TrainingError: if the loss is not finite.
+        SinkError: if the checkpoint cannot be written to this path, or a file would overwrite an input.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; the state is saved for ``resume``.
     """
+    output = Path(output)
+    _check_outputs(
+        output, [("checkpoint", init), ("checkpoint", qat), ("annotations", data.train), ("annotations", data.val)]
+    )
+
     from retina_edge.model.checkpoint import load_checkpoint
     from retina_edge.model.torch_executor import select_device
     from retina_edge.training.initialize import quantized_model
     from retina_edge.training.processes import process_group
     from retina_edge.training.trainer import Trainer
 
-    output = Path(output)
     if qat is not None and (model is not None or init is not None):
         raise ContractError("qat: expected neither model nor init, because the checkpoint decides both; leave them out")
     options = options or (TrainOptions() if qat is None else QAT_OPTIONS)
@@ -221,6 +233,12 @@ def train(
     return TrainingResult(output, trainer.best_ap)
 
 
+def _check_outputs(output: Path, inputs: Sequence[Input]) -> None:
+    check_output("output", output, suffix=".pt", inputs=inputs)
+    for suffix in (".last.pt", ".csv"):
+        check_output("output", output.with_suffix(suffix), inputs=inputs)
+
+
 def _new_model(
     options: ModelOptions, data: CocoDataset, init: Path | str | None, *, seed: int, on_message: OnMessage
 ) -> tuple[RetinaNet, DetectorContract]:
@@ -232,7 +250,13 @@ def _new_model(
         sizes = DEFAULT_SIZES[: options.backbone_levels]
         fit = suggest_anchors(input_boxes(data, options.input_size), options.input_size, sizes, options.aspect_ratios)
         options = dataclasses.replace(options, anchor_sizes=fit.anchor_sizes, aspect_ratios=fit.aspect_ratios)
-        on_message(f"{fit.options}, which match {fit.recall:.1%} of the boxes at IoU {MATCH_IOU}")
+        fitted, ratios = (
+            ", ".join(f"{value:g}" for value in values) for values in (fit.anchor_sizes, fit.aspect_ratios)
+        )
+        on_message(
+            f"anchors of {fitted} pixels with aspect ratios of {ratios} match {fit.recall:.1%} of the boxes at IoU "
+            f"{MATCH_IOU}"
+        )
     config = options.config(num_classes=len(data.class_names))
     source = load_checkpoint(init) if init else None
     if source:

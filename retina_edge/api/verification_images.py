@@ -12,15 +12,17 @@ from engines.core.letterbox import BgrImage
 from retina_edge.assets import FOREST
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES, read_image
 
+# Image files and folders: one path, or several.
+ImagePaths = Path | str | Sequence[Path | str]
 # More images would hardly find more errors, and each image runs through several models.
 MAX_VERIFICATION_IMAGES = 8
 
 
-def read_images(paths: Sequence[Path]) -> list[BgrImage]:
+def read_images(paths: ImagePaths) -> list[BgrImage]:
     """Read the first ``MAX_VERIFICATION_IMAGES`` images of files and folders: uint8 [height, width, 3], BGR.
 
     Args:
-        paths: image files, and folders of image files.
+        paths: image files, and folders of image files; one path or several.
 
     Raises:
         SourceError: if there are no images, or an image cannot be read.
@@ -30,11 +32,12 @@ def read_images(paths: Sequence[Path]) -> list[BgrImage]:
         [(622, 2299, 3)]
     """
     files: list[Path] = []
-    for path in paths:
+    given = [paths] if isinstance(paths, Path | str) else paths
+    for path in map(Path, given):
         inside = sorted(path.iterdir()) if path.is_dir() else [path]
         files += [file for file in inside if file == path or file.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
-        raise SourceError(f"{', '.join(map(str, paths))}: expected images to verify with, found none")
+        raise SourceError(f"{', '.join(map(str, given))}: expected images to verify with, found none")
     return [read_image(file) for file in files[:MAX_VERIFICATION_IMAGES]]
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from engines.core.contract import check_input_size
+from engines.core.errors import ContractError
+from engines.core.option_checks import check_choice, check_number, check_pair, check_size
 
 ORIENTATIONS = ("none", "horizontal", "dihedral")
 
@@ -23,6 +26,9 @@ class AugmentOptions:
             above, in which no direction is up).
         photometric: change brightness, contrast, saturation and hue.
         min_visible: share of a box's area, 0 to 1, that must be left in the crop; other boxes are dropped.
+
+    Raises:
+        ContractError: if an option is out of range.
     """
 
     size: tuple[int, int] | None = None
@@ -34,11 +40,14 @@ class AugmentOptions:
 
     def __post_init__(self) -> None:
         if self.size is not None:
-            check_input_size(self.size)
-        if self.orientation not in ORIENTATIONS:
-            raise ValueError(f"orientation: expected one of {', '.join(ORIENTATIONS)}, got {self.orientation}")
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale: expected 0 < smallest <= largest, got {self.scale}")
+            check_input_size(self.size, "size")
+        if self.input_size is not None:
+            check_size("input_size", self.input_size)
+        check_choice("orientation", self.orientation, ORIENTATIONS)
+        check_pair("scale", self.scale, "the smallest and the largest factor")
+        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
+            raise ContractError(f"scale: expected 0 < smallest <= largest, got {self.scale}")
+        check_number("min_visible", self.min_visible, "0 <= share <= 1", lambda share: 0 <= share <= 1)
 
     def for_input(self, input_size: tuple[int, int]) -> AugmentOptions:
         """Return the options with both sizes filled in, for a network's input of (height, width).

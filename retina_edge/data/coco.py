@@ -138,7 +138,7 @@ def load_coco(annotations: Path | str, images: Path | str | None, *, skip_invali
                 raise DataError(
                     f"{where}, image {record['file_name']} ({record['width']}x{record['height']}): bbox {numbers} "
                     f"(x, y, width, height) {problem}; correct the record, or skip such boxes with "
-                    "--skip-invalid (anchors, evaluate, train)"
+                    "skip_invalid (--skip-invalid)"
                 )
             skipped.add(annotation_id)
         else:

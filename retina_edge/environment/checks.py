@@ -155,6 +155,7 @@ def _packages() -> list[Package]:
     base = "pip install retina-edge"
     train = "pip install 'retina-edge[train]'"
     export = "pip install 'retina-edge[export]'"
+    serve = "pip install 'retina-edge[serve]'"
     engines = (
         "sudo apt-get install nvidia-jetpack" if _jetson() else f"{CUDA_PATHS} && pip install 'retina-edge[tensorrt]'"
     )
@@ -193,6 +194,11 @@ def _packages() -> list[Package]:
         Package(
             "trackers", "trackers", "tracks objects in streams", "pip install 'retina-edge[track]'", "ByteTrackTracker"
         ),
+        Package("fastapi", "fastapi", "serve: page and API", serve, "FastAPI"),
+        Package("uvicorn", "uvicorn", "serve: page and API", serve, "Server"),
+        Package("websockets", "websockets", "serve: live results on the page", serve, "connect"),
+        Package("prometheus-client", "prometheus_client", "serve: metrics", serve, "CollectorRegistry"),
+        Package("paho-mqtt", "paho.mqtt.client", "events over MQTT", serve, "Client"),
         Package("tensorrt", "tensorrt", "builds and runs engines", engines, "Builder"),
         Package(
             "tensorrt-rtx",

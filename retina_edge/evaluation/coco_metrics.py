@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from engines.core.errors import DataError, MissingDependencyError
+from engines.core.option_checks import check_integer
 from retina_edge.data.coco import CocoDataset
 from retina_edge.detections import Detections
 from retina_edge.detector import Detector
@@ -47,10 +48,6 @@ class Evaluation:
         for group in ("metrics", "per_class"):
             values[group] = {name: None if np.isnan(value) else value for name, value in values[group].items()}
         return values
-
-    def to_json(self) -> str:
-        """Return the values as JSON text, with null instead of NaN."""
-        return json.dumps(self.to_dict(), indent=2)
 
 
 def evaluate(
@@ -161,7 +158,10 @@ def evaluate_results(
 
     Raises:
         MissingDependencyError: if faster-coco-eval is not installed.
+        ContractError: if ``max_detections`` is less than 1.
     """
+    # COCOeval computes a wrong AP from other values.
+    check_integer("max_detections", max_detections, 1)
     coco, coco_eval = _coco_tools()
     truth = coco(_ground_truth(dataset))
     run = coco_eval(truth, truth.loadRes(results), iouType="bbox")

@@ -36,6 +36,16 @@ figure img { max-width: 100%; height: auto; }
 """
 
 
+def report_files(folder: Path) -> tuple[Path, Path]:
+    """Return the files of a report: the page, and the image of the largest changes.
+
+    Examples:
+        >>> [path.name for path in report_files(Path("out"))]
+        ['index.html', 'changes.png']
+    """
+    return folder / "index.html", folder / "changes.png"
+
+
 def write_report(comparison: Comparison, folder: Path) -> Path:
     """Write ``changes.png`` with the images that changed most, and ``index.html``.
 
@@ -49,9 +59,9 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     changes = comparison.most_changed
     images = [draw_change(change, comparison) for change in changes]
-    with atomic_file(folder / "changes.png") as file:
+    page, picture = report_files(folder)
+    with atomic_file(picture) as file:
         file.write(_encoded(stack_images(images), ".png"))
-    page = folder / "index.html"
     with atomic_file(page) as file:
         file.write(_page(comparison, changes, images).encode())
     return page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 import numpy.typing as npt
 
-from engines.core.letterbox import BgrImage, as_bgr
+from engines.core.errors import SourceError
+from engines.core.letterbox import BgrImage, as_bgr, uint8_advice
 from retina_edge.imaging.image_file import read_image
+from retina_edge.system.redaction import redact
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -24,6 +26,7 @@ EXPECTED = (
     "expected an image: uint8 [height, width, 3] in BGR as OpenCV delivers it (or grayscale, or BGRA), a path (str or "
     "Path), a PIL image, a stack [N, height, width, 3], or a list of these"
 )
+_BYTES = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,10 @@ def to_frames(images: Any) -> FrameInput:
     """Convert an image, a stack or an iterable of images to BGR frames.
 
     Args:
-        images: an image, a stack or an iterable of images, in the forms that ``EXPECTED`` lists. PIL images of any
-            mode are converted to RGB first, and rotated according to their EXIF orientation.
+        images: an image, a stack or an iterable of images, in the forms that ``EXPECTED`` lists. Arrays from an
+            iterator are copied, because the iterator may reuse its buffer. PIL images are rotated according to their
+            EXIF orientation and converted to RGB; of 16 bits, the upper 8 are used, as OpenCV does for files. The PIL
+            modes I and F are refused, because their values have no fixed range.
 
     Raises:
         ValueError: if something else is given. The message lists the accepted forms, the value and its position.
@@ -56,17 +61,14 @@ def to_frames(images: Any) -> FrameInput:
         >>> to_frames(np.zeros((2, 48, 64, 3), np.uint8)).frames[0].shape
         (48, 64, 3)
     """
-    if isinstance(images, np.ndarray) and images.ndim == 4:
-        return FrameInput(
-            [_to_bgr(image, f" at [{n}]") for n, image in enumerate(images)], [False] * len(images), False
-        )
-    if _is_image(images):
-        return FrameInput([_to_bgr(images, "")], [not isinstance(images, np.ndarray)], True)
-    if isinstance(images, dict | bytes | bytearray) or not isinstance(images, Iterable):
-        raise ValueError(f"{EXPECTED}; got {_description(images)}")
-    items = list(images)
-    frames = [_to_bgr(image, f" at [{n}]") for n, image in enumerate(items)]
-    return FrameInput(frames, [not isinstance(image, np.ndarray) for image in items], False)
+    if _is_image(images) and not (isinstance(images, np.ndarray) and images.ndim == 4):
+        frame, owned = _to_frame(images, "", copy=False)
+        return FrameInput([frame], [owned], True)
+    if not _is_series(images):
+        raise ValueError(_refusal(images, ""))
+    copy = not isinstance(images, np.ndarray | Sequence)
+    pairs = [_to_frame(image, f" at [{n}]", copy=copy) for n, image in enumerate(images)]
+    return FrameInput([frame for frame, _ in pairs], [owned for _, owned in pairs], False)
 
 
 def _is_image(image: Any) -> bool:
@@ -78,23 +80,71 @@ def _is_pil(image: Any) -> bool:
     return type(image).__module__.partition(".")[0] == "PIL" and hasattr(image, "convert")
 
 
-def _to_bgr(image: Any, position: str) -> BgrImage:
+def _is_series(images: Any) -> bool:
+    """True for an iterable whose items may be images. The items of a tensor or a file are its rows or lines."""
+    if isinstance(images, np.ndarray):
+        return True
+    one = isinstance(images, dict | _BYTES) or hasattr(images, "shape") or hasattr(images, "read")
+    return isinstance(images, Iterable) and not one
+
+
+def _to_frame(image: Any, position: str, *, copy: bool) -> tuple[BgrImage, bool]:
+    """Return an image as a BGR frame, and True if the frame was read or converted here."""
     if isinstance(image, str | os.PathLike):
-        return read_image(Path(image))
-    if _is_pil(image):
-        from PIL import ImageOps
-
-        rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.uint8)
-        return np.ascontiguousarray(rgb[:, :, ::-1])
+        return _read(image), True
+    array = _pil_to_array(image, position) if _is_pil(image) else image
     try:
-        return as_bgr(image)
+        frame = as_bgr(array)
     except ValueError as error:
-        raise ValueError(f"{EXPECTED}; got {_description(image)}{position}") from error
+        raise ValueError(_refusal(array, position)) from error
+    owned = frame is not image
+    # The BGR channels of a BGRA array are a view of the caller's array.
+    if copy or (owned and frame.base is not None):
+        frame = frame.copy()
+    return frame, owned
 
 
-def _description(value: Any) -> str:
+def _read(path: str | os.PathLike[str]) -> BgrImage:
+    if isinstance(path, str) and "://" in path:
+        raise SourceError(
+            f"{redact(path)}: expected the path of an image file, got a URL; download the image, or use "
+            "Detector.stream for a video or a camera"
+        )
+    return read_image(Path(path))
+
+
+def _pil_to_array(image: PIL.Image.Image, position: str) -> npt.NDArray[np.uint8]:
+    """Return the pixels of a PIL image: uint8 [height, width], grayscale, or uint8 [height, width, 3], BGR."""
+    from PIL import ImageOps
+
+    got = f"{EXPECTED}; got a PIL image of mode {image.mode}{position}"
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"{got}, whose values have no fixed range; scale np.asarray(image) to 0..255 and convert to uint8"
+        )
+    try:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            return (np.asarray(upright) >> 8).astype(np.uint8)
+        rgb = np.asarray(upright.convert("RGB"), np.uint8)
+    except (OSError, SyntaxError) as error:  # a SyntaxError reports a damaged PNG
+        name = getattr(image, "filename", "") or "PIL image"
+        raise SourceError(f"{name}{position}: cannot be read ({error}); copy or download it again") from error
+    except ValueError as error:
+        raise ValueError(f"{got}, which Pillow cannot convert to RGB; convert it to a mode such as RGB or L") from error
+    return np.ascontiguousarray(rgb[:, :, ::-1])
+
+
+def _refusal(value: Any, position: str) -> str:
+    """Return the message of the error for a value that is not an image."""
+    kind, advice, shape = type(value).__name__, "", getattr(value, "shape", None)
     if isinstance(value, np.ndarray):
-        hint = ": scale the values to 0..255 and convert to uint8" if value.dtype != np.uint8 else ""
-        return f"{value.dtype} {list(value.shape)}{hint}"
-    shape = getattr(value, "shape", None)
-    return type(value).__name__ + (f" {list(shape)}" if shape is not None else "")
+        kind, advice = str(value.dtype), uint8_advice(value.dtype)
+    elif hasattr(value, "numpy"):
+        advice = "; pass tensor.cpu().numpy(), arranged as uint8 [height, width, 3] in BGR, values 0..255"
+    elif isinstance(value, _BYTES):
+        advice = "; decode the bytes with cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)"
+    elif hasattr(value, "read"):
+        advice = "; pass the path of the file, or PIL.Image.open(file)"
+    size = "" if shape is None else f" {list(shape)}"
+    return f"{EXPECTED}; got {kind}{size}{position}{advice}"

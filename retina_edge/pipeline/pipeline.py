@@ -119,7 +119,7 @@ class Pipeline:
             raise RetinaEdgeError("sources: expected at least one stream, got none")
         self._detector, self._on_result, self._on_end, self._max_age = detector, on_result, on_end, max_age
         self._hangs_after = hangs_after
-        self.score = detector.contract.score_threshold
+        self.score = detector.score_threshold
         if score is not None:
             self.set_score(score)
         self._changed = threading.Condition()
@@ -154,13 +154,7 @@ class Pipeline:
         Raises:
             RetinaEdgeError: if the score is below the model's own threshold, or not below 1.
         """
-        least = self._detector.contract.score_threshold
-        if not least <= score < 1:
-            raise RetinaEdgeError(
-                f"score: expected {least:g} <= score < 1, got {score:g}; the model drops detections below its "
-                f"threshold {least:g}, so export it with a lower one"
-            )
-        self.score = score
+        self.score = self._detector.check_score(score)
 
     @property
     def online(self) -> int:

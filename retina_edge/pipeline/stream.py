@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from engines.core.option_checks import check_integer
 from retina_edge.pipeline.mailbox import Mailbox
 from retina_edge.pipeline.result import Result
 from retina_edge.sources.frames import Source, SourceInfo
@@ -137,7 +138,12 @@ class Stream:
             open_source: function that makes a new source.
             changed: condition that all mailboxes of a pipeline share.
             max_frames: number of frames after which the stream ends; None for all frames.
+
+        Raises:
+            ContractError: if ``max_frames`` is not an integer of at least 1.
         """
+        if max_frames is not None:
+            check_integer("max_frames", max_frames, 1)
         source = open_source()
         mailbox = Mailbox(changed, keep_all=not source.live, limit=max_frames)
         return cls(name, open_source, source.name, source.live, mailbox)

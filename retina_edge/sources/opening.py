@@ -40,6 +40,10 @@ def open_sources(names: Sequence[str]) -> list[Source]:
 
 
 def _open_name(name: str) -> list[Source]:
+    if not name:  # Path("") would be the current folder
+        raise SourceError(
+            "expected the name of a source, got an empty text; give a path, the number of a camera or a URL"
+        )
     if GStreamerSource.recognizes(name):
         return [GStreamerSource(name)]
     if "://" in name:

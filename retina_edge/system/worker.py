@@ -5,6 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+_local = threading.local()
+
+
+def in_worker() -> bool:
+    """Return True in the thread of a worker, which must not wait for other workers: they may wait for it.
+
+    Examples:
+        >>> in_worker()
+        False
+    """
+    return getattr(_local, "in_worker", False)
+
 
 class Worker:
     """A thread that runs a function.
@@ -54,6 +66,7 @@ class Worker:
         return ended
 
     def _run(self) -> None:
+        _local.in_worker = True
         try:
             self._body()
         except BaseException as error:

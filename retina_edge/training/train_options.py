@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from engines.core.option_checks import check_choice, check_integer, check_number
 
 SCHEDULES = ("multistep", "cosine", "constant")
 OPTIMIZERS = ("sgd", "adamw")
@@ -34,12 +37,12 @@ class TrainOptions:
         eval_every: number of epochs between evaluations; the last epoch is always evaluated.
 
     Raises:
-        ValueError: if an option is out of range.
+        ContractError: if an option is out of range.
 
     Examples:
         >>> TrainOptions(epochs=0)
         Traceback (most recent call last):
-        ValueError: epochs: expected at least 1, got 0
+        engines.core.errors.ContractError: epochs: expected at least 1, got 0
     """
 
     epochs: int = 12
@@ -60,18 +63,15 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("amp", AMP_MODES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)}")
+            check_choice(name, getattr(self, name), allowed)
         for name in ("epochs", "batch", "eval_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("epoch_samples", "weight_decay", "warmup_steps", "clip_norm", "workers", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: expected more than 0, got {self.learning_rate}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema: expected 0 <= decay < 1, got {self.ema}")
+            check_integer(name, getattr(self, name), 1)
+        for name in ("epoch_samples", "warmup_steps", "workers", "seed"):
+            check_integer(name, getattr(self, name), 0)
+        for name in ("weight_decay", "clip_norm"):
+            check_number(name, getattr(self, name), "0 or more", lambda value: 0 <= value < math.inf)
+        check_number("learning_rate", self.learning_rate, "more than 0", lambda rate: 0 < rate < math.inf)
+        check_number("ema", self.ema, "0 <= decay < 1", lambda decay: 0 <= decay < 1)
 
 
 # For a trained model, a small, decaying learning rate is enough (Krishnamoorthi, arXiv 1806.08342, section 4).

@@ -210,7 +210,7 @@ class Trainer:
         saved = f"; {self.last_path} holds the last saved state" if self.saved else ""
         return (
             f"loss is not finite at step {self.step + 1}: {losses}; lower the learning rate "
-            f"(now {self.optimizer.param_groups[0]['lr']:g}), warm up longer, or train with --amp off{saved}"
+            f"(now {self.optimizer.param_groups[0]['lr']:g}), warm up longer, or train with amp off{saved}"
         )
 
     def _finish_epoch(self, losses: dict[str, float], log: TrainingLog, stop: StopRequest) -> Evaluation | None:

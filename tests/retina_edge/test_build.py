@@ -155,10 +155,13 @@ def test_other_images_to_verify_with_need_another_build(
     ("arguments", "message"),
     [
         (["--batch", "0"], "batch: expected at least 1, got 0"),
-        (["--target", "sm60"], "target: expected one of sm75, sm80, sm86, sm89, sm120, sm121, portable, current, got"),
-        (["--target", "current"], "target: expected a GPU in this machine for current, found none; name an"),
-        (["--max-batch", "0"], "max-batch: expected at least the batch of 1, got 0"),
-        (["--postprocess", "plugin"], "postprocess plugin: tensorrt-rtx does not support this option; omit it or use"),
+        (["--target", "sm60"], "targets: expected one of sm75, sm80, sm86, sm89, sm120, sm121, portable, current, got"),
+        (["--target", "current"], "targets: expected a GPU in this machine for current, found none; name an"),
+        (["--max-batch", "0"], "max_batch: expected at least 1 (the batch), got 0"),
+        (
+            ["--postprocess", "plugin"],
+            "postprocess plugin: tensorrt-rtx does not support this option; leave it out or use",
+        ),
         (["--dla", "0", "--precision", "fp16"], "dla: tensorrt-rtx does not support this option"),
         (
             ["--precision", "int8"],

@@ -126,7 +126,7 @@ def test_max_frames_ends_a_video(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["{}/none.mp4"], "no such file"),
-        (["{}/v.mp4", "--score", "0.01"], "its threshold 0.05"),
+        (["{}/v.mp4", "--score", "0.01"], "the model drops scores of 0.05 and less"),
         (["{}/v.mp4", "--save", "{}/o.avi"], "ending in .mp4"),
         (["{}/v.mp4", "--save", "{}/v.mp4"], "would overwrite the source"),
         (["{}/v.mp4", "--json", "{}/v.mp4/x.jsonl"], "v.mp4"),

@@ -153,6 +153,12 @@ def test_thresholds_of_an_onnx_cannot_be_changed() -> None:
         detector.set_thresholds(score_threshold=0.5)
 
 
+def test_no_threshold_leaves_those_of_an_onnx_as_they_are() -> None:
+    with Detector.load(MODEL) as detector:
+        detector.set_thresholds()
+        detector.set_thresholds(score_threshold=None, iou_threshold=None)
+
+
 @pytest.mark.parametrize(
     ("kind", "device", "message"),
     [

@@ -85,7 +85,15 @@ def test_install_hints_name_existing_extras(monkeypatch: pytest.MonkeyPatch, jet
     assert "pip install ." not in hints
     assert "'." not in hints
     named = set(re.findall(r"retina-edge\[([\w-]+)\]", hints))
-    assert {"train", "export", "track"} <= named <= set(extras)
+    assert {"train", "export", "track", "serve"} <= named <= set(extras)
+
+
+def test_every_package_of_the_extra_serve_is_checked() -> None:
+    (extra,) = re.findall(r"^serve = (\[.*\])", (ROOT / "pyproject.toml").read_text(), flags=re.M)
+    names = {requirement.partition(">")[0] for requirement in json.loads(extra)}
+    packages = [package for package in diagnosis._packages() if package.fix == "pip install 'retina-edge[serve]'"]
+    assert {package.name for package in packages} == names
+    assert [diagnosis._check_package(package).state for package in packages] == [OK] * len(names)
 
 
 def test_type_stubs_alone_are_not_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,7 +253,7 @@ def test_an_int8_export_is_calibrated_for_its_layout(
     [
         (["--precision", "int8"], "calibration: expected images for int8, got none"),
         (["--calibration", "."], "calibration: expected a conversion to int8, got precision fp32"),
-        (["--for", "cpu"], "layout (--for): expected precision int8, got fp32; leave it out"),
+        (["--for", "cpu"], "--for: expected --precision int8, got fp32; leave --for out"),
         (["--half-weights", "--precision", "fp16"], "half_weights: expected precision fp32, got fp16; leave it out"),
     ],
 )

@@ -16,6 +16,7 @@ import pytest
 from engines.core.errors import SourceError
 from retina_edge import Detection, Detections, Detector
 from retina_edge.assets import CHECKPOINT, MODEL
+from retina_edge.imaging.frame_input import to_frames
 from tests.stand_in import StandIn, contract, detector, patch_frame
 
 NAMES, IDS = ("tree", "car"), (1, 90)
@@ -79,6 +80,18 @@ def test_an_array_stays_with_its_caller() -> None:
     assert detector()(color_frame()).frame is None
 
 
+def test_a_converted_array_belongs_to_the_detections() -> None:
+    bgr = color_frame()
+    gray, bgra = bgr[:, :, 0], np.dstack([bgr, bgr[:, :, :1]])
+    for image, expected in ((gray, np.dstack([gray] * 3)), (gray[:, :, None], np.dstack([gray] * 3)), (bgra, bgr)):
+        given = image.copy()
+        found = detector()(given)
+        given[:] = 0
+        assert found.frame is not None
+        assert np.array_equal(found.frame, expected)
+        assert found.plot().shape == bgr.shape
+
+
 @pytest.mark.parametrize("form", ["stack", "list", "tuple", "generator"])
 def test_a_stack_is_a_list_of_frames(form: str) -> None:
     frames = [patch_frame((64, 96), (8 * n, 8)) for n in range(3)]
@@ -109,7 +122,20 @@ def test_an_empty_list_and_an_empty_stack_give_an_empty_list() -> None:
         (7, "int"),
         (b"jpeg", "bytes"),
         ({"image": 1}, "dict"),
-        (np.zeros((4, 4, 3), np.float32), "float32 [4, 4, 3]: scale the values to 0..255"),
+        (memoryview(b"jpeg"), "memoryview [4]; decode the bytes with cv2.imdecode"),
+        (io.BytesIO(b"jpeg"), "BytesIO; pass the path of the file, or PIL.Image.open(file)"),
+        (np.zeros((4, 4, 3), np.float32), "float32 [4, 4, 3]; scale the values to 0..255"),
+        ([np.zeros((4, 4, 3), np.float32)], "float32 [4, 4, 3] at [0]; scale the values to 0..255"),
+        (
+            np.zeros((4, 4, 3), np.uint16),
+            "uint16 [4, 4, 3]; if the values use all 16 bits, convert it with (array >> 8)",
+        ),
+        (np.zeros((4, 4), bool), "bool [4, 4]; convert it with 255 * array.astype(np.uint8)"),
+        (np.zeros((0, 0, 3), np.uint8), "uint8 [0, 0, 3]"),
+        (PIL.Image.new("RGB", (0, 0)), "uint8 [0, 0, 3]"),
+        (PIL.Image.new("F", (4, 4)), "PIL image of mode F, whose values have no fixed range; scale"),
+        ([PIL.Image.new("I", (4, 4))], "PIL image of mode I at [0], whose values have no fixed range; scale"),
+        (PIL.Image.new("La", (4, 4)), "PIL image of mode La, which Pillow cannot convert to RGB"),
         (np.zeros((4, 4, 2), np.uint8), "uint8 [4, 4, 2]"),
         (np.zeros((2, 3, 8, 8), np.uint8), "uint8 [3, 8, 8] at [0]"),
         ([np.zeros((4, 4, 3), np.uint8), None], "NoneType at [1]"),
@@ -124,6 +150,74 @@ def test_anything_else_gets_one_error_that_says_what_is_taken(given: Any, named:
     for kind in ("path", "PIL", "stack", "list"):
         assert kind in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("dtype", [object, "S3"])
+def test_a_dtype_without_pixels_gets_no_advice_to_scale(dtype: Any) -> None:
+    with pytest.raises(ValueError, match=r"got (object|\|S3) \[4, 4\]$"):
+        detector()(np.zeros((4, 4), dtype))
+
+
+class Tensor:
+    """Looks like a tensor of torch."""
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+
+    def __iter__(self) -> Any:
+        return iter(np.zeros(self.shape, np.float32))
+
+    def numpy(self) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (0,)])
+def test_a_tensor_is_refused_as_a_whole(shape: tuple[int, ...]) -> None:
+    cases: list[tuple[Any, str]] = [(Tensor(*shape), ""), ([Tensor(*shape)], " at [0]")]
+    for images, position in cases:
+        with pytest.raises(ValueError, match="expected an image") as caught:
+            detector()(images)
+        assert f"got Tensor {list(shape)}{position}; pass tensor.cpu().numpy()" in str(caught.value)
+
+
+def test_sixteen_bits_are_read_alike_from_a_file_and_by_pillow(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    deep = np.random.default_rng(0).integers(0, 1 << 16, (64, 96), np.uint16)
+    cv2.imwrite(str(path), deep)
+    expected = np.dstack([deep >> 8] * 3)
+    for image in (path, PIL.Image.open(path), PIL.Image.fromarray(deep)):
+        frame = detector()(image).frame
+        assert frame is not None
+        assert np.array_equal(frame, expected)
+
+
+def test_a_truncated_pil_image_is_a_source_error(tmp_path: Path) -> None:
+    path = tmp_path / "cut.png"
+    PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    message = r"cut\.png at \[0\]: cannot be read \(.*truncated.*\); copy or download"
+    with PIL.Image.open(path) as image, pytest.raises(SourceError, match=message):
+        detector()([image])
+
+
+def test_a_url_is_no_image_and_its_password_is_not_shown() -> None:
+    with pytest.raises(SourceError, match=r"^https://\*\*\*@x/y\.jpg: expected the path of an image file, got a URL"):
+        detector()("https://me:secret@x/y.jpg")
+
+
+def test_an_iterator_may_reuse_its_buffer() -> None:
+    def frames() -> Any:
+        buffer = np.zeros((64, 96, 3), np.uint8)
+        for n in range(3):
+            buffer[:] = patch_frame((64, 96), (8 * n, 8))
+            yield buffer
+
+    assert [round(item[0].box[0]) for item in detector()(frames())] == [0, 8, 16]
+
+
+def test_the_images_of_a_list_are_not_copied() -> None:
+    frame = color_frame()
+    assert to_frames([frame]).frames[0] is frame
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -156,10 +250,15 @@ def test_a_score_in_the_call_keeps_better_detections_only() -> None:
     assert len(running.result(running.submit(frame, score=0.95))) == 0
 
 
-@pytest.mark.parametrize("score", [0.01, -1.0, 1.0, float("nan")])
-def test_a_score_that_the_model_cannot_give_is_refused(score: float) -> None:
-    with pytest.raises(ValueError, match=r"score: expected 0\.05 <= score < 1"):
+@pytest.mark.parametrize("score", [0.01, -1.0, 1.0, float("nan"), True, "0.4"])
+def test_a_score_that_the_model_cannot_give_is_refused(score: Any) -> None:
+    with pytest.raises(ValueError, match=r"score: expected 0\.05 <= score < 1") as caught:
         detector()(patch_frame((64, 96), (8, 8)), score=score)
+    assert (score == 0.01) == ("drops scores of 0.05 and less" in str(caught.value))
+
+
+def test_the_threshold_of_the_model_is_a_possible_score() -> None:
+    assert len(detector()(patch_frame((64, 96), (8, 8)), score=0.05)) == 1
 
 
 # Detections
@@ -191,6 +290,39 @@ def test_masks_lists_and_slices_give_detections(rows: Any) -> None:
     assert chosen.frame is not None
 
 
+@pytest.mark.parametrize("index", [np.array(1), np.array(1, np.uint8)])
+def test_an_array_of_one_number_gives_one_detection(index: Any) -> None:
+    assert detections()[index] == detections()[1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "got"),
+    [
+        (np.where([True, False, True]), TypeError, "int64 [1, 2]; for the result of np.where, use np.flatnonzero"),
+        (np.zeros((1, 1), int), TypeError, "int64 [1, 1]"),
+        (True, TypeError, "True"),
+        (1.0, TypeError, "1.0"),
+        (None, TypeError, "None"),
+        ("a", TypeError, "'a'"),
+        ([0.5, 1.5], TypeError, "float64 [2]"),
+        ([[0], [1, 2]], TypeError, "list"),
+        (np.zeros(0, bool), IndexError, "a mask of 0"),
+        ([True, False], IndexError, "a mask of 2"),
+    ],
+)
+def test_other_indices_are_refused_with_what_is_taken(rows: Any, error: type[Exception], got: str) -> None:
+    with pytest.raises(error) as caught:
+        detections()[rows]
+    assert str(caught.value) == (
+        f"expected a row number, a slice, a mask (bool [3]) or several row numbers (int [K]), got {got}"
+    )
+
+
+@pytest.mark.parametrize("rows", [[], (), np.zeros(0), np.zeros(0, int)])
+def test_no_rows_give_no_detections(rows: Any) -> None:
+    assert len(detections()[rows]) == 0
+
+
 def test_repr_is_one_short_line() -> None:
     assert repr(detections()) == "Detections(3: 2 car, 1 tree; best 0.90)"
     assert repr(detections()[:0]) == "Detections(0)"
@@ -208,6 +340,10 @@ def test_area_and_xywh() -> None:
     assert detections().xywh.tolist() == [[10, 20, 20, 40], [50, 20, 40.5, 40], [0, 0, 4, 4]]
     assert detections().area.tolist() == [800, 1620, 16]
     assert detections()[:0].area.shape == (0,)
+
+
+def test_coco_results_with_an_id_of_numpy_are_plain_values() -> None:
+    assert json.loads(json.dumps(detections().to_coco(np.int64(7))))[0]["image_id"] == 7
 
 
 def test_json_has_plain_values() -> None:
@@ -229,6 +365,17 @@ def test_plot_draws_into_a_copy() -> None:
     read_only = frame.copy()
     read_only.flags.writeable = False
     assert np.array_equal(detections().plot(read_only[:, ::-1]), annotated)
+
+
+def test_plot_converts_what_the_detector_converts() -> None:
+    gray = np.full((100, 100), 90, np.uint8)
+    bgra = np.dstack([gray] * 3 + [np.full_like(gray, 255)])
+    expected = detections().plot(np.dstack([gray] * 3))
+    for frame in (gray, gray[:, :, None], bgra):
+        assert np.array_equal(detections().plot(frame), expected)
+    assert (bgra == [90, 90, 90, 255]).all()
+    with pytest.raises(ValueError, match=r"expected a frame as OpenCV delivers it.*got float32 .*scale"):
+        detections().plot(np.zeros((100, 100, 3), np.float32))
 
 
 def test_plot_without_a_frame_asks_for_one() -> None:

@@ -1,7 +1,8 @@
-"""``retina-edge inspect`` describes an engine and a deployable ONNX."""
+"""``retina-edge inspect`` describes a checkpoint, a deployable ONNX and an engine."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from engines.tensorrt.passport import passport_path
 from retina_edge.assets import MODEL
 from retina_edge.inspect import main
+from retina_edge.model.checkpoint import load_checkpoint
 
 
 def test_an_engine_is_described(tiny_engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,6 +38,27 @@ def test_an_onnx_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     assert [tensor["name"] for tensor in report["outputs"]] == ["num_detections", "boxes", "scores", "labels"]
     assert main([str(MODEL)]) == 0
     assert "opset" in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_described(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(checkpoint), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["contract"]["class_names"] == ["tree"]
+    assert report["facts"]["backbone"] == "resnet18"
+    assert report["facts"]["training"].startswith("finished")
+    state = dataclasses.replace(load_checkpoint(checkpoint), training={"step": 7})
+    state.save(tmp_path / "m.last.pt")
+    assert main([str(tmp_path / "m.last.pt")]) == 0
+    assert "state after step 7, for retina-edge train --resume" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model"])
+def test_another_kind_of_file_is_refused_with_the_suffixes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    assert main([str(tmp_path / name)]) == 1
+    assert f"{name}: expected a model ending in .pt, .onnx, .engine, .plan, got" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

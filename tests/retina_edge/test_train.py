@@ -107,7 +107,10 @@ def test_anchors_auto_chooses_anchors_that_fit_the_data(
     boxes = input_boxes(load_coco(tiny_coco, None), (96, 128))
     fit = suggest_anchors(boxes, (96, 128), (32.0, 64.0, 128.0), (0.5, 1.0, 2.0))
     assert fit.anchor_sizes[0] < 16  # trees are small in so small an input
-    assert f"{fit.options}, which match {fit.recall:.1%} of the boxes" in capsys.readouterr().err
+    sizes = ", ".join(f"{size:g}" for size in fit.anchor_sizes)
+    printed = capsys.readouterr().err
+    assert f"anchors of {sizes} pixels with aspect ratios of " in printed
+    assert f" match {fit.recall:.1%} of the boxes at IoU 0.5" in printed
     contract = load_checkpoint(tmp_path / "model.pt").contract
     assert tuple(level.anchor_sizes[0] for level in contract.levels) == fit.anchor_sizes
     assert contract.levels[0].aspect_ratios == fit.aspect_ratios

@@ -65,7 +65,7 @@ def test_without_a_backend_the_error_says_what_to_install(
 
 def test_tensorrt_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt("10.16.1"))
-    with pytest.raises(DeviceError, match=r"expected an NVIDIA GPU.*--backend tensorrt-rtx"):
+    with pytest.raises(DeviceError, match=r"expected an NVIDIA GPU.*backend tensorrt-rtx"):
         find_backend("tensorrt", NO_GPU)
 
 
@@ -96,16 +96,19 @@ def test_an_unknown_backend_is_refused() -> None:
     [
         ({"precision": "bf16"}, "precision: expected one of fp32, fp16, int8, got bf16"),
         ({"batch": 0}, "batch: expected at least 1, got 0"),
-        ({"batch": 4, "max_batch": 2}, "max-batch: expected at least the batch of 4, got 2"),
-        ({"targets": ("sm60",)}, "target: expected one of sm75, .*portable, current, got sm60"),
+        ({"batch": 1.5}, "batch: expected an integer, got 1.5"),
+        ({"max_batch": "8"}, "max_batch: expected an integer, got '8'"),
+        ({"backend": "openvino"}, "backend: expected one of auto, tensorrt, tensorrt-rtx, got openvino"),
+        ({"batch": 4, "max_batch": 2}, r"max_batch: expected at least 4 \(the batch\), got 2"),
+        ({"targets": ("sm60",)}, "targets: expected one of sm75, .*portable, current, got sm60"),
         ({"targets": ("sm86", "portable")}, "at most once, and portable or current alone"),
         ({"targets": ("sm86", "sm86")}, "each architecture at most once"),
         ({"postprocess": "none"}, "postprocess: expected one of auto, plugin, kernels"),
         ({"workspace": 0}, "workspace: expected at least 1 MiB"),
-        ({"optimization_level": 6}, "optimization-level: expected 0 to 5"),
-        ({"dla": -1}, "dla: expected a core number of at least 0"),
+        ({"optimization_level": 6}, "optimization_level: expected 0 to 5"),
+        ({"dla": -1}, "dla: expected at least 0, got -1"),
         ({"dla": 0}, "dla: expected precision fp16 or int8, which the core supports, got fp32"),
-        ({"dla": 0, "precision": "fp16", "max_batch": 4}, "dla: expected a fixed batch size without max-batch, got 4"),
+        ({"dla": 0, "precision": "fp16", "max_batch": 4}, "dla: expected a fixed batch size without max_batch, got 4"),
     ],
 )
 def test_invalid_or_contradictory_options_are_refused(options: dict[str, object], message: str) -> None:
@@ -113,15 +116,20 @@ def test_invalid_or_contradictory_options_are_refused(options: dict[str, object]
         BuildOptions(**options)  # type: ignore[arg-type]
 
 
+def test_options_have_one_form(tmp_path: Path) -> None:
+    assert BuildOptions(targets="sm86") == BuildOptions(targets=["sm86"]) == BuildOptions(targets=("sm86",))
+    assert BuildOptions(timing_cache=tmp_path / "cache").timing_cache == str(tmp_path / "cache")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"targets": ("current",)}, "target: expected a GPU in this machine for current, found none; name .*sm86"),
+        ({"targets": ("current",)}, "targets: expected a GPU in this machine for current, found none; name .*sm86"),
         ({"postprocess": "plugin"}, "postprocess plugin: tensorrt-rtx does not support"),
-        ({"timing_cache": "cache"}, "timing-cache: tensorrt-rtx does not support"),
+        ({"timing_cache": "cache"}, "timing_cache: tensorrt-rtx does not support"),
         ({"dla": 0, "precision": "fp16"}, "dla: tensorrt-rtx does not support"),
-        ({"version_compatible": True}, "version-compatible: tensorrt-rtx does not support"),
-        ({"hardware_compatible": True}, "hardware-compatible: tensorrt-rtx does not support.*--target portable"),
+        ({"version_compatible": True}, "version_compatible: tensorrt-rtx does not support"),
+        ({"hardware_compatible": True}, "hardware_compatible: tensorrt-rtx does not support.*target portable"),
     ],
 )
 def test_an_option_that_tensorrt_rtx_does_not_support_is_refused(options: dict[str, object], message: str) -> None:
@@ -135,16 +143,16 @@ def test_open_choices_are_made_for_the_backend() -> None:
     assert BuildOptions(targets=("sm86", "sm89")).for_backend(RTX, has_gpu=True).targets == ("sm86", "sm89")
     assert BuildOptions().for_backend(TRT, has_gpu=True) == BuildOptions(postprocess="plugin")
     assert BuildOptions(postprocess="kernels").for_backend(TRT, has_gpu=True) == BuildOptions(postprocess="kernels")
-    with pytest.raises(BuildError, match="target: expected no target with TensorRT"):
+    with pytest.raises(BuildError, match="targets: expected none with TensorRT"):
         BuildOptions(targets=("sm86",)).for_backend(TRT, has_gpu=True)
 
 
 @pytest.mark.parametrize(
     ("options", "version", "message"),
     [
-        ({"max_batch": 8}, "10.13.3", "max-batch: expected a fixed batch size, because .*, got 1 to 8"),
-        ({"version_compatible": True}, "10.13.3", "version-compatible"),
-        ({"hardware_compatible": True}, "10.13.3", "hardware-compatible"),
+        ({"max_batch": 8}, "10.13.3", "max_batch: expected a fixed batch size, because .*, got 1 to 8"),
+        ({"version_compatible": True}, "10.13.3", "version_compatible"),
+        ({"hardware_compatible": True}, "10.13.3", "hardware_compatible"),
         ({}, "10.3.0", "expected TensorRT 10.9 or newer for plugins, got 10.3.0"),
         ({}, "10.14.1.48", "plugins are broken in TensorRT 10.14"),
     ],
@@ -152,5 +160,5 @@ def test_open_choices_are_made_for_the_backend() -> None:
 def test_auto_chooses_kernels_if_plugins_are_impossible(options: dict[str, Any], version: str, message: str) -> None:
     backend = dataclasses.replace(TRT, version=version)
     assert BuildOptions(**options).for_backend(backend, has_gpu=True).postprocess == "kernels"
-    with pytest.raises(BuildError, match=f"postprocess plugin: .*{message}.*--postprocess kernels"):
+    with pytest.raises(BuildError, match=f"postprocess plugin: .*{message}.*postprocess kernels"):
         BuildOptions(**options, postprocess="plugin").for_backend(backend, has_gpu=True)

@@ -242,8 +242,11 @@ def test_plugins_are_registered_before_the_network_is_parsed(tmp_path: Path, mon
     ("options", "message"),
     [
         (BuildOptions(precision="fp16"), "precision: expected an ONNX in fp16, got one in fp32"),
-        (BuildOptions(batch=2), "batch: expected an ONNX of batch size 2, got one of 1; export it with --batch 2"),
-        (BuildOptions(max_batch=4), "max-batch: expected an ONNX of any batch size, got one of 1"),
+        (
+            BuildOptions(batch=2),
+            "batch: expected an ONNX of batch size 2, got one of 1; export it again with .*--batch 2",
+        ),
+        (BuildOptions(max_batch=4), "max_batch: expected an ONNX of any batch size, got one of 1"),
     ],
 )
 def test_an_onnx_that_does_not_fit_the_options_is_refused(tmp_path: Path, options: BuildOptions, message: str) -> None:

@@ -14,6 +14,7 @@ from engines.core.errors import ContractError, DeviceError, ModelFileError
 from engines.core.machine import Machine
 from engines.tensorrt.passport import (
     Passport,
+    check_has_gpu,
     check_runs_here,
     passport_path,
     read_engine,
@@ -83,7 +84,6 @@ def test_an_engine_may_be_loaded_on_the_machine_that_built_it(tmp_path: Path) ->
     ("changes", "message"),
     [
         ({"machine": RTX_4090}, r"compute capability 8\.7, like Orin, which .* found NVIDIA GeForce RTX 4090 .*8\.9"),
-        ({"machine": Machine()}, "found no GPU"),
         ({"version": "10.16.1.11"}, r"expected tensorrt 10\.3\.0\.30, which built the engine, got 10\.16\.1\.11"),
         ({"backend": "tensorrt-rtx", "version": "1.7"}, "expected tensorrt, which built the engine, got tensorrt-rtx"),
     ],
@@ -96,6 +96,20 @@ def test_another_gpu_or_tensorrt_is_refused_with_the_command_that_fixes_it(
     with pytest.raises(DeviceError, match=message) as raised:
         check_engine(engine, **loading)
     assert f"retina-edge build model.pt -o {engine} --precision fp16 --force" in str(raised.value)
+
+
+def test_without_a_gpu_no_command_is_recommended(tmp_path: Path) -> None:
+    with pytest.raises(
+        DeviceError, match=r"expected an NVIDIA GPU, .* found none; on this machine, use the ONNX"
+    ) as raised:
+        check_has_gpu(tmp_path / "model.engine", Machine())
+    assert "retina-edge build" not in str(raised.value)
+
+
+def test_the_command_names_tensorrt_rtx(tmp_path: Path) -> None:
+    engine = write(tmp_path, backend="tensorrt-rtx", backend_version="1.7", targets=("sm89",))
+    with pytest.raises(DeviceError, match=r"expected a GPU of sm89, .* --backend tensorrt-rtx --force"):
+        check_engine(engine, backend="tensorrt-rtx", version="1.7", machine=ORIN)
 
 
 def test_the_command_for_int8_asks_for_a_calibration_set(tmp_path: Path) -> None:

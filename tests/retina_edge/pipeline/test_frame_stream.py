@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,6 +16,8 @@ import numpy as np
 import pytest
 
 from engines.core.errors import RetinaEdgeError, SourceError
+from retina_edge import TiledDetector
+from retina_edge.assets import MODEL
 from retina_edge.detector import Detector
 from retina_edge.pipeline import frame_stream
 from retina_edge.tracking.zones import Line, Zone
@@ -152,3 +159,165 @@ def test_a_stream_that_is_never_read_opens_nothing(video: Path) -> None:
     stream = detector().stream(video)
     assert not [thread for thread in threading.enumerate() if thread.name == "pipeline"]
     del stream
+
+
+def pipeline_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name in ("pipeline", "feeder", "detector")]
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_closing_the_detector_ends_its_streams(monkeypatch: pytest.MonkeyPatch, tiled: bool) -> None:
+    use_sources(monkeypatch, camera=Made("camera", live=True, rate=200))
+    with detector() as opened:
+        stream = (TiledDetector(opened, overlap=16) if tiled else opened).stream("camera")
+        next(stream)
+    assert not pipeline_threads()
+    for _ in range(2):
+        with pytest.raises(RetinaEdgeError, match="expected an open detector, got a closed one"):
+            next(stream)
+
+
+def test_closing_a_tiled_detector_ends_only_its_own_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_sources(monkeypatch, camera=Made("camera", live=True, rate=200))
+    with detector() as opened, opened.stream("camera") as stream:
+        with TiledDetector(opened, overlap=16) as tiled:
+            next(tiled.stream("camera"))
+        next(stream)
+        assert not opened.closed
+
+
+def test_a_stream_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_sources(monkeypatch, camera=Made("camera", live=True, rate=200))
+    with detector().stream("camera") as stream:
+        next(stream)
+    assert not pipeline_threads()
+    assert list(stream) == []
+    stream.close()
+
+
+def test_a_deleted_stream_closes_its_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_sources(monkeypatch, camera=Made("camera", live=True, rate=200))
+    running = detector()
+    stream = running.stream("camera")
+    next(stream)
+    del stream
+    assert not pipeline_threads()
+    gc.collect()
+    assert not len(running.borrowers), "the detector refers to streams only weakly"
+
+
+def test_a_stream_may_be_deleted_in_a_thread_of_its_own_pipeline(video: Path) -> None:
+    """The garbage collector runs in any thread. The detector thread must not wait there for its own end."""
+    held: list[Any] = []
+    deletable = threading.Event()
+
+    class Deleting(StandIn):
+        def infer(self, images: Any) -> Any:
+            if len(self.calls) == 2:
+                assert deletable.wait(10)
+                held.clear()
+            return super().infer(images)
+
+    stream = Detector(Deleting(contract())).stream(video)
+    next(stream)
+    held.append(stream)
+    del stream
+    deletable.set()
+    wait_for(lambda: not pipeline_threads(), 10)
+
+
+def test_the_interpreter_exits_cleanly_with_an_open_stream(tmp_path: Path) -> None:
+    """Threads that are inside OpenCV or ONNX Runtime at the exit would abort the process."""
+    video = write_video(tmp_path / "a.mp4", count=200, size=(480, 640))
+    code = f"""
+from retina_edge import Detector
+detector = Detector.load({str(MODEL)!r})
+stream = detector.stream({str(video)!r})
+next(stream)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("max_frames", [0, -1, 2.5, True])
+def test_max_frames_below_one_is_refused(video: Path, max_frames: Any) -> None:
+    with pytest.raises(RetinaEdgeError, match="max_frames: expected"):
+        detector().stream(video, max_frames=max_frames)
+
+
+@pytest.mark.parametrize(
+    ("sources", "got"),
+    [
+        (b"x", "bytes"),
+        (None, "NoneType"),
+        (True, "bool"),
+        (0.5, "float"),
+        (np.zeros((4, 4, 3), np.uint8), "ndarray"),
+        ([np.zeros((4, 4, 3), np.uint8)], r"ndarray at \[0\]"),
+    ],
+)
+def test_what_is_not_a_source_is_refused_at_the_call(sources: Any, got: str) -> None:
+    with pytest.raises(SourceError, match=f"^sources: expected a path, .*, got {got}; [^\n]*$"):
+        detector().stream(sources)
+
+
+def test_an_empty_name_and_no_source_are_refused_at_the_call() -> None:
+    with pytest.raises(SourceError, match="expected the name of a source, got an empty text"):
+        detector().stream("")
+    with pytest.raises(RetinaEdgeError, match="sources: expected at least one"):
+        detector().stream([])
+
+
+def test_the_index_of_a_camera_may_come_from_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame_stream, "named_sources", lambda names: {f"camera{names[0]}": lambda: Made(count=1)})
+    (item,) = detector().stream(np.int64(0))  # type: ignore[arg-type]
+    assert item.stream == "camera0"
+
+
+def test_a_closed_detector_refuses_a_stream_at_the_call(video: Path) -> None:
+    with detector() as closed:
+        pass
+    with pytest.raises(RetinaEdgeError, match="expected an open detector"):
+        closed.stream(video)
+
+
+def test_a_score_below_a_changed_threshold_is_refused(video: Path) -> None:
+    running = detector()
+    running.score_threshold = 0.5
+    with pytest.raises(RetinaEdgeError, match=r"score: expected 0\.5 <= score < 1, got 0\.3"):
+        running.stream(video, score=0.3)
+    with pytest.raises(RetinaEdgeError, match=r"got '0\.6'"):
+        running.stream(video, score="0.6")  # type: ignore[arg-type]
+
+
+def test_each_frame_has_its_name_and_can_be_plotted(tmp_path: Path) -> None:
+    paths = [write_patch_image(tmp_path / name) for name in ("x.png", "y.png")]
+    for item, path in zip(detector().stream(tmp_path), paths, strict=True):
+        assert item.name == str(path)
+        assert np.array_equal(item.plot(), item.detections.plot(item.frame))
+        assert np.array_equal(item.detections.plot(), item.plot())
+        assert not np.array_equal(item.plot(), item.frame)
+        assert item.detections[:1]._repr_png_()
+
+
+def test_stored_detections_do_not_keep_the_frames_of_a_stream(video: Path) -> None:
+    stored = []
+    for frame, detections in detector().stream(video):
+        assert detections.plot().shape == frame.shape
+        stored.append(detections)
+        # The pool still has the images of earlier frames, but overwrites them.
+        assert [item._known_frame() is frame for item in stored] == [False] * (len(stored) - 1) + [True]
+    del frame
+    for detections in stored:
+        assert detections.frame is None
+        with pytest.raises(ValueError, match=r"plot\(frame\)"):
+            detections.plot()
+        assert len(copy.deepcopy(detections)) == len(pickle.loads(pickle.dumps(detections))) == len(detections)
+
+
+def test_stored_frames_are_not_overwritten(video: Path) -> None:
+    items = list(detector().stream(video))
+    for n, item in enumerate(items):
+        assert abs(int(item.frame[0, 0, 0]) - min(190, 10 * n)) <= 6
+    frames = [frame for frame, _ in detector().stream(video)]
+    assert [int(frame[0, 0, 0]) for frame in frames] == [int(item.frame[0, 0, 0]) for item in items]
