@@ -10,10 +10,8 @@ ALL := $(VENV)/.all-installed
 GPU_PYTHON = $(shell $(BIN)/python -c 'import torch, pytest' >/dev/null 2>&1 && echo $(BIN)/python || echo $(PYTHON))
 EXTRAS := train,export,tensorrt-rtx,serve,track,bench,test,dev,docs
 
-# Each worker takes a file at a time. There is one worker more than processors, because many tests wait for a camera, a
-# server or a process. More threads than one in torch would only slow the other workers down.
-WORKERS = $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Each worker takes a file at a time. More threads than one in torch would only slow the other workers down.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo setup test test-all check docs gpu clean
 

@@ -96,10 +96,13 @@ def test_every_script_accepts_the_arguments_of_its_step(
     assert capsys.readouterr().err.endswith("error: unrecognized arguments: --not-there\n")
 
 
-def test_gpu_tests_are_collected_without_the_packages_that_a_gpu_machine_may_lack(tmp_path: Path) -> None:
-    """``TEST_FILES`` lists every file with a test marked ``gpu``, and no file needs one of the missing packages."""
+def test_every_file_with_a_gpu_test_is_listed() -> None:
     marked = {path for path in (ROOT / "tests").rglob("test_*.py") if "mark." + "gpu" in path.read_text()}
     assert {str(path.relative_to(ROOT)) for path in marked} == set(TEST_FILES)
+
+
+@pytest.mark.slow
+def test_gpu_tests_are_collected_without_the_packages_that_a_gpu_machine_may_lack(tmp_path: Path) -> None:
     options = {step: options for step, options, _ in steps(tmp_path)}["tests"]
     assert options[:2] == ["-m", "pytest"]
     missing = ("pycocotools", "faster_coco_eval", "supervision", "tensorrt_rtx", "cuda", "matplotlib", "tensorboard")

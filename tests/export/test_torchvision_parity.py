@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models.detection.retinanet import RetinaNet as TorchvisionRetinaNet
 
+from engines.core.contract import DetectorContract
 from engines.core.letterbox import Letterbox
+from export.torch_export import ExportReport
 from retina_edge import convert, export
 from retina_edge.detections import Detections
 from retina_edge.detector import Detector
+from retina_edge.model.retinanet import RetinaNet
 from tests.export.torchvision_models import BUILDERS, Images, as_torchvision, lively
 
 pytestmark = pytest.mark.start_first
@@ -58,13 +62,39 @@ def images(frames: list[Images]) -> list[Images]:
     return [frames[0][:height, :width].copy(), padded, *noise]
 
 
+def test_a_small_export_returns_torchvisions_detections(
+    model: RetinaNet, contract: DetectorContract, report: ExportReport, frames: list[Images]
+) -> None:
+    """torchvision's RetinaNet on the same small network: its own preprocessing, anchors, decode and NMS."""
+    height, width = contract.input_size
+    reference = TorchvisionRetinaNet(
+        model.backbone,
+        len(contract.class_names),
+        min_size=height,
+        max_size=width,
+        anchor_generator=model.anchor_generator,
+        head=model.head,
+        score_thresh=contract.score_threshold,
+        nms_thresh=contract.iou_threshold,
+        topk_candidates=contract.top_k,
+        detections_per_img=contract.max_detections,
+    ).eval()
+    images = [np.ascontiguousarray(frame[:height, :width]) for frame in frames]
+    with torch.inference_mode():
+        expected = reference([as_torchvision(image) for image in images])
+    with Detector.load(report.path) as detector:
+        for image, detections in zip(images, expected, strict=True):
+            assert len(detections["labels"]) > 20
+            pixels, score = largest_differences(detector(image), detections)
+            assert pixels <= PIXELS
+            assert score <= SCORE
+
+
+@pytest.mark.slow
 # With three classes there are fewer detections than the 300 allowed. With 91, top_k takes effect on most levels.
 @pytest.mark.parametrize(
     ("arch", "num_classes", "seed"),
-    [
-        pytest.param("retinanet_resnet50_fpn", 3, 2, marks=pytest.mark.slow),
-        ("retinanet_resnet50_fpn_v2", 91, 0),
-    ],
+    [("retinanet_resnet50_fpn", 3, 2), ("retinanet_resnet50_fpn_v2", 91, 0)],
 )
 def test_export_returns_torchvisions_detections(
     arch: str, num_classes: int, seed: int, images: list[Images], tmp_path: Path

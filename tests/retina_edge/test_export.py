@@ -224,7 +224,9 @@ def test_an_fp16_export_is_compared_with_fp32(
     assert OnnxExecutor(output).contract.precision == "fp16"
 
 
-@pytest.mark.parametrize(("options", "layout"), [([], "cpu"), (["--for", "tensorrt"], "tensorrt")])
+@pytest.mark.parametrize(
+    ("options", "layout"), [([], "cpu"), pytest.param(["--for", "tensorrt"], "tensorrt", marks=pytest.mark.slow)]
+)
 def test_an_int8_export_is_calibrated_for_its_layout(
     checkpoint: Path,
     tmp_path: Path,

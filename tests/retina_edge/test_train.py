@@ -51,7 +51,7 @@ def test_two_processes_compute_the_same_as_one(tiny_coco: Path, treecrowns: Path
         torch.testing.assert_close(states[1]["model"][name], value, atol=SAME_WEIGHTS, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_the_state_and_exits_with_130(
     tiny_coco: Path, treecrowns: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

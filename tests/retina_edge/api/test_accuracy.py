@@ -7,6 +7,7 @@ shows.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,12 @@ CUT = 0.01
 
 
 @pytest.fixture(scope="module")
-def images(treecrowns: Path) -> Path:
-    return treecrowns / "images"
+def images(treecrowns: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with as few images as a calibration takes."""
+    folder = tmp_path_factory.mktemp("images")
+    for path in sorted((treecrowns / "images").iterdir())[:8]:
+        shutil.copy(path, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -130,14 +135,14 @@ def test_a_sabotaged_layer_falls_back(
     assert set(accuracy["trials"][-1]["kept"]) <= set(record["kept"])
     assert convolution_precisions(model)[name] == ("fp16" if layout == "tensorrt" else "fp32")
     assert f"kept in fp16: {', '.join(accuracy['trials'][-1]['kept'])}" in printed
-    assert "accuracy on 16 images" in printed
+    assert "accuracy on 8 images" in printed
     assert accuracy["speed"] > 0
     assert ("estimated" if layout == "tensorrt" else "measured") in accuracy["speed_against"]
     # The AP in the file's own record is the AP that an evaluation measures.
     assert accuracy["ap"] == pytest.approx(ap(output, val, images), abs=1e-9)
     assert accuracy["ap_fp32"] == pytest.approx(ap(fp32, val, images), abs=1e-9)
     assert 100 * (accuracy["ap_fp32"] - accuracy["ap"]) <= lost + 1
-    assert accuracy["data"]["images"] == 16
+    assert accuracy["data"]["images"] == 8
     assert len(accuracy["data"]["images_sha256"]) == len(accuracy["data"]["annotations_sha256"]) == 64
     assert inspect_model(output).accuracy == accuracy
     assert inspect.main([str(output)]) == 0
@@ -156,7 +161,7 @@ def test_a_passport_records_the_accuracy_and_another_budget_needs_another_build(
     assert passport.accuracy["budget"] == 5
     assert passport.accuracy["ap_fp32"] > 0.95
     assert 100 * (passport.accuracy["ap_fp32"] - passport.accuracy["ap"]) < 5
-    assert "accuracy on 16 images: within the budget of 5 AP points" in capsys.readouterr().out
+    assert "accuracy on 8 images: within the budget of 5 AP points" in capsys.readouterr().out
     assert build.main([*command, "5"]) == 0
     assert "already there" in capsys.readouterr().out
     assert build.main([*command, "6"]) == 0
@@ -217,8 +222,9 @@ def test_wrong_classes_or_batches_are_refused_before_calibration(
 
     monkeypatch.setattr("export.precision.conversion.collect_ranges", calibrated)
     if wrong == "classes":
+        houses = val.read_text().replace('"tree"', '"house"')
         val = tmp_path / "other.json"
-        val.write_text((images.parent / "val.json").read_text().replace('"tree"', '"house"'))
+        val.write_text(houses)
     arguments = [fp32, "-o", tmp_path / "tiny.engine", "--precision", "int8", "--calibration", images]
     arguments += ["--accuracy-budget", "1", "--val", val, "--val-images", images]
     if wrong == "batch":

@@ -140,6 +140,7 @@ def test_an_error_names_the_parameter_of_the_function(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_with_a_folder_given_as_text(checkpoint: Path, treecrowns: Path, tmp_path: Path) -> None:
     calibration = api.CalibrationOptions(str(treecrowns / "images"), calibrator="minmax", cache=None)
     options = api.ExportOptions(precision="int8", layout="tensorrt")
