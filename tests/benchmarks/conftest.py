@@ -12,6 +12,7 @@ from benchmarks import record
 from benchmarks.comparison import Row
 from benchmarks.forest_frame import forest_frame
 from benchmarks.networks import export_lively_r50
+from tests.conftest import made_once
 
 SIZE = 64
 
@@ -32,9 +33,11 @@ def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.fixture(scope="package")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for models that holds ``lively_r50`` with a tiny input."""
-    folder = tmp_path_factory.mktemp("work")
-    export_lively_r50(folder / str(SIZE) / "r50.onnx", SIZE, forest_frame())
-    return folder
+    return made_once(
+        tmp_path_factory,
+        "benchmark models",
+        lambda folder: export_lively_r50(folder / str(SIZE) / "r50.onnx", SIZE, forest_frame()),
+    )
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -131,12 +131,12 @@ def test_an_int8_onnx_needs_no_calibration_images(
     assert files_beside(engine) == []
 
 
-def test_an_engine_has_a_dynamic_or_a_fixed_batch(checkpoint: Path, engine: Path) -> None:
-    assert build(checkpoint, "-o", engine, "--batch", 2, "--max-batch", 8) == 0
+def test_an_engine_has_a_dynamic_or_a_fixed_batch(tiny_onnx: Path, engine: Path) -> None:
+    assert build(tiny_onnx, "-o", engine, "--batch", 2, "--max-batch", 8) == 0
     passport = read_engine(engine)
     assert passport.batch == (1, 2, 8)
     assert passport.inputs[0]["shape"][0] == -1
-    assert build(checkpoint, "-o", engine, "--batch", 4) == 0
+    assert build(tiny_onnx, "-o", engine, "--batch", 4) == 0
     assert read_engine(engine).inputs[0]["shape"][0] == 4
 
 
@@ -281,7 +281,7 @@ def test_a_full_disk_leaves_the_old_engine(
     assert read_engine(engine).targets == ("sm86",)
 
 
-@pytest.mark.parametrize("moment", ["calibrating", "building"])
+@pytest.mark.parametrize("moment", [pytest.param("calibrating", marks=pytest.mark.slow), "building"])
 def test_ctrl_c_leaves_no_files(engine: Path, calibration_folder: Path, tmp_path: Path, moment: str) -> None:
     """The signal arrives in the middle of the work, which takes seconds."""
     command = [sys.executable, "-m", "retina_edge.build", str(MODEL), "-o", str(engine), "--backend", "tensorrt-rtx"]

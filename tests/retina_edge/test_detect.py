@@ -369,6 +369,7 @@ def test_the_second_ctrl_c_abandons_a_detector_that_hangs(tmp_path: Path) -> Non
     assert count_frames(tmp_path / "o.mp4")[0] == 20
 
 
+@pytest.mark.slow
 def test_serve_ends_with_an_error_if_the_detector_hangs(tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mp4", count=100)
     arguments = ["m.onnx", str(video), "--json", str(tmp_path / "o.jsonl"), "--batch", "1", "--port", "0"]

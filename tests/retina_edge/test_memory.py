@@ -42,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("kind", "rounds"),
     [
-        (".onnx", 1_000),
+        (".onnx", 500),
         (".pt", 300),
         pytest.param(".onnx", 10_000, marks=pytest.mark.slow),
         pytest.param(".pt", 1_000, marks=pytest.mark.slow),
@@ -57,8 +57,8 @@ def test_detecting_does_not_leak(models: dict[str, Path], kind: str, rounds: int
 @pytest.mark.parametrize(
     ("kind", "rounds"),
     [
-        (".onnx", 20),
-        (".pt", 12),
+        (".onnx", 12),
+        (".pt", 8),
         pytest.param(".onnx", 100, marks=pytest.mark.slow),
         pytest.param(".pt", 30, marks=pytest.mark.slow),
     ],

@@ -32,6 +32,7 @@ def dataset(treecrowns: Path) -> CocoDataset:
     return load_coco(treecrowns / "val.json", treecrowns / "images")
 
 
+@pytest.mark.slow
 def test_checkpoint_and_onnx_find_the_crowns_of_the_validation_strips(dataset: CocoDataset) -> None:
     results = {}
     for name in ("treecrowns.pt", "treecrowns.onnx"):

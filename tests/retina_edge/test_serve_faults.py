@@ -181,6 +181,7 @@ def test_damaged_files_do_not_affect_good_ones(
         assert f"declares {2 * FRAMES} frames" in errors["front"][0]
 
 
+@pytest.mark.slow
 def test_cameras_that_hang_delay_neither_other_streams_nor_the_end(tiny_onnx: Path, tmp_path: Path) -> None:
     """The process gets SIGTERM while OpenCV is opening one of the cameras."""
     video, lines = write_video(tmp_path / "v.mp4", count=4000), tmp_path / "out.jsonl"

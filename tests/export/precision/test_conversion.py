@@ -81,7 +81,7 @@ def test_int8_records_how_it_was_calibrated(
     assert 0.3 < record["share"] < 1
 
 
-@pytest.mark.parametrize("batch", [None, 2])
+@pytest.mark.parametrize("batch", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_int8_keeps_an_open_or_fixed_batch_size(
     model: RetinaNet, frames: Frames, images: CalibrationSet, tmp_path: Path, batch: int | None
 ) -> None:
