@@ -49,6 +49,7 @@ def test_fp32_candidates_agree_and_one_that_does_not_is_rejected(work: Path, mon
     assert failed["torchvision eager, BF16"] == failed["torchvision torch.compile, BF16"] == end_to_end.NO_BF16
 
 
+@pytest.mark.slow
 def test_on_a_gpu_candidates_are_measured_apart_and_rows_name_tf32(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code path of a GPU runs on a CPU: candidates that need a GPU have a reason, and eager torch has its row."""
 

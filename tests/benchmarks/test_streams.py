@@ -31,6 +31,7 @@ def test_every_frame_of_a_slow_detector_is_accounted_for() -> None:
 
 
 @pytest.mark.skipif(bool(why_not()), reason=f"needs an RTSP server: {why_not()}")
+@pytest.mark.slow
 def test_the_stream_is_back_after_each_restart() -> None:
     figures = endurance.reconnects(2)
     assert figures["reconnects"] == figures["warm_after"] == 2

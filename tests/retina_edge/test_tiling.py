@@ -179,6 +179,7 @@ def test_tiles_find_more_objects_in_a_large_image(tmp_path: Path, capsys: pytest
     assert "overlap: expected 0 to less than a side of the tile of 100x200" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_large_image_is_evaluated_in_tiles(
     treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,7 +40,9 @@ def models(
     return folder
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "target", [pytest.param(name, marks=() if name in ("sm86", "portable") else pytest.mark.slow) for name in TARGETS]
+)
 def test_every_precision_builds_as_requested(models: Path, target: str, tmp_path: Path) -> None:
     sizes = {}
     for precision in PRECISIONS:

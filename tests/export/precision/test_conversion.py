@@ -120,7 +120,7 @@ def test_wrong_inputs_of_a_conversion_are_refused(
         convert(bare, "fp16", images=frames)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["tensorrt", pytest.param("cpu", marks=pytest.mark.slow)])
 def test_ranges_that_are_far_too_narrow_are_detected(
     deployable: onnx.ModelProto,
     frames: Frames,

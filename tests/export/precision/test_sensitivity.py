@@ -24,7 +24,7 @@ from retina_edge.imaging.image_file import read_image
 Frames = list[npt.NDArray[np.uint8]]
 
 
-@pytest.mark.parametrize("layout", ["tensorrt", "cpu"])
+@pytest.mark.parametrize("layout", ["tensorrt", pytest.param("cpu", marks=pytest.mark.slow)])
 def test_the_layer_whose_range_is_cut_comes_first(
     exported: onnx.ModelProto, contract: DetectorContract, frames: Frames, treecrowns: Path, layout: str
 ) -> None:

@@ -219,6 +219,7 @@ def test_empty_and_infinite_boxes_get_no_track() -> None:
     assert follow(ByteTrack(), [detections_of(boxes)] * 3)[-1] == [-1, -1, -1, -1, 1]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_over_a_thousand_frames() -> None:
     rng = np.random.default_rng(4)
     tracker = ByteTrack(lost_seconds=0.3)

@@ -24,13 +24,13 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
         yield server
 
 
-@pytest.mark.parametrize("examples", [2, pytest.param(25, marks=pytest.mark.slow)])
-def test_schemathesis_finds_nothing(served: Served, tmp_path: Path, examples: int) -> None:
+@pytest.mark.slow
+def test_schemathesis_finds_nothing(served: Served, tmp_path: Path) -> None:
     """Run the command line of schemathesis, without the route whose answer never ends."""
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     command = [
         *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run"),
-        *(f"{served.url}/openapi.json", "--checks", checks, "--max-examples", str(examples), "--seed", "1"),
+        *(f"{served.url}/openapi.json", "--checks", checks, "--max-examples", "25", "--seed", "1"),
         *("--exclude-path-regex", r"stream\.mjpg", "--phases", "examples,coverage,fuzzing", "--no-color"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=tmp_path)
