@@ -71,7 +71,7 @@ _PASSPORT: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Passport:
-    """What an engine is, how it was built and where it runs; stored in ``model.engine.json`` beside the engine.
+    """The record of an engine, its build and its machine, stored in ``model.engine.json`` beside the engine.
 
     Attributes:
         contract: contract of the model, as in the ONNX.

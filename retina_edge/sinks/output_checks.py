@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from retina_edge.imaging.image_file import IMAGE_SUFFIXES
 from retina_edge.sinks.video_sink import partial_path
 from retina_edge.sources.frames import Source
 from retina_edge.sources.image_source import ImageSource
+from retina_edge.system.output_file import file_identity
 
 _OTHER_VIDEOS = frozenset({".avi", ".mkv", ".mov", ".webm"})
 
@@ -58,9 +58,8 @@ def check_outputs(
             if path.name == file.name and path.resolve() == file.resolve():
                 raise SinkError(f"{option} {file}: {other.split()[0]} would write the same file; use another name")
         outputs[file] = f"{option} {file}"
-    # Only an output that exists can also be an input. Compare inodes, because a file can have several names: links, or
-    # upper and lower case.
-    present = {_identity(path): option for path, option in outputs.items()}
+    # Only an output that exists can also be an input.
+    present = {file_identity(path): option for path, option in outputs.items()}
     present.pop(None, None)
     if not present:
         return
@@ -69,7 +68,7 @@ def check_outputs(
         paths = source.paths if isinstance(source, ImageSource) else [Path(source.name)]
         inputs += [("source", path) for path in paths]
     for kind, path in inputs:
-        identity = _identity(path)
+        identity = file_identity(path)
         if identity in present:
             raise SinkError(f"{present[identity]}: would overwrite the {kind} {path}; use another folder or name")
 
@@ -87,12 +86,3 @@ def _targets(save: Path, sources: Sequence[Source], *, endless: bool) -> list[Pa
         raise SinkError(f"--save {save}: expected a name ending in .mp4, or a folder; images keep their names")
     # Recordings of live streams are named by their start and overwrite nothing.
     return [save / name for source in sources if not source.live for name in source.output_names]
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode of an existing file; None for anything else."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return status.st_dev, status.st_ino

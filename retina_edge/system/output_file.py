@@ -1,4 +1,4 @@
-"""The check of an output file before any work, so that no input is overwritten and no work is lost."""
+"""Checks of output files before any work, so that no input is overwritten and no work is lost."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def check_output(name: str, path: Path | str, *, suffix: str = "", inputs: Seque
     expected = f"a file ending in {suffix}" if suffix else "a file"
     if path.is_dir():
         raise SinkError(f"{name}: expected {expected}, got the folder {path}; add the name of a file")
-    # Compare inodes, because a file can have several names: links, or upper and lower case.
-    for kind, file in inputs:
-        if file is not None and path.exists() and Path(file).exists() and os.path.samefile(path, file):
-            raise SinkError(f"{name}: {path} would overwrite the {kind} {file}; use another name")
+    if (identity := file_identity(path)) is not None:  # only an output that exists can also be an input
+        for kind, file in inputs:
+            if file is not None and file_identity(file) == identity:
+                raise SinkError(f"{name}: {path} would overwrite the {kind} {file}; use another name")
     if suffix and path.suffix != suffix:
         raise SinkError(f"{name}: expected {expected}, got {path}; change the name")
     folder = path.parent
@@ -45,3 +45,21 @@ def check_output(name: str, path: Path | str, *, suffix: str = "", inputs: Seque
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise SinkError(f"{name}: expected a folder that {path.name} can be written to, got {folder}; use another one")
+
+
+def file_identity(path: Path | str) -> tuple[int, int] | None:
+    """Return device and inode of an existing file or folder; None for anything else.
+
+    All names of a file have the same identity: links, and upper and lower case on some disks.
+
+    Examples:
+        >>> from retina_edge.assets import MODEL
+        >>> file_identity(MODEL) == file_identity(MODEL.parent / ".." / "assets" / MODEL.name)
+        True
+        >>> file_identity("missing.onnx")
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino

@@ -39,30 +39,20 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
-@pytest.mark.parametrize(
-    ("kind", "rounds"),
-    [
-        (".onnx", 500),
-        (".pt", 200),
-        pytest.param(".onnx", 10_000, marks=pytest.mark.slow),
-        pytest.param(".pt", 1_000, marks=pytest.mark.slow),
-    ],
-)
+def rounds_of(*, onnx: tuple[int, int], pt: tuple[int, int]) -> pytest.MarkDecorator:
+    """Run a test for both kinds of model, with the number of rounds of the quick and of the slow test."""
+    slow = [pytest.param(kind, counts[1], marks=pytest.mark.slow) for kind, counts in ((".onnx", onnx), (".pt", pt))]
+    return pytest.mark.parametrize(("kind", "rounds"), [(".onnx", onnx[0]), (".pt", pt[0]), *slow])
+
+
+@rounds_of(onnx=(500, 10_000), pt=(200, 1_000))
 def test_detecting_does_not_leak(models: dict[str, Path], kind: str, rounds: int) -> None:
     with Detector.load(models[kind], device="cpu") as detector:
         assert len(detector(FRAME)) > 0
         assert growth(lambda: detector(FRAME), rounds) < TOLERANCE
 
 
-@pytest.mark.parametrize(
-    ("kind", "rounds"),
-    [
-        (".onnx", 12),
-        (".pt", 8),
-        pytest.param(".onnx", 100, marks=pytest.mark.slow),
-        pytest.param(".pt", 30, marks=pytest.mark.slow),
-    ],
-)
+@rounds_of(onnx=(12, 100), pt=(8, 30))
 def test_loading_and_closing_do_not_leak(models: dict[str, Path], kind: str, rounds: int) -> None:
     def once() -> None:
         with Detector.load(models[kind], device="cpu") as detector:
