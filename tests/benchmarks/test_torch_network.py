@@ -1,7 +1,8 @@
-"""Torch inside the runner, on a simulated GPU, compared with ONNX Runtime."""
+"""Torch inside the runner, on a simulated GPU, compared with torch in FP32."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,24 +11,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from benchmarks import runner
 from benchmarks.torch_network import TorchContext, TorchNetwork
 from engines.core.contract import DetectorContract
 from engines.core.executor import GPU, POSTPROCESS
 from engines.runner.gpu_executor import GpuExecutor
+from export.network import Network
 from retina_edge import Detector
 from retina_edge.assets import MODEL
 from retina_edge.measurement.bench_frames import sample_frames
 from retina_edge.model.checkpoint import load_checkpoint
-from tests.confident import compare_confident
 from tests.conftest import SMALL_INPUT
 from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.plugins.pycuda_stand_in import Driver
 from tests.engines.runner.world import World
-
-# Tolerances for FP16 in the network and for a letterbox that differs by a gray level at some pixels.
-SCORE, PIXELS = 0.03, 1.0
+from tests.parity import Heads, check_runner
 
 
 class NetworkOnStandIn(TorchNetwork):
@@ -50,22 +50,23 @@ class NetworkOnStandIn(TorchNetwork):
 
 
 @needs_compiler
-def test_detections_agree_with_onnx_runtime(
+def test_heads_and_detections_are_those_of_torch_in_fp32(
     monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path, small_frames: list[npt.NDArray[np.uint8]]
 ) -> None:
     world = World(monkeypatch, Driver(seed=1), engine, tmp_path)
     checkpoint = load_checkpoint(MODEL.with_suffix(".pt"))
     model = checkpoint.build_model()
     contract = dataclasses.replace(checkpoint.contract, input_size=SMALL_INPUT, levels=model.pyramid(SMALL_INPUT))
-    with (
-        Detector(GpuExecutor(lambda driver: NetworkOnStandIn(driver, model, contract))) as detector,
-        Detector.load(engine.with_suffix(".onnx")) as reference,
-    ):
-        compared = 0
-        for actual, expected in zip(detector(small_frames), reference(small_frames), strict=True):
-            arrays = actual.boxes, actual.scores, expected.boxes, expected.scores
-            compared += compare_confident(*arrays, pixels=PIXELS, score=SCORE)
-        assert compared > 3
+    network = Network(model, contract).eval()
+
+    def reference(images: npt.NDArray[np.uint8]) -> Heads:
+        with torch.inference_mode():
+            return [head.numpy() for head in network(torch.from_numpy(images))]
+
+    executor = GpuExecutor(lambda driver: NetworkOnStandIn(driver, copy.deepcopy(model), contract))
+    with Detector(executor) as detector:
+        for batch in (small_frames[:2], small_frames[2:3]):
+            check_runner(executor, batch, reference)
         measured = runner._measure(detector, 0.1)
         assert {POSTPROCESS, GPU, runner.WHOLE} <= set(measured["milliseconds"])
         assert measured["detections"] == len(detector(sample_frames()[0]))

@@ -16,13 +16,13 @@ from benchmarks.torch_network import TorchNetwork
 from engines.core.cuda_context import primary_context
 from engines.core.executor import GPU, NETWORK, RawDetections
 from engines.core.machine import this_machine
-from engines.onnx.onnx_executor import OnnxExecutor
 from engines.runner.engine_executor import EngineExecutor
 from engines.runner.gpu_executor import GpuExecutor
+from export.network import Network
 from export.torch_export import export_onnx
 from retina_edge.assets import MODEL
 from retina_edge.model.checkpoint import load_checkpoint
-from tests.confident import compare_confident
+from tests.parity import Heads, check_runner
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,8 +30,6 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("pycuda") is None, reason="needs pycuda"),
 ]
 Frames = list[npt.NDArray[np.uint8]]
-# Torch runs the network in FP16, and some pixels of the letterbox differ by one gray level.
-PIXELS, SCORE = 1.0, 0.03
 MAX_BATCH = 4
 ROUNDS, LOADS = 10_000, 50
 # Bytes that the driver may keep after the first rounds, and that other programs may take meanwhile.
@@ -81,13 +79,18 @@ def free_memory() -> int:
         return int(driver.mem_get_info()[0])
 
 
-def test_detections_are_those_of_onnx_runtime(executor: GpuExecutor, model: Path, frames: Frames) -> None:
-    reference = OnnxExecutor(model)
+def test_heads_and_detections_are_those_of_torch_in_fp32(executor: GpuExecutor, frames: Frames) -> None:
+    torch = pytest.importorskip("torch")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    checkpoint = load_checkpoint(MODEL.with_suffix(".pt"))
+    network = Network(checkpoint.build_model(), checkpoint.contract).eval().to(device)
+
+    def reference(images: npt.NDArray[np.uint8]) -> Heads:
+        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+            return [head.cpu().numpy() for head in network(torch.from_numpy(images).to(device))]
+
     for batch in (frames[:1], frames, frames[2:4], [np.tile(frames[0], (3, 4, 1))]):
-        found, expected = (each.result(each.submit(batch)) for each in (executor, reference))
-        for n in range(len(batch)):
-            arrays = found.boxes[n], found.scores[n], expected.boxes[n], expected.scores[n]
-            assert compare_confident(*arrays, pixels=PIXELS, score=SCORE) > 3
+        check_runner(executor, batch, reference)
 
 
 def test_repeated_runs_give_the_same_bits(executor: GpuExecutor, frames: Frames) -> None:
