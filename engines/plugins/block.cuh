@@ -54,6 +54,11 @@ typedef float scalar;
 __device__ __forceinline__ float load(const scalar* address) { return *address; }
 #endif
 
+// Returns the number of tiles of a level. The size of a tile is a power of two, because a division takes long.
+__device__ __forceinline__ int tiles_of(int logits, int tile) {
+    return (int)(((unsigned int)logits + tile - 1) >> (__ffs(tile) - 1));
+}
+
 // Returns the sum of a value over the threads before this one. Sets total to the sum over all threads of the block.
 // Ends with a barrier.
 template <int THREADS>

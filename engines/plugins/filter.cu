@@ -10,7 +10,9 @@
 
 #define THREADS 512
 #define MAX_TOP_K 1024
-#define LOADS (16 / (int)sizeof(scalar))
+#define VECTOR (16 / (int)sizeof(scalar))
+// Number of loads of 16 bytes that a thread issues before it looks at the first.
+#define LOADS 4
 
 #define CLS_POINTER(i) const scalar *__restrict__ cls_##i
 #define CLS_NAME(i) cls_##i
@@ -18,7 +20,7 @@
 #define COUNT_NAME(i) logits_##i
 
 struct alignas(16) Loaded {
-    scalar values[LOADS];
+    scalar values[VECTOR];
 };
 
 __device__ __forceinline__ float widen(scalar value) { return load(&value); }
@@ -38,7 +40,7 @@ ENTRY(EACH_LEVEL(CLS_POINTER), const float* __restrict__ parameters, EACH_LEVEL(
     int logits = counts[0], block = blockIdx.x, level_index = 0;
 #pragma unroll
     for (int i = 1; i < LEVELS; i++) {
-        const int tiles = (counts[i - 1] + tile - 1) / tile;
+        const int tiles = tiles_of(counts[i - 1], tile);
         if (level_index == i - 1 && block >= tiles) {
             block -= tiles;
             level_index = i;
@@ -48,8 +50,15 @@ ENTRY(EACH_LEVEL(CLS_POINTER), const float* __restrict__ parameters, EACH_LEVEL(
     }
     const int start = block * tile, size = min(tile, logits - start);
     const scalar* const values = level + (size_t)blockIdx.y * logits + start;
-    const float threshold = parameters[0];
-
+    // If the number of logits on a level is not a multiple of VECTOR, the logits of the next image are not aligned to
+    // 16 bytes. Therefore a few logits at both ends are loaded one by one.
+    const int offset = (int)((size_t)values % 16 / sizeof(scalar));
+    const int head = min((VECTOR - offset) % VECTOR, size);
+    const int body = head + (size - head) / VECTOR * VECTOR;
+    const int stride = THREADS * VECTOR;
+    // threadIdx.y is always 0. With the constant 0, the compiler would put the threshold into a uniform register, and for
+    // that wait until the threshold has arrived, before it issues the first loads of logits.
+    const float threshold = parameters[threadIdx.y];
     if (threadIdx.x == 0) found = 0;
     __syncthreads();
     auto keep = [&](float x, int i) {
@@ -61,24 +70,30 @@ ENTRY(EACH_LEVEL(CLS_POINTER), const float* __restrict__ parameters, EACH_LEVEL(
             }
         }
     };
-    // If the number of logits on a level is not a multiple of LOADS, the logits of the next image are not aligned to
-    // 16 bytes. Therefore a few logits at both ends are loaded one by one.
-    const int offset = (int)((size_t)values % 16 / sizeof(scalar));
-    const int head = min((LOADS - offset) % LOADS, size);
-    const int body = (size - head) / LOADS * LOADS;
-    if ((int)threadIdx.x < head) keep(load(values + threadIdx.x), threadIdx.x);
-#pragma unroll 4
-    for (int i = head + threadIdx.x * LOADS; i < head + body; i += THREADS * LOADS) {
-        const Loaded loaded = *(const Loaded*)(values + i);
-        bool any = false;
+    for (int first = head + threadIdx.x * VECTOR; first < body; first += LOADS * stride) {
+        Loaded loaded[LOADS];
 #pragma unroll
-        for (int j = 0; j < LOADS; j++) any |= widen(loaded.values[j]) > threshold;
-        if (any) {
+        for (int k = 0; k < LOADS; k++) {
+            if (first + k * stride < body) loaded[k] = *(const Loaded*)(values + first + k * stride);
+        }
+        unsigned int hits = 0;
 #pragma unroll
-            for (int j = 0; j < LOADS; j++) keep(widen(loaded.values[j]), i + j);
+        for (int k = 0; k < LOADS; k++) {
+            bool any = false;
+#pragma unroll
+            for (int j = 0; j < VECTOR; j++) any |= widen(loaded[k].values[j]) > threshold;
+            if (any && first + k * stride < body) hits |= 1u << k;
+        }
+        // Hits are rare. To load them again, from the cache, takes less code than to handle each register.
+        for (; hits; hits &= hits - 1) {
+            const int i = first + (__ffs((int)hits) - 1) * stride;
+            const Loaded again = *(const Loaded*)(values + i);
+#pragma unroll
+            for (int j = 0; j < VECTOR; j++) keep(widen(again.values[j]), i + j);
         }
     }
-    const int tail = head + body + threadIdx.x;
+    const int tail = body + threadIdx.x;
+    if ((int)threadIdx.x < head) keep(load(values + threadIdx.x), threadIdx.x);
     if (tail < size) keep(load(values + tail), tail);
     __syncthreads();
 

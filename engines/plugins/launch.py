@@ -28,9 +28,10 @@ MAX_TOP_K = 1024
 MAX_DETECTIONS = 1024
 LEVELS = range(2, 7)
 FILTER_THREADS = 512
-BLOCK_THREADS = 1024
+SELECT_THREADS = 512
+NMS_THREADS = 1024
 # Number of logits that a Filter block reads. Smaller tiles spread better over the multiprocessors; larger tiles need
-# less scratch memory.
+# less scratch memory. A power of two.
 TILE = 32768
 # Outputs of Filter, which Select reads: sortable logits, their flat indices, and the number of logits in each tile.
 FILTER_OUTPUTS = ("keys", "index", "count")
@@ -178,7 +179,7 @@ def postprocess_launches(geometry: Geometry, batch: int) -> tuple[Launch, Launch
         Launch(
             entry=f"select_{suffix}",
             grid=(levels, batch),
-            block=BLOCK_THREADS,
+            block=SELECT_THREADS,
             inputs=(*FILTER_OUTPUTS, *heads[levels:], PARAMETERS),
             integers=(*sizes, geometry.num_anchors, geometry.num_classes, TILE, top_k),
             outputs=_outputs(CANDIDATES, (rows, (*rows, 4), rows), "ffi"),
@@ -186,7 +187,7 @@ def postprocess_launches(geometry: Geometry, batch: int) -> tuple[Launch, Launch
         Launch(
             entry="nms",
             grid=(batch, 1),
-            block=BLOCK_THREADS,
+            block=NMS_THREADS,
             inputs=(*CANDIDATES, PARAMETERS),
             integers=(levels, top_k, kept),
             outputs=_outputs(OUTPUTS, ((batch,), (batch, kept, 4), (batch, kept), (batch, kept)), "iffi"),

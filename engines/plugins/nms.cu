@@ -2,9 +2,12 @@
 //
 // The grid is (images). The candidates of each level are sorted already. A candidate's rank among all candidates, by
 // logit descending and then by level, is its place in its own list plus the number of candidates before it in the other
-// lists. A binary search finds this number. Then the candidates are processed in chunks, best first, with one candidate
-// for each thread. Each candidate of a chunk is compared with all kept boxes, and then with each box of the chunk that
-// is newly kept. At most max_detections steps are serial.
+// lists. A binary search finds this number. Then the candidates are processed in chunks, best first:
+//
+// 1. All threads compare the chunk with the boxes kept so far. The survivors move together.
+// 2. All threads compare the survivors with each other, which gives a matrix of bits.
+// 3. One warp goes through the matrix and finds the boxes to keep, a group of 32 candidates at a time. Only this part
+//    is serial, and it needs no barrier of the block.
 //
 // The kernel writes every element of num_detections: [N], boxes: [N, max_detections, 4], and scores and labels:
 // [N, max_detections]. Rows past num_detections are zero. An IoU of 0/0 or NaN suppresses nothing, as in the
@@ -17,95 +20,240 @@
 #define MAX_DETECTIONS 1024
 #define MAX_CANDIDATES (MAX_LEVELS * MAX_TOP_K)
 
-struct Box {
+#define CHUNK 256
+#define GROUPS (CHUNK / WARP)
+// Number of threads that share the comparisons of one candidate with the kept boxes.
+#define SLICES (THREADS / CHUNK)
+// Pairs of a group and itself or a better group.
+#define PAIRS (GROUPS * (GROUPS + 1) / 2)
+
+struct alignas(16) Box {
     float x1, y1, x2, y2;
 };
 
-// If an argument is NaN, the result is NaN, as in NumPy's minimum and maximum.
-__device__ __forceinline__ float lower(float a, float b) { return a < b || a != a ? a : b; }
-__device__ __forceinline__ float upper(float a, float b) { return a > b || a != a ? a : b; }
+struct Candidate {
+    Box box;
+    int label;
+    float logit;
+};
+
+// Memory of a block. The keys are needed only until the order is known.
+struct Shared {
+    union {
+        key_t32 keys[MAX_CANDIDATES];
+        struct {
+            Box kept_boxes[MAX_DETECTIONS], boxes[CHUNK];
+            int kept_labels[MAX_DETECTIONS];
+        };
+    };
+    int labels[CHUNK];
+    float logits[CHUNK];
+    // For a pair of groups, lane i has a bit for each candidate of the better group that overlaps candidate i of the
+    // other group.
+    key_t32 overlaps[PAIRS][WARP];
+    key_t32 alive[GROUPS], winners[GROUPS];
+    int counts[MAX_LEVELS];
+    unsigned short order[MAX_CANDIDATES];
+};
 
 __device__ __forceinline__ float area(const Box& box) { return (box.x2 - box.x1) * (box.y2 - box.y1); }
 
-__device__ __forceinline__ bool overlaps(const Box& kept, const Box& box, float threshold) {
-    const float width = upper(lower(kept.x2, box.x2) - upper(kept.x1, box.x1), 0.0f);
-    const float height = upper(lower(kept.y2, box.y2) - upper(kept.y1, box.y1), 0.0f);
-    const float intersection = width * height;
-    return intersection / (area(kept) + area(box) - intersection) > threshold;
+// fminf and fmaxf ignore NaN, unlike NumPy's minimum and maximum. That changes no IoU, because a box with NaN also has
+// NaN as its area.
+__device__ __forceinline__ float intersection(const Box& a, const Box& b) {
+    const float width = fmaxf(fminf(a.x2, b.x2) - fmaxf(a.x1, b.x1), 0.0f);
+    const float height = fmaxf(fminf(a.y2, b.y2) - fmaxf(a.y1, b.y1), 0.0f);
+    return width * height;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-ENTRY(const float* __restrict__ logits, const float* __restrict__ boxes, const int* __restrict__ labels,
-      const float* __restrict__ parameters, int levels, int top_k, int max_detections,
-      int* __restrict__ num_detections, float* __restrict__ kept_boxes, float* __restrict__ kept_scores,
-      int* __restrict__ kept_labels) {
-    __shared__ key_t32 keys[MAX_CANDIDATES];
-    __shared__ unsigned short order[MAX_CANDIDATES], kept[MAX_DETECTIONS];
-    __shared__ key_t32 alive_lanes[WARP];
+__device__ __forceinline__ float iou(const Box& a, const Box& b) {
+    const float common = intersection(a, b);
+    return common / (area(a) + area(b) - common);
+}
 
-    const int candidates = levels * top_k;
-    logits += (size_t)blockIdx.x * candidates;
-    labels += (size_t)blockIdx.x * candidates;
-    const Box* const box_of = (const Box*)boxes + (size_t)blockIdx.x * candidates;
-    const size_t out = (size_t)blockIdx.x * max_detections;
-    const float threshold = parameters[1];
-    const key_t32 no_candidate = to_key(minus_infinity());
+// Returns a bit for each of up to 32 better boxes that suppresses a box. Few boxes of a class touch each other, so the
+// division is left to a second loop, in which each lane has its own few boxes. The threshold is not negative, so boxes
+// that do not touch can be left out.
+__device__ __forceinline__ key_t32 suppressors(const Box* better, const int* labels, key_t32 wanted, Box box,
+                                               int label, float threshold) {
+    key_t32 touching = 0, result = 0;
+#pragma unroll 8
+    for (int i = 0; i < WARP; i++) {
+        if (labels[i] == label && intersection(better[i], box) > 0.0f) touching |= 1u << i;
+    }
+    for (touching &= wanted; touching; touching &= touching - 1) {
+        const int i = __ffs((int)touching) - 1;
+        if (iou(better[i], box) > threshold) result |= 1u << i;
+    }
+    return result;
+}
 
-    for (int i = threadIdx.x; i < candidates; i += THREADS) keys[i] = to_key(logits[i]);
+// Returns the number of bits before a position in a list of words. Sets total to the number of all bits.
+__device__ __forceinline__ int bits_before(const key_t32* words, int position, int& total) {
+    int before = 0;
+    total = 0;
+#pragma unroll
+    for (int i = 0; i < GROUPS; i++) {
+        const key_t32 word = words[i];
+        if (i < position / WARP) before += __popc(word);
+        if (i == position / WARP) before += __popc(word & ((1u << position % WARP) - 1));
+        total += __popc(word);
+    }
+    return before;
+}
+
+// Writes the indices of the candidates to order, best first. Returns their number.
+__device__ int rank_candidates(const float* logits, int levels, int top_k, Shared& shared) {
+    float loaded[MAX_LEVELS];
+#pragma unroll
+    for (int level = 0; level < MAX_LEVELS; level++) {
+        const bool inside = level < levels && (int)threadIdx.x < top_k;
+        loaded[level] = inside ? logits[level * top_k + threadIdx.x] : minus_infinity();
+    }
+    if (threadIdx.x < MAX_LEVELS) shared.counts[threadIdx.x] = 0;
     __syncthreads();
-    for (int i = threadIdx.x; i < candidates; i += THREADS) {
-        const int level = i / top_k;
-        int rank = i - level * top_k;
+#pragma unroll
+    for (int level = 0; level < MAX_LEVELS; level++) {
+        const bool exists = loaded[level] > minus_infinity();
+        if (exists) shared.keys[level * top_k + threadIdx.x] = to_key(loaded[level]);
+        const int count = __popc(__ballot_sync(ALL_LANES, exists));
+        if (threadIdx.x % WARP == 0 && count) atomicAdd(&shared.counts[level], count);
+    }
+    __syncthreads();
+    int total = 0;
+    for (int level = 0; level < levels; level++) total += shared.counts[level];
+    for (int i = threadIdx.x; i < total; i += THREADS) {
+        int level = 0, rank = i;
+        while (rank >= shared.counts[level]) rank -= shared.counts[level++];
+        const int candidate = level * top_k + rank;
+        const key_t32 key = shared.keys[candidate];
         for (int other = 0; other < levels; other++) {
             if (other == level) continue;
-            int low = 0, high = top_k;
+            int low = 0, high = shared.counts[other];
             while (low < high) {
                 const int middle = (low + high) / 2;
-                const key_t32 key = keys[other * top_k + middle];
-                if (key > keys[i] || (key == keys[i] && other < level)) low = middle + 1;
+                const key_t32 other_key = shared.keys[other * top_k + middle];
+                if (other_key > key || (other_key == key && other < level)) low = middle + 1;
                 else high = middle;
             }
             rank += low;
         }
-        order[rank] = (unsigned short)i;
+        shared.order[rank] = (unsigned short)candidate;
     }
     __syncthreads();
+    return total;
+}
+
+// Fills the matrix of overlaps between the candidates of a chunk.
+__device__ void compare_candidates(int candidates, float threshold, Shared& shared) {
+    const int lane = threadIdx.x % WARP, groups = (candidates + WARP - 1) / WARP;
+    for (int pair = threadIdx.x / WARP; pair < groups * (groups + 1) / 2; pair += THREADS / WARP) {
+        int group = 0, better = pair;
+        while (better > group) better -= ++group;
+        const int i = group * WARP + lane;
+        shared.overlaps[pair][lane] = suppressors(
+            shared.boxes + better * WARP, shared.labels + better * WARP,
+            better == group ? (1u << lane) - 1 : ALL_LANES, shared.boxes[i], shared.labels[i], threshold);
+    }
+}
+
+// Finds the candidates of a chunk to keep, at most as many as there is room for, and writes their bits to winners. Only
+// one warp calls this.
+__device__ void pick_winners(int candidates, int room, Shared& shared) {
+    const int lane = threadIdx.x % WARP;
+    key_t32 winners[GROUPS];
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+        const key_t32(*const overlaps)[WARP] = shared.overlaps + group * (group + 1) / 2;
+        key_t32 suppressed = 0;
+#pragma unroll
+        for (int better = 0; better < group; better++) suppressed |= overlaps[better][lane] & winners[better];
+        const bool alive = group * WARP + lane < candidates && !suppressed;
+        // Suppose that all lanes win, and let the winners suppress others, until nothing changes. Lane i is right after
+        // at most i rounds, because only better lanes suppress it; usually, two or three rounds are enough.
+        key_t32 before, word = __ballot_sync(ALL_LANES, alive);
+        do {
+            before = word;
+            word = __ballot_sync(ALL_LANES, alive && !(overlaps[group][lane] & before));
+        } while (word != before);
+        const bool fits = __popc(word & ((1u << lane) - 1)) < room;
+        word = __ballot_sync(ALL_LANES, fits && (word >> lane & 1));
+        room -= __popc(word);
+        winners[group] = word;
+        if (lane == 0) shared.winners[group] = word;
+    }
+}
+
+// There are only a few blocks, so each may use registers that a second block on its multiprocessor would need.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+ENTRY(const float* __restrict__ logits, const float* __restrict__ boxes, const int* __restrict__ labels,
+      const float* __restrict__ parameters, int levels, int top_k, int max_detections,
+      int* __restrict__ num_detections, float* __restrict__ kept_boxes, float* __restrict__ kept_scores,
+      int* __restrict__ kept_labels) {
+    __shared__ Shared shared;
+
+    const int lane = threadIdx.x % WARP, place = threadIdx.x % CHUNK, slice = threadIdx.x / CHUNK;
+    const size_t start = (size_t)blockIdx.x * levels * top_k, out = (size_t)blockIdx.x * max_detections;
+    const float threshold = parameters[1];
+    auto read = [&](int rank) {
+        const size_t i = start + shared.order[rank];
+        return Candidate{((const Box*)boxes)[i], labels[i], logits[i]};
+    };
+
+    if (threadIdx.x < GROUPS) shared.alive[threadIdx.x] = ALL_LANES;
+    const int candidates = rank_candidates(logits + start, levels, top_k, shared);
+    Candidate next = {};
+    if (place < candidates) next = read(place);
 
     int num = 0;  // has the same value in all threads
-    for (int first = 0; first < candidates && num < max_detections; first += THREADS) {
-        if (keys[order[first]] == no_candidate) break;  // sorted, so only empty places follow
-        const int rank = first + threadIdx.x;
-        const int candidate = rank < candidates ? order[rank] : 0;
-        bool alive = rank < candidates && keys[candidate] != no_candidate;
-        const Box box = box_of[candidate];
-        const int label = labels[candidate];
-        for (int i = 0; i < num && alive; i++) {
-            if (labels[kept[i]] == label && overlaps(box_of[kept[i]], box, threshold)) alive = false;
+    for (int first = 0; first < candidates && num < max_detections; first += CHUNK) {
+        const Candidate candidate = next;
+        if (first + CHUNK + place < candidates) next = read(first + CHUNK + place);  // arrives during this round
+        key_t32 suppressed = 0;
+        for (int i = slice * WARP; i < num; i += SLICES * WARP) {
+            const key_t32 wanted = num - i < WARP ? (1u << (num - i)) - 1 : ALL_LANES;
+            suppressed |= suppressors(shared.kept_boxes + i, shared.kept_labels + i, wanted, candidate.box,
+                                      candidate.label, threshold);
         }
-        while (num < max_detections) {
-            const key_t32 lanes = __ballot_sync(ALL_LANES, alive);
-            if (threadIdx.x % WARP == 0) alive_lanes[threadIdx.x / WARP] = lanes;
-            __syncthreads();
-            const key_t32 warps = __ballot_sync(ALL_LANES, alive_lanes[threadIdx.x % WARP] != 0);
-            const int warp = __ffs((int)warps) - 1;
-            const int best = warps ? warp * WARP + __ffs((int)alive_lanes[warp]) - 1 : -1;
-            __syncthreads();
-            if (best < 0) break;
-            const int winner = order[first + best];
-            if ((int)threadIdx.x == best) {
-                kept[num] = (unsigned short)candidate;
-                ((Box*)kept_boxes)[out + num] = box;
-                kept_labels[out + num] = label;
-                kept_scores[out + num] = 1.0f / (1.0f + expf(-from_key(keys[candidate])));
-                alive = false;
-            }
-            if (alive && labels[winner] == label && overlaps(box_of[winner], box, threshold)) alive = false;
-            num++;
-        }  // a barrier of the last round separates the writes to kept from the reads of the next chunk
+        const key_t32 alive = __ballot_sync(ALL_LANES, first + place < candidates && !suppressed);
+        if (lane == 0) atomicAnd((int*)&shared.alive[place / WARP], (int)alive);
+        __syncthreads();
+
+        int survivors;
+        const int survivor = bits_before(shared.alive, place, survivors);
+        if (slice == 0 && (shared.alive[place / WARP] >> lane & 1)) {
+            shared.boxes[survivor] = candidate.box;
+            shared.labels[survivor] = candidate.label;
+            shared.logits[survivor] = candidate.logit;
+        }
+        __syncthreads();
+
+        if (threadIdx.x < GROUPS) shared.alive[threadIdx.x] = ALL_LANES;
+        compare_candidates(survivors, threshold, shared);
+        __syncthreads();
+
+        if (threadIdx.x < WARP) pick_winners(survivors, max_detections - num, shared);
+        __syncthreads();
+
+        int kept;
+        const int row = num + bits_before(shared.winners, place, kept);
+        if (slice == 0 && (shared.winners[place / WARP] >> lane & 1)) {
+            const Box box = shared.boxes[place];
+            shared.kept_boxes[row] = box;
+            shared.kept_labels[row] = shared.labels[place];
+            float* const kept_box = kept_boxes + (out + row) * 4;
+            kept_box[0] = box.x1;
+            kept_box[1] = box.y1;
+            kept_box[2] = box.x2;
+            kept_box[3] = box.y2;
+            kept_scores[out + row] = 1.0f / (1.0f + expf(-shared.logits[place]));
+            kept_labels[out + row] = shared.labels[place];
+        }
+        num += kept;
+        __syncthreads();
     }
     for (int i = num + threadIdx.x; i < max_detections; i += THREADS) {
-        const Box zeros = {0.0f, 0.0f, 0.0f, 0.0f};
-        ((Box*)kept_boxes)[out + i] = zeros;
+        for (int side = 0; side < 4; side++) kept_boxes[(out + i) * 4 + side] = 0.0f;
         kept_scores[out + i] = 0.0f;
         kept_labels[out + i] = 0;
     }

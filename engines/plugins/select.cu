@@ -1,15 +1,18 @@
 // Select: keeps the best top_k candidates of each level, sorts them and decodes their boxes.
 //
-// The grid is (levels, images). A radix selection picks the best candidates by 64 bits: the key, then the index, lowest
-// first. These 64 bits are unique, so the result does not depend on the order in which Filter wrote the candidates.
-// Then a bitonic sort orders the candidates, and each box is decoded from four deltas.
+// The grid is (levels, images). If a level has more than top_k candidates, a radix selection picks the best by 64 bits:
+// the key, then the index, lowest first. These 64 bits are unique, so the result does not depend on the order in which
+// Filter wrote the candidates. Then a bitonic sort orders the candidates, and each box is decoded from four deltas. The
+// candidates to sort lie in registers, so only the longest steps of the sort need shared memory and barriers.
 //
 // The kernel writes every element of logits and labels: [N, levels * top_k], and boxes: [N, levels * top_k, 4]. Places
 // without a candidate get the logit -inf, and zeros as box and label. The arithmetic has the order of operations of
 // engines/plugins/specification.py. In both, NaN in a delta gives NaN in the box.
 #include "block.cuh"
 
-#define THREADS 1024
+#define THREADS 512
+#define MAX_TOP_K 1024
+#define PER_THREAD (MAX_TOP_K / THREADS)
 #define HEADER 8  // size of the header of the parameters; see engines/plugins/parameters.py
 
 #define BOX_POINTER(i) const scalar *__restrict__ box_##i
@@ -20,23 +23,97 @@
 
 __device__ __forceinline__ float clip(float x, float limit) { return x < 0.0f ? 0.0f : x > limit ? limit : x; }
 
+// The candidates of a level, which Filter left in tiles.
+struct Level {
+    const int *keys, *index, *count;  // of the first tile
+    int tiles, top_k;
+    // Each entry is the number of candidates before a run of tiles. The runs have one tile, if there are few tiles.
+    const int* before;
+    int tiles_of_run;
+
+    // Returns the place of candidate i in keys and index.
+    __device__ __forceinline__ size_t slot(int i) const {
+        int low = 0, high = (tiles - 1) / tiles_of_run;
+        while (low < high) {
+            const int middle = (low + high + 1) / 2;
+            if (before[middle] <= i) low = middle;
+            else high = middle - 1;
+        }
+        int tile = low * tiles_of_run, rest = i - before[low];
+        if (tiles_of_run > 1) {
+            for (; rest >= count[tile]; tile++) rest -= count[tile];
+        }
+        return (size_t)tile * top_k + rest;
+    }
+
+    // Returns a candidate as a number with 64 bits. The index is inverted, so that among equal keys the lower index is
+    // the larger number.
+    __device__ __forceinline__ key_t64 candidate(size_t slot) const {
+        return (key_t64)(key_t32)keys[slot] << 32 | (key_t32)~index[slot];
+    }
+};
+
+// Keeps the larger or the smaller of two numbers.
+__device__ __forceinline__ void keep(key_t64& mine, key_t64 other, bool larger) {
+    if (larger == (mine < other)) mine = other;
+}
+
+// Sorts MAX_TOP_K numbers, largest first, all of which are 0 from count on. Thread i has the numbers from
+// i * PER_THREAD. The two buffers take turns, so that a step needs one barrier only.
+__device__ __forceinline__ void sort(key_t64 (&mine)[PER_THREAD], int count, key_t64 (*buffers)[MAX_TOP_K]) {
+    const int first = threadIdx.x * PER_THREAD;
+    int turn = 0;
+    for (int run = 2; run < 2 * count; run *= 2) {
+        int step = run / 2;
+        for (; step >= PER_THREAD * WARP; step /= 2) {
+            key_t64* const buffer = buffers[turn ^= 1];
+#pragma unroll
+            for (int i = 0; i < PER_THREAD; i++) buffer[i * THREADS + threadIdx.x] = mine[i];
+            __syncthreads();
+#pragma unroll
+            for (int i = 0; i < PER_THREAD; i++) {
+                const key_t64 other = buffer[i * THREADS + (threadIdx.x ^ step / PER_THREAD)];
+                keep(mine[i], other, !(first & run) == !(first & step));
+            }
+        }
+        for (; step >= PER_THREAD; step /= 2) {
+#pragma unroll
+            for (int i = 0; i < PER_THREAD; i++) {
+                const key_t64 other = __shfl_xor_sync(ALL_LANES, mine[i], step / PER_THREAD);
+                keep(mine[i], other, !(first & run) == !(first & step));
+            }
+        }
+#pragma unroll
+        for (int near = PER_THREAD / 2; near > 0; near /= 2) {
+#pragma unroll
+            for (int i = 0; i < PER_THREAD; i++) {
+                if (i & near || near >= run) continue;
+                const key_t64 a = mine[i], b = mine[i + near];
+                const bool larger = !((first + i) & run);
+                keep(mine[i], b, larger);
+                keep(mine[i + near], a, !larger);
+            }
+        }
+    }
+}
+
 // There are only a few blocks, so each may use registers that a second block on its multiprocessor would need.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 ENTRY(const int* __restrict__ keys, const int* __restrict__ index, const int* __restrict__ count,
       EACH_LEVEL(BOX_POINTER), const float* __restrict__ parameters, EACH_LEVEL(SIZE_PARAMETERS), int anchors,
       int classes, int tile, int top_k, float* __restrict__ logits, float* __restrict__ boxes,
       int* __restrict__ labels) {
-    __shared__ key_t64 best[THREADS];
-    __shared__ int histogram[BINS], warp_sums[WARP], picked[2], found;
+    __shared__ key_t64 buffers[2][MAX_TOP_K];
+    __shared__ int before[MAX_TOP_K], histogram[BINS], warp_sums[WARP], picked[2], found;
 
     const scalar* const pointers[LEVELS] = {EACH_LEVEL(BOX_NAME)};
     const int heights[LEVELS] = {EACH_LEVEL(HEIGHT_NAME)}, widths[LEVELS] = {EACH_LEVEL(WIDTH_NAME)};
-    const int level = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const int level = blockIdx.x;
     const scalar* deltas = pointers[0];
     int height = 1, width = 1, tiles_before = 0, tiles = 0, tiles_of_all = 0;
 #pragma unroll
     for (int i = 0; i < LEVELS; i++) {
-        const int tiles_of_level = (anchors * classes * heights[i] * widths[i] + tile - 1) / tile;
+        const int tiles_of_level = tiles_of(anchors * classes * heights[i] * widths[i], tile);
         if (i < level) tiles_before += tiles_of_level;
         if (i == level) {
             deltas = pointers[i];
@@ -47,31 +124,49 @@ ENTRY(const int* __restrict__ keys, const int* __restrict__ index, const int* __
         tiles_of_all += tiles_of_level;
     }
     const size_t first_tile = (size_t)blockIdx.y * tiles_of_all + tiles_before;
+    const Level all = {keys + first_tile * top_k, index + first_tile * top_k, count + first_tile, tiles, top_k,
+                       before, (tiles + MAX_TOP_K - 1) / MAX_TOP_K};
 
-    int count_of_thread = 0, total;
-    for (int t = threadIdx.x; t < tiles; t += THREADS) count_of_thread += count[first_tile + t];
-    sum_before<THREADS>(count_of_thread, warp_sums, total);
-
-    // Each warp reads one tile at a time, because most tiles hold few candidates. The index is inverted, so that among
-    // equal keys the lower index is the larger number.
-    auto for_each_candidate = [&](auto&& visit) {
-        for (int t = warp; t < tiles; t += THREADS / WARP) {
-            const int candidates = count[first_tile + t];
-            for (int i = lane; i < candidates; i += WARP) {
-                const size_t slot = (first_tile + t) * top_k + i;
-                visit((key_t64)(key_t32)keys[slot] << 32 | (key_t32)~index[slot]);
-            }
+    int counts[PER_THREAD] = {}, count_of_thread = 0, total;
+#pragma unroll 1
+    for (int t = 0; t < all.tiles_of_run; t++) {
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++) {
+            const int tile_of_run = (threadIdx.x * PER_THREAD + i) * all.tiles_of_run + t;
+            if (tile_of_run < tiles) counts[i] += all.count[tile_of_run];
         }
-    };
-    key_t64 pivot = 0, mask = 0;
-    if (total > top_k) {
+    }
+#pragma unroll
+    for (int i = 0; i < PER_THREAD; i++) count_of_thread += counts[i];
+    int sum = sum_before<THREADS>(count_of_thread, warp_sums, total);
+#pragma unroll
+    for (int i = 0; i < PER_THREAD; i++) {
+        before[threadIdx.x * PER_THREAD + i] = sum;
+        sum += counts[i];
+    }
+    if (threadIdx.x == 0) found = 0;
+    __syncthreads();
+
+    key_t64 mine[PER_THREAD];
+    if (total <= top_k) {
+        size_t slots[PER_THREAD];
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++) slots[i] = all.slot(threadIdx.x * PER_THREAD + i);
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++) {
+            const bool exists = (int)threadIdx.x * PER_THREAD + i < total;
+            mine[i] = exists ? all.candidate(slots[i]) : 0;  // 0 is less than every key
+        }
+    } else {
+        key_t64 pivot = 0, mask = 0;
         int wanted = top_k;
         for (int shift = 56; shift >= 0; shift -= 8) {
             for (int i = threadIdx.x; i < BINS; i += THREADS) histogram[i] = 0;
             __syncthreads();
-            for_each_candidate([&](key_t64 key) {
+            for (int i = threadIdx.x; i < total; i += THREADS) {
+                const key_t64 key = all.candidate(all.slot(i));
                 if ((key & mask) == pivot) atomicAdd(&histogram[(int)(key >> shift) & (BINS - 1)], 1);
-            });
+            }
             __syncthreads();
             const int digit = pick_digit<THREADS>(histogram, wanted, warp_sums, picked);
             const bool exact = histogram[digit] == wanted;  // all keys with this digit are wanted
@@ -80,57 +175,56 @@ ENTRY(const int* __restrict__ keys, const int* __restrict__ index, const int* __
             __syncthreads();
             if (exact) break;
         }
-    }
-    if (threadIdx.x == 0) found = 0;
-    best[threadIdx.x] = 0;  // less than every key
-    __syncthreads();
-    for_each_candidate([&](key_t64 key) {
-        if ((key & mask) >= pivot) best[atomicAdd(&found, 1)] = key;
-    });
-    __syncthreads();
-    for (int run = 2; run <= THREADS; run *= 2) {
-        for (int step = run / 2; step > 0; step /= 2) {
-            const int i = threadIdx.x, other = i ^ step;
-            if (other > i) {
-                const key_t64 a = best[i], b = best[other];
-                if ((i & run) == 0 ? a < b : a > b) {
-                    best[i] = b;
-                    best[other] = a;
-                }
-            }
-            __syncthreads();
+        for (int i = threadIdx.x; i < total; i += THREADS) {
+            const key_t64 key = all.candidate(all.slot(i));
+            if ((key & mask) >= pivot) buffers[0][atomicAdd(&found, 1)] = key;
+        }
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++) {
+            const int place = threadIdx.x * PER_THREAD + i;
+            mine[i] = place < top_k ? buffers[0][place] : 0;
         }
     }
+    sort(mine, min(total, top_k), buffers);
 
-    const int rank = threadIdx.x;
-    if (rank >= top_k) return;
-    const size_t out = ((size_t)blockIdx.y * LEVELS + level) * top_k + rank;
-    float logit = minus_infinity(), box[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    int label = 0;
-    if (best[rank] != 0) {
-        const int flat = (int)~(key_t32)best[rank], positions = height * width;
+    const int positions = height * width;
+    const float* const cells = parameters + HEADER + level * anchors * 4;
+    const float* const stride = parameters + HEADER + LEVELS * anchors * 4 + level * 2;
+    const float longest = parameters[2], limits[2] = {parameters[3], parameters[4]};
+    float decoded[PER_THREAD][4];
+    int decoded_labels[PER_THREAD];
+#pragma unroll
+    for (int i = 0; i < PER_THREAD; i++) {
+        // Places without a candidate decode some box as well: without a branch, the loads of all boxes of a thread are
+        // in flight together.
+        const int flat = mine[i] ? (int)~(key_t32)mine[i] : 0;
         const int channel = flat / positions, position = flat - channel * positions;
         const int anchor = channel / classes;
         const int y = position / width, x = position - y * width;
         const scalar* const delta = deltas + ((size_t)blockIdx.y * anchors + anchor) * 4 * positions + position;
-        const float* const cell = parameters + HEADER + (level * anchors + anchor) * 4;
-        const float* const stride = parameters + HEADER + LEVELS * anchors * 4 + level * 2;
+        const float* const cell = cells + anchor * 4;
+        decoded_labels[i] = channel - anchor * classes;
 #pragma unroll
         for (int axis = 0; axis < 2; axis++) {
             const float shift = (float)(axis ? y : x) * stride[axis];
             const float low = shift + cell[axis], side = shift + cell[axis + 2] - low;
             const float center = load(delta + axis * (size_t)positions) * side + (low + 0.5f * side);
             const float log_side = load(delta + (axis + 2) * (size_t)positions);
-            const float longest = parameters[2];
             const float half = 0.5f * (expf(log_side > longest ? longest : log_side) * side);
-            box[axis] = clip(center - half, parameters[3 + axis]);
-            box[axis + 2] = clip(center + half, parameters[3 + axis]);
+            decoded[i][axis] = clip(center - half, limits[axis]);
+            decoded[i][axis + 2] = clip(center + half, limits[axis]);
         }
-        logit = from_key((key_t32)(best[rank] >> 32));
-        label = channel - anchor * classes;
     }
-    logits[out] = logit;
-    labels[out] = label;
 #pragma unroll
-    for (int i = 0; i < 4; i++) boxes[out * 4 + i] = box[i];
+    for (int i = 0; i < PER_THREAD; i++) {
+        const int rank = threadIdx.x * PER_THREAD + i;
+        if (rank >= top_k) return;
+        const bool exists = mine[i] != 0;
+        const size_t out = ((size_t)blockIdx.y * LEVELS + level) * top_k + rank;
+        logits[out] = exists ? from_key((key_t32)(mine[i] >> 32)) : minus_infinity();
+        labels[out] = exists ? decoded_labels[i] : 0;
+#pragma unroll
+        for (int side = 0; side < 4; side++) boxes[out * 4 + side] = exists ? decoded[i][side] : 0.0f;
+    }
 }

@@ -108,6 +108,16 @@ def run_kernel(launch: Launch, inputs: Sequence[npt.NDArray[Any]], *, seed: int 
     return outputs
 
 
+def barriers(launch: Launch) -> int:
+    """Return the largest number of barriers that a block passed in the last run of a kernel."""
+    return int(library(launch.entry).barriers())
+
+
+def exchanges(launch: Launch) -> int:
+    """Return the largest number of times that the lanes of a warp waited for each other in the last run of a kernel."""
+    return int(library(launch.entry).exchanges())
+
+
 def run_kernels(
     cls_logits: Sequence[npt.NDArray[Any]],
     box_deltas: Sequence[npt.NDArray[Any]],

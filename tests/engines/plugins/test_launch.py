@@ -23,7 +23,7 @@ def test_the_plan_for_torchvision_at_800() -> None:
         Tensor("index", (2, 336, 1000), "int32"),
         Tensor("count", (2, 336), "int32"),
     )
-    assert (select.entry, select.grid, select.block) == ("select_f16_5", (5, 2), 1024)
+    assert (select.entry, select.grid, select.block) == ("select_f16_5", (5, 2), 512)
     assert select.integers == (100, 100, 50, 50, 25, 25, 13, 13, 7, 7, 9, 91, 32768, 1000)
     assert select.inputs == ("keys", "index", "count", "box_0", "box_1", "box_2", "box_3", "box_4", "parameters")
     assert select.outputs == (

@@ -50,6 +50,9 @@ static const void* arguments;
 // With 0, lanes, warps and blocks run in their natural order. With other seeds the order is shuffled, again at each
 // barrier, so that a kernel that lacks a barrier or depends on the order of blocks gives another result.
 static uint32_t seed = 0, random_state;
+// The largest number of barriers of a block, and of exchanges between the lanes of a warp in the last launch.
+static int barriers, exchanges;
+static int exchanges_of[MAX_THREADS / LANES];
 
 inline void shuffle(int* order, int count) {
     for (int i = 0; i < count; i++) order[i] = i;
@@ -102,8 +105,10 @@ inline void run_warp(int warp) {
             if (fiber.state == READY) resume(warp * LANES + lane);
             waiting += fiber.state == IN_WARP;
         }
-        if (waiting == LANES)
+        if (waiting == LANES) {
             for (int lane = 0; lane < LANES; lane++) fibers[warp * LANES + lane].state = READY;
+            exchanges_of[warp]++;
+        }
     }
 }
 
@@ -111,7 +116,8 @@ inline void run_warp(int warp) {
 inline int run_block(int threads) {
     int order[MAX_THREADS / LANES];
     for (int i = 0; i < threads; i++) fibers[i].state = READY;
-    for (;;) {
+    memset(exchanges_of, 0, sizeof exchanges_of);
+    for (int passed = 0;; passed++) {
         shuffle(order, threads / LANES);
         for (int i = 0; i < threads / LANES; i++) run_warp(order[i]);
         int at_barrier = 0, done = 0;
@@ -119,6 +125,10 @@ inline int run_block(int threads) {
             at_barrier += fibers[i].state == AT_BARRIER;
             done += fibers[i].state == DONE;
         }
+        if (passed > barriers) barriers = passed;
+        for (int i = 0; i < threads / LANES; i++)
+            // The lanes wait twice in an exchange; see below.
+            if (exchanges_of[i] / 2 > exchanges) exchanges = exchanges_of[i] / 2;
         if (done == threads) return 0;
         if (at_barrier != threads) return 1;
         for (int i = 0; i < threads; i++) fibers[i].state = READY;
@@ -133,6 +143,7 @@ inline int launch(int x, int y, int threads, void (*function)(const void*), cons
     grid.x = x;
     grid.y = y;
     random_state = seed;
+    barriers = exchanges = 0;
     int* const order = (int*)malloc(sizeof(int) * x * y);
     shuffle(order, x * y);
     int failed = 0;
@@ -167,6 +178,12 @@ inline int __shfl_up_sync(uint32_t, int value, int step) {
     return (int)emulator::exchange((uint32_t)value, lane >= step ? lane - step : lane);
 }
 
+inline uint64_t __shfl_xor_sync(uint32_t, uint64_t value, int mask) {
+    const int from = emulator::current % emulator::LANES ^ mask;
+    const uint64_t high = emulator::exchange((uint32_t)(value >> 32), from);
+    return high << 32 | emulator::exchange((uint32_t)value, from);
+}
+
 inline uint32_t __ballot_sync(uint32_t, bool value) {
     const int warp = emulator::current / emulator::LANES;
     emulator::lanes[warp][emulator::current % emulator::LANES] = value;
@@ -183,6 +200,13 @@ inline int atomicAdd(int* address, int value) {
     return before;
 }
 
+inline int atomicAnd(int* address, int value) {
+    const int before = *address;
+    *address &= value;
+    return before;
+}
+
+inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline int min(int a, int b) { return a < b ? a : b; }
 

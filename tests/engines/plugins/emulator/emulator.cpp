@@ -42,3 +42,9 @@ extern "C" int run(int x, int y, int threads, const void** inputs, const int* n,
     const Arguments arguments = {inputs, n, outputs};
     return emulator::launch(x, y, threads, run_thread, &arguments);
 }
+
+// Returns the largest number of barriers that a block passed in the last run.
+extern "C" int barriers() { return emulator::barriers; }
+
+// Returns the largest number of times that the lanes of a warp waited for each other in the last run.
+extern "C" int exchanges() { return emulator::exchanges; }
