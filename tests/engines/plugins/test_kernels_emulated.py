@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -194,21 +194,34 @@ def test_any_thresholds(score: float, iou: float) -> None:
     check(SMALL, logits, deltas, parameters_of(SMALL, score=score, iou=iou))
 
 
-def test_the_number_of_tiles_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def set_tile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Yield a function that changes the size of the tiles. The launch plans are cached, so it also clears the cache."""
+
+    def change(tile: int) -> None:
+        monkeypatch.setattr(launch_module, "TILE", tile)
+        postprocess_launches.cache_clear()
+
+    yield change
+    postprocess_launches.cache_clear()
+
+
+def test_the_number_of_tiles_does_not_change_the_result(set_tile: Callable[[int], None]) -> None:
     heads = heads_of(SMALL, 2, 1, CASES["heavy ties"])
     parameters = parameters_of(SMALL)
     whole = run_kernels(*heads, parameters, SMALL)
     for tile in (2, 64, 1024):  # some tiles are smaller than a 16-byte load, some have more than top_k candidates
-        monkeypatch.setattr(launch_module, "TILE", tile)
+        set_tile(tile)
+        assert postprocess_launches(SMALL, 2)[0].grid[0] > 8379 // tile
         in_tiles = run_kernels(*heads, parameters, SMALL)
         for found, expected in zip(itertools.chain(*in_tiles), itertools.chain(*whole), strict=True):
             np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("case", ["nearly all pass", "heavy ties", "NaN among them"])
-def test_the_order_of_threads_and_blocks_changes_no_bit(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_threads_and_blocks_changes_no_bit(case: str, set_tile: Callable[[int], None]) -> None:
     """A shuffled order reveals a missing barrier."""
-    monkeypatch.setattr(launch_module, "TILE", 512)
+    set_tile(512)
     geometry = dataclasses.replace(SMALL, max_detections=200)  # many rounds of NMS, with winners from several warps
     heads = heads_of(geometry, 2, 1, CASES[case])
     parameters = parameters_of(geometry)
