@@ -21,9 +21,7 @@
 #define MAX_CANDIDATES (MAX_LEVELS * MAX_TOP_K)
 
 #define CHUNK 256
-#define GROUPS (CHUNK / WARP)
-// Number of threads that share the comparisons of one candidate with the kept boxes.
-#define SLICES (THREADS / CHUNK)
+#define GROUPS (CHUNK / WARP)  // a group is what a warp compares
 // Pairs of a group and itself or a better group.
 #define PAIRS (GROUPS * (GROUPS + 1) / 2)
 
@@ -144,6 +142,17 @@ __device__ int rank_candidates(const float* logits, int levels, int top_k, Share
     return total;
 }
 
+// Returns the bits of kept boxes that suppress a box. Each slice looks at other kept boxes.
+__device__ key_t32 compare_with_kept(Box box, int label, int slice, int slices, int num, float threshold,
+                                     const Shared& shared) {
+    key_t32 result = 0;
+    for (int i = slice * WARP; i < num && !result; i += slices * WARP) {
+        const key_t32 wanted = num - i < WARP ? (1u << (num - i)) - 1 : ALL_LANES;
+        result = suppressors(shared.kept_boxes + i, shared.kept_labels + i, wanted, box, label, threshold);
+    }
+    return result;
+}
+
 // Fills the matrix of overlaps between the candidates of a chunk.
 __device__ void compare_candidates(int candidates, float threshold, Shared& shared) {
     const int lane = threadIdx.x % WARP, groups = (candidates + WARP - 1) / WARP;
@@ -165,6 +174,7 @@ __device__ void pick_winners(int candidates, int room, Shared& shared) {
 #pragma unroll
     for (int group = 0; group < GROUPS; group++) {
         const key_t32(*const overlaps)[WARP] = shared.overlaps + group * (group + 1) / 2;
+        const key_t32 own = overlaps[group][lane];
         key_t32 suppressed = 0;
 #pragma unroll
         for (int better = 0; better < group; better++) suppressed |= overlaps[better][lane] & winners[better];
@@ -174,13 +184,18 @@ __device__ void pick_winners(int candidates, int room, Shared& shared) {
         key_t32 before, word = __ballot_sync(ALL_LANES, alive);
         do {
             before = word;
-            word = __ballot_sync(ALL_LANES, alive && !(overlaps[group][lane] & before));
+            word = __ballot_sync(ALL_LANES, alive && !(own & before));
         } while (word != before);
-        const bool fits = __popc(word & ((1u << lane) - 1)) < room;
-        word = __ballot_sync(ALL_LANES, fits && (word >> lane & 1));
+        if (__popc(word) > room) {
+            const bool fits = __popc(word & ((1u << lane) - 1)) < room;
+            word = __ballot_sync(ALL_LANES, fits && (word >> lane & 1));
+        }
         room -= __popc(word);
         winners[group] = word;
-        if (lane == 0) shared.winners[group] = word;
+    }
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+        if (lane == group) shared.winners[group] = winners[group];
     }
 }
 
@@ -192,52 +207,60 @@ ENTRY(const float* __restrict__ logits, const float* __restrict__ boxes, const i
       int* __restrict__ kept_labels) {
     __shared__ Shared shared;
 
-    const int lane = threadIdx.x % WARP, place = threadIdx.x % CHUNK, slice = threadIdx.x / CHUNK;
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, place = threadIdx.x;
     const size_t start = (size_t)blockIdx.x * levels * top_k, out = (size_t)blockIdx.x * max_detections;
     const float threshold = parameters[1];
+    const int candidates = rank_candidates(logits + start, levels, top_k, shared);
     auto read = [&](int rank) {
+        if (place >= CHUNK || rank >= candidates) return Candidate{};
         const size_t i = start + shared.order[rank];
         return Candidate{((const Box*)boxes)[i], labels[i], logits[i]};
     };
-
-    if (threadIdx.x < GROUPS) shared.alive[threadIdx.x] = ALL_LANES;
-    const int candidates = rank_candidates(logits + start, levels, top_k, shared);
-    Candidate next = {};
-    if (place < candidates) next = read(place);
+    Candidate next = read(place);
 
     int num = 0;  // has the same value in all threads
-    for (int first = 0; first < candidates && num < max_detections; first += CHUNK) {
+    for (int first = 0; first < candidates && num < max_detections;) {
+        // The last chunk is smaller, if it takes only a few of its candidates to fill the room that is left.
+        const int room = max_detections - num, groups = min(GROUPS, (2 * room + WARP - 1) / WARP);
+        const int size = min(groups * WARP, candidates - first);
         const Candidate candidate = next;
-        if (first + CHUNK + place < candidates) next = read(first + CHUNK + place);  // arrives during this round
-        key_t32 suppressed = 0;
-        for (int i = slice * WARP; i < num; i += SLICES * WARP) {
-            const key_t32 wanted = num - i < WARP ? (1u << (num - i)) - 1 : ALL_LANES;
-            suppressed |= suppressors(shared.kept_boxes + i, shared.kept_labels + i, wanted, candidate.box,
-                                      candidate.label, threshold);
+        if (place < size) {
+            shared.boxes[place] = candidate.box;
+            shared.labels[place] = candidate.label;
         }
-        const key_t32 alive = __ballot_sync(ALL_LANES, first + place < candidates && !suppressed);
-        if (lane == 0) atomicAnd((int*)&shared.alive[place / WARP], (int)alive);
+        if (place < GROUPS) shared.alive[place] = place < groups ? ALL_LANES : 0;
+        __syncthreads();
+        first += size;
+        next = read(first + place);  // arrives during this round
+
+        const int group = warp % groups, slice = warp / groups, slices = THREADS / WARP / groups;
+        if (slice < slices) {
+            const int i = group * WARP + lane;
+            const key_t32 suppressed = compare_with_kept(shared.boxes[i], shared.labels[i], slice, slices, num,
+                                                         threshold, shared);
+            const key_t32 alive = __ballot_sync(ALL_LANES, i < size && !suppressed);
+            if (lane == 0) atomicAnd((int*)&shared.alive[group], (int)alive);
+        }
         __syncthreads();
 
         int survivors;
         const int survivor = bits_before(shared.alive, place, survivors);
-        if (slice == 0 && (shared.alive[place / WARP] >> lane & 1)) {
+        if (place < CHUNK && (shared.alive[place / WARP] >> lane & 1)) {
             shared.boxes[survivor] = candidate.box;
             shared.labels[survivor] = candidate.label;
             shared.logits[survivor] = candidate.logit;
         }
         __syncthreads();
 
-        if (threadIdx.x < GROUPS) shared.alive[threadIdx.x] = ALL_LANES;
         compare_candidates(survivors, threshold, shared);
         __syncthreads();
 
-        if (threadIdx.x < WARP) pick_winners(survivors, max_detections - num, shared);
+        if (warp == 0) pick_winners(survivors, room, shared);
         __syncthreads();
 
         int kept;
         const int row = num + bits_before(shared.winners, place, kept);
-        if (slice == 0 && (shared.winners[place / WARP] >> lane & 1)) {
+        if (place < CHUNK && (shared.winners[place / WARP] >> lane & 1)) {
             const Box box = shared.boxes[place];
             shared.kept_boxes[row] = box;
             shared.kept_labels[row] = shared.labels[place];
@@ -250,7 +273,7 @@ ENTRY(const float* __restrict__ logits, const float* __restrict__ boxes, const i
             kept_labels[out + row] = shared.labels[place];
         }
         num += kept;
-        __syncthreads();
+        // No barrier here: in the next round, a thread writes only over the candidate that it has just read itself.
     }
     for (int i = num + threadIdx.x; i < max_detections; i += THREADS) {
         for (int side = 0; side < 4; side++) kept_boxes[(out + i) * 4 + side] = 0.0f;

@@ -1,9 +1,10 @@
 // Select: keeps the best top_k candidates of each level, sorts them and decodes their boxes.
 //
-// The grid is (levels, images). If a level has more than top_k candidates, a radix selection picks the best by 64 bits:
-// the key, then the index, lowest first. These 64 bits are unique, so the result does not depend on the order in which
-// Filter wrote the candidates. Then a bitonic sort orders the candidates, and each box is decoded from four deltas. The
-// candidates to sort lie in registers, so only the longest steps of the sort need shared memory and barriers.
+// The grid is (levels, images). Candidates are compared by 64 bits: the key, then the index, lowest first. These 64 bits
+// are unique, so the result does not depend on the order in which Filter wrote the candidates. If a level has more than
+// top_k candidates, a radix selection picks the best. Then a bitonic sort orders the candidates, and each box is decoded
+// from four deltas. The candidates to sort lie in registers, so only the longest steps of the sort need shared memory
+// and barriers.
 //
 // The kernel writes every element of logits and labels: [N, levels * top_k], and boxes: [N, levels * top_k, 4]. Places
 // without a candidate get the logit -inf, and zeros as box and label. The arithmetic has the order of operations of
@@ -13,6 +14,8 @@
 #define THREADS 512
 #define MAX_TOP_K 1024
 #define PER_THREAD (MAX_TOP_K / THREADS)
+#define RUNS MAX_TOP_K
+#define BATCH 4  // number of candidates that a thread reads at the same time, if there are more than top_k
 #define HEADER 8  // size of the header of the parameters; see engines/plugins/parameters.py
 
 #define BOX_POINTER(i) const scalar *__restrict__ box_##i
@@ -26,30 +29,50 @@ __device__ __forceinline__ float clip(float x, float limit) { return x < 0.0f ? 
 // The candidates of a level, which Filter left in tiles.
 struct Level {
     const int *keys, *index, *count;  // of the first tile
-    int tiles, top_k;
-    // Each entry is the number of candidates before a run of tiles. The runs have one tile, if there are few tiles.
+    int top_k, total;
+    // Each of the RUNS entries is the number of candidates before a run of tiles. A run is one tile, if there are few.
     const int* before;
     int tiles_of_run;
 
-    // Returns the place of candidate i in keys and index.
-    __device__ __forceinline__ size_t slot(int i) const {
-        int low = 0, high = (tiles - 1) / tiles_of_run;
-        while (low < high) {
-            const int middle = (low + high + 1) / 2;
-            if (before[middle] <= i) low = middle;
-            else high = middle - 1;
+    // Reads the candidates first, first + stride and so on as numbers with 64 bits, all at the same time. The index is
+    // inverted, so that among equal keys the lower index is the larger number. Past the last candidate, the number is
+    // 0, which is less than every candidate.
+    template <int COUNT>
+    __device__ __forceinline__ void read(int first, int stride, key_t64 (&numbers)[COUNT]) const {
+        int run[COUNT] = {};
+        for (int step = RUNS / 2; step > 0; step /= 2) {
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) {
+                if (before[run[i] + step] <= first + i * stride) run[i] += step;
+            }
         }
-        int tile = low * tiles_of_run, rest = i - before[low];
-        if (tiles_of_run > 1) {
-            for (; rest >= count[tile]; tile++) rest -= count[tile];
+        size_t slots[COUNT];
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            int tile = run[i] * tiles_of_run, rest = first + i * stride - before[run[i]];
+            if (tiles_of_run > 1 && first + i * stride < total) {
+                for (; rest >= count[tile]; tile++) rest -= count[tile];
+            }
+            slots[i] = (size_t)tile * top_k + rest;
         }
-        return (size_t)tile * top_k + rest;
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            const bool exists = first + i * stride < total;
+            numbers[i] = exists ? (key_t64)(key_t32)keys[slots[i]] << 32 | (key_t32)~index[slots[i]] : 0;
+        }
     }
 
-    // Returns a candidate as a number with 64 bits. The index is inverted, so that among equal keys the lower index is
-    // the larger number.
-    __device__ __forceinline__ key_t64 candidate(size_t slot) const {
-        return (key_t64)(key_t32)keys[slot] << 32 | (key_t32)~index[slot];
+    // Calls a function with each candidate. All threads of the block share the work.
+    template <typename Visit>
+    __device__ __forceinline__ void for_each(Visit visit) const {
+        for (int first = threadIdx.x; first < total; first += BATCH * THREADS) {
+            key_t64 numbers[BATCH];
+            read(first, THREADS, numbers);
+#pragma unroll
+            for (int i = 0; i < BATCH; i++) {
+                if (numbers[i]) visit(numbers[i]);
+            }
+        }
     }
 };
 
@@ -103,8 +126,8 @@ ENTRY(const int* __restrict__ keys, const int* __restrict__ index, const int* __
       EACH_LEVEL(BOX_POINTER), const float* __restrict__ parameters, EACH_LEVEL(SIZE_PARAMETERS), int anchors,
       int classes, int tile, int top_k, float* __restrict__ logits, float* __restrict__ boxes,
       int* __restrict__ labels) {
-    __shared__ key_t64 buffers[2][MAX_TOP_K];
-    __shared__ int before[MAX_TOP_K], histogram[BINS], warp_sums[WARP], picked[2], found;
+    __shared__ key_t64 buffers[2][MAX_TOP_K], best[MAX_TOP_K];
+    __shared__ int before[RUNS], histogram[BINS], warp_sums[WARP], picked[2], num_best, num_undecided;
 
     const scalar* const pointers[LEVELS] = {EACH_LEVEL(BOX_NAME)};
     const int heights[LEVELS] = {EACH_LEVEL(HEIGHT_NAME)}, widths[LEVELS] = {EACH_LEVEL(WIDTH_NAME)};
@@ -124,10 +147,10 @@ ENTRY(const int* __restrict__ keys, const int* __restrict__ index, const int* __
         tiles_of_all += tiles_of_level;
     }
     const size_t first_tile = (size_t)blockIdx.y * tiles_of_all + tiles_before;
-    const Level all = {keys + first_tile * top_k, index + first_tile * top_k, count + first_tile, tiles, top_k,
-                       before, (tiles + MAX_TOP_K - 1) / MAX_TOP_K};
+    Level all = {keys + first_tile * top_k, index + first_tile * top_k, count + first_tile, top_k, 0,
+                 before, (tiles + RUNS - 1) / RUNS};
 
-    int counts[PER_THREAD] = {}, count_of_thread = 0, total;
+    int counts[PER_THREAD] = {}, count_of_thread = 0;
 #pragma unroll 1
     for (int t = 0; t < all.tiles_of_run; t++) {
 #pragma unroll
@@ -138,55 +161,53 @@ ENTRY(const int* __restrict__ keys, const int* __restrict__ index, const int* __
     }
 #pragma unroll
     for (int i = 0; i < PER_THREAD; i++) count_of_thread += counts[i];
-    int sum = sum_before<THREADS>(count_of_thread, warp_sums, total);
+    int sum = sum_before<THREADS>(count_of_thread, warp_sums, all.total);
 #pragma unroll
     for (int i = 0; i < PER_THREAD; i++) {
         before[threadIdx.x * PER_THREAD + i] = sum;
         sum += counts[i];
     }
-    if (threadIdx.x == 0) found = 0;
+    if (threadIdx.x == 0) num_best = num_undecided = 0;
     __syncthreads();
 
+    const int own = threadIdx.x * PER_THREAD;
     key_t64 mine[PER_THREAD];
-    if (total <= top_k) {
-        size_t slots[PER_THREAD];
-#pragma unroll
-        for (int i = 0; i < PER_THREAD; i++) slots[i] = all.slot(threadIdx.x * PER_THREAD + i);
-#pragma unroll
-        for (int i = 0; i < PER_THREAD; i++) {
-            const bool exists = (int)threadIdx.x * PER_THREAD + i < total;
-            mine[i] = exists ? all.candidate(slots[i]) : 0;  // 0 is less than every key
-        }
+    if (all.total <= top_k) {
+        all.read(own, 1, mine);
     } else {
+        // Fix one digit after another of the top_k-th number, until the numbers with these digits fit into a buffer.
         key_t64 pivot = 0, mask = 0;
-        int wanted = top_k;
-        for (int shift = 56; shift >= 0; shift -= 8) {
+        int wanted = top_k, undecided = all.total;
+        for (int shift = 56; undecided > MAX_TOP_K; shift -= 8) {
             for (int i = threadIdx.x; i < BINS; i += THREADS) histogram[i] = 0;
             __syncthreads();
-            for (int i = threadIdx.x; i < total; i += THREADS) {
-                const key_t64 key = all.candidate(all.slot(i));
-                if ((key & mask) == pivot) atomicAdd(&histogram[(int)(key >> shift) & (BINS - 1)], 1);
-            }
+            all.for_each([&](key_t64 number) {
+                if ((number & mask) == pivot) atomicAdd(&histogram[(int)(number >> shift) & (BINS - 1)], 1);
+            });
             __syncthreads();
             const int digit = pick_digit<THREADS>(histogram, wanted, warp_sums, picked);
-            const bool exact = histogram[digit] == wanted;  // all keys with this digit are wanted
+            undecided = histogram[digit];
             pivot |= (key_t64)digit << shift;
             mask |= (key_t64)(BINS - 1) << shift;
             __syncthreads();
-            if (exact) break;
         }
-        for (int i = threadIdx.x; i < total; i += THREADS) {
-            const key_t64 key = all.candidate(all.slot(i));
-            if ((key & mask) >= pivot) buffers[0][atomicAdd(&found, 1)] = key;
+        all.for_each([&](key_t64 number) {
+            if ((number & mask) > pivot) best[atomicAdd(&num_best, 1)] = number;
+            if ((number & mask) == pivot) buffers[0][atomicAdd(&num_undecided, 1)] = number;
+        });
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++) mine[i] = own + i < undecided ? buffers[0][own + i] : 0;
+        sort(mine, undecided, buffers);
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++) {
+            if (own + i < wanted) best[top_k - wanted + own + i] = mine[i];
         }
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < PER_THREAD; i++) {
-            const int place = threadIdx.x * PER_THREAD + i;
-            mine[i] = place < top_k ? buffers[0][place] : 0;
-        }
+        for (int i = 0; i < PER_THREAD; i++) mine[i] = own + i < top_k ? best[own + i] : 0;
     }
-    sort(mine, min(total, top_k), buffers);
+    sort(mine, min(all.total, top_k), buffers);
 
     const int positions = height * width;
     const float* const cells = parameters + HEADER + level * anchors * 4;
@@ -218,7 +239,7 @@ ENTRY(const int* __restrict__ keys, const int* __restrict__ index, const int* __
     }
 #pragma unroll
     for (int i = 0; i < PER_THREAD; i++) {
-        const int rank = threadIdx.x * PER_THREAD + i;
+        const int rank = own + i;
         if (rank >= top_k) return;
         const bool exists = mine[i] != 0;
         const size_t out = ((size_t)blockIdx.y * LEVELS + level) * top_k + rank;
