@@ -17,6 +17,7 @@ from retina_edge.api.verification_images import MAX_VERIFICATION_IMAGES
 from retina_edge.cli import argument_types, running
 from retina_edge.cli.accuracy_options import accuracy_options, add_accuracy_options, print_accuracy
 from retina_edge.cli.calibration_options import add_calibration_options, calibration_options, print_findings
+from retina_edge.cli.verb_parser import VerbParser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,39 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return running.run(lambda: _export(args))
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> VerbParser:
     """Return the parser of the verb."""
-    parser = argparse.ArgumentParser(
-        prog="retina-edge export", description="Write a checkpoint as a deployable ONNX, verified against torch."
+    parser = VerbParser(
+        "retina-edge export",
+        "Write a checkpoint as a deployable ONNX, verified against torch.",
+        example="retina-edge export model.pt -o model.onnx --batch dynamic",
     )
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL.pt", help="checkpoint that train or convert wrote")
     add("-o", "--output", type=Path, required=True, metavar="MODEL.onnx", help="ONNX file to write")
-    add("--batch", type=_batch, default=1, metavar="N|dynamic", help="images in a batch (default: 1)")
-    add(
-        "--input",
-        type=argument_types.input_size,
-        metavar="HxW",
-        help="input size in pixels (default: the checkpoint's)",
-    )
-    add("--score-threshold", type=float, metavar="S", help="minimum score of detections (default: the checkpoint's)")
-    add("--iou-threshold", type=float, metavar="IOU", help="IoU threshold of NMS (default: the checkpoint's)")
-    add("--top-k", type=int, metavar="K", help="maximum candidates per pyramid level (default: the checkpoint's)")
-    add("--max-detections", type=int, metavar="N", help="maximum detections per image (default: the checkpoint's)")
-    add("--precision", choices=PRECISIONS, default="fp32", help="precision of the network (default: fp32)")
-    add(
-        "--for",
-        dest="layout",
-        choices=LAYOUTS,
-        help="for int8: runtime that will run the model: cpu is ONNX Runtime on a CPU (the default), or tensorrt",
-    )
-    add_calibration_options(parser)
-    add_accuracy_options(parser)
-    add(
-        "--half-weights",
-        action="store_true",
-        help="for fp32: store the weights in float16, which halves the file; the arithmetic stays float32",
-    )
     add(
         "--images",
         type=Path,
@@ -67,6 +45,44 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"images or folders to verify with; only the first {MAX_VERIFICATION_IMAGES} images are used "
         "(default: parts of the sample image)",
     )
+    add = parser.add_argument_group("input and post-processing", "These values become part of the model.").add_argument
+    add("--batch", type=_batch, default=1, metavar="N|dynamic", help="images in a batch (default: 1)")
+    add(
+        "--input",
+        type=argument_types.input_size,
+        metavar="HxW",
+        help="input size in pixels, multiples of 32 (default: the checkpoint's)",
+    )
+    add(
+        "--score-threshold",
+        type=float,
+        metavar="S",
+        help="the model drops detections of this score, from 0 to 1, and less (default: the checkpoint's)",
+    )
+    add(
+        "--iou-threshold",
+        type=float,
+        metavar="IOU",
+        help="NMS drops a box whose IoU with a better box is above this, from 0 to 1 (default: the checkpoint's)",
+    )
+    add("--top-k", type=int, metavar="K", help="most candidates per pyramid level (default: the checkpoint's)")
+    add("--max-detections", type=int, metavar="N", help="most detections per image (default: the checkpoint's)")
+    add = parser.add_argument_group("precision").add_argument
+    add("--precision", choices=PRECISIONS, default="fp32", help="precision of the network (default: fp32)")
+    add(
+        "--for",
+        dest="layout",
+        choices=LAYOUTS,
+        help="for int8: runtime that will run the model: cpu is ONNX Runtime on a CPU, tensorrt is an engine that is "
+        "built from the ONNX (default: cpu)",
+    )
+    add(
+        "--half-weights",
+        action="store_true",
+        help="for fp32: store the weights in float16, which halves the file; the arithmetic stays float32",
+    )
+    add_calibration_options(parser)
+    add_accuracy_options(parser)
     return parser
 
 

@@ -16,26 +16,31 @@ from retina_edge.cli import argument_types
 
 
 def add_accuracy_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options to a parser."""
-    parser.add_argument(
+    """Add the options to a parser, as a group."""
+    add = parser.add_argument_group(
+        "accuracy budget", "For FP16 and INT8: measure what the precision costs, and limit it."
+    ).add_argument
+    add(
         "--accuracy-budget",
         type=_points,
         metavar="POINTS",
-        help="for fp16 and int8: AP points that may be lost against fp32, for instance 0.5. With int8 the layers that "
-        "cost most fall back to fp16 until the budget holds. If that is impossible, nothing is written",
+        help="AP points, from 0 to 100, that may be lost against fp32, for instance 0.5. With int8, the layers that "
+        "cost most fall back to fp16 until the budget holds. If that is impossible, nothing is written (default: no "
+        "budget, nothing is measured)",
     )
-    parser.add_argument(
-        "--val", type=Path, metavar="ANNOTATIONS.json", help="COCO annotations that the budget is measured on"
+    add(
+        "--val",
+        type=Path,
+        metavar="ANNOTATIONS.json",
+        help="COCO annotations that the budget is measured on (default: none; a budget needs them)",
     )
-    parser.add_argument(
+    add(
         "--val-images",
         type=Path,
         metavar="DIR",
         help="folder of the images of --val (default: images/ beside the annotations, or their folder)",
     )
-    parser.add_argument(
-        "--no-fallback", action="store_true", help="fail if the budget is exceeded, instead of keeping layers in fp16"
-    )
+    add("--no-fallback", action="store_true", help="fail if the budget is exceeded, instead of keeping layers in fp16")
 
 
 def accuracy_options(args: argparse.Namespace) -> AccuracyOptions | None:

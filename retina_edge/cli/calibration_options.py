@@ -15,27 +15,29 @@ from retina_edge.system.folders import calibration_cache
 
 
 def add_calibration_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options to a parser."""
-    parser.add_argument(
+    """Add the options to a parser, as a group."""
+    add = parser.add_argument_group("calibration", "For INT8: the images that the ranges are measured on.").add_argument
+    add(
         "--calibration",
         type=Path,
         metavar="DIR|COCO.json",
-        help="for int8: images like those of the camera, as a folder or as a COCO file that lists images beside it",
+        help="images like those of the camera, as a folder or as a COCO file that lists images beside it (default: "
+        "none; INT8 needs them)",
     )
-    parser.add_argument(
+    add(
         "--calibration-images",
         type=argument_types.positive_int,
         default=DEFAULT_IMAGES,
         metavar="N",
-        help=f"number of images to use, spread evenly over all images (default: {DEFAULT_IMAGES})",
+        help="number of images to use, spread evenly over all images (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--calibrator",
         choices=CALIBRATORS,
         help="method that chooses the ranges of activations "
         f"(default: {DEFAULT_CALIBRATORS[TENSORRT]} for TensorRT, {DEFAULT_CALIBRATORS[CPU]} for a CPU)",
     )
-    parser.add_argument(
+    add(
         "--calibration-cache",
         type=Path,
         default=calibration_cache(),
