@@ -25,6 +25,8 @@
 // Pairs of a group and itself or a better group.
 #define PAIRS (GROUPS * (GROUPS + 1) / 2)
 
+#define UNROLLED 8  // number of comparisons whose code comes one after the other
+
 struct alignas(16) Box {
     float x1, y1, x2, y2;
 };
@@ -35,16 +37,19 @@ struct Candidate {
     float logit;
 };
 
+// The boxes kept so far, and after them the boxes of the chunk, in shared memory.
+#define CHUNK_START MAX_DETECTIONS
+#define MAX_BOXES (MAX_DETECTIONS + CHUNK)
+
 // Memory of a block. The keys are needed only until the order is known.
-struct Shared {
+__shared__ struct {
     union {
         key_t32 keys[MAX_CANDIDATES];
         struct {
-            Box kept_boxes[MAX_DETECTIONS], boxes[CHUNK];
-            int kept_labels[MAX_DETECTIONS];
+            Box boxes[MAX_BOXES];
+            int labels[MAX_BOXES];
         };
     };
-    int labels[CHUNK];
     float logits[CHUNK];
     // For a pair of groups, lane i has a bit for each candidate of the better group that overlaps candidate i of the
     // other group.
@@ -52,7 +57,7 @@ struct Shared {
     key_t32 alive[GROUPS], winners[GROUPS];
     int counts[MAX_LEVELS];
     unsigned short order[MAX_CANDIDATES];
-};
+} shared;
 
 __device__ __forceinline__ float area(const Box& box) { return (box.x2 - box.x1) * (box.y2 - box.y1); }
 
@@ -69,39 +74,49 @@ __device__ __forceinline__ float iou(const Box& a, const Box& b) {
     return common / (area(a) + area(b) - common);
 }
 
-// Returns a bit for each of up to 32 better boxes that suppresses a box. Few boxes of a class touch each other, so the
-// division is left to a second loop, in which each lane has its own few boxes. The threshold is not negative, so boxes
-// that do not touch can be left out.
-__device__ __forceinline__ key_t32 suppressors(const Box* better, const int* labels, key_t32 wanted, Box box,
-                                               int label, float threshold) {
+// Returns true if the intersection may be larger than 0: never if a coordinate is NaN.
+__device__ __forceinline__ bool touch(const Box& a, const Box& b) {
+    return (a.x1 < b.x2) & (b.x1 < a.x2) & (a.y1 < b.y2) & (b.y1 < a.y2);
+}
+
+// Returns a bit for each of 32 boxes in shared memory that is wanted and suppresses a box. Few boxes of a
+// class touch each other, so the division is left to a second loop, in which each lane has its own few boxes. The
+// threshold is not negative, so boxes that do not touch can be left out. Inlined in two places, this would take more
+// registers than there are.
+__device__ __noinline__ key_t32 suppressors(int first, key_t32 wanted, Box box, int label, float threshold) {
     key_t32 touching = 0, result = 0;
-#pragma unroll 8
-    for (int i = 0; i < WARP; i++) {
-        if (labels[i] == label && intersection(better[i], box) > 0.0f) touching |= 1u << i;
+#pragma unroll 1
+    for (int start = 0; start < WARP; start += UNROLLED) {
+        key_t32 bits = 0;
+#pragma unroll
+        for (int i = 0; i < UNROLLED; i++) {
+            const int other = first + start + i;
+            bits |= (key_t32)((shared.labels[other] == label) & touch(shared.boxes[other], box)) << i;
+        }
+        touching |= bits << start;
     }
     for (touching &= wanted; touching; touching &= touching - 1) {
         const int i = __ffs((int)touching) - 1;
-        if (iou(better[i], box) > threshold) result |= 1u << i;
+        if (iou(shared.boxes[first + i], box) > threshold) result |= 1u << i;
     }
     return result;
 }
 
 // Returns the number of bits before a position in a list of words. Sets total to the number of all bits.
 __device__ __forceinline__ int bits_before(const key_t32* words, int position, int& total) {
+    const int last = min(position / WARP, GROUPS - 1);
     int before = 0;
     total = 0;
 #pragma unroll
     for (int i = 0; i < GROUPS; i++) {
-        const key_t32 word = words[i];
-        if (i < position / WARP) before += __popc(word);
-        if (i == position / WARP) before += __popc(word & ((1u << position % WARP) - 1));
-        total += __popc(word);
+        if (i == last) before = total;
+        total += __popc(words[i]);
     }
-    return before;
+    return before + __popc(words[last] & ((1u << position % WARP) - 1));
 }
 
 // Writes the indices of the candidates to order, best first. Returns their number.
-__device__ int rank_candidates(const float* logits, int levels, int top_k, Shared& shared) {
+__device__ int rank_candidates(const float* logits, int levels, int top_k) {
     float loaded[MAX_LEVELS];
 #pragma unroll
     for (int level = 0; level < MAX_LEVELS; level++) {
@@ -112,14 +127,15 @@ __device__ int rank_candidates(const float* logits, int levels, int top_k, Share
     __syncthreads();
 #pragma unroll
     for (int level = 0; level < MAX_LEVELS; level++) {
-        const bool exists = loaded[level] > minus_infinity();
-        if (exists) shared.keys[level * top_k + threadIdx.x] = to_key(loaded[level]);
-        const int count = __popc(__ballot_sync(ALL_LANES, exists));
-        if (threadIdx.x % WARP == 0 && count) atomicAdd(&shared.counts[level], count);
+        if (loaded[level] > minus_infinity()) {
+            shared.keys[level * top_k + threadIdx.x] = to_key(loaded[level]);
+            atomicAdd(&shared.counts[level], 1);
+        }
     }
     __syncthreads();
     int total = 0;
-    for (int level = 0; level < levels; level++) total += shared.counts[level];
+#pragma unroll
+    for (int level = 0; level < MAX_LEVELS; level++) total += shared.counts[level];
     for (int i = threadIdx.x; i < total; i += THREADS) {
         int level = 0, rank = i;
         while (rank >= shared.counts[level]) rank -= shared.counts[level++];
@@ -142,37 +158,38 @@ __device__ int rank_candidates(const float* logits, int levels, int top_k, Share
     return total;
 }
 
-// Returns the bits of kept boxes that suppress a box. Each slice looks at other kept boxes.
-__device__ key_t32 compare_with_kept(Box box, int label, int slice, int slices, int num, float threshold,
-                                     const Shared& shared) {
+// Returns bits of the kept boxes that suppress a box, 0 if none does. Each slice looks at other kept boxes.
+__device__ __noinline__ key_t32 compare_with_kept(Box box, int label, int slice, int slices, int num, float threshold) {
     key_t32 result = 0;
     for (int i = slice * WARP; i < num && !result; i += slices * WARP) {
         const key_t32 wanted = num - i < WARP ? (1u << (num - i)) - 1 : ALL_LANES;
-        result = suppressors(shared.kept_boxes + i, shared.kept_labels + i, wanted, box, label, threshold);
+        result = suppressors(i, wanted, box, label, threshold);
     }
     return result;
 }
 
 // Fills the matrix of overlaps between the candidates of a chunk.
-__device__ void compare_candidates(int candidates, float threshold, Shared& shared) {
+__device__ void compare_candidates(int candidates, float threshold) {
     const int lane = threadIdx.x % WARP, groups = (candidates + WARP - 1) / WARP;
     for (int pair = threadIdx.x / WARP; pair < groups * (groups + 1) / 2; pair += THREADS / WARP) {
         int group = 0, better = pair;
         while (better > group) better -= ++group;
-        const int i = group * WARP + lane;
-        shared.overlaps[pair][lane] = suppressors(
-            shared.boxes + better * WARP, shared.labels + better * WARP,
-            better == group ? (1u << lane) - 1 : ALL_LANES, shared.boxes[i], shared.labels[i], threshold);
+        const int i = CHUNK_START + group * WARP + lane;
+        const key_t32 wanted = better == group ? (1u << lane) - 1 : ALL_LANES;
+        shared.overlaps[pair][lane] =
+            suppressors(CHUNK_START + better * WARP, wanted, shared.boxes[i], shared.labels[i], threshold);
     }
 }
 
 // Finds the candidates of a chunk to keep, at most as many as there is room for, and writes their bits to winners. Only
 // one warp calls this.
-__device__ void pick_winners(int candidates, int room, Shared& shared) {
+__device__ void pick_winners(int candidates, int room) {
     const int lane = threadIdx.x % WARP;
     key_t32 winners[GROUPS];
 #pragma unroll
     for (int group = 0; group < GROUPS; group++) {
+        winners[group] = 0;
+        if (group * WARP >= candidates) continue;
         const key_t32(*const overlaps)[WARP] = shared.overlaps + group * (group + 1) / 2;
         const key_t32 own = overlaps[group][lane];
         key_t32 suppressed = 0;
@@ -205,40 +222,35 @@ ENTRY(const float* __restrict__ logits, const float* __restrict__ boxes, const i
       const float* __restrict__ parameters, int levels, int top_k, int max_detections,
       int* __restrict__ num_detections, float* __restrict__ kept_boxes, float* __restrict__ kept_scores,
       int* __restrict__ kept_labels) {
-    __shared__ Shared shared;
-
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, place = threadIdx.x;
     const size_t start = (size_t)blockIdx.x * levels * top_k, out = (size_t)blockIdx.x * max_detections;
     const float threshold = parameters[1];
-    const int candidates = rank_candidates(logits + start, levels, top_k, shared);
+    const int candidates = rank_candidates(logits + start, levels, top_k);
     auto read = [&](int rank) {
         if (place >= CHUNK || rank >= candidates) return Candidate{};
         const size_t i = start + shared.order[rank];
         return Candidate{((const Box*)boxes)[i], labels[i], logits[i]};
     };
-    Candidate next = read(place);
+    Candidate candidate = read(place);
 
     int num = 0;  // has the same value in all threads
     for (int first = 0; first < candidates && num < max_detections;) {
         // The last chunk is smaller, if it takes only a few of its candidates to fill the room that is left.
         const int room = max_detections - num, groups = min(GROUPS, (2 * room + WARP - 1) / WARP);
         const int size = min(groups * WARP, candidates - first);
-        const Candidate candidate = next;
         if (place < size) {
-            shared.boxes[place] = candidate.box;
-            shared.labels[place] = candidate.label;
+            shared.boxes[CHUNK_START + place] = candidate.box;
+            shared.labels[CHUNK_START + place] = candidate.label;
         }
         if (place < GROUPS) shared.alive[place] = place < groups ? ALL_LANES : 0;
         __syncthreads();
-        first += size;
-        next = read(first + place);  // arrives during this round
 
         const int group = warp % groups, slice = warp / groups, slices = THREADS / WARP / groups;
         if (slice < slices) {
-            const int i = group * WARP + lane;
-            const key_t32 suppressed = compare_with_kept(shared.boxes[i], shared.labels[i], slice, slices, num,
-                                                         threshold, shared);
-            const key_t32 alive = __ballot_sync(ALL_LANES, i < size && !suppressed);
+            const int i = CHUNK_START + group * WARP + lane;
+            const key_t32 suppressed =
+                compare_with_kept(shared.boxes[i], shared.labels[i], slice, slices, num, threshold);
+            const key_t32 alive = __ballot_sync(ALL_LANES, i < CHUNK_START + size && !suppressed);
             if (lane == 0) atomicAnd((int*)&shared.alive[group], (int)alive);
         }
         __syncthreads();
@@ -246,33 +258,38 @@ ENTRY(const float* __restrict__ logits, const float* __restrict__ boxes, const i
         int survivors;
         const int survivor = bits_before(shared.alive, place, survivors);
         if (place < CHUNK && (shared.alive[place / WARP] >> lane & 1)) {
-            shared.boxes[survivor] = candidate.box;
-            shared.labels[survivor] = candidate.label;
+            shared.boxes[CHUNK_START + survivor] = candidate.box;
+            shared.labels[CHUNK_START + survivor] = candidate.label;
             shared.logits[survivor] = candidate.logit;
         }
         __syncthreads();
 
-        compare_candidates(survivors, threshold, shared);
+        compare_candidates(survivors, threshold);
+        first += size;
+        const Candidate next = read(first + place);  // arrives while one warp picks the winners
         __syncthreads();
 
-        if (warp == 0) pick_winners(survivors, room, shared);
+        if (warp == 0) pick_winners(survivors, room);
         __syncthreads();
 
         int kept;
-        const int row = num + bits_before(shared.winners, place, kept);
+        const int winner = bits_before(shared.winners, place, kept);
         if (place < CHUNK && (shared.winners[place / WARP] >> lane & 1)) {
-            const Box box = shared.boxes[place];
-            shared.kept_boxes[row] = box;
-            shared.kept_labels[row] = shared.labels[place];
-            float* const kept_box = kept_boxes + (out + row) * 4;
+            const Box box = shared.boxes[CHUNK_START + place];
+            const int label = shared.labels[CHUNK_START + place];
+            shared.boxes[num + winner] = box;
+            shared.labels[num + winner] = label;
+            const size_t row = out + num + winner;
+            float* const kept_box = kept_boxes + row * 4;
             kept_box[0] = box.x1;
             kept_box[1] = box.y1;
             kept_box[2] = box.x2;
             kept_box[3] = box.y2;
-            kept_scores[out + row] = 1.0f / (1.0f + expf(-shared.logits[place]));
-            kept_labels[out + row] = shared.labels[place];
+            kept_scores[row] = 1.0f / (1.0f + expf(-shared.logits[place]));
+            kept_labels[row] = label;
         }
         num += kept;
+        candidate = next;
         // No barrier here: in the next round, a thread writes only over the candidate that it has just read itself.
     }
     for (int i = num + threadIdx.x; i < max_detections; i += THREADS) {

@@ -7,7 +7,8 @@ Layout, for L levels with A anchors at each position:
     2  delta clip           log(1000 / 16), the largest log size delta (Detectron; torchvision's BoxCoder)
     3  input width, pixels
     4  input height, pixels
-    5  reserved, 3 zeros
+    5  agnostic             1 if a box suppresses boxes of all classes, 0 if only boxes of its own class
+    6  reserved, 2 zeros
     8  cell anchors         [L, A, 4], xyxy around the origin
     8 + 4 L A  strides      [L, 2], x then y
 """
@@ -47,7 +48,8 @@ def pack_parameters(contract: DetectorContract) -> npt.NDArray[np.float32]:
         array([-16., -16.,  16.,  16.,   8.,   8.], dtype=float32)
     """
     height, width = contract.input_size
-    header = [logit(contract.score_threshold), contract.iou_threshold, DELTA_CLIP, width, height, 0, 0, 0]
+    thresholds = [logit(contract.score_threshold), contract.iou_threshold]
+    header = [*thresholds, DELTA_CLIP, width, height, contract.agnostic, 0, 0]
     anchors = np.stack([level.cell_anchors() for level in contract.levels])
     strides = np.array([level.stride[::-1] for level in contract.levels])
     return np.concatenate([header, anchors.reshape(-1), strides.reshape(-1)]).astype(np.float32)
@@ -93,6 +95,7 @@ class Parameters:
         delta_clip: largest log size delta.
         input_width: width of the network's input, pixels.
         input_height: height of the network's input, pixels.
+        agnostic: True if a box suppresses boxes of all classes, not only of its own.
         cell_anchors: anchors around the origin, float32 [L, A, 4], xyxy, input pixels.
         strides: distances between anchors, float32 [L, 2], x then y, input pixels.
     """
@@ -102,6 +105,7 @@ class Parameters:
     delta_clip: np.float32
     input_width: np.float32
     input_height: np.float32
+    agnostic: bool
     cell_anchors: npt.NDArray[np.float32]
     strides: npt.NDArray[np.float32]
 
@@ -131,6 +135,7 @@ def unpack_parameters(values: npt.NDArray[np.float32], num_levels: int) -> Param
         delta_clip=values[2],
         input_width=values[3],
         input_height=values[4],
+        agnostic=bool(values[5]),
         cell_anchors=values[HEADER:end].reshape(num_levels, num_anchors, 4),
         strides=values[end:].reshape(num_levels, 2),
     )

@@ -55,11 +55,16 @@ struct Level {
             }
             slots[i] = (size_t)tile * top_k + rest;
         }
+        // All loads come before the first use, because the threads wait at the use.
+        int key[COUNT], position[COUNT];
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
             const bool exists = first + i * stride < total;
-            numbers[i] = exists ? (key_t64)(key_t32)keys[slots[i]] << 32 | (key_t32)~index[slots[i]] : 0;
+            key[i] = exists ? keys[slots[i]] : 0;
+            position[i] = exists ? index[slots[i]] : ~0;
         }
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) numbers[i] = (key_t64)(key_t32)key[i] << 32 | (key_t32)~position[i];
     }
 
     // Calls a function with each candidate. All threads of the block share the work.

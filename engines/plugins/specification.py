@@ -76,7 +76,7 @@ def postprocess(
             num_classes=num_classes,
             top_k=top_k,
         )
-        keep = nms(candidates, values.iou_threshold, max_detections)
+        keep = nms(candidates, values.iou_threshold, max_detections, agnostic=values.agnostic)
         num[n] = count = len(keep)
         boxes[n, :count] = candidates.boxes[keep]
         scores[n, :count] = sigmoid(candidates.logits[keep])
@@ -146,24 +146,31 @@ def _decode_boxes(deltas: Floats, anchors: Floats, parameters: Parameters) -> Fl
     return clipped
 
 
-def nms(candidates: Candidates, iou_threshold: np.float32, max_detections: int) -> npt.NDArray[np.int64]:
-    """Run greedy class-aware NMS and return the indices of the kept candidates, best first.
+def nms(
+    candidates: Candidates, iou_threshold: np.float32, max_detections: int, *, agnostic: bool = False
+) -> npt.NDArray[np.int64]:
+    """Run greedy NMS and return the indices of the kept candidates, best first.
 
-    A box is suppressed if its IoU with a better, kept box of its class is above the threshold. Two empty boxes have the
-    IoU 0/0, which suppresses nothing.
+    A box is suppressed if its IoU with a better, kept box is above the threshold. In class-aware NMS, the better box
+    must have the same label; in class-agnostic NMS, it may have any label. Two empty boxes have the IoU 0/0, which
+    suppresses nothing.
 
     Args:
         candidates: candidates of one image, best first.
         iou_threshold: IoU above which the worse box is suppressed.
         max_detections: largest number of indices returned.
+        agnostic: True for class-agnostic NMS.
 
     Examples:
-        >>> boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10]], np.float32)
-        >>> candidates = Candidates(np.array([3, 2, 1], np.float32), boxes, np.zeros(3, np.int32))
+        >>> boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [1, 0, 11, 10]], np.float32)
+        >>> candidates = Candidates(np.array([3, 2, 1], np.float32), boxes, np.array([0, 0, 1], np.int32))
         >>> nms(candidates, np.float32(0.5), max_detections=10)
         array([0, 2])
+        >>> nms(candidates, np.float32(0.5), max_detections=10, agnostic=True)
+        array([0])
     """
-    boxes, labels = candidates.boxes, candidates.labels
+    boxes = candidates.boxes
+    labels = np.zeros_like(candidates.labels) if agnostic else candidates.labels
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     alive = np.ones(len(boxes), bool)
     keep: list[int] = []

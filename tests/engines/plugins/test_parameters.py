@@ -101,6 +101,13 @@ def test_unpacked_parameters_are_those_that_were_packed() -> None:
         np.testing.assert_array_equal(values.strides[i], level.stride[::-1])
 
 
+def test_class_agnostic_nms_is_a_one_where_older_files_have_a_zero() -> None:
+    contract = make_contract(num_levels=1)
+    aware, agnostic = (pack_parameters(dataclasses.replace(contract, agnostic=value)) for value in (False, True))
+    assert (aware[5:HEADER].tolist(), agnostic[5:HEADER].tolist()) == ([0, 0, 0], [1, 0, 0])
+    assert [unpack_parameters(packed, 1).agnostic for packed in (aware, agnostic)] == [False, True]
+
+
 def test_x_and_y_are_not_swapped() -> None:
     level = PyramidLevel((2, 4), (32, 16), (20.0,), (4.0,))
     contract = dataclasses.replace(make_contract(), input_size=(64, 96), levels=(level,))

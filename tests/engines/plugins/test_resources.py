@@ -18,12 +18,12 @@ pytestmark = pytest.mark.start_first
 
 # Registers of a thread for Filter, Select, NMS and letterbox: the maximum over the variants of each kernel.
 REGISTERS = {
-    75: (64, 54, 55, 41),
-    80: (32, 56, 54, 39),
-    87: (40, 56, 56, 40),
-    90: (40, 64, 56, 40),
-    100: (40, 56, 60, 40),
-    120: (40, 62, 62, 40),
+    75: (64, 54, 64, 41),
+    80: (32, 56, 64, 39),
+    87: (40, 56, 64, 40),
+    90: (40, 64, 64, 40),
+    100: (40, 64, 63, 40),
+    120: (40, 62, 64, 40),
 }
 # Bytes of static shared memory of a block. TensorRT's plugins must use less than 48 KiB.
 SHARED = {"filter": 9356, "select": 29840, "nms": 43616, "letterbox": 0}
@@ -51,10 +51,13 @@ def test_registers_spills_and_shared_memory_are_as_expected(nvrtc: Nvrtc, archit
         options = ("--ptxas-options=-v",)
         code, log = compile_entry(nvrtc, file, macros, architecture=f"sm_{architecture}", options=options)
         assert code.startswith(b"\x7fELF")
-        found = {name: int(value) for value, name in re.findall(r"(\d+) bytes (spill stores|spill loads|smem)", log)}
+        (smem,) = re.findall(r"(\d+) bytes smem", log) or ["0"]
         kernel = entry.partition("_")[0]
-        assert found.get("smem", 0) == SHARED[kernel] < 48 * 1024
-        assert found["spill stores"] == found["spill loads"] == 0, entry
+        assert int(smem) == SHARED[kernel] < 48 * 1024
+        # NMS has functions, which are reported one by one.
+        spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", log)
+        assert spills
+        assert not any(map(int, spills)), entry
         (registers,) = map(int, re.findall(r"Used (\d+) registers", log))
         assert registers * THREADS[kernel] <= REGISTERS_OF_A_MULTIPROCESSOR
         largest[kernel] = max(largest[kernel], registers)

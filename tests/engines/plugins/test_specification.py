@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torchvision.ops import batched_nms
+from torchvision.ops import nms as torchvision_nms
 
 from engines.plugins.parameters import Parameters, pack_parameters, unpack_parameters
 from engines.plugins.specification import Candidates, decode, nms, postprocess, sigmoid
@@ -29,6 +30,7 @@ def parameters_of(threshold: float = 0.05, width: int = 100, height: int = 80) -
         delta_clip=np.float32(math.log(1000 / 16)),
         input_width=np.float32(width),
         input_height=np.float32(height),
+        agnostic=False,
         cell_anchors=np.array([[[-10, -5, 10, 5]], [[-20, -20, 20, 20]]], np.float32),
         strides=np.array([[8, 8], [25, 20]], np.float32),
     )
@@ -150,6 +152,12 @@ def test_classes_do_not_suppress_each_other() -> None:
     assert kept(candidates_of(boxes, [1, 0, 1, 2])) == [0, 1, 3]
 
 
+def test_classes_suppress_each_other_in_class_agnostic_nms() -> None:
+    boxes: list[list[float]] = [[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 4], [0, 0, 10, 10]]
+    candidates = candidates_of(boxes, [1, 0, 1, 2])
+    assert nms(candidates, np.float32(0.5), 10, agnostic=True).tolist() == [0, 2]
+
+
 def test_an_iou_equal_to_the_threshold_does_not_suppress() -> None:
     boxes: list[list[float]] = [[0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 5.01]]
     assert kept(candidates_of(boxes[:2])) == [0, 1]
@@ -179,10 +187,12 @@ def test_suppression_is_that_of_torchvision(seed: int, iou_threshold: float) -> 
     boxes = np.concatenate([low, low + rng.uniform(0, 80, (1200, 2))], axis=1).astype(np.float32)
     labels = rng.integers(0, 4, 1200).astype(np.int32)
     logits = np.linspace(4, -4, 1200).astype(np.float32)
-    expected = batched_nms(*map(torch.from_numpy, (boxes, logits, labels)), iou_threshold)
-    found = nms(Candidates(logits, boxes, labels), np.float32(iou_threshold), 1200)
-    assert 100 < len(found) < 1200
-    np.testing.assert_array_equal(found, expected.numpy())
+    candidates, tensors = Candidates(logits, boxes, labels), tuple(map(torch.from_numpy, (boxes, logits, labels)))
+    found = nms(candidates, np.float32(iou_threshold), 1200)
+    np.testing.assert_array_equal(found, batched_nms(*tensors, iou_threshold).numpy())
+    agnostic = nms(candidates, np.float32(iou_threshold), 1200, agnostic=True)
+    np.testing.assert_array_equal(agnostic, torchvision_nms(*tensors[:2], iou_threshold).numpy())
+    assert 50 < len(agnostic) < len(found) < 1200
 
 
 def test_a_batch_gives_the_results_of_its_single_images() -> None:
