@@ -12,11 +12,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from engines.core.contract import PRECISIONS
 from engines.tensorrt.backend import BACKENDS
-from engines.tensorrt.build_options import POSTPROCESS, TARGETS, BuildOptions
+from engines.tensorrt.build_options import PORTABLE, PORTABLE_GPUS, POSTPROCESS, TARGETS, BuildOptions
 from retina_edge.api.building import BuildResult, build
 from retina_edge.cli import running
 from retina_edge.cli.accuracy_options import accuracy_options, add_accuracy_options, print_accuracy
 from retina_edge.cli.calibration_options import add_calibration_options, calibration_options, print_findings
+from retina_edge.cli.verb_parser import VerbParser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,10 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return running.run(lambda: _build(args))
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> VerbParser:
     """Return the parser of the verb."""
-    parser = argparse.ArgumentParser(
-        prog="retina-edge build", description="Build a TensorRT engine in FP32, FP16 or INT8, and write its passport."
+    parser = VerbParser(
+        "retina-edge build",
+        "Build a TensorRT engine in FP32, FP16 or INT8, and write its passport.",
+        example="retina-edge build model.pt -o model.engine --precision fp16",
     )
     add = parser.add_argument
     add(
@@ -37,26 +40,55 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="MODEL.pt|MODEL.onnx",
         help="checkpoint that train or convert wrote, or ONNX that export wrote",
     )
-    add("-o", "--output", type=Path, required=True, metavar="MODEL.engine", help="engine file to write")
-    add("--precision", choices=PRECISIONS, default="fp32", help="precision of the network (default: fp32)")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="MODEL.engine",
+        help="engine file to write; its passport MODEL.engine.json is written beside it",
+    )
+    add("--force", action="store_true", help="build even if the same engine is already there")
+    add(
+        "--verify",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="IMAGES",
+        help="images or folders; the network that goes into the engine is compared with FP32 on them (default: nothing "
+        "is compared)",
+    )
+    _add_engine_options(parser)
     add_calibration_options(parser)
     add_accuracy_options(parser)
+    _add_tensorrt_options(parser)
+    return parser
+
+
+def _add_engine_options(parser: VerbParser) -> None:
+    add = parser.add_argument_group("engine").add_argument
+    add("--precision", choices=PRECISIONS, default="fp32", help="precision of the network (default: fp32)")
     add("--batch", type=int, default=1, metavar="N", help="images in a batch (default: 1)")
-    add("--max-batch", type=int, metavar="N", help="let the engine accept 1 to N images; it is tuned for --batch")
+    add(
+        "--max-batch",
+        type=int,
+        metavar="N",
+        help="let the engine accept 1 to N images; it is tuned for --batch (default: the engine takes only --batch)",
+    )
     add(
         "--backend",
         choices=("auto", *BACKENDS),
         default="auto",
-        help="library that builds the engine (default: auto, tensorrt if it is installed and there is a GPU, else "
-        "tensorrt-rtx)",
+        help="library that builds the engine and runs it; a Jetson needs tensorrt (default: auto, tensorrt if it is "
+        "installed and there is a GPU, else tensorrt-rtx)",
     )
     add(
         "--target",
         type=_targets,
         default=(),
         metavar=f"{','.join(TARGETS)}|portable",
-        help="GPU architectures that tensorrt-rtx builds the engine for; portable is Ampere and later (default: this "
-        "machine's GPU, or portable if there is no GPU)",
+        help=f"GPU architectures that tensorrt-rtx builds the engine for; {PORTABLE} stands for "
+        f"{PORTABLE_GPUS} (default: this machine's GPU, or {PORTABLE} if there is no GPU)",
     )
     add(
         "--postprocess",
@@ -65,22 +97,37 @@ def build_parser() -> argparse.ArgumentParser:
         help="where decode and NMS run: plugin is inside the engine (TensorRT 10.9 or newer), kernels is after it "
         "(default: auto, plugin if possible)",
     )
-    add("--workspace", type=int, metavar="MiB", help="maximum scratch memory of the engine, in MiB")
-    add("--timing-cache", metavar="FILE", help="file that keeps TensorRT's measurements for the next build")
-    add("--optimization-level", type=int, metavar="0-5", help="TensorRT's effort to find fast kernels")
-    add("--dla", type=int, metavar="CORE", help="run the engine on this core of a Jetson's deep-learning accelerator")
+
+
+def _add_tensorrt_options(parser: VerbParser) -> None:
+    group = parser.add_argument_group("TensorRT", "All but --workspace and --optimization-level need tensorrt.")
+    add = group.add_argument
+    add(
+        "--workspace",
+        type=int,
+        metavar="MiB",
+        help="most scratch memory of the engine, in MiB (default: TensorRT's own limit)",
+    )
+    add(
+        "--optimization-level",
+        type=int,
+        metavar="0-5",
+        help="effort to find fast kernels; 5 takes longest to build (default: TensorRT's own)",
+    )
+    add(
+        "--timing-cache",
+        metavar="FILE",
+        help="file that keeps TensorRT's measurements for the next build (default: they are not kept)",
+    )
+    add(
+        "--dla",
+        type=int,
+        metavar="CORE",
+        help="number of the core of a Jetson's deep-learning accelerator that runs the engine (default: the GPU runs "
+        "it)",
+    )
     add("--version-compatible", action="store_true", help="let later versions of TensorRT run the engine, too")
     add("--hardware-compatible", action="store_true", help="let other GPUs run the engine, too: Ampere and later")
-    add(
-        "--verify",
-        type=Path,
-        nargs="+",
-        default=(),
-        metavar="IMAGES",
-        help="images or folders; the network that goes into the engine is compared with FP32 on them",
-    )
-    add("--force", action="store_true", help="build even if the same engine is already there")
-    return parser
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -131,6 +178,7 @@ def _print(console: Console, result: BuildResult) -> None:
     lines = [
         f"[bold]{escape(str(result.engine))}[/bold]  {passport.plan_bytes / 1e6:.1f} MB, {passport.precision_asked}, "
         f"for {escape(gpus)}, {passport.backend} {passport.backend_version}",
+        f"runs on {escape(passport.runs_on)}",
         f"convolutions: {precisions} (read from the {passport.precision_source}); "
         f"post-processing: {passport.postprocess}",
     ]

@@ -68,8 +68,12 @@ def find_backend(name: str, machine: Machine) -> Backend:
         backend = _load(TENSORRT_RTX)
         if backend is None:
             raise MissingDependencyError(
-                "backend tensorrt-rtx: expected TensorRT-RTX, found none; install it with "
-                "pip install 'retina-edge[tensorrt-rtx]' (Linux on x86_64)"
+                "backend tensorrt-rtx: expected TensorRT-RTX, found none; "
+                + (
+                    "it is for desktop GPUs: on a Jetson, build and run engines with the backend tensorrt"
+                    if machine.jetpack
+                    else "install it with pip install 'retina-edge[tensorrt-rtx]' (Linux on x86_64)"
+                )
             )
         return backend
     if name != "auto":

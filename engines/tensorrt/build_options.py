@@ -17,6 +17,7 @@ TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 PORTABLE, CURRENT = "portable", "current"
 # Portable engines of TensorRT-RTX run on Ampere (compute capability 8.0) and later.
 PORTABLE_SM = 80
+PORTABLE_GPUS = "a desktop GPU of compute capability 8.0 or higher (not a Jetson)"
 PLUGIN, KERNELS = "plugin", "kernels"
 POSTPROCESS = ("auto", PLUGIN, KERNELS)
 
@@ -151,11 +152,7 @@ class BuildOptions:
             ("hardware_compatible", self.hardware_compatible),
         ):
             if requested:
-                instead = (
-                    " (engines for the target portable run on Ampere and later)"
-                    if name == "hardware_compatible"
-                    else ""
-                )
+                instead = " (the target portable is the equivalent)" if name == "hardware_compatible" else ""
                 raise BuildError(
                     f"{name}: {TENSORRT_RTX} does not support this option{instead}; leave it out or use the backend "
                     "tensorrt"

@@ -19,11 +19,10 @@ from engines.core.contract import DetectorContract
 from engines.core.errors import ContractError, DeviceError, ModelFileError
 from engines.core.machine import Machine
 from engines.tensorrt.backend import TENSORRT_RTX
-from engines.tensorrt.build_options import KERNELS, PLUGIN, PORTABLE, PORTABLE_SM, runs_on_sm
+from engines.tensorrt.build_options import KERNELS, PLUGIN, PORTABLE, PORTABLE_GPUS, PORTABLE_SM, runs_on_sm
 
 SCHEMA = 1
 PARSED, INSPECTED = "parsed network", "engine inspector"
-_AMPERE = "an NVIDIA GPU of compute capability 8.0 or higher"
 
 # Types in the JSON of a passport. They are compared exactly, so True is not a number. [x] is a list of x, and {"a": x}
 # is an object with the key a. "a?" is a key that may be missing, and "*" is any key. The content of a record is not
@@ -52,6 +51,7 @@ _PASSPORT: Mapping[str, Any] = {
     "backend": _TEXT,
     "backend_version": _TEXT,
     "targets": [_TEXT],
+    "runs_on?": _TEXT,
     "machine": {"*": _TEXT},
     "precision_asked": _TEXT,
     "precision_found": {"*": {"*": _INTEGER}},
@@ -123,12 +123,21 @@ class Passport:
     built_at: str
     accuracy: Mapping[str, Any] | None = None
 
+    @property
+    def runs_on(self) -> str:
+        """The GPUs that run the engine, in words. The JSON has it for its readers; older passports lack it there."""
+        if self.backend == TENSORRT_RTX:
+            return PORTABLE_GPUS if self.targets == (PORTABLE,) else f"a GPU of {' or '.join(self.targets)}"
+        if self.request.get("options", {}).get("hardware_compatible"):
+            return "a GPU of compute capability 8.0 or higher"
+        return f"a GPU of compute capability {self.machine.compute_capability}, like {self.machine.gpu}"
+
     def to_json(self) -> str:
         """Return the passport as a JSON object; ``from_json`` restores an equal passport."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["contract"] = json.loads(self.contract.to_json())
         fields["machine"] = dataclasses.asdict(self.machine)
-        return json.dumps({"schema": SCHEMA, **fields}, indent=2) + "\n"
+        return json.dumps({"schema": SCHEMA, "runs_on": self.runs_on, **fields}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Passport:
@@ -144,6 +153,7 @@ class Passport:
                 raise ContractError(f"expected a passport of schema {SCHEMA}, got something else")
             _check_form("", values, _PASSPORT)
             _check_values(values)
+            values.pop("runs_on", None)  # follows from the other fields
             values["contract"] = DetectorContract.from_json(json.dumps(values["contract"]))
             values["machine"] = Machine(**values["machine"])
             for name in ("targets", "inputs", "outputs", "batch"):
@@ -326,14 +336,11 @@ def _gpu_mismatch(passport: Passport, machine: Machine) -> str:
     actual = f"{machine.gpu} (compute capability {machine.compute_capability})"
     if passport.backend == TENSORRT_RTX:
         fits = runs_on_sm(passport.targets, machine.sm)
-        portable = passport.targets == (PORTABLE,)
-        expected = _AMPERE if portable else f"a GPU of {' or '.join(passport.targets)}"
     elif passport.request.get("options", {}).get("hardware_compatible"):
-        fits, expected = machine.sm >= PORTABLE_SM, _AMPERE
+        fits = machine.sm >= PORTABLE_SM
     else:
         fits = machine.sm != 0 and machine.sm == passport.machine.sm
-        expected = f"a GPU of compute capability {passport.machine.compute_capability}, like {passport.machine.gpu}"
-    return "" if fits else f"expected {expected}, which the engine was built for, found {actual}"
+    return "" if fits else f"expected {passport.runs_on}, which the engine was built for, found {actual}"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

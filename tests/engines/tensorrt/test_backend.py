@@ -59,7 +59,8 @@ def test_without_a_backend_the_error_says_what_to_install(
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(MissingDependencyError, match=advice):
         find_backend("auto", machine)
-    with pytest.raises(MissingDependencyError, match="found none; install it with"):
+    advice = "on a Jetson, build and run engines with the backend tensorrt" if machine.jetpack else "install it with"
+    with pytest.raises(MissingDependencyError, match=f"found none; .*{advice}"):
         find_backend("tensorrt-rtx", machine)
 
 

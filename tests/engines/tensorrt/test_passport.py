@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,22 @@ def test_an_engine_of_tensorrt_rtx_runs_only_on_its_targets(
     else:
         with pytest.raises(DeviceError, match="which the engine was built for"):
             check_engine(engine, **loading)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"backend": "tensorrt-rtx", "targets": ("portable",)}, "a desktop GPU of .* 8.0 or higher .not a Jetson."),
+        ({"backend": "tensorrt-rtx", "targets": ("sm75", "sm89")}, "a GPU of sm75 or sm89"),
+        ({}, "a GPU of compute capability 8.7, like Orin"),
+        ({"request": {"options": {"hardware_compatible": True}}}, "a GPU of compute capability 8.0 or higher"),
+    ],
+)
+def test_a_passport_names_the_gpus_that_run_the_engine(changes: dict[str, Any], text: str) -> None:
+    written = json.loads(passport(**changes).to_json())
+    assert re.fullmatch(text, written["runs_on"])
+    older = json.dumps({name: value for name, value in written.items() if name != "runs_on"})
+    assert Passport.from_json(older) == Passport.from_json(json.dumps(written)) == passport(**changes)
 
 
 def test_a_damaged_engine_does_not_match_its_passport(tmp_path: Path) -> None:
