@@ -117,19 +117,20 @@ __device__ __forceinline__ int bits_before(const key_t32* words, int position, i
 
 // Writes the indices of the candidates to order, best first. Returns their number.
 __device__ int rank_candidates(const float* logits, int levels, int top_k) {
-    float loaded[MAX_LEVELS];
-#pragma unroll
-    for (int level = 0; level < MAX_LEVELS; level++) {
-        const bool inside = level < levels && (int)threadIdx.x < top_k;
-        loaded[level] = inside ? logits[level * top_k + threadIdx.x] : minus_infinity();
-    }
     if (threadIdx.x < MAX_LEVELS) shared.counts[threadIdx.x] = 0;
     __syncthreads();
+    for (int rank = threadIdx.x; rank < top_k; rank += THREADS) {
+        float loaded[MAX_LEVELS];
 #pragma unroll
-    for (int level = 0; level < MAX_LEVELS; level++) {
-        if (loaded[level] > minus_infinity()) {
-            shared.keys[level * top_k + threadIdx.x] = to_key(loaded[level]);
-            atomicAdd(&shared.counts[level], 1);
+        for (int level = 0; level < MAX_LEVELS; level++) {
+            loaded[level] = level < levels ? logits[level * top_k + rank] : minus_infinity();
+        }
+#pragma unroll
+        for (int level = 0; level < MAX_LEVELS; level++) {
+            if (loaded[level] > minus_infinity()) {
+                shared.keys[level * top_k + rank] = to_key(loaded[level]);
+                atomicAdd(&shared.counts[level], 1);
+            }
         }
     }
     __syncthreads();
