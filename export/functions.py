@@ -137,10 +137,10 @@ def _decode_parameters(contract: DetectorContract) -> list[str]:
 
 
 def _nms_parameters(contract: DetectorContract) -> list[str]:
-    rest = HEADER - 2 + len(contract.levels) * (4 * contract.num_anchors + 2)
+    rest = HEADER - 6 + len(contract.levels) * (4 * contract.num_anchors + 2)
     return [
-        _ints("parameter_sizes", [1, 1, rest]),
-        "logit_threshold, iou_threshold, unused = Split <axis = 0> (parameters, parameter_sizes)",
+        _ints("parameter_sizes", [1, 1, 3, 1, rest]),
+        "logit_threshold, iou_threshold, of_decode, agnostic, unused = Split <axis = 0> (parameters, parameter_sizes)",
     ]
 
 
@@ -234,14 +234,18 @@ def _suppress(num_classes: int, max_detections: int) -> list[str]:
     """Return lines that set the logits of suppressed candidates to minus infinity.
 
     NMS runs for each class separately. The usual trick, an offset that moves the boxes of different classes apart,
-    would round the coordinates and so change the IoU. No class can contribute more than ``max_detections`` boxes.
+    would round the coordinates and so change the IoU. No class can contribute more than ``max_detections`` boxes. For
+    class-agnostic NMS, all candidates are compared as the first class.
     """
     return [
         _ints("class_column_shape", [-1, 1]),
         _ints("class_row", range(num_classes)),
         "class_column = Reshape(class_row, class_column_shape)",
         "label_index = Cast <to = 7> (labels)",
-        "label_rows = Unsqueeze(label_index, first_axis)",
+        "is_agnostic = Greater(agnostic, zero)",
+        _int("first_class", 0),
+        "compared_index = Where(is_agnostic, first_class, label_index)",
+        "label_rows = Unsqueeze(compared_index, first_axis)",
         "logit_rows = Unsqueeze(logits, first_axis)",
         "of_class = Equal(label_rows, class_column)",
         "class_logits = Where(of_class, logit_rows, minus_infinity)",

@@ -65,6 +65,11 @@ def build_parser() -> VerbParser:
         metavar="IOU",
         help="NMS drops a box whose IoU with a better box is above this, from 0 to 1 (default: the checkpoint's)",
     )
+    add(
+        "--agnostic",
+        action=argparse.BooleanOptionalAction,
+        help="class-agnostic NMS: boxes of different classes suppress each other, too (default: the checkpoint's)",
+    )
     add("--top-k", type=int, metavar="K", help="most candidates per pyramid level (default: the checkpoint's)")
     add("--max-detections", type=int, metavar="N", help="most detections per image (default: the checkpoint's)")
     add = parser.add_argument_group("precision").add_argument
@@ -96,6 +101,7 @@ def _export(args: argparse.Namespace) -> int:
         input_size=args.input,
         score_threshold=args.score_threshold,
         iou_threshold=args.iou_threshold,
+        agnostic=args.agnostic,
         top_k=args.top_k,
         max_detections=args.max_detections,
         half_weights=args.half_weights,

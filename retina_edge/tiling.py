@@ -152,7 +152,7 @@ class TiledDetector(Detector):
         order = np.argsort(-scores, kind="stable")
         candidates = Candidates(scores[order], boxes[order], labels[order])
         threshold = np.float32(self.contract.iou_threshold)
-        kept = order[nms(candidates, threshold, max(1, len(order)))]
+        kept = order[nms(candidates, threshold, max(1, len(order)), agnostic=self.contract.agnostic)]
         limits = np.array([size[1], size[0]] * 2, np.float32)
         return Detections(
             np.minimum(boxes[kept], limits), scores[kept], labels[kept], own[0].class_names, own[0].category_ids

@@ -31,6 +31,7 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("architecture", "color_order", "letterbox", "precision"), (str,)),
     **dict.fromkeys(("score_threshold", "iou_threshold"), _NUMBER),
     **dict.fromkeys(("top_k", "max_detections"), (int,)),
+    "agnostic": (bool,),
     "produced_by": (dict,),
 }
 _LISTS: Mapping[str, tuple[type, ...]] = {
@@ -109,8 +110,10 @@ class DetectorContract:
             kept, and the right and the bottom are padded with zeros.
         score_threshold: score that a candidate must exceed, 0 <= value < 1.
         iou_threshold: largest IoU of two boxes of one class, 0 to 1; if the IoU is larger, only the better box is kept.
+            With ``agnostic``, of any two boxes.
         top_k: largest number of candidates that a level keeps before NMS.
         max_detections: largest number of detections of an image.
+        agnostic: True if NMS is class-agnostic: a box suppresses boxes of all classes, not only of its own.
         precision: arithmetic of the network: fp32, fp16 or int8.
         produced_by: versions of the packages that made the model.
 
@@ -139,6 +142,7 @@ class DetectorContract:
     iou_threshold: float = 0.5
     top_k: int = 1000
     max_detections: int = 300
+    agnostic: bool = False
     precision: str = "fp32"
     produced_by: Mapping[str, str] = field(default_factory=dict)
 
@@ -203,6 +207,8 @@ class DetectorContract:
     def to_json(self) -> str:
         """Return the contract as a JSON object with sorted keys; ``from_json`` restores an equal contract."""
         fields = dataclasses.asdict(self)
+        if not self.agnostic:  # Versions without class-agnostic NMS do not know the field, and must refuse only True.
+            del fields["agnostic"]
         return json.dumps({"schema": SCHEMA, **fields, "produced_by": dict(self.produced_by)}, sort_keys=True)
 
     @classmethod
@@ -225,6 +231,7 @@ class DetectorContract:
                 f"contract: expected schema {SCHEMA}, got {got!r}; export the model again with this version"
             )
         del values["schema"]
+        values.setdefault("agnostic", False)
         known = {item.name for item in dataclasses.fields(cls)}
         if set(values) != known:
             missing, unknown = sorted(known - set(values)), sorted(set(values) - known)

@@ -33,7 +33,7 @@ class ExportOptions:
         layout: for INT8: ``cpu`` for ONNX Runtime (the default), or ``tensorrt``.
         batch: images in a batch; None for any number.
         input_size: (height, width) of the input, pixels, multiples of 32; None for the checkpoint's.
-        score_threshold, iou_threshold, top_k, max_detections: post-processing; None for the checkpoint's.
+        score_threshold, iou_threshold, agnostic, top_k, max_detections: post-processing; None for the checkpoint's.
         half_weights: for FP32: store the weights in float16, which halves the file.
 
     Raises:
@@ -53,6 +53,7 @@ class ExportOptions:
     input_size: tuple[int, int] | None = None
     score_threshold: float | None = None
     iou_threshold: float | None = None
+    agnostic: bool | None = None
     top_k: int | None = None
     max_detections: int | None = None
     half_weights: bool = False
@@ -174,6 +175,7 @@ def _contract(contract: DetectorContract, options: ExportOptions) -> DetectorCon
     chosen = {
         "score_threshold": options.score_threshold,
         "iou_threshold": options.iou_threshold,
+        "agnostic": options.agnostic,
         "top_k": options.top_k,
         "max_detections": options.max_detections,
         "input_size": options.input_size,

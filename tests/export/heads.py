@@ -58,6 +58,7 @@ def make_contract(
     max_detections: int = 40,
     score_threshold: float = 0.05,
     iou_threshold: float = 0.5,
+    agnostic: bool = False,
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
 ) -> DetectorContract:
     """Return a contract whose pyramid begins at stride 16. Coarse levels have odd strides, as in torchvision."""
@@ -78,6 +79,7 @@ def make_contract(
         iou_threshold=iou_threshold,
         top_k=top_k,
         max_detections=max_detections,
+        agnostic=agnostic,
     )
 
 
@@ -220,10 +222,17 @@ def torchvision_detections(
     """Run torchvision's own post-processing, and return boxes, scores and labels of each image.
 
     With fewer than 1,000 candidates, torchvision separates the classes by an offset of hundreds of pixels, which rounds
-    the boxes. With more, it suppresses each class separately, as this project always does. The patch makes torchvision
-    always suppress each class separately.
+    the boxes. With more, it suppresses each class separately, as this project does. The patch makes torchvision always
+    suppress each class separately, or for class-agnostic NMS, all classes together.
     """
-    monkeypatch.setattr(torchvision_boxes, "_batched_nms_coordinate_trick", torchvision_boxes._batched_nms_vanilla)
+
+    def together(boxes: Tensor, scores: Tensor, _: Tensor, iou_threshold: float) -> Tensor:
+        kept: Tensor = torchvision_boxes.nms(boxes, scores, iou_threshold)
+        return kept
+
+    separately = torchvision_boxes._batched_nms_vanilla
+    for name in ("_batched_nms_coordinate_trick", "_batched_nms_vanilla"):
+        monkeypatch.setattr(torchvision_boxes, name, together if contract.agnostic else separately)
     settings = SimpleNamespace(
         score_thresh=contract.score_threshold,
         nms_thresh=contract.iou_threshold,

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx.defs
+import onnx.numpy_helper
 import pytest
 
 from engines.core.contract import DetectorContract
 from engines.core.tensor_names import CANDIDATES
+from engines.onnx.deployable import contract_of, heads_only, read_deployable
 from engines.plugins.parameters import pack_parameters, unpack_parameters
 from engines.plugins.specification import decode
+from export.attach import attach
 from export.functions import decode_function, nms_function, num_candidates
+from retina_edge.assets import FOREST, MODEL
+from retina_edge.detector import Detector
 from tests.export.heads import (
     BOX_TOLERANCE,
     SCORE_TOLERANCE,
@@ -47,6 +53,7 @@ CONTRACTS = {
     "nearly nothing passes": make_contract(score_threshold=0.9525),
     "every overlap suppresses": make_contract(iou_threshold=0.0),
     "no overlap suppresses": make_contract(iou_threshold=1.0),
+    "class-agnostic": make_contract(agnostic=True),
 }
 
 
@@ -172,6 +179,7 @@ def test_parameters_are_read_from_the_tensor_and_not_built_in() -> None:
     for change in (
         {"score_threshold": 0.95},
         {"iou_threshold": 0.2},
+        {"agnostic": True},
         {"levels": tuple(other_levels)},
         {"input_size": (128, 192)},
     ):
@@ -179,6 +187,37 @@ def test_parameters_are_read_from_the_tensor_and_not_built_in() -> None:
         expected = specification(changed, heads)
         assert_equal_detections(run_functions(session, changed, heads), expected)
         assert not np.array_equal(expected.boxes, specification(contract, heads).boxes)
+
+
+def test_class_agnostic_nms_leaves_one_box_of_three_classes_on_one_object(tmp_path: Path) -> None:
+    """The sample model gets two more classes, whose logits are always a little lower than those of trees."""
+    sample = read_deployable(MODEL.read_bytes())
+    one, three = heads_only(sample), heads_only(sample)
+    contract = dataclasses.replace(contract_of(sample), score_threshold=0.2)
+    for tensor in three.graph.initializer:
+        if "cls_logits" in tensor.name:
+            values = np.repeat(onnx.numpy_helper.to_array(tensor), 3, axis=0)
+            if tensor.name.endswith("bias"):
+                values -= np.tile(np.array([0.5, 0, 0.25], np.float32), contract.num_anchors)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    for head in three.graph.output[: len(contract.levels)]:
+        head.type.tensor_type.shape.dim[1].dim_value *= 3
+    confused = dataclasses.replace(
+        contract, class_names=("oak", "tree", "bush"), category_ids=(1, 2, 3), max_detections=900, top_k=3000
+    )
+    models = {
+        "one class": attach(one, contract),
+        "class-aware": attach(three, confused),
+        "class-agnostic": attach(three, dataclasses.replace(confused, agnostic=True)),
+    }
+    found = {}
+    for name, model in models.items():
+        (tmp_path / f"{name}.onnx").write_bytes(model.SerializeToString())
+        with Detector.load(tmp_path / f"{name}.onnx") as detector:
+            found[name] = detector(FOREST)
+    assert len(found["class-aware"]) > 2 * len(found["one class"])
+    np.testing.assert_allclose(found["class-agnostic"].boxes, found["one class"].boxes, rtol=0, atol=BOX_TOLERANCE)
+    assert set(found["class-agnostic"].labels.tolist()) == {1}
 
 
 def test_deltas_of_the_box_size_are_clipped(contract: DetectorContract) -> None:

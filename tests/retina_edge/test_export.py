@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+import torch
+from torchvision.ops import box_iou
 
 import export.torch_export
 from engines.core.contract import DetectorContract
@@ -21,7 +24,9 @@ from export.torch_export import ExportReport
 from export.verify import Agreement
 from retina_edge import export as verb
 from retina_edge.detector import Detector
+from retina_edge.model.checkpoint import Checkpoint, load_checkpoint
 from retina_edge.model.retinanet import RetinaNet
+from tests.models import TINY, contract_of, lively
 
 
 class Recorder:
@@ -71,7 +76,7 @@ def test_a_checkpoint_is_exported_for_another_input_size(
     assert executor.contract.levels[0].feature_size == (24, 28)
     with Detector(executor) as deployed, Detector.load(checkpoint) as trained:
         assert deployed.contract.class_names == trained.contract.class_names
-        assert len(deployed(frames[0])) > 20
+        assert len(deployed(frames[0], score=deployed.score_threshold)) > 20
     assert [path.name for path in output.parent.iterdir()] == ["tiny.onnx"]
 
 
@@ -200,11 +205,41 @@ def test_another_input_size_has_another_pyramid(checkpoint: Path, recorder: Reco
 
 
 def test_thresholds_are_chosen_at_export(checkpoint: Path, recorder: Recorder) -> None:
-    options = ["--score-threshold", "0.4", "--top-k", "77", "--max-detections", "9"]
+    options = ["--score-threshold", "0.4", "--agnostic", "--top-k", "77", "--max-detections", "9"]
     assert verb.main([str(checkpoint), "-o", "m.onnx", *options]) == 0
     (contract,) = recorder.contracts
     assert (contract.score_threshold, contract.top_k, contract.max_detections) == (0.4, 77, 9)
     assert contract.iou_threshold == 0.5
+    assert contract.agnostic
+
+
+@pytest.mark.parametrize(("options", "expected"), [([], True), (["--agnostic"], True), (["--no-agnostic"], False)])
+def test_the_kind_of_nms_is_the_checkpoints_unless_given(
+    checkpoint: Path, recorder: Recorder, tmp_path: Path, options: list[str], expected: bool
+) -> None:
+    loaded, agnostic = load_checkpoint(checkpoint), tmp_path / "agnostic.pt"
+    dataclasses.replace(loaded, contract=dataclasses.replace(loaded.contract, agnostic=True)).save(agnostic)
+    assert verb.main([str(agnostic), "-o", str(tmp_path / "m.onnx"), *options]) == 0
+    assert [contract.agnostic for contract in recorder.contracts] == [expected]
+
+
+@pytest.mark.slow
+def test_an_export_with_class_agnostic_nms_has_no_overlapping_boxes(
+    tmp_path: Path, frames: list[npt.NDArray[np.uint8]]
+) -> None:
+    model = lively(RetinaNet(dataclasses.replace(TINY, num_classes=3)))
+    several = tmp_path / "several.pt"
+    Checkpoint(contract_of(model), model.config, dict(model.state_dict())).save(several)
+    largest = {}
+    for option in ("--no-agnostic", "--agnostic"):
+        output = tmp_path / f"{option}.onnx"
+        assert verb.main([str(several), "-o", str(output), option]) == 0
+        executor = OnnxExecutor(output)
+        result = executor.result(executor.submit(frames[:1]))
+        boxes = torch.from_numpy(result.boxes[0, : result.num_detections[0]])
+        largest[option] = float(box_iou(boxes, boxes).fill_diagonal_(0).max())
+    assert largest["--no-agnostic"] > 0.6
+    assert largest["--agnostic"] <= 0.5
 
 
 def test_a_threshold_out_of_range_is_refused(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,13 +109,16 @@ def test_each_object_is_found_once_and_completely(seed: int) -> None:
         corners.append((x + int(random.integers(0, 27 - side)), y + int(random.integers(0, 27 - side))))
         sides.append(side)
     frame, expected = draw_squares((290, 400), corners, sides)
-    detections = tiled(overlap=20)(frame)
+    detections = tiled(overlap=20)(frame, score=0.05)
     assert sorted(detections.boxes.tolist()) == sorted(expected)
     assert (np.diff(detections.scores) <= 0).all()
 
 
 def test_duplicates_on_a_border_are_merged() -> None:
-    """Two tiles find an object on a border of shares, a pixel apart: NMS keeps the one with the higher score."""
+    """Two tiles find an object on a border of shares, a pixel apart: NMS keeps the one with the higher score.
+
+    If the two have different classes, only class-agnostic NMS removes one.
+    """
     tiles = tile_layout((64, 172), TILE, 20)
     assert len(tiles) == 2
     border = tiles[0].share[3]
@@ -128,6 +131,10 @@ def test_duplicates_on_a_border_are_merged() -> None:
     close = [detection_at(border - 0.5, tiles[0].left, 0.6), detection_at(border + 0.5, tiles[1].left, 0.7)]
     merged = detector._merge(tiles, close, (64, 172))
     assert merged.scores.tolist() == [pytest.approx(0.7)]
+    close[0] = dataclasses.replace(close[0], labels=np.ones(1, np.int32))
+    assert len(detector._merge(tiles, close, (64, 172))) == 2
+    agnostic = TiledDetector(Detector(Squares(dataclasses.replace(contract(), agnostic=True))), overlap=20)
+    assert agnostic._merge(tiles, close, (64, 172)).labels.tolist() == [0]
     apart = [detection_at(border - 12, tiles[0].left, 0.6), detection_at(border + 12, tiles[1].left, 0.7)]
     assert len(detector._merge(tiles, apart, (64, 172))) == 2
 
@@ -137,7 +144,7 @@ def test_images_of_several_sizes_share_batches() -> None:
     empty, _ = draw_squares((400, 300), [], [])
     small, box = draw_squares((20, 20), [(3, 4)], [5])
     detector = tiled(batch=3)
-    results = detector([first, empty, small])
+    results = detector([first, empty, small], score=0.05)
     assert [sorted(detections.boxes.tolist()) for detections in results] == [sorted(boxes), [], box]
     batches = detector.executor.batches  # type: ignore[attr-defined]
     assert set(batches[:-1]) == {3}

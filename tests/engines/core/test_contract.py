@@ -114,12 +114,33 @@ def test_other_text_than_a_contract_is_refused(text: Any) -> None:
         DetectorContract.from_json(text)
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(DetectorContract)])
+@pytest.mark.parametrize(
+    "field", [field.name for field in dataclasses.fields(DetectorContract) if field.name != "agnostic"]
+)
 def test_a_missing_field_is_named(field: str) -> None:
     values = json.loads(make().to_json())
     del values[field]
     with pytest.raises(ContractError, match=f"missing.*{field}"):
         DetectorContract.from_json(json.dumps(values))
+
+
+def test_a_class_aware_contract_is_written_as_before_class_agnostic_nms() -> None:
+    """Files of older versions lack the field. Older versions refuse an unknown field, so they must not meet it."""
+    values = json.loads(make().to_json())
+    assert "agnostic" not in values
+    assert not DetectorContract.from_json(json.dumps(values)).agnostic
+
+
+def test_a_class_agnostic_contract_survives_json() -> None:
+    contract = make(agnostic=True)
+    assert json.loads(contract.to_json())["agnostic"] is True
+    assert DetectorContract.from_json(contract.to_json()) == contract
+
+
+@pytest.mark.parametrize("value", [1, 0, None, "true", [True]])
+def test_agnostic_is_true_or_false(value: object) -> None:
+    with pytest.raises(ContractError, match="agnostic: expected bool, got"):
+        DetectorContract.from_json(json.dumps({**json.loads(make().to_json()), "agnostic": value}))
 
 
 def test_an_unknown_field_is_named() -> None:
