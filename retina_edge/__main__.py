@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from retina_edge import __version__
 from retina_edge.cli import running
+from retina_edge.cli.verb_parser import VerbParser, did_you_mean
 
 VERBS = {
     "anchors": "check if the anchors fit a data set, and suggest better ones",
@@ -33,15 +34,15 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return its exit code. Only the module of that verb is imported."""
     lines = [f"  {verb:<10}{purpose}" for verb, purpose in VERBS.items()]
-    parser = argparse.ArgumentParser(
-        prog="retina-edge",
-        usage="retina-edge [--help] [--version] VERB ...",
-        description="RetinaNet from PyTorch to real-time detection.",
+    parser = VerbParser(
+        "retina-edge",
+        "RetinaNet from PyTorch to real-time detection.",
+        example="retina-edge demo",
         epilog="\n".join(["verbs:", *lines, "", "Run retina-edge VERB --help for the options of a verb."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"retina-edge {__version__}")
-    parser.add_argument("verb", choices=list(VERBS), metavar="VERB", help="one of the verbs below")
+    parser.add_argument("verb", metavar="VERB", help="one of the verbs below")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         parser.print_help()
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Parse only up to the verb, so that --help and --version after it go to the verb.
     position = next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
     verb = parser.parse_args(arguments[: position + 1]).verb
+    if verb not in VERBS:
+        parser.error(f"expected a verb, got {verb!r}{did_you_mean(verb, VERBS)}")
     return running.run(lambda: int(importlib.import_module(f"retina_edge.{verb}").main(arguments[position + 1 :])))
 
 

@@ -18,6 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from engines.core.atomic_file import atomic_file
 from engines.core.executor import GPU, NETWORK, POSTPROCESS, STAGES
 from retina_edge.cli import argument_types, running
+from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.detector import Detector
 from retina_edge.environment.conditions import conditions, conditions_after, describe_machine, peak_memory, versions
 from retina_edge.measurement.bench_frames import read_frames, sample_frames
@@ -44,58 +45,63 @@ MLPERF = (
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> VerbParser:
     """Return the parser of the verb."""
-    parser = argparse.ArgumentParser(
-        prog="retina-edge bench",
-        description="Measure the latency of each stage and the throughput of a model, and record the conditions.",
+    parser = VerbParser(
+        "retina-edge bench",
+        "Measure the latency of each stage and the throughput of a model, and record the conditions.",
+        example="retina-edge bench model.engine --source video.mp4 --seconds 30",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="model.engine, model.onnx or model.pt")
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="model.engine, model.onnx or model.pt")
+    add(
         "--source",
         nargs="+",
         metavar="VIDEO|IMAGES",
         help="sources of the frames, which are decoded before the measurement (default: 1080p frames of a forest)",
     )
-    parser.add_argument(
+    add(
         "--seconds",
         type=argument_types.positive_float,
         default=10.0,
-        help="duration of the measurement, after the warm-up (default: 10)",
+        metavar="S",
+        help="duration of the measurement in seconds, after the warm-up (default: 10)",
     )
-    parser.add_argument(
+    add(
+        "--json",
+        type=Path,
+        metavar="OUT.json",
+        help="file to write the report to, with the machine and the versions of packages (default: no file)",
+    )
+    add = parser.add_argument_group("load").add_argument
+    add(
         "--batch",
         type=argument_types.positive_int,
         metavar="N",
         help="frames in a batch (default: the model's own, or 1)",
     )
-    parser.add_argument(
+    add(
         "--streams",
         type=argument_types.positive_int,
         default=1,
         metavar="N",
         help="number of threads that submit frames (default: 1)",
     )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        metavar="OUT.json",
-        help="file to write the report to, with the machine and the versions of packages",
-    )
-    parser.add_argument(
+    add(
         "--no-cuda-graph",
         action="store_false",
         dest="cuda_graph",
         help="launch the kernels of an engine one by one, without a CUDA graph",
     )
-    parser.add_argument("--mlperf", choices=SCENARIOS, help=MLPERF)
-    parser.add_argument(
+    add = parser.add_argument_group("MLPerf").add_argument
+    add("--mlperf", choices=SCENARIOS, help=f"{MLPERF} (default: no scenario)")
+    add(
         "--mlperf-qps",
         type=argument_types.positive_float,
         metavar="N",
         help="queries per second in the scenario Server (default: a share of the measured throughput)",
     )
-    parser.add_argument(
+    add(
         "--mlperf-logs",
         type=Path,
         default=Path("mlperf"),

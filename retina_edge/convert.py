@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from engines.core.errors import DataError
 from retina_edge.cli import argument_types, running
+from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.system.output_file import check_output
 
 
@@ -20,13 +21,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return running.run(lambda: _convert(arguments))
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> VerbParser:
     """Return the parser of the verb."""
-    parser = argparse.ArgumentParser(
-        prog="retina-edge convert", description="Convert a RetinaNet checkpoint of torchvision."
+    parser = VerbParser(
+        "retina-edge convert",
+        "Convert a RetinaNet checkpoint of torchvision.",
+        example="retina-edge convert coco_v1 --arch retinanet_resnet50_fpn --input 800x1088 -o coco.pt",
     )
     parser.add_argument(
         "checkpoint",
+        metavar="CHECKPOINT",
         help="file with a state dict, or checkpoint of torchvision's reference training. The names coco_v1 and coco_v2 "
         "download the COCO weights that torchvision published for its first and its second architecture",
     )
@@ -34,7 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--arch",
         choices=["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"],
         required=True,
-        help="torchvision's name for the architecture of the weights",
+        metavar="ARCHITECTURE",
+        help="torchvision's name for the architecture of the weights: retinanet_resnet50_fpn or "
+        "retinanet_resnet50_fpn_v2",
     )
     parser.add_argument(
         "--input",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from engines.core.errors import ModelFileError
-from retina_edge.assets import FOREST, MODEL, SCORE
+from retina_edge.assets import FOREST, MODEL
 from retina_edge.cli import argument_types, running
 from retina_edge.cli.run_report import RunProgress, Summary, print_summary
+from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.detector import Detector
 from retina_edge.imaging.image_file import read_image, write_image
 from retina_edge.pipeline.pipeline import Pipeline
@@ -43,13 +43,22 @@ class DemoSink(VideoSink):
             write_image(self.image_path, result.annotated)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> VerbParser:
     """Return the parser of the verb."""
-    parser = argparse.ArgumentParser(
-        prog="retina-edge demo", description="Detect tree crowns on a flight over a forest, with the sample model."
+    parser = VerbParser(
+        "retina-edge demo",
+        "Detect tree crowns on a flight over a forest, with the sample model.",
+        example="retina-edge demo -o out --frames 60",
     )
     add = parser.add_argument
-    add("-o", "--output", type=Path, default=Path("out"), metavar="DIR", help="folder to write to (default: out)")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("out"),
+        metavar="DIR",
+        help="folder for demo.mp4, demo.jsonl, demo.png (default: out)",
+    )
     add(
         "--frames",
         type=argument_types.positive_int,
@@ -78,7 +87,6 @@ def _demo(output: Path, *, frames: int) -> int:
             {flight.name: lambda: flight},
             on_result=lambda _, result: outputs.write(result),
             on_end=lambda stream: outputs.end(stream.name),
-            score=SCORE,
         )
         with (
             stop_on_signal(pipeline.stop) as stop,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retina_edge.cli import argument_types, running
+from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.deployment import deepstream, triton
 from retina_edge.deployment.deployable_model import DeployableModel
 
@@ -17,24 +18,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     return running.run(lambda: int(arguments.run(arguments)))
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> VerbParser:
     """Return the parser of the verb."""
-    parser = argparse.ArgumentParser(
-        prog="retina-edge deploy",
-        description="Write the files that Triton Inference Server or DeepStream needs for a model.",
+    parser = VerbParser(
+        "retina-edge deploy",
+        "Write the files that Triton Inference Server or DeepStream needs for a model.",
+        example="retina-edge deploy triton model.engine -o repository",
     )
-    servers = parser.add_subparsers(required=True, metavar="triton|deepstream")
-    server = servers.add_parser("triton", help="write a model repository for Triton Inference Server")
+    servers = parser.add_subparsers(
+        required=True, metavar="triton|deepstream", help="server; retina-edge deploy SERVER --help has its options"
+    )
+    server = servers.add_parser(
+        "triton",
+        help="write a model repository for Triton Inference Server",
+        description="Write a model repository for Triton Inference Server.",
+        example="retina-edge deploy triton model.engine -o repository --max-batch 4",
+    )
     server.add_argument("model", type=Path, metavar="MODEL.engine|MODEL.onnx", help="model to deploy")
     server.add_argument(
         "-o", "--output", type=Path, required=True, metavar="REPOSITORY", help="folder of the model repository"
     )
-    server.add_argument("--name", help="name of the model for clients (default: the name of the model file)")
+    server.add_argument(
+        "--name", metavar="NAME", help="name of the model for clients (default: the name of the model file)"
+    )
     server.add_argument(
         "--max-batch",
         type=argument_types.positive_int,
         metavar="N",
-        help="largest batch that Triton forms, if the model accepts several batch sizes "
+        help="largest number of images that Triton puts in a batch, if the model accepts several batch sizes "
         f"(default: the engine's largest; {triton.DEFAULT_MAX_BATCH} for an ONNX)",
     )
     server.add_argument(
@@ -43,7 +54,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="accept an engine that outputs raw heads, and leave decode and NMS to the client",
     )
     server.set_defaults(run=_triton)
-    server = servers.add_parser("deepstream", help="write configurations and a library for DeepStream")
+    server = servers.add_parser(
+        "deepstream",
+        help="write configurations and a library for DeepStream",
+        description="Write configurations and a library for DeepStream.",
+        example="retina-edge deploy deepstream model.engine -o deepstream --streams 4",
+    )
     server.add_argument("model", type=Path, metavar="MODEL.engine", help="engine that outputs boxes")
     server.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     server.add_argument(

@@ -20,10 +20,18 @@ from retina_edge.sources.image_source import ImageSource
 
 def build_parser() -> StreamParser:
     """Return the parser of the verb."""
-    parser = StreamParser("detect", "Run a model on images, videos, cameras and streams.")
-    parser.add_argument("--show", action="store_true", help="show each stream in a window; q or Escape ends the run")
-    parser.add_argument(
-        "--max-frames", type=argument_types.positive_int, metavar="N", help="end each source after N frames"
+    parser = StreamParser(
+        "detect",
+        "Run a model on images, videos, cameras and streams.",
+        example="retina-edge detect model.onnx video.mp4 --save annotated.mp4",
+    )
+    add = parser.add_argument_group("run").add_argument
+    add("--show", action="store_true", help="show each stream in a window; q or Escape ends the run")
+    add(
+        "--max-frames",
+        type=argument_types.positive_int,
+        metavar="N",
+        help="end each source after N frames (default: all frames)",
     )
     return parser
 

@@ -18,6 +18,8 @@ from engines.core.letterbox import BgrImage, as_bgr
 if TYPE_CHECKING:
     import supervision
 
+# Score that detections exceed by default: in a call of a detector, in a stream, and in the verbs.
+DEFAULT_SCORE = 0.4
 # Number of classes that ``repr`` names; it counts the other classes together.
 MAX_NAMED_CLASSES = 5
 

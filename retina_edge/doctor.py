@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -16,16 +15,19 @@ from rich.text import Text
 
 from engines.core.machine import this_machine
 from retina_edge.cli import running
+from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.environment.checks import BROKEN, MISSING, OK, Check, check_detection, check_devices, check_packages
 from retina_edge.environment.platforms import Platform, recognize
 
 STYLES = {OK: "green", MISSING: "yellow", BROKEN: "red"}
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> VerbParser:
     """Return the parser of the verb."""
-    parser = argparse.ArgumentParser(
-        prog="retina-edge doctor", description="Check packages, runtimes and devices, and say how to fix problems."
+    parser = VerbParser(
+        "retina-edge doctor",
+        "Check packages, runtimes and devices, and say how to fix problems.",
+        example="retina-edge doctor",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     return parser

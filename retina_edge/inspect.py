@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,13 +14,15 @@ from rich.text import Text
 from engines.tensorrt.model_description import Inspection, inspect_model
 from engines.tensorrt.passport import sha256
 from retina_edge.cli import running
+from retina_edge.cli.verb_parser import VerbParser
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> VerbParser:
     """Return the parser of the verb."""
-    parser = argparse.ArgumentParser(
-        prog="retina-edge inspect",
-        description="Describe a model file: contract, precision of each layer, sizes, inputs and outputs.",
+    parser = VerbParser(
+        "retina-edge inspect",
+        "Describe a model file: contract, precision of each layer, sizes, inputs and outputs.",
+        example="retina-edge inspect model.engine",
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="model.pt, model.onnx or model.engine")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
@@ -84,6 +85,7 @@ def _print(console: Console, inspection: Inspection) -> None:
         + ", ".join(f"{height}x{width}" for height, width in (level.feature_size for level in contract.levels)),
         "thresholds": f"score {contract.score_threshold}, IoU {contract.iou_threshold}, "
         f"{contract.top_k} candidates per level, {contract.max_detections} detections",
+        "NMS": "class-agnostic" if contract.agnostic else "class-aware",
         "made by": ", ".join(f"{name} {version}" for name, version in sorted(contract.produced_by.items())),
         **inspection.facts,
     }

@@ -34,21 +34,37 @@ MAX_CONNECTIONS = 100
 
 def build_parser() -> StreamParser:
     """Return the parser of the verb."""
-    parser = StreamParser("serve", "Run a model on many streams, with a web page, an API and metrics.")
+    parser = StreamParser(
+        "serve",
+        "Run a model on many streams, with a web page, an API and metrics.",
+        example="retina-edge serve model.engine gate=rtsp://camera-1/stream yard=rtsp://camera-2/stream",
+    )
     add = parser.add_argument_group("server").add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
-    add("--port", type=_port, default=8080, help="port to listen on; 0 for any free port (default: %(default)s)")
+    add(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on; 0.0.0.0 for all networks (default: %(default)s, this machine only)",
+    )
+    add(
+        "--port",
+        type=_port,
+        default=8080,
+        metavar="N",
+        help="port to listen on; 0 for any free port (default: %(default)s)",
+    )
     add(
         "--token",
         metavar="TOKEN",
-        help="access token, required on every request; generated if --host is not loopback and no token is given",
+        help="access token that every request needs, at least 8 characters (default: none on this machine only, else "
+        "generated and printed)",
     )
     add(
         "--deadline",
         type=_seconds,
         default=DEADLINE,
         metavar="S",
-        help="longest time in seconds to wait for a full batch (default: %(default)s)",
+        help="longest time in seconds that a frame waits for a full batch (default: %(default)s)",
     )
     add(
         "--max-age",

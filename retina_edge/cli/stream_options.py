@@ -6,9 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from retina_edge.api.running import DEFAULT_SCORE, RunOptions
+from retina_edge.api.running import RunOptions
 from retina_edge.cli import argument_types
 from retina_edge.cli.tile_options import add_tile_options, tile_options
+from retina_edge.cli.verb_parser import VerbParser
+from retina_edge.detections import DEFAULT_SCORE
 from retina_edge.sinks.output_options import OutputOptions
 from retina_edge.system.folders import event_spool
 from retina_edge.tracking import zones
@@ -19,30 +21,30 @@ EPILOG = (
     "@FILE stands for the arguments in that file, one per line; lines that begin with # are comments. Use such a file "
     "for sources with passwords, because everyone who may list processes sees the command line."
 )
+LINE_DIRECTION = (
+    f"Points are {zones.POINT_SYNTAX}. A crossing of a line is in if it goes to the right, seen from the line's first "
+    "point toward its second: door=0.1,0.5 0.9,0.5 counts objects that move down as in. On the drawn line, an arrow "
+    "points to the side that is in. Exchange the two points to exchange in and out."
+)
 
 
-class StreamParser(argparse.ArgumentParser):
+class StreamParser(VerbParser):
     """The parser of a verb that runs a model on streams, with the options that these verbs share.
 
     Args:
         verb: name of the verb.
         description: description of the verb for ``--help``.
+        example: one complete command.
 
     Examples:
-        >>> parser = StreamParser("detect", "Detect objects.")
+        >>> parser = StreamParser("detect", "Detect objects.", example="retina-edge detect model.onnx video.mp4")
         >>> args = parser.parse_args(["model.onnx", "north=rtsp://camera/1", "--track"])
         >>> args.sources, args.track
         (['north=rtsp://camera/1'], True)
     """
 
-    def __init__(self, verb: str, description: str) -> None:
-        super().__init__(
-            prog=f"retina-edge {verb}",
-            description=description,
-            epilog=EPILOG,
-            fromfile_prefix_chars="@",
-            allow_abbrev=False,  # other code looks for --token in the arguments, and would not find --tok
-        )
+    def __init__(self, verb: str, description: str, *, example: str) -> None:
+        super().__init__(f"retina-edge {verb}", description, example=example, epilog=EPILOG, fromfile_prefix_chars="@")
         self.add_argument("model", type=Path, metavar="MODEL", help="model.engine, model.onnx or model.pt")
         self.add_argument(
             "sources",
@@ -51,12 +53,13 @@ class StreamParser(argparse.ArgumentParser):
             help="an image, a folder of images, a video, a glob of files, a camera index, a URL, a GStreamer pipeline "
             "(gst:...), a Jetson camera (csi://0); NAME is the stream's name in results, files and on the page",
         )
-        self._add_output_options(self.add_argument_group("outputs"))
         detection = self.add_argument_group("detection")
         detection.add_argument(
             "--score",
             type=float,
-            help=f"minimum score (default: {DEFAULT_SCORE}, or the model's own threshold if it is higher)",
+            metavar="S",
+            help="show detections that score more than this, from 0 to 1; lower it to see more objects and more false "
+            f"alarms (default: {DEFAULT_SCORE}, or the model's own threshold if it is higher)",
         )
         detection.add_argument(
             "--batch",
@@ -65,7 +68,8 @@ class StreamParser(argparse.ArgumentParser):
             help="frames, or tiles, in a batch (default: the model's own, or 1)",
         )
         add_tile_options(detection)
-        self._add_tracking_options(self.add_argument_group("tracking and counting"))
+        self._add_output_options(self.add_argument_group("outputs"))
+        self._add_tracking_options(self.add_argument_group("tracking and counting", LINE_DIRECTION))
 
     def _add_output_options(self, group: argparse._ArgumentGroup) -> None:
         group.add_argument(
@@ -73,19 +77,21 @@ class StreamParser(argparse.ArgumentParser):
             type=Path,
             metavar="OUT.mp4|DIR",
             help="annotated video, or folder for the annotated videos and images of all streams; cameras are recorded "
-            "in videos of ten minutes",
+            "in videos of ten minutes (default: nothing is saved)",
         )
         group.add_argument(
             "--json",
             type=Path,
             metavar="OUT.jsonl",
-            help="results, one JSON object per frame; serve appends to an existing file, detect overwrites it",
+            help="file for the results, one JSON object per frame; serve appends to an existing file, detect "
+            "overwrites it (default: no file)",
         )
         group.add_argument(
             "--csv",
             type=Path,
             metavar="OUT.csv",
-            help="detections, one row each; serve appends to an existing file, detect overwrites it",
+            help="file for the detections, one row each; serve appends to an existing file, detect overwrites it "
+            "(default: no file)",
         )
         group.add_argument(
             "--events",
@@ -93,7 +99,8 @@ class StreamParser(argparse.ArgumentParser):
             default=[],
             metavar="URL",
             help="receiver of zone and line events: mqtt://[USER@]HOST/TOPIC or https://HOST/PATH. Events that cannot "
-            "be delivered wait on disk. The password comes from RETINA_EDGE_EVENTS_PASSWORD",
+            "be delivered wait on disk. The password comes from RETINA_EDGE_EVENTS_PASSWORD. May be repeated (default: "
+            "events are not sent)",
         )
         group.add_argument(
             "--spool",
@@ -108,17 +115,29 @@ class StreamParser(argparse.ArgumentParser):
             "--track", action="store_true", help="follow objects from frame to frame; --zone and --line imply it"
         )
         group.add_argument(
-            "--zone", type=zones.zone, action="append", default=[], metavar="ZONE", help=zones.ZONE_SYNTAX
+            "--zone",
+            type=zones.zone,
+            action="append",
+            default=[],
+            metavar="ZONE",
+            help=f"count objects that are inside, entered or left a polygon: {zones.ZONE_SYNTAX}. May be repeated "
+            "(default: no zone)",
         )
         group.add_argument(
-            "--line", type=zones.line, action="append", default=[], metavar="LINE", help=zones.LINE_SYNTAX
+            "--line",
+            type=zones.line,
+            action="append",
+            default=[],
+            metavar="LINE",
+            help=f"count objects that cross a line, in and out: {zones.LINE_SYNTAX}. May be repeated (default: no "
+            "line)",
         )
         group.add_argument(
             "--anchor",
             choices=ANCHORS,
             default=ANCHORS[0],
             help="point of a box that decides if the object is inside a zone or has crossed a line: the middle of the "
-            "lower side, or the center for views from above (default: %(default)s)",
+            "lower side (bottom), or the center for views from above (default: %(default)s)",
         )
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
@@ -137,7 +156,8 @@ def run_options(args: argparse.Namespace) -> RunOptions:
     """Return the options of a parsed command line.
 
     Examples:
-        >>> args = StreamParser("detect", "Detect objects.").parse_args(["model.onnx", "video.mp4", "--score", "0.5"])
+        >>> parser = StreamParser("detect", "Detect objects.", example="retina-edge detect model.onnx video.mp4")
+        >>> args = parser.parse_args(["model.onnx", "video.mp4", "--score", "0.5"])
         >>> options = run_options(args)
         >>> options.sources, options.score
         (['video.mp4'], 0.5)

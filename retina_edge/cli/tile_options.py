@@ -16,7 +16,8 @@ def add_tile_options(parser: argparse._ActionsContainer) -> None:
         "--tile",
         type=_tile,
         metavar="HxW|input",
-        help="detect in tiles of this size in pixels, or of the network's input size, and merge their boxes",
+        help="detect in tiles of this size in pixels, or of the network's input size, and merge their boxes; for large "
+        "images with small objects (default: no tiles)",
     )
     parser.add_argument(
         "--overlap",

@@ -283,7 +283,7 @@ def test_recordings_and_images_are_resumable_and_videos_are_not(
     monkeypatch.setattr(output_options, "RetryingSink", record)
     saved = tmp_path / "saved"
     arguments = [tiny_onnx, f"video={video}", f"images={treecrowns / 'images'}", "--save", saved]
-    args = StreamParser("serve", "").parse_args(list(map(str, arguments)))
+    args = StreamParser("serve", "", example="").parse_args(list(map(str, arguments)))
     with open_run(run_options(args), strict=False) as run:
         run.pipeline.run()
     assert resumable == {f"{saved}, video": False, f"{saved}, images": True}

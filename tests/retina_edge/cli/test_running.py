@@ -152,7 +152,15 @@ def test_unknown_verbs_and_options_exit_with_2(arguments: list[str], capsys: pyt
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert "usage: retina-edge" in capsys.readouterr().err
+    assert capsys.readouterr().err.splitlines()[1:] == ["see retina-edge --help"]
+
+
+def test_a_misspelled_verb_is_corrected(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["trian"])
+    assert (
+        capsys.readouterr().err == "error: expected a verb, got 'trian'; did you mean train?\nsee retina-edge --help\n"
+    )
 
 
 def test_a_verb_gets_the_arguments_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
