@@ -98,7 +98,7 @@ def _measure(detector: Detector, seconds: float) -> dict[str, Any]:
         "jitter": whole.jitter,
         "host_overhead": host_overhead(whole, stages),
         "throughput": {**dataclasses.asdict(throughput), "frames_per_second": throughput.frames_per_second},
-        "detections": len(detector(frames[0])),
+        "detections": len(detector(frames[0], score=detector.score_threshold)),
     }
 
 

@@ -33,6 +33,7 @@ if not ids:
     parser.error(f"images: expected images in {args.images}, got none")
 
 with Detector.load(args.model) as detector:
-    results = [row for path, number in track(ids.items()) for row in detector(path).to_coco(image_id=number)]
+    score = detector.score_threshold  # average precision counts all detections
+    results = [row for path, n in track(ids.items()) for row in detector(path, score=score).to_coco(image_id=n)]
 args.output.write_text(json.dumps(results), encoding="utf-8")
 print(f"{args.output}: {len(results)} detections in {len(ids)} images")

@@ -4,7 +4,7 @@ Examples:
     >>> from retina_edge import Detector
     >>> from retina_edge.assets import FOREST, MODEL
     >>> with Detector.load(MODEL) as detector:
-    ...     detections = detector(FOREST, score=0.4)
+    ...     detections = detector(FOREST)
     >>> detections[0].name
     'tree'
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
@@ -14,7 +13,8 @@ from weakref import WeakSet
 from engines.core.errors import ContractError, DeviceError, ModelFileError, RetinaEdgeError
 from engines.core.executor import Executor, RawDetections, Ticket
 from engines.core.letterbox import BgrImage, Letterbox
-from retina_edge.detections import Detections
+from engines.core.option_checks import check_number
+from retina_edge.detections import DEFAULT_SCORE, Detections
 from retina_edge.imaging.frame_input import ImageInput, to_frames
 
 if TYPE_CHECKING:
@@ -56,16 +56,17 @@ class Detector:
     Attributes:
         executor: the executor.
         contract: contract of the model.
-        score_threshold: score that every detection exceeds, 0 to 1.
+        score_threshold: score that every detection of the model exceeds, 0 to 1.
         borrowers: streams and tiled detectors that ``close`` ends; weak references.
 
     Examples:
         >>> from retina_edge import Detector
         >>> from retina_edge.assets import FOREST, MODEL
         >>> with Detector.load(MODEL) as detector:
-        ...     detections = detector(FOREST, score=0.4)
-        >>> detections
+        ...     detector(FOREST)
+        ...     detector(FOREST, score=detector.score_threshold)
         Detections(84: 84 tree; best 0.83)
+        Detections(255: 255 tree; best 0.83)
     """
 
     def __init__(self, executor: Executor, *, name: str = "", device: str = "") -> None:
@@ -144,7 +145,8 @@ class Detector:
                 path to an image file; a PIL image; a stack [N, height, width, 3]; or an iterable of these. Several
                 images run in one batch, or in as many as the model's batch size requires. An iterator may reuse its
                 buffer, because its arrays are copied. Of 16 bits in a file or PIL image, the upper 8 are used.
-            score: keep only detections that score more than this; by default the model's own threshold.
+            score: keep only detections that score more than this; by default ``default_score``. With
+                ``score=detector.score_threshold``, all detections of the model are kept.
 
         Returns:
             Detections for one image; a list of them, in order, for a stack or an iterable.
@@ -184,18 +186,17 @@ class Detector:
         Examples:
             >>> from retina_edge.assets import FOREST, MODEL
             >>> with Detector.load(MODEL) as detector:
-            ...     ticket = detector.submit(FOREST, score=0.4)
-            ...     detections = detector.result(ticket)
-            >>> detections
+            ...     ticket = detector.submit(FOREST)
+            ...     detector.result(ticket)
             Detections(84: 84 tree; best 0.83)
         """
         given = to_frames(images)
-        threshold = None if score is None else self.check_score(score)
+        threshold = self.default_score if score is None else self.check_score(score)
         # Keep only the frames that the detector made itself: it must not keep the caller's arrays alive.
         own = [frame if owned else None for frame, owned in zip(given.frames, given.owned, strict=True)]
 
         def finish(detections: list[Detections]) -> list[Detections]:
-            if threshold is not None:
+            if threshold > self.score_threshold:
                 detections = [item.above(threshold) for item in detections]
             return [
                 item if frame is None else dataclasses.replace(item, frame=frame)
@@ -232,7 +233,7 @@ class Detector:
         Args:
             sources: one or several sources as ``retina-edge detect`` takes them: a path, a glob, a camera index, a URL,
                 ``gst:...``, ``csi://0``; ``NAME=SOURCE`` names the stream.
-            score: keep only detections that score more than this; by default the model's own threshold.
+            score: keep only detections that score more than this; by default ``default_score``.
             track: follow objects from frame to frame and give each an id; this needs the extra ``track``.
             regions: zones and lines at which objects are counted; they turn tracking on.
             max_frames: end each source after this many frames, at least 1; None for all frames.
@@ -274,18 +275,23 @@ class Detector:
         if score_threshold is not None:
             self.score_threshold = score_threshold
 
+    @property
+    def default_score(self) -> float:
+        """The score that detections exceed by default: 0.4, or the model's own threshold if it is higher."""
+        return max(DEFAULT_SCORE, self.score_threshold)
+
     def check_score(self, score: float) -> float:
         """Return a score threshold if the model can give it.
 
         Raises:
             ContractError: if the score is not a number, is below the model's threshold, or is not below 1.
         """
-        least, number = self.score_threshold, isinstance(score, Real) and not isinstance(score, bool)
-        if number and least <= score < 1:
-            return float(score)
-        low = number and 0 <= score < least
-        advice = f"; the model drops scores of {least:g} and less: export it with a lower threshold" if low else ""
-        raise ContractError(f"score: expected {least:g} <= score < 1, got {score!r}{advice}")
+        expected = f"{(least := self.score_threshold):g} <= score < 1"
+        check_number("score", score, expected, lambda value: 0 <= value < 1)
+        if score < least:
+            advice = f"the model drops scores of {least:g} and less: export it with a lower threshold"
+            raise ContractError(f"score: expected {expected}, got {score!r}; {advice}")
+        return float(score)
 
     def choose_batch(self, requested: int | None) -> int:
         """Return the number of frames in a batch: the requested number, else the model's own, else 1.
@@ -335,16 +341,10 @@ class Detector:
         return [self.executor.submit(frames[start : start + batch]) for start in range(0, len(frames), batch)]
 
     def _to_detections(self, raw: RawDetections, letterboxes: Sequence[Letterbox]) -> list[Detections]:
+        names, ids = self.contract.class_names, self.contract.category_ids
         results = []
         for n, letterbox in enumerate(letterboxes):
-            count = int(raw.num_detections[n])
-            results.append(
-                Detections(
-                    letterbox.to_frame(raw.boxes[n, :count]),
-                    raw.scores[n, :count].copy(),
-                    raw.labels[n, :count].copy(),
-                    self.contract.class_names,
-                    self.contract.category_ids,
-                )
-            )
+            rows = slice(int(raw.num_detections[n]))
+            boxes = letterbox.to_frame(raw.boxes[n, rows])
+            results.append(Detections(boxes, raw.scores[n, rows].copy(), raw.labels[n, rows].copy(), names, ids))
         return results

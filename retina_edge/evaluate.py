@@ -14,10 +14,12 @@ from rich.table import Table
 
 from engines.core.atomic_file import atomic_file
 from engines.tensorrt.passport import passport_path
-from retina_edge.api.evaluating import CONFUSION_SCORE, EvaluationOptions, EvaluationResult, evaluate
+from retina_edge.api.evaluating import EvaluationOptions, EvaluationResult, evaluate
 from retina_edge.cli import argument_types, running
 from retina_edge.cli.tile_options import add_tile_options, tile_options
+from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.data.coco import CocoDataset
+from retina_edge.detections import DEFAULT_SCORE
 from retina_edge.evaluation.coco_metrics import MAX_DETECTIONS, METRICS, Evaluation
 from retina_edge.evaluation.comparison import Comparison
 from retina_edge.evaluation.comparison_report import report_files, write_report
@@ -27,41 +29,27 @@ from retina_edge.system.output_file import Input, check_output
 REPORT = Path("out/against")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> VerbParser:
     """Return the parser of the verb."""
-    parser = argparse.ArgumentParser(
-        prog="retina-edge evaluate", description="Measure the COCO average precision of a model on labeled images."
+    parser = VerbParser(
+        "retina-edge evaluate",
+        "Measure the COCO average precision of a model on labeled images.",
+        example="retina-edge evaluate model.onnx val.json --images images",
     )
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="model.pt, model.onnx or model.engine")
     add("annotations", type=Path, metavar="ANNOTATIONS.json", help="COCO annotations")
     add("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
-    add("--json", type=Path, metavar="RESULT.json", help="file to write the metrics to")
-    add(
-        "--against",
-        type=Path,
-        metavar="OTHER_MODEL",
-        help="compare the model with another one, for instance in FP32: AP, matched boxes, drift of scores, and the "
-        "images that changed most",
-    )
-    add(
-        "--report",
-        type=Path,
-        metavar="DIR",
-        help=f"folder for index.html and changes.png of --against (default: {REPORT})",
-    )
+    add("--skip-invalid", action="store_true", help="skip boxes that have no area or lie outside their image")
+    add("--json", type=Path, metavar="RESULT.json", help="file to write the metrics to (default: no file)")
+    add = parser.add_argument_group("measurement").add_argument
     add(
         "--score",
         type=argument_types.score,
-        default=CONFUSION_SCORE,
+        default=DEFAULT_SCORE,
         metavar="S",
-        help="minimum score of boxes in the confusion and in --against; AP counts all boxes (default: %(default)s)",
-    )
-    add(
-        "--batch",
-        type=argument_types.positive_int,
-        metavar="N",
-        help="images, or tiles, in a batch (default: the model's own, or 1)",
+        help="score, from 0 to 1, that boxes in the confusion and in --against exceed; AP counts all boxes (default: "
+        "%(default)s, as in detect)",
     )
     add(
         "--max-detections",
@@ -71,9 +59,35 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"number of best boxes of an image that count (default: {MAX_DETECTIONS}, as in COCO); large images can "
         "need more",
     )
-    add_tile_options(parser)
-    add("--device", default="auto", help="for a .pt: auto, cpu or cuda; for an engine: cuda:N (default: auto)")
-    add("--skip-invalid", action="store_true", help="skip boxes that have no area or lie outside their image")
+    group = parser.add_argument_group("detection")
+    add = group.add_argument
+    add(
+        "--device",
+        default="auto",
+        metavar="DEVICE",
+        help="for a .pt: auto, cpu or cuda; for an engine: cuda:N (default: auto)",
+    )
+    add(
+        "--batch",
+        type=argument_types.positive_int,
+        metavar="N",
+        help="images, or tiles, in a batch (default: the model's own, or 1)",
+    )
+    add_tile_options(group)
+    add = parser.add_argument_group("comparison").add_argument
+    add(
+        "--against",
+        type=Path,
+        metavar="OTHER_MODEL",
+        help="compare the model with another one, for instance in FP32: AP, matched boxes, drift of scores, and the "
+        "images that changed most (default: no comparison)",
+    )
+    add(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help=f"folder for index.html and changes.png of --against (default: {REPORT})",
+    )
     return parser
 
 

@@ -31,11 +31,12 @@ def contract(
 
 
 class StandIn(HostExecutor):
-    """An ``Executor`` that finds one box around the white pixels of each image, if there are any: score 0.9, label 0.
+    """An ``Executor`` that finds one box of label 0 around the white pixels of each image, if there are any.
 
     Args:
         contract: contract of the executor.
         batch: fixed batch size; None for any.
+        score: score of the boxes.
         fail_at: number of the call, from 0, that raises ``error``.
         error: the error to raise.
     """
@@ -45,6 +46,7 @@ class StandIn(HostExecutor):
         contract: DetectorContract,
         *,
         batch: int | None = None,
+        score: float = 0.9,
         fail_at: int | None = None,
         error: BaseException | None = None,
     ) -> None:
@@ -52,6 +54,7 @@ class StandIn(HostExecutor):
         self.batch = batch
         self.calls: list[tuple[int, ...]] = []
         self.closed = False
+        self._score = score
         self._fail_at = fail_at
         self._error = error
 
@@ -71,7 +74,7 @@ class StandIn(HostExecutor):
             if len(rows):
                 raw.num_detections[n] = 1
                 raw.boxes[n, 0] = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-                raw.scores[n, 0] = 0.9
+                raw.scores[n, 0] = self._score
         return raw
 
     def close(self) -> None:

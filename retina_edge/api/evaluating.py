@@ -11,14 +11,11 @@ from engines.core.errors import ContractError
 from engines.core.option_checks import check_integer, check_number
 from retina_edge.api.tiles import TileOptions
 from retina_edge.data.coco import CocoDataset, load_coco
-from retina_edge.detections import Detections
+from retina_edge.detections import DEFAULT_SCORE, Detections
 from retina_edge.detector import Detector
 from retina_edge.evaluation.coco_metrics import MAX_DETECTIONS, Evaluation, detect_all, evaluate_detections
 from retina_edge.evaluation.comparison import Comparison, ModelResult, compare
 from retina_edge.evaluation.confusion import Confusion, confusion
-
-# Default score above which a box counts in the confusion and in the comparison.
-CONFUSION_SCORE = 0.3
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class EvaluationOptions:
         >>> options = EvaluationOptions(score=0.5, tiles=TileOptions(overlap=96))
     """
 
-    score: float = CONFUSION_SCORE
+    score: float = DEFAULT_SCORE
     batch: int | None = None
     max_detections: int = MAX_DETECTIONS
     tiles: TileOptions | None = None

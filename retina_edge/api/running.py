@@ -21,9 +21,6 @@ from retina_edge.sources.stream_names import named_sources
 from retina_edge.system.stop_request import StopRequest, stop_on_signal
 from retina_edge.tracking.analysis import TrackingOptions
 
-# The score threshold of a run, if the model's own threshold is not higher.
-DEFAULT_SCORE = 0.4
-
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -32,8 +29,7 @@ class RunOptions:
     Attributes:
         model: path of the model: ``.engine``, ``.onnx`` or ``.pt``.
         sources: sources, each ``SOURCE`` or ``NAME=SOURCE``, as on the command line; text stands for one source.
-        score: detections score more than this; None for ``DEFAULT_SCORE``, or the model's own threshold if that is
-            higher.
+        score: detections score more than this; None for 0.4, or the model's own threshold if that is higher.
         batch: frames, or tiles, in a batch; None for the model's own.
         tiles: tiles to cut frames into; None to detect in whole frames.
         tracking: tracking, zones and lines.
@@ -126,7 +122,7 @@ def open_run(
             on_result=pass_on,
             on_end=lambda stream: outputs.end(stream.name),
             analyze=options.tracking.analyzers(list(named), contract.class_names),
-            score=max(DEFAULT_SCORE, contract.score_threshold) if options.score is None else options.score,
+            score=options.score,
             batch=1 if options.tiles else options.batch,
             **pipeline_options,
         )

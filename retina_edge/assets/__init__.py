@@ -8,5 +8,3 @@ FOLDER = Path(__file__).parent
 MODEL = FOLDER / "treecrowns.onnx"
 CHECKPOINT = FOLDER / "treecrowns.pt"
 FOREST = FOLDER / "forest.jpg"
-# The score threshold that suits the sample model. It is also the default of ``detect``.
-SCORE = 0.4

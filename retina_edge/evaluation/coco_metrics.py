@@ -96,7 +96,9 @@ def detect_all(
     match_categories(detector.contract.class_names, dataset)
     results: list[Detections] = []
     for start in range(0, len(dataset), batch):
-        for detections in detector([image.read() for image in dataset.images[start : start + batch]]):
+        images = [image.read() for image in dataset.images[start : start + batch]]
+        # AP counts weak detections, too.
+        for detections in detector(images, score=detector.score_threshold):
             results.append(detections)
             on_image()
     return results

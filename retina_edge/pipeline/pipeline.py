@@ -72,7 +72,8 @@ class Pipeline:
         on_result: called in the detector thread with each result, in the order of each stream's frames.
         on_end: called in the detector thread after the last result of a stream.
         analyze: function that makes the analyzer of a stream, by its name; None for no tracking.
-        score: score threshold of detections; None for the model's threshold. ``set_score`` changes it during the run.
+        score: score threshold of detections; None for the detector's ``default_score``. ``set_score`` changes it
+            during the run.
         batch: frames in a batch; None for the model's fixed batch size, or, without one, for one frame of each stream.
         deadline: seconds that a batch with a live frame waits until it is full.
         max_age: seconds since capture after which frames and results of live streams are dropped; None for no limit.
@@ -96,7 +97,7 @@ class Pipeline:
         >>> from retina_edge.sources.stream_names import named_sources
         >>> with Detector.load(MODEL) as detector:
         ...     Pipeline(detector, named_sources([str(FOREST)]), on_result=lambda _, item: print(item.detections)).run()
-        Detections(255: 255 tree; best 0.83)
+        Detections(84: 84 tree; best 0.83)
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Pipeline:
             raise RetinaEdgeError("sources: expected at least one stream, got none")
         self._detector, self._on_result, self._on_end, self._max_age = detector, on_result, on_end, max_age
         self._hangs_after = hangs_after
-        self.score = detector.score_threshold
+        self.score = detector.default_score
         if score is not None:
             self.set_score(score)
         self._changed = threading.Condition()
@@ -270,7 +271,10 @@ class Pipeline:
         began = time.monotonic()
         try:
             with self._watched("detector"):
-                return _Submission(frames, began, self._detector.submit([frame.image for _, frame in frames]))
+                images = [frame.image for _, frame in frames]
+                # The tracker needs weak detections, too.
+                ticket = self._detector.submit(images, score=self._detector.score_threshold)
+                return _Submission(frames, began, ticket)
         except Exception as error:
             return _Submission(frames, began, error)
         finally:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.core.errors import MissingDependencyError
-from retina_edge.detections import Detections
+from retina_edge.detections import DEFAULT_SCORE, Detections
 
 Tracks = npt.NDArray[np.int64]
 
@@ -50,7 +50,7 @@ class ByteTrack:
     """
 
     def __init__(
-        self, *, score: float = 0.4, fps: float = 30.0, lost_seconds: float = 1.0, away_seconds: float = 3.0
+        self, *, score: float = DEFAULT_SCORE, fps: float = 30.0, lost_seconds: float = 1.0, away_seconds: float = 3.0
     ) -> None:
         _check_score(score)
         for name, value in (("fps", fps), ("lost_seconds", lost_seconds), ("away_seconds", away_seconds)):

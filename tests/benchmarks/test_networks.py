@@ -139,7 +139,7 @@ def test_a_real_engine_is_built_once(tiny: Path) -> None:
 
 def test_a_random_retinanet_finds_nothing(tiny: Path) -> None:
     with Detector.load(tiny) as detector:
-        assert len(detector(forest_frame())) == 0
+        assert len(detector(forest_frame(), score=detector.score_threshold)) == 0
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -69,6 +69,6 @@ def test_heads_and_detections_are_those_of_torch_in_fp32(
             check_runner(executor, batch, reference)
         measured = runner._measure(detector, 0.1)
         assert {POSTPROCESS, GPU, runner.WHOLE} <= set(measured["milliseconds"])
-        assert measured["detections"] == len(detector(sample_frames()[0]))
+        assert measured["detections"] == len(detector(sample_frames()[0], score=detector.score_threshold))
     assert world.bindings.graphs == []
     world.check_nothing_is_left()

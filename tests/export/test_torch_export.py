@@ -34,7 +34,8 @@ def assert_same_as_torch(path: Path, model: RetinaNet, contract: DetectorContrac
     """Check that an ONNX file and the torch model return the same detections."""
     torch_detector = Detector(TorchExecutor(model, contract, device=torch.device("cpu")))
     with Detector.load(path) as detector:
-        for actual, expected in zip(detector(frames), torch_detector(frames), strict=True):
+        found, wanted = (each(frames, score=contract.score_threshold) for each in (detector, torch_detector))
+        for actual, expected in zip(found, wanted, strict=True):
             assert len(expected) > 20
             np.testing.assert_array_equal(actual.labels, expected.labels)
             np.testing.assert_allclose(actual.boxes, expected.boxes, rtol=0, atol=PIXELS)

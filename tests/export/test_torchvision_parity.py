@@ -85,7 +85,7 @@ def test_a_small_export_returns_torchvisions_detections(
     with Detector.load(report.path) as detector:
         for image, detections in zip(images, expected, strict=True):
             assert len(detections["labels"]) > 20
-            pixels, score = largest_differences(detector(image), detections)
+            pixels, score = largest_differences(detector(image, score=detector.score_threshold), detections)
             assert pixels <= PIXELS
             assert score <= SCORE
 
@@ -116,8 +116,8 @@ def test_export_returns_torchvisions_detections(
     with torch.inference_mode():
         expected = model([as_torchvision(image) for image in images])
     with Detector.load(onnx) as detector:
-        together = detector(images)
-        alone = [detector(image) for image in images]
+        together = detector(images, score=detector.score_threshold)
+        alone = [detector(image, score=detector.score_threshold) for image in images]
     for detections, reference in zip(together, expected, strict=True):
         assert len(detections) > 200
         pixels, score = largest_differences(detections, reference)

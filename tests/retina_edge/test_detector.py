@@ -139,10 +139,10 @@ def test_a_missing_or_foreign_onnx_is_refused_with_its_name(tmp_path: Path) -> N
 def test_thresholds_of_a_checkpoint_can_be_changed(checkpoint: Path) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (128, 160, 3), np.uint8)
     with Detector.load(checkpoint, device="cpu") as detector:
-        expected = detector(frame)
+        expected = detector(frame, score=detector.score_threshold)
         median = float(np.median(expected.scores))
         detector.set_thresholds(score_threshold=median)
-        assert 0 < len(detector(frame)) < len(expected)
+        assert 0 < len(detector(frame, score=detector.score_threshold)) < len(expected)
 
 
 def test_thresholds_of_an_onnx_cannot_be_changed() -> None:

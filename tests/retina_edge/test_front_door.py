@@ -16,7 +16,9 @@ import pytest
 from engines.core.errors import SourceError
 from retina_edge import Detection, Detections, Detector
 from retina_edge.assets import CHECKPOINT, MODEL
+from retina_edge.detections import DEFAULT_SCORE
 from retina_edge.imaging.frame_input import to_frames
+from retina_edge.imaging.image_file import write_image
 from tests.stand_in import StandIn, contract, detector, patch_frame
 
 NAMES, IDS = ("tree", "car"), (1, 90)
@@ -255,6 +257,18 @@ def test_a_score_that_the_model_cannot_give_is_refused(score: Any) -> None:
     with pytest.raises(ValueError, match=r"score: expected 0\.05 <= score < 1") as caught:
         detector()(patch_frame((64, 96), (8, 8)), score=score)
     assert (score == 0.01) == ("drops scores of 0.05 and less" in str(caught.value))
+
+
+def test_calls_and_streams_have_the_same_default_score(tmp_path: Path) -> None:
+    write_image(tmp_path / "patch.png", patch_frame((64, 96), (8, 8)))
+    for score, expected in ((0.39, 0), (0.41, 1)):
+        running = detector(score=score)
+        assert len(running(tmp_path / "patch.png")) == expected
+        assert len(running.result(running.submit(tmp_path / "patch.png"))) == expected
+        assert [len(found) for _, found in running.stream(tmp_path / "patch.png")] == [expected]
+        assert len(running(tmp_path / "patch.png", score=running.score_threshold)) == 1
+    assert detector().default_score == DEFAULT_SCORE == 0.4
+    assert Detector(StandIn(contract(score_threshold=0.6))).default_score == 0.6
 
 
 def test_the_threshold_of_the_model_is_a_possible_score() -> None:

@@ -209,12 +209,12 @@ def test_new_thresholds_apply_from_the_next_submission_on(world: World, small_fr
 
 def test_thresholds_out_of_range_change_nothing(world: World, small_frames: Frames) -> None:
     with Detector.load(world.engine) as detector:
-        expected = detector(small_frames[0])
+        expected = detector(small_frames[0], score=detector.score_threshold)
         with pytest.raises(ValueError, match=r"score_threshold: expected 0 <= score_threshold < 1, got -0\.1"):
             detector.set_thresholds(score_threshold=-0.1, iou_threshold=0.1)
-        assert len(detector(small_frames[0])) == len(expected)
+        assert len(detector(small_frames[0], score=detector.score_threshold)) == len(expected)
         detector.set_thresholds(score_threshold=0.6)
-        assert len(detector(small_frames[0])) == (expected.scores > 0.6).sum()
+        assert len(detector(small_frames[0], score=detector.score_threshold)) == (expected.scores > 0.6).sum()
 
 
 def test_thresholds_built_into_the_engine_cannot_be_changed(

@@ -120,7 +120,7 @@ def test_auxiliary_streams_do_not_wait_for_other_streams(
     world.trt.aux_streams = 2
     with Detector.load(world.engine) as detector:
         for _ in range(3):
-            assert len(detector(small_frames[0])) > 3
+            assert len(detector(small_frames[0], score=detector.score_threshold)) > 3
     world.check_nothing_is_left()
 
 

@@ -59,7 +59,7 @@ def val(fp32: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         for number, path in enumerate(sorted(images.iterdir()), start=1):
             frame = read_image(path)
             records.append({"id": number, "file_name": path.name, "height": frame.shape[0], "width": frame.shape[1]})
-            for row in detector(frame).above(SURE)[:MOST].to_coco(number):
+            for row in detector(frame, score=SURE)[:MOST].to_coco(number):
                 x, y, width, height = row["bbox"]
                 x2, y2 = min(x + width, frame.shape[1]), min(y + height, frame.shape[0])
                 box = [max(x, 0), max(y, 0), x2 - max(x, 0), y2 - max(y, 0)]
