@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from retina_edge.api.exporting import ExportOptions, ExportResult, export
     from retina_edge.api.running import RunOptions, StreamRun, open_run
     from retina_edge.api.tiles import TileOptions
-    from retina_edge.api.training import ModelOptions, TrainingData, TrainingResult, train
+    from retina_edge.api.training import TrainingResult, train
+    from retina_edge.api.training_data import TrainingData
     from retina_edge.data.augment_options import AugmentOptions
     from retina_edge.sinks.output_options import OutputOptions
     from retina_edge.tracking.analysis import TrackingOptions
+    from retina_edge.training.model_options import ModelOptions
     from retina_edge.training.train_options import TrainOptions
 
 __all__ = [
@@ -70,14 +72,14 @@ _MODULES = {
     "EvaluationResult": "retina_edge.api.evaluating",
     "ExportOptions": "retina_edge.api.exporting",
     "ExportResult": "retina_edge.api.exporting",
-    "ModelOptions": "retina_edge.api.training",
+    "ModelOptions": "retina_edge.training.model_options",
     "OutputOptions": "retina_edge.sinks.output_options",
     "RunOptions": "retina_edge.api.running",
     "StreamRun": "retina_edge.api.running",
     "TileOptions": "retina_edge.api.tiles",
     "TrackingOptions": "retina_edge.tracking.analysis",
     "TrainOptions": "retina_edge.training.train_options",
-    "TrainingData": "retina_edge.api.training",
+    "TrainingData": "retina_edge.api.training_data",
     "TrainingResult": "retina_edge.api.training",
     "build": "retina_edge.api.building",
     "evaluate": "retina_edge.api.evaluating",

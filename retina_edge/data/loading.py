@@ -151,6 +151,18 @@ class BatchLoader:
                 raise batch
             yield batch
 
+    def samples(self, count: int) -> Batch:
+        """Return a batch of a few samples, made in this process.
+
+        Raises:
+            SourceError, DataError: if a sample failed, as in ``AugmentedDataset.sample``.
+        """
+        data: Any = self._loader.dataset
+        batch = _collate([data[index % len(data), index] for index in range(count)])
+        if isinstance(batch, RetinaEdgeError):
+            raise batch
+        return batch
+
     def _start(self) -> Iterator[Any]:
         # A signal that arrives before ``_init_worker`` has run would kill the worker.
         with _signals_blocked():

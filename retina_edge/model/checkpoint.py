@@ -30,12 +30,14 @@ class Checkpoint:
         config: the architecture of the model.
         weights: state dict of the model; with EMA, the averaged weights.
         training: state of an unfinished training run; None in a model to ship.
+        recipe: options of the training run, and the reasons of those that were chosen; None if unknown.
     """
 
     contract: DetectorContract
     config: ModelConfig
     weights: dict[str, Tensor]
     training: dict[str, Any] | None = None
+    recipe: dict[str, Any] | None = None
 
     def build_model(self) -> RetinaNet:
         """Return the model with its weights in float32, in evaluation mode."""
@@ -62,6 +64,7 @@ class Checkpoint:
             "config": self.config.to_json(),
             "weights": weights,
             "training": self.training,
+            "recipe": self.recipe,
         }
         with atomic_file(path) as file:
             torch.save(content, file)
@@ -103,7 +106,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             name: value.float() if value.is_floating_point() else value for name, value in content["weights"].items()
         }
         _check_weights(config, weights)
-        return Checkpoint(contract, config, weights, content.get("training"))
+        return Checkpoint(contract, config, weights, content.get("training"), content.get("recipe"))
     except (KeyError, AttributeError, ValueError, ModelFileError) as error:
         raise ModelFileError(f"{path}: damaged checkpoint: {error}") from error
 

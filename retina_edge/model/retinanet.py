@@ -5,6 +5,7 @@ Modules have the same names as in torchvision, so that the weights of torchvisio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -17,6 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from engines.core.contract import DetectorContract, PyramidLevel
+from engines.core.errors import ModelFileError
 from retina_edge.model.config import GROUPS, ModelConfig
 
 # For each stage: name of the module that ends it, and its output channels (in a ResNet, a multiple of layer1's).
@@ -29,7 +31,10 @@ class RetinaNet(nn.Module):
 
     Args:
         config: the architecture.
-        pretrained_backbone: start from ImageNet weights, which torchvision downloads.
+        backbone_weights: state dict of torchvision's classification model, to start from; None for random weights.
+
+    Raises:
+        ModelFileError: if the weights are not those of this backbone.
 
     Examples:
         >>> model = RetinaNet(ModelConfig(num_classes=2, backbone="resnet18", fpn_channels=32, head_depth=1))
@@ -38,10 +43,10 @@ class RetinaNet(nn.Module):
         (torch.Size([1, 18, 8, 12]), torch.Size([1, 36, 8, 12]))
     """
 
-    def __init__(self, config: ModelConfig, *, pretrained_backbone: bool = False) -> None:
+    def __init__(self, config: ModelConfig, *, backbone_weights: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.backbone = _backbone_with_fpn(config, pretrained_backbone)
+        self.backbone = _backbone_with_fpn(config, backbone_weights)
         norm = partial(nn.GroupNorm, GROUPS) if config.head_norm == "group" else None
         num_anchors = len(config.anchor_sizes[0]) * len(config.aspect_ratios)
         self.head = RetinaNetHead(config.fpn_channels, num_anchors, config.num_classes, norm_layer=norm)
@@ -101,15 +106,16 @@ def check_contract(config: ModelConfig, contract: DetectorContract) -> None:
         raise ValueError(f"model and contract differ in classes or anchors: expected {of_contract}, got {of_model}")
 
 
-def _backbone_with_fpn(config: ModelConfig, pretrained: bool) -> BackboneWithFPN:
+def _backbone_with_fpn(config: ModelConfig, weights: Mapping[str, Tensor] | None) -> BackboneWithFPN:
     norm = FrozenBatchNorm2d if config.backbone_norm == "frozen" else nn.BatchNorm2d
     norm = partial(norm, eps=config.norm_eps)
-    weights = "DEFAULT" if pretrained else None
     if config.backbone == "mobilenet_v3_large":
-        body = mobilenet_v3_large(weights=weights, norm_layer=norm).features
-        stages = _MOBILENET_STAGES
+        classifier: nn.Module = mobilenet_v3_large(norm_layer=norm)
+        _load(classifier, weights, config.backbone)
+        body, stages = classifier.features, _MOBILENET_STAGES
     else:
-        body = getattr(resnet, config.backbone)(weights=weights, norm_layer=norm)
+        body = classifier = getattr(resnet, config.backbone)(norm_layer=norm)
+        _load(classifier, weights, config.backbone)
         last = body.layer1[-1]
         width = (last.conv3 if hasattr(last, "conv3") else last.conv2).out_channels
         stages = {level: (name, factor * width) for level, (name, factor) in _RESNET_STAGES.items()}
@@ -124,3 +130,20 @@ def _backbone_with_fpn(config: ModelConfig, pretrained: bool) -> BackboneWithFPN
         out_channels=config.fpn_channels,
         extra_blocks=extra,
     )
+
+
+def _load(classifier: nn.Module, weights: Mapping[str, Tensor] | None, backbone: str) -> None:
+    if weights is None:
+        return
+    try:
+        # A FrozenBatchNorm2d does not count its batches, and the last layer may have any number of classes.
+        own = classifier.state_dict()
+        heads = ("fc.", "classifier.")
+        fitting = {name: value for name, value in weights.items() if name in own and not name.startswith(heads)}
+        kept = {name: value for name, value in own.items() if name.startswith(heads)}
+        classifier.load_state_dict({**fitting, **kept})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ModelFileError(
+            f"backbone weights: expected those of torchvision's {backbone}, got others ({reason}); name another file"
+        ) from error

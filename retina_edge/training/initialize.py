@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def new_model(
     input_size: tuple[int, int],
     *,
     seed: int,
-    pretrained_backbone: bool = False,
+    backbone_weights: Mapping[str, Tensor] | None = None,
 ) -> tuple[RetinaNet, DetectorContract]:
     """Make a model with random weights, and its contract.
 
@@ -36,7 +36,8 @@ def new_model(
         data: data set that gives the class names and category ids.
         input_size: (height, width) of the network's input, pixels.
         seed: seed of the random weights.
-        pretrained_backbone: start the backbone from ImageNet weights, which torchvision downloads.
+        backbone_weights: state dict of torchvision's classification model that the backbone starts from; None for
+            random weights.
 
     Examples:
         >>> from pathlib import Path
@@ -48,7 +49,7 @@ def new_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = RetinaNet(config, pretrained_backbone=pretrained_backbone)
+        model = RetinaNet(config, backbone_weights=backbone_weights)
     stages = "".join(f"-C{level}" for level in config.backbone_levels)
     contract = DetectorContract(
         architecture=f"retinanet_{config.backbone}_fpn{config.fpn_channels}{stages}",

@@ -18,22 +18,21 @@ from retina_edge.training.train_options import TrainOptions
 MILESTONES = (60 / 90, 80 / 90)
 
 
-def learning_rate(options: TrainOptions, step: int, total_steps: int) -> float:
+def learning_rate(options: TrainOptions, step: int, progress: float) -> float:
     """Return the learning rate of a step: the schedule, times a linear warm-up.
 
-    The rate depends on the step alone, so that resuming needs no state.
+    The rate depends on the step and the progress alone, so that resuming needs no state.
 
     Args:
         options: options of the training.
         step: index of the step, from 0.
-        total_steps: number of steps of the run.
+        progress: progress of the run, 0 to 1.
 
     Examples:
         >>> options = TrainOptions(learning_rate=0.01, warmup_steps=10, schedule="multistep")
-        >>> [round(learning_rate(options, step, 90), 6) for step in (0, 5, 10, 60, 80)]
+        >>> [round(learning_rate(options, step, step / 90), 6) for step in (0, 5, 10, 60, 80)]
         [0.0001, 0.00505, 0.01, 0.001, 0.0001]
     """
-    progress = min(1.0, step / max(1, total_steps))
     factor = 1.0
     if options.schedule == "multistep":
         factor = 0.1 ** sum(progress >= milestone for milestone in MILESTONES)

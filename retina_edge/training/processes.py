@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -46,6 +46,14 @@ class ProcessGroup:
         values = torch.tensor(flags, dtype=torch.int32, device=self.device)
         dist.all_reduce(values, dist.ReduceOp.MAX)
         return tuple(bool(value) for value in values.tolist())
+
+    def of_main(self, values: Sequence[float]) -> tuple[float, ...]:
+        """Return the values of the main process in every process. All processes must call this method together."""
+        if self.world == 1:
+            return tuple(values)
+        shared = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.broadcast(shared, src=0)
+        return tuple(shared.tolist())
 
     def wait(self) -> None:
         """Wait until all processes have called this method."""

@@ -35,6 +35,8 @@ class TrainOptions:
         workers: number of processes that load images; 0 loads in the training process.
         seed: seed of initialization, order and augmentation.
         eval_every: number of epochs between evaluations; the last epoch is always evaluated.
+        minutes: time of the run with its evaluations, minutes. The run then ends by its time, and the learning rate
+            follows the time, so no two such runs are equal. 0 for a run of ``epochs``.
 
     Raises:
         ContractError: if an option is out of range.
@@ -60,6 +62,7 @@ class TrainOptions:
     workers: int = 2
     seed: int = 0
     eval_every: int = 1
+    minutes: float = 0.0
 
     def __post_init__(self) -> None:
         for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("amp", AMP_MODES)):
@@ -68,7 +71,7 @@ class TrainOptions:
             check_integer(name, getattr(self, name), 1)
         for name in ("epoch_samples", "warmup_steps", "workers", "seed"):
             check_integer(name, getattr(self, name), 0)
-        for name in ("weight_decay", "clip_norm"):
+        for name in ("weight_decay", "clip_norm", "minutes"):
             check_number(name, getattr(self, name), "0 or more", lambda value: 0 <= value < math.inf)
         check_number("learning_rate", self.learning_rate, "more than 0", lambda rate: 0 < rate < math.inf)
         check_number("ema", self.ema, "0 <= decay < 1", lambda decay: 0 <= decay < 1)

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,28 @@ from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.coco import CocoDataset
 from retina_edge.data.loading import AugmentedDataset, BatchLoader, EpochSampler
 from retina_edge.detector import Detector
-from retina_edge.evaluation.coco_metrics import Evaluation, evaluate
+from retina_edge.evaluation.coco_metrics import Evaluation, detect_all, evaluate_detections
+from retina_edge.evaluation.confusion import confusion
 from retina_edge.model.checkpoint import Checkpoint, load_checkpoint
 from retina_edge.model.retinanet import RetinaNet
 from retina_edge.model.torch_executor import TorchExecutor
 from retina_edge.system.stop_request import StopRequest, stop_on_signal
 from retina_edge.training.criterion import RetinaNetCriterion
 from retina_edge.training.fake_quantization import ranges_of
+from retina_edge.training.observer import EpochReport, StepReport, TrainingObserver
 from retina_edge.training.optimization import amp_dtype, learning_rate, make_optimizer, ramped_ema
 from retina_edge.training.processes import ProcessGroup
+from retina_edge.training.progress import TimeBudget
+from retina_edge.training.step_guard import StepAbandoned, StepGuard
 from retina_edge.training.train_options import TrainOptions
 from retina_edge.training.training_log import TrainingLog
 
 # Settings that a resumed run may change, because they do not affect the result.
 MAY_CHANGE_ON_RESUME = ("workers", "eval_every")
+# Values of settings that older files lack.
+LATER_SETTINGS = {"qat": False, "minutes": 0.0}
+# An object counts as found if a detection that scores more than this matches it.
+FOUND_SCORE = 0.4
 
 
 class Trainer:
@@ -53,9 +60,9 @@ class Trainer:
         output: path of the best checkpoint; the other files are written beside it.
         group: this process and its device.
         half: store the best weights in float16.
-        on_step: called after each step with (epoch, batches done, batches, losses).
-        on_evaluated: called in the main process after each validation image with (images done, images).
-        on_epoch: called in the main process after each epoch with (epochs done, mean losses, evaluation or None).
+        recipe: record of the options for the checkpoints.
+        spent: seconds of ``options.minutes`` that have passed before the run.
+        observer: receives steps in every process; epochs and evaluations in the main process.
     """
 
     def __init__(
@@ -70,16 +77,16 @@ class Trainer:
         output: Path,
         group: ProcessGroup,
         half: bool = False,
-        on_step: Callable[[int, int, int, dict[str, float]], None] = lambda *_: None,
-        on_evaluated: Callable[[int, int], None] = lambda *_: None,
-        on_epoch: Callable[[int, dict[str, float], Evaluation | None], None] = lambda *_: None,
+        recipe: dict[str, Any] | None = None,
+        spent: float = 0.0,
+        observer: TrainingObserver | None = None,
     ) -> None:
         # The input size is fixed, so cuDNN's search for the fastest algorithms pays off.
         torch.backends.cudnn.benchmark = group.device.type == "cuda"
         self.model = model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.contract, self.options, self.augment, self.group = contract, options, augment, group
-        self.val_data, self.output, self.half, self.on_step = val_data, output, half, on_step
-        self.on_evaluated, self.on_epoch = on_evaluated, on_epoch
+        self.val_data, self.output, self.half, self.recipe = val_data, output, half, recipe
+        self.observer = observer or TrainingObserver()
         self.last_path = output.with_suffix(".last.pt")
         self.parallel: nn.Module = self.model
         if group.world > 1:
@@ -93,6 +100,9 @@ class Trainer:
         self.ema = None
         if options.ema:
             self.ema = AveragedModel(self.model, multi_avg_fn=ramped_ema(options.ema), use_buffers=True)
+        # Made after the average, which copies the model with its hooks. Not for several processes, because the others
+        # would wait forever for a step that this one abandons. Not on a GPU, because its steps are short.
+        self.guard = StepGuard(self.model) if group.world == 1 and group.device.type == "cpu" else None
         self.sampler = EpochSampler(
             len(train_data),
             options.epoch_samples or len(train_data),
@@ -102,12 +112,26 @@ class Trainer:
             world=group.world,
         )
         self.loader = BatchLoader(AugmentedDataset(train_data, augment), self.sampler, workers=options.workers)
-        self.total_steps = options.epochs * self.sampler.batches
         self.step = 0
+        self.budget = TimeBudget(60 * options.minutes, spent=spent)
+        self.out_of_time = False
         self.best_ap = -1.0
         # Mean losses of an epoch that has been trained but not evaluated; None if there is no such epoch.
         self.unfinished: dict[str, float] | None = None
         self.saved = False
+
+    @property
+    def total_steps(self) -> int:
+        """The number of steps of the run; an estimate if the run ends by its time."""
+        if self.budget and self.step:
+            return self.step if self.out_of_time else max(self.step + 1, round(self.step / self.budget.progress()))
+        return self.options.epochs * self.sampler.batches
+
+    def progress(self) -> float:
+        """Return the progress of the run, 0 to 1, by its steps or by its time. It is the same in all processes."""
+        if self.budget:
+            return self.group.of_main([self.budget.progress()])[0]
+        return min(1.0, self.step / self.total_steps)
 
     def run(self) -> Evaluation | None:
         """Train from the current step to the end.
@@ -121,8 +145,9 @@ class Trainer:
         """
         result = None
         log = TrainingLog(self.output, self.step) if self.group.is_main else None
-        with contextlib.closing(log) if log else contextlib.nullcontext(), stop_on_signal() as stop:
-            while self.step < self.total_steps or self.unfinished:
+        self.budget.start()
+        with contextlib.closing(log) if log else contextlib.nullcontext(), stop_on_signal(self._stop) as stop:
+            while not self._ended() or self.unfinished:
                 if not self.unfinished:
                     self.unfinished = self.train_one_epoch(*divmod(self.step, self.sampler.batches), stop)
                 if log:
@@ -133,8 +158,11 @@ class Trainer:
                     raise KeyboardInterrupt
         return result
 
+    def _ended(self) -> bool:
+        return self.out_of_time if self.budget else self.step >= self.total_steps
+
     def train_one_epoch(self, epoch: int, first_batch: int, stop: StopRequest) -> dict[str, float]:
-        """Train the steps of one epoch.
+        """Train the steps of one epoch, or fewer if the time of the run ends.
 
         Args:
             epoch: index of the epoch, from 0.
@@ -151,22 +179,31 @@ class Trainer:
         self.sampler.set_position(epoch, first_batch)
         self.parallel.train()
         sums: dict[str, float] = {}
-        started = time.perf_counter()
+        batch, started = first_batch, time.perf_counter()
         for batch, (images, targets) in enumerate(self.loader, first_batch):
-            losses = self.train_step(images, targets)
-            self.on_step(epoch, batch + 1, self.sampler.batches, losses)
+            try:
+                losses = self.train_step(images, targets)
+            except StepAbandoned:
+                assert self.guard is not None
+                self.guard.restore()
+                self.save_last()
+                raise KeyboardInterrupt from None
             finite = all(math.isfinite(value) for value in losses.values())
+            self.observer.on_step(self._step_report(epoch, batch + 1, losses))
             not_finite, stopping = self.group.any_of(not finite, stop.requested)
             if not_finite:
                 raise TrainingError(self._not_finite(losses if not finite else "in another process"))
             self.step += 1
             sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
+            self.out_of_time = bool(self.budget) and self.progress() >= 1
+            if self.out_of_time:
+                break
             # After the last batch, ``run`` handles the stop, because it saves the trained epoch first.
             if stopping and batch + 1 < self.sampler.batches:
                 if self.group.is_main:
                     self.save_last()
                 raise KeyboardInterrupt
-        done = self.sampler.batches - first_batch
+        done = batch + 1 - first_batch
         rate = done * self.options.batch * self.group.world / (time.perf_counter() - started)
         return {**{name: value / done for name, value in sums.items()}, "images_per_second": rate}
 
@@ -178,7 +215,9 @@ class Trainer:
             targets: ``boxes`` and ``labels`` of each image, as for ``RetinaNetCriterion``.
         """
         device = self.group.device
-        rate = learning_rate(self.options, self.step, self.total_steps)
+        if self.guard:
+            self.guard.begin()
+        rate = learning_rate(self.options, self.step, self.progress())
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         targets = [{name: value.to(device, non_blocking=True) for name, value in target.items()} for target in targets]
@@ -215,42 +254,69 @@ class Trainer:
 
     def _finish_epoch(self, losses: dict[str, float], log: TrainingLog, stop: StopRequest) -> Evaluation | None:
         """Evaluate the model if an evaluation is due, save checkpoints, and write the log."""
-        epoch = self.step // self.sampler.batches
-        result = None
-        if epoch % self.options.eval_every == 0 or epoch == self.options.epochs:
+        epoch = -(-self.step // self.sampler.batches)
+        result, found = None, None
+        if self._evaluation_is_due(epoch):
             # An evaluation can take long and can fail, so the trained epoch is saved first.
             self.save_last()
-            result = self._evaluate(stop)
+            begun = time.monotonic()
+            result, found = self._evaluate(stop)
+            self.budget.evaluated(time.monotonic() - begun)
             if result.metrics["AP"] > self.best_ap:
                 self.best_ap = result.metrics["AP"]
                 self.checkpoint().save(self.output, half=self.half)
         self.unfinished = None
         self.save_last()
-        log.write(epoch, self.step, learning_rate(self.options, self.step, self.total_steps), losses, result)
-        self.on_epoch(epoch, losses, result)
+        log.write(epoch, self.step, learning_rate(self.options, self.step, self.progress()), losses, result)
+        losses = dict(losses)
+        rate, objects = losses.pop("images_per_second"), sum(len(image.boxes) for image in self.val_data.images)
+        epochs = max(epoch, round(self.total_steps / self.sampler.batches))
+        steps = self.step, self.total_steps
+        self.observer.on_epoch(EpochReport(epoch, epochs, *steps, losses, rate, result, found, objects))
         return result
 
-    def _evaluate(self, stop: StopRequest) -> Evaluation:
+    def _evaluation_is_due(self, epoch: int) -> bool:
+        """True if the model is evaluated after an epoch: at the end of the run always, before that if there is time."""
+        due = epoch % self.options.eval_every == 0 and (not self.budget or self.budget.has_time_to_evaluate())
+        return due or self._ended()
+
+    def _step_report(self, epoch: int, batches: int, losses: dict[str, float]) -> StepReport:
+        rate, images = self.optimizer.param_groups[0]["lr"], self.options.batch * self.group.world
+        return StepReport(epoch, batches, self.sampler.batches, self.step + 1, self.total_steps, losses, rate, images)
+
+    def _stop(self) -> None:
+        if self.guard:
+            self.guard.stop()
+        if self.group.is_main:
+            self.observer.on_stop()
+
+    def _evaluate(self, stop: StopRequest) -> tuple[Evaluation, int]:
+        """Return the evaluation of the current model, and the number of objects that it finds."""
         done = 0
 
         def on_image() -> None:
             nonlocal done
             done += 1
-            self.on_evaluated(done, len(self.val_data))
+            self.observer.on_evaluated(done, len(self.val_data))
             if stop.requested:
                 raise KeyboardInterrupt
 
         executor = TorchExecutor(self.evaluated_model(), self.contract, device=self.group.device)
-        return evaluate(Detector(executor), self.val_data, batch=self.options.batch, on_image=on_image)
+        detections = detect_all(Detector(executor), self.val_data, batch=self.options.batch, on_image=on_image)
+        found = sum(row[2] for row in confusion(detections, self.val_data, FOUND_SCORE).rows())
+        return evaluate_detections(detections, self.val_data), found
 
     def checkpoint(self) -> Checkpoint:
         """Return a checkpoint of the current model, ready to ship."""
-        return Checkpoint(self.contract, self.model.config, self.evaluated_model().state_dict())
+        weights = self.evaluated_model().state_dict()
+        return Checkpoint(self.contract, self.model.config, weights, recipe=self.recipe)
 
     def save_last(self) -> None:
         """Write ``model.last.pt``, the checkpoint to resume from."""
         state = {
             "step": self.step,
+            "spent": self.budget.spent if self.budget else 0.0,
+            "out of time": self.out_of_time,
             "unfinished": self.unfinished,
             "settings": self._settings(),
             "best_ap": self.best_ap,
@@ -295,8 +361,7 @@ class Trainer:
         differences = [
             f"{name}: expected {saved.get(name)}, got {value}"
             for name, value in self._settings().items()
-            # Files from before quantization-aware training lack the setting ``qat``.
-            if name not in MAY_CHANGE_ON_RESUME and saved.get(name, False if name == "qat" else None) != value
+            if name not in MAY_CHANGE_ON_RESUME and saved.get(name, LATER_SETTINGS.get(name)) != value
         ]
         if differences:
             raise TrainingError(
@@ -312,3 +377,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.best_ap, self.unfinished = state["step"], state["best_ap"], state["unfinished"]
+        if self.budget:
+            self.budget = TimeBudget(60 * self.options.minutes, spent=state["spent"])
+            self.out_of_time = state["out of time"]

@@ -1,89 +1,111 @@
-"""The display of a training run: a progress bar for the current epoch, and a line for each finished epoch."""
+"""The display of a training run: a progress bar on a terminal, lines at intervals elsewhere, and a line an epoch."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from retina_edge.evaluation.coco_metrics import Evaluation
+from retina_edge.training.findings import LearningWatch
+from retina_edge.training.observer import EpochReport, StepReport, TrainingObserver
 
-
-class TrainingObserver:
-    """A context manager whose methods the trainer calls. Subclasses override them; this class does nothing."""
-
-    def on_step(self, epoch: int, batch: int, batches: int, losses: dict[str, float]) -> None:
-        """Receive the losses of a step; called after each step.
-
-        Args:
-            epoch: index of the epoch, from 0.
-            batch: number of batches done in this epoch.
-            batches: number of batches in an epoch.
-            losses: losses of this step by name.
-        """
-
-    def on_evaluated(self, done: int, images: int) -> None:
-        """Receive the progress of an evaluation; called after each validation image.
-
-        Args:
-            done: number of images evaluated so far.
-            images: number of images in the validation set.
-        """
-
-    def on_epoch(self, epoch: int, losses: dict[str, float], result: Evaluation | None) -> None:
-        """Receive the results of an epoch; called after each epoch.
-
-        Args:
-            epoch: number of epochs done.
-            losses: mean losses of the epoch, and ``images_per_second``.
-            result: evaluation after the epoch; None if the epoch was not evaluated.
-        """
-
-    def __enter__(self) -> TrainingObserver:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+# Seconds between two lines where there is no terminal.
+INTERVAL = 30.0
+# The first estimate of the time comes after this many steps or seconds, whichever is later; the first step warms up.
+FIRST_STEPS, FIRST_SECONDS = 5, 10.0
+# Share of a new value in the running mean of the seconds of a step.
+SMOOTHING = 0.1
 
 
 class TrainingProgress(TrainingObserver):
-    """An observer that shows a progress bar and prints a line for each epoch.
+    """An observer that shows the progress of the steps, and prints a line for each epoch.
 
     Args:
         console: console to print to.
-        epochs: number of epochs of the run.
+        clock: function that returns the time in seconds.
 
     Examples:
-        >>> progress = TrainingProgress(Console(), epochs=12)
-        >>> progress.on_epoch(1, {"classification": 0.51, "images_per_second": 80.0}, None)
+        >>> progress = TrainingProgress(Console())
+        >>> progress.on_epoch(EpochReport(1, 12, 50, 600, {"classification": 0.51}, 80.0, None, None, objects=9))
         epoch 1/12  classification 0.510  80.0 images/s
     """
 
-    def __init__(self, console: Console, epochs: int) -> None:
-        self._console, self._epochs = console, epochs
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, transient=True)
-        self._task = self._progress.add_task("epoch 1", total=None)
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._progress.add_task("starting", total=None)
+        self._shown = self._last = clock()
+        self._counted, self._first, self._step_seconds = 0, self._last, 0.0
+        self._watch: LearningWatch | None = None
+        self._metrics: dict[str, float] = {}
 
-    def on_step(self, epoch: int, batch: int, batches: int, losses: dict[str, float]) -> None:
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        description = f"epoch {epoch + 1}/{self._epochs}  {shown}"
-        self._progress.update(self._task, description=description, completed=batch, total=batches)
+    def on_step(self, report: StepReport) -> None:
+        now = self._clock()
+        self._measure(report, now - self._last)
+        self._last = now
+        text = "  ".join(
+            (
+                f"epoch {report.epoch + 1}",
+                *(f"{name} {value:.3f}" for name, value in report.losses.items()),
+                f"rate {report.learning_rate:.2g}",
+                f"{report.images / self._step_seconds:.1f} images/s",
+                f"{duration((report.total_steps - report.step) * self._step_seconds)} left",
+            )
+        )
+        self._progress.update(self._task, description=text, completed=report.step, total=report.total_steps)
+        if not self._console.is_terminal and now - self._shown >= INTERVAL:
+            self._print(f"step {report.step}/{report.total_steps}  {text}")
+            self._shown = now
 
     def on_evaluated(self, done: int, images: int) -> None:
         self._progress.update(self._task, description="evaluating", completed=done, total=images)
+        self._last = now = self._clock()
+        if not self._console.is_terminal and now - self._shown >= INTERVAL:
+            self._print(f"evaluated {done}/{images} images")
+            self._shown = now
 
-    def on_epoch(self, epoch: int, losses: dict[str, float], result: Evaluation | None) -> None:
-        parts = [f"{name} {value:.3f}" for name, value in losses.items() if name != "images_per_second"]
-        parts.append(f"{losses['images_per_second']:.1f} images/s")
-        if result:
-            parts += [f"{name} {result.metrics[name]:.4f}" for name in ("AP", "AP50", "AP75")]
-        self._console.print(f"epoch {epoch}/{self._epochs}  {'  '.join(parts)}", highlight=False, soft_wrap=True)
+    def on_epoch(self, report: EpochReport) -> None:
+        parts = [f"{name} {value:.3f}" for name, value in report.losses.items()]
+        parts.append(f"{report.images_per_second:.1f} images/s")
+        if report.evaluation:
+            for name in ("AP", "AP50", "AP75"):
+                value = report.evaluation.metrics[name]
+                change = f" ({value - self._metrics[name]:+.3f})" if name in self._metrics else ""
+                parts.append(f"{name} {value:.3f}{change}")
+                self._metrics[name] = value
+            parts.append(f"found {report.found} of {report.objects} objects")
+        self._print(f"epoch {report.epoch}/{report.epochs}  {'  '.join(parts)}")
+        self._watch = self._watch or LearningWatch(report.total_steps)
+        ap50 = report.evaluation.metrics["AP50"] if report.evaluation else None
+        if warning := self._watch.check(step=report.step, loss=sum(report.losses.values()), ap50=ap50):
+            self._print(f"warning: {warning}")
+        self._last = self._clock()
+
+    def on_stop(self) -> None:
+        self._print("stopping after this step; again to stop now")
+
+    def _measure(self, report: StepReport, seconds: float) -> None:
+        """Update the mean seconds of a step, and print the first estimate of the time."""
+        share = 1.0 if self._counted < 2 else SMOOTHING  # the first step warms up
+        self._step_seconds += share * (seconds - self._step_seconds)
+        self._counted += 1
+        if self._first and self._counted >= FIRST_STEPS and self._clock() - self._first >= FIRST_SECONDS:
+            self._first = 0.0
+            epoch, rest = report.batches, report.total_steps - report.step
+            self._print(
+                f"{self._step_seconds:.2g} s a step: an epoch takes about {duration(epoch * self._step_seconds)}, the "
+                f"rest of the run {duration(rest * self._step_seconds)}, without evaluations"
+            )
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def __enter__(self) -> TrainingProgress:
+        self._first = self._last = self._shown = self._clock()
         self._progress.start()
         return self
 
@@ -91,3 +113,15 @@ class TrainingProgress(TrainingObserver):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the unit that suits it.
+
+    Examples:
+        >>> duration(42.0), duration(700.0), duration(50000.0)
+        ('42 s', '12 min', '13.9 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from retina_edge.evaluation.coco_metrics import METRICS, Evaluation
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.training.criterion import RetinaNetCriterion
 from retina_edge.training.initialize import initialize_from, new_model
+from retina_edge.training.observer import EpochReport, TrainingObserver
 from retina_edge.training.optimization import amp_dtype, learning_rate, make_optimizer
 from retina_edge.training.processes import ProcessGroup
 from retina_edge.training.train_options import TrainOptions
@@ -43,11 +45,14 @@ def data(tiny_coco: Path, treecrowns: Path) -> CocoDataset:
 
 
 def make_trainer(data: CocoDataset, output: Path, **changes: Any) -> Trainer:
-    keywords = {"on_step": changes.pop("on_step")} if "on_step" in changes else {}
+    observer = TrainingObserver()
+    observer.on_step = changes.pop("on_step", observer.on_step)  # type: ignore[method-assign]
     model, contract = new_model(TINY, data, SIZE, seed=1)
     options = dataclasses.replace(OPTIONS, **changes)
     augment = AugmentOptions(SIZE, SIZE)
-    return Trainer(model, contract, data, data, augment=augment, options=options, output=output, group=CPU, **keywords)
+    return Trainer(
+        model, contract, data, data, augment=augment, options=options, output=output, group=CPU, observer=observer
+    )
 
 
 def assert_equal(one: Any, other: Any) -> None:
@@ -186,7 +191,7 @@ def script_evaluations(monkeypatch: pytest.MonkeyPatch, *aps: float) -> list[int
         metrics = dict.fromkeys(METRICS, 0.0) | {"AP": aps[len(calls) - 1]}
         return Evaluation(metrics, {"tree": 0.0}, len(data), 0)
 
-    monkeypatch.setattr("retina_edge.training.trainer.evaluate", evaluate)
+    monkeypatch.setattr("retina_edge.training.trainer.evaluate_detections", evaluate)
     return calls
 
 
@@ -196,7 +201,12 @@ def test_the_checkpoint_with_the_best_ap_is_kept(
     calls = script_evaluations(monkeypatch, 0.1, 0.3, 0.2)
     kept: list[bytes] = []
     trainer = make_trainer(data, tmp_path / "model.pt", epochs=3, epoch_samples=2)
-    trainer.on_epoch = lambda *_: kept.append((tmp_path / "model.pt").read_bytes())
+
+    class Keeper(TrainingObserver):
+        def on_epoch(self, _report: EpochReport) -> None:
+            kept.append((tmp_path / "model.pt").read_bytes())
+
+    trainer.observer = Keeper()
     trainer.run()
     assert len(calls) == 3
     assert kept[0] != kept[1] == kept[2]
@@ -220,7 +230,7 @@ def test_resuming_after_a_failed_evaluation_repeats_only_the_evaluation(
         raise SourceError("val.jpg: truncated")
 
     with monkeypatch.context() as patch:
-        patch.setattr("retina_edge.training.trainer.evaluate", fail)
+        patch.setattr("retina_edge.training.trainer.detect_all", fail)
         with pytest.raises(SourceError):
             make_trainer(data, tmp_path / "model.pt").run()
     resumed = make_trainer(data, tmp_path / "model.pt")
@@ -236,13 +246,63 @@ def test_resuming_after_a_failed_evaluation_repeats_only_the_evaluation(
 
 def test_ctrl_c_in_an_evaluation_saves_the_trained_epoch(data: CocoDataset, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path / "model.pt")
-    trainer.on_evaluated = lambda done, _: os.kill(os.getpid(), signal.SIGINT) if done == 2 else None
+
+    class Interrupter(TrainingObserver):
+        def on_evaluated(self, done: int, _images: int) -> None:
+            if done == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    trainer.observer = Interrupter()
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     state = load_checkpoint(trainer.last_path).training
     assert state is not None
     assert state["step"] == 4
     assert state["unfinished"] is not None
+
+
+def test_a_run_with_a_time_ends_by_the_clock_with_a_rate_of_zero(data: CocoDataset, tmp_path: Path) -> None:
+    seconds = 6.0
+    trainer = make_trainer(data, tmp_path / "model.pt", epochs=1, minutes=seconds / 60, schedule="cosine")
+    started, rates = time.monotonic(), []
+    trainer.observer.on_step = lambda report: rates.append(report.learning_rate)  # type: ignore[method-assign]
+    result = trainer.run()
+    assert result is not None  # the last evaluation
+    assert time.monotonic() - started < 3 * seconds
+    assert trainer.step > trainer.sampler.batches  # more than the planned epoch
+    assert rates[-1] < 0.2 * max(rates)
+    resumed = make_trainer(data, tmp_path / "model.pt", epochs=1, minutes=seconds / 60, schedule="cosine")
+    resumed.resume()
+    assert resumed.run() is None  # no time is left
+
+
+def test_a_step_that_goes_on_too_long_after_ctrl_c_is_abandoned(
+    data: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state is that before the step, so a resumed run equals an uninterrupted one."""
+    monkeypatch.setattr("retina_edge.training.step_guard.PATIENCE", 0.0)
+    whole = make_trainer(data, tmp_path / "whole.pt")
+    whole.run()
+    for phase in ("forward", "backward"):
+        broken = make_trainer(data, tmp_path / "broken.pt")
+        head = broken.model.head.classification_head.cls_logits
+
+        def interrupt(*_: object, trainer: Trainer = broken) -> None:
+            if trainer.step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        if phase == "forward":
+            head.register_forward_pre_hook(interrupt)
+        else:
+            head.register_full_backward_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            broken.run()
+        assert broken.step == 2
+        resumed = make_trainer(data, tmp_path / "broken.pt")
+        resumed.resume()
+        resumed.run()
+        actual, expected = load_checkpoint(resumed.last_path), load_checkpoint(whole.last_path)
+        assert_equal(actual.training, expected.training)
 
 
 def test_only_weights_decay_and_gradients_are_clipped(data: CocoDataset, tmp_path: Path) -> None:
@@ -279,7 +339,7 @@ def test_fine_tuning_copies_what_fits_and_reports_the_rest(data: CocoDataset) ->
 @pytest.mark.parametrize("schedule", ["multistep", "cosine", "constant"])
 def test_the_learning_rate_follows_warm_up_and_schedule(schedule: str) -> None:
     options = TrainOptions(schedule=schedule, learning_rate=0.1, warmup_steps=10)
-    rates = [learning_rate(options, step, 90) for step in range(90)]
+    rates = [learning_rate(options, step, step / 90) for step in range(90)]
     assert rates[0] == pytest.approx(0.001)
     assert rates[1:10] == sorted(rates[1:10])
     assert rates[30] == pytest.approx({"cosine": 0.05 * (1 + math.cos(math.pi / 3))}.get(schedule, 0.1))

@@ -1,0 +1,188 @@
+"""The plan of a training run: the given options, and choices for all others."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines.core.errors import ModelFileError
+from retina_edge.data.anchor_fit import AnchorFit, fit_anchors, input_boxes
+from retina_edge.data.augment_options import AugmentOptions
+from retina_edge.data.coco import CocoDataset
+from retina_edge.data.summary import DataSummary
+from retina_edge.training.model_options import ModelOptions
+from retina_edge.training.plan import (
+    CPU,
+    CUDA,
+    Choice,
+    Facts,
+    Speed,
+    plan_augmentation,
+    plan_length,
+    plan_model,
+    plan_steps,
+)
+from retina_edge.training.train_options import TrainOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retina_edge.model.checkpoint import Checkpoint
+    from retina_edge.training.processes import ProcessGroup
+
+IMAGENET = "imagenet"
+
+
+@dataclass(frozen=True)
+class GivenOptions:
+    """The options that the user gave, by the names of the fields; all others are chosen.
+
+    Attributes:
+        model, augment, options: fields of ``ModelOptions``, ``AugmentOptions`` and ``TrainOptions``.
+    """
+
+    model: Mapping[str, Any]
+    augment: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    def or_else(self, recipe: Mapping[str, Any]) -> GivenOptions:
+        """Return the options with those of another run's recipe for all that were not given."""
+        model, augment, options = ({**recipe[name], **getattr(self, name)} for name in ("model", "augment", "options"))
+        return GivenOptions(model, augment, options)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """All options of a run.
+
+    Attributes:
+        model, augment, options: options of the run. The length of the run may still be open.
+        facts: facts about the run.
+        weights: ImageNet weights that the backbone starts from; None for none.
+        choices: choices for the options that were not given.
+    """
+
+    model: ModelOptions
+    augment: AugmentOptions
+    options: TrainOptions
+    facts: Facts
+    weights: Mapping[str, Tensor] | None
+    choices: tuple[Choice, ...]
+
+    @classmethod
+    def of(
+        cls,
+        given: GivenOptions,
+        data: CocoDataset,
+        group: ProcessGroup,
+        *,
+        source: Checkpoint | None,
+        on_message: Callable[[str], None],
+    ) -> TrainingPlan:
+        """Choose all options except the length of the run.
+
+        Args:
+            given: the given options.
+            data: data set to learn from.
+            group: this process and its device.
+            source: checkpoint to fine-tune from, which decides the architecture where nothing was given.
+            on_message: called with each line of text for the user.
+
+        Raises:
+            ModelFileError: if weights that were asked for cannot be had.
+            ContractError, ValueError: if an option is out of range.
+        """
+        device = CUDA if group.device.type == "cuda" else CPU
+        model = {**(_model_of(source) if source else {}), **given.model}
+        backbone = model.get("backbone", "resnet18" if device == CPU else "resnet50")
+        choices: list[Choice] = []
+        weights: Mapping[str, Tensor] | None = None
+        if source is None:
+            weights, name, choice = _backbone_weights(model, backbone, group, on_message)
+            model["backbone_weights"] = name
+            choices += [choice] if choice else []
+        summary, cores = DataSummary.of(data), os.cpu_count() or 1
+        facts = Facts(summary, device, cores, weights is not None or source is not None, group.world)
+        model_options, made = plan_model(model, facts, lambda size: input_boxes(data, size))
+        choices += made
+        augment, made = plan_augmentation(given.augment, facts, model_options.input_size)
+        choices += made
+        options, made = plan_steps(given.options, facts)
+        return cls(
+            model_options,
+            augment.for_input(model_options.input_size),
+            options,
+            facts,
+            weights,
+            (*choices, *made),
+        )
+
+    def with_length(self, given: GivenOptions, *, val_images: int, speed: Speed | None, elapsed: float) -> TrainingPlan:
+        """Choose the length of the run. See ``plan_length``."""
+        options, made = plan_length(
+            given.options,
+            self.facts,
+            self.options,
+            val_images=val_images,
+            speed=speed,
+            elapsed=elapsed,
+        )
+        return dataclasses.replace(self, options=options, choices=(*self.choices, *made))
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the record for checkpoints: all options, and the choices with their reasons."""
+        parts = {"model": self.model, "augment": self.augment, "options": self.options}
+        return {
+            **{name: dataclasses.asdict(part) for name, part in parts.items()},  # type: ignore[call-overload]
+            "choices": [dataclasses.asdict(choice) for choice in self.choices],
+        }
+
+    def anchor_fit(self, data: CocoDataset) -> AnchorFit:
+        """Return the fit of the anchors to the objects of a data set."""
+        sizes = self.model.config(num_classes=1).anchor_sizes
+        size = self.model.input_size
+        return fit_anchors(input_boxes(data, size), size, [level[0] for level in sizes], self.model.aspect_ratios)
+
+
+def _backbone_weights(
+    model: Mapping[str, Any], backbone: str, group: ProcessGroup, on_message: Callable[[str], None]
+) -> tuple[Mapping[str, Tensor] | None, str | None, Choice | None]:
+    """Return the weights that the backbone starts from, their name for the recipe, and the choice, if one was made."""
+    from retina_edge.model.backbone_weights import imagenet_weights, read_weights
+
+    if "backbone_weights" in model:
+        name = model["backbone_weights"]
+        if name is None:
+            return None, None, None
+        return (imagenet_weights(backbone) if name == IMAGENET else read_weights(Path(name))), str(name), None
+    weights, failed = None, False
+    try:
+        weights = imagenet_weights(backbone)
+    except ModelFileError as error:
+        on_message(str(error))
+        failed = True
+    (failed,) = group.any_of(failed)  # all processes must start alike
+    if failed:
+        return None, None, Choice("--backbone-weights", "none", "random weights, which need more steps")
+    return weights, IMAGENET, Choice("--backbone-weights", IMAGENET, "pretrained weights need fewer steps and images")
+
+
+def _model_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the model options of a checkpoint."""
+    config = checkpoint.config
+    return {
+        "input_size": checkpoint.contract.input_size,
+        "anchor_sizes": tuple(sizes[0] for sizes in config.anchor_sizes),
+        "aspect_ratios": config.aspect_ratios,
+        "backbone": config.backbone,
+        "backbone_levels": max(config.backbone_levels),
+        "backbone_norm": config.backbone_norm,
+        "fpn_channels": config.fpn_channels,
+        "head_depth": config.head_depth,
+        "head_norm": config.head_norm,
+        "box_loss": config.box_loss,
+    }

@@ -1,0 +1,82 @@
+"""ImageNet weights of the backbones: from torchvision's cache, a download, or a file."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from engines.core.errors import ModelFileError
+
+# Seconds without a byte after which a download has failed.
+TIMEOUT = 20.0
+
+
+def cached_weights(backbone: str) -> Path:
+    """Return the path where torchvision keeps the ImageNet weights of a backbone, whether the file exists or not.
+
+    Examples:
+        >>> cached_weights("resnet18").name
+        'resnet18-f37072fd.pth'
+    """
+    return Path(torch.hub.get_dir()) / "checkpoints" / _address(backbone).rpartition("/")[2]
+
+
+def imagenet_weights(backbone: str) -> Mapping[str, Tensor]:
+    """Return the ImageNet weights of a backbone from the cache, which is filled by a download if necessary.
+
+    Raises:
+        ModelFileError: if the file cannot be downloaded, or is damaged.
+    """
+    path, address = cached_weights(backbone), _address(backbone)
+    if not path.is_file():
+        try:
+            with _timeout(TIMEOUT):
+                torch.hub.load_state_dict_from_url(address, map_location="cpu", check_hash=True, weights_only=True)
+        except (OSError, RuntimeError) as error:  # RuntimeError: the digest differs
+            reason = getattr(error, "reason", error)
+            raise ModelFileError(
+                f"{path.name}: cannot be downloaded from {address} ({reason}); download it elsewhere and put it into "
+                f"{path.parent}, or name it with --backbone-weights FILE"
+            ) from error
+    return read_weights(path)
+
+
+def read_weights(path: Path | str) -> Mapping[str, Tensor]:
+    """Return the weights in a file of torchvision's classification models.
+
+    Raises:
+        ModelFileError: if the file is missing, or holds anything but tensors.
+    """
+    if not Path(path).is_file():
+        raise ModelFileError(f"{path}: expected the weights of a backbone, found no file; correct the path")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many types for a damaged file
+        reason = f"{type(error).__name__} {str(error).partition(chr(10))[0][:120]}"
+        raise ModelFileError(
+            f"{path}: expected the weights of a backbone, but torch cannot read it: {reason}; download it again"
+        ) from error
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ModelFileError(f"{path}: expected a state dict of tensors, got something else; download it again")
+    return weights
+
+
+def _address(backbone: str) -> str:
+    return str(get_model_weights(backbone).DEFAULT.url)
+
+
+@contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """Limit the time that sockets wait in the block. ``torch.hub`` would wait forever."""
+    previous = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(previous)

@@ -1,0 +1,60 @@
+"""The end of a long step after Ctrl-C: a step of a large network takes minutes on a CPU."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+from retina_edge.training.fake_quantization import ranges_of
+
+# Seconds that a step may go on after a stop was requested.
+PATIENCE = 3.0
+
+
+class StepAbandoned(Exception):
+    """A step was ended in the middle. The weights are those before the step."""
+
+
+class StepGuard:
+    """Ends a step between two convolutions, forward or backward, if it goes on too long after a stop was requested.
+
+    A Python hook at each convolution also lets the handlers of signals run, which wait while torch computes.
+
+    Args:
+        model: model that is trained, on a CPU.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._stopped_at: float | None = None
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(self._after_forward)
+
+    def begin(self) -> None:
+        """Keep the statistics that the forward pass of a step changes."""
+        self._kept = [(value, value.clone()) for value in (*self._model.buffers(), *ranges_of(self._model))]
+
+    def stop(self) -> None:
+        """Request the end of the current step."""
+        self._stopped_at = self._stopped_at or time.monotonic()
+
+    def restore(self) -> None:
+        """Restore the statistics from before the step."""
+        with torch.no_grad():
+            for value, kept in self._kept:
+                value.copy_(kept)
+
+    def _after_forward(self, module: nn.Module, _inputs: object, output: Tensor) -> None:
+        if not module.training:  # an evaluation stops between two images
+            return
+        self._check()
+        if output.requires_grad:
+            output.register_hook(lambda _gradient: self._check())  # type: ignore[no-untyped-call]
+
+    def _check(self) -> None:
+        if self._stopped_at is not None and time.monotonic() - self._stopped_at > PATIENCE:
+            raise StepAbandoned
