@@ -102,7 +102,7 @@ def open_run(
         >>> with open_run(RunOptions(MODEL, [str(FOREST)]), strict=True) as run:
         ...     run.pipeline.run()
         >>> run.pipeline.streams[0].detected, run.pipeline.streams[0].objects
-        (1, 84)
+        (1, Counter({'tree': 84}))
     """
     named = named_sources(options.sources)
     sources = {name: make() for name, make in named.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -19,10 +20,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from retina_edge.cli.no_objects import why_no_objects
 from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.pipeline.stream import State, Stream
 from retina_edge.sinks.outputs import OutputStatus
 from retina_edge.system.printable import printable
+from retina_edge.tracking.counting import Tally
+from retina_edge.tracking.zones import Zone
 
 # Stages of a run, in the order of the table.
 STAGES = ("read", "preprocess", "infer", "draw+write")
@@ -34,7 +38,7 @@ class Summary:
 
     Attributes:
         frames: number of frames with a result.
-        detections: number of detections in these frames, above the requested score.
+        objects: number of detections in these frames, above the score threshold, by class.
         dropped: number of frames of live streams without a result: replaced by newer frames, too old, or failed in the
             detector.
         seconds: time from the first read to the last result.
@@ -42,20 +46,26 @@ class Summary:
             frame.
         errors: streams and images that could not be read, one line each.
         warnings: problems of sources that did not end a stream, and results that an output dropped, one line each.
+        tracks: number of tracks in the results; None without tracking.
+        tallies: name of the stream and final counts, for each zone and line.
+        why_empty: reason why there are no detections; empty if there are some.
 
     Examples:
-        >>> summary = Summary(frames=90, detections=12, dropped=0, seconds=3.0, stage_ms={"infer": 20.0})
+        >>> summary = Summary(frames=90, objects={"car": 12}, dropped=0, seconds=3.0, stage_ms={"infer": 20.0})
         >>> summary.fps
         30.0
     """
 
     frames: int
-    detections: int
+    objects: Mapping[str, int]
     dropped: int
     seconds: float
     stage_ms: dict[str, float]
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    tracks: int | None = None
+    tallies: tuple[tuple[str, Tally], ...] = ()
+    why_empty: str = ""
 
     @classmethod
     def of(cls, pipeline: Pipeline, *, writing: float, outputs: Sequence[OutputStatus] = ()) -> Summary:
@@ -70,9 +80,12 @@ class Summary:
         frames = sum(stream.detected for stream in streams)
         reading = sum(stream.read_seconds for stream in streams)
         stages = reading, pipeline.preprocess_seconds, pipeline.infer_seconds, writing
+        objects = sum((stream.objects for stream in streams), Counter[str]())
+        followed = [stream.tracks for stream in streams if stream.tracks is not None]
+        best_score = max(stream.best_score for stream in streams)
         return cls(
             frames=frames,
-            detections=sum(stream.objects for stream in streams),
+            objects=dict(objects.most_common()),
             dropped=sum(stream.mailbox.dropped + stream.expired + stream.failed for stream in streams if stream.live),
             seconds=pipeline.seconds,
             stage_ms={stage: 1000 * spent / max(1, frames) for stage, spent in zip(STAGES, stages, strict=True)},
@@ -85,7 +98,19 @@ class Summary:
                     if output.kind == "file" and output.dropped
                 ),
             ),
+            tracks=sum(followed) if followed else None,
+            tallies=tuple(
+                (stream.name, tally) for stream in streams if stream.latest for tally in stream.latest.tallies
+            ),
+            why_empty=""
+            if objects
+            else why_no_objects(best_score, score=pipeline.score, model_threshold=pipeline.model_threshold),
         )
+
+    @property
+    def detections(self) -> int:
+        """Number of detections of all classes."""
+        return sum(self.objects.values())
 
     @property
     def fps(self) -> float:
@@ -148,7 +173,9 @@ class RunProgress:
 
 
 def print_summary(console: Console, summary: Summary, outputs: list[str]) -> None:
-    """Print the table of a run and the written files. Print warnings and errors to stderr, one line each.
+    """Print the table of a run, the reason if nothing was found, and the written files.
+
+    Warnings and errors go to stderr, one line each.
 
     Args:
         console: console for the table.
@@ -159,12 +186,22 @@ def print_summary(console: Console, summary: Summary, outputs: list[str]) -> Non
     table.add_row("frames", str(summary.frames))
     if summary.dropped:
         table.add_row("dropped from live streams", str(summary.dropped))
-    table.add_row("detections", str(summary.detections))
+    classes = f": {_by_class(summary.objects)}" if summary.objects else ""
+    table.add_row("detections", Text(f"{summary.detections}{classes}"))
+    if summary.tracks is not None:
+        table.add_row("tracks", str(summary.tracks))
+    several = len({stream for stream, _ in summary.tallies}) > 1
+    for stream, tally in summary.tallies:
+        kind = "zone" if isinstance(tally.region, Zone) else "line"
+        name = f"{stream}: {tally.region.name}" if several else tally.region.name
+        table.add_row(Text(f"{kind} {printable(name)}"), Text(_counts(tally)))
     table.add_row("frames per second", f"{summary.fps:.1f} ({summary.seconds:.1f} s in total)")
     stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in summary.stage_ms.items())
     table.add_row("ms per frame, overlapping", stages)
     if summary.frames:
         console.print(table)
+        if summary.why_empty:
+            console.print(Text(f"no objects: {summary.why_empty}", "yellow"), soft_wrap=True)
     # Print names as whole lines, because names that a table wraps cannot be searched or copied.
     for output in outputs:
         console.print(Text(f"written: {printable(output)}"), soft_wrap=True)
@@ -173,3 +210,17 @@ def print_summary(console: Console, summary: Summary, outputs: list[str]) -> Non
         problems.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
     for error in summary.errors:
         problems.print(Text(f"error: {error}", "red"), soft_wrap=True)
+
+
+def _by_class(counts: Mapping[str, int]) -> str:
+    """Return text such as ``3 person, 1 car``."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _counts(tally: Tally) -> str:
+    """Return the totals of a zone or line, with the classes if there are several: ``4 in (3 person, 1 car), 2 out``."""
+    parts = []
+    for name, count in tally.counts.items():
+        classes = tally.by_class[name]
+        parts.append(f"{count} {name}" + (f" ({_by_class(classes)})" if len(classes) > 1 else ""))
+    return ", ".join(parts)

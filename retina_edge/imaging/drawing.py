@@ -106,15 +106,31 @@ def draw_label(image: BgrImage, text: str, corner: tuple[int, int], color: Color
         [255, 255, 255]
     """
     scale = _font_scale(image)
-    width, height, baseline = _text_size(text, scale)
-    pad = max(1, round(4 * scale))
-    box_width, box_height = width + 2 * pad, height + baseline + 2 * pad
+    box_width, box_height = label_size(image, text)
     left = max(0, min(corner[0], image.shape[1] - box_width))
     top = max(0, min(corner[1] - box_height, image.shape[0] - box_height))
     cv2.rectangle(image, (left, top), (left + box_width - 1, top + box_height - 1), color, cv2.FILLED)
-    origin = (left + pad, top + pad + height)
+    pad = _padding(scale)
+    origin = (left + pad, top + pad + _text_size(text, scale)[1])
     text_color = BLACK if _luma(color) > BRIGHT_LUMA else WHITE
     cv2.putText(image, text, origin, FONT, scale, text_color, max(1, round(2 * scale)), cv2.LINE_AA)
+
+
+def label_size(image: BgrImage, text: str) -> tuple[int, int]:
+    """Return the width and height that ``draw_label`` gives a label, in pixels.
+
+    Examples:
+        >>> width, height = label_size(np.zeros((720, 1280, 3), np.uint8), "in")
+        >>> 10 < width < 40, 10 < height < 30
+        (True, True)
+    """
+    scale = _font_scale(image)
+    width, height, baseline = _text_size(text, scale)
+    return width + 2 * _padding(scale), height + baseline + 2 * _padding(scale)
+
+
+def _padding(scale: float) -> int:
+    return max(1, round(4 * scale))
 
 
 def _font_scale(image: BgrImage) -> float:

@@ -11,12 +11,22 @@ import numpy.typing as npt
 
 from engines.core.letterbox import BgrImage
 from retina_edge.detections import Detections
-from retina_edge.imaging.drawing import BLACK, WHITE, draw_boxes, draw_label, label_texts, line_thickness
+from retina_edge.imaging.drawing import (
+    BLACK,
+    WHITE,
+    draw_boxes,
+    draw_label,
+    label_size,
+    label_texts,
+    line_thickness,
+)
 from retina_edge.tracking.counting import Tally
-from retina_edge.tracking.zones import Zone
+from retina_edge.tracking.zones import Line, Zone
 
 # Opacity of the white tint over a zone.
 TINT = 0.18
+# The word at the tip of a line's arrow, as in the counts.
+IN = "in"
 
 
 def annotate(
@@ -33,7 +43,8 @@ def annotate(
         detections: the detections, with boxes in frame pixels.
         tracks: track id of each detection, int64 [N]; negative for a detection without a track. Track 12 is drawn as
             #12 before the class; a narrow box shows only #12.
-        tallies: zones and lines with their counts. The arrow of a line points to the side that counts as "in".
+        tallies: zones and lines with their counts. The arrow of a line points to the side that counts as "in", and
+            has this word at its tip.
 
     Examples:
         >>> frame = np.zeros((120, 160, 3), np.uint8)
@@ -49,6 +60,8 @@ def annotate(
         _draw_region(annotated, tally, thickness)
     draw_boxes(annotated, detections.boxes, detections.labels, _texts(detections, tracks))
     for tally in tallies:
+        if isinstance(tally.region, Line):
+            _draw_direction(annotated, tally.region, thickness)
         draw_label(annotated, _counts_text(tally), _label_position(tally, annotated.shape[:2]), BLACK)
     return annotated
 
@@ -62,7 +75,7 @@ def _texts(detections: Detections, tracks: npt.NDArray[np.int64] | None) -> list
 
 
 def _draw_region(image: BgrImage, tally: Tally, thickness: int) -> None:
-    """Draw a zone with its tint, or a line with its arrow. White with a black rim differs from all class colors."""
+    """Draw a zone with its tint, or a line. White with a black rim differs from all class colors."""
     points = np.round(tally.region.in_pixels(image.shape[:2])).astype(np.int32)
     if isinstance(tally.region, Zone):
         left, top, across, down = cv2.boundingRect(points)
@@ -74,13 +87,22 @@ def _draw_region(image: BgrImage, tally: Tally, thickness: int) -> None:
         for color, width in ((BLACK, thickness + 2), (WHITE, thickness)):
             cv2.polylines(image, [points], True, color, width, cv2.LINE_AA)
         return
-    start, end = points
-    direction = (end - start) / max(1.0, float(np.hypot(*(end - start))))
-    middle = (start + end) / 2
-    tip = middle + 16 * thickness * np.array((-direction[1], direction[0]))
     for color, width in ((BLACK, thickness + 2), (WHITE, thickness)):
-        cv2.line(image, _pixel(start), _pixel(end), color, width, cv2.LINE_AA)
+        cv2.line(image, _pixel(points[0]), _pixel(points[1]), color, width, cv2.LINE_AA)
+
+
+def _draw_direction(image: BgrImage, line: Line, thickness: int) -> None:
+    """Draw an arrow from the middle of a line to the side that counts as "in", and this word at its tip."""
+    start, end = line.in_pixels(image.shape[:2])
+    along = (end - start) / max(1.0, float(np.hypot(*(end - start))))
+    middle, inward = (start + end) / 2, np.array((-along[1], along[0]))
+    tip = middle + 16 * thickness * inward
+    for color, width in ((BLACK, thickness + 2), (WHITE, thickness)):
         cv2.arrowedLine(image, _pixel(middle), _pixel(tip), color, width, cv2.LINE_AA, tipLength=0.4)
+    size = np.array(label_size(image, IN))
+    # Beyond the tip by half the label's extent in this direction, so that the label does not cover the arrow.
+    center = tip + (thickness + float(np.abs(inward) @ size) / 2) * inward
+    draw_label(image, IN, _pixel(center + size * (-0.5, 0.5)), BLACK)
 
 
 def _counts_text(tally: Tally) -> str:

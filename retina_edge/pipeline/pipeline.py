@@ -85,6 +85,7 @@ class Pipeline:
     Attributes:
         streams: the streams, in the order of ``sources``.
         score: current score threshold of detections.
+        model_threshold: score that every detection of the model exceeds.
         preprocess_seconds, infer_seconds: seconds that the feeder and the detector thread spent in the detector.
         seconds: duration of ``run``.
 
@@ -120,7 +121,7 @@ class Pipeline:
             raise RetinaEdgeError("sources: expected at least one stream, got none")
         self._detector, self._on_result, self._on_end, self._max_age = detector, on_result, on_end, max_age
         self._hangs_after = hangs_after
-        self.score = detector.default_score
+        self.score, self.model_threshold = detector.default_score, detector.score_threshold
         if score is not None:
             self.set_score(score)
         self._changed = threading.Condition()
@@ -343,6 +344,6 @@ class Pipeline:
                 age_at_output=age,
                 **analysis,
             )
-            stream.record(result, age)
+            stream.record(result, age, float(detected.scores.max(initial=0.0)))
             with self._watched("output"):
                 self._on_result(stream, result)

@@ -14,6 +14,7 @@ from retina_edge.pipeline.mailbox import Mailbox
 from retina_edge.pipeline.result import Result
 from retina_edge.sources.frames import Source, SourceInfo
 from retina_edge.system.printable import printable
+from retina_edge.tracking.tracker import Tracks
 
 # Number of newest results that the latency is computed from.
 LATENCY_RESULTS = 300
@@ -85,7 +86,8 @@ class Stream:
         info: properties of the source, once it is open.
         errors: a line for each part of a file that could not be read, or for a source that could not be opened.
         warnings: a line for each irregularity of a file.
-        objects: number of detections in all results.
+        objects: number of detections in all results, by class.
+        best_score: best score of all detections of the model, also of those below the score threshold; 0 for none.
         started: True once the capture thread has been started.
         read_seconds: seconds that the capture thread has spent waiting for frames and decoding them.
         latest: the newest result; None before the first one.
@@ -111,7 +113,8 @@ class Stream:
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     read_seconds: float = 0.0
-    objects: int = 0
+    objects: Counter[str] = field(default_factory=Counter)
+    best_score: float = 0.0
     started: bool = False
     captured: int = 0
     detected: int = 0
@@ -119,6 +122,7 @@ class Stream:
     failed: int = 0
     reconnects: int = 0
     latest: Result | None = None
+    _tracked: bytearray | None = None  # a byte for each id, 1 if it has been in a result
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=LATENCY_RESULTS))
 
@@ -153,18 +157,34 @@ class Stream:
         """True if no more results will come. Read it in the detector thread, with the mailbox's condition held."""
         return self.mailbox.ended and self.mailbox.taken == self.detected + self.failed + self.expired
 
-    def record(self, result: Result, seconds: float) -> None:
+    def record(self, result: Result, seconds: float, best_score: float) -> None:
         """Count a result and keep it as the newest result.
 
         Args:
             result: the result.
             seconds: age of the result, in seconds since capture.
+            best_score: best score of all detections in the frame, also of those that are not in the result; 0 for none.
         """
         with self._lock:
             self.latest = result
             self.detected += 1
-            self.objects += len(result.detections)
+            self.objects.update(result.detections.names)
+            self.best_score = max(self.best_score, best_score)
+            if result.tracks is not None:
+                self._mark(result.tracks)
             self._recent.append((time.monotonic(), seconds))
+
+    @property
+    def tracks(self) -> int | None:
+        """Number of tracks in all results; None without tracking."""
+        return None if self._tracked is None else sum(self._tracked)
+
+    def _mark(self, tracks: Tracks) -> None:
+        """Remember which tracks have been in a result: not every id that the tracker gives gets into one."""
+        marks = self._tracked = bytearray() if self._tracked is None else self._tracked
+        marks.extend(bytes(max(0, int(tracks.max(initial=-1)) + 1 - len(marks))))
+        for track in tracks[tracks >= 0].tolist():
+            marks[track] = 1
 
     def status(self) -> StreamStatus:
         """Return the current status. Thread-safe."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
 import numpy as np
 import pytest
 
 from retina_edge import Detections
-from retina_edge.imaging.drawing import PALETTE, color_of
+from retina_edge.imaging.drawing import PALETTE, color_of, label_size
 from retina_edge.pipeline.annotation import annotate
-from retina_edge.tracking.counting import Tally
+from retina_edge.tracking.counting import LineCounter, Tally
 from retina_edge.tracking.zones import line, zone
 
 GATE = Tally(zone("gate=100,100px 300,100px 300,300px 100,300px"), {"inside": {"a": 2}, "entered": {"a": 3, "b": 1}})
@@ -98,7 +100,45 @@ def test_regions_have_a_label_with_their_name_and_counts(monkeypatch: pytest.Mon
     for module in ("imaging.drawing", "pipeline.annotation"):
         monkeypatch.setattr(f"retina_edge.{module}.draw_label", lambda _image, text, *_: texts.append(text))
     annotate(np.zeros((400, 600, 3), np.uint8), make([[100, 100, 400, 300]]), tallies=[GATE, DOOR])
-    assert texts == ["a 0.90", "gate: 2 inside, 4 entered", "door: 0 in, 7 out"]
+    assert texts == ["a 0.90", "gate: 2 inside, 4 entered", "in", "door: 0 in, 7 out"]
+
+
+@pytest.mark.parametrize(
+    ("points", "across", "down"),
+    [
+        ("0.25,0.5 0.75,0.5", 0, 1),
+        ("0.75,0.5 0.25,0.5", 0, -1),
+        ("0.5,0.25 0.5,0.75", -1, 0),
+        ("0.5,0.75 0.5,0.25", 1, 0),
+    ],
+)
+def test_the_word_in_stands_beyond_the_tip_of_the_arrow(
+    monkeypatch: pytest.MonkeyPatch, points: str, across: int, down: int
+) -> None:
+    """Its side is the one that the counter counts as in, also where a box covers the line."""
+    image, corners = np.zeros((400, 600, 3), np.uint8), list[tuple[int, int]]()
+
+    def record(_image: object, text: str, corner: tuple[int, int], _color: object) -> None:
+        if text == "in":
+            corners.append(corner)
+
+    monkeypatch.setattr("retina_edge.pipeline.annotation.draw_label", record)
+    door = line(f"door={points}")
+    annotated = annotate(image, make([[250, 150, 350, 250]]), tallies=[Tally(door, {"in": {}, "out": {}})])
+    width, height = label_size(image, "in")
+    ((left, bottom),) = corners
+    x, y = left + width / 2 - 300, bottom - height / 2 - 200
+    distance = across * x + down * y
+    assert abs(across * y + down * x) <= 1
+    assert 32 < distance < 60
+    assert annotated[200 + 20 * down, 300 + 20 * across].tolist() == [255] * 3
+    counter = LineCounter(door, stream="yard", anchor="center", hysteresis=0.0)
+    for step, place in enumerate((-20, 20)):
+        x, y = 300 + place * across, 200 + place * down
+        box = make([[x - 5.0, y - 5.0, x + 5.0, y + 5.0]])
+        moment = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
+        counter.update(box, np.array([1], np.int64), size=(400, 600), timestamp=float(step), captured=moment)
+    assert counter.tally().counts == {"in": 1, "out": 0}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2000), (50, 40), (99, 99), (200, 200)])
