@@ -16,6 +16,7 @@ from engines.core.atomic_file import atomic_file
 from engines.tensorrt.passport import passport_path
 from retina_edge.api.evaluating import EvaluationOptions, EvaluationResult, evaluate
 from retina_edge.cli import argument_types, running
+from retina_edge.cli.no_objects import why_no_objects
 from retina_edge.cli.tile_options import add_tile_options, tile_options
 from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.data.coco import CocoDataset
@@ -138,6 +139,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         )
     _print_metrics(console, args.model, result.evaluation)
     _print_confusion(console, result.confusion, args.score)
+    if reason := _why_nothing(result, args.score):
+        console.print(f"[yellow]{reason}[/yellow]", highlight=False, soft_wrap=True)
     if result.comparison is not None:
         _print_comparison(console, result.comparison)
         report = write_report(result.comparison, args.report or REPORT)
@@ -189,6 +192,19 @@ def _print_confusion(console: Console, confusion: Confusion, score: float) -> No
     console.print(table)
     for true, predicted, count in confusion.mistaken():
         console.print(f"{count} {escape(true)} taken for {escape(predicted)}", highlight=False)
+
+
+def _why_nothing(result: EvaluationResult, score: float) -> str:
+    """Return the reason why the model found nothing; empty text if it found something."""
+    if result.best_score <= score:
+        reason = why_no_objects(result.best_score, score=score, model_threshold=result.model_threshold)
+        return f"nothing found: {reason}"
+    if result.evaluation.metrics["AP50"] == 0:
+        return (
+            f"AP50 is 0, although the best score is {result.best_score:.2f}: no box lies on an object of its class. "
+            "Check that classes, annotations and images belong together, and are like those of the training"
+        )
+    return ""
 
 
 def _print_comparison(console: Console, comparison: Comparison) -> None:

@@ -61,12 +61,16 @@ class EvaluationResult:
         dataset: the data set.
         evaluation: COCO metrics.
         confusion: which objects were found, missed, badly located or given another class.
+        best_score: best score of all detections; 0 if there are none.
+        model_threshold: the score that every detection of the model exceeds.
         comparison: the comparison with another model; None without one.
     """
 
     dataset: CocoDataset
     evaluation: Evaluation
     confusion: Confusion
+    best_score: float
+    model_threshold: float
     comparison: Comparison | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,8 +117,8 @@ def evaluate(
     dataset = load_coco(annotations, images, skip_invalid=options.skip_invalid)
     on_dataset(dataset)
     # Run the other model first, so that an error in it is raised before this model has run over all images.
-    others = _detect(Path(against), dataset, options, on_image) if against else None
-    detections = _detect(Path(model), dataset, options, on_image)
+    others, _ = _detect(Path(against), dataset, options, on_image) if against else (None, None)
+    detections, model_threshold = _detect(Path(model), dataset, options, on_image)
     evaluation = evaluate_detections(detections, dataset, max_detections=options.max_detections)
     comparison = None
     if against is not None and others is not None:
@@ -125,16 +129,25 @@ def evaluate(
             dataset,
             options.score,
         )
-    return EvaluationResult(dataset, evaluation, confusion(detections, dataset, options.score), comparison)
+    return EvaluationResult(
+        dataset,
+        evaluation,
+        confusion(detections, dataset, options.score),
+        max((float(item.scores.max(initial=0.0)) for item in detections), default=0.0),
+        model_threshold,
+        comparison,
+    )
 
 
 def _detect(
     model: Path, dataset: CocoDataset, options: EvaluationOptions, on_image: Callable[[Path, int], None]
-) -> list[Detections]:
+) -> tuple[list[Detections], float]:
+    """Return the detections in each image, and the score that every detection of the model exceeds."""
     with Detector.load(model, device=options.device) as loaded:
         detector, batch = loaded, 1
         if options.tiles is not None:
             detector = options.tiles.apply(loaded, batch=options.batch)
         else:
             batch = loaded.choose_batch(options.batch)
-        return detect_all(detector, dataset, batch=batch, on_image=lambda: on_image(model, len(dataset)))
+        detections = detect_all(detector, dataset, batch=batch, on_image=lambda: on_image(model, len(dataset)))
+        return detections, detector.score_threshold
