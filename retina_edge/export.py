@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +19,9 @@ from retina_edge.cli import argument_types, running
 from retina_edge.cli.accuracy_options import accuracy_options, add_accuracy_options, print_accuracy
 from retina_edge.cli.calibration_options import add_calibration_options, calibration_options, print_findings
 from retina_edge.cli.verb_parser import VerbParser
+
+if TYPE_CHECKING:
+    from export.precision.drift import Drift
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,35 +125,48 @@ def _export(args: argparse.Namespace) -> int:
             images=args.images,
             progress=progress,
         )
-    _print(console, result, half_weights=args.half_weights)
+    _print(console, result, args)
     if result.drift is not None and result.drift.accuracy is not None:
         print_accuracy(console, dataclasses.asdict(result.drift.accuracy), args.precision)
     print_findings(result.findings)
     return 0
 
 
-def _print(console: Console, result: ExportResult, *, half_weights: bool) -> None:
+def _print(console: Console, result: ExportResult, args: argparse.Namespace) -> None:
     contract, agreement = result.contract, result.agreement
-    weights = ", weights stored in fp16" if half_weights else ""
+    weights = ", weights stored in fp16" if args.half_weights else ""
     lines = [
         f"[bold]{escape(str(result.path))}[/bold]  {result.size / 1e6:.1f} MB, batch {result.batch or 'dynamic'}, "
         f"input {contract.input_size[0]}x{contract.input_size[1]}, {contract.precision}{weights}",
+        *(_compared(result, result.drift, args) if result.drift is not None else ()),
         f"verified on {agreement.images} images with {agreement.detections} detections; largest difference from torch: "
         f"logits {agreement.logits:.1e}, deltas {agreement.deltas:.1e}; from the specification: boxes "
         f"{agreement.boxes:.1e} px, scores {agreement.scores:.1e}",
     ]
-    if result.drift is not None:
-        name, decibels = result.drift.worst
-        lines.append(
-            f"{contract.precision} against fp32: {result.drift.detections} detections; the raw head with the largest "
-            f"drift is {name}, with a signal-to-noise ratio of {decibels:.1f} dB"
-        )
     if not agreement.detections:
         lines.append(
             "[yellow]nothing was detected in these images, so decode and NMS were compared on empty results: "
             "give images of the training data with --images[/yellow]"
         )
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _compared(result: ExportResult, drift: Drift, args: argparse.Namespace) -> Iterator[str]:
+    """Yield lines that compare a precision with FP32, and say what is good."""
+    from export.precision.drift import USUAL_SIGNAL_TO_NOISE  # needs onnx
+
+    precision, (name, decibels) = result.contract.precision, drift.worst
+    least, most = USUAL_SIGNAL_TO_NOISE[precision]
+    yield (
+        f"{precision} against fp32: {drift.detections} detections, fp32 has {result.agreement.detections}; the raw "
+        f"head with the largest drift is {name}, with a signal-to-noise ratio of {decibels:.1f} dB "
+        f"({least:g} to {most:g} dB are usual; higher is closer to fp32)"
+    )
+    if drift.accuracy is None:
+        yield (
+            f"to measure the AP that {precision} costs: retina-edge evaluate {escape(str(result.path))} VAL.json "
+            f"--images DIR --against {escape(str(args.model))}"
+        )
 
 
 def _batch(text: str) -> int | None:
