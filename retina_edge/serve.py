@@ -179,6 +179,8 @@ def _serve(args: argparse.Namespace) -> int:
             worker.wait(timeout)
         if failures:
             raise failures[0]
+    if not stop.requested:
+        console.print("all sources ended")
     if outputs.incomplete:  # the log names the outputs and their errors
         return 1
     if stop.number == signal.SIGINT:

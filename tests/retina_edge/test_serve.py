@@ -50,7 +50,8 @@ class Serving:
 
     def end(self, number: signal.Signals) -> tuple[int, str]:
         self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=30)
+        printed, errors = self.process.communicate(timeout=30)
+        assert "all sources ended" not in printed  # a signal ended the run
         return self.process.returncode, errors
 
 
@@ -111,6 +112,7 @@ def test_all_frames_of_files_are_detected_and_the_process_ends(model: Path, tmp_
     ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "all sources ended"
     records = [json.loads(line) for line in lines.read_text().splitlines()]
     for name, count in (("a", 7), ("b", 23), ("c", 12)):
         assert [record["frame"] for record in records if record["stream"] == name] == list(range(count))
