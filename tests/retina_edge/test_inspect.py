@@ -37,7 +37,9 @@ def test_an_onnx_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     assert report["convolutions"]["head.regression_head.bbox_reg:3"] == "fp32"
     assert [tensor["name"] for tensor in report["outputs"]] == ["num_detections", "boxes", "scores", "labels"]
     assert main([str(MODEL)]) == 0
-    assert "opset" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "opset" in printed
+    assert "class-aware" in printed
 
 
 def test_a_checkpoint_is_described(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,10 +48,14 @@ def test_a_checkpoint_is_described(checkpoint: Path, tmp_path: Path, capsys: pyt
     assert report["contract"]["class_names"] == ["tree"]
     assert report["facts"]["backbone"] == "resnet18"
     assert report["facts"]["training"].startswith("finished")
-    state = dataclasses.replace(load_checkpoint(checkpoint), training={"step": 7})
+    loaded = load_checkpoint(checkpoint)
+    contract = dataclasses.replace(loaded.contract, agnostic=True)
+    state = dataclasses.replace(loaded, contract=contract, training={"step": 7})
     state.save(tmp_path / "m.last.pt")
     assert main([str(tmp_path / "m.last.pt")]) == 0
-    assert "state after step 7, for retina-edge train --resume" in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "state after step 7, for retina-edge train --resume" in printed
+    assert "class-agnostic" in printed
 
 
 @pytest.mark.parametrize("name", ["model.h5", "model"])
