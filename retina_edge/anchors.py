@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from retina_edge.cli import running
-from retina_edge.cli.anchor_options import add_anchor_options
+from engines.core.machine import this_machine
+from retina_edge.cli import argument_types, running
+from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.data.anchor_fit import (
+    DEFAULT_RATIOS,
     DEFAULT_SIZES,
     FINEST_STRIDE,
     MATCH_IOU,
@@ -20,19 +23,61 @@ from retina_edge.data.anchor_fit import (
     fit_anchors,
     input_boxes,
     suggest_anchors,
+    without_idle_ratios,
 )
 from retina_edge.data.coco import load_coco
+from retina_edge.data.locate import find_training_file
+from retina_edge.data.summary import DataSummary
+from retina_edge.training.plan import CPU, CUDA, choose_input_size, choose_levels
+
+EXPLANATION = (
+    f"An anchor matches an object if they overlap by an IoU of {MATCH_IOU} or more. The network learns a matched "
+    "object from all its anchors, and another object from the nearest anchor alone, so most objects should be matched."
+)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> VerbParser:
     """Return the parser of the verb."""
-    parser = argparse.ArgumentParser(
-        prog="retina-edge anchors",
-        description="Measure how well anchors fit the boxes of a data set, and suggest anchors that fit better.",
+    parser = VerbParser(
+        "retina-edge anchors",
+        f"Measure how well anchors fit the objects of a data set, and suggest anchors that fit better. {EXPLANATION}",
+        example="retina-edge anchors train.json --input 416x736",
     )
     add = parser.add_argument
-    add("annotations", type=Path, metavar="ANNOTATIONS.json", help="COCO annotations; the images are not needed")
-    add_anchor_options(parser)
+    add(
+        "annotations",
+        type=Path,
+        metavar="DATA",
+        help="COCO annotations, or a folder with train.json; the images are not needed",
+    )
+    add(
+        "--input",
+        type=argument_types.input_size,
+        metavar="HxW",
+        help="input size of the network in pixels, multiples of 32 (default: the one that train would choose)",
+    )
+    add(
+        "--backbone-levels",
+        type=int,
+        choices=(3, 4, 5),
+        metavar="3|4|5",
+        help="last stage of the backbone that feeds the pyramid, C3 to C5 (default: the one that train would choose)",
+    )
+    add(
+        "--anchors",
+        type=argument_types.positive_float,
+        nargs="+",
+        metavar="PX",
+        help="size of the smallest anchor of each pyramid level to measure, in input pixels (default: 32 64 ...)",
+    )
+    add(
+        "--aspect-ratios",
+        type=argument_types.positive_float,
+        nargs="+",
+        default=DEFAULT_RATIOS,
+        metavar="R",
+        help="height / width of the anchors to measure (default: 0.5 1 2)",
+    )
     add("--skip-invalid", action="store_true", help="skip boxes that have no area or lie outside their image")
     add("--json", action="store_true", help="print one JSON object instead of tables")
     return parser
@@ -42,46 +87,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb and return its exit code."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    levels = args.backbone_levels or (len(args.anchors) if args.anchors else None)
     # The pyramid has one level for each of the stages C3 to Cn, and two coarser levels: n levels together.
-    levels = args.backbone_levels
+    if args.anchors and (len(args.anchors) != levels or levels not in (3, 4, 5)):
+        expected = args.backbone_levels or "3 to 5"
+        parser.error(
+            f"--anchors: expected {expected} sizes, one for each level of the pyramid, got {len(args.anchors)}"
+        )
+    return running.run(lambda: _anchors(args, levels))
+
+
+def _anchors(args: argparse.Namespace, levels: int | None) -> int:
+    path = find_training_file(args.annotations)
+    dataset = load_coco(path, None, skip_invalid=args.skip_invalid)
+    device = CUDA if this_machine().gpu else CPU
+    size = args.input or choose_input_size(DataSummary.of(dataset), device)[0]
+    boxes = input_boxes(dataset, size)
+    levels = levels or choose_levels(boxes, device)[0]
     sizes = tuple(args.anchors or DEFAULT_SIZES[:levels])
-    if len(sizes) != levels:
-        parser.error(f"--anchors: expected {levels} sizes, one for each level of the pyramid, got {len(sizes)}")
-    return running.run(lambda: _anchors(args, sizes))
-
-
-def _anchors(args: argparse.Namespace, sizes: tuple[float, ...]) -> int:
-    dataset = load_coco(args.annotations, None, skip_invalid=args.skip_invalid)
-    boxes = input_boxes(dataset, args.input)
-    given = fit_anchors(boxes, args.input, sizes, args.aspect_ratios)
-    suggested = suggest_anchors(boxes, args.input, sizes, args.aspect_ratios)
+    given = fit_anchors(boxes, size, sizes, args.aspect_ratios)
+    suggested = without_idle_ratios(suggest_anchors(boxes, size, sizes, args.aspect_ratios), boxes, size)
     if args.json:
-        print(json.dumps({"input": args.input, "given": given.to_dict(), "suggested": suggested.to_dict()}, indent=2))
+        print(json.dumps({"input": size, "given": given.to_dict(), "suggested": suggested.to_dict()}, indent=2))
         return 0
     console = Console()
-    height, width = args.input
-    console.print(f"{args.annotations.name}: {len(boxes)} boxes in an input of {height}x{width}", highlight=False)
-    _print(console, "given", given)
+    height, width = size
+    console.print(f"{path.name}: {len(boxes)} objects in an input of {height}x{width}", highlight=False)
+    console.print(EXPLANATION, highlight=False)
+    _print(console, "measured", given)
     if suggested == given:
         console.print("no other anchors fit clearly better")
         return 0
     _print(console, "suggested", suggested)
-    console.print(f"train with {suggested.options}, or with --anchors auto", highlight=False, soft_wrap=True)
+    command = f"retina-edge train {shlex.quote(str(args.annotations))} -o model.pt --input {height}x{width}"
+    levels_option = f"--backbone-levels {levels}"
+    console.print(f"train with: {command} {levels_option} {suggested.options}", highlight=False, soft_wrap=True)
     return 0
 
 
 def _print(console: Console, title: str, fit: AnchorFit) -> None:
-    table = Table("boxes", "", f"matched at IoU {MATCH_IOU}", "not matched", "mean of best IoU", title=title)
-    table.title_justify = "left"
+    table = Table("size of objects", "objects", f"matched at IoU {MATCH_IOU}", "not matched", "mean of best IoU")
+    table.title, table.title_justify = f"{title}: {fit.options}", "left"
     for name, size in fit.sizes.items():
         if size.boxes:
             shares = (f"{size.recall:.1%}", f"{1 - size.recall:.1%}", f"{size.mean_iou:.3f}")
             table.add_row(name, str(size.boxes), *shares)
     console.print(table)
-    console.print(fit.options, highlight=False, soft_wrap=True)
     if fit.under_stride:
         console.print(
-            f"{fit.under_stride:.1%} of the boxes have a side shorter than {FINEST_STRIDE} pixels, the stride of the "
+            f"{fit.under_stride:.1%} of the objects have a side shorter than {FINEST_STRIDE} pixels, the stride of the "
             "finest level: for these, a larger input or tiles help more than other anchors",
             highlight=False,
             soft_wrap=True,

@@ -67,6 +67,10 @@ def inspect_checkpoint(path: Path) -> Inspection:
     }
     for name, value in dataclasses.asdict(checkpoint.config).items():
         facts[name.replace("_", " ")] = str(value)
+    if checkpoint.recipe is not None:
+        facts |= {f"train {name}": str(value) for name, value in checkpoint.recipe["options"].items()}
+        chosen = " ".join(f"{choice['option']} {choice['value']}" for choice in checkpoint.recipe["choices"])
+        facts["chosen options"] = chosen or "none, all were given"
     size, digest = path.stat().st_size, sha256(path)
     return Inspection(path, size, digest, checkpoint.contract, (), (), {}, {}, facts, None, None)
 

@@ -244,7 +244,16 @@ def _describe(group: ProcessGroup) -> str:
     if group.device.type == "cuda":
         free, total = (value / 2**30 for value in torch.cuda.mem_get_info(group.device))
         return f"{processes}{torch.cuda.get_device_name(group.device)}, {free:.1f} of {total:.1f} GiB of memory free"
-    return f"{processes}CPU with {os.cpu_count()} processors"
+    return f"{processes}a CPU with {os.cpu_count()} processors{_memory()}"
+
+
+def _memory() -> str:
+    """Return the memory of this machine as text for the user; empty where the system does not tell."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return ""
+    return f" and {total / 2**30:.0f} GiB of memory"
 
 
 def _fields(options: object) -> Fields:

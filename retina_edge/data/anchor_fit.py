@@ -36,6 +36,9 @@ MIN_ANCHOR, MAX_ANCHOR, STEPS_PER_OCTAVE = 4.0, 128.0, 4
 MAX_FITTED_BOXES = 20_000
 # Other anchors are suggested only if they raise the recall by at least this much.
 MIN_RECALL_GAIN = 0.005
+# An aspect ratio is idle if at most this share of the objects is nearest to it. Idle ones are dropped, unless the recall
+# falls by more than ``MAX_RECALL_LOSS``.
+IDLE_SHARE, MAX_RECALL_LOSS = 0.02, 0.01
 # Number of boxes that are compared with the anchors at once. The limit saves memory.
 BOXES_AT_ONCE = 4096
 
@@ -225,6 +228,31 @@ def suggest_anchors(
         fit_anchors(boxes, input_size, *anchors) for anchors in ((anchor_sizes, aspect_ratios), (sizes, ratios))
     )
     return best if best.recall >= given.recall + MIN_RECALL_GAIN else given
+
+
+def without_idle_ratios(fit: AnchorFit, boxes: npt.NDArray[np.float32], input_size: tuple[int, int]) -> AnchorFit:
+    """Drop aspect ratios that no object has, because fewer anchors are faster, and return the fit of the others.
+
+    Args:
+        fit: fit of the anchors.
+        boxes: float32 [N, 4], xyxy, input pixels.
+        input_size: (height, width) of the network's input, pixels.
+
+    Examples:
+        >>> boxes = np.array([[x, 8, x + 40, 48] for x in range(0, 200, 7)], np.float32)
+        >>> fit = fit_anchors(boxes, (192, 256), (16, 32, 64), (0.5, 1, 2))
+        >>> without_idle_ratios(fit, boxes, (192, 256)).aspect_ratios
+        (1,)
+    """
+    logs = np.log2((boxes[:, 3] - boxes[:, 1]) / (boxes[:, 2] - boxes[:, 0]))
+    nearest = np.abs(logs[:, None] - np.log2(fit.aspect_ratios)).argmin(axis=1)
+    counts = np.bincount(nearest, minlength=len(fit.aspect_ratios))
+    kept = tuple(
+        ratio for ratio, count in zip(fit.aspect_ratios, counts, strict=True) if count > IDLE_SHARE * len(boxes)
+    )
+    fewer = fit_anchors(boxes, input_size, fit.anchor_sizes, kept)
+    # Anchors of an idle ratio can still match small objects between the centers of the other anchors.
+    return fewer if fewer.recall >= fit.recall - MAX_RECALL_LOSS else fit
 
 
 def _median_ratios(boxes: npt.NDArray[np.float32], count: int) -> tuple[float, ...]:

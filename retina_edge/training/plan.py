@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retina_edge.data.anchor_fit import DEFAULT_RATIOS, MATCH_IOU, suggest_anchors
+from retina_edge.data.anchor_fit import DEFAULT_RATIOS, MATCH_IOU, suggest_anchors, without_idle_ratios
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.summary import DataSummary
 from retina_edge.training.model_options import ModelOptions
@@ -27,6 +27,8 @@ CPU, CUDA = "cpu", "cuda"
 MULTIPLE = 32
 # The largest side of a chosen input, pixels.
 MAX_SIDE = {CPU: 640, CUDA: 1024}
+# Objects up to this size fit the pyramid without stage C5, pixels.
+LARGEST_FOR_C4 = 256.0
 # Range of the side of the chosen crops on a CPU, pixels. Small crops give more steps in the same time.
 CROPS = (128, 320)
 # The crop is this many times as large as a large object, so that most objects are seen whole.
@@ -136,21 +138,43 @@ class Chooser:
 def choose_input_size(data: DataSummary, device: str) -> tuple[tuple[int, int], str]:
     """Choose the (height, width) of the network's input, pixels; return it with the reason.
 
-    The size is that of the images, rounded to multiples of 32, if the larger side is not above the device's limit.
+    The size is that of the images, rounded up to multiples of 32, unless the larger side is above the device's limit.
 
     Examples:
         >>> data = DataSummary(10, 0, (1080, 1920), {"car": 9}, (30.0, 60.0, 90.0))
         >>> choose_input_size(data, "cpu")
-        ((352, 640), 'the images are typically 1920x1080 (width x height), and a side has at most 640 pixels on a CPU')
+        ((384, 640), 'the images are typically 1920x1080 (width x height), and a side has at most 640 pixels on a CPU')
     """
     height, width = data.image_size
     limit = MAX_SIDE[device]
     factor = min(1.0, limit / max(height, width))
-    size = tuple(max(2, round(side * factor / MULTIPLE)) * MULTIPLE for side in (height, width))
+    size = tuple(max(2, math.ceil(side * factor / MULTIPLE)) * MULTIPLE for side in (height, width))
     reason = f"the images are typically {width}x{height} (width x height)"
     if factor < 1:
         reason += f", and a side has at most {limit} pixels on a {'CPU' if device == CPU else 'GPU'}"
     return (size[0], size[1]), reason
+
+
+def choose_levels(boxes: npt.NDArray[np.float32], device: str) -> tuple[int, str]:
+    """Choose the last stage of the backbone that feeds the pyramid; return it with the reason.
+
+    Args:
+        boxes: boxes of the objects, float32 [N, 4], xyxy, input pixels.
+        device: ``cpu`` or ``cuda``.
+    """
+    largest = float(np.percentile(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)), 98))
+    few = device == CPU and largest <= LARGEST_FOR_C4
+    return 4 if few else 5, f"the largest objects have about {largest:.0f} pixels in the input"
+
+
+def first_anchors(levels: int) -> tuple[float, ...]:
+    """Return the anchor sizes that the search for anchors begins with.
+
+    Examples:
+        >>> first_anchors(4)
+        (16.0, 32.0, 64.0, 128.0)
+    """
+    return tuple(16.0 * 2**level for level in range(levels))
 
 
 def plan_model(
@@ -170,22 +194,19 @@ def plan_model(
     why = "a small network, for a CPU" if small else "usual on a GPU"
     chooser.choose("backbone", "resnet18" if small else "resnet50", "--backbone", why)
     in_input = boxes(size)
-    largest = float(np.percentile(np.sqrt((in_input[:, 2:] - in_input[:, :2]).prod(axis=1)), 98))
-    levels = chooser.choose(
-        "backbone_levels",
-        4 if small and largest <= 256 else 5,
-        "--backbone-levels",
-        f"the largest objects have about {largest:.0f} pixels in the input",
-    )
+    levels, reason = choose_levels(in_input, facts.device)
+    levels = chooser.choose("backbone_levels", levels, "--backbone-levels", reason)
     chooser.choose("fpn_channels", 64 if small else 256, "--fpn-channels", why)
     chooser.choose("head_depth", 2 if small else 4, "--head-depth", why)
     chooser.choose("head_norm", "group", "--head-norm", "heads learn faster with it, in batches of any size")
     chooser.choose("box_loss", "giou", "--box-loss", "boxes fit better than with L1")
     if chooser.values.get("anchor_sizes") is None:
         chooser.values.pop("anchor_sizes", None)
-        start = [float(16 * 2**level) for level in range(levels)]
+        start = first_anchors(levels)
         ratios = chooser.values.get("aspect_ratios", DEFAULT_RATIOS)
         fit = suggest_anchors(in_input, size, start, ratios)
+        if "aspect_ratios" not in chooser.values:
+            fit = without_idle_ratios(fit, in_input, size)
         text = " ".join(f"{value:g}" for value in fit.anchor_sizes)
         matched = f"they match {fit.recall:.1%} of the objects at IoU {MATCH_IOU}"
         chooser.choose("anchor_sizes", fit.anchor_sizes, "--anchors", matched, text=text)

@@ -43,7 +43,7 @@ def test_both_recipes_are_trained_and_measured(results: Path) -> None:
     assert recipe.main(["--epochs", "1", "--samples", "16", "--images", "8", "4"]) == 0
     record = json.loads((results / "recipe.json").read_text())
     base, tuned = record["figures"]
-    assert base["recipe"] == "train's defaults"
+    assert base["recipe"] == "the paper's recipe"
     assert "--anchors auto" in tuned["options"]
     assert all(0 <= row[name] <= 1 for row in (base, tuned) for name in ("AP", "AP50"))
     assert TABLES["recipe"](record).count("\n") == 3

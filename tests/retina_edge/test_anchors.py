@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from engines.core.errors import DataError
+from engines.core.machine import this_machine
 from retina_edge.anchors import main
 from retina_edge.data.anchor_fit import (
     DEFAULT_RATIOS,
@@ -25,10 +27,12 @@ from retina_edge.data.anchor_fit import (
     input_boxes,
     pyramid,
     suggest_anchors,
+    without_idle_ratios,
 )
 from retina_edge.data.coco import load_coco
 from retina_edge.model.config import ModelConfig, octave_sizes
 from retina_edge.model.retinanet import RetinaNet
+from retina_edge.train import build_parser as build_train_parser
 
 INPUT = (192, 256)
 
@@ -125,11 +129,37 @@ def test_the_verb_needs_no_images(treecrowns: Path, tmp_path: Path, capsys: pyte
     assert report["suggested"]["sizes"]["small"]["recall"] > report["given"]["sizes"]["small"]["recall"] + 0.15
     assert main(arguments) == 0
     output = " ".join(capsys.readouterr().out.split())
-    assert "296 boxes in an input of 416x736" in output
-    suggested = " ".join(f"{size:g}" for size in report["suggested"]["anchor_sizes"])
-    assert f"train with --anchors {suggested} --aspect-ratios" in output
-    assert main([*arguments, "--anchors", *suggested.split()]) == 0
+    assert "296 objects in an input of 416x736" in output
+    assert "An anchor matches an object if they overlap by an IoU of 0.5 or more." in output
+    suggested, ratios = (
+        [f"{value:g}" for value in report["suggested"][name]] for name in ("anchor_sizes", "aspect_ratios")
+    )
+    command = f"train with: retina-edge train {path} -o model.pt --input 416x736 --backbone-levels 4 --anchors"
+    assert f"{command} {' '.join(suggested)} --aspect-ratios {' '.join(ratios)}" in output
+    # The command can be typed, and a second search finds nothing better.
+    typed = shlex.split(output[output.index("retina-edge train") :])[2:]
+    assert build_train_parser().parse_args(typed).input == (416, 736)
+    assert main([*arguments, "--anchors", *suggested, "--aspect-ratios", *ratios]) == 0
     assert "no other anchors fit clearly better" in capsys.readouterr().out
+
+
+def test_the_verb_takes_the_input_that_training_would_take(
+    treecrowns: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(treecrowns / "val.json"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["input"] == [416, 416]  # the images have 400x400 pixels
+    assert len(report["given"]["anchor_sizes"]) == (5 if this_machine().gpu else 4)
+
+
+def test_aspect_ratios_that_no_object_has_are_dropped() -> None:
+    boxes = random_boxes(400, (40, 90), ratio=2.0)
+    fit = fit_anchors(boxes, INPUT, DEFAULT_SIZES, (0.25, 0.5, 1.0, 2.0))
+    fewer = without_idle_ratios(fit, boxes, INPUT)
+    assert fewer.aspect_ratios == (1.0, 2.0)  # boxes at the edges of the images are cut
+    assert fewer.recall >= fit.recall - 0.01
+    needed = without_idle_ratios(fit_anchors(boxes, INPUT, DEFAULT_SIZES, (0.25, 1.0)), boxes, INPUT)
+    assert needed.aspect_ratios == (1.0,)
 
 
 def test_bad_input_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,11 +171,12 @@ def test_bad_input_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     path = tmp_path / "labels.json"
     path.write_text(json.dumps(content))
     assert main([str(path)]) == 1
-    assert "expected boxes to fit anchors to, found none" in capsys.readouterr().err
+    assert "expected boxes to learn from, found none" in capsys.readouterr().err
     with pytest.raises(DataError, match="found none"):
         input_boxes(load_coco(path, None), INPUT)
     for options, message in (
-        (["--anchors", "32"], "expected 5 sizes"),
+        (["--anchors", "32"], "expected 3 to 5 sizes"),
+        (["--anchors", "32", "64", "128", "--backbone-levels", "4"], "expected 4 sizes"),
         (["--anchors", "0"], "expected a number above 0"),
     ):
         with pytest.raises(SystemExit):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,12 +18,14 @@ from retina_edge.data.anchor_fit import input_boxes, suggest_anchors
 from retina_edge.data.coco import load_coco
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.train import main
+from retina_edge.training.train_options import TrainOptions
+from tests.interruption import interrupt_at
 
 pytestmark = pytest.mark.start_first
 
 SMALL = (
     "--backbone resnet18 --backbone-levels 3 --backbone-norm frozen --fpn-channels 32 --head-depth 1 "
-    "--head-norm group --anchors 32 64 128 --input 96x128 --lr 0.002 --warmup 2 --amp off --seed 3"
+    "--head-norm group --anchors 32 64 128 --input 96x128 --lr 0.002 --warmup 2 --amp off --seed 3 --recipe paper"
 ).split()
 # Largest difference of weights between one process and two, which add the same gradients in another order. Weights are
 # about 0.01 to 1, and SGD changes them by 1e-4 or more in these steps.
@@ -107,10 +110,10 @@ def test_anchors_auto_chooses_anchors_that_fit_the_data(
     boxes = input_boxes(load_coco(tiny_coco, None), (96, 128))
     fit = suggest_anchors(boxes, (96, 128), (32.0, 64.0, 128.0), (0.5, 1.0, 2.0))
     assert fit.anchor_sizes[0] < 16  # trees are small in so small an input
-    sizes = ", ".join(f"{size:g}" for size in fit.anchor_sizes)
-    printed = capsys.readouterr().err
-    assert f"anchors of {sizes} pixels with aspect ratios of " in printed
-    assert f" match {fit.recall:.1%} of the boxes at IoU 0.5" in printed
+    sizes = " ".join(f"{size:g}" for size in fit.anchor_sizes)
+    assert (
+        f"chosen: --anchors {sizes}: they match {fit.recall:.1%} of the objects at IoU 0.5" in capsys.readouterr().err
+    )
     contract = load_checkpoint(tmp_path / "model.pt").contract
     assert tuple(level.anchor_sizes[0] for level in contract.levels) == fit.anchor_sizes
     assert contract.levels[0].aspect_ratios == fit.aspect_ratios
@@ -139,3 +142,75 @@ def test_errors_are_reported_without_a_traceback(
             main([*good, *options])
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_training_without_options_chooses_them_and_says_why(
+    treecrowns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", fail)
+    monkeypatch.setattr("retina_edge.training.speed.SECONDS", 0.2)
+    output = tmp_path / "model.pt"
+    command = [str(treecrowns / "val.json"), "-o", str(output), "--minutes", "0.1", "--device", "cpu"]
+    assert main(command) == 0
+    printed = capsys.readouterr().err
+    for line in (
+        "no validation set was given: 3 of 16 images are held out of training to validate on",
+        "13 images, typically 400x400 pixels",
+        "cannot be downloaded from https://download.pytorch.org/models/resnet18-f37072fd.pth (no network)",
+        "chosen: --backbone-weights none: random weights, which need more steps",
+        "chosen: --input 416x416: the images are typically 400x400",
+        "chosen: --backbone resnet18: a small network, for a CPU",
+        f"wrote {output}, {tmp_path / 'model.last.pt'}, {tmp_path / 'model.csv'}",
+        f"next: retina-edge export {output} -o {tmp_path / 'model.onnx'}",
+    ):
+        assert line in printed
+    recipe = load_checkpoint(output).recipe
+    assert recipe is not None
+    assert recipe["model"]["input_size"] == (416, 416)
+    assert recipe["options"]["minutes"] == 0.1
+    reasons = {choice["option"]: choice["reason"] for choice in recipe["choices"]}
+    assert f"chosen: --lr 0.001: {reasons['--lr']}" in printed
+    # Without options, a resumed run takes those of the checkpoint.
+    assert main([*command[:3], "--resume", "--device", "cpu"]) == 0
+    assert "measuring" not in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / "model.last.pt").recipe["options"] == recipe["options"]  # type: ignore[index]
+
+
+def test_the_recipe_of_the_paper_has_the_defaults_of_the_options(
+    tiny_coco: Path, treecrowns: Path, tmp_path: Path
+) -> None:
+    run = "--epochs 1 --batch 2 --workers 0".split()
+    assert main(arguments(tiny_coco, treecrowns, tmp_path / "model.pt", *run)) == 0
+    recipe = load_checkpoint(tmp_path / "model.pt").recipe
+    assert recipe is not None
+    assert recipe["choices"] == []
+    given = {"epochs": 1, "batch": 2, "workers": 0, "learning_rate": 0.002, "warmup_steps": 2, "amp": "off", "seed": 3}
+    assert recipe["options"] == {**vars(TrainOptions()), **given}
+
+
+def test_ctrl_c_names_the_command_that_goes_on(
+    tiny_coco: Path,
+    treecrowns: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = arguments(tiny_coco, treecrowns, tmp_path / "a b.pt", *"--epochs 2 --batch 2 --workers 0".split())
+    with monkeypatch.context() as patch:
+        patch.setattr("retina_edge.training.training_progress.TrainingProgress.on_step", interrupt_at(1))
+        assert main(command) == 130
+    printed = capsys.readouterr().err
+    assert "stopping after this step; again to stop now" in printed
+    named = printed.partition("go on with: ")[2].splitlines()[0]
+    assert main(shlex.split(named)[2:]) == 0
+    assert "resuming a b.last.pt after step 1 of 4" in capsys.readouterr().err
+
+
+def test_minutes_and_epochs_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "-o", str(tmp_path / "m.pt"), "--minutes", "3", "--epochs", "2"])
+    assert capsys.readouterr().err.startswith("error: --minutes: not allowed with --epochs")

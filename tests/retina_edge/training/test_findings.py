@@ -1,0 +1,93 @@
+"""What cannot work in a run is said before it begins, or once it shows; what can work is not remarked on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from retina_edge.data.anchor_fit import AnchorFit, SizeFit
+from retina_edge.data.augment_options import AugmentOptions
+from retina_edge.data.summary import DataSummary
+from retina_edge.training.findings import LearningWatch, findings
+from retina_edge.training.plan import CPU, Facts
+from retina_edge.training.train_options import TrainOptions
+
+SHAPES = DataSummary(18, 0, (480, 640), {"disc": 50, "square": 40, "triangle": 40}, (13.0, 27.0, 90.0))
+FACTS = Facts(SHAPES, CPU, cores=2, pretrained=False)
+GOOD = TrainOptions(
+    epochs=8, epoch_samples=1600, batch=8, optimizer="adamw", learning_rate=1e-3, warmup_steps=80, minutes=8
+)
+AUGMENT = AugmentOptions(size=(160, 160)).for_input((480, 640))
+FIT = AnchorFit((16.0, 32.0, 64.0), (1.0,), {"all": SizeFit(130, 0.98, 0.7)}, under_stride=0.0)
+
+
+def found(options: TrainOptions = GOOD, fit: AnchorFit = FIT, hours: float | None = 0.1, **augment: Any) -> list[str]:
+    return list(findings(FACTS, options, dataclasses.replace(AUGMENT, **augment), fit, hours=hours))
+
+
+def test_a_good_run_gets_no_remark() -> None:
+    assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "way_out"),
+    [
+        ({"warmup_steps": 5000}, "longer than 50% of the run of 1600", "omit --warmup"),
+        ({"epoch_samples": 0, "epochs": 300}, "leaves out 2 of 18 images", "--epoch-samples"),
+        ({"epoch_samples": 16, "warmup_steps": 1}, "16 steps are few", "more time or epochs"),
+        ({"learning_rate": 0.1}, "0.1 is far from the usual 0.001", "omit --lr"),
+        ({"optimizer": "sgd", "learning_rate": 1e-5}, "1e-05 is far from the usual 0.005", "omit --lr"),
+    ],
+)
+def test_options_that_cannot_work_are_named_with_the_way_out(
+    changes: dict[str, Any], message: str, way_out: str
+) -> None:
+    (only,) = found(dataclasses.replace(GOOD, **changes))
+    assert message in only
+    assert way_out in only
+
+
+def test_the_run_of_a_first_user_is_warned_of_everything_that_was_wrong() -> None:
+    """18 images in batches of 8, with the paper's warm-up."""
+    remarks = found(dataclasses.replace(GOOD, epochs=12, epoch_samples=0, warmup_steps=500))
+    for part in ("the warm-up of 500 steps", "leaves out 2 of 18 images", "24 steps are few"):
+        assert any(part in remark for remark in remarks), part
+
+
+def test_objects_that_cannot_be_learned_are_named() -> None:
+    (small,) = found(fit=dataclasses.replace(FIT, under_stride=0.4))
+    assert "40% of the objects have a side shorter than 8 pixels" in small
+    (unmatched,) = found(fit=dataclasses.replace(FIT, sizes={"all": SizeFit(130, 0.6, 0.5)}))
+    assert "no anchor matches 40% of the objects: use --anchors auto" in unmatched
+    (cut,) = found(size=(64, 64))
+    assert "large objects have 90 pixels in the input, more than the crop of 64x64" in cut
+
+
+def test_a_run_of_many_hours_on_a_cpu_is_named() -> None:
+    (only,) = found(hours=14.2)
+    assert "this run from random weights takes about 14 hours on this CPU: --minutes N" in only
+
+
+def test_a_run_that_learns_nothing_is_named_once() -> None:
+    watch = LearningWatch(1000)
+    assert watch.check(step=100, loss=1.131, ap50=0.0) is None  # too early to tell
+    assert watch.check(step=200, loss=1.131, ap50=0.0) is None
+    message = watch.check(step=400, loss=1.131, ap50=0.0)
+    assert message is not None
+    assert "after 400 of 1000 steps the loss is still 1.131" in message
+    assert message.index("--lr") < message.index("too few steps") < message.index("boxes") < message.index("--input")
+    assert watch.check(step=600, loss=1.131, ap50=0.0) is None
+
+
+def test_an_ap_of_zero_is_named_although_the_loss_falls_and_learning_is_not() -> None:
+    watch = LearningWatch(1000)
+    watch.check(step=100, loss=1.1, ap50=0.0)
+    assert "no object of the validation images is found" in (watch.check(step=500, loss=0.4, ap50=0.0) or "")
+    learning = LearningWatch(1000)
+    learning.check(step=100, loss=1.1, ap50=0.0)
+    assert learning.check(step=500, loss=0.4, ap50=0.2) is None
+    unmeasured = LearningWatch(1000)
+    unmeasured.check(step=100, loss=1.1, ap50=None)
+    assert unmeasured.check(step=500, loss=0.4, ap50=None) is None
