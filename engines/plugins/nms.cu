@@ -1,4 +1,4 @@
-// NMS: greedy class-aware non-maximum suppression over the candidates of all levels of an image.
+// NMS: greedy non-maximum suppression over the candidates of all levels of an image, class-aware or class-agnostic.
 //
 // The grid is (images). The candidates of each level are sorted already. A candidate's rank among all candidates, by
 // logit descending and then by level, is its place in its own list plus the number of candidates before it in the other
@@ -51,6 +51,8 @@ __shared__ struct {
         };
     };
     float logits[CHUNK];
+    // Labels to write. The labels above are those to compare; for class-agnostic NMS, they are all 0.
+    int output_labels[CHUNK];
     // For a pair of groups, lane i has a bit for each candidate of the better group that overlaps candidate i of the
     // other group.
     key_t32 overlaps[PAIRS][WARP];
@@ -226,6 +228,7 @@ ENTRY(const float* __restrict__ logits, const float* __restrict__ boxes, const i
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, place = threadIdx.x;
     const size_t start = (size_t)blockIdx.x * levels * top_k, out = (size_t)blockIdx.x * max_detections;
     const float threshold = parameters[1];
+    const bool agnostic = parameters[5] != 0.0f;
     const int candidates = rank_candidates(logits + start, levels, top_k);
     auto read = [&](int rank) {
         if (place >= CHUNK || rank >= candidates) return Candidate{};
@@ -239,9 +242,10 @@ ENTRY(const float* __restrict__ logits, const float* __restrict__ boxes, const i
         // The last chunk is smaller, if it takes only a few of its candidates to fill the room that is left.
         const int room = max_detections - num, groups = min(GROUPS, (2 * room + WARP - 1) / WARP);
         const int size = min(groups * WARP, candidates - first);
+        const int compared_label = agnostic ? 0 : candidate.label;
         if (place < size) {
             shared.boxes[CHUNK_START + place] = candidate.box;
-            shared.labels[CHUNK_START + place] = candidate.label;
+            shared.labels[CHUNK_START + place] = compared_label;
         }
         if (place < GROUPS) shared.alive[place] = place < groups ? ALL_LANES : 0;
         __syncthreads();
@@ -260,8 +264,9 @@ ENTRY(const float* __restrict__ logits, const float* __restrict__ boxes, const i
         const int survivor = bits_before(shared.alive, place, survivors);
         if (place < CHUNK && (shared.alive[place / WARP] >> lane & 1)) {
             shared.boxes[CHUNK_START + survivor] = candidate.box;
-            shared.labels[CHUNK_START + survivor] = candidate.label;
+            shared.labels[CHUNK_START + survivor] = compared_label;
             shared.logits[survivor] = candidate.logit;
+            shared.output_labels[survivor] = candidate.label;
         }
         __syncthreads();
 
@@ -277,9 +282,8 @@ ENTRY(const float* __restrict__ logits, const float* __restrict__ boxes, const i
         const int winner = bits_before(shared.winners, place, kept);
         if (place < CHUNK && (shared.winners[place / WARP] >> lane & 1)) {
             const Box box = shared.boxes[CHUNK_START + place];
-            const int label = shared.labels[CHUNK_START + place];
             shared.boxes[num + winner] = box;
-            shared.labels[num + winner] = label;
+            shared.labels[num + winner] = shared.labels[CHUNK_START + place];
             const size_t row = out + num + winner;
             float* const kept_box = kept_boxes + row * 4;
             kept_box[0] = box.x1;
@@ -287,7 +291,7 @@ ENTRY(const float* __restrict__ logits, const float* __restrict__ boxes, const i
             kept_box[2] = box.x2;
             kept_box[3] = box.y2;
             kept_scores[row] = 1.0f / (1.0f + expf(-shared.logits[place]));
-            kept_labels[row] = label;
+            kept_labels[row] = shared.output_labels[place];
         }
         num += kept;
         candidate = next;

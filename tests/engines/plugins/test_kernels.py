@@ -76,10 +76,10 @@ def test_it_launches_the_plan_and_detects_as_the_specification(driver: Driver, g
 
 @needs_compiler
 def test_thresholds_are_inputs_of_the_kernels(driver: Driver) -> None:
-    """Another score or IoU threshold needs only another parameter tensor, no other kernels."""
+    """Another score or IoU threshold, or class-agnostic NMS, needs another parameter tensor, but no other kernels."""
     logits, deltas = heads_of(SMALL, 1, seed=3)
-    for score, iou in ((0.05, 0.5), (0.3, 0.5), (0.05, 0.9)):
-        parameters = parameters_of(SMALL, score=score, iou=iou)
+    for score, iou, agnostic in ((0.05, 0.5, False), (0.3, 0.5, False), (0.05, 0.9, False), (0.05, 0.5, True)):
+        parameters = parameters_of(SMALL, score=score, iou=iou, agnostic=agnostic)
         run = run_kernels(logits, deltas, parameters, SMALL)
         check(run.detections, specification(logits, deltas, parameters, SMALL))
     assert len({call[0] for call in driver.calls}) == 3
@@ -156,14 +156,18 @@ def test_without_pycuda_the_error_says_how_to_install_it(monkeypatch: pytest.Mon
         run_kernels(logits, deltas, parameters_of(SMALL), SMALL)
 
 
-@pytest.mark.parametrize(("geometry", "batch"), [(SMALL, 2), (HALF, 3), (COCO, 1), (COCO, 4)], ids=str)
+@pytest.mark.parametrize(
+    ("geometry", "batch", "agnostic"),
+    [(SMALL, 2, False), (HALF, 3, False), (COCO, 1, False), (COCO, 4, False), (SMALL, 2, True), (COCO, 1, True)],
+    ids=str,
+)
 @pytest.mark.gpu
 @pytest.mark.skipif(not this_machine().gpu, reason="needs an NVIDIA GPU and its driver")
 @pytest.mark.skipif(importlib.util.find_spec("pycuda") is None, reason="needs pycuda")
-def test_detections_on_a_gpu_are_those_of_the_specification(geometry: Geometry, batch: int) -> None:
+def test_detections_on_a_gpu_are_those_of_the_specification(geometry: Geometry, batch: int, agnostic: bool) -> None:
     """Repeated runs give the same bits."""
     logits, deltas = heads_of(geometry, batch, 1, lambda x, _: np.round(x * 8) / 8)
-    parameters = parameters_of(geometry)
+    parameters = parameters_of(geometry, agnostic=agnostic)
     run = run_kernels(logits, deltas, parameters, geometry)
     check(run.detections, specification(logits, deltas, parameters, geometry), boxes=0.02)
     for _ in range(20):

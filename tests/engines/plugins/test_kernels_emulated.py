@@ -33,7 +33,7 @@ SMALL = Geometry(7, 3, ((21, 19), (10, 11), (5, 6), (3, 3), (2, 1)), 50, 20, hal
 
 
 def parameters_of(
-    geometry: Geometry, *, score: float = 0.05, iou: float = 0.5, seed: int = 0
+    geometry: Geometry, *, score: float = 0.05, iou: float = 0.5, agnostic: bool = False, seed: int = 0
 ) -> npt.NDArray[np.float32]:
     """Return parameters with anchors of several sizes around the origin, and strides that differ in x and y."""
     generator = np.random.default_rng(seed)
@@ -42,7 +42,7 @@ def parameters_of(
     anchors = np.concatenate([-sides / 2, sides / 2], axis=2)
     strides = 8.0 * 2.0 ** np.arange(levels)[:, None] + [0, 1]
     height, width = geometry.feature_sizes[0]
-    header = [logit(score), iou, DELTA_CLIP, 8 * width, 9 * height, 0, 0, 0]
+    header = [logit(score), iou, DELTA_CLIP, 8 * width, 9 * height, agnostic, 0, 0]
     return np.concatenate([header, anchors.reshape(-1), strides.reshape(-1)]).astype(np.float32)
 
 
@@ -116,7 +116,7 @@ def check(
         order = order[found_logits[n][order] > -np.inf]
         candidates = Candidates(found_logits[n][order], found_boxes[n][order], found_labels[n][order])
         with np.errstate(invalid="ignore"):
-            keep = nms(candidates, values.iou_threshold, geometry.max_detections)
+            keep = nms(candidates, values.iou_threshold, geometry.max_detections, agnostic=values.agnostic)
         num = len(keep)
         assert detections.num_detections[n] == num
         np.testing.assert_array_equal(detections.boxes[n, :num], candidates.boxes[keep])
@@ -194,6 +194,14 @@ def test_any_thresholds(score: float, iou: float) -> None:
     check(SMALL, logits, deltas, parameters_of(SMALL, score=score, iou=iou))
 
 
+def test_class_agnostic_nms() -> None:
+    logits, deltas = heads_of(SMALL, 2, 7, CASES["nearly all pass"])
+    aware = check(SMALL, logits, deltas, parameters_of(SMALL))
+    agnostic = check(SMALL, logits, deltas, parameters_of(SMALL, agnostic=True))
+    assert not np.array_equal(aware.boxes, agnostic.boxes)
+    assert len(np.unique(agnostic.labels)) > 1
+
+
 @pytest.fixture
 def set_tile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """Yield a function that changes the size of the tiles. The launch plans are cached, so it also clears the cache."""
@@ -244,7 +252,8 @@ def test_a_batch_gives_the_results_of_its_single_images() -> None:
             np.testing.assert_array_equal(found[n : n + 1], expected)
 
 
-def test_nms_keeps_the_boxes_that_torchvision_keeps() -> None:
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_nms_keeps_the_boxes_that_torchvision_keeps(agnostic: bool) -> None:
     """Compare with an independent NMS. Its IoU rounds differently, so no pair of boxes may be on the threshold."""
     generator = np.random.default_rng(4)
     geometry = Geometry(3, 1, ((4, 4), (2, 2)), 400, 300, half=False)
@@ -258,10 +267,12 @@ def test_nms_keeps_the_boxes_that_torchvision_keeps() -> None:
     iou = torchvision.ops.box_iou(torch.from_numpy(boxes), torch.from_numpy(boxes))
     threshold = 0.5
     assert float((iou - threshold).abs().min()) > 1e-6, "a pair of boxes is on the threshold; take another seed"
-    keep = torchvision.ops.batched_nms(
-        torch.from_numpy(boxes), torch.from_numpy(logits), torch.from_numpy(labels), threshold
-    )[: geometry.max_detections].numpy()
-    parameters = np.array([0, threshold, 0, 0, 0, 0, 0, 0], np.float32)
+    tensors = tuple(map(torch.from_numpy, (boxes, logits, labels)))
+    all_kept = (
+        torchvision.ops.nms(*tensors[:2], threshold) if agnostic else torchvision.ops.batched_nms(*tensors, threshold)
+    )
+    keep = all_kept[: geometry.max_detections].numpy()
+    parameters = np.array([0, threshold, 0, 0, 0, agnostic, 0, 0], np.float32)
     nms_launch = postprocess_launches(geometry, 1)[2]
     num, kept_boxes, _, kept_labels = run_kernel(nms_launch, [logits[None], boxes[None], labels[None], parameters])
     assert num[0] == len(keep)

@@ -22,11 +22,11 @@ REGISTERS = {
     80: (32, 56, 64, 39),
     87: (40, 56, 64, 40),
     90: (40, 64, 64, 40),
-    100: (40, 64, 63, 40),
-    120: (40, 62, 64, 40),
+    100: (40, 64, 64, 40),
+    120: (40, 62, 62, 40),
 }
 # Bytes of static shared memory of a block. TensorRT's plugins must use less than 48 KiB.
-SHARED = {"filter": 9356, "select": 29840, "nms": 43616, "letterbox": 0}
+SHARED = {"filter": 9356, "select": 29840, "nms": 44640, "letterbox": 0}
 THREADS = {
     "filter": FILTER_THREADS,
     "select": SELECT_THREADS,

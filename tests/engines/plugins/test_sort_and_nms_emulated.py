@@ -22,13 +22,16 @@ COCO = Geometry(91, 9, ((100, 100), (50, 50), (25, 25), (13, 13), (7, 7)), 1000,
 LARGEST = Geometry(1, 1, ((32, 32),) * 6, MAX_TOP_K, MAX_DETECTIONS, half=False)
 
 
-def check_nms(geometry: Geometry, candidates: Candidates, *, iou: float = 0.5, seed: int = 0) -> int:
+def check_nms(
+    geometry: Geometry, candidates: Candidates, *, iou: float = 0.5, agnostic: bool = False, seed: int = 0
+) -> int:
     """Spread candidates over the levels, run NMS and compare with the specification; return the number of detections.
 
     Args:
         geometry: sizes.
         candidates: candidates of one image, best first, with different logits.
         iou: IoU threshold.
+        agnostic: True for class-agnostic NMS.
         seed: seed for the levels of the candidates and for the order of threads; 0 for the natural order of threads.
     """
     levels, top_k = len(geometry.feature_sizes), geometry.top_k
@@ -44,11 +47,11 @@ def check_nms(geometry: Geometry, candidates: Candidates, *, iou: float = 0.5, s
         logits[index, : len(mine)] = candidates.logits[mine]
         boxes[index, : len(mine)] = candidates.boxes[mine]
         labels[index, : len(mine)] = candidates.labels[mine]
-    parameters = np.array([0, iou, 0, 0, 0, 0, 0, 0], np.float32)
+    parameters = np.array([0, iou, 0, 0, 0, agnostic, 0, 0], np.float32)
     inputs = [logits.reshape(1, -1), boxes.reshape(1, -1, 4), labels.reshape(1, -1), parameters]
     num, found_boxes, _, found_labels = run_kernel(postprocess_launches(geometry, 1)[2], inputs, seed=seed)
     with np.errstate(invalid="ignore"):
-        keep = nms(candidates, np.float32(iou), geometry.max_detections)
+        keep = nms(candidates, np.float32(iou), geometry.max_detections, agnostic=agnostic)
     assert num[0] == len(keep)
     np.testing.assert_array_equal(found_boxes[0, : len(keep)], candidates.boxes[keep])
     np.testing.assert_array_equal(found_labels[0, : len(keep)], candidates.labels[keep])
@@ -70,12 +73,20 @@ def scene(count: int, *, labels: int, objects: int, seed: int) -> Candidates:
     )
 
 
-@pytest.mark.parametrize("labels", [1, 5])
+@pytest.mark.parametrize(("labels", "agnostic"), [(1, False), (5, False), (5, True)])
 @pytest.mark.parametrize("seed", range(3))
-def test_nms_of_a_scene(labels: int, seed: int) -> None:
+def test_nms_of_a_scene(labels: int, agnostic: bool, seed: int) -> None:
     """Most candidates are suppressed, by boxes of their own chunk or of earlier chunks."""
-    kept = check_nms(COCO, scene(1200, labels=labels, objects=150, seed=seed), seed=seed)
+    kept = check_nms(COCO, scene(1200, labels=labels, objects=150, seed=seed), agnostic=agnostic, seed=seed)
     assert 100 < kept <= 300
+
+
+def test_class_agnostic_nms_keeps_the_boxes_of_one_class_and_their_labels() -> None:
+    """The labels of a scene change nothing but the labels of the detections, which check_nms compares."""
+    several = scene(900, labels=7, objects=100, seed=4)
+    one = several._replace(labels=np.zeros_like(several.labels))
+    kept = [check_nms(COCO, several), check_nms(COCO, several, agnostic=True), check_nms(COCO, one)]
+    assert kept[0] > kept[1] == kept[2]
 
 
 def test_nms_of_a_chain() -> None:
@@ -89,12 +100,12 @@ def test_nms_of_a_chain() -> None:
         assert check_nms(LARGEST, candidates, iou=0.4, seed=seed) == count // 2
 
 
-@pytest.mark.parametrize("labels", [1, 3])
-def test_nms_at_its_limits(labels: int) -> None:
+@pytest.mark.parametrize(("labels", "agnostic"), [(1, False), (3, False), (3, True)])
+def test_nms_at_its_limits(labels: int, agnostic: bool) -> None:
     """All places have a candidate, and all detections are taken, the last one in the middle of a chunk."""
     candidates = scene(len(LARGEST.feature_sizes) * MAX_TOP_K, labels=labels, objects=4000, seed=1)
     candidates.boxes[:, 2:] = candidates.boxes[:, :2] + 9  # small boxes, most of which do not overlap
-    assert check_nms(LARGEST, candidates) == MAX_DETECTIONS
+    assert check_nms(LARGEST, candidates, agnostic=agnostic) == MAX_DETECTIONS
 
 
 @pytest.mark.parametrize("iou", [0.0, 1 / 3, 1.0])
