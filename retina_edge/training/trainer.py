@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import time
 from pathlib import Path
@@ -26,12 +25,12 @@ from retina_edge.data.loading import AugmentedDataset, BatchLoader, EpochSampler
 from retina_edge.detector import Detector
 from retina_edge.evaluation.coco_metrics import Evaluation, detect_all, evaluate_detections
 from retina_edge.evaluation.confusion import confusion
-from retina_edge.model.checkpoint import Checkpoint, load_checkpoint
+from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.retinanet import RetinaNet
 from retina_edge.model.torch_executor import TorchExecutor
 from retina_edge.system.stop_request import StopRequest, stop_on_signal
+from retina_edge.training import training_state
 from retina_edge.training.criterion import RetinaNetCriterion
-from retina_edge.training.fake_quantization import ranges_of
 from retina_edge.training.observer import EpochReport, StepReport, TrainingObserver
 from retina_edge.training.optimization import amp_dtype, learning_rate, make_optimizer, ramped_ema
 from retina_edge.training.processes import ProcessGroup
@@ -40,10 +39,6 @@ from retina_edge.training.step_guard import StepAbandoned, StepGuard
 from retina_edge.training.train_options import TrainOptions
 from retina_edge.training.training_log import TrainingLog
 
-# Settings that a resumed run may change, because they do not affect the result.
-MAY_CHANGE_ON_RESUME = ("workers", "eval_every")
-# Values of settings that older files lack.
-LATER_SETTINGS = {"qat": False, "minutes": 0.0}
 # An object counts as found if a detection that scores more than this matches it.
 FOUND_SCORE = 0.4
 
@@ -313,70 +308,17 @@ class Trainer:
 
     def save_last(self) -> None:
         """Write ``model.last.pt``, the checkpoint to resume from."""
-        state = {
-            "step": self.step,
-            "spent": self.budget.spent if self.budget else 0.0,
-            "out of time": self.out_of_time,
-            "unfinished": self.unfinished,
-            "settings": self._settings(),
-            "best_ap": self.best_ap,
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
-            "ranges": [value.cpu() for value in ranges_of(self.model)],
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
-        dataclasses.replace(self.checkpoint(), training=state).save(self.last_path)
+        training_state.save(self)
         self.saved = True
-
-    def _settings(self) -> dict[str, Any]:
-        """Return the settings that decide the result, which must be the same when the run is resumed."""
-        return {
-            **dataclasses.asdict(self.options),
-            **dataclasses.asdict(self.augment),
-            **dataclasses.asdict(self.model.config),
-            "classes": self.contract.class_names,
-            "training images": self.sampler.num_images,
-            "processes": self.group.world,
-            "amp": str(self.amp),
-        }
 
     def resume(self) -> None:
         """Load the state of ``model.last.pt``, so that ``run`` continues from there.
 
-        Random numbers depend only on seed and step, so the result is the same as that of an uninterrupted run.
+        Random numbers depend only on seed and step, so the result is the same as that of an uninterrupted run, unless
+        the run ends by its time.
 
         Raises:
             TrainingError: if the file is missing, has no training state, or was made with other settings.
             ModelFileError: if the file is corrupt, or not a checkpoint of retina_edge.
         """
-        if not self.last_path.is_file():
-            raise TrainingError(
-                f"{self.last_path}: expected a checkpoint to resume, found no file; start without resuming"
-            )
-        state = load_checkpoint(self.last_path).training
-        if state is None:
-            raise TrainingError(f"{self.last_path}: expected a checkpoint with training state, got a model to ship")
-        saved = state["settings"]
-        differences = [
-            f"{name}: expected {saved.get(name)}, got {value}"
-            for name, value in self._settings().items()
-            if name not in MAY_CHANGE_ON_RESUME and saved.get(name, LATER_SETTINGS.get(name)) != value
-        ]
-        if differences:
-            raise TrainingError(
-                f"{self.last_path} was made with other settings: {'; '.join(differences)}; resume with "
-                "the same settings, or start a new run from it"
-            )
-        self.model.load_state_dict(state["model"])
-        if self.ema:
-            self.ema.load_state_dict(state["ema"])
-        for model in (self.model, self.ema) if self.ema else (self.model,):
-            for current, value in zip(ranges_of(model), state.get("ranges", ()), strict=True):
-                current.copy_(value)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step, self.best_ap, self.unfinished = state["step"], state["best_ap"], state["unfinished"]
-        if self.budget:
-            self.budget = TimeBudget(60 * self.options.minutes, spent=state["spent"])
-            self.out_of_time = state["out of time"]
+        training_state.restore(self)

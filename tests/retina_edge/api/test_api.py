@@ -106,13 +106,14 @@ def test_train_computes_what_the_verb_computes(tiny_coco: Path, treecrowns: Path
         str(tmp_path / "a.pt"),
         api.TrainOptions(epochs=1, epoch_samples=2, batch=2, workers=0, seed=3),
         model=model,
+        augment=api.AugmentOptions(),
         device="cpu",
         on_message=lines.append,
     )
     command = [str(tiny_coco), "--images", str(images), "--val", str(tiny_coco), "-o", str(tmp_path / "b.pt")]
     command += "--epochs 1 --epoch-samples 2 --batch 2 --workers 0 --seed 3 --device cpu --input 64x64".split()
     command += "--backbone resnet18 --backbone-levels 3 --fpn-channels 32 --head-depth 1 --head-norm group".split()
-    assert retina_edge.train.main([*command, "--anchors", "32", "64", "128"]) == 0
+    assert retina_edge.train.main([*command, "--anchors", "32", "64", "128", "--recipe", "paper"]) == 0
     assert result.checkpoint == tmp_path / "a.pt"
     assert 0 <= result.best_ap <= 1
     weights = [load_checkpoint(tmp_path / name).build_model().state_dict() for name in ("a.pt", "b.pt")]

@@ -18,7 +18,7 @@ import retina_edge.train
 from engines.core.errors import SinkError
 from engines.tensorrt.passport import passport_path
 from retina_edge import api
-from retina_edge.api import building, evaluating, training
+from retina_edge.api import building, evaluating, training_data
 from retina_edge.api.conversion import Conversion
 from retina_edge.data.coco import load_coco
 from retina_edge.system.output_file import check_output
@@ -36,7 +36,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Conversion, "prepare", fail)
     monkeypatch.setattr(export.torch_export, "export_onnx", fail)
     monkeypatch.setattr(building, "build_engine", fail)
-    monkeypatch.setattr(training, "load_coco", fail)
+    monkeypatch.setattr(training_data, "load_coco", fail)
     monkeypatch.setattr(evaluating, "_detect", fail)
 
 
