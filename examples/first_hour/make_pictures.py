@@ -43,7 +43,7 @@ class Shape:
         """Return the pixels of the shape, [480, 640]."""
         canvas, radius = np.zeros((HEIGHT, WIDTH), np.uint8), self.size / 2
         if CLASSES[self.label] == "disc":
-            cv2.circle(canvas, tuple(int(round(value)) for value in self.center), int(round(radius)), 1, -1)
+            cv2.circle(canvas, tuple(round(value) for value in self.center), round(radius), 1, -1)
         else:
             corners = 4 if CLASSES[self.label] == "square" else 3
             angles = self.turn + np.arange(corners) * 2 * np.pi / corners
@@ -57,7 +57,8 @@ def background(generator: np.random.Generator) -> Image:
     clouds = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     for cells in (3, 8, 24):
         coarse = generator.uniform(-1, 1, (cells, cells, 3)).astype(np.float32)
-        clouds += cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) * 100 / cells**0.5
+        fine = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+        clouds = clouds + np.asarray(fine, np.float32) * (100 / cells**0.5)
     clouds += 128 + generator.normal(0, 6, clouds.shape).astype(np.float32)
     return np.clip(clouds, 0, 255).astype(np.uint8)
 
