@@ -71,7 +71,9 @@ def test_an_fp16_engine_is_built_from_an_fp32_onnx(
     tiny_onnx: Path, engine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert build(tiny_onnx, "-o", engine, "--precision", "fp16") == 0
-    assert "fp16, for portable" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "fp16, for portable" in printed
+    assert "runs on a desktop GPU of compute capability 8.0 or higher (not a Jetson)\n" in printed
     passport = read_engine(engine)
     assert set(passport.convolutions.values()) == {"fp16"}
     assert passport.contract.precision == "fp16"
