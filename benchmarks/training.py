@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def write_frames(folder: Path) -> CocoDataset:
     """Write frames of 720p with painted boxes, and return them as a data set."""
     generator = np.random.default_rng(0)
-    (height, width), annotations = FRAME_SIZE, []
+    height, width = FRAME_SIZE
+    annotations: list[dict[str, Any]] = []
     large = forest_frame((2 * height, 2 * width))
     for number in range(IMAGES):
         top, left = (int(generator.integers(0, side + 1)) for side in (height, width))

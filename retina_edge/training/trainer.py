@@ -22,6 +22,7 @@ from export.preprocess import Preprocess
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.coco import CocoDataset
 from retina_edge.data.loading import AugmentedDataset, BatchLoader, EpochSampler
+from retina_edge.detections import DEFAULT_SCORE
 from retina_edge.detector import Detector
 from retina_edge.evaluation.coco_metrics import Evaluation, detect_all, evaluate_detections
 from retina_edge.evaluation.confusion import confusion
@@ -38,9 +39,6 @@ from retina_edge.training.progress import TimeBudget
 from retina_edge.training.step_guard import StepAbandoned, StepGuard
 from retina_edge.training.train_options import TrainOptions
 from retina_edge.training.training_log import TrainingLog
-
-# An object counts as found if a detection that scores more than this matches it.
-FOUND_SCORE = 0.4
 
 
 class Trainer:
@@ -298,7 +296,7 @@ class Trainer:
 
         executor = TorchExecutor(self.evaluated_model(), self.contract, device=self.group.device)
         detections = detect_all(Detector(executor), self.val_data, batch=self.options.batch, on_image=on_image)
-        found = sum(row[2] for row in confusion(detections, self.val_data, FOUND_SCORE).rows())
+        found = sum(row[2] for row in confusion(detections, self.val_data, DEFAULT_SCORE).rows())
         return evaluate_detections(detections, self.val_data), found
 
     def checkpoint(self) -> Checkpoint:
