@@ -117,8 +117,8 @@ def _add_start_options(parser: argparse.ArgumentParser) -> None:
         "--qat",
         type=Path,
         metavar="PATH",
-        help="trained checkpoint to fine-tune with the rounding of INT8 (quantization-aware training), by default for 3 "
-        "epochs of AdamW with a small, falling learning rate; the model options come from it (default: none)",
+        help="trained checkpoint to fine-tune with the rounding of INT8 (quantization-aware training), by default for "
+        "3 epochs of AdamW with a small, falling learning rate; the model options come from it (default: none)",
     )
 
 

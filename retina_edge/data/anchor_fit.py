@@ -36,8 +36,8 @@ MIN_ANCHOR, MAX_ANCHOR, STEPS_PER_OCTAVE = 4.0, 128.0, 4
 MAX_FITTED_BOXES = 20_000
 # Other anchors are suggested only if they raise the recall by at least this much.
 MIN_RECALL_GAIN = 0.005
-# An aspect ratio is idle if at most this share of the objects is nearest to it. Idle ones are dropped, unless the recall
-# falls by more than ``MAX_RECALL_LOSS``.
+# An aspect ratio is idle if at most this share of the objects is nearest to it. Idle ones are dropped, unless the
+# recall falls by more than ``MAX_RECALL_LOSS``.
 IDLE_SHARE, MAX_RECALL_LOSS = 0.02, 0.01
 # Number of boxes that are compared with the anchors at once. The limit saves memory.
 BOXES_AT_ONCE = 4096
