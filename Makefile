@@ -13,6 +13,9 @@ EXTRAS := train,export,tensorrt-rtx,serve,track,bench,test,dev,docs
 # Each worker takes a file at a time. More threads than one in torch would only slow the other workers down.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
+# A failed python3 -m venv leaves a Python without pip.
+.DELETE_ON_ERROR:
+
 .PHONY: help demo setup test test-all check docs gpu clean
 
 help:
@@ -26,7 +29,7 @@ help:
 	@echo "make clean     remove what was built, $(VENV) included"
 
 demo: $(BASE)
-	$(BIN)/python -m retina_edge.demo
+	$(BIN)/retina-edge demo
 
 setup: $(ALL)
 
