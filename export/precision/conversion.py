@@ -109,8 +109,8 @@ def convert(
     contract = contract_of(deployable)
     if contract.precision != "fp32":
         raise ExportError(
-            f"expected an ONNX in fp32 to convert to {precision}, got one in {contract.precision}; export the "
-            "checkpoint again in fp32"
+            f"expected an ONNX in fp32 to convert to {precision}, got one in {contract.precision}; build from it as it "
+            f"is, with --precision {contract.precision}, or export the checkpoint again in fp32"
         )
     source = restore_weights(heads_only(deployable))
     letterboxed, _ = letterbox_batch(images, contract.input_size)
