@@ -168,6 +168,8 @@ class _Run:
         trainer.budget.last_evaluation = speed.image * len(self.val_data) if speed else 0.0
         for choice in plan.choices:
             self.say(f"chosen: {choice}")
+        if not resume:
+            self.say(f"starting from {plan.start(init)}")
         about = "about " if plan.options.minutes else ""
         self.say(f"{about}{trainer.total_steps} steps: {plan.options.epochs} epochs of {trainer.sampler.batches}")
         hours = trainer.total_steps * speed.step / 3600 if speed else None

@@ -133,6 +133,16 @@ class TrainingPlan:
         )
         return dataclasses.replace(self, options=options, choices=(*self.choices, *made))
 
+    def start(self, init: Path | str | None) -> str:
+        """Return the weights that the run starts from, as text for the user."""
+        if init is not None:
+            return f"the weights of {Path(init).name}"
+        if self.weights is None:
+            return "random weights"
+        name = self.model.backbone_weights
+        where = "ImageNet" if name == IMAGENET else str(name)
+        return f"the weights of {self.model.backbone} from {where}, and random ones in pyramid and heads"
+
     def recipe(self) -> dict[str, Any]:
         """Return the record for checkpoints: all options, and the choices with their reasons."""
         parts = {"model": self.model, "augment": self.augment, "options": self.options}

@@ -21,6 +21,7 @@ class StepReport:
         losses: losses of this step by name.
         learning_rate: learning rate of this step.
         images: number of images in the step, over all processes.
+        seconds_left: time until the run ends, seconds; None if it ends after a number of steps.
     """
 
     epoch: int
@@ -31,6 +32,7 @@ class StepReport:
     losses: dict[str, float]
     learning_rate: float
     images: int
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)

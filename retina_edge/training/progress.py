@@ -43,6 +43,11 @@ class TimeBudget:
         """The seconds that have passed."""
         return self._spent + (0.0 if self._started is None else self._clock() - self._started)
 
+    @property
+    def left(self) -> float | None:
+        """The seconds that are left; None for a run that ends after a number of steps."""
+        return max(0.0, self._seconds - self.spent) if self else None
+
     def start(self) -> None:
         """Start the clock."""
         self._started = self._clock()

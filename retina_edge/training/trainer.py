@@ -274,8 +274,17 @@ class Trainer:
         return due or self._ended()
 
     def _step_report(self, epoch: int, batches: int, losses: dict[str, float]) -> StepReport:
-        rate, images = self.optimizer.param_groups[0]["lr"], self.options.batch * self.group.world
-        return StepReport(epoch, batches, self.sampler.batches, self.step + 1, self.total_steps, losses, rate, images)
+        return StepReport(
+            epoch=epoch,
+            batch=batches,
+            batches=self.sampler.batches,
+            step=self.step + 1,
+            total_steps=self.total_steps,
+            losses=losses,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            images=self.options.batch * self.group.world,
+            seconds_left=self.budget.left,
+        )
 
     def _stop(self) -> None:
         if self.guard:

@@ -47,13 +47,16 @@ class TrainingProgress(TrainingObserver):
         now = self._clock()
         self._measure(report, now - self._last)
         self._last = now
+        left = report.seconds_left
+        if left is None:
+            left = (report.total_steps - report.step) * self._step_seconds
         text = "  ".join(
             (
                 f"epoch {report.epoch + 1}",
                 *(f"{name} {value:.3f}" for name, value in report.losses.items()),
                 f"rate {report.learning_rate:.2g}",
                 f"{report.images / self._step_seconds:.1f} images/s",
-                f"{duration((report.total_steps - report.step) * self._step_seconds)} left",
+                f"{duration(left)} left",
             )
         )
         self._progress.update(self._task, description=text, completed=report.step, total=report.total_steps)
@@ -77,7 +80,8 @@ class TrainingProgress(TrainingObserver):
                 change = f" ({value - self._metrics[name]:+.3f})" if name in self._metrics else ""
                 parts.append(f"{name} {value:.3f}{change}")
                 self._metrics[name] = value
-            parts.append(f"found {report.found} of {report.objects} objects")
+            if report.found is not None:
+                parts.append(f"found {report.found}, missed {report.objects - report.found} objects")
         self._print(f"epoch {report.epoch}/{report.epochs}  {'  '.join(parts)}")
         self._watch = self._watch or LearningWatch(report.total_steps)
         ap50 = report.evaluation.metrics["AP50"] if report.evaluation else None
@@ -96,10 +100,12 @@ class TrainingProgress(TrainingObserver):
         if self._first and self._counted >= FIRST_STEPS and self._clock() - self._first >= FIRST_SECONDS:
             self._first = 0.0
             epoch, rest = report.batches, report.total_steps - report.step
-            self._print(
-                f"{self._step_seconds:.2g} s a step: an epoch takes about {duration(epoch * self._step_seconds)}, the "
-                f"rest of the run {duration(rest * self._step_seconds)}, without evaluations"
-            )
+            epoch_time = f"an epoch takes about {duration(epoch * self._step_seconds)}"
+            if report.seconds_left is None:
+                rest_time = f"the rest of the run {duration(rest * self._step_seconds)}, without evaluations"
+            else:
+                rest_time = f"the run ends in {duration(report.seconds_left)}"
+            self._print(f"{self._step_seconds:.2g} s a step: {epoch_time}, {rest_time}")
 
     def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)

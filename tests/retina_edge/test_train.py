@@ -96,7 +96,9 @@ def test_training_then_fine_tuning_then_resuming(
     assert (tmp_path / "a.tensorboard").is_dir()
     again = arguments(tiny_coco, treecrowns, tmp_path / "b.pt", *"--epochs 1 --batch 2 --workers 0".split())
     assert main([*again, "--init", str(tmp_path / "a.pt"), "--head-depth", "2"]) == 0
-    assert "keep their new values" in capsys.readouterr().err
+    output = capsys.readouterr().err
+    assert "keep their new values" in output
+    assert "starting from the weights of a.pt" in output
     assert main([*first, "--resume", "--half-weights"]) == 0  # nothing left to do
     assert "resuming a.last.pt after step 2 of 2" in capsys.readouterr().err
     assert load_checkpoint(tmp_path / "a.pt").training is None
@@ -162,6 +164,7 @@ def test_training_without_options_chooses_them_and_says_why(
         "13 images, typically 400x400 pixels",
         "cannot be downloaded from https://download.pytorch.org/models/resnet18-f37072fd.pth (no network)",
         "chosen: --backbone-weights none: random weights, which need more steps",
+        "starting from random weights",
         "chosen: --input 416x416: the images are typically 400x400",
         "chosen: --backbone resnet18: a small network, for a CPU",
         f"wrote {output}, {tmp_path / 'model.last.pt'}, {tmp_path / 'model.csv'}",

@@ -18,7 +18,7 @@ from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import Stream, StreamStatus
 from retina_edge.sources.frames import Source
 from tests.stand_in import StandIn, contract
-from tests.waiting import wait_for
+from tests.waiting import NewThreads, wait_for
 
 SECONDS = 30.0
 
@@ -56,6 +56,7 @@ class Run:
         self.pipeline = Pipeline(
             Detector(stand_in or StandIn(contract())), sources, on_result=self._on_result, **options
         )
+        self._threads = NewThreads()
         # A daemon, so that a thread that a failed test left running does not keep pytest from ending.
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -81,7 +82,7 @@ class Run:
         self._thread.join(SECONDS)
         assert not self._thread.is_alive(), "the pipeline hangs"
         captures = {f"capture {stream.name}" for stream in self.pipeline.streams}
-        assert [thread.name for thread in threading.enumerate() if thread.name in captures] == []
+        assert [name for name in self._threads.names() if name in captures] == []
         return self.status()
 
     def status(self) -> dict[str, StreamStatus]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from retina_edge.tracking.zones import Line, Zone
 from tests.made_streams import Made
 from tests.media import write_patch_image, write_video
 from tests.stand_in import StandIn, contract, detector
-from tests.waiting import wait_for
+from tests.waiting import NewThreads, wait_for
 
 COUNT = 12
+# Names of the threads of every pipeline.
+PIPELINE = {"pipeline", "feeder", "detector"}
 
 
 @pytest.fixture
@@ -35,10 +38,11 @@ def video(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_thread_is_left_behind() -> Any:
-    before = set(threading.enumerate())
-    yield
-    wait_for(lambda: set(threading.enumerate()) <= before, 10)
+def new_threads() -> Iterator[NewThreads]:
+    """The threads of the test, none of which is left behind."""
+    threads = NewThreads()
+    yield threads
+    wait_for(lambda: not threads.names(), 10)
 
 
 def use_sources(monkeypatch: pytest.MonkeyPatch, **sources: Made) -> None:
@@ -73,14 +77,14 @@ def test_images_and_several_sources(tmp_path: Path, video: Path) -> None:
     assert [item.time for item in by_stream["images"]] == [None, None]
 
 
-def test_leaving_the_loop_closes_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaving_the_loop_closes_the_sources(monkeypatch: pytest.MonkeyPatch, new_threads: NewThreads) -> None:
     source = Made("camera", live=True, rate=200)
     use_sources(monkeypatch, camera=source)
     running = detector()
     for item in running.stream("camera"):
         assert item.stream == "camera"
         break
-    wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name == "capture camera"], 10)
+    wait_for(lambda: "capture camera" not in new_threads.names(), 10)
     assert not running.executor.closed, "the detector stays open"  # type: ignore[attr-defined]
     assert len(running(np.zeros((64, 96, 3), np.uint8))) == 0
 
@@ -155,23 +159,21 @@ def test_a_failing_detector_ends_the_loop_with_its_error(video: Path) -> None:
         list(failing.stream(video))
 
 
-def test_a_stream_that_is_never_read_opens_nothing(video: Path) -> None:
+def test_a_stream_that_is_never_read_opens_nothing(video: Path, new_threads: NewThreads) -> None:
     stream = detector().stream(video)
-    assert not [thread for thread in threading.enumerate() if thread.name == "pipeline"]
+    assert not new_threads.names()
     del stream
 
 
-def pipeline_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name in ("pipeline", "feeder", "detector")]
-
-
 @pytest.mark.parametrize("tiled", [False, True])
-def test_closing_the_detector_ends_its_streams(monkeypatch: pytest.MonkeyPatch, tiled: bool) -> None:
+def test_closing_the_detector_ends_its_streams(
+    monkeypatch: pytest.MonkeyPatch, tiled: bool, new_threads: NewThreads
+) -> None:
     use_sources(monkeypatch, camera=Made("camera", live=True, rate=200))
     with detector() as opened:
         stream = (TiledDetector(opened, overlap=16) if tiled else opened).stream("camera")
         next(stream)
-    assert not pipeline_threads()
+    assert not PIPELINE & set(new_threads.names())
     for _ in range(2):
         with pytest.raises(RetinaEdgeError, match="expected an open detector, got a closed one"):
             next(stream)
@@ -186,27 +188,27 @@ def test_closing_a_tiled_detector_ends_only_its_own_streams(monkeypatch: pytest.
         assert not opened.closed
 
 
-def test_a_stream_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_can_be_closed(monkeypatch: pytest.MonkeyPatch, new_threads: NewThreads) -> None:
     use_sources(monkeypatch, camera=Made("camera", live=True, rate=200))
     with detector().stream("camera") as stream:
         next(stream)
-    assert not pipeline_threads()
+    assert not PIPELINE & set(new_threads.names())
     assert list(stream) == []
     stream.close()
 
 
-def test_a_deleted_stream_closes_its_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deleted_stream_closes_its_sources(monkeypatch: pytest.MonkeyPatch, new_threads: NewThreads) -> None:
     use_sources(monkeypatch, camera=Made("camera", live=True, rate=200))
     running = detector()
     stream = running.stream("camera")
     next(stream)
     del stream
-    assert not pipeline_threads()
+    assert not PIPELINE & set(new_threads.names())
     gc.collect()
     assert not len(running.borrowers), "the detector refers to streams only weakly"
 
 
-def test_a_stream_may_be_deleted_in_a_thread_of_its_own_pipeline(video: Path) -> None:
+def test_a_stream_may_be_deleted_in_a_thread_of_its_own_pipeline(video: Path, new_threads: NewThreads) -> None:
     """The garbage collector runs in any thread. The detector thread must not wait there for its own end."""
     held: list[Any] = []
     deletable = threading.Event()
@@ -223,7 +225,7 @@ def test_a_stream_may_be_deleted_in_a_thread_of_its_own_pipeline(video: Path) ->
     held.append(stream)
     del stream
     deletable.set()
-    wait_for(lambda: not pipeline_threads(), 10)
+    wait_for(lambda: not PIPELINE & set(new_threads.names()), 10)
 
 
 def test_the_interpreter_exits_cleanly_with_an_open_stream(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from retina_edge.system.stop_request import stop_on_signal
 from tests.media import count_frames, write_patch_image, write_video
 from tests.pairs import all_pairs
 from tests.stand_in import StandIn, contract, patch_frame
-from tests.waiting import wait_for
+from tests.waiting import NewThreads, wait_for
 
 CAPACITY = 4
 # Far more than any test needs; a test that takes longer hangs.
@@ -82,6 +82,7 @@ class Run:
     def __init__(
         self, source: Source, sinks: Sequence[Sink], *, detector: Detector | None = None, **options: Any
     ) -> None:
+        self.threads = NewThreads()
         self.sinks = [BackgroundSink(sink, capacity=CAPACITY) for sink in sinks]
         self.pipeline = Pipeline(
             detector or Detector(StandIn(contract())),
@@ -108,8 +109,7 @@ class Run:
                 self.pipeline.run()
         finally:
             assert time.monotonic() - start < SECONDS
-            names = {thread.name for thread in threading.enumerate()}
-            assert not {"feeder", "capture frames", "sink Collect"} & names
+            assert not {"feeder", "capture frames", "sink Collect"} & set(self.threads.names())
         return self.summary()
 
     def summary(self) -> Summary:
@@ -328,7 +328,7 @@ def test_a_second_ctrl_c_abandons_a_source_that_hangs() -> None:
     assert time.monotonic() - start < JOIN_TIMEOUT
     assert sink.indices == [0, 1]
     hangs.set()
-    wait_for(lambda: not {"detector", "feeder", "capture frames"} & {t.name for t in threading.enumerate()})
+    wait_for(lambda: not {"detector", "feeder", "capture frames"} & set(running.threads.names()))
 
 
 def test_errors_and_warnings_of_sources_reach_the_summary(tmp_path: Path) -> None:
