@@ -217,3 +217,30 @@ def test_minutes_and_epochs_exclude_each_other(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit):
         main([str(tmp_path), "-o", str(tmp_path / "m.pt"), "--minutes", "3", "--epochs", "2"])
     assert capsys.readouterr().err.startswith("error: --minutes: not allowed with --epochs")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_step_of_a_large_network_on_a_cpu_within_ten_seconds(
+    tiny_coco: Path, treecrowns: Path, tmp_path: Path
+) -> None:
+    """A step of the paper's network takes more than a minute on two cores."""
+    images = str(treecrowns / "images")
+    command = [sys.executable, "-m", "retina_edge.train", str(tiny_coco), "--images", images, "--val", str(tiny_coco)]
+    run = ["-o", str(tmp_path / "model.pt"), "--recipe", "paper", "--batch", "16", "--epoch-samples", "160"]
+    with subprocess.Popen(
+        [*command, *run, "--device", "cpu"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        while "steps: 12 epochs" not in process.stderr.readline():
+            assert process.poll() is None
+        time.sleep(10)  # into the first step
+        sent = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        errors = process.stderr.read()
+    assert time.monotonic() - sent < 10
+    assert process.returncode == 130
+    assert "again to stop now" in errors
+    assert "--resume" in errors
+    state = load_checkpoint(tmp_path / "model.last.pt").training
+    assert state is not None
+    assert state["step"] == 0
