@@ -3,7 +3,7 @@
     python examples/first_hour/make_pictures.py shapes
 
 The folder then holds ``images/``, ``train.json`` (18 pictures) and ``val.json`` (6 pictures) in COCO format, and
-``video.mp4``, in which shapes move. The pictures have 640x480 pixels; the shapes are 12 to 120 pixels large.
+``video.mp4``, in which shapes move. The pictures have 640x480 pixels; each shape fits a circle of 12 to 120 pixels.
 """
 
 from __future__ import annotations

@@ -6,15 +6,16 @@ import copy
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.core.contract import DetectorContract
-from engines.core.errors import ContractError
+from engines.core.errors import ContractError, TrainingError
 from retina_edge.api.training_data import TrainingData
-from retina_edge.api.training_plan import GivenOptions, TrainingPlan
+from retina_edge.api.training_plan import IMAGENET, GivenOptions, TrainingPlan
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.coco import CocoDataset
 from retina_edge.data.summary import DataSummary
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from retina_edge.training.processes import ProcessGroup
     from retina_edge.training.trainer import Trainer
 
+# Length of the epoch in which the speed is measured, which ends earlier.
+MEASURED_STEPS = 1000
 # Takes one line of text for the user.
 OnMessage = Callable[[str], None]
 # Options as a whole, or some of their fields by name.
@@ -96,15 +99,17 @@ def train(
     """
     started, output = time.monotonic(), Path(output)
     data = data if isinstance(data, TrainingData) else TrainingData(data)
-    given = GivenOptions(_fields(model), _fields(augment), _fields(options))
+    given = GivenOptions(_fields(model, ModelOptions), _fields(augment, AugmentOptions), _fields(options, TrainOptions))
     _check(given, qat, init, model)
-    _check_outputs(output, [("checkpoint", init), ("checkpoint", qat), *data.inputs()])
+    weights = given.model.get("backbone_weights")
+    files = [] if weights in (None, IMAGENET) else [("backbone weights", weights)]
+    _check_outputs(output, [("checkpoint", init), ("checkpoint", qat), *data.inputs(), *files])
 
     from retina_edge.model.torch_executor import select_device
     from retina_edge.training.processes import process_group
 
     chosen_device = select_device(device)
-    with process_group(chosen_device) as group:
+    with _memory_errors(), process_group(chosen_device) as group:
         say = on_message if group.is_main else lambda _line: None
         train_data, val_data = data.load(say)
         active = observer if observer and group.is_main else TrainingObserver()
@@ -120,6 +125,21 @@ def train(
             trainer.run()
         say(f"best AP {trainer.best_ap:.4f} in {output}")
     return TrainingResult(output, trainer.best_ap)
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Turn the error of a GPU without memory into advice."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+        raise TrainingError(
+            f"memory of the GPU: expected room for a step, found too little ({reason}); train with a smaller --batch, "
+            "--crop or --input, or a smaller --backbone, and close other programs on the GPU"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -148,22 +168,29 @@ class _Run:
     def planned(self, given: GivenOptions, init: Path | str | None, *, resume: bool, started: float) -> Trainer:
         """Return a trainer for a new model, with choices for all options that were not given."""
         from retina_edge.model.checkpoint import load_checkpoint
+        from retina_edge.training.initialize import initialize_from
 
         source = load_checkpoint(init) if init else None
         last = self.output.with_suffix(".last.pt")
-        if resume and last.is_file() and (recipe := load_checkpoint(last).recipe) is not None:
-            given = given.or_else(recipe)
+        previous = load_checkpoint(last) if resume and last.is_file() else None
+        if previous and previous.recipe is not None:
+            given = given.or_else(previous.recipe)
         for line in (*DataSummary.of(self.train_data).lines(), f"training on {_describe(self.group)}"):
             self.say(line)
-        plan = TrainingPlan.of(given, self.train_data, self.group, source=source, on_message=self.say)
-        model, contract = self._new_model(plan, source, init)
+        plan = TrainingPlan.of(given, self.train_data, self.group, source=source, resume=resume, on_message=self.say)
+        model, contract = self._new_model(plan, source or previous)
+        if source and init:
+            for line in initialize_from(model, contract, source):
+                self.say(f"{Path(init).name}: {line}")
 
         def make_trainer() -> Trainer:
-            return self._trainer(copy.deepcopy(model), contract, plan.augment, plan.options, recipe=None)
+            samples = MEASURED_STEPS * plan.options.batch * self.group.world
+            options = dataclasses.replace(plan.options, epoch_samples=samples)
+            return self._trainer(copy.deepcopy(model), contract, plan.augment, options, recipe=None)
 
         speed = None if resume else self._speed(given, make_trainer)
-        plan = plan.with_length(given, val_images=len(self.val_data), speed=speed, elapsed=time.monotonic() - started)
-        spent = time.monotonic() - started
+        (spent,) = self.group.of_main([time.monotonic() - started])  # all processes must plan alike
+        plan = plan.with_length(given, val_images=len(self.val_data), speed=speed, elapsed=spent)
         trainer = self._trainer(model, contract, plan.augment, plan.options, recipe=plan.recipe(), spent=spent)
         trainer.budget.last_evaluation = speed.image * len(self.val_data) if speed else 0.0
         for choice in plan.choices:
@@ -174,7 +201,8 @@ class _Run:
         self.say(f"{about}{trainer.total_steps} steps: {plan.options.epochs} epochs of {trainer.sampler.batches}")
         hours = trainer.total_steps * speed.step / 3600 if speed else None
         fit = plan.anchor_fit(self.train_data)
-        for finding in findings(plan.facts, plan.options, plan.augment, fit, hours=hours):
+        evaluation = trainer.budget.last_evaluation
+        for finding in findings(plan.facts, plan.options, plan.augment, fit, hours=hours, evaluation=evaluation):
             self.say(f"warning: {finding}")
         return trainer
 
@@ -187,15 +215,14 @@ class _Run:
             self.say("measuring the speed")
             speed = measure_speed(make_trainer)
             return Speed(*self.group.of_main(dataclasses.astuple(speed)))
-        if on_cpu and self.group.world == 1:
+        if on_cpu and self.group.world == 1 and "epochs" in given.options:
+            self.say("measuring the speed")
             return Speed(estimate_step(make_trainer()), 0.0, 0.0)
         return None
 
-    def _new_model(
-        self, plan: TrainingPlan, source: Checkpoint | None, init: Path | str | None
-    ) -> tuple[RetinaNet, DetectorContract]:
-        """Make a new model, and copy the weights of a checkpoint if there is one."""
-        from retina_edge.training.initialize import initialize_from, new_model
+    def _new_model(self, plan: TrainingPlan, source: Checkpoint | None) -> tuple[RetinaNet, DetectorContract]:
+        """Make a new model of the planned architecture; the checkpoint decides what is no option."""
+        from retina_edge.training.initialize import new_model
 
         config = plan.model.config(num_classes=len(self.train_data.class_names))
         if source:
@@ -204,11 +231,7 @@ class _Run:
                 config, extra_levels=source.config.extra_levels, norm_eps=source.config.norm_eps
             )
         size, seed = plan.model.input_size, plan.options.seed
-        model, contract = new_model(config, self.train_data, size, seed=seed, backbone_weights=plan.weights)
-        if source and init:
-            for line in initialize_from(model, contract, source):
-                self.say(f"{Path(init).name}: {line}")
-        return model, contract
+        return new_model(config, self.train_data, size, seed=seed, backbone_weights=plan.weights)
 
     def _trainer(
         self,
@@ -258,17 +281,30 @@ def _memory() -> str:
     return f" and {total / 2**30:.0f} GiB of memory"
 
 
-def _fields(options: object) -> Fields:
-    """Return the fields of options by name: of an object all of them, of a mapping those in it."""
+def _fields(options: object, kind: type) -> Fields:
+    """Return the fields of options by name: of an object all of them, of a mapping those in it.
+
+    A run with a time has no number of epochs, so those of an object with both are left out.
+    """
     if options is None:
         return {}
-    if isinstance(options, Mapping):
-        return dict(options)
-    assert dataclasses.is_dataclass(options)
-    return {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    names = [field.name for field in dataclasses.fields(kind)]
+    if isinstance(options, kind):
+        values = {name: getattr(options, name) for name in names}
+        return {name: value for name, value in values.items() if name != "epochs" or not values.get("minutes")}
+    if not isinstance(options, Mapping):
+        raise ContractError(f"options: expected {kind.__name__} or a mapping of its fields, got {options!r}")
+    for name in options:
+        if name not in names:
+            raise ContractError(f"options: expected fields of {kind.__name__}, {', '.join(names)}, got {name!r}")
+    return dict(options)
 
 
 def _check(given: GivenOptions, qat: Path | str | None, init: Path | str | None, model: object) -> None:
+    if given.options.get("minutes") and "epochs" in given.options:
+        raise ContractError("minutes: expected either minutes or epochs, got both; leave one out")
+    if init is not None and given.model.get("backbone_weights") is not None:
+        raise ContractError("backbone_weights: expected none with init, which has its own; leave one out")
     if qat is not None and (model is not None or init is not None):
         raise ContractError("qat: expected neither model nor init, because the checkpoint decides both; leave them out")
     if given.options.get("qat", qat is not None) != (qat is not None):

@@ -69,8 +69,13 @@ class TrainingData:
                 )
             return kept, val
         val = self._read(val_file, self.val_images or self.images, on_message)
+        if not any(len(image.boxes) for image in val.images):
+            raise DataError(f"{val_file}: expected objects to validate on, found none; add annotations, or omit --val")
         if unknown := set(val.class_names) - set(train.class_names):
-            raise DataError(f"{val_file}: expected only categories of {annotations}, got also {', '.join(unknown)}")
+            raise DataError(
+                f"{val_file}: expected only categories of {annotations}, got also "
+                f"{', '.join(sorted(unknown))}; remove them, or add them to the training set"
+            )
         return train, val
 
     def _read(self, path: Path, images: Path | str | None, on_message: Callable[[str], None]) -> CocoDataset:

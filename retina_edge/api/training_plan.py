@@ -81,6 +81,7 @@ class TrainingPlan:
         group: ProcessGroup,
         *,
         source: Checkpoint | None,
+        resume: bool,
         on_message: Callable[[str], None],
     ) -> TrainingPlan:
         """Choose all options except the length of the run.
@@ -90,6 +91,7 @@ class TrainingPlan:
             data: data set to learn from.
             group: this process and its device.
             source: checkpoint to fine-tune from, which decides the architecture where nothing was given.
+            resume: True for a run whose weights are loaded later.
             on_message: called with each line of text for the user.
 
         Raises:
@@ -98,10 +100,12 @@ class TrainingPlan:
         """
         device = CUDA if group.device.type == "cuda" else CPU
         model = {**(_model_of(source) if source else {}), **given.model}
+        if source and "anchor_sizes" not in given.model and model["backbone_levels"] != len(model["anchor_sizes"]):
+            del model["anchor_sizes"]  # another pyramid was given, which needs other anchors
         backbone = model.get("backbone", "resnet18" if device == CPU else "resnet50")
         choices: list[Choice] = []
         weights: Mapping[str, Tensor] | None = None
-        if source is None:
+        if source is None and not resume:
             weights, name, choice = _backbone_weights(model, backbone, group, on_message)
             model["backbone_weights"] = name
             choices += [choice] if choice else []
@@ -145,11 +149,14 @@ class TrainingPlan:
 
     def recipe(self) -> dict[str, Any]:
         """Return the record for checkpoints: all options, and the choices with their reasons."""
+        from retina_edge.model.checkpoint import plain
+
         parts = {"model": self.model, "augment": self.augment, "options": self.options}
-        return {
+        recipe = {
             **{name: dataclasses.asdict(part) for name, part in parts.items()},  # type: ignore[call-overload]
             "choices": [dataclasses.asdict(choice) for choice in self.choices],
         }
+        return {name: plain(value) for name, value in recipe.items()}
 
     def anchor_fit(self, data: CocoDataset) -> AnchorFit:
         """Return the fit of the anchors to the objects of a data set."""
@@ -170,14 +177,16 @@ def _backbone_weights(
             return None, None, None
         return (imagenet_weights(backbone) if name == IMAGENET else read_weights(Path(name))), str(name), None
     weights, failed = None, False
-    try:
-        weights = imagenet_weights(backbone)
-    except ModelFileError as error:
-        on_message(str(error))
-        failed = True
+    if group.is_main:  # the others find the file in the cache
+        try:
+            weights = imagenet_weights(backbone)
+        except ModelFileError as error:
+            on_message(str(error))
+            failed = True
     (failed,) = group.any_of(failed)  # all processes must start alike
     if failed:
         return None, None, Choice("--backbone-weights", "none", "random weights, which need more steps")
+    weights = weights if weights is not None else imagenet_weights(backbone)
     return weights, IMAGENET, Choice("--backbone-weights", IMAGENET, "pretrained weights need fewer steps and images")
 
 

@@ -196,6 +196,8 @@ def suggest_anchors(
     input_size: tuple[int, int],
     anchor_sizes: Sequence[float],
     aspect_ratios: Sequence[float],
+    *,
+    keep_ratios: bool = False,
 ) -> AnchorFit:
     """Search for an equally large set of anchors that fits better, and return its fit.
 
@@ -205,6 +207,7 @@ def suggest_anchors(
 
     Args:
         boxes, input_size, anchor_sizes, aspect_ratios: as for ``fit_anchors``.
+        keep_ratios: search for sizes only, and keep the aspect ratios.
 
     Examples:
         >>> boxes = np.array([[x, 8, x + 10, 20] for x in range(0, 200, 7)], np.float32)
@@ -216,7 +219,8 @@ def suggest_anchors(
         chosen = boxes[np.random.default_rng(0).choice(len(boxes), MAX_FITTED_BOXES, replace=False)]
     octaves = math.log2(MAX_ANCHOR / MIN_ANCHOR)
     candidates = []
-    for ratios in (tuple(aspect_ratios), _median_ratios(chosen, len(aspect_ratios))):
+    own = tuple(aspect_ratios)
+    for ratios in (own,) if keep_ratios else (own, _median_ratios(chosen, len(own))):
         for step in range(round(octaves * STEPS_PER_OCTAVE) + 1):
             smallest = round(MIN_ANCHOR * 2 ** (step / STEPS_PER_OCTAVE))
             sizes = tuple(float(smallest * 2**level) for level in range(len(anchor_sizes)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -69,14 +70,16 @@ def find_images(annotations: Path) -> Path:
                 return folder
             tried.append(str(folder))
     raise DataError(
-        f"{annotations}: expected {first} in one of {', '.join(tried)}, found it in none; name the folder with --images"
+        f"{annotations}: expected {first} in one of {', '.join(tried)}, found it in none; name the folder with "
+        "--images, or --val-images for validation"
     )
 
 
 def hold_out(data: CocoDataset) -> tuple[CocoDataset, CocoDataset]:
     """Split a data set into a part to learn from and a part to validate on. The same data set is split the same way.
 
-    With fewer than five images, both parts are the whole data set.
+    Only images with objects are held out, and every class keeps an image to learn from. If that leaves none to hold
+    out, both parts are the whole data set.
 
     Examples:
         >>> from retina_edge.data.coco import load_coco
@@ -85,9 +88,15 @@ def hold_out(data: CocoDataset) -> tuple[CocoDataset, CocoDataset]:
         (13, 3)
     """
     count = int(HELD_OUT * len(data))
-    if count == 0:
+    classes = [set(image.labels.tolist()) for image in data.images]
+    left = Counter(label for labels in classes for label in labels)
+    chosen: set[int] = set()
+    for index in np.random.default_rng(SEED).permutation(len(data)).tolist():
+        if len(chosen) < count and classes[index] and all(left[label] > 1 for label in classes[index]):
+            chosen.add(index)
+            left.subtract(classes[index])
+    if not chosen:
         return data, data
-    chosen = set(np.random.default_rng(SEED).permutation(len(data))[:count].tolist())
     parts = [
         tuple(image for index, image in enumerate(data.images) if (index in chosen) == held_out)
         for held_out in (False, True)

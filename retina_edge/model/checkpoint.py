@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,6 +69,23 @@ class Checkpoint:
         }
         with atomic_file(path) as file:
             torch.save(content, file)
+
+
+def plain(value: Any) -> Any:
+    """Return a value with Python's own numbers and text, which ``weights_only=True`` can load.
+
+    Examples:
+        >>> import numpy as np
+        >>> plain({"rate": np.float64(0.5), "size": (np.int64(3), 4)})
+        {'rate': 0.5, 'size': (3, 4)}
+    """
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(item) for item in value)
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

@@ -141,6 +141,9 @@ def _load(classifier: nn.Module, weights: Mapping[str, Tensor] | None, backbone:
         heads = ("fc.", "classifier.")
         fitting = {name: value for name, value in weights.items() if name in own and not name.startswith(heads)}
         kept = {name: value for name, value in own.items() if name.startswith(heads)}
+        ignored = (*heads, "num_batches_tracked")
+        if surplus := [name for name in weights if name not in own and not any(part in name for part in ignored)]:
+            raise RuntimeError(f"unexpected {surplus[0]}")
         classifier.load_state_dict({**fitting, **kept})
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:160]

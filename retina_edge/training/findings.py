@@ -1,4 +1,4 @@
-"""What cannot work in a training run, said before it begins, or once it shows, with the way out."""
+"""Remarks on what cannot work in a training run, before it begins or once it shows, with the way out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from retina_edge.training.train_options import TrainOptions
 RATE_FACTOR = 10.0
 # The warm-up should take at most this share of the run.
 LONGEST_WARMUP = 0.5
+# An evaluation should take at most this share of the time.
+LONGEST_EVALUATION = 0.3
 # Shares of the objects from which on small objects, or objects without an anchor, are worth a remark.
 MANY_SMALL, MANY_UNMATCHED = 0.1, 0.1
 # Hours from which on a run on a CPU is worth a remark.
@@ -35,6 +37,7 @@ def findings(
     fit: AnchorFit,
     *,
     hours: float | None,
+    evaluation: float = 0.0,
 ) -> Iterator[str]:
     """Yield a sentence about everything that cannot work as planned.
 
@@ -44,6 +47,7 @@ def findings(
         augment: augmentation, with both sizes set.
         fit: fit of the model's anchors to the objects.
         hours: estimated time of the run; None if it is unknown.
+        evaluation: estimated seconds of an evaluation; 0 if they are unknown.
     """
     samples_of_step = options.batch * facts.world
     in_epoch = options.epoch_samples or facts.data.images
@@ -53,7 +57,13 @@ def findings(
             f"the warm-up of {options.warmup_steps} steps is longer than {LONGEST_WARMUP:.0%} of the run of {steps}, "
             f"so the rate hardly reaches {options.learning_rate:g}: omit --warmup, or train more --epochs"
         )
-    left_out = in_epoch % samples_of_step if not options.epoch_samples else 0
+    if options.minutes and evaluation > LONGEST_EVALUATION * 60 * options.minutes:
+        yield (
+            f"an evaluation takes about {evaluation / 60:.0f} of the {options.minutes:g} minutes: validate on fewer "
+            "images, or give more --minutes"
+        )
+    # With fewer images than samples in a step, images repeat, so none is left out.
+    left_out = in_epoch % samples_of_step if not options.epoch_samples and in_epoch >= samples_of_step else 0
     if left_out and in_epoch < 20 * samples_of_step:
         yield (
             f"each epoch leaves out {left_out} of {in_epoch} images, because a batch has {samples_of_step}: set "
@@ -74,8 +84,8 @@ def findings(
         )
     if fit.recall < 1 - MANY_UNMATCHED:
         yield (
-            f"no anchor matches {1 - fit.recall:.0%} of the objects: use --anchors auto; retina-edge anchors shows "
-            "which objects"
+            f"no anchor matches {1 - fit.recall:.0%} of the objects: use --anchors auto, or a larger --input if the "
+            "anchors are chosen already; retina-edge anchors shows the sizes of these objects"
         )
     assert augment.size is not None
     assert augment.input_size is not None
@@ -85,7 +95,7 @@ def findings(
             f"large objects have {large:.0f} pixels in the input, more than the crop of {augment.size[0]}x"
             f"{augment.size[1]}, so the network sees only parts of them: use a larger --crop"
         )
-    if hours is not None and hours > LONG_HOURS:
+    if hours is not None and hours > LONG_HOURS and not options.minutes:
         network = "from random weights " if not facts.pretrained else ""
         yield (
             f"this run {network}takes about {hours:.0f} hours on this "
@@ -126,8 +136,9 @@ class LearningWatch:
         first, self._first = self._first, loss if math.isnan(self._first) else self._first
         if self._told or step < FAIR_STEPS or step < FAIR_SHARE * self._total:
             return None
-        still = loss > MOVED * first
-        if not still and (ap50 is None or ap50 > NOTHING):
+        nothing_found = ap50 is not None and ap50 <= NOTHING
+        still = loss > MOVED * first and (ap50 is None or nothing_found)
+        if not still and not nothing_found:
             return None
         self._told = True
         sign = f"the loss is still {loss:.3f}" if still else "no object of the validation images is found"

@@ -60,7 +60,12 @@ class ModelOptions:
             raise ContractError("aspect_ratios: expected at least one, got none")
         for ratio in self.aspect_ratios:
             check_number("aspect_ratios", ratio, "numbers above 0", lambda value: 0 < value < math.inf)
-        self.config(num_classes=1)  # raises for a wrong option before any data is read
+        try:
+            self.config(num_classes=1)  # raises for a wrong option before any data is read
+        except ContractError:
+            raise
+        except ValueError as error:
+            raise ContractError(str(error)) from error
 
     def config(self, *, num_classes: int) -> ModelConfig:
         """Return the architecture for a number of classes.

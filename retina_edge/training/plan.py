@@ -29,8 +29,8 @@ MULTIPLE = 32
 MAX_SIDE = {CPU: 640, CUDA: 1024}
 # Objects up to this size fit the pyramid without stage C5, pixels.
 LARGEST_FOR_C4 = 256.0
-# Range of the side of the chosen crops on a CPU, pixels. Small crops give more steps in the same time.
-CROPS = (128, 320)
+# The smallest side of the chosen crops on a CPU, pixels. Small crops give more steps in the same time.
+MIN_CROP = 128
 # The crop is this many times as large as a large object, so that most objects are seen whole.
 CROP_FACTOR = 1.6
 # Samples of a run, at least, and passes over the data set, at least. Random weights need more.
@@ -195,6 +195,8 @@ def plan_model(
     chooser.choose("backbone", "resnet18" if small else "resnet50", "--backbone", why)
     in_input = boxes(size)
     levels, reason = choose_levels(in_input, facts.device)
+    if chooser.values.get("anchor_sizes"):
+        levels, reason = len(chooser.values["anchor_sizes"]), "one level for each of the given anchors"
     levels = chooser.choose("backbone_levels", levels, "--backbone-levels", reason)
     chooser.choose("fpn_channels", 64 if small else 256, "--fpn-channels", why)
     chooser.choose("head_depth", 2 if small else 4, "--head-depth", why)
@@ -203,10 +205,10 @@ def plan_model(
     if chooser.values.get("anchor_sizes") is None:
         chooser.values.pop("anchor_sizes", None)
         start = first_anchors(levels)
-        ratios = chooser.values.get("aspect_ratios", DEFAULT_RATIOS)
-        fit = suggest_anchors(in_input, size, start, ratios)
-        if "aspect_ratios" not in chooser.values:
-            fit = without_idle_ratios(fit, in_input, size)
+        if "aspect_ratios" in chooser.values:
+            fit = suggest_anchors(in_input, size, start, chooser.values["aspect_ratios"], keep_ratios=True)
+        else:
+            fit = without_idle_ratios(suggest_anchors(in_input, size, start, DEFAULT_RATIOS), in_input, size)
         text = " ".join(f"{value:g}" for value in fit.anchor_sizes)
         matched = f"they match {fit.recall:.1%} of the objects at IoU {MATCH_IOU}"
         chooser.choose("anchor_sizes", fit.anchor_sizes, "--anchors", matched, text=text)
@@ -228,9 +230,8 @@ def plan_augmentation(given: Given, facts: Facts, input_size: tuple[int, int]) -
     if facts.device == CPU:
         factor = min(side / own for side, own in zip(input_size, facts.data.image_size, strict=True))
         side = math.ceil(CROP_FACTOR * facts.data.sizes[2] * factor / MULTIPLE) * MULTIPLE
-        side = min(max(side, CROPS[0]), CROPS[1])
-        size = (min(side, input_size[0]), min(side, input_size[1]))
-        reason = "small crops are fast on a CPU, and most objects fit in"
+        size = (min(max(side, MIN_CROP), input_size[0]), min(max(side, MIN_CROP), input_size[1]))
+        reason = "large enough for most objects; small crops are fast on a CPU"
     chooser.choose("size", size, "--crop", reason, text=f"{size[0]}x{size[1]}")
     return AugmentOptions(**chooser.values), chooser.choices
 
@@ -282,19 +283,21 @@ def plan_length(
         epochs, steps, reason = _usual_length(facts, samples_of_step)
         too_long = facts.device == CPU and speed is not None and steps * speed.step > 60 * CPU_MINUTES
         if too_long:
-            chooser.choose("minutes", CPU_MINUTES, "--minutes", f"{reason}, would take longer on this CPU")
+            text = f"{CPU_MINUTES:g}"
+            chooser.choose("minutes", CPU_MINUTES, "--minutes", f"{reason}, would take longer on this CPU", text=text)
         minutes = chooser.values.get("minutes")
         if minutes and speed is not None:
             epochs, steps = _fit(speed, 60 * minutes - elapsed, val_images)
             reason = f"{minutes:g} minutes are enough for about {steps} steps of {speed.step:.2g} s"
+        if given.get("epoch_samples"):
+            epochs = max(1, round(steps / max(1, given["epoch_samples"] // samples_of_step)))
         chooser.choose("epochs", epochs, "--epochs", reason)
         samples = steps // epochs * samples_of_step
-        chooser.choose(
-            "epoch_samples", samples, "--epoch-samples", f"{steps} steps in {epochs} epochs, each with an evaluation"
-        )
-    epochs = chooser.values["epochs"]
-    in_epoch = chooser.values.get("epoch_samples") or facts.data.images
-    steps = epochs * max(1, in_epoch // samples_of_step)
+        reason = f"{steps} steps in {epochs} epochs, with an evaluation after each"
+        chooser.choose("epoch_samples", samples, "--epoch-samples", reason)
+    else:
+        in_epoch = chooser.values.get("epoch_samples") or facts.data.images
+        steps = given["epochs"] * max(1, in_epoch // samples_of_step)
     warmup = min(MAX_WARMUP, max(1, round(WARMUP_SHARE * steps)))
     chooser.choose("warmup_steps", warmup, "--warmup", f"{WARMUP_SHARE:.0%} of {steps} steps, {MAX_WARMUP} at most")
     decay = min(MAX_EMA, round(1 - 1 / max(2.0, EMA_SHARE * steps), 4))
@@ -324,7 +327,7 @@ def _usual_length(facts: Facts, samples_of_step: int) -> tuple[int, int, str]:
     samples = max(SAMPLES[facts.pretrained], PASSES[facts.pretrained] * facts.data.images)
     passes = samples / facts.data.images
     # Over few images, an epoch is several passes, because an evaluation after each pass would take too long.
-    epochs = EVALUATIONS if passes >= 3 * EVALUATIONS else round(passes)
+    epochs = EVALUATIONS if passes > 3 * EVALUATIONS else round(passes)
     steps = max(epochs, samples // samples_of_step)
     return epochs, steps, f"{samples} samples, usual for {'pretrained' if facts.pretrained else 'random'} weights"
 

@@ -12,8 +12,10 @@ from retina_edge.training.trainer import Trainer
 
 # Seconds that the steps of a measurement take, and the fewest that count. The first step warms up.
 SECONDS, STEPS = 5.0, 2
-# If a step takes longer than this, only the estimate from one image is used, seconds.
+# If a step takes longer than this, only the estimate is used, seconds.
 LONG_STEP = 10.0
+# Number of images in the estimate, because normalization over a batch needs two.
+SAMPLES = 2
 # Number of runs of the estimate. The fastest counts, because other programs can only slow a run down.
 RUNS = 3
 # Number of images that are evaluated.
@@ -21,19 +23,19 @@ IMAGES = 2
 
 
 def estimate_step(trainer: Trainer) -> float:
-    """Return the seconds of a training step on a CPU, estimated from one image.
+    """Return the seconds of a training step on a CPU, estimated from two images.
 
     Args:
         trainer: trainer with a copy of the model. It is not used afterwards.
     """
     trainer.parallel.train()
-    images, targets = trainer.loader.samples(1)
+    images, targets = trainer.loader.samples(SAMPLES)
     seconds = []
     for _ in range(RUNS):  # the first run warms up
         start = time.perf_counter()
         trainer.train_step(images, targets)
         seconds.append(time.perf_counter() - start)
-    return min(seconds) * trainer.options.batch
+    return min(seconds) / SAMPLES * trainer.options.batch
 
 
 def measure_speed(make_trainer: Callable[[], Trainer]) -> Speed:
@@ -43,7 +45,8 @@ def measure_speed(make_trainer: Callable[[], Trainer]) -> Speed:
         make_trainer: function that makes a trainer with a copy of the model. The trainer is not used afterwards.
     """
     trainer = make_trainer()
-    step, epoch = estimate_step(trainer), 0.0
+    # Several processes must go the same way.
+    (step,), epoch = trainer.group.of_main([estimate_step(trainer)]), 0.0
     if step < LONG_STEP:
         trainer.sampler.set_position(0, 0)
         start = time.perf_counter()

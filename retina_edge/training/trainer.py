@@ -143,8 +143,9 @@ class Trainer:
             while not self._ended() or self.unfinished:
                 if not self.unfinished:
                     self.unfinished = self.train_one_epoch(*divmod(self.step, self.sampler.batches), stop)
+                rate = learning_rate(self.options, self.step, self.progress())  # in every process, which may share it
                 if log:
-                    result = self._finish_epoch(self.unfinished, log, stop)
+                    result = self._finish_epoch(self.unfinished, rate, log, stop)
                 self.unfinished = None
                 self.group.wait()
                 if any(self.group.any_of(stop.requested)):
@@ -245,7 +246,9 @@ class Trainer:
             f"(now {self.optimizer.param_groups[0]['lr']:g}), warm up longer, or train with amp off{saved}"
         )
 
-    def _finish_epoch(self, losses: dict[str, float], log: TrainingLog, stop: StopRequest) -> Evaluation | None:
+    def _finish_epoch(
+        self, losses: dict[str, float], rate: float, log: TrainingLog, stop: StopRequest
+    ) -> Evaluation | None:
         """Evaluate the model if an evaluation is due, save checkpoints, and write the log."""
         epoch = -(-self.step // self.sampler.batches)
         result, found = None, None
@@ -260,12 +263,12 @@ class Trainer:
                 self.checkpoint().save(self.output, half=self.half)
         self.unfinished = None
         self.save_last()
-        log.write(epoch, self.step, learning_rate(self.options, self.step, self.progress()), losses, result)
+        log.write(epoch, self.step, rate, losses, result)
         losses = dict(losses)
-        rate, objects = losses.pop("images_per_second"), sum(len(image.boxes) for image in self.val_data.images)
+        speed, objects = losses.pop("images_per_second"), sum(len(image.boxes) for image in self.val_data.images)
         epochs = max(epoch, round(self.total_steps / self.sampler.batches))
         steps = self.step, self.total_steps
-        self.observer.on_epoch(EpochReport(epoch, epochs, *steps, losses, rate, result, found, objects))
+        self.observer.on_epoch(EpochReport(epoch, epochs, *steps, losses, speed, result, found, objects))
         return result
 
     def _evaluation_is_due(self, epoch: int) -> bool:
@@ -304,7 +307,9 @@ class Trainer:
                 raise KeyboardInterrupt
 
         executor = TorchExecutor(self.evaluated_model(), self.contract, device=self.group.device)
-        detections = detect_all(Detector(executor), self.val_data, batch=self.options.batch, on_image=on_image)
+        # On a CPU one by one, because Ctrl-C waits for the images of a batch.
+        batch = 1 if self.guard else self.options.batch
+        detections = detect_all(Detector(executor), self.val_data, batch=batch, on_image=on_image)
         found = sum(row[2] for row in confusion(detections, self.val_data, DEFAULT_SCORE).rows())
         return evaluate_detections(detections, self.val_data), found
 

@@ -55,7 +55,7 @@ class TrainingProgress(TrainingObserver):
                 f"epoch {report.epoch + 1}",
                 *(f"{name} {value:.3f}" for name, value in report.losses.items()),
                 f"rate {report.learning_rate:.2g}",
-                f"{report.images / self._step_seconds:.1f} images/s",
+                f"{report.images / max(1e-9, self._step_seconds):.1f} images/s",
                 f"{duration(left)} left",
             )
         )

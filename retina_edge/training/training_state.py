@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from engines.core.errors import TrainingError
-from retina_edge.model.checkpoint import load_checkpoint
+from retina_edge.model.checkpoint import load_checkpoint, plain
 from retina_edge.training.fake_quantization import ranges_of
 from retina_edge.training.progress import TimeBudget
 
@@ -39,7 +39,7 @@ def save(trainer: Trainer) -> None:
 
 def _settings(trainer: Trainer) -> dict[str, Any]:
     """Return the settings that decide the result, which must be the same when the run is resumed."""
-    return {
+    settings = {
         **dataclasses.asdict(trainer.options),
         **dataclasses.asdict(trainer.augment),
         **dataclasses.asdict(trainer.model.config),
@@ -48,6 +48,7 @@ def _settings(trainer: Trainer) -> dict[str, Any]:
         "processes": trainer.group.world,
         "amp": str(trainer.amp),
     }
+    return {name: plain(value) for name, value in settings.items()}
 
 
 def restore(trainer: Trainer) -> None:
@@ -80,5 +81,7 @@ def restore(trainer: Trainer) -> None:
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.step, trainer.best_ap, trainer.unfinished = state["step"], state["best_ap"], state["unfinished"]
     if trainer.budget:
+        reserved = trainer.budget.last_evaluation
         trainer.budget = TimeBudget(60 * trainer.options.minutes, spent=state["spent"])
+        trainer.budget.last_evaluation = reserved
         trainer.out_of_time = state["out of time"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shlex
 import signal
@@ -178,9 +179,17 @@ def test_training_without_options_chooses_them_and_says_why(
     reasons = {choice["option"]: choice["reason"] for choice in recipe["choices"]}
     assert f"chosen: --lr 0.001: {reasons['--lr']}" in printed
     # Without options, a resumed run takes those of the checkpoint.
+    with monkeypatch.context() as patch:
+        patch.setattr("retina_edge.training.training_progress.TrainingProgress.on_step", interrupt_at(1))
+        assert main(command) == 130
+    capsys.readouterr()
     assert main([*command[:3], "--resume", "--device", "cpu"]) == 0
-    assert "measuring" not in capsys.readouterr().err
-    assert load_checkpoint(tmp_path / "model.last.pt").recipe["options"] == recipe["options"]  # type: ignore[index]
+    printed = capsys.readouterr().err
+    assert "resuming model.last.pt after step 1 of" in printed
+    assert "measuring" not in printed
+    resumed = load_checkpoint(output).recipe
+    assert resumed is not None
+    assert resumed["options"]["minutes"] == 0.1
 
 
 def test_the_recipe_of_the_paper_has_the_defaults_of_the_options(
@@ -244,3 +253,71 @@ def test_ctrl_c_ends_a_step_of_a_large_network_on_a_cpu_within_ten_seconds(
     state = load_checkpoint(tmp_path / "model.last.pt").training
     assert state is not None
     assert state["step"] == 0
+
+
+def test_two_processes_with_a_time_end_together(tiny_coco: Path, treecrowns: Path, tmp_path: Path) -> None:
+    run = "--minutes 0.1 --epoch-samples 8 --batch 1 --workers 0".split()
+    command = arguments(tiny_coco, treecrowns, tmp_path / "two.pt", *run)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*torchrun, "-m", "retina_edge.train", *command], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "best AP" in done.stderr
+    assert (tmp_path / "two.pt").is_file()
+
+
+def test_the_command_after_ctrl_c_of_a_fine_tuning_goes_on_without_init(
+    tiny_coco: Path,
+    treecrowns: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = "--epochs 2 --batch 2 --workers 0".split()
+    assert main(arguments(tiny_coco, treecrowns, tmp_path / "a.pt", *run)) == 0
+    tuned = arguments(tiny_coco, treecrowns, tmp_path / "b.pt", *run)
+    with monkeypatch.context() as patch:
+        patch.setattr("retina_edge.training.training_progress.TrainingProgress.on_step", interrupt_at(1))
+        assert main([*tuned, "--init", str(tmp_path / "a.pt")]) == 130
+    named = capsys.readouterr().err.partition("go on with: ")[2].splitlines()[0]
+    assert "--init" not in named
+    assert main(shlex.split(named)[2:]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--anchors 16 32 64 128 256", None),  # five anchors mean five levels
+        ("--anchors 16 32 64 128", None),
+        ("--anchors 16 32 --backbone-levels 4", "expected sizes for 4 levels"),
+    ],
+)
+def test_anchors_decide_the_levels_of_the_pyramid(
+    treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, message: str | None
+) -> None:
+    run = "--epochs 1 --epoch-samples 2 --batch 2 --workers 0 --input 96x128 --crop 96x96 --backbone-weights none"
+    command = [str(treecrowns / "val.json"), "-o", str(tmp_path / "m.pt"), *run.split(), *options.split()]
+    if message is None:
+        assert main(command) == 0
+        sizes = [float(word) for word in options.split()[1:]]
+        levels = load_checkpoint(tmp_path / "m.pt").contract.levels
+        assert [level.anchor_sizes[0] for level in levels] == sizes
+    else:
+        with pytest.raises(SystemExit):
+            main(command)
+        assert message in capsys.readouterr().err
+
+
+def test_a_validation_set_without_objects_is_refused_before_training(
+    tiny_coco: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(tiny_coco.read_text())
+    labeled = {annotation["image_id"] for annotation in content["annotations"][:1]}
+    content["annotations"] = [item for item in content["annotations"] if item["image_id"] in labeled]
+    content["annotations"][0]["iscrowd"] = 1
+    content["annotations"] = content["annotations"][:1]
+    path = tmp_path / "crowds.json"
+    path.write_text(json.dumps(content))
+    images = str(treecrowns / "images")
+    command = [str(tiny_coco), "--images", images, "--val", str(path), "-o", str(tmp_path / "m.pt")]
+    assert main(command) == 1
+    assert "expected objects to validate on, found none" in capsys.readouterr().err

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engines.core.errors import DataError
@@ -65,6 +67,22 @@ def test_the_held_out_part_is_the_same_each_time_and_not_learned(treecrowns: Pat
     names = [image.id for image in train.images], [image.id for image in val.images]
     assert sorted(names[0] + names[1]) == sorted(image.id for image in data.images)
     assert [image.id for image in hold_out(data)[1].images] == names[1]
+
+
+def test_every_class_keeps_an_image_to_learn_from_and_images_without_objects_are_not_held_out(
+    treecrowns: Path,
+) -> None:
+    data = load_coco(treecrowns / "val.json", None)
+    images = list(data.images)
+    rare = dataclasses.replace(images[0], labels=np.ones_like(images[0].labels))
+    empty = [dataclasses.replace(image, boxes=image.boxes[:0], labels=image.labels[:0]) for image in images[1:8]]
+    two = dataclasses.replace(
+        data, class_names=("tree", "bush"), category_ids=(1, 2), images=(rare, *empty, *images[8:])
+    )
+    train, val = hold_out(two)
+    assert rare.id in [image.id for image in train.images]
+    assert all(len(image.boxes) for image in val.images)
+    assert len(val) == 3
 
 
 def test_a_few_images_are_both_learned_and_validated_on_and_said_so(treecrowns: Path, tmp_path: Path) -> None:

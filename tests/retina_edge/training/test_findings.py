@@ -65,8 +65,20 @@ def test_objects_that_cannot_be_learned_are_named() -> None:
     assert "large objects have 90 pixels in the input, more than the crop of 64x64" in cut
 
 
+def test_a_time_that_the_user_gave_is_not_called_long_and_a_long_evaluation_is_named() -> None:
+    assert found(hours=14.2) == []
+    (only,) = findings(FACTS, GOOD, AUGMENT, FIT, hours=0.1, evaluation=1000.0)
+    assert "an evaluation takes about 17 of the 8 minutes: validate on fewer images" in only
+
+
+def test_images_that_repeat_are_not_called_left_out() -> None:
+    few = dataclasses.replace(FACTS, data=dataclasses.replace(SHAPES, images=5))
+    options = dataclasses.replace(GOOD, epochs=300, epoch_samples=0, warmup_steps=5, minutes=0)
+    assert list(findings(few, options, AUGMENT, FIT, hours=0.1)) == []
+
+
 def test_a_run_of_many_hours_on_a_cpu_is_named() -> None:
-    (only,) = found(hours=14.2)
+    (only,) = found(dataclasses.replace(GOOD, minutes=0), hours=14.2)
     assert "this run from random weights takes about 14 hours on this CPU: --minutes N" in only
 
 
@@ -85,6 +97,9 @@ def test_an_ap_of_zero_is_named_although_the_loss_falls_and_learning_is_not() ->
     watch = LearningWatch(1000)
     watch.check(step=100, loss=1.1, ap50=0.0)
     assert "no object of the validation images is found" in (watch.check(step=500, loss=0.4, ap50=0.0) or "")
+    tuned = LearningWatch(1000)  # a fine-tuning, whose loss hardly moves
+    tuned.check(step=100, loss=0.200, ap50=0.9)
+    assert tuned.check(step=500, loss=0.199, ap50=0.9) is None
     learning = LearningWatch(1000)
     learning.check(step=100, loss=1.1, ap50=0.0)
     assert learning.check(step=500, loss=0.4, ap50=0.2) is None

@@ -1,0 +1,201 @@
+"""The options of ``retina-edge train``, and the fields that they set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from retina_edge.api.training_plan import IMAGENET
+from retina_edge.cli import argument_types
+from retina_edge.data.augment_options import ORIENTATIONS
+from retina_edge.model.config import BACKBONES
+from retina_edge.training.train_options import AMP_MODES, OPTIMIZERS, SCHEDULES
+
+AUTO, PAPER, NONE = "auto", "paper", "none"
+RECIPES = (AUTO, PAPER)
+# Names of the options' fields, by the names of the arguments.
+MODEL_FIELDS = {
+    "input": "input_size",
+    "anchors": "anchor_sizes",
+    **{name: name for name in ("aspect_ratios", "backbone", "backbone_levels", "backbone_norm", "fpn_channels")},
+    **{name: name for name in ("head_depth", "head_norm", "box_loss", "backbone_weights")},
+}
+AUGMENT_FIELDS = {"crop": "size", "scale": "scale", "orientation": "orientation", "photometric": "photometric"}
+RUN_FIELDS = {
+    "lr": "learning_rate",
+    "warmup": "warmup_steps",
+    **{name: name for name in ("epochs", "epoch_samples", "batch", "optimizer", "weight_decay", "schedule", "amp")},
+    **{name: name for name in ("ema", "clip_norm", "workers", "seed", "eval_every", "minutes")},
+}
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the group of the data sets."""
+    add = parser.add_argument_group("data").add_argument
+    add("--images", type=Path, metavar="DIR", help="folder of the training images (default: found near DATA)")
+    add(
+        "--val",
+        type=Path,
+        metavar="VAL.json",
+        help="COCO annotations to validate on (default: val.json in a folder, else a fifth of the images)",
+    )
+    add(
+        "--val-images",
+        type=Path,
+        metavar="DIR",
+        help="folder of the validation images (default: --images, or near VAL.json)",
+    )
+    add("--skip-invalid", action="store_true", help="skip boxes that have no area or lie outside their image")
+
+
+def add_start_options(parser: argparse.ArgumentParser) -> None:
+    """Add the group of the weights that a run starts from."""
+    group = parser.add_argument_group("start")
+    start = group.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="continue from MODEL.last.pt, with its options")
+    start.add_argument(
+        "--init", type=Path, metavar="PATH", help="checkpoint to fine-tune from, also for other classes (default: none)"
+    )
+    weights = group.add_mutually_exclusive_group()
+    weights.add_argument(
+        "--backbone-weights",
+        metavar="imagenet|none|FILE",
+        help="weights that the backbone starts from: ImageNet's, which torchvision downloads, random ones, or a file "
+        "(default: imagenet, or none if they cannot be downloaded)",
+    )
+    weights.add_argument(
+        "--pretrained-backbone",
+        action="store_const",
+        const=IMAGENET,
+        dest="backbone_weights",
+        help="the same as --backbone-weights imagenet",
+    )
+    group.add_argument(
+        "--qat",
+        type=Path,
+        metavar="PATH",
+        help="trained checkpoint to fine-tune with the rounding of INT8 (quantization-aware training), by default for "
+        "3 epochs of AdamW with a small, falling learning rate; the model options come from it (default: none)",
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the group of the model."""
+    add = parser.add_argument_group("model", "These options cannot be combined with --qat.").add_argument
+    add(
+        "--input",
+        type=argument_types.input_size,
+        metavar="HxW",
+        help="input size of the network in pixels, multiples of 32 (default: that of the images, at most 640 on a CPU "
+        "and 1024 on a GPU)",
+    )
+    add("--backbone", choices=BACKBONES, help="backbone (default: resnet18 on a CPU, resnet50 on a GPU)")
+    add(
+        "--backbone-levels",
+        type=int,
+        choices=(3, 4, 5),
+        metavar="3|4|5",
+        help="last stage of the backbone that feeds the pyramid, C3 to C5 (default: by the sizes of the objects)",
+    )
+    add(
+        "--backbone-norm",
+        choices=("batch", "frozen"),
+        help="normalization in the backbone; frozen has fixed statistics and scale (default: batch)",
+    )
+    add(
+        "--fpn-channels",
+        type=int,
+        metavar="N",
+        help="channels of pyramid and heads, a multiple of 32 (default: 64 on a CPU, 256 on a GPU)",
+    )
+    add(
+        "--head-depth",
+        type=int,
+        metavar="N",
+        help="3x3 convolutions in each head, 1 to 4 (default: 2 on a CPU, 4 on a GPU)",
+    )
+    add("--head-norm", choices=("none", "group"), help="normalization in the heads (default: group)")
+    add("--box-loss", choices=("l1", "smooth_l1", "giou", "diou", "ciou"), help="loss of the boxes (default: giou)")
+    add(
+        "--anchors",
+        type=_anchor_size,
+        nargs="+",
+        metavar="PX",
+        help="size of the smallest anchor of each pyramid level, in input pixels, or auto (default: auto, the sizes "
+        "that fit the objects best)",
+    )
+    add(
+        "--aspect-ratios",
+        type=argument_types.positive_float,
+        nargs="+",
+        metavar="R",
+        help="height / width of the anchors (default: those that fit the objects best)",
+    )
+
+
+def add_augmentation_options(parser: argparse.ArgumentParser) -> None:
+    """Add the group of the augmentation."""
+    add = parser.add_argument_group("augmentation").add_argument
+    add(
+        "--crop",
+        type=argument_types.input_size,
+        metavar="HxW",
+        help="size of training crops in pixels (default: a part of the input on a CPU, the input on a GPU)",
+    )
+    add(
+        "--scale",
+        type=float,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="range of the factor by which images are resized (default: 0.7 1.4)",
+    )
+    add(
+        "--orientation",
+        choices=ORIENTATIONS,
+        help="flips: none, horizontal, or dihedral for images from above (default: horizontal)",
+    )
+    add(
+        "--no-photometric",
+        action="store_const",
+        const=False,
+        dest="photometric",
+        help="keep brightness, contrast, saturation and hue (default: change them)",
+    )
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the group of the run."""
+    add = parser.add_argument_group("run").add_argument
+    add("--epochs", type=int, help="number of epochs (default: by the number of images, or by --minutes)")
+    add(
+        "--epoch-samples",
+        type=int,
+        metavar="N",
+        help="samples in an epoch; 0 for each image once (default: 0, more with few images)",
+    )
+    add("--batch", type=int, help="samples per step in each process (default: 8 on a CPU, 16 on a GPU)")
+    add("--optimizer", choices=OPTIMIZERS, help="optimizer (default: adamw)")
+    add("--lr", type=float, help="learning rate after the warm-up (default: by optimizer, batch and weights)")
+    add("--weight-decay", type=float, help="weight decay (default: 0.05 with adamw, 0.0001 with sgd)")
+    add("--warmup", type=int, metavar="STEPS", help="steps in which the learning rate rises (default: 5%% of the run)")
+    add("--schedule", choices=SCHEDULES, help="schedule of the learning rate (default: cosine)")
+    add(
+        "--amp",
+        choices=AMP_MODES,
+        help="data type of mixed precision (default: auto, bf16 if the device supports it)",
+    )
+    add(
+        "--ema",
+        type=float,
+        metavar="DECAY",
+        help="decay of the moving average of the weights; 0 for no average (default: by the number of steps)",
+    )
+    add("--clip-norm", type=float, help="upper bound of the gradient norm; 0 for no bound (default: 10)")
+    add("--workers", type=int, help="number of processes that load images (default: by the number of processors)")
+    add("--seed", type=int, help="seed of all randomness (default: 0)")
+    add("--eval-every", type=int, metavar="EPOCHS", help="epochs between evaluations (default: 1)")
+    add("--half-weights", action="store_true", help="store the best weights in float16")
+
+
+def _anchor_size(text: str) -> float | str:
+    return AUTO if text == AUTO else argument_types.positive_float(text)
