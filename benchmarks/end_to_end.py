@@ -181,16 +181,21 @@ def _runner_on_torch(case: Case) -> dict[str, Maker]:
 
         checkpoint = convert(case.model.state_dict(), ARCHITECTURE, input_size=(case.size, case.size))
         executor = GpuExecutor(lambda _driver: TorchNetwork(checkpoint.build_model(), checkpoint.contract))
-        return partial(stack.enter_context(Detector(executor)), case.frame)
+        return _all_detections(stack.enter_context(Detector(executor)), case)
 
     return {"retina_edge on torch, FP16": make}
 
 
 def _detector(path: Callable[[], Path], case: Case) -> Maker:
     def make(stack: ExitStack) -> Work:
-        return partial(stack.enter_context(Detector.load(path())), case.frame)
+        return _all_detections(stack.enter_context(Detector.load(path())), case)
 
     return make
+
+
+def _all_detections(detector: Detector, case: Case) -> Work:
+    """Return the call of a detector with the threshold of the model, which the other candidates have, too."""
+    return partial(detector, case.frame, score=detector.score_threshold)
 
 
 def _inspect(name: str, result: Any, *, case: Case, expected: FrameDetections) -> Row:

@@ -17,7 +17,7 @@ LONG_STEP = 10.0
 # Number of images in the estimate, because normalization over a batch needs two.
 SAMPLES = 2
 # Number of runs of the estimate. The fastest counts, because other programs can only slow a run down.
-RUNS = 3
+RUNS = 2
 # Number of images that are evaluated.
 IMAGES = 2
 

@@ -157,8 +157,10 @@ def test_training_without_options_chooses_them_and_says_why(
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", fail)
     monkeypatch.setattr("retina_edge.training.speed.SECONDS", 0.2)
     output = tmp_path / "model.pt"
-    command = [str(treecrowns / "val.json"), "-o", str(output), "--minutes", "0.1", "--device", "cpu"]
-    assert main(command) == 0
+    command = [str(treecrowns / "val.json"), "-o", str(output), "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr("retina_edge.training.training_progress.TrainingProgress.on_step", interrupt_at(1))
+        assert main([*command, "--minutes", "0.1"]) == 130
     printed = capsys.readouterr().err
     for line in (
         "no validation set was given: 3 of 16 images are held out of training to validate on",
@@ -168,28 +170,20 @@ def test_training_without_options_chooses_them_and_says_why(
         "starting from random weights",
         "chosen: --input 416x416: the images are typically 400x400",
         "chosen: --backbone resnet18: a small network, for a CPU",
-        f"wrote {output}, {tmp_path / 'model.last.pt'}, {tmp_path / 'model.csv'}",
-        f"next: retina-edge export {output} -o {tmp_path / 'model.onnx'}",
     ):
         assert line in printed
+    # Without options, a resumed run takes those of the checkpoint.
+    assert main([*command, "--resume"]) == 0
+    resumed = capsys.readouterr().err
+    assert "resuming model.last.pt after step 1 of" in resumed
+    assert "measuring" not in resumed
+    assert f"wrote {output}, {tmp_path / 'model.last.pt'}, {tmp_path / 'model.csv'}" in resumed
+    assert f"next: retina-edge export {output} -o {tmp_path / 'model.onnx'}" in resumed
     recipe = load_checkpoint(output).recipe
     assert recipe is not None
     assert recipe["model"]["input_size"] == (416, 416)
     assert recipe["options"]["minutes"] == 0.1
-    reasons = {choice["option"]: choice["reason"] for choice in recipe["choices"]}
-    assert f"chosen: --lr 0.001: {reasons['--lr']}" in printed
-    # Without options, a resumed run takes those of the checkpoint.
-    with monkeypatch.context() as patch:
-        patch.setattr("retina_edge.training.training_progress.TrainingProgress.on_step", interrupt_at(1))
-        assert main(command) == 130
-    capsys.readouterr()
-    assert main([*command[:3], "--resume", "--device", "cpu"]) == 0
-    printed = capsys.readouterr().err
-    assert "resuming model.last.pt after step 1 of" in printed
-    assert "measuring" not in printed
-    resumed = load_checkpoint(output).recipe
-    assert resumed is not None
-    assert resumed["options"]["minutes"] == 0.1
+    assert f"chosen: --lr {recipe['options']['learning_rate']:g}: " in printed
 
 
 def test_the_recipe_of_the_paper_has_the_defaults_of_the_options(
@@ -255,6 +249,7 @@ def test_ctrl_c_ends_a_step_of_a_large_network_on_a_cpu_within_ten_seconds(
     assert state["step"] == 0
 
 
+@pytest.mark.slow
 def test_two_processes_with_a_time_end_together(tiny_coco: Path, treecrowns: Path, tmp_path: Path) -> None:
     run = "--minutes 0.1 --epoch-samples 8 --batch 1 --workers 0".split()
     command = arguments(tiny_coco, treecrowns, tmp_path / "two.pt", *run)
@@ -265,6 +260,7 @@ def test_two_processes_with_a_time_end_together(tiny_coco: Path, treecrowns: Pat
     assert (tmp_path / "two.pt").is_file()
 
 
+@pytest.mark.slow
 def test_the_command_after_ctrl_c_of_a_fine_tuning_goes_on_without_init(
     tiny_coco: Path,
     treecrowns: Path,
@@ -286,8 +282,8 @@ def test_the_command_after_ctrl_c_of_a_fine_tuning_goes_on_without_init(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--anchors 16 32 64 128 256", None),  # five anchors mean five levels
-        ("--anchors 16 32 64 128", None),
+        pytest.param("--anchors 16 32 64 128 256", None, marks=pytest.mark.slow),  # five anchors mean five levels
+        ("--anchors 16 32 64", None),
         ("--anchors 16 32 --backbone-levels 4", "expected sizes for 4 levels"),
     ],
 )
