@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from engines.core.errors import ModelFileError
+from retina_edge.model.torch_file import read_torch_file
 
 # Seconds without a byte after which a download has failed.
 TIMEOUT = 20.0
@@ -55,13 +56,7 @@ def read_weights(path: Path | str) -> Mapping[str, Tensor]:
     """
     if not Path(path).is_file():
         raise ModelFileError(f"{path}: expected the weights of a backbone, found no file; correct the path")
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many types for a damaged file
-        reason = f"{type(error).__name__} {str(error).partition(chr(10))[0][:120]}"
-        raise ModelFileError(
-            f"{path}: expected the weights of a backbone, but torch cannot read it: {reason}; download it again"
-        ) from error
+    weights = read_torch_file(Path(path), "the weights of a backbone", fix="download it again")
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ModelFileError(f"{path}: expected a state dict of tensors, got something else; download it again")
     return weights

@@ -18,6 +18,7 @@ from engines.core.contract import DetectorContract
 from engines.core.errors import ModelFileError
 from retina_edge.model.config import ModelConfig
 from retina_edge.model.retinanet import RetinaNet, check_contract
+from retina_edge.model.torch_file import read_torch_file
 
 FORMAT = "retina_edge checkpoint 1"
 
@@ -104,13 +105,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: expected a checkpoint, found no file; make one with retina-edge train")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many types for a damaged file
-        reason = f"{type(error).__name__} {str(error).partition(chr(10))[0][:120]}"
-        raise ModelFileError(
-            f"{path}: expected a checkpoint of retina_edge, but torch cannot read it: {reason}"
-        ) from error
+    content = read_torch_file(path, "a checkpoint of retina_edge")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelFileError(
             f"{path}: expected a checkpoint of retina_edge ({FORMAT!r}), got another format; convert a checkpoint of "

@@ -21,6 +21,7 @@ from engines.core.errors import ModelFileError
 from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.config import ModelConfig
 from retina_edge.model.retinanet import RetinaNet
+from retina_edge.model.torch_file import read_torch_file
 
 # The architecture of each builder function of torchvision, as values of those fields of ModelConfig that differ.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -84,15 +85,9 @@ def load_file(path: Path | str) -> tuple[dict[str, Tensor], float]:
         raise ModelFileError(
             f"{path}: expected a checkpoint of torchvision or one of {', '.join(PUBLISHED)}, found no such file"
         )
-    try:
-        # The reference training stores its command line in the file, as a Namespace of plain values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many types for a damaged file
-        reason = f"{type(error).__name__} {str(error).partition(chr(10))[0][:120]}"
-        raise ModelFileError(
-            f"{path}: expected a checkpoint of torchvision, but torch cannot read it: {reason}"
-        ) from error
+    # The reference training stores its command line in the file, as a Namespace of plain values.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = read_torch_file(path, "a checkpoint of torchvision")
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelFileError(
