@@ -38,7 +38,7 @@ from engines.onnx.deployable import contract_of, heads_only, postprocess_only
 from engines.plugins.kernels import KernelRun, run_kernels
 from engines.plugins.launch import Geometry
 from engines.plugins.parameters import pack_parameters, unpack_parameters
-from engines.plugins.specification import decode, postprocess
+from engines.plugins.specification import decode, detections_of, postprocess
 
 SIDE = 800
 # Feature sizes and strides of torchvision's RetinaNet at this input.
@@ -173,14 +173,7 @@ def _check_against_specification(
     deltas: list[npt.NDArray[Any]],
 ) -> None:
     """Compare the first image's detections with the specification's; raise AssertionError with the difference."""
-    expected = postprocess(
-        [head[:1].astype(np.float32) for head in logits],
-        [head[:1].astype(np.float32) for head in deltas],
-        pack_parameters(contract),
-        num_classes=contract.num_classes,
-        top_k=contract.top_k,
-        max_detections=contract.max_detections,
-    )
+    expected = detections_of([head[:1] for head in (*logits, *deltas)], contract)
     np.testing.assert_array_equal(run.detections.num_detections[:1], expected.num_detections)
     np.testing.assert_array_equal(run.detections.labels[:1], expected.labels)
 

@@ -22,8 +22,7 @@ from engines.core.contract import DetectorContract
 from engines.core.executor import RawDetections
 from engines.core.tensor_names import INPUT, OUTPUTS, head_names
 from engines.onnx.deployable import postprocess_only
-from engines.plugins.parameters import pack_parameters
-from engines.plugins.specification import postprocess
+from engines.plugins.specification import detections_of
 from export.errors import ExportError
 
 Images = npt.NDArray[np.uint8]
@@ -121,7 +120,7 @@ def compare_with_specification(
         ExportError: if a difference exceeds its tolerance.
     """
     agreements = [
-        _compare_detections(_specification(level_heads, contract), detections)
+        _compare_detections(detections_of(level_heads, contract), detections)
         for level_heads, detections in zip(heads, actual, strict=True)
     ]
     boxes, scores, counts = zip(*agreements, strict=True)
@@ -205,18 +204,6 @@ def _session(content: bytes, *, optimized: bool = True) -> onnxruntime.Inference
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def _specification(heads: Arrays, contract: DetectorContract) -> RawDetections:
-    levels = len(contract.levels)
-    return postprocess(
-        heads[:levels],
-        heads[levels:],
-        pack_parameters(contract),
-        num_classes=contract.num_classes,
-        top_k=contract.top_k,
-        max_detections=contract.max_detections,
-    )
 
 
 def _compare_heads(

@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.core.contract import DetectorContract
 from engines.core.cuda_context import primary_context
 from engines.core.executor import RawDetections
 from engines.core.letterbox import letterbox_batch
 from engines.plugins.launch import Geometry
-from engines.plugins.parameters import pack_parameters
-from engines.plugins.specification import postprocess
+from engines.plugins.specification import detections_of
 from engines.runner.gpu_executor import GpuExecutor
 from retina_edge.data.box_overlap import iou
 
@@ -51,20 +49,6 @@ def least_decibels(heads: Heads, expected: Heads) -> float:
             if noise:
                 worst = min(worst, float(10 * np.log10(np.var(reference, dtype=np.float64) / noise)))
     return worst
-
-
-def specified(heads: Heads, contract: DetectorContract) -> RawDetections:
-    """Return the detections of raw heads by the specification."""
-    levels = len(contract.levels)
-    heads = [head.astype(np.float32) for head in heads]
-    return postprocess(
-        heads[:levels],
-        heads[levels:],
-        pack_parameters(contract),
-        num_classes=contract.num_classes,
-        top_k=contract.top_k,
-        max_detections=contract.max_detections,
-    )
 
 
 def partners(found: RawDetections, expected: RawDetections, image: int) -> tuple[float, float]:
@@ -110,7 +94,7 @@ def check_runner(executor: GpuExecutor, frames: Sequence[npt.NDArray[np.uint8]],
     expected_heads = reference(letterbox_batch(frames, executor.contract.input_size)[0])
     heads = [head[: len(frames)] for head in heads]
     assert least_decibels([head.astype(np.float32) for head in heads], expected_heads) > DECIBELS
-    own, expected = specified(heads, executor.contract), specified(expected_heads, executor.contract)
+    own, expected = detections_of(heads, executor.contract), detections_of(expected_heads, executor.contract)
     np.testing.assert_array_equal(found.num_detections, own.num_detections)
     np.testing.assert_array_equal(found.labels, own.labels)
     # The exponential functions of CUDA and NumPy differ in the last bits.

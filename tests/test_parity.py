@@ -9,10 +9,11 @@ import torch
 
 from engines.core.contract import DetectorContract
 from engines.core.letterbox import letterbox_batch
+from engines.plugins.specification import detections_of
 from export.network import Network
 from retina_edge.assets import MODEL
 from retina_edge.model.checkpoint import load_checkpoint
-from tests.parity import DECIBELS, PIXELS, SHARE, Heads, least_decibels, partners, specified
+from tests.parity import DECIBELS, PIXELS, SHARE, Heads, least_decibels, partners
 
 Images = npt.NDArray[np.uint8]
 # Noise of raw heads, logits and deltas, that is less than the rounding of float16.
@@ -35,7 +36,7 @@ class Sample:
 
     def accepts(self, heads: Heads) -> tuple[bool, bool]:
         """Return the verdicts on raw heads: by decibels, and by the partners of the sure detections of every image."""
-        found, expected = specified(heads, self.contract), specified(self.heads, self.contract)
+        found, expected = detections_of(heads, self.contract), detections_of(self.heads, self.contract)
         matches = [partners(found, expected, image) for image in range(len(self.images))]
         paired = all(share >= SHARE and distance < PIXELS for share, distance in matches)
         return least_decibels(heads, self.heads) > DECIBELS, paired

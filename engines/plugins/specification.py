@@ -8,13 +8,14 @@ deterministic: logit descending, then level ascending, then index in the level's
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from engines.core.contract import DetectorContract
 from engines.core.executor import RawDetections
-from engines.plugins.parameters import Parameters, unpack_parameters
+from engines.plugins.parameters import Parameters, pack_parameters, unpack_parameters
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32]
@@ -82,6 +83,27 @@ def postprocess(
         scores[n, :count] = sigmoid(candidates.logits[keep])
         labels[n, :count] = candidates.labels[keep]
     return RawDetections(num, boxes, scores, labels)
+
+
+def detections_of(
+    heads: Sequence[npt.NDArray[np.floating[Any]]], contract: DetectorContract, parameters: Floats | None = None
+) -> RawDetections:
+    """Run decode and NMS of a model for a batch.
+
+    Args:
+        heads: raw heads, class logits of each level and then box deltas of each level, float16 or float32.
+        contract: contract of the model.
+        parameters: parameter tensor; None for that of the contract.
+    """
+    levels, wide = len(contract.levels), [head.astype(np.float32, copy=False) for head in heads]
+    return postprocess(
+        wide[:levels],
+        wide[levels:],
+        pack_parameters(contract) if parameters is None else parameters,
+        num_classes=contract.num_classes,
+        top_k=contract.top_k,
+        max_detections=contract.max_detections,
+    )
 
 
 def decode(

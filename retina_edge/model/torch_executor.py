@@ -13,7 +13,7 @@ from engines.core.contract import DetectorContract
 from engines.core.errors import DeviceError, MissingDependencyError
 from engines.core.executor import NETWORK, POSTPROCESS, PREPROCESS, HostExecutor, RawDetections
 from engines.plugins.parameters import pack_parameters, set_thresholds
-from engines.plugins.specification import postprocess
+from engines.plugins.specification import detections_of
 
 try:
     import torch
@@ -108,14 +108,7 @@ class TorchExecutor(HostExecutor):
     def _postprocess(
         self, cls_logits: list[npt.NDArray[np.float32]], box_deltas: list[npt.NDArray[np.float32]]
     ) -> RawDetections:
-        return postprocess(
-            cls_logits,
-            box_deltas,
-            self._parameters,
-            num_classes=self.contract.num_classes,
-            top_k=self.contract.top_k,
-            max_detections=self.contract.max_detections,
-        )
+        return detections_of([*cls_logits, *box_deltas], self.contract, self._parameters)
 
     def close(self) -> None:
         self._model = None

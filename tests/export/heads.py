@@ -24,7 +24,7 @@ from engines.core.contract import DetectorContract, PyramidLevel
 from engines.core.executor import RawDetections
 from engines.core.tensor_names import CANDIDATES, DOMAIN, OUTPUTS, PARAMETERS, head_names
 from engines.plugins.parameters import pack_parameters
-from engines.plugins.specification import postprocess
+from engines.plugins.specification import detections_of
 from export.functions import OPSET, decode_function, nms_function
 
 Floats = npt.NDArray[np.float32]
@@ -129,14 +129,7 @@ def untied(heads: Heads) -> Heads:
 
 def specification(contract: DetectorContract, heads: Heads) -> RawDetections:
     """Run ``engines.plugins.specification`` on raw heads."""
-    return postprocess(
-        heads.cls_logits,
-        heads.box_deltas,
-        pack_parameters(contract),
-        num_classes=contract.num_classes,
-        top_k=contract.top_k,
-        max_detections=contract.max_detections,
-    )
+    return detections_of([*heads.cls_logits, *heads.box_deltas], contract)
 
 
 def functions_session(

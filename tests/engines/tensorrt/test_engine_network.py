@@ -27,8 +27,7 @@ import pytest
 from engines.core.errors import BuildError
 from engines.core.letterbox import letterbox_batch
 from engines.core.tensor_names import DOMAIN, INPUT, OUTPUTS
-from engines.plugins.parameters import pack_parameters
-from engines.plugins.specification import postprocess
+from engines.plugins.specification import detections_of
 from engines.tensorrt.build_options import BuildOptions
 from engines.tensorrt.engine_network import EngineNetwork, prepare
 from engines.tensorrt.plugin_definitions import plugin_name
@@ -83,15 +82,7 @@ def test_the_plugin_nodes_compute_the_detections_of_the_specification(
     for node in (node for node in model.graph.node if node.domain):
         outputs = run_kernel(launches[node.op_type], [tensors[name] for name in node.input])
         tensors |= dict(zip(node.output, outputs, strict=True))
-    levels = len(contract.levels)
-    expected = postprocess(
-        [head.astype(np.float32) for head in heads[:levels]],
-        [head.astype(np.float32) for head in heads[levels:]],
-        pack_parameters(contract),
-        num_classes=contract.num_classes,
-        top_k=contract.top_k,
-        max_detections=contract.max_detections,
-    )
+    expected = detections_of(heads, contract)
     assert expected.num_detections[0] > 10
     for name in ("num_detections", "labels"):
         np.testing.assert_array_equal(tensors[name], getattr(expected, name))
