@@ -13,6 +13,7 @@ from rich.table import Table
 
 from engines.core.machine import this_machine
 from retina_edge.cli import argument_types, running
+from retina_edge.cli.training_options import add_size_options
 from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.data.anchor_fit import (
     DEFAULT_RATIOS,
@@ -50,19 +51,8 @@ def build_parser() -> VerbParser:
         metavar="DATA",
         help="COCO annotations, or a folder with train.json; the images are not needed",
     )
-    add(
-        "--input",
-        type=argument_types.input_size,
-        metavar="HxW",
-        help="input size of the network in pixels, multiples of 32 (default: the one that train would choose)",
-    )
-    add(
-        "--backbone-levels",
-        type=int,
-        choices=(3, 4, 5),
-        metavar="3|4|5",
-        help="last stage of the backbone that feeds the pyramid, C3 to C5 (default: the one that train would choose)",
-    )
+    chosen = "the one that train would choose"
+    add_size_options(add, size=chosen, levels=chosen)
     add(
         "--anchors",
         type=argument_types.positive_float,

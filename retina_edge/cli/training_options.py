@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from retina_edge.api.training_plan import IMAGENET
@@ -79,24 +80,35 @@ def add_start_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the group of the model."""
-    add = parser.add_argument_group("model", "These options cannot be combined with --qat.").add_argument
+def add_size_options(add: Callable[..., object], *, size: str, levels: str) -> None:
+    """Add the options of the input size and the pyramid, which ``train`` and ``anchors`` share.
+
+    Args:
+        add: method ``add_argument`` of a parser or group.
+        size, levels: the defaults in words.
+    """
     add(
         "--input",
         type=argument_types.input_size,
         metavar="HxW",
-        help="input size of the network in pixels, multiples of 32 (default: that of the images, at most 640 on a CPU "
-        "and 1024 on a GPU)",
+        help=f"input size of the network in pixels, multiples of 32 (default: {size})",
     )
-    add("--backbone", choices=BACKBONES, help="backbone (default: resnet18 on a CPU, resnet50 on a GPU)")
     add(
         "--backbone-levels",
         type=int,
         choices=(3, 4, 5),
         metavar="3|4|5",
-        help="last stage of the backbone that feeds the pyramid, C3 to C5 (default: by the sizes of the objects)",
+        help=f"last stage of the backbone that feeds the pyramid, C3 to C5 (default: {levels})",
     )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the group of the model."""
+    add = parser.add_argument_group("model", "These options cannot be combined with --qat.").add_argument
+    add_size_options(
+        add, size="that of the images, at most 640 on a CPU and 1024 on a GPU", levels="by the sizes of the objects"
+    )
+    add("--backbone", choices=BACKBONES, help="backbone (default: resnet18 on a CPU, resnet50 on a GPU)")
     add(
         "--backbone-norm",
         choices=("batch", "frozen"),
