@@ -175,9 +175,12 @@ class _Run:
         previous = load_checkpoint(last) if resume and last.is_file() else None
         if previous and previous.recipe is not None:
             given = given.or_else(previous.recipe)
-        for line in (*DataSummary.of(self.train_data).lines(), f"training on {_describe(self.group)}"):
+        summary = DataSummary.of(self.train_data)
+        for line in (*summary.lines(), f"training on {_describe(self.group)}"):
             self.say(line)
-        plan = TrainingPlan.of(given, self.train_data, self.group, source=source, resume=resume, on_message=self.say)
+        plan = TrainingPlan.of(
+            given, self.train_data, summary, self.group, source=source, resume=resume, on_message=self.say
+        )
         model, contract = self._new_model(plan, source or previous)
         if source and init:
             for line in initialize_from(model, contract, source):
@@ -200,8 +203,7 @@ class _Run:
         about = "about " if plan.options.minutes else ""
         self.say(f"{about}{trainer.total_steps} steps: {plan.options.epochs} epochs of {trainer.sampler.batches}")
         hours = trainer.total_steps * speed.step / 3600 if speed else None
-        fit = plan.anchor_fit(self.train_data)
-        evaluation = trainer.budget.last_evaluation
+        fit, evaluation = plan.anchor_fit(), trainer.budget.last_evaluation
         for finding in findings(plan.facts, plan.options, plan.augment, fit, hours=hours, evaluation=evaluation):
             self.say(f"warning: {finding}")
         return trainer

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from engines.core.errors import ModelFileError
 from retina_edge.data.anchor_fit import AnchorFit, fit_anchors, input_boxes
@@ -63,6 +67,7 @@ class TrainingPlan:
         model, augment, options: options of the run. The length of the run may still be open.
         facts: facts about the run.
         weights: ImageNet weights that the backbone starts from; None for none.
+        boxes: boxes of the objects, float32 [N, 4], xyxy, input pixels.
         choices: choices for the options that were not given.
     """
 
@@ -71,6 +76,7 @@ class TrainingPlan:
     options: TrainOptions
     facts: Facts
     weights: Mapping[str, Tensor] | None
+    boxes: npt.NDArray[np.float32]
     choices: tuple[Choice, ...]
 
     @classmethod
@@ -78,6 +84,7 @@ class TrainingPlan:
         cls,
         given: GivenOptions,
         data: CocoDataset,
+        summary: DataSummary,
         group: ProcessGroup,
         *,
         source: Checkpoint | None,
@@ -89,14 +96,15 @@ class TrainingPlan:
         Args:
             given: the given options.
             data: data set to learn from.
+            summary: numbers of the data set.
             group: this process and its device.
             source: checkpoint to fine-tune from, which decides the architecture where nothing was given.
             resume: True for a run whose weights are loaded later.
             on_message: called with each line of text for the user.
 
         Raises:
-            ModelFileError: if weights that were asked for cannot be had.
-            ContractError, ValueError: if an option is out of range.
+            ModelFileError: if given weights are missing, or cannot be downloaded.
+            ContractError: if an option is out of range.
         """
         device = CUDA if group.device.type == "cuda" else CPU
         model = {**(_model_of(source) if source else {}), **given.model}
@@ -109,9 +117,10 @@ class TrainingPlan:
             weights, name, choice = _backbone_weights(model, backbone, group, on_message)
             model["backbone_weights"] = name
             choices += [choice] if choice else []
-        summary, cores = DataSummary.of(data), os.cpu_count() or 1
-        facts = Facts(summary, device, cores, weights is not None or source is not None, group.world)
-        model_options, made = plan_model(model, facts, lambda size: input_boxes(data, size))
+        cores, pretrained = os.cpu_count() or 1, weights is not None or source is not None
+        facts = Facts(summary, device, cores, pretrained, group.world)
+        boxes = functools.cache(functools.partial(input_boxes, data))
+        model_options, made = plan_model(model, facts, boxes)
         choices += made
         augment, made = plan_augmentation(given.augment, facts, model_options.input_size)
         choices += made
@@ -122,6 +131,7 @@ class TrainingPlan:
             options,
             facts,
             weights,
+            boxes(model_options.input_size),
             (*choices, *made),
         )
 
@@ -151,18 +161,18 @@ class TrainingPlan:
         """Return the record for checkpoints: all options, and the choices with their reasons."""
         from retina_edge.model.checkpoint import plain
 
-        parts = {"model": self.model, "augment": self.augment, "options": self.options}
-        recipe = {
-            **{name: dataclasses.asdict(part) for name, part in parts.items()},  # type: ignore[call-overload]
+        recipe: dict[str, Any] = {
+            "model": dataclasses.asdict(self.model),
+            "augment": dataclasses.asdict(self.augment),
+            "options": dataclasses.asdict(self.options),
             "choices": [dataclasses.asdict(choice) for choice in self.choices],
         }
-        return {name: plain(value) for name, value in recipe.items()}
+        return dict(plain(recipe))
 
-    def anchor_fit(self, data: CocoDataset) -> AnchorFit:
-        """Return the fit of the anchors to the objects of a data set."""
-        sizes = self.model.config(num_classes=1).anchor_sizes
-        size = self.model.input_size
-        return fit_anchors(input_boxes(data, size), size, [level[0] for level in sizes], self.model.aspect_ratios)
+    def anchor_fit(self) -> AnchorFit:
+        """Return the fit of the anchors to the objects."""
+        sizes = [level[0] for level in self.model.config(num_classes=1).anchor_sizes]
+        return fit_anchors(self.boxes, self.model.input_size, sizes, self.model.aspect_ratios)
 
 
 def _backbone_weights(

@@ -60,6 +60,10 @@ class DataSummary:
             sizes=(low, median, high),
         )
 
+    def scale_to(self, input_size: tuple[int, int]) -> float:
+        """Return the factor from pixels of a typical image to pixels of a network's input of (height, width)."""
+        return min(side / own for side, own in zip(input_size, self.image_size, strict=True))
+
     def lines(self) -> list[str]:
         """Return the summary as lines for the user."""
         (height, width), (low, median, high) = self.image_size, self.sizes

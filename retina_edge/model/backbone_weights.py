@@ -35,17 +35,17 @@ def imagenet_weights(backbone: str) -> Mapping[str, Tensor]:
         ModelFileError: if the file cannot be downloaded, or is damaged.
     """
     path, address = cached_weights(backbone), _address(backbone)
-    if not path.is_file():
-        try:
-            with _timeout(TIMEOUT):
-                torch.hub.load_state_dict_from_url(address, map_location="cpu", check_hash=True, weights_only=True)
-        except (OSError, RuntimeError) as error:  # RuntimeError: the digest differs
-            reason = getattr(error, "reason", error)
-            raise ModelFileError(
-                f"{path.name}: cannot be downloaded from {address} ({reason}); download it elsewhere and put it into "
-                f"{path.parent}, or name it with --backbone-weights FILE"
-            ) from error
-    return read_weights(path)
+    if path.is_file():
+        return read_weights(path)
+    try:
+        with _timeout(TIMEOUT):
+            return torch.hub.load_state_dict_from_url(address, map_location="cpu", check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the digest differs
+        reason = getattr(error, "reason", error)
+        raise ModelFileError(
+            f"{path.name}: cannot be downloaded from {address} ({reason}); download it elsewhere and put it into "
+            f"{path.parent}, or name it with --backbone-weights FILE"
+        ) from error
 
 
 def read_weights(path: Path | str) -> Mapping[str, Tensor]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from retina_edge.data.anchor_fit import FINEST_STRIDE, AnchorFit
 from retina_edge.data.augment_options import AugmentOptions
-from retina_edge.data.summary import DataSummary
 from retina_edge.training.plan import Facts, learning_rate
 from retina_edge.training.train_options import TrainOptions
 
@@ -89,7 +88,7 @@ def findings(
         )
     assert augment.size is not None
     assert augment.input_size is not None
-    large = facts.data.sizes[2] * scale_to_input(facts.data, augment.input_size)
+    large = facts.data.sizes[2] * facts.data.scale_to(augment.input_size)
     if large > min(augment.size):
         yield (
             f"large objects have {large:.0f} pixels in the input, more than the crop of {augment.size[0]}x"
@@ -102,11 +101,6 @@ def findings(
             f"{'CPU' if facts.device == 'cpu' else 'GPU'}: --minutes N fits the run into a time, and without options "
             "for the model a network that suits the device is chosen"
         )
-
-
-def scale_to_input(data: DataSummary, input_size: tuple[int, int]) -> float:
-    """Return the factor from pixels of a typical image to pixels of the input."""
-    return min(side / own for side, own in zip(input_size, data.image_size, strict=True))
 
 
 class LearningWatch:

@@ -62,8 +62,6 @@ class ModelOptions:
             check_number("aspect_ratios", ratio, "numbers above 0", lambda value: 0 < value < math.inf)
         try:
             self.config(num_classes=1)  # raises for a wrong option before any data is read
-        except ContractError:
-            raise
         except ValueError as error:
             raise ContractError(str(error)) from error
 

@@ -1,8 +1,8 @@
 """The options of a training run, chosen from the data, the device and the time, where the user gave none.
 
-Each choice comes with its reason. A chosen network is small on a CPU, and torchvision's on a GPU. The recipe (AdamW,
-a cosine schedule, averaged weights, GIoU, group normalization in the heads) is that of torchvision's second RetinaNet
-(github.com/pytorch/vision, pull request 5444), with a larger rate for random weights.
+Each choice comes with its reason. A chosen network is small on a CPU, and torchvision's on a GPU. AdamW, GIoU and group
+normalization in the heads are those of torchvision's second RetinaNet (github.com/pytorch/vision, pull request 5444).
+The cosine schedule, the averaged weights and the larger rate for random weights are those of the sample model.
 """
 
 from __future__ import annotations
@@ -228,8 +228,8 @@ def plan_augmentation(given: Given, facts: Facts, input_size: tuple[int, int]) -
     chooser = Chooser(given)
     size, reason = input_size, "the whole input, which a GPU has the speed for"
     if facts.device == CPU:
-        factor = min(side / own for side, own in zip(input_size, facts.data.image_size, strict=True))
-        side = math.ceil(CROP_FACTOR * facts.data.sizes[2] * factor / MULTIPLE) * MULTIPLE
+        large = facts.data.sizes[2] * facts.data.scale_to(input_size)
+        side = math.ceil(CROP_FACTOR * large / MULTIPLE) * MULTIPLE
         size = (min(max(side, MIN_CROP), input_size[0]), min(max(side, MIN_CROP), input_size[1]))
         reason = "large enough for most objects; small crops are fast on a CPU"
     chooser.choose("size", size, "--crop", reason, text=f"{size[0]}x{size[1]}")

@@ -60,7 +60,7 @@ def measure_speed(make_trainer: Callable[[], Trainer]) -> Speed:
             # Several processes must train equally many steps.
             if count >= STEPS and (trainer.group.world > 1 or time.perf_counter() - start > SECONDS):
                 break
-        step = (time.perf_counter() - start) / max(1, count) if count else step
+        step = (time.perf_counter() - start) / count
         del batches  # ends the processes that load images
     return Speed(step, _evaluation(trainer), epoch)
 

@@ -7,8 +7,6 @@ import time
 import torch
 from torch import Tensor, nn
 
-from retina_edge.training.fake_quantization import ranges_of
-
 # Seconds that a step may go on after a stop was requested.
 PATIENCE = 3.0
 
@@ -36,7 +34,7 @@ class StepGuard:
 
     def begin(self) -> None:
         """Keep the statistics that the forward pass of a step changes."""
-        self._kept = [(value, value.clone()) for value in (*self._model.buffers(), *ranges_of(self._model))]
+        self._kept = [(value, value.clone()) for value in self._model.buffers()]
 
     def stop(self) -> None:
         """Request the end of the current step."""

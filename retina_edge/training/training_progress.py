@@ -39,7 +39,8 @@ class TrainingProgress(TrainingObserver):
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task("starting", total=None)
         self._shown = self._last = clock()
-        self._counted, self._first, self._step_seconds = 0, self._last, 0.0
+        self._counted, self._step_seconds = 0, 0.0
+        self._first: float | None = self._last  # start of the run; None once the first estimate is printed
         self._watch: LearningWatch | None = None
         self._metrics: dict[str, float] = {}
 
@@ -97,8 +98,8 @@ class TrainingProgress(TrainingObserver):
         share = 1.0 if self._counted < 2 else SMOOTHING  # the first step warms up
         self._step_seconds += share * (seconds - self._step_seconds)
         self._counted += 1
-        if self._first and self._counted >= FIRST_STEPS and self._clock() - self._first >= FIRST_SECONDS:
-            self._first = 0.0
+        if self._first is not None and self._counted >= FIRST_STEPS and self._clock() - self._first >= FIRST_SECONDS:
+            self._first = None
             epoch, rest = report.batches, report.total_steps - report.step
             epoch_time = f"an epoch takes about {duration(epoch * self._step_seconds)}"
             if report.seconds_left is None:

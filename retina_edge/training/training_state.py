@@ -48,7 +48,7 @@ def _settings(trainer: Trainer) -> dict[str, Any]:
         "processes": trainer.group.world,
         "amp": str(trainer.amp),
     }
-    return {name: plain(value) for name, value in settings.items()}
+    return dict(plain(settings))
 
 
 def restore(trainer: Trainer) -> None:

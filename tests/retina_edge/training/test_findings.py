@@ -1,4 +1,4 @@
-"""What cannot work in a run is said before it begins, or once it shows; what can work is not remarked on."""
+"""A run gets remarks on everything that cannot work, before it begins or once it shows, and no others."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from retina_edge.evaluation.coco_metrics import METRICS, Evaluation
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.training.criterion import RetinaNetCriterion
 from retina_edge.training.initialize import initialize_from, new_model
-from retina_edge.training.observer import EpochReport, TrainingObserver
+from retina_edge.training.observer import EpochReport, StepReport, TrainingObserver
 from retina_edge.training.optimization import amp_dtype, learning_rate, make_optimizer
 from retina_edge.training.processes import ProcessGroup
 from retina_edge.training.train_options import TrainOptions
@@ -44,9 +45,18 @@ def data(tiny_coco: Path, treecrowns: Path) -> CocoDataset:
     return load_coco(tiny_coco, treecrowns / "images")
 
 
+class StepObserver(TrainingObserver):
+    """Passes each step to a function."""
+
+    def __init__(self, on_step: Callable[[StepReport], object]) -> None:
+        self._on_step = on_step
+
+    def on_step(self, report: StepReport) -> None:
+        self._on_step(report)
+
+
 def make_trainer(data: CocoDataset, output: Path, **changes: Any) -> Trainer:
-    observer = TrainingObserver()
-    observer.on_step = changes.pop("on_step", observer.on_step)  # type: ignore[method-assign]
+    observer = StepObserver(changes.pop("on_step", lambda _report: None))
     model, contract = new_model(TINY, data, SIZE, seed=1)
     options = dataclasses.replace(OPTIONS, **changes)
     augment = AugmentOptions(SIZE, SIZE)
@@ -263,15 +273,18 @@ def test_ctrl_c_in_an_evaluation_saves_the_trained_epoch(data: CocoDataset, tmp_
 
 def test_a_run_with_a_time_ends_by_the_clock_with_a_rate_of_zero(data: CocoDataset, tmp_path: Path) -> None:
     seconds = 6.0
-    trainer = make_trainer(data, tmp_path / "model.pt", epochs=1, minutes=seconds / 60, schedule="cosine")
-    started, rates = time.monotonic(), []
-    trainer.observer.on_step = lambda report: rates.append(report.learning_rate)  # type: ignore[method-assign]
+    rates: list[float] = []
+    run: dict[str, Any] = {"epochs": 1, "minutes": seconds / 60, "schedule": "cosine"}
+    trainer = make_trainer(
+        data, tmp_path / "model.pt", **run, on_step=lambda report: rates.append(report.learning_rate)
+    )
+    started = time.monotonic()
     result = trainer.run()
     assert result is not None  # the last evaluation
     assert time.monotonic() - started < 3 * seconds
     assert trainer.step > trainer.sampler.batches  # more than the planned epoch
     assert rates[-1] < 0.2 * max(rates)
-    resumed = make_trainer(data, tmp_path / "model.pt", epochs=1, minutes=seconds / 60, schedule="cosine")
+    resumed = make_trainer(data, tmp_path / "model.pt", **run)
     resumed.resume()
     assert resumed.run() is None  # no time is left
 
