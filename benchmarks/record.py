@@ -137,7 +137,7 @@ def save(name: str, figures: Any, *, suffix: str = "", before: Mapping[str, Any]
 
 
 def _arguments(given: Sequence[str]) -> list[str]:
-    """Remove ``--work`` and ``--modelopt``, which name folders of one machine and do not change a figure."""
+    """Remove the options in ``LOCAL``, which do not change a figure."""
     kept, given = [], list(given)
     while given:
         argument = given.pop(0)
