@@ -83,4 +83,4 @@ def test_an_empty_environment_detects(wheel: Path, tmp_path: Path) -> None:
         [programs / "python", "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
     assert Path(result.stdout.strip()).is_relative_to(environment), "the checkout must not be imported"
-    assert "pip install 'retina-edge[train]'" in result.stderr
+    assert "pip install 'retina-edge[train,export]'" in result.stderr

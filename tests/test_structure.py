@@ -132,13 +132,13 @@ else:
 try:
     Detector.load("model.pt")
 except Exception as error:
-    assert "pip install 'retina-edge[train]'" in str(error), error
+    assert "pip install 'retina-edge[train,export]'" in str(error), error
 raise SystemExit(main(["train", "a.json", "--images", ".", "--val", "b.json", "-o", "c.pt"]))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1, run.stderr
     assert run.stderr.startswith("error: ")
-    assert "pip install 'retina-edge[train]'" in run.stderr
+    assert "pip install 'retina-edge[train,export]'" in run.stderr
 
 
 def test_files_stay_small_and_say_what_they_are() -> None:

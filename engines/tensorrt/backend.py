@@ -14,6 +14,7 @@ from engines.tensorrt.api import TensorRT
 TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
 BACKENDS = (TENSORRT, TENSORRT_RTX)
 _MODULES = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt_rtx"}
+JETPACK_COMMAND = "sudo apt-get install nvidia-jetpack"
 # The first TensorRT that has INT8 convolutions in strongly typed networks, uint8 inputs and progress monitors.
 MIN_VERSION = (10, 3)
 
@@ -55,8 +56,7 @@ def find_backend(name: str, machine: Machine) -> Backend:
         backend = _load(TENSORRT)
         if backend is None:
             raise MissingDependencyError(
-                "backend tensorrt: expected TensorRT, found none; install it with "
-                "pip install 'retina-edge[tensorrt]', on a Jetson with sudo apt-get install nvidia-jetpack"
+                f"backend tensorrt: expected TensorRT, found none; install it with {_install_command(machine)}"
             )
         if not machine.gpu:
             raise DeviceError(
@@ -83,12 +83,19 @@ def find_backend(name: str, machine: Machine) -> Backend:
         raise MissingDependencyError(
             "backend auto: expected TensorRT and a GPU, or TensorRT-RTX, found neither; install one with "
             + (
-                "pip install 'retina-edge[tensorrt]', on a Jetson with sudo apt-get install nvidia-jetpack"
+                _install_command(machine)
                 if machine.gpu
                 else "pip install 'retina-edge[tensorrt-rtx]' (Linux on x86_64), which needs no GPU to build"
             )
         )
     return backend if backend.is_rtx else _checked_version(backend)
+
+
+def _install_command(machine: Machine) -> str:
+    """Return the command that installs TensorRT on a machine."""
+    if machine.jetpack:
+        return f"{JETPACK_COMMAND}, and make the virtual environment with --system-site-packages, so that it sees it"
+    return "pip install 'retina-edge[tensorrt]'"
 
 
 def _load(name: str) -> Backend | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines.core.contract import DetectorContract
 from engines.core.errors import ContractError, TrainingError
+from engines.core.processor import usable_cores
 from retina_edge.api.training_data import TrainingData
 from retina_edge.api.training_plan import IMAGENET, GivenOptions, TrainingPlan
 from retina_edge.data.augment_options import AugmentOptions
@@ -271,7 +272,7 @@ def _describe(group: ProcessGroup) -> str:
     if group.device.type == "cuda":
         free, total = (value / 2**30 for value in torch.cuda.mem_get_info(group.device))
         return f"{processes}{torch.cuda.get_device_name(group.device)}, {free:.1f} of {total:.1f} GiB of memory free"
-    return f"{processes}a CPU with {os.cpu_count()} processors{_memory()}"
+    return f"{processes}a CPU with {usable_cores()} cores{_memory()}"
 
 
 def _memory() -> str:

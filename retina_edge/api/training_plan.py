@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.core.errors import ModelFileError
+from engines.core.processor import usable_cores
 from retina_edge.data.anchor_fit import AnchorFit, fit_anchors, input_boxes
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.coco import CocoDataset
@@ -117,7 +117,7 @@ class TrainingPlan:
             weights, name, choice = _backbone_weights(model, backbone, group, on_message)
             model["backbone_weights"] = name
             choices += [choice] if choice else []
-        cores, pretrained = os.cpu_count() or 1, weights is not None or source is not None
+        cores, pretrained = usable_cores(), weights is not None or source is not None
         facts = Facts(summary, device, cores, pretrained, group.world)
         boxes = functools.cache(functools.partial(input_boxes, data))
         model_options, made = plan_model(model, facts, boxes)
@@ -179,25 +179,39 @@ def _backbone_weights(
     model: Mapping[str, Any], backbone: str, group: ProcessGroup, on_message: Callable[[str], None]
 ) -> tuple[Mapping[str, Tensor] | None, str | None, Choice | None]:
     """Return the weights that the backbone starts from, their name for the recipe, and the choice, if one was made."""
-    from retina_edge.model.backbone_weights import imagenet_weights, read_weights
+    from retina_edge.model.backbone_weights import read_weights
 
     if "backbone_weights" in model:
         name = model["backbone_weights"]
         if name is None:
             return None, None, None
-        return (imagenet_weights(backbone) if name == IMAGENET else read_weights(Path(name))), str(name), None
-    weights, failed = None, False
-    if group.is_main:  # the others find the file in the cache
+        return (_imagenet(backbone, group) if name == IMAGENET else read_weights(Path(name))), str(name), None
+    try:
+        weights = _imagenet(backbone, group)
+    except ModelFileError as error:
+        on_message(str(error))
+        return None, None, Choice("--backbone-weights", "none", "random weights, which need more steps")
+    return weights, IMAGENET, Choice("--backbone-weights", IMAGENET, "pretrained weights need fewer steps and images")
+
+
+def _imagenet(backbone: str, group: ProcessGroup) -> Mapping[str, Tensor]:
+    """Return the ImageNet weights in every process. The main process downloads them; the others read the cache.
+
+    Raises:
+        ModelFileError: in every process, if the main process has no weights.
+    """
+    from retina_edge.model.backbone_weights import imagenet_weights
+
+    weights, failure = None, None
+    if group.is_main:
         try:
             weights = imagenet_weights(backbone)
         except ModelFileError as error:
-            on_message(str(error))
-            failed = True
-    (failed,) = group.any_of(failed)  # all processes must start alike
+            failure = error
+    (failed,) = group.any_of(failure is not None)  # also waits for the download
     if failed:
-        return None, None, Choice("--backbone-weights", "none", "random weights, which need more steps")
-    weights = weights if weights is not None else imagenet_weights(backbone)
-    return weights, IMAGENET, Choice("--backbone-weights", IMAGENET, "pretrained weights need fewer steps and images")
+        raise failure or ModelFileError(f"{backbone}: the main process has no ImageNet weights; its message says why")
+    return imagenet_weights(backbone) if weights is None else weights
 
 
 def _model_of(checkpoint: Checkpoint) -> dict[str, Any]:

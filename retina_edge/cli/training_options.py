@@ -203,7 +203,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="decay of the moving average of the weights; 0 for no average (default: by the number of steps)",
     )
     add("--clip-norm", type=float, help="upper bound of the gradient norm; 0 for no bound (default: 10)")
-    add("--workers", type=int, help="number of processes that load images (default: by the number of processors)")
+    add("--workers", type=int, help="number of processes that load images (default: by the number of cores)")
     add("--seed", type=int, help="seed of all randomness (default: 0)")
     add("--eval-every", type=int, metavar="EPOCHS", help="epochs between evaluations (default: 1)")
     add("--half-weights", action="store_true", help="store the best weights in float16")

@@ -14,7 +14,8 @@ from pathlib import Path
 from time import perf_counter
 from types import ModuleType
 
-from engines.core.processor import cpu_model
+from engines.core.processor import cpu_model, usable_cores
+from engines.tensorrt.backend import JETPACK_COMMAND
 from retina_edge import __version__
 from retina_edge.environment.conditions import tool_output
 from retina_edge.environment.platforms import CUDA_PATHS
@@ -62,7 +63,7 @@ class Package:
         fix: the command that installs the package.
         attribute: an attribute that only the real module has; type stubs and leftover folders can be imported, too.
         details: function that describes the imported module further.
-        broken_fix: advice if the package is installed but cannot be imported; empty for ``fix``.
+        broken_fix: function that returns advice for the error of a package that cannot be imported; None for ``fix``.
     """
 
     name: str
@@ -71,7 +72,7 @@ class Package:
     fix: str
     attribute: str
     details: Callable[[ModuleType], str] = lambda _module: ""
-    broken_fix: str = ""
+    broken_fix: Callable[[Exception], str] | None = None
 
 
 def check_packages() -> list[Check]:
@@ -89,9 +90,9 @@ def check_gstreamer() -> Check:
         "gstreamer1.0-plugins-bad, or an OpenCV built with GStreamer"
     )
     try:
-        import cv2
+        from retina_edge.sources.gstreamer_source import opencv_has_gstreamer
 
-        if re.search(r"^\s*GStreamer:\s*YES", cv2.getBuildInformation(), re.MULTILINE):
+        if opencv_has_gstreamer():
             return Check(name, OK, "through OpenCV", purpose)
     except Exception:  # missing or broken, as the check of OpenCV reports
         pass
@@ -106,8 +107,9 @@ def check_gstreamer() -> Check:
 def check_devices() -> list[Check]:
     """Check the processor, the NVIDIA GPUs, and the Jetson module if there is one."""
     jetson = _jetson()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    checks = [Check("CPU", OK, f"{cpu_model()}, {cores} of {os.cpu_count()} cores usable", "detection on the CPU")]
+    checks = [
+        Check("CPU", OK, f"{cpu_model()}, {usable_cores()} of {os.cpu_count()} cores usable", "detection on the CPU")
+    ]
     gpus = _nvidia_smi() or _torch_gpus()
     checks += [Check("NVIDIA GPU", OK, gpu, "TensorRT engines, training") for gpu in gpus]
     if jetson:
@@ -157,7 +159,9 @@ def _packages() -> list[Package]:
     export = "pip install 'retina-edge[export]'"
     serve = "pip install 'retina-edge[serve]'"
     engines = (
-        "sudo apt-get install nvidia-jetpack" if _jetson() else f"{CUDA_PATHS} && pip install 'retina-edge[tensorrt]'"
+        f"{JETPACK_COMMAND}; python3 -m venv --system-site-packages makes an environment that sees it"
+        if _jetson()
+        else f"{CUDA_PATHS} && pip install 'retina-edge[tensorrt]'"
     )
     return [
         Package("numpy", "numpy", "everything", base, "ndarray"),
@@ -168,8 +172,7 @@ def _packages() -> list[Package]:
             base,
             "imread",
             _opencv_details,
-            "on a server without GUI libraries: sudo apt-get install libgl1 libglib2.0-0, or replace it: "
-            "pip uninstall opencv-python && pip install opencv-python-headless",
+            _fix_opencv,
         ),
         Package(
             "onnxruntime",
@@ -222,7 +225,8 @@ def _check_package(package: Package) -> Check:
     except ModuleNotFoundError:
         return Check(package.name, MISSING, "", package.purpose, package.fix)
     except Exception as error:  # a broken package may raise anything, such as OSError for a missing library
-        return Check(package.name, BROKEN, _one_line(error), package.purpose, package.broken_fix or package.fix)
+        fix = package.broken_fix(error) if package.broken_fix else package.fix
+        return Check(package.name, BROKEN, _one_line(error), package.purpose, fix)
     if not genuine:
         return Check(package.name, MISSING, "only type stubs or leftover files", package.purpose, package.fix)
     version = _version(package, module)
@@ -238,6 +242,19 @@ def _version(package: Package, module: ModuleType) -> str:
         return importlib.metadata.version(package.name)
     except importlib.metadata.PackageNotFoundError:
         return "unknown version"
+
+
+def _fix_opencv(error: Exception) -> str:
+    """Return advice for an OpenCV that cannot be imported."""
+    if "numpy" in str(error).lower():  # a binary for NumPy 1 under NumPy 2, of the system or of JetPack
+        return (
+            "this OpenCV was built for another NumPy: pip install opencv-python; or, to keep the OpenCV of the system, "
+            "pip install 'numpy<2'"
+        )
+    return (
+        "on a server without GUI libraries: sudo apt-get install libgl1 libglib2.0-0, or replace it: "
+        "pip uninstall opencv-python && pip install opencv-python-headless"
+    )
 
 
 def _opencv_details(module: ModuleType) -> str:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from engines.core.machine import Machine
+from engines.tensorrt.backend import JETPACK_COMMAND
 
 PLUGIN = "in the engine; after it for a dynamic batch"
 KERNELS = "after the engine"
@@ -34,11 +35,13 @@ class Platform:
 
 # pip compiles pycuda and finds CUDA by the folder of nvcc, which JetPack does not add to PATH.
 CUDA_PATHS = 'export PATH="/usr/local/cuda/bin:$PATH" CPATH=/usr/local/cuda/include'
-_DESKTOP = "# install NVIDIA's CUDA toolkit, a C++ compiler and Python's headers (python3-dev) first"
+_DESKTOP = (
+    "# first install NVIDIA's CUDA toolkit, and: sudo apt-get install python3-venv python3-dev g++ libgl1 libglib2.0-0"
+)
 _BUILD = "retina-edge build model.onnx -o model.engine --precision fp16"
 _DETECT = "retina-edge detect model.engine video.mp4 --save out.mp4"
 _JETSON = (
-    "sudo apt-get install nvidia-jetpack python3-venv python3-dev g++",
+    f"{JETPACK_COMMAND} python3-venv python3-dev g++ libgl1 libglib2.0-0",
     "python3 -m venv --system-site-packages .venv && . .venv/bin/activate",
 )
 

@@ -23,7 +23,7 @@ try:
     from retina_edge.model.retinanet import RetinaNet
 except ImportError as error:
     raise MissingDependencyError(
-        f"a checkpoint needs torch and torchvision ({error}): pip install 'retina-edge[train]'"
+        f"a checkpoint needs torch and torchvision ({error}): pip install 'retina-edge[train,export]'"
     ) from error
 
 

@@ -38,7 +38,7 @@ SAMPLES, PASSES = {True: 6_000, False: 12_000}, {True: 12, False: 24}
 # Minutes that a run on a CPU takes at most, if the user gave no time and no number of epochs.
 CPU_MINUTES = 30.0
 # Evaluations of a run over a small data set, and the largest share of the time that they may take.
-EVALUATIONS, EVALUATION_SHARE = 8, 0.15
+EVALUATIONS, PLANNED_EVALUATION_SHARE = 8, 0.15
 # The warm-up takes this share of the steps, and the average of the weights looks back over this one.
 WARMUP_SHARE, MAX_WARMUP, EMA_SHARE, MAX_EMA = 0.05, 500, 0.05, 0.9998
 
@@ -70,7 +70,7 @@ class Facts:
     Attributes:
         data: numbers of the training set.
         device: ``cpu`` or ``cuda``.
-        cores: number of processors.
+        cores: number of usable cores.
         pretrained: True if the backbone starts from ImageNet weights, or the model from a checkpoint.
         world: number of processes that train together.
     """
@@ -254,7 +254,7 @@ def plan_steps(given: Given, facts: Facts) -> tuple[TrainOptions, list[Choice]]:
     chooser.choose("schedule", "cosine", "--schedule", "the rate falls to zero at the end of the run")
     # On a CPU, the processes that load images take time from the training.
     workers = max(1, facts.cores // 4) if small else max(1, min(8, (facts.cores - 1) // facts.world))
-    chooser.choose("workers", workers, "--workers", f"{facts.cores} processors")
+    chooser.choose("workers", workers, "--workers", f"{facts.cores} cores")
     return TrainOptions(**chooser.values), chooser.choices
 
 
@@ -335,6 +335,6 @@ def _usual_length(facts: Facts, samples_of_step: int) -> tuple[int, int, str]:
 def _fit(speed: Speed, seconds: float, val_images: int) -> tuple[int, int]:
     """Return the epochs and the steps that fill a time; at least one of each."""
     evaluation = speed.epoch + speed.image * val_images
-    epochs = max(1, min(EVALUATIONS, int(EVALUATION_SHARE * seconds / evaluation)))
+    epochs = max(1, min(EVALUATIONS, int(PLANNED_EVALUATION_SHARE * seconds / evaluation)))
     steps = max(epochs, int((seconds - epochs * evaluation) / speed.step))
     return epochs, steps

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 # Largest share of the time that evaluations take, apart from the last one.
-EVALUATION_SHARE = 0.2
+MAX_EVALUATION_SHARE = 0.2
 
 
 class TimeBudget:
@@ -63,4 +63,4 @@ class TimeBudget:
 
     def has_time_to_evaluate(self) -> bool:
         """True if evaluations have not taken too much of the time so far."""
-        return self._evaluating <= EVALUATION_SHARE * self.spent
+        return self._evaluating <= MAX_EVALUATION_SHARE * self.spent

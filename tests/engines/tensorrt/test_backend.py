@@ -44,13 +44,20 @@ def test_auto_chooses_tensorrt_if_it_is_installed_and_there_is_a_gpu(monkeypatch
 def test_type_stubs_are_not_taken_for_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
     assert find_backend("auto", ORIN).name == "tensorrt-rtx"
-    with pytest.raises(MissingDependencyError, match=r"found none; install it with pip install 'retina-edge\[tens"):
+    with pytest.raises(
+        MissingDependencyError,
+        match=r"found none; install it with sudo apt-get install nvidia-jetpack, .*--system-site-packages",
+    ):
         find_backend("tensorrt", ORIN)
 
 
 @pytest.mark.parametrize(
     ("machine", "advice"),
-    [(NO_GPU, r"edge\[tensorrt-rtx\]'.*needs no GPU"), (ORIN, r"edge\[tensorrt\]'.*nvidia-jetpack")],
+    [
+        (NO_GPU, r"edge\[tensorrt-rtx\]'.*needs no GPU"),
+        (ORIN, "sudo apt-get install nvidia-jetpack"),
+        (Machine("NVIDIA L4", "8.9"), r"found neither; install one with pip install 'retina-edge\[tensorrt\]'"),
+    ],
 )
 def test_without_a_backend_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, machine: Machine, advice: str

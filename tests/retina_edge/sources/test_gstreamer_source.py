@@ -21,8 +21,9 @@ from retina_edge.environment import checks as diagnosis
 from retina_edge.environment.checks import BROKEN, MISSING, OK
 from retina_edge.sources import gstreamer_source as gstreamer
 from retina_edge.sources.gst_launch import Caps, GstLaunch, PipelineEnd, error_summary, parse_caps
-from retina_edge.sources.gstreamer_source import GStreamerSource, csi_pipeline, is_live, secrets, shown_pipeline
+from retina_edge.sources.gstreamer_source import GStreamerSource, opencv_has_gstreamer
 from retina_edge.sources.opening import open_sources
+from retina_edge.sources.pipeline_text import csi_pipeline, is_live, secrets, shown_pipeline
 from retina_edge.sources.video_source import VideoSource
 from tests.media import write_video
 
@@ -261,6 +262,7 @@ def test_without_gstreamer_the_error_names_both_remedies(monkeypatch: pytest.Mon
 
 
 def test_the_doctor_reports_how_pipelines_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gstreamer, "opencv_has_gstreamer", opencv_has_gstreamer)
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GStreamer:    NO\n")
     outputs = {"gst-launch-1.0": "gst-launch-1.0 version 1.20.3\nmore", "gst-inspect-1.0": "No such element"}
     monkeypatch.setattr(diagnosis, "tool_output", lambda tool, _argument: outputs[tool])
@@ -269,6 +271,8 @@ def test_the_doctor_reports_how_pipelines_run(monkeypatch: pytest.MonkeyPatch) -
     assert diagnosis.check_gstreamer().found == "through gst-launch-1.0 version 1.20.3"
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GStreamer:    YES (1.20.3)\n")
     assert (diagnosis.check_gstreamer().state, diagnosis.check_gstreamer().found) == (OK, "through OpenCV")
+    monkeypatch.setattr(cv2, "__version__", "4.6.0")  # refuses time limits, so gst-launch runs the pipelines
+    assert diagnosis.check_gstreamer().found == "through gst-launch-1.0 version 1.20.3"
 
 
 def test_a_csi_camera_is_opened_by_the_pipeline_of_a_jetson() -> None:
