@@ -14,7 +14,8 @@ from rich.console import Console
 
 from benchmarks.record import begin, save
 from retina_edge import Detector
-from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.data.dataset import DetectionDataset
+from retina_edge.data.load import load_dataset
 from retina_edge.evaluation.coco_metrics import evaluate
 
 ROOT = Path(__file__).parents[1]
@@ -22,14 +23,14 @@ ASSETS = ROOT / "retina_edge" / "assets"
 DATA = ROOT / "tests" / "data" / "treecrowns"
 
 
-def accuracy_of(model: onnx.ModelProto, dataset: CocoDataset, folder: Path) -> dict[str, float]:
+def accuracy_of(model: onnx.ModelProto, dataset: DetectionDataset, folder: Path) -> dict[str, float]:
     """Save a deployable ONNX in a folder, measure it there, and return its COCO metrics."""
     path = folder / "model.onnx"
     onnx.save(model, path)
     return metrics_of(path, dataset)
 
 
-def metrics_of(path: Path, dataset: CocoDataset) -> dict[str, float]:
+def metrics_of(path: Path, dataset: DetectionDataset) -> dict[str, float]:
     """Measure a model file and return its COCO metrics, rounded to 5 digits."""
     with Detector.load(path) as detector:
         metrics = evaluate(detector, dataset).metrics
@@ -39,7 +40,7 @@ def metrics_of(path: Path, dataset: CocoDataset) -> dict[str, float]:
 def main(argv: Sequence[str] | None = None) -> int:
     argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args(argv)
     before = begin()
-    dataset = load_coco(DATA / "val.json", DATA / "images")
+    dataset = load_dataset(DATA / "val.json", DATA / "images")
     figures = []
     for name in ("treecrowns.pt", "treecrowns.onnx"):
         metrics = metrics_of(ASSETS / name, dataset)

@@ -33,7 +33,8 @@ from export.precision.accuracy_budget import AccuracyBudget
 from export.precision.calibration import CALIBRATORS, CalibrationSet, audit
 from export.precision.conversion import Calibration, convert
 from retina_edge.assets import MODEL
-from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.data.dataset import DetectionDataset
+from retina_edge.data.load import load_dataset
 from retina_edge.imaging.image_file import read_image
 
 # Calibration methods of ModelOpt.
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     modelopt = parser.parse_args(argv).modelopt
     before, console = begin(), Console()
-    dataset = load_coco(DATA / "val.json", DATA / "images")
+    dataset = load_dataset(DATA / "val.json", DATA / "images")
     with tempfile.TemporaryDirectory() as name, Progress(console=console, transient=True) as bar:
         folder = Path(name)
         images = audit(write_windows(folder), read_image)
@@ -75,7 +76,7 @@ def measure(
     images: CalibrationSet,
     layout: str,
     calibrator: str,
-    dataset: CocoDataset,
+    dataset: DetectionDataset,
     folder: Path,
     fp32: dict[str, float],
 ) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def measure(
 
 
 def peer(
-    python: Path, model: onnx.ModelProto, images: CalibrationSet, method: str, dataset: CocoDataset, folder: Path
+    python: Path, model: onnx.ModelProto, images: CalibrationSet, method: str, dataset: DetectionDataset, folder: Path
 ) -> dict[str, Any]:
     """Measure ModelOpt's quantization of the same network on the same images, and return its row.
 
@@ -118,7 +119,7 @@ def peer(
     return {"calibrator": f"NVIDIA ModelOpt {version}, {method}", "layout": TENSORRT, **metrics}
 
 
-def _accuracy(model: onnx.ModelProto, dataset: CocoDataset, folder: Path) -> dict[str, float]:
+def _accuracy(model: onnx.ModelProto, dataset: DetectionDataset, folder: Path) -> dict[str, float]:
     metrics = accuracy_of(model, dataset, folder)
     return {name: metrics[name] for name in ("AP", "AP50", "APs", "APm", "APl")}
 

@@ -34,7 +34,7 @@ from engines.tensorrt.builder import build_engine
 from export.precision.calibration import CalibrationSet, audit
 from export.precision.conversion import Calibration, convert
 from retina_edge.assets import MODEL
-from retina_edge.data.coco import load_coco
+from retina_edge.data.load import load_dataset
 from retina_edge.imaging.image_file import read_image
 
 SIZE = 800
@@ -79,7 +79,7 @@ def _variants(deployable: onnx.ModelProto, images: CalibrationSet) -> dict[str, 
 
 
 def _accuracy(images: CalibrationSet, folder: Path) -> list[dict[str, Any]]:
-    dataset = load_coco(DATA / "val.json", DATA / "images")
+    dataset = load_dataset(DATA / "val.json", DATA / "images")
     rows = []
     for name, (model, decibels) in _variants(onnx.load(MODEL), images).items():
         metrics = accuracy_of(model, dataset, folder)

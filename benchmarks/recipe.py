@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks.record import begin, save
 from benchmarks.shapes import SIDE, write_shapes
-from retina_edge.data.coco import load_coco
+from retina_edge.data.load import load_dataset
 from retina_edge.detector import Detector
 from retina_edge.evaluation.coco_metrics import evaluate
 from retina_edge.train import main as train
@@ -79,7 +79,7 @@ def measure(files: tuple[Path, Path], options: Sequence[str], folder: Path) -> d
     if train([*data, *NETWORK, *RUN, *options]):
         raise RuntimeError("train: expected it to succeed; see its error message above")
     with Detector.load(model, device="cpu") as detector:
-        metrics = evaluate(detector, load_coco(files[1], images), batch=8).metrics
+        metrics = evaluate(detector, load_dataset(files[1], images), batch=8).metrics
     return {name: round(metrics[name], 4) for name in ("AP", "AP50", "APs", "APm")}
 
 

@@ -25,7 +25,8 @@ from benchmarks.arguments import devices
 from benchmarks.forest_frame import FRAME_SIZE, forest_frame
 from benchmarks.record import SUFFIXES, begin, save
 from retina_edge.data.augment_options import AugmentOptions
-from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.data.dataset import DetectionDataset
+from retina_edge.data.load import load_dataset
 from retina_edge.model.config import ModelConfig
 from retina_edge.training.initialize import new_model
 from retina_edge.training.processes import ProcessGroup
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def write_frames(folder: Path) -> CocoDataset:
+def write_frames(folder: Path) -> DetectionDataset:
     """Write frames of 720p with painted boxes, and return them as a data set."""
     generator = np.random.default_rng(0)
     height, width = FRAME_SIZE
@@ -81,11 +82,11 @@ def write_frames(folder: Path) -> CocoDataset:
     path = folder / "frames.json"
     categories = [{"id": 1, "name": "box"}]
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    return load_coco(path, folder)
+    return load_dataset(path, folder)
 
 
 def measure(
-    data: CocoDataset, folder: Path, device: str, amp: str, args: argparse.Namespace
+    data: DetectionDataset, folder: Path, device: str, amp: str, args: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """Yield the images per second with loading, and those of the steps alone."""
     size = (args.size, args.size)

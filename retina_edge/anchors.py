@@ -26,8 +26,7 @@ from retina_edge.data.anchor_fit import (
     suggest_anchors,
     without_idle_ratios,
 )
-from retina_edge.data.coco import load_coco
-from retina_edge.data.locate import find_training_file
+from retina_edge.data.load import load_dataset
 from retina_edge.data.summary import DataSummary
 from retina_edge.training.plan import CPU, CUDA, choose_input_size, choose_levels
 
@@ -49,7 +48,7 @@ def build_parser() -> VerbParser:
         "annotations",
         type=Path,
         metavar="DATA",
-        help="COCO annotations, or a folder with train.json; the images are not needed",
+        help="COCO file, YOLO data.yaml, or folder of a data set, as for train; only YOLO needs the images",
     )
     chosen = "the one that train would choose"
     add_size_options(add, size=chosen, levels=chosen)
@@ -88,8 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _anchors(args: argparse.Namespace, levels: int | None) -> int:
-    path = find_training_file(args.annotations)
-    dataset = load_coco(path, None, skip_invalid=args.skip_invalid)
+    dataset = load_dataset(args.annotations, skip_invalid=args.skip_invalid, need_images=False)
     device = CUDA if this_machine().gpu else CPU
     size = args.input or choose_input_size(DataSummary.of(dataset), device)[0]
     boxes = input_boxes(dataset, size)
@@ -102,7 +100,7 @@ def _anchors(args: argparse.Namespace, levels: int | None) -> int:
         return 0
     console = Console()
     height, width = size
-    console.print(f"{path.name}: {len(boxes)} objects in an input of {height}x{width}", highlight=False)
+    console.print(f"{dataset.annotations.name}: {len(boxes)} objects in an input of {height}x{width}", highlight=False)
     console.print(EXPLANATION, highlight=False)
     _print(console, "measured", given)
     if suggested == given:

@@ -19,7 +19,7 @@ from retina_edge.cli import argument_types, running
 from retina_edge.cli.no_objects import why_no_objects
 from retina_edge.cli.tile_options import add_tile_options, tile_options
 from retina_edge.cli.verb_parser import VerbParser
-from retina_edge.data.coco import CocoDataset
+from retina_edge.data.dataset import DetectionDataset
 from retina_edge.detections import DEFAULT_SCORE
 from retina_edge.evaluation.coco_metrics import MAX_DETECTIONS, METRICS, Evaluation
 from retina_edge.evaluation.comparison import Comparison
@@ -35,13 +35,23 @@ def build_parser() -> VerbParser:
     parser = VerbParser(
         "retina-edge evaluate",
         "Measure the COCO average precision of a model on labeled images.",
-        example="retina-edge evaluate model.onnx val.json --images images",
+        example="retina-edge evaluate model.onnx val.json",
     )
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="model.pt, model.onnx or model.engine")
-    add("annotations", type=Path, metavar="ANNOTATIONS.json", help="COCO annotations")
-    add("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
-    add("--skip-invalid", action="store_true", help="skip boxes that have no area or lie outside their image")
+    add(
+        "annotations",
+        type=Path,
+        metavar="DATA",
+        help="labeled images: a COCO file, a YOLO data.yaml, or a folder with val.json, data.yaml or the XML files of "
+        "Pascal VOC",
+    )
+    add("--images", type=Path, metavar="DIR", help="folder of the images (default: found near the annotations)")
+    add(
+        "--skip-invalid",
+        action="store_true",
+        help="leave out images that cannot be used, and skip boxes that have no area or lie outside their image",
+    )
     add("--json", type=Path, metavar="RESULT.json", help="file to write the metrics to (default: no file)")
     add = parser.add_argument_group("measurement").add_argument
     add(
@@ -116,7 +126,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     _check_outputs(args, [("annotations", args.annotations), *(("model", file) for file in files)])
     console = Console()
 
-    def on_dataset(dataset: CocoDataset) -> None:
+    def on_dataset(dataset: DetectionDataset) -> None:
         _check_outputs(args, [("image", image.path) for image in dataset.images])
         _warn_of_many_objects(console, dataset, args.max_detections)
 
@@ -134,6 +144,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             args.images,
             options,
             against=args.against,
+            on_message=lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False),
             on_dataset=on_dataset,
             on_image=on_image,
         )
@@ -163,7 +174,7 @@ def _write_json(result: EvaluationResult, path: Path) -> None:
         file.write(f"{json.dumps(result.to_dict(), indent=2)}\n".encode())
 
 
-def _warn_of_many_objects(console: Console, dataset: CocoDataset, max_detections: int) -> None:
+def _warn_of_many_objects(console: Console, dataset: DetectionDataset, max_detections: int) -> None:
     most = max(len(image.boxes) for image in dataset.images)
     if most > max_detections:
         console.print(

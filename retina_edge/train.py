@@ -35,7 +35,13 @@ def build_parser() -> VerbParser:
         example="retina-edge train train.json --val val.json --images images -o model.pt --minutes 30",
     )
     add = parser.add_argument
-    add("train", type=Path, metavar="DATA", help="COCO annotations to learn from, or a folder with train.json")
+    add(
+        "train",
+        type=Path,
+        metavar="DATA",
+        help="labeled images to learn from: a COCO file, a YOLO data.yaml, or a folder with train.json, data.yaml or "
+        "the XML files of Pascal VOC",
+    )
     add(
         "-o",
         "--output",

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -33,6 +33,14 @@ SMALL_INPUT = (128, 128)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run files marked ``start_first`` first, so that parallel workers end at about the same time."""
     items.sort(key=lambda item: item.get_closest_marker("start_first") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the caches of retina_edge, such as that of looked-at images, out of the user's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from engines.core.errors import ContractError
 from engines.core.option_checks import check_number
 from retina_edge.api.progress import Progress
-from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.data.dataset import DetectionDataset
+from retina_edge.data.load import VAL, load_dataset
 from retina_edge.detector import Detector
 from retina_edge.evaluation.coco_metrics import evaluate
 
@@ -30,9 +32,8 @@ class AccuracyOptions:
 
     Attributes:
         points: AP points (AP times 100) that may be lost against FP32.
-        annotations: COCO annotations of the images that AP is measured on.
-        images: folder of these images; None for ``images/`` beside the annotations, or the folder of the annotations if
-            there is no such folder.
+        annotations: data set that AP is measured on: a COCO file, a YOLO ``data.yaml``, or a folder.
+        images: folder of its images; None to look for it near the annotations.
         fallback: let INT8 layers fall back to a higher precision, to stay within the budget.
 
     Raises:
@@ -83,7 +84,7 @@ def accuracy_budget(
     from export.precision.accuracy_budget import AccuracyBudget  # needs onnx
 
     annotations = Path(options.annotations)
-    dataset = load_coco(annotations, options.images or _default_images(annotations))
+    dataset = load_dataset(annotations, options.images, part=VAL)
     measure = _Measurement(dataset, progress)
     busiest = sorted(dataset.images, key=lambda image: -len(image.boxes))[:COMPARED_IMAGES]
     return AccuracyBudget(
@@ -96,29 +97,38 @@ def accuracy_budget(
     )
 
 
-def dataset_digests(dataset: CocoDataset) -> dict[str, Any]:
+def dataset_digests(dataset: DetectionDataset) -> dict[str, Any]:
     """Return the number of images, and the sha256 of the annotations and of the images in the order of the data set.
 
+    The sha256 of several files is that of their digests.
+
     Examples:
-        >>> dataset = load_coco("tests/data/treecrowns/val.json", "tests/data/treecrowns/images")
+        >>> dataset = load_dataset("tests/data/treecrowns/val.json", "tests/data/treecrowns/images")
         >>> digests = dataset_digests(dataset)
         >>> digests["images"], digests["images_sha256"][:8]
         (16, '396c00d8')
     """
-    images = hashlib.sha256()
-    for image in dataset.images:
-        images.update(hashlib.sha256(image.path.read_bytes()).digest())
+    annotations = [_digest(path) for path in dataset.files]
+    images = [_digest(image.path) for image in dataset.images]
     return {
         "images": len(dataset),
-        "annotations_sha256": hashlib.sha256(dataset.annotations.read_bytes()).hexdigest(),
-        "images_sha256": images.hexdigest(),
+        "annotations_sha256": (annotations[0] if len(annotations) == 1 else _combined(annotations)).hex(),
+        "images_sha256": _combined(images).hex(),
     }
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def _combined(digests: Sequence[bytes]) -> bytes:
+    return hashlib.sha256(b"".join(digests)).digest()
 
 
 class _Measurement:
     """A function that measures the AP of a deployable ONNX on a data set, in the same way as ``evaluate``."""
 
-    def __init__(self, dataset: CocoDataset, progress: Progress) -> None:
+    def __init__(self, dataset: DetectionDataset, progress: Progress) -> None:
         self._dataset, self._progress, self._step = dataset, progress, ""
 
     def tell(self, step: str) -> None:
@@ -140,8 +150,3 @@ class _Measurement:
             with Detector.load(path) as detector:
                 batch = detector.choose_batch(None)
                 return evaluate(detector, self._dataset, batch=batch, on_image=on_image).metrics["AP"]
-
-
-def _default_images(annotations: Path) -> Path:
-    folder = annotations.parent / "images"
-    return folder if folder.is_dir() else annotations.parent

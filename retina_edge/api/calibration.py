@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING
 from engines.core.errors import ContractError, DataError, SourceError
 from engines.core.option_checks import check_choice, check_integer
 from export.precision.calibration import CALIBRATORS, DEFAULT_IMAGES, MIN_CALIBRATION_IMAGES, audit
+from retina_edge.data.load import YAML, listed_images
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES, read_image
-from retina_edge.system.folders import calibration_cache
+from retina_edge.system.folders import cache_folder
 
 if TYPE_CHECKING:
     from export.precision.conversion import Calibration
@@ -23,7 +23,7 @@ class CalibrationOptions:
     """The images and the calibrator for an INT8 model.
 
     Attributes:
-        images: folder of images like those of the camera, or a COCO file that lists such images.
+        images: folder of images like those of the camera, or a COCO file or YOLO ``data.yaml`` that lists such images.
         count: number of images to use, spread evenly over all images.
         calibrator: ``minmax``, ``percentile``, ``entropy`` or ``mse``; None for the default of the layout.
         cache: folder that keeps measured ranges for the next conversion with the same weights, images and settings;
@@ -39,7 +39,7 @@ class CalibrationOptions:
     images: Path | str
     count: int = DEFAULT_IMAGES
     calibrator: str | None = None
-    cache: Path | str | None = field(default_factory=calibration_cache)
+    cache: Path | str | None = field(default_factory=lambda: cache_folder("calibration"))
 
     def __post_init__(self) -> None:
         check_integer("count", self.count, MIN_CALIBRATION_IMAGES)
@@ -77,7 +77,7 @@ def load_calibration(
     Raises:
         ContractError: for INT8 without images, or for images that are not needed.
         DataError: if too few of the images can be used.
-        SourceError: if the path is neither a folder nor a COCO file.
+        SourceError: if the path is neither a folder nor a list of images.
 
     Examples:
         >>> options = CalibrationOptions("tests/data/treecrowns/images", cache=None)
@@ -109,20 +109,9 @@ def _image_files(path: Path) -> list[Path]:
                 f"{path}: expected images to calibrate with, found none; give a folder that contains images"
             )
         return files
-    if path.suffix.lower() != ".json":
-        raise SourceError(f"{path}: expected a folder of images or a COCO file ending in .json, found neither")
-    try:
-        names = [record["file_name"] for record in json.loads(path.read_text(encoding="utf-8"))["images"]]
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: expected a COCO file with images and their file_name ({error!r})") from error
-    return [_listed_image(path, name) for name in names]
-
-
-def _listed_image(path: Path, name: str) -> Path:
-    """Return an image that a COCO file lists: in the file's own folder, or in the folder ``images`` beside it."""
-    for file in (path.parent / name, path.parent / "images" / name):
-        if file.is_file():
-            return file
-    raise DataError(f"{path}: expected the image {name} beside it or in images/, found no such file")
+    if path.suffix.lower() not in (".json", *YAML):
+        raise SourceError(
+            f"{path}: expected a folder of images, a COCO file ending in .json, or the data.yaml of a YOLO data set, "
+            "found none of them"
+        )
+    return listed_images(path)

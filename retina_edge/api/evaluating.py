@@ -10,7 +10,8 @@ from typing import Any
 from engines.core.errors import ContractError
 from engines.core.option_checks import check_integer, check_number
 from retina_edge.api.tiles import TileOptions
-from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.data.dataset import DetectionDataset
+from retina_edge.data.load import VAL, load_dataset
 from retina_edge.detections import DEFAULT_SCORE, Detections
 from retina_edge.detector import Detector
 from retina_edge.evaluation.coco_metrics import MAX_DETECTIONS, Evaluation, detect_all, evaluate_detections
@@ -66,7 +67,7 @@ class EvaluationResult:
         comparison: the comparison with another model; None without one.
     """
 
-    dataset: CocoDataset
+    dataset: DetectionDataset
     evaluation: Evaluation
     confusion: Confusion
     best_score: float
@@ -84,21 +85,23 @@ class EvaluationResult:
 def evaluate(
     model: Path | str,
     annotations: Path | str,
-    images: Path | str,
+    images: Path | str | None = None,
     options: EvaluationOptions | None = None,
     *,
     against: Path | str | None = None,
-    on_dataset: Callable[[CocoDataset], None] = lambda _dataset: None,
+    on_message: Callable[[str], None] = lambda _line: None,
+    on_dataset: Callable[[DetectionDataset], None] = lambda _dataset: None,
     on_image: Callable[[Path, int], None] = lambda _model, _images: None,
 ) -> EvaluationResult:
     """Run a model over labeled images and compute COCO metrics.
 
     Args:
         model: path of a ``.pt``, ``.onnx`` or ``.engine``.
-        annotations: path of the COCO annotations.
-        images: folder of the images.
+        annotations: path of a COCO file, of a YOLO ``data.yaml``, or of the folder of a data set.
+        images: folder of the images; None to look for it near the annotations.
         options: options of the evaluation.
         against: path of another model to compare with on the same images, for instance the FP32 model.
+        on_message: called with each line of text for the user.
         on_dataset: called with the data set after it has been read and checked.
         on_image: called after each image with the model and the number of images in the data set.
 
@@ -114,7 +117,9 @@ def evaluate(
         '0.70'
     """
     options = options or EvaluationOptions()
-    dataset = load_coco(annotations, images, skip_invalid=options.skip_invalid)
+    dataset = load_dataset(annotations, images, part=VAL, skip_invalid=options.skip_invalid, on_message=on_message)
+    for remark in dataset.remarks:
+        on_message(remark)
     on_dataset(dataset)
     # Run the other model first, so that an error in it is raised before this model has run over all images.
     others, _ = _detect(Path(against), dataset, options, on_image) if against else (None, None)
@@ -140,7 +145,7 @@ def evaluate(
 
 
 def _detect(
-    model: Path, dataset: CocoDataset, options: EvaluationOptions, on_image: Callable[[Path, int], None]
+    model: Path, dataset: DetectionDataset, options: EvaluationOptions, on_image: Callable[[Path, int], None]
 ) -> tuple[list[Detections], float]:
     """Return the detections in each image, and the score that every detection of the model exceeds."""
     with Detector.load(model, device=options.device) as loaded:

@@ -18,7 +18,7 @@ from engines.core.processor import usable_cores
 from retina_edge.api.training_data import TrainingData
 from retina_edge.api.training_plan import IMAGENET, GivenOptions, TrainingPlan
 from retina_edge.data.augment_options import AugmentOptions
-from retina_edge.data.coco import CocoDataset
+from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.summary import DataSummary
 from retina_edge.system.output_file import Input, check_output
 from retina_edge.training.findings import findings
@@ -148,8 +148,8 @@ class _Run:
     """The parts of a run that do not depend on its options."""
 
     output: Path
-    train_data: CocoDataset
-    val_data: CocoDataset
+    train_data: DetectionDataset
+    val_data: DetectionDataset
     group: ProcessGroup
     half: bool
     observer: TrainingObserver

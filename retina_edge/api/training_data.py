@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from engines.core.errors import DataError
-from retina_edge.data.coco import CocoDataset, load_coco
-from retina_edge.data.locate import VAL_FILES, find_annotations, find_images, find_training_file, hold_out
+from retina_edge.data.dataset import DetectionDataset
+from retina_edge.data.hold_out import hold_out
+from retina_edge.data.load import TRAIN, VAL, is_coco_file, load_dataset, load_part
 from retina_edge.system.output_file import Input
 
 
@@ -17,12 +19,14 @@ class TrainingData:
     """The data sets to train on and to validate on.
 
     Attributes:
-        train: path of the COCO annotations to train on, or of a folder with ``train.json`` and images.
+        train: data set to train on: a COCO file, a YOLO ``data.yaml``, or a folder with ``train.json``, ``data.yaml``
+            or the XML files of Pascal VOC.
         images: folder of the training images; None to look for it near the annotations.
-        val: path of the COCO annotations to validate on; None for ``val.json`` in a folder, or else for a fifth of the
-            training images, which is then not learned.
+        val: data set to validate on, as ``train``; None for the part of ``train`` that is meant for it, or else for a
+            fifth of the training images, which is then not learned.
         val_images: folder of the validation images; None for ``images``, or near the annotations.
-        skip_invalid: skip boxes that have no area or lie outside their image, instead of raising an error.
+        skip_invalid: leave out images that cannot be used, and skip boxes that have no area or lie outside their image,
+            instead of raising an error.
 
     Examples:
         >>> data = TrainingData("train.json", "train_images", "val.json", "val_images")
@@ -40,22 +44,25 @@ class TrainingData:
         """Return the files that are read, for ``check_output``."""
         return [("annotations", path) for path in (self.train, self.val) if path is not None]
 
-    def load(self, on_message: Callable[[str], None]) -> tuple[CocoDataset, CocoDataset]:
+    def load(self, on_message: Callable[[str], None]) -> tuple[DetectionDataset, DetectionDataset]:
         """Read both data sets.
 
         Args:
             on_message: called with a line of text for the user about what was decided or skipped.
 
         Raises:
-            DataError: if a file or folder is missing or damaged, or the validation set has a category that the training
-                set lacks.
+            DataError: if a file, folder or image is missing or damaged, a part has no object, or the validation set has
+                a category that the training set lacks.
         """
-        annotations = find_training_file(Path(self.train))
-        train = self._read(annotations, self.images, on_message)
-        val_file = Path(self.val) if self.val is not None else None
-        if val_file is None and Path(self.train).is_dir():
-            val_file = find_annotations(Path(self.train), VAL_FILES)
-        if val_file is None:
+        train = load_dataset(self.train, self.images, part=TRAIN, skip_invalid=self.skip_invalid, on_message=on_message)
+        if not train.has_objects():
+            raise DataError(
+                f"{train.annotations}: expected boxes to learn from, found none outside of crowds; add annotations"
+            )
+        validation = self._validation(on_message)
+        for remark in (*train.remarks, *(validation.remarks if validation else ())):
+            on_message(remark)
+        if validation is None:
             kept, val = hold_out(train)
             if kept is val:
                 on_message(
@@ -68,18 +75,22 @@ class TrainingData:
                     "validate on"
                 )
             return kept, val
-        val = self._read(val_file, self.val_images or self.images, on_message)
-        if not any(len(image.boxes) for image in val.images):
-            raise DataError(f"{val_file}: expected objects to validate on, found none; add annotations, or omit --val")
-        if unknown := set(val.class_names) - set(train.class_names):
+        name = validation.annotations
+        if not validation.has_objects():
+            raise DataError(f"{name}: expected objects to validate on, found none; add annotations, or omit --val")
+        if unknown := set(validation.class_names) - set(train.class_names):
             raise DataError(
-                f"{val_file}: expected only categories of {annotations}, got also "
-                f"{', '.join(sorted(unknown))}; remove them, or add them to the training set"
+                f"{name}: expected only categories of {train.annotations}, got also {', '.join(sorted(unknown))}; "
+                "remove them, or add them to the training set"
             )
-        return train, val
+        return train, validation
 
-    def _read(self, path: Path, images: Path | str | None, on_message: Callable[[str], None]) -> CocoDataset:
-        data = load_coco(path, images or find_images(path), skip_invalid=self.skip_invalid)
-        if data.skipped:
-            on_message(f"{path.name}: {len(data.skipped)} invalid boxes skipped")
-        return data
+    def _validation(self, on_message: Callable[[str], None]) -> DetectionDataset | None:
+        """Return the data set to validate on; None if there is none."""
+        load = partial(load_part, part=VAL, skip_invalid=self.skip_invalid, on_message=on_message)
+        if self.val is None:
+            return None if is_coco_file(Path(self.train)) else load(self.train, self.val_images)
+        validation = load(self.val, self.val_images or self.images)
+        if validation is None:
+            raise DataError(f"{self.val}: expected a data set to validate on, found only a part to learn; omit --val")
+        return validation

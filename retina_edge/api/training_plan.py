@@ -16,7 +16,7 @@ from engines.core.errors import ModelFileError
 from engines.core.processor import usable_cores
 from retina_edge.data.anchor_fit import AnchorFit, fit_anchors, input_boxes
 from retina_edge.data.augment_options import AugmentOptions
-from retina_edge.data.coco import CocoDataset
+from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.summary import DataSummary
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.plan import (
@@ -83,7 +83,7 @@ class TrainingPlan:
     def of(
         cls,
         given: GivenOptions,
-        data: CocoDataset,
+        data: DetectionDataset,
         summary: DataSummary,
         group: ProcessGroup,
         *,

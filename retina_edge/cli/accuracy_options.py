@@ -31,14 +31,15 @@ def add_accuracy_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--val",
         type=Path,
-        metavar="ANNOTATIONS.json",
-        help="COCO annotations that the budget is measured on (default: none; a budget needs them)",
+        metavar="DATA",
+        help="COCO file, YOLO data.yaml, or folder of a data set to measure the budget on (default: none; a budget "
+        "needs it)",
     )
     add(
         "--val-images",
         type=Path,
         metavar="DIR",
-        help="folder of the images of --val (default: images/ beside the annotations, or their folder)",
+        help="folder of the images of --val (default: found near the annotations)",
     )
     add("--no-fallback", action="store_true", help="fail if the budget is exceeded, instead of keeping layers in fp16")
 
@@ -65,7 +66,7 @@ def accuracy_options(args: argparse.Namespace) -> AccuracyOptions | None:
                 raise ContractError(f"{option} belongs to --accuracy-budget POINTS; give both or leave {option} out")
         return None
     if args.val is None:
-        raise ContractError("--accuracy-budget needs labeled images to measure on: give --val ANNOTATIONS.json")
+        raise ContractError("--accuracy-budget needs labeled images to measure on: give --val DATA")
     return AccuracyOptions(args.accuracy_budget, args.val, args.val_images, not args.no_fallback)
 
 

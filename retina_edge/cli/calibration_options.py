@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,6 @@ from engines.core.contract import CPU, TENSORRT
 from export.precision.calibration import CALIBRATORS, DEFAULT_CALIBRATORS, DEFAULT_IMAGES
 from retina_edge.api.calibration import CalibrationOptions
 from retina_edge.cli import argument_types
-from retina_edge.system.folders import calibration_cache
 
 
 def add_calibration_options(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +20,9 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--calibration",
         type=Path,
-        metavar="DIR|COCO.json",
-        help="images like those of the camera, as a folder or as a COCO file that lists images beside it (default: "
-        "none; INT8 needs them)",
+        metavar="DIR|COCO.json|data.yaml",
+        help="images like those of the camera, as a folder, or as a COCO file or YOLO data.yaml that lists them "
+        "(default: none; INT8 needs them)",
     )
     add(
         "--calibration-images",
@@ -40,10 +40,9 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--calibration-cache",
         type=Path,
-        default=calibration_cache(),
         metavar="DIR",
         help="folder that keeps measured ranges for the next run with the same weights, images and settings (default: "
-        "%(default)s)",
+        "retina_edge/calibration in the user's cache folder)",
     )
 
 
@@ -58,7 +57,8 @@ def calibration_options(args: argparse.Namespace) -> CalibrationOptions | None:
     """
     if args.calibration is None:
         return None
-    return CalibrationOptions(args.calibration, args.calibration_images, args.calibrator, args.calibration_cache)
+    options = CalibrationOptions(args.calibration, args.calibration_images, args.calibrator)
+    return dataclasses.replace(options, cache=args.calibration_cache) if args.calibration_cache else options
 
 
 def print_findings(findings: Sequence[str]) -> None:

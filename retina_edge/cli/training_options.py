@@ -37,16 +37,21 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--val",
         type=Path,
-        metavar="VAL.json",
-        help="COCO annotations to validate on (default: val.json in a folder, else a fifth of the images)",
+        metavar="DATA",
+        help="data set to validate on (default: the part of DATA for it, such as val.json in a folder, else a fifth of "
+        "the images)",
     )
     add(
         "--val-images",
         type=Path,
         metavar="DIR",
-        help="folder of the validation images (default: --images, or near VAL.json)",
+        help="folder of the validation images (default: --images, or found near the annotations)",
     )
-    add("--skip-invalid", action="store_true", help="skip boxes that have no area or lie outside their image")
+    add(
+        "--skip-invalid",
+        action="store_true",
+        help="leave out images that cannot be used, and skip boxes that have no area or lie outside their image",
+    )
 
 
 def add_start_options(parser: argparse.ArgumentParser) -> None:

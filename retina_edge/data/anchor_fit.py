@@ -18,7 +18,7 @@ from engines.core.contract import PyramidLevel
 from engines.core.errors import DataError
 from engines.core.letterbox import Letterbox
 from retina_edge.data.box_overlap import iou
-from retina_edge.data.coco import CocoDataset
+from retina_edge.data.dataset import DetectionDataset
 from retina_edge.model.config import octave_sizes
 
 # The paper's anchors, for a pyramid of five levels.
@@ -93,7 +93,7 @@ class AnchorFit:
         return values
 
 
-def input_boxes(dataset: CocoDataset, input_size: tuple[int, int]) -> npt.NDArray[np.float32]:
+def input_boxes(dataset: DetectionDataset, input_size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Return all boxes of a data set in the coordinates of the network's input: float32 [N, 4], xyxy, input pixels.
 
     Args:

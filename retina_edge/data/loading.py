@@ -24,7 +24,7 @@ from torchvision import tv_tensors
 from engines.core.errors import RetinaEdgeError
 from retina_edge.data.augment import Target, training_transform
 from retina_edge.data.augment_options import AugmentOptions
-from retina_edge.data.coco import CocoDataset
+from retina_edge.data.dataset import DetectionDataset
 
 Sample = tuple[Tensor, Target]
 Batch = tuple[Tensor, list[Target]]
@@ -42,7 +42,7 @@ class AugmentedDataset(Dataset["Sample | RetinaEdgeError"]):
         options: augmentation of the images; both sizes must be set.
     """
 
-    def __init__(self, data: CocoDataset, options: AugmentOptions) -> None:
+    def __init__(self, data: DetectionDataset, options: AugmentOptions) -> None:
         self.data = data
         self.transform = training_transform(options)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.core.errors import DataError
-from retina_edge.data.coco import CocoDataset
+from retina_edge.data.dataset import DetectionDataset
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class DataSummary:
         sizes: square root of the area of a box, pixels: the 5th, 50th and 95th percentile.
 
     Examples:
-        >>> from retina_edge.data.coco import load_coco
-        >>> summary = DataSummary.of(load_coco("tests/data/treecrowns/val.json", None))
+        >>> from retina_edge.data.load import load_dataset
+        >>> summary = DataSummary.of(load_dataset("tests/data/treecrowns/val.json", None))
         >>> summary.images, summary.image_size, summary.boxes
         (16, (400, 400), {'tree': 296})
     """
@@ -36,7 +36,7 @@ class DataSummary:
     sizes: tuple[float, float, float]
 
     @classmethod
-    def of(cls, data: CocoDataset) -> DataSummary:
+    def of(cls, data: DetectionDataset) -> DataSummary:
         """Summarize a data set.
 
         Raises:

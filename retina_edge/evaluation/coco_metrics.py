@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,12 +10,14 @@ import numpy as np
 
 from engines.core.errors import DataError, MissingDependencyError
 from engines.core.option_checks import check_integer
-from retina_edge.data.coco import CocoDataset
+from retina_edge.data.dataset import DetectionDataset
 from retina_edge.detections import Detections
 from retina_edge.detector import Detector
 
 # Number of best detections of an image that count, as in COCO.
 MAX_DETECTIONS = 100
+# Images, objects and classes are numbered from here for COCOeval, which takes the id 0 of an object for none.
+FIRST_ID = 1
 # Names of the metrics, in the order of COCOeval's summary.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -52,7 +53,7 @@ class Evaluation:
 
 def evaluate(
     detector: Detector,
-    dataset: CocoDataset,
+    dataset: DetectionDataset,
     *,
     batch: int = 1,
     max_detections: int = MAX_DETECTIONS,
@@ -80,7 +81,7 @@ def evaluate(
 
 
 def detect_all(
-    detector: Detector, dataset: CocoDataset, *, batch: int = 1, on_image: Callable[[], None] = lambda: None
+    detector: Detector, dataset: DetectionDataset, *, batch: int = 1, on_image: Callable[[], None] = lambda: None
 ) -> list[Detections]:
     """Run the detector on a data set, and return the detections of each image in the order of the data set.
 
@@ -93,7 +94,7 @@ def detect_all(
     if batch < 1:
         raise ValueError(f"batch: expected at least 1, got {batch}")
     _coco_tools()  # fail now if the package is missing, not after an hour of detection
-    match_categories(detector.contract.class_names, dataset)
+    match_labels(detector.contract.class_names, dataset)
     results: list[Detections] = []
     for start in range(0, len(dataset), batch):
         images = [image.read() for image in dataset.images[start : start + batch]]
@@ -105,7 +106,7 @@ def detect_all(
 
 
 def evaluate_detections(
-    detections: Sequence[Detections], dataset: CocoDataset, *, max_detections: int = MAX_DETECTIONS
+    detections: Sequence[Detections], dataset: DetectionDataset, *, max_detections: int = MAX_DETECTIONS
 ) -> Evaluation:
     """Compute COCO metrics of detections.
 
@@ -116,30 +117,49 @@ def evaluate_detections(
 
     Raises:
         DataError: if no class of the data set is a class of the detections.
+        MissingDependencyError: if faster-coco-eval is not installed.
+        ContractError: if ``max_detections`` is less than 1.
     """
+    # COCOeval computes a wrong AP from other values.
+    check_integer("max_detections", max_detections, 1)
     results: list[dict[str, Any]] = []
-    for image, in_image in zip(dataset.images, detections, strict=True):
-        categories = match_categories(in_image.class_names, dataset)
-        for row, label in zip(in_image.to_coco(image.id), in_image.labels.tolist(), strict=True):
-            if label in categories:
-                results.append({**row, "category_id": categories[label]})
-    return evaluate_results(dataset, results, max_detections=max_detections)
+    for number, in_image in enumerate(detections, FIRST_ID):
+        labels = match_labels(in_image.class_names, dataset)
+        for row, label in zip(in_image.to_coco(number), in_image.labels.tolist(), strict=True):
+            if label in labels:
+                results.append({**row, "category_id": labels[label] + FIRST_ID})
+    coco, coco_eval = _coco_tools()
+    truth = coco(_ground_truth(dataset))
+    run = coco_eval(truth, truth.loadRes(results), iouType="bbox")
+    run.params.maxDets = [1, 10, max_detections]
+    run.evaluate()
+    run.accumulate()
+    run.summarize()
+    # COCOeval returns -1 if the data set has no objects of a size.
+    stats = [float(value) if value >= 0 else float("nan") for value in run.stats[: len(METRICS)]]
+    precision = run.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class], all sizes, most detections
+    per_class = {}
+    for label, name in enumerate(dataset.class_names):
+        values = precision[:, :, label]
+        values = values[values > -1]
+        per_class[name] = float(values.mean()) if values.size else float("nan")
+    return Evaluation(dict(zip(METRICS, stats, strict=True)), per_class, len(dataset), len(results))
 
 
-def match_categories(class_names: Sequence[str], dataset: CocoDataset) -> dict[int, int]:
-    """Return the data set's category id for each label of a detector, if the data set has a class of the same name.
+def match_labels(class_names: Sequence[str], dataset: DetectionDataset) -> dict[int, int]:
+    """Return the data set's label for each label of a detector, if the data set has a class of the same name.
 
     Raises:
         DataError: if no class has the same name.
 
     Examples:
         >>> from pathlib import Path
-        >>> dataset = CocoDataset(Path("trees.json"), ("tree", "shrub"), (7, 9), images=())
-        >>> match_categories(("bush", "tree"), dataset)
-        {1: 7}
+        >>> dataset = DetectionDataset(Path("trees.json"), ("tree", "shrub"), (7, 9), images=())
+        >>> match_labels(("bush", "tree"), dataset)
+        {1: 0}
     """
-    ids = dict(zip(dataset.class_names, dataset.category_ids, strict=True))
-    matched = {label: ids[name] for label, name in enumerate(class_names) if name in ids}
+    labels = {name: label for label, name in enumerate(dataset.class_names)}
+    matched = {label: labels[name] for label, name in enumerate(class_names) if name in labels}
     if not matched:
         raise DataError(
             f"{dataset.annotations}: no category is a class of the model: expected some of "
@@ -148,53 +168,27 @@ def match_categories(class_names: Sequence[str], dataset: CocoDataset) -> dict[i
     return matched
 
 
-def evaluate_results(
-    dataset: CocoDataset, results: list[dict[str, Any]], *, max_detections: int = MAX_DETECTIONS
-) -> Evaluation:
-    """Compute COCO metrics of results in COCO's own format.
-
-    Args:
-        dataset: a checked data set.
-        results: detections with the keys ``image_id``, ``category_id``, ``bbox`` and ``score``.
-        max_detections: number of best detections of an image that count, also in ``AR100``.
-
-    Raises:
-        MissingDependencyError: if faster-coco-eval is not installed.
-        ContractError: if ``max_detections`` is less than 1.
-    """
-    # COCOeval computes a wrong AP from other values.
-    check_integer("max_detections", max_detections, 1)
-    coco, coco_eval = _coco_tools()
-    truth = coco(_ground_truth(dataset))
-    run = coco_eval(truth, truth.loadRes(results), iouType="bbox")
-    run.params.catIds = list(dataset.category_ids)
-    run.params.imgIds = [image.id for image in dataset.images]
-    run.params.maxDets = [1, 10, max_detections]
-    run.evaluate()
-    run.accumulate()
-    run.summarize()
-    # COCOeval returns -1 if the data set has no objects of a size.
-    stats = [float(value) if value >= 0 else float("nan") for value in run.stats[: len(METRICS)]]
-    precision = run.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class], all sizes, most detections
-    order = sorted(dataset.category_ids)  # COCOeval sorts the classes
-    per_class = {}
-    for category_id, name in zip(dataset.category_ids, dataset.class_names, strict=True):
-        values = precision[:, :, order.index(category_id)]
-        values = values[values > -1]
-        per_class[name] = float(values.mean()) if values.size else float("nan")
-    return Evaluation(dict(zip(METRICS, stats, strict=True)), per_class, len(dataset), len(results))
-
-
-def _ground_truth(dataset: CocoDataset) -> dict[str, Any]:
-    """Return the annotations for COCOeval, which requires ``area`` and ``iscrowd``; many files lack these keys."""
-    content = json.loads(dataset.annotations.read_text(encoding="utf-8-sig"))
-    annotations = []
-    for annotation in content["annotations"]:
-        if annotation["id"] in dataset.skipped:
-            continue
-        width, height = annotation["bbox"][2:]
-        annotations.append({"iscrowd": 0, "area": width * height, **annotation})
-    return {**content, "annotations": annotations}
+def _ground_truth(dataset: DetectionDataset) -> dict[str, Any]:
+    """Return the objects for COCOeval, with numbers of our own."""
+    annotations: list[dict[str, Any]] = []
+    for number, image in enumerate(dataset.images, FIRST_ID):
+        labels = (*image.labels.tolist(), *image.crowd_labels.tolist())
+        for index, (label, (*bbox, area)) in enumerate(zip(labels, image.truth.tolist(), strict=True)):
+            annotations.append(
+                {
+                    "id": len(annotations) + FIRST_ID,
+                    "image_id": number,
+                    "category_id": label + FIRST_ID,
+                    "bbox": bbox,
+                    "area": area,
+                    "iscrowd": int(index >= len(image.labels)),
+                }
+            )
+    return {
+        "images": [{"id": number} for number in range(FIRST_ID, len(dataset) + FIRST_ID)],
+        "categories": [{"id": label + FIRST_ID, "name": name} for label, name in enumerate(dataset.class_names)],
+        "annotations": annotations,
+    }
 
 
 def _coco_tools() -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_edge.data.box_overlap import iou
-from retina_edge.data.coco import CocoDataset, LabeledImage
+from retina_edge.data.dataset import DetectionDataset, LabeledImage
 from retina_edge.detections import Detections
 from retina_edge.evaluation.coco_metrics import Evaluation
 
@@ -129,7 +129,7 @@ class Comparison:
         return text
 
 
-def compare(first: ModelResult, second: ModelResult, dataset: CocoDataset, score: float) -> Comparison:
+def compare(first: ModelResult, second: ModelResult, dataset: DetectionDataset, score: float) -> Comparison:
     """Match the detections of two models in the same images.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_edge.data.box_overlap import iou, share_inside
-from retina_edge.data.coco import CocoDataset, LabeledImage
+from retina_edge.data.dataset import DetectionDataset, LabeledImage
 from retina_edge.detections import Detections
 
 # Smallest IoU of a correct box, as in AP50, and of a box that is near its object but badly located.
@@ -69,7 +69,7 @@ class Confusion:
         }
 
 
-def confusion(detections: Sequence[Detections], dataset: CocoDataset, score: float) -> Confusion:
+def confusion(detections: Sequence[Detections], dataset: DetectionDataset, score: float) -> Confusion:
     """Match the boxes that score more than ``score`` with the objects of each image.
 
     Boxes are matched greedily, best first. A box takes an object of its class with an IoU of at least ``CORRECT_IOU``.
@@ -114,7 +114,7 @@ def confusion(detections: Sequence[Detections], dataset: CocoDataset, score: flo
     return Confusion(dataset.class_names, dict(outcomes), dict(alarms))
 
 
-def _in_crowd(box: npt.NDArray[np.float32], name: str, image: LabeledImage, dataset: CocoDataset) -> bool:
+def _in_crowd(box: npt.NDArray[np.float32], name: str, image: LabeledImage, dataset: DetectionDataset) -> bool:
     """Return True if at least half of a box lies in a crowd of its class, the criterion of COCO's evaluation."""
     crowds = image.crowds[image.crowd_labels == dataset.class_names.index(name)]
     return bool((share_inside(box, crowds) >= CORRECT_IOU).any())

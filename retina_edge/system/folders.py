@@ -1,4 +1,7 @@
-"""The user's folders for cached and persistent files, as the XDG Base Directory Specification names them."""
+"""The user's folders for cached and persistent files, as the XDG Base Directory Specification names them.
+
+A service or a container may run as a user without a home. Then there is no such folder, and only what needs one fails.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,18 @@ import os
 from pathlib import Path
 
 
-def calibration_cache() -> Path:
-    """Return ``retina_edge/calibration`` in the user's cache folder. The folder may not exist yet.
+def cache_folder(name: str) -> Path | None:
+    """Return ``retina_edge/NAME`` in the user's cache folder, which may not exist yet; None without a home.
 
     Examples:
-        >>> calibration_cache().parts[-2:]
+        >>> cache_folder("calibration").parts[-2:]
         ('retina_edge', 'calibration')
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retina_edge" / "calibration"
+    return _folder(os.environ.get("XDG_CACHE_HOME"), ".cache", name)
 
 
-def event_spool() -> Path:
-    """Return ``retina_edge/events`` in the state folder of the systemd service or of the user.
+def event_spool() -> Path | None:
+    """Return ``retina_edge/events`` in the state folder of the systemd service or of the user; None without a home.
 
     The folder may not exist yet.
 
@@ -25,5 +28,14 @@ def event_spool() -> Path:
         >>> event_spool().parts[-2:]
         ('retina_edge', 'events')
     """
-    state = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "retina_edge" / "events"
+    given = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME")
+    return _folder(given, ".local/state", "events")
+
+
+def _folder(given: str | None, in_home: str, name: str) -> Path | None:
+    if given:
+        return Path(given) / "retina_edge" / name
+    try:
+        return Path.home() / in_home / "retina_edge" / name
+    except RuntimeError:  # no HOME, and no entry for this user in passwd
+        return None

@@ -76,6 +76,8 @@ def findings(
             f"the rate of {options.learning_rate:g} is far from the usual {usual:g} for {options.optimizer} and "
             f"batches of {samples_of_step}: omit --lr to take the usual one"
         )
+    if absent := [name for name, boxes in facts.data.boxes.items() if not boxes]:
+        yield f"no object to learn from has the class {', '.join(absent[:10])}, so it will never be found"
     if fit.under_stride > MANY_SMALL:
         yield (
             f"{fit.under_stride:.0%} of the objects have a side shorter than {FINEST_STRIDE} pixels in the input, the "

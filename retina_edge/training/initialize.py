@@ -11,7 +11,7 @@ from engines.core.contract import DetectorContract, package_versions
 from engines.core.errors import DataError
 from engines.core.letterbox import letterbox_batch
 from export.preprocess import Preprocess
-from retina_edge.data.coco import CocoDataset
+from retina_edge.data.dataset import DetectionDataset
 from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.config import ModelConfig
 from retina_edge.model.retinanet import RetinaNet
@@ -23,7 +23,7 @@ RANGE_IMAGES = 64
 
 def new_model(
     config: ModelConfig,
-    data: CocoDataset,
+    data: DetectionDataset,
     input_size: tuple[int, int],
     *,
     seed: int,
@@ -41,7 +41,7 @@ def new_model(
 
     Examples:
         >>> from pathlib import Path
-        >>> data = CocoDataset(Path("train.json"), ("tree",), (1,), images=())
+        >>> data = DetectionDataset(Path("train.json"), ("tree",), (1,), images=())
         >>> config = ModelConfig(1, "resnet18", fpn_channels=32, head_depth=1)
         >>> model, contract = new_model(config, data, (64, 96), seed=0)
         >>> contract.architecture
@@ -97,7 +97,7 @@ def initialize_from(model: RetinaNet, contract: DetectorContract, source: Checkp
     return fresh
 
 
-def quantized_model(source: Checkpoint, data: CocoDataset, *, batch: int, device: torch.device) -> RetinaNet:
+def quantized_model(source: Checkpoint, data: DetectionDataset, *, batch: int, device: torch.device) -> RetinaNet:
     """Return a trained model with the rounding of INT8, whose ranges are measured on images spread over a data set.
 
     Args:

@@ -20,7 +20,7 @@ from engines.core.contract import DetectorContract
 from engines.core.errors import TrainingError
 from export.preprocess import Preprocess
 from retina_edge.data.augment_options import AugmentOptions
-from retina_edge.data.coco import CocoDataset
+from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.loading import AugmentedDataset, BatchLoader, EpochSampler
 from retina_edge.detections import DEFAULT_SCORE
 from retina_edge.detector import Detector
@@ -62,8 +62,8 @@ class Trainer:
         self,
         model: RetinaNet,
         contract: DetectorContract,
-        train_data: CocoDataset,
-        val_data: CocoDataset,
+        train_data: DetectionDataset,
+        val_data: DetectionDataset,
         *,
         augment: AugmentOptions,
         options: TrainOptions,
@@ -79,6 +79,8 @@ class Trainer:
         self.model = model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.contract, self.options, self.augment, self.group = contract, options, augment, group
         self.val_data, self.output, self.half, self.recipe = val_data, output, half, recipe
+        # A resumed run may leave out images that were damaged since.
+        self.given_images = len(train_data) + train_data.left_out
         self.observer = observer or TrainingObserver()
         self.last_path = output.with_suffix(".last.pt")
         self.parallel: nn.Module = self.model

@@ -44,7 +44,7 @@ def _settings(trainer: Trainer) -> dict[str, Any]:
         **dataclasses.asdict(trainer.augment),
         **dataclasses.asdict(trainer.model.config),
         "classes": trainer.contract.class_names,
-        "training images": trainer.sampler.num_images,
+        "training images": trainer.given_images,
         "processes": trainer.group.world,
         "amp": str(trainer.amp),
     }
@@ -68,8 +68,8 @@ def restore(trainer: Trainer) -> None:
     ]
     if differences:
         raise TrainingError(
-            f"{trainer.last_path} was made with other settings: {'; '.join(differences)}; resume with "
-            "the same settings, or start a new run from it"
+            f"{trainer.last_path} was made with other settings: {'; '.join(differences)}; resume with the same "
+            f"settings, or train longer or otherwise in a new run with --init {trainer.output.name}"
         )
     trainer.model.load_state_dict(state["model"])
     if trainer.ema:

@@ -11,17 +11,17 @@ import numpy as np
 from benchmarks import recipe
 from benchmarks.shapes import CLASSES, LARGEST, SIDE, SMALLEST, write_shapes
 from benchmarks.tables import TABLES
-from retina_edge.data.coco import load_coco
+from retina_edge.data.load import load_dataset
 
 
 def test_shapes_are_where_their_boxes_are(tmp_path: Path) -> None:
     files = write_shapes(tmp_path, train=12, val=3)
     again = write_shapes(tmp_path / "again", train=12, val=3)
-    data = [load_coco(path, path.parent / "images") for path in files]
+    data = [load_dataset(path, path.parent / "images") for path in files]
     assert [len(part) for part in data] == [12, 3]
     assert data[0].class_names == CLASSES
     seen: set[int] = set()
-    for image, same in zip(data[0].images, load_coco(again[0], tmp_path / "again" / "images").images, strict=True):
+    for image, same in zip(data[0].images, load_dataset(again[0], tmp_path / "again" / "images").images, strict=True):
         np.testing.assert_array_equal(image.boxes, same.boxes)  # the same seed gives the same boxes
         sides = image.boxes[:, 2:] - image.boxes[:, :2]
         assert ((sides >= 0.5 * SMALLEST) & (sides <= LARGEST + 2)).all()

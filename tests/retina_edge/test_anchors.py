@@ -29,7 +29,7 @@ from retina_edge.data.anchor_fit import (
     suggest_anchors,
     without_idle_ratios,
 )
-from retina_edge.data.coco import load_coco
+from retina_edge.data.load import load_dataset
 from retina_edge.model.config import ModelConfig, octave_sizes
 from retina_edge.model.retinanet import RetinaNet
 from retina_edge.train import build_parser as build_train_parser
@@ -110,7 +110,7 @@ def test_a_search_on_a_sample_of_boxes_measures_all_boxes() -> None:
 
 
 def test_boxes_are_scaled_to_the_input(treecrowns: Path) -> None:
-    dataset = load_coco(treecrowns / "val.json", treecrowns / "images")
+    dataset = load_dataset(treecrowns / "val.json", treecrowns / "images")
     tiles = [image for image in dataset.images if image.size == (400, 400)]
     assert len(tiles) > 3
     boxes = input_boxes(dataclasses.replace(dataset, images=tuple(tiles)), (800, 1600))  # scale 2
@@ -173,7 +173,7 @@ def test_bad_input_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main([str(path)]) == 1
     assert "expected boxes to learn from, found none" in capsys.readouterr().err
     with pytest.raises(DataError, match="found none"):
-        input_boxes(load_coco(path, None), INPUT)
+        input_boxes(load_dataset(path, None), INPUT)
     for options, message in (
         (["--anchors", "32"], "expected 3 to 5 sizes"),
         (["--anchors", "32", "64", "128", "--backbone-levels", "4"], "expected 4 sizes"),

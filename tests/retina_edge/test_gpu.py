@@ -13,7 +13,7 @@ import torch
 import retina_edge
 from retina_edge import Detector
 from retina_edge.data.augment_options import AugmentOptions
-from retina_edge.data.coco import load_coco
+from retina_edge.data.load import load_dataset
 from retina_edge.training.initialize import new_model
 from retina_edge.training.processes import ProcessGroup
 from retina_edge.training.train_options import TrainOptions
@@ -48,7 +48,7 @@ def test_training_changes_all_weights_and_can_be_resumed(
     tiny_coco: Path, treecrowns: Path, tmp_path: Path, amp: str
 ) -> None:
     pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval, which measures each epoch")
-    data = load_coco(tiny_coco, treecrowns / "images")
+    data = load_dataset(tiny_coco, treecrowns / "images")
     options = TrainOptions(epochs=2, epoch_samples=16, batch=4, warmup_steps=2, amp=amp, ema=0.9, workers=1)
 
     def make_trainer() -> Trainer:

@@ -10,7 +10,8 @@ import pytest
 
 import retina_edge
 from retina_edge import Detector
-from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.data.dataset import DetectionDataset
+from retina_edge.data.load import load_dataset
 from retina_edge.evaluation.coco_metrics import evaluate
 
 pytestmark = pytest.mark.start_first
@@ -28,12 +29,12 @@ MEGABYTE = 1_000_000
 
 
 @pytest.fixture(scope="module")
-def dataset(treecrowns: Path) -> CocoDataset:
-    return load_coco(treecrowns / "val.json", treecrowns / "images")
+def dataset(treecrowns: Path) -> DetectionDataset:
+    return load_dataset(treecrowns / "val.json", treecrowns / "images")
 
 
 @pytest.mark.slow
-def test_checkpoint_and_onnx_find_the_crowns_of_the_validation_strips(dataset: CocoDataset) -> None:
+def test_checkpoint_and_onnx_find_the_crowns_of_the_validation_strips(dataset: DetectionDataset) -> None:
     results = {}
     for name in ("treecrowns.pt", "treecrowns.onnx"):
         with Detector.load(ASSETS / name) as detector:
@@ -45,7 +46,7 @@ def test_checkpoint_and_onnx_find_the_crowns_of_the_validation_strips(dataset: C
 
 
 @pytest.mark.slow
-def test_other_precisions_find_as_many_crowns(dataset: CocoDataset, sample_models: dict[str, Path]) -> None:
+def test_other_precisions_find_as_many_crowns(dataset: DetectionDataset, sample_models: dict[str, Path]) -> None:
     """Both INT8 layouts, calibrated on windows of the sample image, may lose 0.5 AP points."""
     ap = {}
     for name, path in sample_models.items():

@@ -17,7 +17,8 @@ from engines.core.errors import RetinaEdgeError
 from engines.core.executor import HostExecutor, RawDetections
 from retina_edge import detect, evaluate
 from retina_edge.assets import FOREST, MODEL
-from retina_edge.data.coco import CocoDataset, LabeledImage, load_coco
+from retina_edge.data.dataset import DetectionDataset, LabeledImage
+from retina_edge.data.load import load_dataset
 from retina_edge.detections import Detections
 from retina_edge.detector import Detector
 from retina_edge.evaluation import coco_metrics as evaluation
@@ -191,7 +192,7 @@ def test_a_large_image_is_evaluated_in_tiles(
     treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Images of the data set, side by side in one large image, have the same AP50 in tiles as on their own."""
-    dataset = load_coco(treecrowns / "val.json", treecrowns / "images")
+    dataset = load_dataset(treecrowns / "val.json", treecrowns / "images")
     images = [image for image in dataset.images if image.size == (400, 400)][:6]
     mosaic = np.concatenate([image.read() for image in images], axis=1)
     cv2.imwrite(str(tmp_path / "mosaic.png"), mosaic)
@@ -226,7 +227,7 @@ def test_a_large_image_is_evaluated_in_tiles(
     assert measured["100 of them"]["AR100"] < measured["tiles"]["AR100"]
 
 
-def _only(dataset: CocoDataset, images: list[LabeledImage], folder: Path) -> Path:
+def _only(dataset: DetectionDataset, images: list[LabeledImage], folder: Path) -> Path:
     """Write an annotation file with only some images of a data set, and return its path."""
     content = json.loads(dataset.annotations.read_text())
     ids = {image.id for image in images}

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from retina_edge.data.anchor_fit import input_boxes, suggest_anchors
-from retina_edge.data.coco import load_coco
+from retina_edge.data.load import load_dataset
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.train import main
 from retina_edge.training.train_options import TrainOptions
@@ -110,7 +110,7 @@ def test_anchors_auto_chooses_anchors_that_fit_the_data(
 ) -> None:
     run = "--epochs 1 --batch 2 --workers 0 --anchors auto".split()
     assert main(arguments(tiny_coco, treecrowns, tmp_path / "model.pt", *run)) == 0
-    boxes = input_boxes(load_coco(tiny_coco, None), (96, 128))
+    boxes = input_boxes(load_dataset(tiny_coco, None), (96, 128))
     fit = suggest_anchors(boxes, (96, 128), (32.0, 64.0, 128.0), (0.5, 1.0, 2.0))
     assert fit.anchor_sizes[0] < 16  # trees are small in so small an input
     sizes = " ".join(f"{size:g}" for size in fit.anchor_sizes)

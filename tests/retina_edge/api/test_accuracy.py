@@ -20,7 +20,7 @@ from engines.tensorrt.model_description import inspect_model
 from engines.tensorrt.passport import read_engine
 from export.torch_export import export_onnx
 from retina_edge import build, export, inspect
-from retina_edge.data.coco import load_coco
+from retina_edge.data.load import load_dataset
 from retina_edge.detector import Detector
 from retina_edge.evaluation.coco_metrics import evaluate
 from retina_edge.imaging.image_file import read_image
@@ -98,7 +98,7 @@ def sabotage(cache: Path, fp32: Path) -> str:
 
 def ap(model: Path, val: Path, images: Path) -> float:
     with Detector.load(model) as detector:
-        return evaluate(detector, load_coco(val, images)).metrics["AP"]
+        return evaluate(detector, load_dataset(val, images)).metrics["AP"]
 
 
 def test_a_sabotaged_layer_falls_back(

@@ -14,7 +14,7 @@ from engines.core.errors import ContractError
 from retina_edge import api
 from retina_edge.api.calibration import load_calibration
 from retina_edge.api.verification_images import read_images
-from retina_edge.data.coco import load_coco
+from retina_edge.data.load import load_dataset
 from retina_edge.detections import Detections
 from retina_edge.evaluation.coco_metrics import evaluate_detections
 
@@ -72,7 +72,7 @@ def test_an_option_is_checked_when_it_is_made(make: Callable[..., Any], options:
 
 
 def test_ap_is_not_computed_for_no_detections(treecrowns: Path) -> None:
-    dataset = load_coco(treecrowns / "val.json", treecrowns / "images")
+    dataset = load_dataset(treecrowns / "val.json", treecrowns / "images")
     empty = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), ("tree",), (1,))
     for count in (0, -1):
         with pytest.raises(ContractError, match="max_detections: expected at least 1"):

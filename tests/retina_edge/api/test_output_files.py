@@ -20,7 +20,7 @@ from engines.tensorrt.passport import passport_path
 from retina_edge import api
 from retina_edge.api import building, evaluating, training_data
 from retina_edge.api.conversion import Conversion
-from retina_edge.data.coco import load_coco
+from retina_edge.data.load import load_dataset
 from retina_edge.system.output_file import check_output
 
 Write = Callable[[Path], object]
@@ -36,7 +36,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Conversion, "prepare", fail)
     monkeypatch.setattr(export.torch_export, "export_onnx", fail)
     monkeypatch.setattr(building, "build_engine", fail)
-    monkeypatch.setattr(training_data, "load_coco", fail)
+    monkeypatch.setattr(training_data, "load_dataset", fail)
     monkeypatch.setattr(evaluating, "_detect", fail)
 
 
@@ -121,7 +121,7 @@ def test_no_verb_overwrites_its_inputs(
     for path in (model, passport, tmp_path / "m.onnx"):
         path.write_text("precious")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    image = load_coco(tiny_coco, folder).images[0].path
+    image = load_dataset(tiny_coco, folder).images[0].path
     evaluate = [str(tmp_path / "m.engine"), str(annotations), "--images", str(folder)]
     for main, arguments in (
         (retina_edge.export.main, [str(tmp_path / "m.onnx"), "-o", str(tmp_path / "m.onnx")]),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from engines.core.errors import DataError, SourceError
-from retina_edge.data.coco import load_coco
+from retina_edge.data.load import load_dataset
 
 Content = dict[str, Any]
 
@@ -40,7 +40,7 @@ def write(folder: Path, content: Content) -> Path:
 
 
 def test_reads_boxes_labels_and_images_without_boxes(tmp_path: Path) -> None:
-    data = load_coco(write(tmp_path, GOOD), tmp_path)
+    data = load_dataset(write(tmp_path, GOOD), tmp_path)
     assert data.class_names == ("cat", "dog")
     assert data.category_ids == (90, 5)
     first, second = data.images
@@ -52,7 +52,7 @@ def test_reads_boxes_labels_and_images_without_boxes(tmp_path: Path) -> None:
 
 
 def test_a_real_file_is_read_completely(treecrowns: Path) -> None:
-    data = load_coco(treecrowns / "val.json", treecrowns / "images")
+    data = load_dataset(treecrowns / "val.json", treecrowns / "images")
     assert len(data) == 16
     assert sum(len(image.boxes) for image in data.images) == 296
 
@@ -79,22 +79,29 @@ def replace(*path: str | int, value: object) -> Callable[[Content], None]:
         (replace("annotations", value={}), "annotations is missing or not a list"),
         (
             replace("images", 0, "file_name", value="gone.png"),
-            r"1 of 2 image files are missing .*gone.png \(image id 7\)",
+            r"cannot use 1 of 2 images: gone.png, image id 7 \(the file is missing\)",
         ),
-        (replace("images", 0, "width", value="40"), "image id 7: width and height"),
+        (replace("images", 0, "file_name", value=""), "image id 7: file_name: expected the name of a file"),
+        (replace("images", 0, "width", value=40.5), "image id 7: width and height: .* got 40.5 and 30"),
+        (replace("images", 0, "width", value=0), "image id 7: width and height"),
         (replace("images", 0, "height", value=True), "image id 7: width and height"),
         (replace("images", 1, "id", value=7), r"images\[1\]: id 7 occurs twice"),
         (replace("annotations", 1, "id", value=1), r"annotations\[1\]: id 1 occurs twice"),
-        (replace("annotations", 0, "id", value="x"), "id: expected an integer"),
-        (replace("annotations", 0, "id", value=True), r"annotations\[0\]: id: expected an integer, got True"),
-        (replace("categories", 0, "id", value=[90]), r"categories\[0\]: id: expected an integer, got \[90\]"),
+        (
+            replace("annotations", 0, "id", value=True),
+            r"annotations\[0\]: id: expected a whole number or text, got true",
+        ),
+        (replace("categories", 0, "id", value=[90]), r"categories\[0\]: id: expected .*, got \[90\]"),
+        (replace("categories", 0, "name", value=None), "category id 90: name: expected text, got null"),
+        (replace("annotations", 0, "iscrowd", value=2), "annotation id 1: iscrowd: expected 0 or 1, got 2"),
+        (replace("annotations", 0, "iscrowd", value="no"), 'annotation id 1: iscrowd: expected 0 or 1, got "no"'),
         (replace("annotations", 0, value={"id": 1}), "missing: image_id, category_id, bbox"),
         (replace("annotations", 0, "image_id", value=99), "annotation id 1: image_id 99 is unknown"),
         (replace("annotations", 0, "image_id", value=[7]), r"annotation id 1: image_id \[7\] is unknown"),
         (replace("annotations", 0, "category_id", value=1), r"category_id 1 is unknown \(known: 90, 5\)"),
-        (replace("annotations", 0, "category_id", value={"id": 5}), r"category_id {'id': 5} is unknown"),
+        (replace("annotations", 0, "category_id", value={"id": 5}), r'category_id {"id": 5} is unknown'),
         (replace("annotations", 0, "bbox", value=[1, 2, 3]), "four finite numbers"),
-        (replace("annotations", 0, "bbox", value=[1, 2, "3", 4]), "four finite numbers"),
+        (replace("annotations", 0, "bbox", value=[1, 2, "three", 4]), "four finite numbers"),
         (replace("annotations", 0, "bbox", value=[1, 2, float("nan"), 4]), "four finite numbers"),
         (replace("annotations", 0, "bbox", value=[True, 2, 3, 4]), "four finite numbers"),
         (
@@ -113,7 +120,7 @@ def test_the_error_names_the_defect_and_the_file(
     change(content)
     path = write(tmp_path, content)
     with pytest.raises(DataError, match=message) as caught:
-        load_coco(path, tmp_path)
+        load_dataset(path, tmp_path)
     assert str(tmp_path) in str(caught.value)
 
 
@@ -122,19 +129,20 @@ def test_true_is_not_the_id_1(tmp_path: Path) -> None:
     content["images"][0]["id"] = content["categories"][1]["id"] = 1
     for annotation in content["annotations"]:
         annotation.update(image_id=1, category_id=1)
-    load_coco(write(tmp_path, content), tmp_path)
+    load_dataset(write(tmp_path, content), tmp_path)
     for key in ("image_id", "category_id"):
         changed = copy.deepcopy(content)
         changed["annotations"][0][key] = True
-        with pytest.raises(DataError, match=f"annotation id 1: {key} True is unknown"):
-            load_coco(write(tmp_path, changed), tmp_path)
+        with pytest.raises(DataError, match=f"annotation id 1: {key} true is unknown"):
+            load_dataset(write(tmp_path, changed), tmp_path)
 
 
 def test_invalid_boxes_are_skipped_only_on_request(tmp_path: Path) -> None:
     content = copy.deepcopy(GOOD)
     content["annotations"][0]["bbox"] = [1, 2, 0, 4]
-    data = load_coco(write(tmp_path, content), tmp_path, skip_invalid=True)
-    assert data.skipped == {1}
+    data = load_dataset(write(tmp_path, content), tmp_path, skip_invalid=True)
+    assert data.skipped == 1
+    assert data.remarks == ("labels.json: 1 invalid boxes skipped",)
     assert len(data.images[0].boxes) == 1
 
 
@@ -143,18 +151,18 @@ def test_text_that_is_not_coco_json_is_refused(tmp_path: Path, text: str) -> Non
     path = tmp_path / "labels.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=r"expected .*COCO"):
-        load_coco(path, tmp_path)
+        load_dataset(path, tmp_path)
 
 
 def test_a_missing_file_or_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="found no file"):
-        load_coco(tmp_path / "none.json", tmp_path)
+        load_dataset(tmp_path / "none.json", tmp_path)
     with pytest.raises(DataError, match="expected the folder with the images"):
-        load_coco(write(tmp_path, GOOD), tmp_path / "none")
+        load_dataset(write(tmp_path, GOOD), tmp_path / "none")
 
 
 def test_reading_refuses_an_image_of_another_size_or_that_cannot_be_decoded(tmp_path: Path) -> None:
-    data = load_coco(write(tmp_path, GOOD), tmp_path)
+    data = load_dataset(write(tmp_path, GOOD), tmp_path)
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 30, 3), np.uint8))
     with pytest.raises(DataError, match=r"a.png: expected 40x30 pixels .* got 30x40"):
         data.images[0].read()

@@ -15,15 +15,16 @@ import torch
 from engines.core.errors import SourceError
 from retina_edge.data import loading
 from retina_edge.data.augment_options import AugmentOptions
-from retina_edge.data.coco import CocoDataset, LabeledImage, load_coco
+from retina_edge.data.dataset import DetectionDataset, LabeledImage
+from retina_edge.data.load import load_dataset
 from retina_edge.data.loading import AugmentedDataset, BatchLoader, EpochSampler
 
 OPTIONS = AugmentOptions((128, 160), (416, 736))
 
 
 @pytest.fixture
-def data(tiny_coco: Path, treecrowns: Path) -> CocoDataset:
-    return load_coco(tiny_coco, treecrowns / "images")
+def data(tiny_coco: Path, treecrowns: Path) -> DetectionDataset:
+    return load_dataset(tiny_coco, treecrowns / "images")
 
 
 def test_the_sampler_makes_full_batches_of_all_images() -> None:
@@ -58,7 +59,7 @@ def test_two_processes_together_make_the_batches_of_one_process() -> None:
     assert together == whole
 
 
-def test_samples_do_not_depend_on_workers(data: CocoDataset) -> None:
+def test_samples_do_not_depend_on_workers(data: DetectionDataset) -> None:
     runs = []
     for workers in (0, 1):
         sampler = EpochSampler(len(data), 8, batch=2, seed=4)
@@ -74,7 +75,7 @@ def test_samples_do_not_depend_on_workers(data: CocoDataset) -> None:
             assert torch.equal(target["labels"], same["labels"])
 
 
-def test_a_sample_is_bgr(data: CocoDataset) -> None:
+def test_a_sample_is_bgr(data: DetectionDataset) -> None:
     options = AugmentOptions((416, 416), (416, 416), (1, 1), "none", photometric=False)
     image, _ = AugmentedDataset(data, options).sample(0, 0)
     # In a forest, the three channels have different means.
@@ -83,7 +84,7 @@ def test_a_sample_is_bgr(data: CocoDataset) -> None:
     assert means.argsort().tolist() == expected.argsort().tolist()
 
 
-def test_a_sample_does_not_change_the_global_generator(data: CocoDataset) -> None:
+def test_a_sample_does_not_change_the_global_generator(data: DetectionDataset) -> None:
     torch.manual_seed(9)
     before = torch.get_rng_state()
     AugmentedDataset(data, OPTIONS).sample(0, 5)
@@ -93,7 +94,7 @@ def test_a_sample_does_not_change_the_global_generator(data: CocoDataset) -> Non
 @pytest.mark.skipif(os.name == "nt", reason="signals a worker, which Windows starts in another way")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_a_worker_that_is_still_starting_is_ignored(
-    data: CocoDataset, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    data: DetectionDataset, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     init_worker = loading._init_worker
 
@@ -108,7 +109,7 @@ def test_a_signal_to_a_worker_that_is_still_starting_is_ignored(
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="needs sigwaitinfo, which names the sender of a signal")
-def test_a_worker_ends_at_a_sigterm_from_its_parent_only(data: CocoDataset) -> None:
+def test_a_worker_ends_at_a_sigterm_from_its_parent_only(data: DetectionDataset) -> None:
     """At its exit, a process terminates the workers that an error has left behind, and waits for them."""
     others = multiprocessing.active_children()
     batches = iter(BatchLoader(AugmentedDataset(data, OPTIONS), EpochSampler(4, 40, batch=2, seed=4), workers=1))
@@ -128,7 +129,7 @@ def test_the_error_of_a_bad_image_reaches_the_caller_unchanged(tmp_path: Path, w
     (tmp_path / "a.png").write_bytes(b"not an image")
     no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     image = LabeledImage(1, tmp_path / "a.png", (8, 8), no_boxes, no_labels, no_boxes, no_labels)
-    data = CocoDataset(tmp_path / "labels.json", ("cat",), (1,), (image,))
+    data = DetectionDataset(tmp_path / "labels.json", ("cat",), (1,), (image,))
     loader = BatchLoader(AugmentedDataset(data, OPTIONS), EpochSampler(1, 1, batch=1, seed=0), workers=workers)
     with pytest.raises(SourceError, match=r"a\.png: expected an image") as caught:
         list(loader)

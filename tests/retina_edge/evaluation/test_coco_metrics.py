@@ -21,21 +21,29 @@ from engines.core.contract import DetectorContract, PyramidLevel
 from engines.core.errors import DataError, MissingDependencyError
 from engines.core.executor import HostExecutor, RawDetections
 from engines.core.letterbox import Letterbox
-from retina_edge import Detector
-from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge import Detections, Detector
+from retina_edge.data.dataset import DetectionDataset
+from retina_edge.data.load import load_dataset
 from retina_edge.evaluate import main
-from retina_edge.evaluation.coco_metrics import METRICS, evaluate, evaluate_results
+from retina_edge.evaluation.coco_metrics import METRICS, evaluate, evaluate_detections
 
 # Both compute in double precision, so only the order of summation differs.
 TOLERANCE = 1e-9
 
 
 @pytest.fixture
-def dataset(treecrowns: Path) -> CocoDataset:
-    return load_coco(treecrowns / "val.json", treecrowns / "images")
+def dataset(treecrowns: Path) -> DetectionDataset:
+    return load_dataset(treecrowns / "val.json", treecrowns / "images")
 
 
-def noisy_results(dataset: CocoDataset, seed: int) -> list[dict[str, Any]]:
+def detections_of(dataset: DetectionDataset, rows: list[tuple[list[float], float, int]]) -> Detections:
+    """Return the detections of one image from boxes (xyxy), scores and labels."""
+    boxes = np.array([box for box, _, _ in rows], np.float32).reshape(-1, 4)
+    scores, labels = np.array([row[1] for row in rows], np.float32), np.array([row[2] for row in rows], np.int32)
+    return Detections(boxes, scores, labels, dataset.class_names, dataset.category_ids)
+
+
+def noisy_results(dataset: DetectionDataset, seed: int) -> list[Detections]:
     """Return the true boxes with noise, with some of them missing, and with some wrong boxes."""
     generator = np.random.default_rng(seed)
     results = []
@@ -43,43 +51,39 @@ def noisy_results(dataset: CocoDataset, seed: int) -> list[dict[str, Any]]:
         moved = image.boxes + generator.normal(0, 4, image.boxes.shape)
         wrong = generator.uniform(0, 400, (8, 4))
         wrong[:, 2:] = wrong[:, :2] + generator.uniform(5, 120, (8, 2))
-        for box in np.concatenate([moved[generator.random(len(moved)) > 0.2], wrong]):
-            x1, y1, x2, y2 = box.tolist()
-            results.append(
-                {
-                    "image_id": image.id,
-                    "category_id": 1,
-                    "bbox": [x1, y1, max(1.0, x2 - x1), max(1.0, y2 - y1)],
-                    "score": round(float(generator.random()), 2),  # ties
-                }
-            )
+        boxes = np.concatenate([moved[generator.random(len(moved)) > 0.2], wrong])
+        boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+        rows = [(box, round(float(generator.random()), 2), 0) for box in boxes.tolist()]  # with ties of scores
+        results.append(detections_of(dataset, rows))
     return results
 
 
+def rows_of(results: list[Detections], dataset: DetectionDataset) -> list[dict[str, Any]]:
+    """Return results in COCO's format with the ids of the file."""
+    images = zip(dataset.images, results, strict=True)
+    return [row for image, detections in images for row in detections.to_coco(int(image.id))]
+
+
 @pytest.mark.parametrize("seed", range(3))
-def test_metrics_equal_those_of_pycocotools(dataset: CocoDataset, seed: int) -> None:
+def test_metrics_equal_those_of_pycocotools(dataset: DetectionDataset, seed: int) -> None:
     results = noisy_results(dataset, seed)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(dataset.annotations))
-        reference = COCOeval(truth, truth.loadRes([dict(row) for row in results]), "bbox")
+        reference = COCOeval(truth, truth.loadRes(rows_of(results, dataset)), "bbox")
         reference.evaluate()
         reference.accumulate()
         reference.summarize()
-    ours = evaluate_results(dataset, results)
+    ours = evaluate_detections(results, dataset)
     assert 0.05 < ours.metrics["AP"] < 0.9
     for name, expected in zip(METRICS, reference.stats, strict=True):
         assert ours.metrics[name] == pytest.approx(expected, abs=TOLERANCE)
     assert ours.per_class == {"tree": pytest.approx(ours.metrics["AP"], abs=TOLERANCE)}
 
 
-def test_perfect_results_have_ap_1_and_empty_results_ap_0(dataset: CocoDataset) -> None:
-    perfect = [
-        {"image_id": image.id, "category_id": 1, "bbox": [*box[:2], box[2] - box[0], box[3] - box[1]], "score": 1.0}
-        for image in dataset.images
-        for box in image.boxes.tolist()
-    ]
-    assert evaluate_results(dataset, perfect).metrics["AP"] == pytest.approx(1.0)
-    nothing = evaluate_results(dataset, [])
+def test_perfect_results_have_ap_1_and_empty_results_ap_0(dataset: DetectionDataset) -> None:
+    perfect = [detections_of(dataset, [(box, 1.0, 0) for box in image.boxes.tolist()]) for image in dataset.images]
+    assert evaluate_detections(perfect, dataset).metrics["AP"] == pytest.approx(1.0)
+    nothing = evaluate_detections([detections_of(dataset, []) for _ in dataset.images], dataset)
     assert nothing.metrics["AP"] == 0
     assert nothing.detections == 0
 
@@ -111,7 +115,7 @@ class Oracle(HostExecutor):
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_classes_are_matched_by_name(dataset: CocoDataset, batch: int) -> None:
+def test_classes_are_matched_by_name(dataset: DetectionDataset, batch: int) -> None:
     # The images have several sizes, and all are larger than the network's input.
     answers = [Letterbox.fit(image.size, (384, 384)).to_input(image.boxes) for image in dataset.images]
     seen: list[None] = []
@@ -160,8 +164,8 @@ def test_each_class_has_its_own_ap(tmp_path: Path) -> None:
     path = small_dataset(
         tmp_path, categories, [annotation(1, 90, [10, 10, 30, 30]), annotation(2, 5, [50, 50, 30, 30])]
     )
-    results = [{"image_id": 1, "category_id": 90, "bbox": [10, 10, 30, 30], "score": 0.9}]
-    result = evaluate_results(load_coco(path, tmp_path), results)
+    dataset = load_dataset(path, tmp_path)
+    result = evaluate_detections([detections_of(dataset, [([10, 10, 40, 40], 0.9, 0)])], dataset)
     assert result.per_class["cat"] == pytest.approx(1.0)
     assert result.per_class["dog"] == 0
     assert np.isnan(result.per_class["cow"])
@@ -171,16 +175,17 @@ def test_each_class_has_its_own_ap(tmp_path: Path) -> None:
 def test_skipped_annotations_do_not_count_as_missed(tmp_path: Path) -> None:
     boxes = [annotation(1, 1, [10, 10, 30, 30]), annotation(2, 1, [10, 10, 0, 30]), annotation(3, 1, [90, 10, 50, 30])]
     path = small_dataset(tmp_path, [{"id": 1, "name": "cat"}], boxes)
-    results = [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 30, 30], "score": 0.9}]
-    assert evaluate_results(load_coco(path, tmp_path, skip_invalid=True), results).metrics["AP"] == pytest.approx(1.0)
+    dataset = load_dataset(path, tmp_path, skip_invalid=True)
+    results = [detections_of(dataset, [([10, 10, 40, 40], 0.9, 0)])]
+    assert evaluate_detections(results, dataset).metrics["AP"] == pytest.approx(1.0)
 
 
-def test_a_batch_below_one_is_refused(dataset: CocoDataset) -> None:
+def test_a_batch_below_one_is_refused(dataset: DetectionDataset) -> None:
     with pytest.raises(ValueError, match="batch: expected at least 1, got -1"):
         evaluate(Detector(Oracle([], ("tree",), 0)), dataset, batch=-1)
 
 
-def test_a_missing_package_is_reported_before_detection(dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_at_once(dataset: DetectionDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     seen: list[None] = []
     with pytest.raises(MissingDependencyError, match=r"pip install 'retina-edge\[train\]'"):
@@ -190,18 +195,18 @@ def test_a_missing_package_is_reported_before_detection(dataset: CocoDataset, mo
 
 @pytest.mark.parametrize("most", [5, 300])
 def test_metrics_with_other_maximum_numbers_of_detections_equal_those_of_pycocotools(
-    dataset: CocoDataset, most: int
+    dataset: DetectionDataset, most: int
 ) -> None:
     """The summary of pycocotools supports only 100 detections, but its tables support any number."""
     results = noisy_results(dataset, 0)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(dataset.annotations))
-        reference = COCOeval(truth, truth.loadRes([dict(row) for row in results]), "bbox")
+        reference = COCOeval(truth, truth.loadRes(rows_of(results, dataset)), "bbox")
         reference.params.maxDets = [1, 10, most]
         reference.evaluate()
         reference.accumulate()
     precision, recall = reference.eval["precision"], reference.eval["recall"]
-    ours = evaluate_results(dataset, results, max_detections=most)
+    ours = evaluate_detections(results, dataset, max_detections=most)
     assert ours.metrics["AP"] == pytest.approx(precision[..., 0, -1].mean(), abs=TOLERANCE)
     assert ours.metrics["AP50"] == pytest.approx(precision[0, ..., 0, -1].mean(), abs=TOLERANCE)
     assert ours.metrics["AR100"] == pytest.approx(recall[..., 0, -1].mean(), abs=TOLERANCE)

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 
 from export.precision.conversion import convert_file
-from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.data.dataset import DetectionDataset
+from retina_edge.data.load import load_dataset
 from retina_edge.detections import Detections
 from retina_edge.evaluate import main
 from retina_edge.evaluation.coco_metrics import METRICS, evaluate_detections
@@ -22,11 +23,11 @@ from retina_edge.evaluation.comparison_report import write_report
 
 
 @pytest.fixture
-def dataset(treecrowns: Path) -> CocoDataset:
-    return load_coco(treecrowns / "val.json", treecrowns / "images")
+def dataset(treecrowns: Path) -> DetectionDataset:
+    return load_dataset(treecrowns / "val.json", treecrowns / "images")
 
 
-def truth(dataset: CocoDataset, names: tuple[str, ...] = ("tree",)) -> list[Detections]:
+def truth(dataset: DetectionDataset, names: tuple[str, ...] = ("tree",)) -> list[Detections]:
     """Return the objects of the data set as detections, with scores from 0.9 to 0.5."""
     return [
         Detections(
@@ -40,12 +41,12 @@ def truth(dataset: CocoDataset, names: tuple[str, ...] = ("tree",)) -> list[Dete
     ]
 
 
-def model_result(name: str, found: list[Detections], dataset: CocoDataset) -> ModelResult:
+def model_result(name: str, found: list[Detections], dataset: DetectionDataset) -> ModelResult:
     """Evaluate detections, and return them as the result of a model."""
     return ModelResult(name, evaluate_detections(found, dataset), found)
 
 
-def test_equal_detections_have_no_differences(dataset: CocoDataset, tmp_path: Path) -> None:
+def test_equal_detections_have_no_differences(dataset: DetectionDataset, tmp_path: Path) -> None:
     found = truth(dataset)
     comparison = compare(model_result("a.pt", found, dataset), model_result("b.onnx", found, dataset), dataset, 0.3)
     values = comparison.to_dict()
@@ -58,7 +59,7 @@ def test_equal_detections_have_no_differences(dataset: CocoDataset, tmp_path: Pa
     assert "AP +0.00 points" in page
 
 
-def test_lost_and_new_boxes_and_drift_are_counted(dataset: CocoDataset) -> None:
+def test_lost_and_new_boxes_and_drift_are_counted(dataset: DetectionDataset) -> None:
     """The models order their classes differently, so the names must decide."""
     first, second = truth(dataset), truth(dataset, ("bush", "tree"))
     changed = second[3]
@@ -85,7 +86,7 @@ def test_lost_and_new_boxes_and_drift_are_counted(dataset: CocoDataset) -> None:
     assert [change.size > 1e-3 for change in comparison.changes] == [True, *[False] * 15]
 
 
-def test_boxes_of_different_classes_do_not_match(dataset: CocoDataset) -> None:
+def test_boxes_of_different_classes_do_not_match(dataset: DetectionDataset) -> None:
     first = truth(dataset, ("tree", "bush"))
     second = [
         Detections(item.boxes, item.scores, 1 - item.labels, item.class_names, item.category_ids) for item in first
@@ -97,7 +98,7 @@ def test_boxes_of_different_classes_do_not_match(dataset: CocoDataset) -> None:
     assert "0 found by both" in comparison.summary()
 
 
-def test_models_without_detections_can_be_compared(dataset: CocoDataset, tmp_path: Path) -> None:
+def test_models_without_detections_can_be_compared(dataset: DetectionDataset, tmp_path: Path) -> None:
     nothing = [Detections.empty(("tree",), (1,)) for _ in dataset.images]
     comparison = compare(model_result("a", nothing, dataset), model_result("b", nothing, dataset), dataset, 0.3)
     assert comparison.to_dict()["matched"] == 0

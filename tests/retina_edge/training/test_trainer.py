@@ -18,7 +18,8 @@ from torch import Tensor
 
 from engines.core.errors import SourceError, TrainingError
 from retina_edge.data.augment_options import AugmentOptions
-from retina_edge.data.coco import CocoDataset, load_coco
+from retina_edge.data.dataset import DetectionDataset
+from retina_edge.data.load import load_dataset
 from retina_edge.evaluation.coco_metrics import METRICS, Evaluation
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.training.criterion import RetinaNetCriterion
@@ -41,8 +42,8 @@ OPTIONS = TrainOptions(
 
 
 @pytest.fixture(scope="module")
-def data(tiny_coco: Path, treecrowns: Path) -> CocoDataset:
-    return load_coco(tiny_coco, treecrowns / "images")
+def data(tiny_coco: Path, treecrowns: Path) -> DetectionDataset:
+    return load_dataset(tiny_coco, treecrowns / "images")
 
 
 class StepObserver(TrainingObserver):
@@ -55,7 +56,7 @@ class StepObserver(TrainingObserver):
         self._on_step(report)
 
 
-def make_trainer(data: CocoDataset, output: Path, **changes: Any) -> Trainer:
+def make_trainer(data: DetectionDataset, output: Path, **changes: Any) -> Trainer:
     observer = StepObserver(changes.pop("on_step", lambda _report: None))
     model, contract = new_model(TINY, data, SIZE, seed=1)
     options = dataclasses.replace(OPTIONS, **changes)
@@ -81,7 +82,7 @@ def assert_equal(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("stop_after", [4, 6])  # at the end of an epoch, and inside one
-def test_a_resumed_run_equals_an_uninterrupted_one(data: CocoDataset, tmp_path: Path, stop_after: int) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(data: DetectionDataset, tmp_path: Path, stop_after: int) -> None:
     whole = make_trainer(data, tmp_path / "whole.pt")
     whole.run()
     broken = make_trainer(data, tmp_path / "broken.pt", on_step=interrupt_at(stop_after))
@@ -101,7 +102,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(data: CocoDataset, tmp_path: 
     assert [int(row["epoch"]) for row in rows] == [1, 2]
 
 
-def test_training_changes_all_weights_and_ships_their_average(data: CocoDataset, tmp_path: Path) -> None:
+def test_training_changes_all_weights_and_ships_their_average(data: DetectionDataset, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path / "model.pt")
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     result = trainer.run()
@@ -120,7 +121,9 @@ def test_training_changes_all_weights_and_ships_their_average(data: CocoDataset,
     ("steps", "classification", "regression"),
     [(60, 0.05, 0.15), pytest.param(240, 0.005, 0.05, marks=pytest.mark.slow)],
 )
-def test_training_overfits_two_images(data: CocoDataset, steps: int, classification: float, regression: float) -> None:
+def test_training_overfits_two_images(
+    data: DetectionDataset, steps: int, classification: float, regression: float
+) -> None:
     """With the right targets, the losses on two images fall, in the end to almost zero."""
     model, contract = new_model(TINY, data, (128, 128), seed=0)
     trainer_data = [data.images[0], data.images[1]]
@@ -145,7 +148,7 @@ def test_training_overfits_two_images(data: CocoDataset, steps: int, classificat
     assert losses["bbox_regression"] < regression
 
 
-def test_losses_equal_those_of_torchvision(data: CocoDataset) -> None:
+def test_losses_equal_those_of_torchvision(data: DetectionDataset) -> None:
     """The losses equal those of torchvision's own RetinaNet on the same features."""
     from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
     from torchvision.models.detection.image_list import ImageList
@@ -167,14 +170,14 @@ def test_losses_equal_those_of_torchvision(data: CocoDataset) -> None:
         assert value.item() > 0
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_says_how_to_fix_it(data: CocoDataset, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_and_says_how_to_fix_it(data: DetectionDataset, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path / "model.pt", learning_rate=1e30, clip_norm=0.0, warmup_steps=0)
     with pytest.raises(TrainingError, match=r"loss is not finite at step \d: .*lower the learning rate"):
         trainer.run()
     assert not (tmp_path / "model.pt").exists()
 
 
-def test_resuming_without_a_state_or_with_other_settings_is_refused(data: CocoDataset, tmp_path: Path) -> None:
+def test_resuming_without_a_state_or_with_other_settings_is_refused(data: DetectionDataset, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path / "model.pt")
     with pytest.raises(TrainingError, match="expected a checkpoint to resume, found no file"):
         trainer.resume()
@@ -186,6 +189,10 @@ def test_resuming_without_a_state_or_with_other_settings_is_refused(data: CocoDa
         make_trainer(data, tmp_path / "model.pt", batch=4).resume()
     with pytest.raises(TrainingError, match="training images: expected 4, got 3"):
         make_trainer(dataclasses.replace(data, images=data.images[:3]), tmp_path / "model.pt").resume()
+    # An image that was damaged since may be left out.
+    fewer = make_trainer(dataclasses.replace(data, images=data.images[:3], left_out=1), tmp_path / "model.pt")
+    fewer.resume()
+    fewer.run()
     other = make_trainer(data, tmp_path / "model.pt")
     other.model.config = dataclasses.replace(TINY, box_loss="giou")
     with pytest.raises(TrainingError, match="box_loss: expected l1, got giou"):
@@ -196,7 +203,7 @@ def script_evaluations(monkeypatch: pytest.MonkeyPatch, *aps: float) -> list[int
     """Make evaluations return these APs in turn. Return a list that gets the number of images of each evaluation."""
     calls: list[int] = []
 
-    def evaluate(_: object, data: CocoDataset, **__: object) -> Evaluation:
+    def evaluate(_: object, data: DetectionDataset, **__: object) -> Evaluation:
         calls.append(len(data))
         metrics = dict.fromkeys(METRICS, 0.0) | {"AP": aps[len(calls) - 1]}
         return Evaluation(metrics, {"tree": 0.0}, len(data), 0)
@@ -206,7 +213,7 @@ def script_evaluations(monkeypatch: pytest.MonkeyPatch, *aps: float) -> list[int
 
 
 def test_the_checkpoint_with_the_best_ap_is_kept(
-    data: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: DetectionDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = script_evaluations(monkeypatch, 0.1, 0.3, 0.2)
     kept: list[bytes] = []
@@ -224,7 +231,7 @@ def test_the_checkpoint_with_the_best_ap_is_kept(
 
 
 def test_eval_every_skips_evaluations_except_the_last(
-    data: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: DetectionDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = script_evaluations(monkeypatch, 0.1, 0.2, 0.3)
     make_trainer(data, tmp_path / "model.pt", epochs=5, epoch_samples=2, eval_every=2).run()
@@ -234,7 +241,7 @@ def test_eval_every_skips_evaluations_except_the_last(
 
 
 def test_resuming_after_a_failed_evaluation_repeats_only_the_evaluation(
-    data: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: DetectionDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> Evaluation:
         raise SourceError("val.jpg: truncated")
@@ -254,7 +261,7 @@ def test_resuming_after_a_failed_evaluation_repeats_only_the_evaluation(
     assert float(rows[0]["classification"]) > 0
 
 
-def test_ctrl_c_in_an_evaluation_saves_the_trained_epoch(data: CocoDataset, tmp_path: Path) -> None:
+def test_ctrl_c_in_an_evaluation_saves_the_trained_epoch(data: DetectionDataset, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path / "model.pt")
 
     class Interrupter(TrainingObserver):
@@ -271,7 +278,7 @@ def test_ctrl_c_in_an_evaluation_saves_the_trained_epoch(data: CocoDataset, tmp_
     assert state["unfinished"] is not None
 
 
-def test_a_run_with_a_time_ends_by_the_clock_with_a_rate_of_zero(data: CocoDataset, tmp_path: Path) -> None:
+def test_a_run_with_a_time_ends_by_the_clock_with_a_rate_of_zero(data: DetectionDataset, tmp_path: Path) -> None:
     seconds = 6.0
     rates: list[float] = []
     run: dict[str, Any] = {"epochs": 1, "minutes": seconds / 60, "schedule": "cosine"}
@@ -290,7 +297,7 @@ def test_a_run_with_a_time_ends_by_the_clock_with_a_rate_of_zero(data: CocoDatas
 
 
 def test_a_step_that_goes_on_too_long_after_ctrl_c_is_abandoned(
-    data: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: DetectionDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The state is that before the step, so a resumed run equals an uninterrupted one."""
     monkeypatch.setattr("retina_edge.training.step_guard.PATIENCE", 0.0)
@@ -318,7 +325,7 @@ def test_a_step_that_goes_on_too_long_after_ctrl_c_is_abandoned(
         assert_equal(actual.training, expected.training)
 
 
-def test_only_weights_decay_and_gradients_are_clipped(data: CocoDataset, tmp_path: Path) -> None:
+def test_only_weights_decay_and_gradients_are_clipped(data: DetectionDataset, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path / "model.pt", weight_decay=0.5, clip_norm=1e-3)
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
     for group in make_optimizer(trainer.model, trainer.options).param_groups:
@@ -329,7 +336,7 @@ def test_only_weights_decay_and_gradients_are_clipped(data: CocoDataset, tmp_pat
     assert gradients.norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_fine_tuning_copies_what_fits_and_reports_the_rest(data: CocoDataset) -> None:
+def test_fine_tuning_copies_what_fits_and_reports_the_rest(data: DetectionDataset) -> None:
     model, contract = new_model(TINY, data, SIZE, seed=0)
     trainer_source, other = new_model(TINY, data, SIZE, seed=1)
     from retina_edge.model.checkpoint import Checkpoint

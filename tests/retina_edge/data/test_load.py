@@ -12,8 +12,8 @@ import pytest
 
 from engines.core.errors import DataError
 from retina_edge.api.training_data import TrainingData
-from retina_edge.data.coco import load_coco
-from retina_edge.data.locate import find_images, hold_out
+from retina_edge.data.hold_out import hold_out
+from retina_edge.data.load import load_dataset
 
 
 def copy_set(treecrowns: Path, annotations: Path, images: Path) -> Path:
@@ -35,7 +35,7 @@ def copy_set(treecrowns: Path, annotations: Path, images: Path) -> Path:
 )
 def test_images_are_found_near_the_annotations(treecrowns: Path, tmp_path: Path, annotations: str, images: str) -> None:
     path = copy_set(treecrowns, tmp_path / annotations, tmp_path / images)
-    assert find_images(path).resolve() == (tmp_path / images).resolve()
+    assert load_dataset(path).images[0].path.parent.resolve() == (tmp_path / images).resolve()
     messages: list[str] = []
     train, val = TrainingData(tmp_path).load(messages.append)
     assert (len(train), len(val)) == (13, 3)
@@ -51,10 +51,10 @@ def test_a_folder_with_both_files_needs_nothing_else(treecrowns: Path, tmp_path:
 
 
 def test_what_is_not_found_is_named(treecrowns: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected COCO annotations named train\.json in this folder, found none"):
+    with pytest.raises(DataError, match=r"expected a COCO file .*, found no part to learn from"):
         TrainingData(tmp_path).load(print)
     shutil.copy(treecrowns / "val.json", tmp_path / "train.json")
-    with pytest.raises(DataError, match=r"found it in none; name the folder with --images"):
+    with pytest.raises(DataError, match=r"found none; name the folder with --images"):
         TrainingData(tmp_path).load(print)
     (tmp_path / "train.json").write_text("{")
     with pytest.raises(DataError, match="cannot be parsed"):
@@ -62,7 +62,7 @@ def test_what_is_not_found_is_named(treecrowns: Path, tmp_path: Path) -> None:
 
 
 def test_the_held_out_part_is_the_same_each_time_and_not_learned(treecrowns: Path) -> None:
-    data = load_coco(treecrowns / "val.json", None)
+    data = load_dataset(treecrowns / "val.json", None)
     train, val = hold_out(data)
     names = [image.id for image in train.images], [image.id for image in val.images]
     assert sorted(names[0] + names[1]) == sorted(image.id for image in data.images)
@@ -72,7 +72,7 @@ def test_the_held_out_part_is_the_same_each_time_and_not_learned(treecrowns: Pat
 def test_every_class_keeps_an_image_to_learn_from_and_images_without_objects_are_not_held_out(
     treecrowns: Path,
 ) -> None:
-    data = load_coco(treecrowns / "val.json", None)
+    data = load_dataset(treecrowns / "val.json", None)
     images = list(data.images)
     rare = dataclasses.replace(images[0], labels=np.ones_like(images[0].labels))
     empty = [dataclasses.replace(image, boxes=image.boxes[:0], labels=image.labels[:0]) for image in images[1:8]]

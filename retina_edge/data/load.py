@@ -1,0 +1,157 @@
+"""Read a data set of any format from one path, and check it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from engines.core.errors import DataError
+from retina_edge.data.build_dataset import build_dataset
+from retina_edge.data.coco import coco_images, read_coco
+from retina_edge.data.dataset import DetectionDataset
+from retina_edge.data.image_scan import look_at
+from retina_edge.data.records import Records
+from retina_edge.data.voc import find_voc, read_voc
+from retina_edge.data.yolo import DESCRIPTIONS, read_yolo
+
+TRAIN, VAL = "train", "val"
+YAML = (".yaml", ".yml")
+# Names of COCO files by part, relative to the folder of the data set: our own, COCO's, and those of Roboflow, CVAT and
+# Label Studio.
+COCO_FILES = {
+    TRAIN: (
+        "train.json",
+        "annotations/train.json",
+        "annotations/instances_train2017.json",
+        "train/_annotations.coco.json",
+        "annotations/instances_default.json",
+        "result.json",
+    ),
+    VAL: (
+        "val.json",
+        "valid.json",
+        "annotations/val.json",
+        "annotations/instances_val2017.json",
+        "valid/_annotations.coco.json",
+    ),
+}
+EXPECTED = (
+    "a COCO file (.json), a YOLO description (data.yaml), or a folder with train.json, data.yaml or the XML files of "
+    "Pascal VOC"
+)
+
+
+def load_dataset(
+    path: Path | str,
+    images: Path | str | None = None,
+    *,
+    part: str = TRAIN,
+    skip_invalid: bool = False,
+    need_images: bool = True,
+    on_message: Callable[[str], None] = lambda _line: None,
+) -> DetectionDataset:
+    """Read and check a data set in the format of COCO, YOLO or Pascal VOC.
+
+    Args:
+        path: COCO file, ``data.yaml`` of a YOLO data set, or folder of a data set of any of the three formats.
+        images: folder of the images; None to look for it near the annotations.
+        part: ``train`` or ``val``, for a folder or description that has both.
+        skip_invalid: leave out images that cannot be used, and skip boxes that have no area or lie outside their image,
+            instead of raising an error.
+        need_images: look at each image. Otherwise only the boxes are needed, and the files of COCO and VOC need not
+            exist.
+        on_message: called with a line of text about the progress of a long look.
+
+    Raises:
+        DataError: for annotations, images or boxes that cannot be used. The message names the file, the record and the
+            fix.
+        MissingDependencyError: if YOLO or VOC is read without supervision.
+
+    Examples:
+        >>> dataset = load_dataset("tests/data/treecrowns/val.json", "tests/data/treecrowns/images")
+        >>> len(dataset), dataset.class_names, dataset.images[0].size
+        (16, ('tree',), (400, 400))
+    """
+    dataset = load_part(
+        path, images, part=part, skip_invalid=skip_invalid, need_images=need_images, on_message=on_message
+    )
+    if dataset is None:
+        purpose = "to learn from" if part == TRAIN else "to validate on"
+        raise DataError(f"{path}: expected {EXPECTED}, found no part {purpose}; name the file itself")
+    return dataset
+
+
+def load_part(
+    path: Path | str,
+    images: Path | str | None = None,
+    *,
+    part: str,
+    skip_invalid: bool = False,
+    need_images: bool = True,
+    on_message: Callable[[str], None] = lambda _line: None,
+) -> DetectionDataset | None:
+    """Read and check a part of a data set, as ``load_dataset`` does; return None if there is no such part.
+
+    Examples:
+        >>> load_part("tests/data/treecrowns", part="train") is None
+        True
+    """
+    records = _read(Path(path), None if images is None else Path(images), part, need_images=need_images)
+    if records is None:
+        return None
+    looks = None
+    if need_images or records.relative:
+        looks = look_at([image.path for image in records.images], name=records.source, on_message=on_message)
+    return build_dataset(records, looks, skip_invalid=skip_invalid)
+
+
+def listed_images(path: Path) -> list[Path]:
+    """Return the images that a COCO file or a YOLO description lists, in its order.
+
+    Raises:
+        DataError: as in ``load_dataset``.
+
+    Examples:
+        >>> len(listed_images(Path("tests/data/treecrowns/val.json")))
+        16
+    """
+    if path.suffix.lower() == ".json":
+        return coco_images(path)
+    records = _read(path, None, TRAIN, need_images=True)
+    return [] if records is None else [image.path for image in records.images]
+
+
+def _read(path: Path, images: Path | None, part: str, *, need_images: bool) -> Records | None:
+    """Return the records of a part; None if there is no such part."""
+    if not path.exists():
+        raise DataError(f"{path}: expected {EXPECTED}, found no file or folder; correct the path")
+    if (file := _coco_file(path, part)) is not None:
+        return read_coco(file, images or (None if need_images else file.parent))
+    if (description := _description(path)) is not None:
+        return read_yolo(description, part, images)
+    found = find_voc(path, part)
+    return None if found is None else read_voc(*found, images)
+
+
+def is_coco_file(path: Path) -> bool:
+    """True for a file that is not the description of a YOLO data set. It holds one part of a data set.
+
+    Examples:
+        >>> is_coco_file(Path("tests/data/treecrowns/val.json")), is_coco_file(Path("tests/data/treecrowns"))
+        (True, False)
+    """
+    return path.is_file() and path.suffix.lower() not in YAML
+
+
+def _coco_file(path: Path, part: str) -> Path | None:
+    """Return a COCO file: the path itself, or one in the folder."""
+    if path.is_file():
+        return path if is_coco_file(path) else None
+    return next((path / name for name in COCO_FILES[part] if (path / name).is_file()), None)
+
+
+def _description(path: Path) -> Path | None:
+    """Return the description of a YOLO data set: the path itself, or a file in the folder."""
+    if path.is_file():
+        return path
+    return next((path / name for name in DESCRIPTIONS if (path / name).is_file()), None)

@@ -1,0 +1,118 @@
+"""Pascal VOC data sets: an XML file for each image, whose objects supervision parses.
+
+Source of the format: Everingham et al., The Pascal Visual Object Classes Challenge 2012 Development Kit, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engines.core.errors import DataError, MissingDependencyError
+from retina_edge.data.records import BoxRecord, ImageRecord, Records, as_flag, as_whole
+from retina_edge.imaging.image_file import IMAGE_SUFFIXES
+
+# Names of the folders, relative to the folder of the data set.
+ANNOTATION_FOLDERS, IMAGE_FOLDERS = ("Annotations", "annotations", "."), ("JPEGImages", "images", ".")
+# Names of the folders of a part, and of the file that lists its images.
+PART_FOLDERS = {"train": ("train",), "val": ("valid", "val", "test")}
+LISTS = {"train": ("train.txt", "trainval.txt"), "val": ("val.txt", "test.txt")}
+
+
+def find_voc(folder: Path, part: str) -> tuple[Path, list[Path]] | None:
+    """Return the folder and the XML files of a part of a data set; None if there are none.
+
+    Args:
+        folder: folder of the data set.
+        part: ``train`` or ``val``.
+    """
+    for root in (*(folder / name for name in PART_FOLDERS[part]), folder):
+        files = _xml_files(root)
+        if not files:
+            continue
+        if root != folder:
+            return root, files
+        lists = [root / "ImageSets" / "Main" / name for name in LISTS[part]]
+        listed = next((path for path in lists if path.is_file()), None)
+        if listed is not None:
+            stems = {line.split()[0] for line in listed.read_text(errors="replace").splitlines() if line.strip()}
+            return root, [file for file in files if file.stem in stems]
+        return (root, files) if part == "train" else None
+    return None
+
+
+def read_voc(folder: Path, files: Sequence[Path], images: Path | None) -> Records:
+    """Read the records of Pascal VOC files. Objects that are marked as difficult count as crowds.
+
+    Args:
+        folder: folder of the data set.
+        files: the XML files.
+        images: folder of the images; None to look for it.
+
+    Raises:
+        DataError: if a file is damaged; the message names the file.
+        MissingDependencyError: if supervision is not installed.
+    """
+    try:
+        from defusedxml import ElementTree
+        from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"a Pascal VOC data set needs supervision ({error}): pip install 'retina-edge[train]'"
+        ) from error
+    names: list[str] = []
+    records, boxes = [], []
+    for index, file in enumerate(files):
+        try:
+            root = ElementTree.parse(file).getroot()
+            # Only boxes are used, so polygons need no mask of the image's size.
+            detections, names = detections_from_xml_obj(root, names, (1, 1))
+        except (OSError, SyntaxError, ValueError, LookupError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{file}: expected a Pascal VOC annotation, cannot read it: {reason}") from error
+        if root.tag != "annotation":
+            raise DataError(f"{file}: expected a Pascal VOC annotation, got an XML file with <{root.tag}>")
+        records.append(ImageRecord(file.stem, _image_file(folder, file, images, root), _size(root)))
+        for number, (element, label, (x1, y1, x2, y2)) in enumerate(
+            zip(root.findall("object"), detections.class_id.tolist(), detections.xyxy.tolist(), strict=True), 1
+        ):
+            crowd = as_flag(element.findtext("difficult", "0").strip())
+            if crowd is None:
+                raise DataError(f"{file}: object {number}: difficult: expected 0 or 1, got something else")
+            where = f"{file.name} object {number}"
+            boxes.append(BoxRecord(where, index, label, (x1, y1, x2 - x1, y2 - y1), crowd=crowd))
+    if not boxes:
+        raise DataError(
+            f"{folder}: expected objects in the XML files, found none; there is nothing to learn or measure"
+        )
+    order = sorted(names)
+    new_labels = [order.index(name) for name in names]
+    ordered = tuple(BoxRecord(box.where, box.image, new_labels[box.label], box.bbox, crowd=box.crowd) for box in boxes)
+    return Records(folder, tuple(order), tuple(range(1, len(order) + 1)), tuple(records), ordered, tuple(files))
+
+
+def _xml_files(root: Path) -> list[Path]:
+    folders = (root / name for name in ANNOTATION_FOLDERS)
+    return next((files for folder in folders if (files := sorted(folder.glob("*.xml")))), [])
+
+
+def _image_file(folder: Path, file: Path, images: Path | None, root: Any) -> Path:
+    """Return the image of an annotation: the file that it names, or else one with the same stem."""
+    name = Path(root.findtext("filename", "").strip().replace("\\", "/")).name
+    folders = [images] if images is not None else [folder / name for name in IMAGE_FOLDERS]
+    folders = [*folders, file.parent] if images is None else folders
+    for candidate in folders:
+        if name and (candidate / name).is_file():
+            return candidate / name
+        for suffix in sorted(IMAGE_SUFFIXES):
+            for path in (candidate / f"{file.stem}{suffix}", candidate / f"{file.stem}{suffix.upper()}"):
+                if path.is_file():
+                    return path
+    return folders[0] / (name or f"{file.stem}.jpg")
+
+
+def _size(root: Any) -> tuple[int, int] | None:
+    """Return (height, width); None if the file does not know them: some tools write 0."""
+    height, width = (as_whole(root.findtext(f"size/{side}", "")) for side in ("height", "width"))
+    return (height, width) if height and width and height > 0 and width > 0 else None
