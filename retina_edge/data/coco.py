@@ -166,8 +166,8 @@ def _image_folder(path: Path, given: Path | None, spellings: Sequence[Sequence[s
             if any((folder / name).is_file() for name in names):
                 return folder
     raise DataError(
-        f"{path}: expected images such as {spellings[0][0]} in one of {', '.join(map(str, tried))}, found none; name the "
-        "folder with --images, or --val-images for validation"
+        f"{path}: expected images such as {spellings[0][0]} in one of {', '.join(map(str, tried))}, found none; name "
+        "the folder with --images, or --val-images for validation"
     )
 
 

@@ -17,7 +17,6 @@ from typing import Any
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 # Text with leading zeros, such as 0012, is a name and not the number 12.
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,17}))(?:\.0*)?")
-_FLAGS: dict[Any, bool] = {0: False, 1: True, None: False, "0": False, "1": True}
 
 
 @dataclass(frozen=True)
@@ -129,9 +128,10 @@ def as_flag(value: Any) -> bool | None:
         >>> as_flag("1"), as_flag(0.0), as_flag(None), as_flag("no")
         (True, False, False, None)
     """
-    if not (value is None or isinstance(value, int | float | str)):
-        return None
-    return _FLAGS.get(value)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    whole = as_whole(value)
+    return bool(whole) if whole in (0, 1) else None
 
 
 def shown(value: Any) -> str:
