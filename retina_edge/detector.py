@@ -190,7 +190,7 @@ class Detector:
             ...     detector.result(ticket)
             Detections(84: 84 tree; best 0.83)
         """
-        given = to_frames(images)
+        given = to_frames(images, self.contract.bit_depth)
         threshold = self.default_score if score is None else self.check_score(score)
         # Keep only the frames that the detector made itself: it must not keep the caller's arrays alive.
         own = [frame if owned else None for frame, owned in zip(given.frames, given.owned, strict=True)]

@@ -76,6 +76,12 @@ def build_parser() -> VerbParser:
     )
     add("--top-k", type=int, metavar="K", help="most candidates per pyramid level (default: the checkpoint's)")
     add("--max-detections", type=int, metavar="N", help="most detections per image (default: the checkpoint's)")
+    add(
+        "--bit-depth",
+        type=int,
+        metavar="BITS",
+        help="bits that image files of 16 bits use, 9 to 16 (default: the checkpoint's)",
+    )
     add = parser.add_argument_group("precision").add_argument
     add("--precision", choices=PRECISIONS, default="fp32", help="precision of the network (default: fp32)")
     add(
@@ -108,6 +114,7 @@ def _export(args: argparse.Namespace) -> int:
         agnostic=args.agnostic,
         top_k=args.top_k,
         max_detections=args.max_detections,
+        bit_depth=args.bit_depth,
         half_weights=args.half_weights,
     )
     console = Console()

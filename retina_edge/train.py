@@ -108,7 +108,7 @@ def _train(
     last, started = args.output.with_suffix(".last.pt"), time.time() - 1
     try:
         train(
-            TrainingData(args.train, args.images, args.val, args.val_images, args.skip_invalid),
+            TrainingData(args.train, args.images, args.val, args.val_images, args.skip_invalid, args.bit_depth),
             args.output,
             options,
             model=None if args.qat else model,

@@ -30,7 +30,7 @@ _NUMBER = (int, float)
 _FIELDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("architecture", "color_order", "letterbox", "precision"), (str,)),
     **dict.fromkeys(("score_threshold", "iou_threshold"), _NUMBER),
-    **dict.fromkeys(("top_k", "max_detections"), (int,)),
+    **dict.fromkeys(("top_k", "max_detections", "bit_depth"), (int,)),
     "agnostic": (bool,),
     "produced_by": (dict,),
 }
@@ -42,6 +42,10 @@ _LISTS: Mapping[str, tuple[type, ...]] = {
 }
 # A backbone halves its input five times. The restriction costs nothing, because frames are letterboxed anyway.
 INPUT_MULTIPLE = 32
+# Bits that image files of 16 bits use, unless the model was trained on a camera with fewer.
+BIT_DEPTH = 16
+# Fields that older versions do not know, and the values that stand for their behavior.
+LATER_FIELDS: Mapping[str, Any] = {"agnostic": False, "bit_depth": BIT_DEPTH}
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class DetectorContract:
         top_k: largest number of candidates that a level keeps before NMS.
         max_detections: largest number of detections of an image.
         agnostic: True if NMS is class-agnostic: a box suppresses boxes of all classes, not only of its own.
+        bit_depth: bits that image files of 16 bits use, 9 to 16: 12 for a camera whose values end at 4095.
         precision: arithmetic of the network: fp32, fp16 or int8.
         produced_by: versions of the packages that made the model.
 
@@ -143,6 +148,7 @@ class DetectorContract:
     top_k: int = 1000
     max_detections: int = 300
     agnostic: bool = False
+    bit_depth: int = BIT_DEPTH
     precision: str = "fp32"
     produced_by: Mapping[str, str] = field(default_factory=dict)
 
@@ -192,6 +198,7 @@ class DetectorContract:
         _require(0 <= self.iou_threshold <= 1, "iou_threshold", "0 <= value <= 1", self.iou_threshold)
         _require(self.top_k >= 1, "top_k", "at least 1", self.top_k)
         _require(self.max_detections >= 1, "max_detections", "at least 1", self.max_detections)
+        check_bit_depth(self.bit_depth)
         _require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", self.precision)
 
     @property
@@ -207,8 +214,9 @@ class DetectorContract:
     def to_json(self) -> str:
         """Return the contract as a JSON object with sorted keys; ``from_json`` restores an equal contract."""
         fields = dataclasses.asdict(self)
-        if not self.agnostic:  # Versions without class-agnostic NMS do not know the field, and must refuse only True.
-            del fields["agnostic"]
+        for name, usual in LATER_FIELDS.items():  # older versions must refuse only other values
+            if fields[name] == usual:
+                del fields[name]
         return json.dumps({"schema": SCHEMA, **fields, "produced_by": dict(self.produced_by)}, sort_keys=True)
 
     @classmethod
@@ -231,7 +239,7 @@ class DetectorContract:
                 f"contract: expected schema {SCHEMA}, got {got!r}; export the model again with this version"
             )
         del values["schema"]
-        values.setdefault("agnostic", False)
+        values = {**LATER_FIELDS, **values}
         known = {item.name for item in dataclasses.fields(cls)}
         if set(values) != known:
             missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
@@ -258,6 +266,19 @@ def package_versions(*packages: str) -> dict[str, str]:
     """
     installed = {package: importlib.metadata.version(package) for package in packages}
     return {"retina-edge": __version__, **installed}
+
+
+def check_bit_depth(bit_depth: int, name: str = "bit_depth") -> None:
+    """Check the number of bits that image files of 16 bits use.
+
+    Raises:
+        ContractError: if it is not 9 to 16.
+
+    Examples:
+        >>> check_bit_depth(12)
+    """
+    if isinstance(bit_depth, bool) or not isinstance(bit_depth, int) or not 9 <= bit_depth <= BIT_DEPTH:
+        raise ContractError(f"{name}: expected a number of bits from 9 to {BIT_DEPTH}, got {bit_depth}")
 
 
 def check_input_size(input_size: tuple[int, int], name: str = "input_size") -> None:

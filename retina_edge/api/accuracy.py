@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines.core.contract import BIT_DEPTH
 from engines.core.errors import ContractError
 from engines.core.option_checks import check_number
 from retina_edge.api.progress import Progress
@@ -53,7 +54,12 @@ class AccuracyOptions:
 
 
 def accuracy_budget(
-    options: AccuracyOptions | None, *, precision: str, source_precision: str, progress: Progress
+    options: AccuracyOptions | None,
+    *,
+    precision: str,
+    source_precision: str,
+    bit_depth: int = BIT_DEPTH,
+    progress: Progress,
 ) -> AccuracyBudget | None:
     """Return the budget of a conversion, with a function that measures AP; None without options.
 
@@ -61,6 +67,7 @@ def accuracy_budget(
         options: the budget, and the images to measure it on.
         precision: precision of the model to make.
         source_precision: precision of the model that is converted.
+        bit_depth: bits that image files of 16 bits use.
         progress: callback that reports the current step.
 
     Raises:
@@ -91,7 +98,7 @@ def accuracy_budget(
         options.points,
         measure,
         {"annotations": annotations.name, **dataset_digests(dataset), "by": "ONNX Runtime on a CPU"},
-        [image.read() for image in busiest],
+        [image.read(bit_depth) for image in busiest],
         options.fallback,
         measure.tell,
     )

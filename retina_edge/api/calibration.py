@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.core.contract import BIT_DEPTH
 from engines.core.errors import ContractError, DataError, SourceError
 from engines.core.option_checks import check_choice, check_integer
 from export.precision.calibration import CALIBRATORS, DEFAULT_IMAGES, MIN_CALIBRATION_IMAGES, audit
@@ -63,6 +65,7 @@ def load_calibration(
     precision: str,
     source_precision: str,
     layout: str,
+    bit_depth: int = BIT_DEPTH,
     progress: Callable[[int, int], None],
 ) -> Calibration | None:
     """Audit the calibration images for a conversion to INT8; return None for any other precision.
@@ -72,6 +75,7 @@ def load_calibration(
         precision: precision of the model to make.
         source_precision: precision of the model that is converted.
         layout: ``tensorrt`` or ``cpu``.
+        bit_depth: bits that image files of 16 bits use.
         progress: called during calibration with the number of images done and their total.
 
     Raises:
@@ -96,7 +100,7 @@ def load_calibration(
         raise ContractError("calibration: expected images for int8, got none; give a folder of images or a COCO file")
     from export.precision.conversion import Calibration  # needs onnx
 
-    images = audit(_image_files(Path(options.images)), read_image, count=options.count)
+    images = audit(_image_files(Path(options.images)), partial(read_image, bit_depth=bit_depth), count=options.count)
     cache = None if options.cache is None else Path(options.cache)
     return Calibration(images, layout, options.calibrator, cache, progress)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engines.core.contract import BIT_DEPTH
 from engines.core.letterbox import BgrImage
 from retina_edge.api.accuracy import AccuracyOptions, accuracy_budget
 from retina_edge.api.calibration import CalibrationOptions, load_calibration
@@ -64,6 +65,7 @@ class Conversion:
         precision: str,
         *,
         source_precision: str,
+        bit_depth: int = BIT_DEPTH,
         layout: str,
         calibration: CalibrationOptions | None,
         accuracy: AccuracyOptions | None,
@@ -75,6 +77,7 @@ class Conversion:
         Args:
             precision: precision of the model to make.
             source_precision: precision of the model that is converted.
+            bit_depth: bits that image files of 16 bits use, from the model's contract.
             layout: INT8 layout, ``cpu`` or ``tensorrt``.
             calibration: images for INT8.
             accuracy: accuracy that the conversion may cost; None to measure nothing.
@@ -92,10 +95,17 @@ class Conversion:
                 precision=precision,
                 source_precision=source_precision,
                 layout=layout,
+                bit_depth=bit_depth,
                 progress=lambda done, count: progress("calibrating", done, count),
             ),
-            accuracy_budget(accuracy, precision=precision, source_precision=source_precision, progress=progress),
-            read_images(images) if images else (),
+            accuracy_budget(
+                accuracy,
+                precision=precision,
+                source_precision=source_precision,
+                bit_depth=bit_depth,
+                progress=progress,
+            ),
+            read_images(images, bit_depth) if images else (),
         )
 
     @property

@@ -59,11 +59,12 @@ class EngineSource:
         progress: Progress,
     ) -> EngineSource:
         """Check a model file and prepare its conversion. Arguments and errors are those of ``api.build``."""
-        precision = _precision_of(path)
+        precision, bit_depth = _precision_and_depth(path)
         progress("reading images", None, None)
         conversion = Conversion.prepare(
             options.precision,
             source_precision=precision,
+            bit_depth=bit_depth,
             layout=TENSORRT,
             calibration=calibration,
             accuracy=accuracy,
@@ -117,8 +118,8 @@ class EngineSource:
             return output.read_bytes(), _agreement_record(report.agreement)
 
 
-def _precision_of(path: Path) -> str:
-    """Return the precision of a model file: ``fp32`` for a checkpoint, the precision in the contract for an ONNX.
+def _precision_and_depth(path: Path) -> tuple[str, int]:
+    """Return the precision of a model file, ``fp32`` for a checkpoint, and its bit depth.
 
     Raises:
         ModelFileError: if the file does not exist, or is not a model of retina_edge.
@@ -128,11 +129,14 @@ def _precision_of(path: Path) -> str:
     if not path.is_file():
         raise ModelFileError(f"{path}: expected a model, found no file; make one with retina-edge train")
     if path.suffix == ".pt":
-        return "fp32"
+        from retina_edge.model.checkpoint import load_checkpoint
+
+        return "fp32", load_checkpoint(path).contract.bit_depth
     from engines.onnx.deployable import contract_of, read_deployable  # needs onnx
 
     try:
-        return contract_of(read_deployable(path.read_bytes())).precision
+        contract = contract_of(read_deployable(path.read_bytes()))
+        return contract.precision, contract.bit_depth
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.core.contract import DetectorContract
 from engines.core.errors import ContractError
 from engines.core.option_checks import check_integer, check_number
 from retina_edge.api.tiles import TileOptions
@@ -122,15 +123,15 @@ def evaluate(
         on_message(remark)
     on_dataset(dataset)
     # Run the other model first, so that an error in it is raised before this model has run over all images.
-    others, _ = _detect(Path(against), dataset, options, on_image) if against else (None, None)
-    detections, model_threshold = _detect(Path(model), dataset, options, on_image)
+    others = _detect(Path(against), dataset, options, on_image)[0] if against else None
+    detections, contract = _detect(Path(model), dataset, options, on_image)
     evaluation = evaluate_detections(detections, dataset, max_detections=options.max_detections)
     comparison = None
     if against is not None and others is not None:
         other = evaluate_detections(others, dataset, max_detections=options.max_detections)
         comparison = compare(
             ModelResult(Path(against).name, other, others),
-            ModelResult(Path(model).name, evaluation, detections),
+            ModelResult(Path(model).name, evaluation, detections, contract.bit_depth),
             dataset,
             options.score,
         )
@@ -139,15 +140,15 @@ def evaluate(
         evaluation,
         confusion(detections, dataset, options.score),
         max((float(item.scores.max(initial=0.0)) for item in detections), default=0.0),
-        model_threshold,
+        contract.score_threshold,
         comparison,
     )
 
 
 def _detect(
     model: Path, dataset: DetectionDataset, options: EvaluationOptions, on_image: Callable[[Path, int], None]
-) -> tuple[list[Detections], float]:
-    """Return the detections in each image, and the score that every detection of the model exceeds."""
+) -> tuple[list[Detections], DetectorContract]:
+    """Return the detections in each image, and the contract of the model."""
     with Detector.load(model, device=options.device) as loaded:
         detector, batch = loaded, 1
         if options.tiles is not None:
@@ -155,4 +156,4 @@ def _detect(
         else:
             batch = loaded.choose_batch(options.batch)
         detections = detect_all(detector, dataset, batch=batch, on_image=lambda: on_image(model, len(dataset)))
-        return detections, detector.score_threshold
+        return detections, detector.contract

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.core.atomic_file import atomic_file
-from engines.core.contract import CPU, LAYOUTS, PRECISIONS, DetectorContract, check_input_size
+from engines.core.contract import CPU, LAYOUTS, PRECISIONS, DetectorContract, check_bit_depth, check_input_size
 from engines.core.errors import ContractError
 from engines.core.option_checks import check_choice, check_integer, check_number
 from retina_edge.api.accuracy import AccuracyOptions
@@ -33,6 +33,7 @@ class ExportOptions:
         layout: for INT8: ``cpu`` for ONNX Runtime (the default), or ``tensorrt``.
         batch: images in a batch; None for any number.
         input_size: (height, width) of the input, pixels, multiples of 32; None for the checkpoint's.
+        bit_depth: bits that image files of 16 bits use, 9 to 16; None for the checkpoint's value.
         score_threshold, iou_threshold, agnostic, top_k, max_detections: post-processing; None for the checkpoint's.
         half_weights: for FP32: store the weights in float16, which halves the file.
 
@@ -56,6 +57,7 @@ class ExportOptions:
     agnostic: bool | None = None
     top_k: int | None = None
     max_detections: int | None = None
+    bit_depth: int | None = None
     half_weights: bool = False
 
     def __post_init__(self) -> None:
@@ -67,6 +69,8 @@ class ExportOptions:
                 check_integer(name, getattr(self, name), 1)
         if self.input_size is not None:
             check_input_size(self.input_size)
+        if self.bit_depth is not None:
+            check_bit_depth(self.bit_depth)
         if self.score_threshold is not None:
             check_number("score_threshold", self.score_threshold, "0 <= value < 1", lambda value: 0 <= value < 1)
         if self.iou_threshold is not None:
@@ -141,17 +145,18 @@ def export(
 
     precision = options.precision
     progress("exporting and verifying", None, None)
+    loaded = load_checkpoint(checkpoint)
+    model, contract = loaded.build_model(), _contract(loaded.contract, options)
     conversion = Conversion.prepare(
         precision,
         source_precision="fp32",
+        bit_depth=contract.bit_depth,
         layout=options.layout or CPU,
         calibration=calibration,
         accuracy=accuracy,
         images=images,
         progress=progress,
     )
-    loaded = load_checkpoint(checkpoint)
-    model, contract = loaded.build_model(), _contract(loaded.contract, options)
     if contract.input_size != loaded.contract.input_size:
         contract = dataclasses.replace(contract, levels=model.pyramid(contract.input_size))
     frames = conversion.verification_images(contract.input_size)
@@ -178,6 +183,7 @@ def _contract(contract: DetectorContract, options: ExportOptions) -> DetectorCon
         "agnostic": options.agnostic,
         "top_k": options.top_k,
         "max_detections": options.max_detections,
+        "bit_depth": options.bit_depth,
         "input_size": options.input_size,
     }
     return dataclasses.replace(contract, **{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engines.core.contract import check_bit_depth
 from engines.core.option_checks import check_integer, check_number
 from retina_edge.api.tiles import TileOptions
 from retina_edge.detector import Detector
@@ -17,7 +18,7 @@ from retina_edge.pipeline.stream import Stream
 from retina_edge.sinks.output_options import OutputOptions
 from retina_edge.sinks.outputs import Outputs
 from retina_edge.sources.frames import Source
-from retina_edge.sources.stream_names import named_sources
+from retina_edge.sources.stream_names import named_sources, with_bit_depth
 from retina_edge.system.stop_request import StopRequest, stop_on_signal
 from retina_edge.tracking.analysis import TrackingOptions
 
@@ -31,6 +32,7 @@ class RunOptions:
         sources: sources, each ``SOURCE`` or ``NAME=SOURCE``, as on the command line; text stands for one source.
         score: detections score more than this; None for 0.4, or the model's own threshold if that is higher.
         batch: frames, or tiles, in a batch; None for the model's own.
+        bit_depth: bits that image files of 16 bits use, 9 to 16; None for the model's.
         tiles: tiles to cut frames into; None to detect in whole frames.
         tracking: tracking, zones and lines.
         outputs: files and event receivers.
@@ -47,6 +49,7 @@ class RunOptions:
     sources: Sequence[str]
     score: float | None = None
     batch: int | None = None
+    bit_depth: int | None = None
     tiles: TileOptions | None = None
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     outputs: OutputOptions = field(default_factory=OutputOptions)
@@ -58,6 +61,8 @@ class RunOptions:
             check_number("score", self.score, "0 <= score < 1", lambda score: 0 <= score < 1)
         if self.batch is not None:
             check_integer("batch", self.batch, 1)
+        if self.bit_depth is not None:
+            check_bit_depth(self.bit_depth)
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ def open_run(
 
         pipeline = Pipeline(
             detector,
-            named,
+            with_bit_depth(named, options.bit_depth or contract.bit_depth),
             on_result=pass_on,
             on_end=lambda stream: outputs.end(stream.name),
             analyze=options.tracking.analyzers(list(named), contract.class_names),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines.core.contract import DetectorContract
+from engines.core.contract import BIT_DEPTH, DetectorContract
 from engines.core.errors import ContractError, TrainingError
 from engines.core.processor import usable_cores
 from retina_edge.api.training_data import TrainingData
@@ -110,11 +110,14 @@ def train(
     from retina_edge.training.processes import process_group
 
     chosen_device = select_device(device)
+    if data.bit_depth is None:
+        data = dataclasses.replace(data, bit_depth=_earlier_bit_depth(output, init, qat, resume=resume))
     with _memory_errors(), process_group(chosen_device) as group:
         say = on_message if group.is_main else lambda _line: None
         train_data, val_data = data.load(say)
         active = observer if observer and group.is_main else TrainingObserver()
-        run = _Run(output, train_data, val_data, group, half_weights, active, say)
+        depth = BIT_DEPTH if data.bit_depth is None else data.bit_depth
+        run = _Run(output, train_data, val_data, depth, group, half_weights, active, say)
         if qat is not None:
             trainer = run.for_qat(given, qat)
         else:
@@ -126,6 +129,15 @@ def train(
             trainer.run()
         say(f"best AP {trainer.best_ap:.4f} in {output}")
     return TrainingResult(output, trainer.best_ap)
+
+
+def _earlier_bit_depth(output: Path, init: Path | str | None, qat: Path | str | None, *, resume: bool) -> int | None:
+    """Return the bit depth of the checkpoint that a run starts from; None for a new run."""
+    from retina_edge.model.checkpoint import load_checkpoint
+
+    last = output.with_suffix(".last.pt")
+    start = qat or init or (last if resume and last.is_file() else None)
+    return load_checkpoint(start).contract.bit_depth if start else None
 
 
 @contextmanager
@@ -150,6 +162,7 @@ class _Run:
     output: Path
     train_data: DetectionDataset
     val_data: DetectionDataset
+    bit_depth: int
     group: ProcessGroup
     half: bool
     observer: TrainingObserver
@@ -162,6 +175,10 @@ class _Run:
 
         options = dataclasses.replace(QAT_OPTIONS, **given.options)
         source = load_checkpoint(qat)
+        if source.contract.bit_depth != self.bit_depth:
+            raise ContractError(
+                f"bit_depth: expected {source.contract.bit_depth} as in {qat}, got {self.bit_depth}; leave it out"
+            )
         model = quantized_model(source, self.train_data, batch=options.batch, device=self.group.device)
         augment = AugmentOptions(**given.augment).for_input(source.contract.input_size)
         return self._trainer(model, source.contract, augment, options, recipe=None)
@@ -234,7 +251,9 @@ class _Run:
                 config, extra_levels=source.config.extra_levels, norm_eps=source.config.norm_eps
             )
         size, seed = plan.model.input_size, plan.options.seed
-        return new_model(config, self.train_data, size, seed=seed, backbone_weights=plan.weights)
+        return new_model(
+            config, self.train_data, size, seed=seed, bit_depth=self.bit_depth, backbone_weights=plan.weights
+        )
 
     def _trainer(
         self,

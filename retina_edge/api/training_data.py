@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from engines.core.contract import check_bit_depth
 from engines.core.errors import DataError
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.hold_out import hold_out
@@ -27,6 +29,11 @@ class TrainingData:
         val_images: folder of the validation images; None for ``images``, or near the annotations.
         skip_invalid: leave out images that cannot be used, and skip boxes that have no area or lie outside their image,
             instead of raising an error.
+        bit_depth: bits that image files of 16 bits use, 9 to 16; None for those of the checkpoint that a run starts
+            from, else 16. The model remembers them.
+
+    Raises:
+        ContractError: if the bit depth is out of range.
 
     Examples:
         >>> data = TrainingData("train.json", "train_images", "val.json", "val_images")
@@ -39,6 +46,11 @@ class TrainingData:
     val: Path | str | None = None
     val_images: Path | str | None = None
     skip_invalid: bool = False
+    bit_depth: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.bit_depth is not None:
+            check_bit_depth(self.bit_depth)
 
     def inputs(self) -> list[Input]:
         """Return the files that are read, for ``check_output``."""
@@ -54,12 +66,17 @@ class TrainingData:
             DataError: if a file, folder or image is missing or damaged, a part has no object, or the validation set has
                 a category that the training set lacks.
         """
-        train = load_dataset(self.train, self.images, part=TRAIN, skip_invalid=self.skip_invalid, on_message=on_message)
+        checks: dict[str, Any] = {
+            "skip_invalid": self.skip_invalid,
+            "bit_depth": self.bit_depth,
+            "on_message": on_message,
+        }
+        train = load_dataset(self.train, self.images, part=TRAIN, **checks)
         if not train.has_objects():
             raise DataError(
                 f"{train.annotations}: expected boxes to learn from, found none outside of crowds; add annotations"
             )
-        validation = self._validation(on_message)
+        validation = self._validation(checks)
         for remark in (*train.remarks, *(validation.remarks if validation else ())):
             on_message(remark)
         if validation is None:
@@ -85,9 +102,9 @@ class TrainingData:
             )
         return train, validation
 
-    def _validation(self, on_message: Callable[[str], None]) -> DetectionDataset | None:
+    def _validation(self, checks: Mapping[str, Any]) -> DetectionDataset | None:
         """Return the data set to validate on; None if there is none."""
-        load = partial(load_part, part=VAL, skip_invalid=self.skip_invalid, on_message=on_message)
+        load = partial(load_part, part=VAL, **checks)
         if self.val is None:
             return None if is_coco_file(Path(self.train)) else load(self.train, self.val_images)
         validation = load(self.val, self.val_images or self.images)

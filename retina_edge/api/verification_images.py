@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.core.contract import BIT_DEPTH
 from engines.core.errors import SourceError
 from engines.core.letterbox import BgrImage
 from retina_edge.assets import FOREST
@@ -18,11 +19,12 @@ ImagePaths = Path | str | Sequence[Path | str]
 MAX_VERIFICATION_IMAGES = 8
 
 
-def read_images(paths: ImagePaths) -> list[BgrImage]:
+def read_images(paths: ImagePaths, bit_depth: int = BIT_DEPTH) -> list[BgrImage]:
     """Read the first ``MAX_VERIFICATION_IMAGES`` images of files and folders: uint8 [height, width, 3], BGR.
 
     Args:
         paths: image files, and folders of image files; one path or several.
+        bit_depth: bits that image files of 16 bits use.
 
     Raises:
         SourceError: if there are no images, or an image cannot be read.
@@ -38,7 +40,7 @@ def read_images(paths: ImagePaths) -> list[BgrImage]:
         files += [file for file in inside if file == path or file.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise SourceError(f"{', '.join(map(str, given))}: expected images to verify with, found none")
-    return [read_image(file) for file in files[:MAX_VERIFICATION_IMAGES]]
+    return [read_image(file, bit_depth) for file in files[:MAX_VERIFICATION_IMAGES]]
 
 
 def sample_images(input_size: tuple[int, int]) -> list[BgrImage]:

@@ -67,6 +67,13 @@ class StreamParser(VerbParser):
             metavar="N",
             help="frames, or tiles, in a batch (default: the model's own, or 1)",
         )
+        detection.add_argument(
+            "--bit-depth",
+            type=int,
+            metavar="BITS",
+            help="bits that image files of 16 bits use, 9 to 16: 12 for a camera whose values end at 4095 (default: "
+            "the model's, 16 if it was trained without)",
+        )
         add_tile_options(detection)
         self._add_output_options(self.add_argument_group("outputs"))
         self._add_tracking_options(self.add_argument_group("tracking and counting", LINE_DIRECTION))
@@ -167,6 +174,7 @@ def run_options(args: argparse.Namespace) -> RunOptions:
         sources=args.sources,
         score=args.score,
         batch=args.batch,
+        bit_depth=args.bit_depth,
         tiles=args.tiles,
         tracking=TrackingOptions(args.track, [*args.zone, *args.line], args.anchor),
         outputs=OutputOptions(args.save, args.json, args.csv, args.events, args.spool),

@@ -52,6 +52,13 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out images that cannot be used, and skip boxes that have no area or lie outside their image",
     )
+    add(
+        "--bit-depth",
+        type=int,
+        metavar="BITS",
+        help="bits that image files of 16 bits use, 9 to 16, which the model remembers: 12 for a camera whose values "
+        "end at 4095 (default: those of --init or --resume, else 16)",
+    )
 
 
 def add_start_options(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from engines.core.contract import BIT_DEPTH
 from engines.core.errors import DataError
 from retina_edge.imaging.image_file import read_image
 
@@ -38,14 +39,17 @@ class LabeledImage:
     crowd_labels: npt.NDArray[np.int64]
     truth: npt.NDArray[np.float64]
 
-    def read(self) -> npt.NDArray[np.uint8]:
+    def read(self, bit_depth: int = BIT_DEPTH) -> npt.NDArray[np.uint8]:
         """Read the image file: BGR, uint8 [height, width, 3].
+
+        Args:
+            bit_depth: bits that a file of 16 bits uses; the upper 8 of them count.
 
         Raises:
             SourceError: if the file cannot be decoded, or is truncated.
             DataError: if the image does not have the size given in the annotations.
         """
-        image = read_image(self.path)
+        image = read_image(self.path, bit_depth)
         if image.shape[:2] != self.size:
             raise DataError(
                 f"{self.path}: expected {self.size[1]}x{self.size[0]} pixels (width x height), as the annotations say, "

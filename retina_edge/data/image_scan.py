@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from engines.core.atomic_file import atomic_file
+from engines.core.contract import BIT_DEPTH
 from engines.core.errors import SourceError
 from engines.core.processor import usable_cores
 from retina_edge.imaging.image_file import read_image
@@ -42,13 +44,18 @@ class ImageLook:
 
 
 def look_at(
-    paths: Sequence[Path], *, name: Path, on_message: Callable[[str], None] = lambda _line: None
+    paths: Sequence[Path],
+    *,
+    name: Path,
+    bit_depth: int | None = None,
+    on_message: Callable[[str], None] = lambda _line: None,
 ) -> list[ImageLook]:
     """Read image files, and return what was found, in the order of the paths.
 
     Args:
         paths: paths of the images.
         name: path of the annotations, which the memory of good files belongs to.
+        bit_depth: bits that image files of 16 bits use; None if it is not known yet.
         on_message: called with a line of text about the progress, every few seconds.
 
     Examples:
@@ -56,7 +63,7 @@ def look_at(
         >>> look_at([FOREST, Path("gone.jpg")], name=Path("val.json"))
         [ImageLook(size=(622, 2299), problem=''), ImageLook(size=None, problem='the file is missing')]
     """
-    memory = _memory_file(name)
+    memory = _memory_file(name, bit_depth)
     known = _recall(memory)
     states = [_state(path) for path in paths]
     looks: list[ImageLook | None] = [
@@ -65,18 +72,18 @@ def look_at(
     unknown = [index for index, look in enumerate(looks) if look is None]
     if unknown:
         with ThreadPoolExecutor(usable_cores()) as pool:  # OpenCV decodes without Python's lock
-            found = pool.map(_look, [paths[index] for index in unknown])
+            found = pool.map(partial(_look, bit_depth), [paths[index] for index in unknown])
             for index, look in zip(unknown, _reported(found, len(unknown), on_message), strict=True):
                 looks[index] = look
         _remember(memory, known, paths, states, looks)
     return [look for look in looks if look is not None]
 
 
-def _look(path: Path) -> ImageLook:
+def _look(bit_depth: int | None, path: Path) -> ImageLook:
     if not path.is_file():
         return ImageLook(None, "the file is missing")
     try:
-        height, width = read_image(path).shape[:2]
+        height, width = read_image(path, bit_depth or BIT_DEPTH, warn=False).shape[:2]
     except SourceError as error:
         return ImageLook(None, str(error).removeprefix(f"{path}: "))
     return ImageLook((height, width))
@@ -106,10 +113,10 @@ def _from_memory(known: _Known | None, state: tuple[int, int] | None) -> ImageLo
     return ImageLook((known[2], known[3]))
 
 
-def _memory_file(name: Path) -> Path | None:
+def _memory_file(name: Path, bit_depth: int | None) -> Path | None:
     """Return the file that remembers the images of a data set; None if there is no cache folder."""
     folder = cache_folder("images")
-    digest = hashlib.sha256(os.fsencode(name.absolute())).hexdigest()[:16]
+    digest = hashlib.sha256(b"%s %d" % (os.fsencode(name.absolute()), bit_depth or BIT_DEPTH)).hexdigest()[:16]
     return None if folder is None else folder / f"{digest}.json"
 
 

@@ -48,6 +48,7 @@ def load_dataset(
     part: str = TRAIN,
     skip_invalid: bool = False,
     need_images: bool = True,
+    bit_depth: int | None = None,
     on_message: Callable[[str], None] = lambda _line: None,
 ) -> DetectionDataset:
     """Read and check a data set in the format of COCO, YOLO or Pascal VOC.
@@ -60,6 +61,7 @@ def load_dataset(
             instead of raising an error.
         need_images: look at each image. Otherwise only the boxes are needed, and the files of COCO and VOC need not
             exist.
+        bit_depth: bits that image files of 16 bits use; None if it is not known yet.
         on_message: called with a line of text about the progress of a long look.
 
     Raises:
@@ -73,7 +75,13 @@ def load_dataset(
         (16, ('tree',), (400, 400))
     """
     dataset = load_part(
-        path, images, part=part, skip_invalid=skip_invalid, need_images=need_images, on_message=on_message
+        path,
+        images,
+        part=part,
+        skip_invalid=skip_invalid,
+        need_images=need_images,
+        bit_depth=bit_depth,
+        on_message=on_message,
     )
     if dataset is None:
         purpose = "to learn from" if part == TRAIN else "to validate on"
@@ -88,6 +96,7 @@ def load_part(
     part: str,
     skip_invalid: bool = False,
     need_images: bool = True,
+    bit_depth: int | None = None,
     on_message: Callable[[str], None] = lambda _line: None,
 ) -> DetectionDataset | None:
     """Read and check a part of a data set, as ``load_dataset`` does; return None if there is no such part.
@@ -101,7 +110,9 @@ def load_part(
         return None
     looks = None
     if need_images or records.relative:
-        looks = look_at([image.path for image in records.images], name=records.source, on_message=on_message)
+        looks = look_at(
+            [image.path for image in records.images], name=records.source, bit_depth=bit_depth, on_message=on_message
+        )
     return build_dataset(records, looks, skip_invalid=skip_invalid)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 
+from engines.core.contract import BIT_DEPTH
 from engines.core.errors import RetinaEdgeError
 from retina_edge.data.augment import Target, training_transform
 from retina_edge.data.augment_options import AugmentOptions
@@ -40,10 +41,11 @@ class AugmentedDataset(Dataset["Sample | RetinaEdgeError"]):
     Args:
         data: data set that the images come from.
         options: augmentation of the images; both sizes must be set.
+        bit_depth: bits that image files of 16 bits use.
     """
 
-    def __init__(self, data: DetectionDataset, options: AugmentOptions) -> None:
-        self.data = data
+    def __init__(self, data: DetectionDataset, options: AugmentOptions, bit_depth: int = BIT_DEPTH) -> None:
+        self.data, self.bit_depth = data, bit_depth
         self.transform = training_transform(options)
 
     def __len__(self) -> int:
@@ -64,7 +66,7 @@ class AugmentedDataset(Dataset["Sample | RetinaEdgeError"]):
             DataError: if the image does not have the size given in the annotations.
         """
         labeled = self.data.images[index]
-        rgb = torch.from_numpy(labeled.read()[:, :, ::-1].transpose(2, 0, 1).copy())
+        rgb = torch.from_numpy(labeled.read(self.bit_depth)[:, :, ::-1].transpose(2, 0, 1).copy())
         target: Target = {
             "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(labeled.boxes), format="XYXY", canvas_size=labeled.size),
             "labels": torch.from_numpy(labeled.labels),

@@ -97,7 +97,7 @@ def detect_all(
     match_labels(detector.contract.class_names, dataset)
     results: list[Detections] = []
     for start in range(0, len(dataset), batch):
-        images = [image.read() for image in dataset.images[start : start + batch]]
+        images = [image.read(detector.contract.bit_depth) for image in dataset.images[start : start + batch]]
         # AP counts weak detections, too.
         for detections in detector(images, score=detector.score_threshold):
             results.append(detections)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engines.core.contract import BIT_DEPTH
 from retina_edge.data.box_overlap import iou
 from retina_edge.data.dataset import DetectionDataset, LabeledImage
 from retina_edge.detections import Detections
@@ -28,11 +29,13 @@ class ModelResult:
         name: name of the model file.
         evaluation: metrics of the model.
         detections: detections in each image, in the order of the data set.
+        bit_depth: bits that image files of 16 bits use.
     """
 
     name: str
     evaluation: Evaluation
     detections: Sequence[Detections]
+    bit_depth: int = BIT_DEPTH
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,7 +79,7 @@ def draw_change(change: ImageDifference, comparison: Comparison) -> BgrImage:
     Returns:
         The drawing, uint8 [height, width, 3], BGR.
     """
-    image = change.image.read()
+    image = change.image.read(comparison.second.bit_depth)
     scale = PANEL_WIDTH / image.shape[1]
     resized = cv2.resize(image, (PANEL_WIDTH, max(1, round(scale * image.shape[0]))), interpolation=cv2.INTER_AREA)
     panels = []

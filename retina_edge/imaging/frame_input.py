@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 import numpy.typing as npt
 
+from engines.core.contract import BIT_DEPTH
 from engines.core.errors import SourceError
 from engines.core.letterbox import BgrImage, as_bgr, uint8_advice
-from retina_edge.imaging.image_file import read_image
+from retina_edge.imaging.image_file import read_image, to_8_bits
 from retina_edge.system.redaction import redact
 
 if TYPE_CHECKING:
@@ -44,14 +45,15 @@ class FrameInput:
     single: bool
 
 
-def to_frames(images: Any) -> FrameInput:
+def to_frames(images: Any, bit_depth: int = BIT_DEPTH) -> FrameInput:
     """Convert an image, a stack or an iterable of images to BGR frames.
 
     Args:
         images: an image, a stack or an iterable of images, in the forms that ``EXPECTED`` lists. Arrays from an
             iterator are copied, because the iterator may reuse its buffer. PIL images are rotated according to their
-            EXIF orientation and converted to RGB; of 16 bits, the upper 8 are used, as OpenCV does for files. The PIL
-            modes I and F are refused, because their values have no fixed range.
+            EXIF orientation and converted to RGB. The PIL modes I and F are refused, because their values have no
+            fixed range.
+        bit_depth: bits that files and PIL images of 16 bits use; the upper 8 of them count.
 
     Raises:
         ValueError: if something else is given. The message lists the accepted forms, the value and its position.
@@ -62,12 +64,12 @@ def to_frames(images: Any) -> FrameInput:
         (48, 64, 3)
     """
     if _is_image(images) and not (isinstance(images, np.ndarray) and images.ndim == 4):
-        frame, owned = _to_frame(images, "", copy=False)
+        frame, owned = _to_frame(images, "", bit_depth, copy=False)
         return FrameInput([frame], [owned], True)
     if not _is_series(images):
         raise ValueError(_refusal(images, ""))
     copy = not isinstance(images, np.ndarray | Sequence)
-    pairs = [_to_frame(image, f" at [{n}]", copy=copy) for n, image in enumerate(images)]
+    pairs = [_to_frame(image, f" at [{n}]", bit_depth, copy=copy) for n, image in enumerate(images)]
     return FrameInput([frame for frame, _ in pairs], [owned for _, owned in pairs], False)
 
 
@@ -88,11 +90,11 @@ def _is_series(images: Any) -> bool:
     return isinstance(images, Iterable) and not one
 
 
-def _to_frame(image: Any, position: str, *, copy: bool) -> tuple[BgrImage, bool]:
+def _to_frame(image: Any, position: str, bit_depth: int, *, copy: bool) -> tuple[BgrImage, bool]:
     """Return an image as a BGR frame, and True if the frame was read or converted here."""
     if isinstance(image, str | os.PathLike):
-        return _read(image), True
-    array = _pil_to_array(image, position) if _is_pil(image) else image
+        return _read(image, bit_depth), True
+    array = _pil_to_array(image, position, bit_depth) if _is_pil(image) else image
     try:
         frame = as_bgr(array)
     except ValueError as error:
@@ -104,16 +106,16 @@ def _to_frame(image: Any, position: str, *, copy: bool) -> tuple[BgrImage, bool]
     return frame, owned
 
 
-def _read(path: str | os.PathLike[str]) -> BgrImage:
+def _read(path: str | os.PathLike[str], bit_depth: int) -> BgrImage:
     if isinstance(path, str) and "://" in path:
         raise SourceError(
             f"{redact(path)}: expected the path of an image file, got a URL; download the image, or use "
             "Detector.stream for a video or a camera"
         )
-    return read_image(Path(path))
+    return read_image(Path(path), bit_depth)
 
 
-def _pil_to_array(image: PIL.Image.Image, position: str) -> npt.NDArray[np.uint8]:
+def _pil_to_array(image: PIL.Image.Image, position: str, bit_depth: int) -> npt.NDArray[np.uint8]:
     """Return the pixels of a PIL image: uint8 [height, width], grayscale, or uint8 [height, width, 3], BGR."""
     from PIL import ImageOps
 
@@ -125,7 +127,7 @@ def _pil_to_array(image: PIL.Image.Image, position: str) -> npt.NDArray[np.uint8
     try:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16"):
-            return (np.asarray(upright) >> 8).astype(np.uint8)
+            return to_8_bits(np.asarray(upright), bit_depth, getattr(image, "filename", "") or "PIL image")
         rgb = np.asarray(upright.convert("RGB"), np.uint8)
     except (OSError, SyntaxError) as error:  # a SyntaxError reports a damaged PNG
         name = getattr(image, "filename", "") or "PIL image"

@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
+from engines.core.contract import BIT_DEPTH
 from engines.core.errors import SinkError, SourceError
 from engines.core.letterbox import BgrImage
+from retina_edge.imaging.image_header import JPEG_SCAN, JPEG_START, PNG_START, ImageHeader, read_header
 from retina_edge.imaging.opencv_log import quiet_opencv
 
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
-_JPEG_START = b"\xff\xd8"
+# Most pixels of an image, so that a small file cannot take all memory: 3 bytes a pixel, and more to decode it.
+MAX_PIXELS = 2**28
+LIMIT_VARIABLE = "RETINA_EDGE_MAX_PIXELS"
+# An image of 16 bits whose values need at most this many is probably that of a camera with fewer bits, and too dark.
+SUSPICIOUS_BITS = 14
+
 _JPEG_END = b"\xff\xd9"
-_JPEG_SCAN = 0xDA
-_PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND"
 _PNG_END_BYTES = 8  # name of the last chunk and its checksum
 
+logger = logging.getLogger(__name__)
+# Numbers of bits that were reported, because all images of a camera have the same.
+_reported: set[int] = set()
 
-def read_image(path: Path) -> BgrImage:
+
+def read_image(path: Path, bit_depth: int = BIT_DEPTH, *, warn: bool = True) -> BgrImage:
     """Read an image file as uint8 [height, width, 3], BGR, rotated according to its EXIF orientation.
 
+    Opacity and any other fourth band are ignored. Of 16 bits, the upper 8 of the bits that are used count.
+
+    Args:
+        path: path of the file.
+        bit_depth: bits that an image of 16 bits uses, 9 to 16: 12 for a camera whose values end at 4095.
+        warn: log a warning if an image of 16 bits seems to use fewer bits than ``bit_depth``.
+
     Raises:
-        SourceError: if the file cannot be read, is not an image, or is truncated; the message names the file.
+        SourceError: if the file cannot be read, is not an image, is truncated or too large, or has values that cannot
+            be converted; the message names the file.
 
     Examples:
         >>> from retina_edge.assets import FOREST
@@ -42,18 +62,89 @@ def read_image(path: Path) -> BgrImage:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
     if _is_truncated(data):
         raise SourceError(f"{path}: the image is truncated; copy or download it again")
-    image = None
-    if data:
-        try:
-            with quiet_opencv():
-                image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        except cv2.error:
-            image = None  # for instance more pixels than OpenCV allows
+    header = read_header(data)
+    if header.refusal:
+        raise SourceError(f"{path}: {header.refusal}")
+    _check_size(path, header)
+    image = _decode(data, header)
     if image is None:
+        raise SourceError(f"{path}: {_why_unreadable(data, header)}")
+    if image.dtype == np.uint8:
+        return image.astype(np.uint8, copy=False)
+    return to_8_bits(image, bit_depth, path, warn=warn)
+
+
+def _check_size(path: Path, header: ImageHeader) -> None:
+    limit = os.environ.get(LIMIT_VARIABLE, "")
+    most = int(limit) if limit.isdecimal() else MAX_PIXELS
+    if header.size is not None and header.size[0] * header.size[1] > most:
         raise SourceError(
-            f"{path}: expected an image that OpenCV can read, got {len(data)} bytes that are damaged or of another kind"
+            f"{path}: expected at most {most / 1e6:.0f} million pixels, got {header.size[1]}x{header.size[0]}; cut the "
+            f"image into tiles, or raise the limit with {LIMIT_VARIABLE}, if the memory is large enough"
         )
-    return image.astype(np.uint8, copy=False)
+
+
+def _decode(data: bytes, header: ImageHeader) -> npt.NDArray[Any] | None:
+    """Return the pixels, [height, width, 3] of the file's own type; None if OpenCV cannot decode the file."""
+    content = np.frombuffer(data, np.uint8)
+    if header.alpha_at is not None:
+        # libtiff would multiply the colors by the fourth band, which is often infrared and no opacity.
+        content = content.copy()
+        content[header.alpha_at] = 0
+    try:
+        with quiet_opencv():
+            return cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if len(data) else None
+    except cv2.error:  # for instance more pixels than OpenCV allows
+        return None
+
+
+def _why_unreadable(data: bytes, header: ImageHeader) -> str:
+    """Return what is wrong with a file that OpenCV cannot decode, and what to do."""
+    if header.kind in ("PNG", "JPEG", "TIFF", "BMP", "WebP", "Netpbm", "JPEG 2000", "AVIF"):
+        return f"expected an image that OpenCV can read, got a damaged {header.kind}, or a kind of it that OpenCV lacks"
+    if header.kind:
+        return f"expected an image that OpenCV can read, got {header.kind}; convert it to JPEG or PNG"
+    return f"expected an image that OpenCV can read, got {len(data)} bytes that are damaged or of another kind"
+
+
+def to_8_bits(image: npt.NDArray[Any], bit_depth: int, name: Path | str, *, warn: bool = True) -> npt.NDArray[np.uint8]:
+    """Return the upper 8 of the bits that an image of 16 bits uses: uint8 of the same shape.
+
+    Args:
+        image: uint16.
+        bit_depth: bits that are used, 9 to 16.
+        name: name of the image for messages.
+        warn: log a warning if the image seems to use fewer bits.
+
+    Raises:
+        SourceError: if the image has other values.
+
+    Examples:
+        >>> to_8_bits(np.array([[0, 2048, 4095]], np.uint16), 12, "thermal.png").tolist()
+        [[0, 128, 255]]
+    """
+    if image.dtype != np.uint16:
+        raise SourceError(
+            f"{name}: expected values of 8 or 16 bits without sign, got {image.dtype} from {image.min():g} to "
+            f"{image.max():g}; scale them to 0..255, 8 bits"
+        )
+    used = int(image.max()).bit_length()
+    if used > bit_depth:
+        raise SourceError(
+            f"{name}: expected values below {2**bit_depth} for a bit depth of {bit_depth}, got {image.max()}; correct "
+            "the bit depth (--bit-depth)"
+        )
+    if warn and bit_depth == BIT_DEPTH and 0 < used <= SUSPICIOUS_BITS and used not in _reported:
+        _reported.add(used)
+        logger.warning(
+            "%s: this image of 16 bits uses only values up to %d, so it is almost black; if the camera has %d bits, "
+            "say so with --bit-depth %d",
+            name,
+            image.max(),
+            max(used, 9),
+            max(used, 9),
+        )
+    return (image >> (bit_depth - 8)).astype(np.uint8)
 
 
 def write_image(path: Path, image: BgrImage) -> None:
@@ -119,15 +210,15 @@ def _is_truncated(data: bytes) -> bool:
     OpenCV before 5 decodes such a JPEG and fills the rest with gray, and libpng writes to stderr. The decoders of other
     formats refuse truncated files themselves.
     """
-    if data.startswith(_PNG_START):
+    if data.startswith(PNG_START):
         end = data.rfind(_PNG_END)
         return end < 0 or end + _PNG_END_BYTES > len(data)
-    if not data.startswith(_JPEG_START):
+    if not data.startswith(JPEG_START):
         return False
     # The end marker counts only after the start of the scan: a thumbnail in the header has an end marker too.
-    position = len(_JPEG_START)
+    position = len(JPEG_START)
     while position + 4 <= len(data) and data[position] == 0xFF:
-        if data[position + 1] == _JPEG_SCAN:
+        if data[position + 1] == JPEG_SCAN:
             return data.find(_JPEG_END, position) < 0
         if data[position + 1] == 0xFF:  # fill byte
             position += 1

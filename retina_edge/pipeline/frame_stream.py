@@ -20,7 +20,7 @@ from retina_edge.pipeline.annotation import annotate
 from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import Stream
-from retina_edge.sources.stream_names import named_sources
+from retina_edge.sources.stream_names import named_sources, with_bit_depth
 from retina_edge.system.worker import Worker, in_worker
 from retina_edge.tracking.analysis import TrackingOptions
 from retina_edge.tracking.counting import Tally
@@ -163,7 +163,7 @@ class FrameStream(Iterator[StreamedFrame]):
         tracking = TrackingOptions(track, regions)
         self._run = run = _Run(
             detector,
-            named,
+            with_bit_depth(named, detector.contract.bit_depth),
             analyze=tracking.analyzers(list(named), detector.contract.class_names),
             score=score,
             max_frames=max_frames,

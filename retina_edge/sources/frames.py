@@ -13,6 +13,8 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from engines.core.contract import BIT_DEPTH
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -67,6 +69,7 @@ class Source(ABC):
         name: name for messages, without credentials.
         live: True if frames arrive in real time, so that a slow reader must drop some. The value is reliable inside
             the ``with`` block, and a guess before it.
+        bit_depth: bits that image files of 16 bits use.
         output_names: file names under which the frames are saved in a folder.
         info: properties of the source; valid inside the ``with`` block.
         errors: one line for each part that could not be read, although the other parts could.
@@ -85,6 +88,7 @@ class Source(ABC):
     name: str
     output_names: tuple[str, ...]
     live: bool = False
+    bit_depth: int = BIT_DEPTH
     info: SourceInfo = SourceInfo()
 
     def __init__(self) -> None:

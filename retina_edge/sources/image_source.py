@@ -40,7 +40,7 @@ class ImageSource(Source):
             if self._interrupted.is_set():
                 return
             try:
-                image = read_image(path)
+                image = read_image(path, self.bit_depth)
             except SourceError as error:
                 if len(self.paths) == 1:
                     raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -79,3 +79,20 @@ def _unused(name: str, used: dict[str, Callable[[], Source]]) -> str:
     while chosen in used:
         chosen, number = f"{name[:28]}-{number}", number + 1
     return chosen
+
+
+def with_bit_depth(named: Mapping[str, Callable[[], Source]], bit_depth: int) -> dict[str, Callable[[], Source]]:
+    """Return functions that make the same sources, which read image files of 16 bits with a bit depth.
+
+    Examples:
+        >>> from retina_edge.assets import FOREST
+        >>> with_bit_depth(named_sources([str(FOREST)]), 12)["forest"]().bit_depth
+        12
+    """
+
+    def make(source: Callable[[], Source]) -> Source:
+        made = source()
+        made.bit_depth = bit_depth
+        return made
+
+    return {name: partial(make, source) for name, source in named.items()}

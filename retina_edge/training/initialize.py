@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from engines.core.contract import DetectorContract, package_versions
+from engines.core.contract import BIT_DEPTH, DetectorContract, package_versions
 from engines.core.errors import DataError
 from engines.core.letterbox import letterbox_batch
 from export.preprocess import Preprocess
@@ -27,6 +27,7 @@ def new_model(
     input_size: tuple[int, int],
     *,
     seed: int,
+    bit_depth: int = BIT_DEPTH,
     backbone_weights: Mapping[str, Tensor] | None = None,
 ) -> tuple[RetinaNet, DetectorContract]:
     """Make a model with random weights, and its contract.
@@ -35,6 +36,7 @@ def new_model(
         config: the architecture; ``num_classes`` must be the number of classes in the data set.
         data: data set that gives the class names and category ids.
         input_size: (height, width) of the network's input, pixels.
+        bit_depth: bits that image files of 16 bits use.
         seed: seed of the random weights.
         backbone_weights: state dict of torchvision's classification model that the backbone starts from; None for
             random weights.
@@ -57,6 +59,7 @@ def new_model(
         class_names=data.class_names,
         category_ids=data.category_ids,
         levels=model.pyramid(input_size),
+        bit_depth=bit_depth,
         produced_by=package_versions("retina-edge", "torch", "torchvision"),
     )
     return model, contract
@@ -124,7 +127,8 @@ def quantized_model(source: Checkpoint, data: DetectionDataset, *, batch: int, d
 
     def batches() -> Iterator[Tensor]:
         for start in range(0, count, batch):
-            frames, _ = letterbox_batch([image.read() for image in images[start : start + batch]], contract.input_size)
+            pixels = [image.read(contract.bit_depth) for image in images[start : start + batch]]
+            frames, _ = letterbox_batch(pixels, contract.input_size)
             yield preprocess(torch.from_numpy(frames).to(device))
 
     add_fake_quantization(model, batches())

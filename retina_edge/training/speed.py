@@ -69,7 +69,7 @@ def _evaluation(trainer: Trainer) -> float:
     """Return the seconds that the evaluation of an image takes."""
     executor = TorchExecutor(trainer.evaluated_model(), trainer.contract, device=trainer.group.device)
     with Detector(executor) as detector:
-        frames = [image.read() for image in trainer.val_data.images[:IMAGES]]
+        frames = [image.read(trainer.contract.bit_depth) for image in trainer.val_data.images[:IMAGES]]
         detector(frames[:1])  # warms up
         start = time.perf_counter()
         detector(frames)

@@ -106,7 +106,9 @@ class Trainer:
             rank=group.rank,
             world=group.world,
         )
-        self.loader = BatchLoader(AugmentedDataset(train_data, augment), self.sampler, workers=options.workers)
+        self.loader = BatchLoader(
+            AugmentedDataset(train_data, augment, contract.bit_depth), self.sampler, workers=options.workers
+        )
         self.step = 0
         self.budget = TimeBudget(60 * options.minutes, spent=spent)
         self.out_of_time = False
