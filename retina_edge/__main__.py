@@ -16,7 +16,7 @@ from retina_edge.cli.verb_parser import VerbParser, did_you_mean
 
 VERBS = {
     "anchors": "check if the anchors fit a data set, and suggest better ones",
-    "train": "train a RetinaNet on COCO annotations",
+    "train": "train a RetinaNet on labeled images",
     "convert": "convert a torchvision RetinaNet checkpoint",
     "export": "write a checkpoint as a deployable ONNX",
     "build": "build a TensorRT engine in FP32, FP16 or INT8 from a checkpoint or an ONNX",

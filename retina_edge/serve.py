@@ -22,7 +22,6 @@ from retina_edge.cli.stream_options import StreamParser, run_options
 from retina_edge.deployment.systemd import NAME, systemd_service
 from retina_edge.pipeline.pipeline import DEADLINE
 from retina_edge.pipeline.result import Result
-from retina_edge.system.folders import event_spool
 from retina_edge.system.worker import Worker
 
 # When the server shuts down, it waits this many seconds for viewers to disconnect.
@@ -223,9 +222,8 @@ def _print_service(args: argparse.Namespace, arguments: Sequence[str]) -> int:
 def _output_folders(args: argparse.Namespace) -> list[Path]:
     """Return the folders that outputs are written to, without folders that systemd makes writable anyway."""
     saved = args.save.parent if args.save is not None and args.save.suffix.lower() == ".mp4" else args.save
-    spool = None if args.spool == event_spool() else args.spool
     files = [path.parent for path in (args.json, args.csv) if path is not None]
-    folders = {path.absolute() for path in (saved, spool, *files) if path is not None}
+    folders = {path.absolute() for path in (saved, args.spool, *files) if path is not None}
     return sorted(folder for folder in folders if Path("/var/lib", NAME) not in (folder, *folder.parents))
 
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
+import re
+import secrets
+import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-# A number for each temporary file, because two threads may write the same path.
-_numbers = itertools.count()
+# Errors of a disk, whose messages do not name the file.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# A temporary file that is neither locked nor as young as this, in seconds, was left by a process that was killed.
+LEFT_SECONDS = 1.0
+# The same on systems without locks.
+LEFT_SECONDS_WITHOUT_LOCKS = 3600.0
+# Characters of the target's name in the name of its temporary file; file systems limit a name to 255 bytes.
+_NAME_LENGTH = 50
 
 
 @contextmanager
@@ -19,7 +28,8 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     """Open a new file for writing, and replace ``path`` with it when the block ends without an error.
 
     A reader sees the old file or the new file, never a part of one. After an error or Ctrl-C the old file is unchanged
-    and nothing else is left behind. Missing folders are created.
+    and nothing else is left behind. A killed process leaves its temporary file, which the next one for the same path
+    removes. Missing folders are created.
 
     Args:
         path: path of the file to write.
@@ -28,7 +38,7 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
         The new file, open for writing bytes.
 
     Raises:
-        OSError: if ``path`` is a folder, its folder cannot be written to, or the disk is full.
+        OSError: if ``path`` is a folder, its folder cannot be written to, or the disk is full; it names the file.
 
     Examples:
         >>> import tempfile
@@ -43,14 +53,77 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     if path.is_dir():  # os.replace would also refuse, but only after all the work
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # os.replace is atomic only within a file system, so the temporary file lies beside its target. Files of the module
-    # tempfile are readable by their owner only, but a model must be readable by all users of the folder.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.tmp")
+    _remove_leftovers(path)
+    # os.replace is atomic only within a file system, so the temporary file lies beside its target.
+    temporary = path.with_name(f"{_prefix(path)}{os.getpid()}-{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open_exclusively(temporary) as file:
+            _lock(file.fileno())  # until the file is closed
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None and error.errno in _DISK_ERRORS:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def open_exclusively(path: Path) -> BinaryIO:
+    """Create a file and open it for writing. A file or a link of this name is an error, and is not followed.
+
+    Files of the module tempfile are readable by their owner only; this file is readable as the umask allows.
+
+    Raises:
+        FileExistsError: if there is something of this name.
+        OSError: if the file cannot be created.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, open_exclusively(Path(folder, "a")) as file:
+        ...     file.write(b"new")
+        3
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):  # not on every system
+        flags |= getattr(os, name, 0)
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name[:_NAME_LENGTH]}."
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files for this path that a killed process has left."""
+    pattern = re.compile(re.escape(_prefix(path)) + r"\d+-[0-9a-f]{16}\.tmp")
+    with suppress(OSError):  # they only take space
+        for file in path.parent.iterdir():
+            if pattern.fullmatch(file.name) and _is_left(file):
+                file.unlink()
+
+
+def _is_left(file: Path) -> bool:
+    """True if no process writes to a temporary file any more."""
+    status = file.lstat()
+    age = time.time() - status.st_mtime
+    if not stat.S_ISREG(status.st_mode) or age < LEFT_SECONDS:
+        return False
+    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        return _lock(descriptor) or age > LEFT_SECONDS_WITHOUT_LOCKS
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file, and return True if that was possible."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # Windows, another process, or a file system without locks
+        return False
+    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from engines.core.tensor_names import INPUT
 from engines.onnx.deployable import batch_of
 from export.errors import ExportError
 from export.precision.calibration import CALIBRATORS, CalibrationSet
+
+logger = logging.getLogger(__name__)
 
 # Percentage of the values that the calibrator percentile keeps.
 PERCENTILE = 99.999
@@ -87,8 +90,11 @@ def collect_ranges(
         if not np.isfinite(bounds).all():
             raise ExportError(f"calibration: tensor {name}: expected finite values, got {bounds}; export in fp32")
     if path is not None:
-        with atomic_file(path) as file:
-            file.write(json.dumps(ranges).encode())
+        try:
+            with atomic_file(path) as file:
+                file.write(json.dumps(ranges).encode())
+        except OSError as error:  # the cache only saves time
+            logger.warning("%s: the measured ranges cannot be kept for the next run (%s)", path, error.strerror)
     return ranges
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from engines.core.errors import RetinaEdgeError
+from retina_edge.cli.verb_parser import one_line
+from retina_edge.system.printable import printable
 from retina_edge.system.stop_request import INTERRUPTED
 
 # The extra that installs each optional package.
@@ -34,6 +37,7 @@ def run(body: Callable[[], int]) -> int:
         >>> run(lambda: 0)
         0
     """
+    _configure_log()
     try:
         return body()
     except KeyboardInterrupt:
@@ -50,6 +54,20 @@ def run(body: Callable[[], int]) -> int:
         return _print_error(
             f"this needs {package}, which is not installed: pip install 'retina-edge[{EXTRAS[package]}]'"
         )
+
+
+class _SafeFormatter(logging.Formatter):
+    """A formatter that escapes control characters in a message, which a file name may contain; tracebacks stay."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
+def _configure_log() -> None:
+    """Print warnings on stderr, unless the program that called the verb has configured its own log."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_SafeFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 
 @contextmanager
@@ -85,5 +103,5 @@ def _broken_package(error: ImportError) -> str | None:
 
 
 def _print_error(error: object) -> int:
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    print("error:", one_line(error), file=sys.stderr)
     return 1

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
+from engines.core.errors import RetinaEdgeError
 from retina_edge.api.running import RunOptions
 from retina_edge.cli import argument_types
+from retina_edge.cli.argument_files import with_files
 from retina_edge.cli.tile_options import add_tile_options, tile_options
 from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.detections import DEFAULT_SCORE
 from retina_edge.sinks.output_options import OutputOptions
-from retina_edge.system.folders import event_spool
 from retina_edge.tracking import zones
 from retina_edge.tracking.analysis import TrackingOptions
 from retina_edge.tracking.counting import ANCHORS
@@ -44,7 +46,7 @@ class StreamParser(VerbParser):
     """
 
     def __init__(self, verb: str, description: str, *, example: str) -> None:
-        super().__init__(f"retina-edge {verb}", description, example=example, epilog=EPILOG, fromfile_prefix_chars="@")
+        super().__init__(f"retina-edge {verb}", description, example=example, epilog=EPILOG)
         self.add_argument("model", type=Path, metavar="MODEL", help="model.engine, model.onnx or model.pt")
         self.add_argument(
             "sources",
@@ -112,9 +114,9 @@ class StreamParser(VerbParser):
         group.add_argument(
             "--spool",
             type=Path,
-            default=event_spool(),
             metavar="DIR",
-            help="folder where events wait for delivery (default: %(default)s)",
+            help="folder where events wait for delivery (default: retina_edge/events in the state folder of the "
+            "user or the service)",
         )
 
     def _add_tracking_options(self, group: argparse._ArgumentGroup) -> None:
@@ -147,14 +149,13 @@ class StreamParser(VerbParser):
             "lower side (bottom), or the center for views from above (default: %(default)s)",
         )
 
-    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        """Return the argument in a line of an @FILE: the whole line, so that names and pipelines may contain spaces."""
-        word = arg_line.strip()
-        return [word] if word and not word.startswith("#") else []
-
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse the arguments; ``tiles`` becomes ``TileOptions`` or None."""
-        parsed = super().parse_args(args, namespace)
+        """Parse the arguments, those in files too; ``tiles`` becomes ``TileOptions`` or None."""
+        try:
+            arguments = with_files(sys.argv[1:] if args is None else args)
+        except RetinaEdgeError as error:
+            self.error(str(error))
+        parsed = super().parse_args(arguments, namespace)
         parsed.tiles = tile_options(self, parsed)
         return parsed
 

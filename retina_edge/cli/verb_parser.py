@@ -8,6 +8,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from retina_edge.system.printable import printable
+from retina_edge.system.redaction import redact_text
+
 
 class VerbParser(argparse.ArgumentParser):
     """A parser whose help ends with an example, and whose errors have two lines.
@@ -55,7 +58,7 @@ class VerbParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print two lines on stderr, the error and where to find help, and exit with code 2."""
-        self.exit(2, f"error: {' '.join(message.split())}\nsee {self.prog} --help\n")
+        self.exit(2, f"error: {one_line(message)}\nsee {self.prog} --help\n")
 
     def _short_usage(self) -> str:
         words = [self.prog, *(_needed(action) for action in self._actions if action.required), "[options]"]
@@ -69,6 +72,16 @@ class VerbParser(argparse.ArgumentParser):
             option = argument.partition("=")[0]
             if option.startswith("--") and " " not in argument and option not in known:
                 self.error(f"unknown option {option}{did_you_mean(option, known)}")
+
+
+def one_line(message: object) -> str:
+    r"""Return a message for the terminal in one line, without passwords and without control characters.
+
+    Examples:
+        >>> one_line("no such file:\n  rtsp//me:secret@camera\x07")
+        'no such file: rtsp//***@camera\\x07'
+    """
+    return printable(redact_text(" ".join(str(message).split())))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from retina_edge.delivery.spool import Spool
-from retina_edge.delivery.spool_file import SpoolError
+from retina_edge.delivery.spool_file import Message, SpoolError
 from retina_edge.delivery.transport import DeliveryError, MessageRefused, ReceiverUnreachable, Transport
 from retina_edge.system.timestamps import utc_iso
 
@@ -30,6 +30,8 @@ GRACE_SECONDS = 2.0
 IDLE_SECONDS = 1.0
 # Longest Retry-After that is followed, in seconds. A longer one is probably a mistake of the receiver.
 MAX_RETRY_AFTER = 900.0
+# Failures in a row after which the first message is set aside, if the receiver takes the second one.
+MAX_TRIES = 10
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +124,8 @@ class DeliveryWorker:
         self._deadline = float("inf")
         self._lock = threading.Lock()
         self._state = DeliveryStatus(transport.name)
+        # Id of the message that failed last, and its number of failures in a row.
+        self._tries = (0, 0)
         # Errors that were logged already, so that an outage of days does not fill the log. The errors of an outage are
         # forgotten when the outage is over.
         self._refusals: set[str] = set()
@@ -189,6 +193,8 @@ class DeliveryWorker:
                 try:
                     sent = self._send_some()
                 except Exception as error:
+                    if self._first_is_to_blame(error):
+                        continue
                     # A message delivered since the last failure resets the back-off.
                     attempt = attempt + 1 if self._state.delivered == delivered else 1
                     delivered = self._state.delivered
@@ -230,6 +236,41 @@ class DeliveryWorker:
             self._reached(failed=1)
             self._note(error, "set aside", self._refusals)
         return bool(batch)
+
+    def _first_is_to_blame(self, error: Exception) -> bool:
+        """Set the first message aside if it alone keeps failing, so that it does not block the queue for good.
+
+        If the receiver takes the second message between two failures of the first one, it is no outage. After an outage
+        the first message is delivered as usual, because both attempts come at once.
+
+        Returns:
+            True if the message was set aside.
+        """
+        try:
+            waiting = self._spool.peek(2)
+        except SpoolError:
+            return False
+        if not waiting or self._stopping.is_set():
+            return False
+        first = waiting[0]
+        self._tries = (first.id, self._tries[1] + 1 if self._tries[0] == first.id else 1)
+        if self._tries[1] < MAX_TRIES or len(waiting) < 2:
+            return False
+        if not self._takes(waiting[1]) or self._takes(first):
+            return False
+        self._spool.set_aside(first, str(error))
+        self._spool.acknowledge(waiting[1])
+        self._reached(delivered=1, failed=1)
+        self._note(error, f"set aside after {self._tries[1]} attempts, because later messages are delivered", set())
+        return True
+
+    def _takes(self, message: Message) -> bool:
+        """Return True if the receiver confirms a message."""
+        try:
+            self._transport.connect()
+            return list(self._transport.deliver([message])) == [message]
+        except Exception:  # a refusal, an outage, or a bug: the usual way reports it
+            return False
 
     def _reached(self, *, delivered: int = 0, failed: int = 0) -> None:
         """Record an answer of the receiver, with the number of messages that it confirmed or refused."""

@@ -23,7 +23,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from retina_edge.delivery.spool_file import Message, SpoolError, SpoolFile, SpoolSize
+from retina_edge.delivery.spool_file import (
+    DamagedSpoolError,
+    Message,
+    SpoolError,
+    SpoolFile,
+    SpoolSize,
+    is_damage,
+    put_away,
+)
 
 # Messages are events, not images. A larger message is a mistake, and brokers refuse it.
 MAX_MESSAGE_BYTES = 256 * 1024
@@ -51,7 +59,7 @@ class Spool:
         name: permanent name of the file, 32 hexadecimal digits, the same after a restart.
 
     Raises:
-        SpoolError: on entering, if another process uses the file, or the file is not a spool.
+        SpoolError: on entering, if another process uses the file. A damaged file is renamed, and a new one begins.
         ValueError: if a bound is below 1.
 
     Examples:
@@ -172,6 +180,8 @@ class Spool:
                 try:
                     messages = self._file.read(self._done, limit)
                 except sqlite3.Error as error:
+                    if is_damage(error):
+                        self._fail(error)
                     raise SpoolError(f"{self.path}: the spool cannot be read ({error}); check the disk") from error
             return messages + list(self._tail)[: limit - len(messages)]
 
@@ -223,7 +233,11 @@ class Spool:
             raise ValueError(f"{self.path}: a spool can only be used inside its with block")
 
     def _open(self) -> None:
-        file = SpoolFile(self.path)
+        try:
+            file = SpoolFile(self.path)
+        except DamagedSpoolError as error:
+            logger.warning("%s; it is kept as %s, and a new spool begins", error, put_away(self.path).name)
+            file = SpoolFile(self.path)
         # This process has assigned ids while the file could not be opened. A file with older messages may use them too.
         if file.newest and self._last_id:
             file.close()
@@ -270,7 +284,12 @@ class Spool:
         self._tail_amount -= SpoolSize(1, len(self._tail.popleft().payload))
 
     def _fail(self, error: Exception) -> str:
-        """Record that the disk cannot be written, and log it once per outage."""
+        """Record that the disk cannot be written, and log it once per outage. A damaged file is left for a new one."""
+        if is_damage(error) and self._file is not None:
+            self._file.close()
+            self._file = None
+            self._dropped += self._held.count
+            self._held = SpoolSize()
         self._retry_at = time.monotonic() + RETRY_SECONDS
         text = (
             f"{self.path}: messages cannot be written to the disk ({error}) and wait in memory; free some space or "

@@ -6,6 +6,7 @@ disk, while deleting is not. After a power cut, some messages are therefore sent
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,6 +33,10 @@ INSERT INTO spool SELECT lower(hex(randomblob(16)));
 
 class SpoolError(RetinaEdgeError):
     """A failure to open, read or write a spool."""
+
+
+class DamagedSpoolError(SpoolError):
+    """The file is damaged, or something else than a spool."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,8 @@ class SpoolFile:
         newest: largest id that the file ever held; 0 for a new file.
 
     Raises:
-        SpoolError: if another process uses the file, or the file is not a spool.
+        SpoolError: if another process uses the file.
+        DamagedSpoolError: if the file is not a spool, or damaged.
         OSError, sqlite3.OperationalError: if the file cannot be opened or created, for instance on a full disk.
     """
 
@@ -109,7 +115,9 @@ class SpoolFile:
                     for statement in _SCHEMA.strip().splitlines():
                         db.execute(statement)
             elif self._number("PRAGMA application_id") != APPLICATION_ID:
-                raise SpoolError(f"{path}: expected a spool, got another SQLite database; use another name")
+                raise DamagedSpoolError(f"{path}: expected a spool, got another SQLite database")
+            elif (found := str(self._db.execute("PRAGMA quick_check(1)").fetchone()[0])) != "ok":
+                raise DamagedSpoolError(f"{path}: expected a spool, got a damaged file ({' '.join(found.split())})")
             with self._transaction(durable=False):
                 self.name = str(self._db.execute("SELECT name FROM spool").fetchone()[0])
                 self.newest = self._number("SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'messages'")
@@ -120,11 +128,8 @@ class SpoolFile:
                     f"{path}: another process, or another part of this process, uses this spool; end it, or use "
                     "another file"
                 ) from error
-            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-                raise SpoolError(
-                    f"{path}: expected a spool, got a damaged file or another kind of file ({error}); move it "
-                    "away to create a new spool"
-                ) from error
+            if is_damage(error):
+                raise DamagedSpoolError(f"{path}: expected a spool, got a damaged file ({error})") from error
             raise
 
     def close(self) -> None:
@@ -220,6 +225,31 @@ class SpoolFile:
             with suppress(sqlite3.Error):  # SQLite may already have rolled back
                 self._db.execute("ROLLBACK")
             raise
+
+
+def is_damage(error: BaseException) -> bool:
+    """True for an error that shows damage in the content of the file, and not a problem of its disk.
+
+    A file that lost its tables or their rows is damaged, too; SQLite reports these as an operational error.
+
+    Examples:
+        >>> is_damage(sqlite3.DatabaseError("file is not a database")), is_damage(sqlite3.OperationalError("disk full"))
+        (True, False)
+    """
+    if isinstance(error, sqlite3.OperationalError):
+        return "no such table" in str(error) or "no such column" in str(error) or "malformed" in str(error)
+    return isinstance(error, sqlite3.DatabaseError | TypeError)
+
+
+def put_away(path: Path) -> Path:
+    """Rename a damaged spool and its log, so that a new one can begin, and return its new path."""
+    targets = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+    target = next(target for target in targets if not target.exists())
+    path.rename(target)
+    for suffix in ("-wal", "-shm"):
+        with suppress(OSError):
+            path.with_name(f"{path.name}{suffix}").rename(target.with_name(f"{target.name}{suffix}"))
+    return target
 
 
 def size_of_messages(messages: Sequence[Message]) -> SpoolSize:

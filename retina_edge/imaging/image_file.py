@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from engines.core.atomic_file import atomic_file
 from engines.core.contract import BIT_DEPTH
 from engines.core.errors import SinkError, SourceError
 from engines.core.letterbox import BgrImage
@@ -165,14 +165,8 @@ def write_image(path: Path, image: BgrImage) -> None:
         content = encode_image(image, path.suffix)
     except SinkError as error:
         raise SinkError(f"{path}: {error}") from error
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:  # the error of a full disk does not name the file
-        with suppress(OSError):
-            partial.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 def encode_image(image: BgrImage, suffix: str, *, jpeg_quality: int = 95) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -69,7 +69,26 @@ class Checkpoint:
             "recipe": self.recipe,
         }
         with atomic_file(path) as file:
-            torch.save(content, file)
+            writer = _Writer(file)
+            try:
+                torch.save(content, writer)
+            except RuntimeError as error:  # torch reports only a failed write
+                raise writer.error or error from None
+
+
+class _Writer:
+    """A file for ``torch.save`` that remembers the error of a write, such as a full disk."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.flush = file, file.flush
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def plain(value: Any) -> Any:

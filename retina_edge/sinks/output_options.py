@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from retina_edge.sinks.per_stream_sink import sink_for_stream
 from retina_edge.sinks.retrying_sink import RetryingSink
 from retina_edge.sinks.sink import Sink
 from retina_edge.sources.frames import Source
-from retina_edge.system.folders import event_spool
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class OutputOptions:
         jsonl: file for results as JSON lines; None for no file.
         csv: file for detections as a table; None for no file.
         receivers: addresses that events are delivered to, ``mqtt://`` or ``https://``.
-        spool: folder for events that wait for delivery.
+        spool: folder for events that wait for delivery; None for the user's own.
 
     Examples:
         >>> from retina_edge.sources.opening import open_sources
@@ -41,7 +40,7 @@ class OutputOptions:
     jsonl: Path | None = None
     csv: Path | None = None
     receivers: Sequence[str] = ()
-    spool: Path = field(default_factory=event_spool)
+    spool: Path | None = None
 
     def check(self, model: Path, sources: Sequence[Source], *, endless: bool) -> None:
         """Refuse outputs that would overwrite the model, a source or one another.

@@ -160,7 +160,13 @@ def open_outputs(
         ...     [(status.kind, status.state, status.done) for status in outputs.status()]
         [('file', 'ok', 0)]
     """
-    spools = [(spool or event_spool()) / f"{_file_name(address)}.sqlite" for address in receivers]
+    folder = spool or event_spool()
+    if receivers and folder is None:
+        raise RetinaEdgeError(
+            "--events: expected a folder where events wait for delivery, found no home folder of this user; name one "
+            "with --spool"
+        )
+    spools = [folder / f"{_file_name(address)}.sqlite" for address in receivers if folder is not None]
     if len(set(spools)) != len(spools):
         raise RetinaEdgeError(
             "--events: expected each address once; addresses that differ only in user, password or query are the same"

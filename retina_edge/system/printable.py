@@ -1,13 +1,18 @@
-"""Printable file names."""
+"""Text of others, such as file names, made safe to print."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    r"""Escape the bytes of a file name that are not UTF-8, because stdout, JSON and metrics cannot hold them.
+    r"""Escape what a terminal would obey, or stdout, JSON and metrics cannot hold.
+
+    These are control characters, which could move the cursor or forge a line of a log, and the bytes of a file name
+    that are not UTF-8.
 
     Examples:
-        >>> printable("caf\udce9.mp4")
-        'caf\\udce9.mp4'
+        >>> printable("caf\udce9.mp4"), printable("a\x1b[2J\nb"), printable("Küche 1")
+        ('caf\\udce9.mp4', 'a\\x1b[2J\\nb', 'Küche 1')
     """
-    return text.encode(errors="backslashreplace").decode()
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

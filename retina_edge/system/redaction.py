@@ -17,6 +17,8 @@ _SECRET_PROPERTY = re.compile(r"pw|pass|secret|token|key|auth|cookie", re.IGNORE
 _SECRET_NAME = r"(?:pass(?:word|wd|phrase)?|pwd|tokens?|secret|api[-_]?key|auth|credentials?|user-pw|signature|sig|key)"
 # user:password@ in a URL, also inside a GStreamer pipeline. The password may contain a slash that should be escaped.
 _USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*@")
+# user:password@ without a scheme, as a typing error leaves it.
+_BARE_USERINFO = re.compile(r"[^\s/@:]+:[^\s@]+@(?=\S)")
 _SECRET_VALUE = re.compile(rf"(?:^|[?&;\s_-]){_SECRET_NAME}\s*=\s*\S", re.IGNORECASE)
 _SECRET_OPTION = re.compile(rf"--(?:[a-z0-9]+-)*{_SECRET_NAME}", re.IGNORECASE)
 
@@ -32,7 +34,7 @@ def redact(address: str) -> str:
     """
     scheme, separator, rest = address.partition("://")
     if not separator:
-        return re.sub(r"\?.*$", "?***", address, flags=re.DOTALL)
+        return re.sub(r"\?.*$", "?***", _BARE_USERINFO.sub("***@", address), flags=re.DOTALL)
     before, question, after = rest.partition("?")
     host = before.partition("/")[0]
     bare = _HOST.fullmatch(host) is not None
@@ -42,6 +44,18 @@ def redact(address: str) -> str:
         return f"{scheme}://***"
     before = _SECRET_PATH.sub("/***", before)
     return f"{scheme}://{before}" + ("?***" if question else "")
+
+
+def redact_text(text: str) -> str:
+    """Replace users and passwords in a text that quotes arguments, mistyped ones too, with ``***``.
+
+    Examples:
+        >>> redact_text("unrecognized arguments: rtsp//me:secret@camera --events=mqtt://me:secret@host/a")
+        'unrecognized arguments: rtsp//***@camera --events=mqtt://***@host/a'
+    """
+    text = _USERINFO.sub(lambda match: f"{match[0].partition('://')[0]}://***@", text)
+    text = _BARE_USERINFO.sub("***@", text)
+    return re.sub(rf"(?i)((?:^|[?&;\s_-]){_SECRET_NAME}\s*=\s*)[^\s&;]+", r"\1***", text)
 
 
 def is_secret_property(name: str) -> bool:

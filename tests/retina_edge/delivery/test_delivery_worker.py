@@ -116,6 +116,46 @@ def test_random_failures_lose_nothing_and_keep_the_order(count: int, batch: int)
     assert all(later - earlier <= 1 for earlier, later in zip(transport.received, transport.received[1:], strict=False))
 
 
+def test_a_message_that_never_arrives_does_not_block_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def plan(number: int) -> None:
+        if number == 3:
+            raise ReceiverUnreachable("HTTP 500")
+
+    transport = Recorder(batch=4, plan=plan)
+    with Spool(tmp_path / "s.db") as spool:
+        with DeliveryWorker(spool, transport, backoff=FAST) as delivery:
+            for i in range(8):
+                delivery.send({"i": i})
+            wait_for(lambda: not len(spool))
+        assert (delivery.state.delivered, delivery.state.failed) == (7, 1)
+        assert first_times(transport.received) == [0, 1, 2, 4, 5, 6, 7]
+        assert "HTTP 500; set aside after 10 attempts, because later messages are delivered" in caplog.text
+        assert spool.restore() == 1
+
+
+def test_an_outage_sets_nothing_aside(tmp_path: Path) -> None:
+    down, attempts = threading.Event(), 0
+
+    def plan(_number: int) -> None:
+        nonlocal attempts
+        attempts += 1
+        if not down.is_set():
+            raise ReceiverUnreachable("Connection refused")
+
+    transport = Recorder(plan=plan)
+    with Spool(tmp_path / "s.db") as spool:
+        with DeliveryWorker(spool, transport, backoff=FAST) as delivery:
+            for i in range(4):
+                delivery.send({"i": i})
+            wait_for(lambda: attempts > 50)
+            down.set()
+            wait_for(lambda: not len(spool))
+        assert (delivery.state.delivered, delivery.state.failed) == (4, 0)
+    assert first_times(transport.received) == [0, 1, 2, 3]
+
+
 def test_a_refused_message_is_set_aside_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def plan(number: int) -> None:
         if number % 3 == 1:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from retina_edge.delivery import spool as spool_module
 from retina_edge.delivery.spool import Spool
@@ -186,18 +190,65 @@ def test_a_spool_in_use_cannot_be_opened_again(tmp_path: Path) -> None:
         assert len(spool) == 0
 
 
-def test_foreign_files_are_refused_and_not_changed(tmp_path: Path) -> None:
+def test_a_foreign_or_damaged_file_is_put_away_and_a_new_spool_begins(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     text, database = tmp_path / "notes.txt", tmp_path / "other.db"
     text.write_text("important notes, not a database " * 50)
     other = sqlite3.connect(database)
     other.execute("CREATE TABLE people (name TEXT)")
     other.close()
-    before = [path.read_bytes() for path in (text, database)]
-    with pytest.raises(SpoolError, match="expected a spool, got a damaged file or another kind of file"):
-        Spool(text).__enter__()
-    with pytest.raises(SpoolError, match="expected a spool, got another SQLite database"):
-        Spool(database).__enter__()
-    assert [path.read_bytes() for path in (text, database)] == before
+    for path, reason in ((text, "file is not a database"), (database, "got another SQLite database")):
+        before = path.read_bytes()
+        with Spool(path) as spool:
+            spool.put({"i": 1})
+            assert numbers(spool.peek(10)) == [1]
+        assert path.with_name(f"{path.name}.damaged-1").read_bytes() == before
+        assert reason in caplog.text
+        assert f"it is kept as {path.name}.damaged-1, and a new spool begins" in caplog.text
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kind=st.sampled_from(["cut", "overwritten", "random"]), seed=st.integers(0, 10**6))
+def test_any_damage_leaves_a_spool_that_works(tmp_path: Path, kind: str, seed: int) -> None:
+    rng, path = random.Random(seed), tmp_path / f"{kind}{seed}.db"
+    with Spool(path) as spool:
+        for i in range(50):
+            spool.put({"i": i, "text": "x" * 500})
+    content = bytearray(path.read_bytes())
+    start = rng.randrange(len(content))
+    if kind == "cut":
+        del content[start:]
+    elif kind == "random":
+        content = bytearray(rng.randbytes(start))
+    else:
+        content[start : start + 3000] = rng.randbytes(len(content[start : start + 3000]))
+    path.write_bytes(content)
+    with Spool(path) as spool:
+        spool.put({"i": 1000})
+        assert numbers(spool.peek(100))[-1] == 1000
+        assert spool.error is None
+
+
+def test_damage_while_the_spool_is_open_begins_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.db"
+    monkeypatch.setattr("retina_edge.delivery.spool.RETRY_SECONDS", 0.0)
+    with Spool(path) as spool:
+        for i in range(50):
+            spool.put({"i": i, "text": "x" * 500})
+        assert spool._file is not None
+        spool._file._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        spool._file._db.execute("PRAGMA cache_size = 0")
+        with path.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xff" * 30_000)
+        for i in range(50, 60):
+            with suppress(SpoolError):
+                spool.put({"i": i})
+            with suppress(SpoolError):
+                spool.peek(100)
+        assert numbers(spool.peek(100))[-1] == 59
+        assert spool.error is None
 
 
 def test_two_threads_put_and_take_messages_in_order(tmp_path: Path) -> None:
