@@ -246,11 +246,13 @@ class DeliveryWorker:
         Returns:
             True if the message was set aside.
         """
+        if self._stopping.is_set():
+            return False
         try:
             waiting = self._spool.peek(2)
         except SpoolError:
             return False
-        if not waiting or self._stopping.is_set():
+        if not waiting:
             return False
         first = waiting[0]
         self._tries = (first.id, self._tries[1] + 1 if self._tries[0] == first.id else 1)
