@@ -11,12 +11,10 @@ disk or network must not hold up a camera. The caller's thread only watches, so 
 from __future__ import annotations
 
 import logging
-import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +24,7 @@ from retina_edge.pipeline.batcher import Batcher, FrameBatch
 from retina_edge.pipeline.capture import Capture
 from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import State, Stream
+from retina_edge.pipeline.watchdog import Watchdog
 from retina_edge.sources.frames import Source
 from retina_edge.system.worker import Worker
 from retina_edge.tracking.analysis import StreamAnalyzer
@@ -120,7 +119,7 @@ class Pipeline:
         if not sources:
             raise RetinaEdgeError("sources: expected at least one stream, got none")
         self._detector, self._on_result, self._on_end, self._max_age = detector, on_result, on_end, max_age
-        self._hangs_after = hangs_after
+        self._watchdog = Watchdog(hangs_after, DRAIN_TIMEOUT)
         self.score, self.model_threshold = detector.default_score, detector.score_threshold
         if score is not None:
             self.set_score(score)
@@ -137,13 +136,11 @@ class Pipeline:
         ]
         # Reentrant: a signal handler may call ``stop`` while its own thread holds the lock.
         self._starting = threading.RLock()
-        self._stopped_at = math.inf
         self._submissions: queue.SimpleQueue[_Submission | None] = queue.SimpleQueue()
         self._in_flight = 0
         self._closing, self._consecutive_failures = False, 0
         self._unfinished = list(self.streams)
         self._workers = Worker("feeder", self._feed, self._fail), Worker("detector", self._finish_all, self._fail)
-        self._busy: dict[object, tuple[str, float]] = {}
         self.preprocess_seconds = self.infer_seconds = self.seconds = 0.0
 
     def _default_batch(self) -> int | None:
@@ -166,7 +163,7 @@ class Pipeline:
     def stop(self) -> None:
         """End the run. Live streams end at once, and captured frames of files are still detected. Thread-safe."""
         with self._starting:
-            self._stopped_at = min(self._stopped_at, time.monotonic())
+            self._watchdog.stop()
         for capture in self._captures:
             capture.stop()
 
@@ -187,11 +184,12 @@ class Pipeline:
         """
         start, timeout = time.monotonic(), JOIN_TIMEOUT
         try:
+            self._watchdog.start()
             self._start_captures()
             for worker in self._workers:
                 worker.start()
             while not self._workers[-1].wait(TICK_SECONDS):
-                self._check_hanging()
+                self._watchdog.check()
                 tick()
         except BaseException as error:
             self._failures.append(error)
@@ -207,24 +205,6 @@ class Pipeline:
             self.seconds += time.monotonic() - start
         if self._failures:
             raise self._failures[0]
-
-    @contextmanager
-    def _watched(self, name: str) -> Iterator[None]:
-        """Mark a component as busy inside the block, so that ``_check_hanging`` notices if it hangs."""
-        key = object()
-        self._busy[key] = name, time.monotonic()
-        try:
-            yield
-        finally:
-            del self._busy[key]
-
-    def _check_hanging(self) -> None:
-        now = time.monotonic()
-        for name, since in list(self._busy.values()):
-            if self._hangs_after is not None and now - since > self._hangs_after:
-                raise RetinaEdgeError(f"{name} hangs: expected it to finish within {self._hangs_after:g} s")
-            if now - max(since, self._stopped_at) > DRAIN_TIMEOUT:
-                raise RetinaEdgeError(f"{name} hangs: expected it to finish within {DRAIN_TIMEOUT:g} s of the stop")
 
     def _join(self, waits: Sequence[tuple[str, Callable[[float], bool]]], timeout: float) -> None:
         """Wait for threads to end, at most ``timeout`` seconds for all of them."""
@@ -246,7 +226,7 @@ class Pipeline:
             )
             for capture in self._captures:
                 stream = capture.stream
-                if self._stopped_at == math.inf and not stream.started and (stream.live or open_files < MAX_OPEN_FILES):
+                if not self._watchdog.stopped and not stream.started and (stream.live or open_files < MAX_OPEN_FILES):
                     open_files += not stream.live
                     capture.start()
 
@@ -271,7 +251,7 @@ class Pipeline:
     def _submit(self, frames: FrameBatch) -> _Submission:
         began = time.monotonic()
         try:
-            with self._watched("detector"):
+            with self._watchdog.busy("detector"):
                 images = [frame.image for _, frame in frames]
                 # The tracker needs weak detections, too.
                 ticket = self._detector.submit(images, score=self._detector.score_threshold)
@@ -292,7 +272,7 @@ class Pipeline:
         try:
             if isinstance(submission.ticket, Exception):
                 raise submission.ticket
-            with self._watched("detector"):
+            with self._watchdog.busy("detector"):
                 detections = self._detector.result(submission.ticket)
         except Exception as error:
             self._count_failure(submission.frames, error)
@@ -345,5 +325,5 @@ class Pipeline:
                 **analysis,
             )
             stream.record(result, age, float(detected.scores.max(initial=0.0)))
-            with self._watched("output"):
+            with self._watchdog.busy("output"):
                 self._on_result(stream, result)
