@@ -71,7 +71,8 @@ def test_a_process_that_was_really_stopped_goes_on() -> None:
     code = (
         "import time\nfrom retina_edge.pipeline.watchdog import Watchdog\n"
         "watchdog = Watchdog(2.0, 2.0)\nwith watchdog.busy('detector'):\n"
-        "    for _ in range(10):\n        print('check', flush=True)\n        time.sleep(0.1)\n        watchdog.check()\n"
+        "    for _ in range(10):\n        print('check', flush=True)\n        time.sleep(0.1)\n"
+        "        watchdog.check()\n"
         "print('finished')\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
