@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from retina_edge.assets import FOREST, MODEL
+from retina_edge.export import main
 
 # What ``env -u HOME`` shows to a user without an entry in passwd, as containers run with any uid.
 NO_HOME = (
@@ -61,8 +62,6 @@ def test_calibration_goes_on_without_a_cache(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from retina_edge.export import main
-
     cache = tmp_path / "cache"
     cache.write_text("a file, so that no folder can be made here")
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,6 +47,35 @@ def test_errors_that_a_user_can_fix_are_one_line(
 ) -> None:
     assert running.run(fail(error)) == 1
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--evnts=mqtt://me:hunter2@host/a",
+        "rtsp//me:hunter2@host/a",
+        "me:hunter2@host",
+        "--tokn=hunter2",
+        "gst:rtspsrc location=rtsp://me:hunter2@host user-pw=hunter2",
+        "rtsp://me:hunter2@[host/a",
+    ],
+)
+@pytest.mark.parametrize("verb", ["detect", "serve", "bench", "train", "nothing"])
+def test_a_password_in_a_mistyped_argument_is_never_quoted(
+    verb: str, argument: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = {"train": ["a.json", "-o", "a.pt"], "bench": ["m.onnx"]}.get(verb, ["m.onnx", "a.png"])
+    for arguments in ([verb, *words, argument], [verb, argument, *words], [argument]):
+        with contextlib.suppress(SystemExit):
+            main(arguments)
+    assert "hunter2" not in "".join(capsys.readouterr())
+
+
+def test_control_characters_of_others_never_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert running.run(fail(RetinaEdgeError("\x1b[2Jcleared\x07\x9b\u202e: café"))) == 1
+    assert capsys.readouterr().err == "error: \\x1b[2Jcleared\\x07\\x9b\\u202e: café\n"
+    record = logging.LogRecord("x", logging.WARNING, "", 0, "a\nforged line\x1b[0m", None, None)
+    assert running._SafeFormatter().format(record) == "a\\nforged line\\x1b[0m"
 
 
 @pytest.mark.parametrize(
