@@ -23,7 +23,16 @@ PLACES: dict[str, tuple[str, ...]] = {
     **{name: (name, f"{name}_gpu") for name in ("end_to_end", "detectors", "preprocess", "postprocess", "scaling")},
     **{
         name: (name,)
-        for name in ("detect_loop", "load", "endurance", "accuracy", "precisions", "calibrators", "recipe")
+        for name in (
+            "detect_loop",
+            "load",
+            "endurance",
+            "accuracy",
+            "precisions",
+            "calibrators",
+            "recipe",
+            "first_hour",
+        )
     },
     "gpu": ("gpu", "runner_gpu"),
 }

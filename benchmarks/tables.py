@@ -249,6 +249,21 @@ def _recipe(record: Record) -> str:
     return _table(("", "options", *names), rows)
 
 
+def _first_hour(record: Record) -> str:
+    rows = [
+        (
+            row["data"],
+            f"{row['minutes']:g}",
+            str(row["seed"]),
+            str(row["steps"]),
+            f"{row['AP']:.3f}",
+            f"{row['AP50']:.3f}",
+        )
+        for row in record["figures"]
+    ]
+    return _table(("", "minutes", "seed", "steps", "AP", "AP50"), rows)
+
+
 def _precisions(record: Record) -> str:
     speed, sizes = record["figures"]["speed"], record["figures"]["engines"]["megabytes"]
     rows = []
@@ -324,6 +339,7 @@ TABLES: dict[str, Callable[[Record], str]] = {
     "precisions": _precisions,
     "calibrators": _calibrators,
     "recipe": _recipe,
+    "first_hour": _first_hour,
     "end_to_end_gpu": _end_to_end_gpu,
     "detectors_gpu": _detectors_gpu,
     "preprocess_gpu": _preprocess_gpu,
