@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from engines.core.machine import this_machine
@@ -28,6 +27,7 @@ from retina_edge.data.anchor_fit import (
 )
 from retina_edge.data.load import load_dataset
 from retina_edge.data.summary import DataSummary
+from retina_edge.system.console import Console
 from retina_edge.training.plan import CPU, CUDA, choose_input_size, choose_levels
 
 EXPLANATION = (

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from engines.core.atomic_file import atomic_file
@@ -34,6 +33,7 @@ from retina_edge.measurement.timing import (
 )
 from retina_edge.sinks.output_checks import check_outputs
 from retina_edge.sources.opening import open_sources
+from retina_edge.system.console import Console
 
 DECODE, WHOLE = "decode of one frame", "whole frame"
 SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -18,6 +17,7 @@ from retina_edge.cli import running
 from retina_edge.cli.accuracy_options import accuracy_options, add_accuracy_options, print_accuracy
 from retina_edge.cli.calibration_options import add_calibration_options, calibration_options, print_findings
 from retina_edge.cli.verb_parser import VerbParser
+from retina_edge.system.console import Console
 
 
 def main(argv: Sequence[str] | None = None) -> int:

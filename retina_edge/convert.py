@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 
 from engines.core.errors import DataError
 from retina_edge.cli import argument_types, running
 from retina_edge.cli.verb_parser import VerbParser
+from retina_edge.system.console import Console
 from retina_edge.system.output_file import check_output
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from engines.core.errors import ModelFileError
 from retina_edge.assets import FOREST, MODEL
 from retina_edge.cli import argument_types, running
@@ -19,6 +17,7 @@ from retina_edge.pipeline.result import Result
 from retina_edge.sinks.outputs import open_outputs
 from retina_edge.sinks.video_sink import VideoSink
 from retina_edge.sources.flight import FPS, Flight
+from retina_edge.system.console import Console
 from retina_edge.system.stop_request import stop_on_signal
 
 FRAMES = 240

@@ -7,8 +7,6 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from rich.console import Console
-
 from retina_edge.api.running import StreamRun, open_run
 from retina_edge.cli import argument_types, running
 from retina_edge.cli.run_report import RunProgress, Summary, print_summary
@@ -16,6 +14,7 @@ from retina_edge.cli.stream_options import StreamParser, run_options
 from retina_edge.pipeline.pipeline import TICK_SECONDS
 from retina_edge.sinks.window_sink import WindowSink
 from retina_edge.sources.image_source import ImageSource
+from retina_edge.system.console import Console
 
 
 def build_parser() -> StreamParser:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +17,7 @@ from retina_edge.cli import running
 from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.environment.checks import BROKEN, MISSING, OK, Check, check_detection, check_devices, check_packages
 from retina_edge.environment.platforms import Platform, recognize
+from retina_edge.system.console import Console
 
 STYLES = {OK: "green", MISSING: "yellow", BROKEN: "red"}
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
@@ -25,6 +24,7 @@ from retina_edge.evaluation.coco_metrics import MAX_DETECTIONS, METRICS, Evaluat
 from retina_edge.evaluation.comparison import Comparison
 from retina_edge.evaluation.comparison_report import report_files, write_report
 from retina_edge.evaluation.confusion import Confusion
+from retina_edge.system.console import Console
 from retina_edge.system.output_file import Input, check_output
 
 REPORT = Path("out/against")

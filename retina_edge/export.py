@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 
 from engines.core.contract import LAYOUTS, PRECISIONS
@@ -19,6 +18,7 @@ from retina_edge.cli import argument_types, running
 from retina_edge.cli.accuracy_options import accuracy_options, add_accuracy_options, print_accuracy
 from retina_edge.cli.calibration_options import add_calibration_options, calibration_options, print_findings
 from retina_edge.cli.verb_parser import VerbParser
+from retina_edge.system.console import Console
 
 if TYPE_CHECKING:
     from export.precision.drift import Drift

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +14,7 @@ from engines.tensorrt.model_description import Inspection, inspect_model
 from engines.tensorrt.passport import sha256
 from retina_edge.cli import running
 from retina_edge.cli.verb_parser import VerbParser
+from retina_edge.system.console import Console
 
 
 def build_parser() -> VerbParser:

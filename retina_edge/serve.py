@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from rich.console import Console
-
 from engines.core.errors import MissingDependencyError, RetinaEdgeError
 from retina_edge.api.running import StreamRun, open_run
 from retina_edge.cli import argument_types, running
@@ -22,6 +20,7 @@ from retina_edge.cli.stream_options import StreamParser, run_options
 from retina_edge.deployment.systemd import NAME, systemd_service
 from retina_edge.pipeline.pipeline import DEADLINE
 from retina_edge.pipeline.result import Result
+from retina_edge.system.console import Console
 from retina_edge.system.worker import Worker
 
 # When the server shuts down, it waits this many seconds for viewers to disconnect.

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
 from retina_edge.api.training import Fields, train
 from retina_edge.api.training_data import TrainingData
 from retina_edge.cli import argument_types, running, training_options
@@ -21,6 +19,7 @@ from retina_edge.cli.training_options import AUGMENT_FIELDS, AUTO, MODEL_FIELDS,
 from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.data.anchor_fit import DEFAULT_SIZES
 from retina_edge.data.augment_options import AugmentOptions
+from retina_edge.system.console import Console
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
 from retina_edge.training.training_progress import TrainingProgress

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from engines.core.errors import ContractError
 from retina_edge.api.accuracy import AccuracyOptions
 from retina_edge.cli import argument_types
+from retina_edge.system.console import Console
 
 
 def add_accuracy_options(parser: argparse.ArgumentParser) -> None:

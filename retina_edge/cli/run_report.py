@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +23,7 @@ from retina_edge.cli.no_objects import why_no_objects
 from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.pipeline.stream import State, Stream
 from retina_edge.sinks.outputs import OutputStatus
+from retina_edge.system.console import Console
 from retina_edge.system.printable import printable
 from retina_edge.tracking.counting import Tally
 from retina_edge.tracking.zones import Zone

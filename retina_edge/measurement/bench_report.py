@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from retina_edge.system.console import Console
 
 COLUMNS = ("mean", "p50", "p90", "p99")
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from retina_edge.system.console import Console
 from retina_edge.training.findings import LearningWatch
 from retina_edge.training.observer import EpochReport, StepReport, TrainingObserver
 
