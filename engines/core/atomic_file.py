@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from engines.core.file_lock import lock
+
 # Errors of a disk, whose messages do not name the file.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # A temporary file that is neither locked nor as young as this, in seconds, was left by a process that was killed.
@@ -58,7 +60,7 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     temporary = path.with_name(f"{_prefix(path)}{os.getpid()}-{secrets.token_hex(8)}.tmp")
     try:
         with open_exclusively(temporary) as file:
-            _lock(file.fileno())  # until the file is closed
+            lock(file.fileno())  # until the file is closed
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -113,17 +115,7 @@ def _is_left(file: Path) -> bool:
         return False
     descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     try:
-        return _lock(descriptor) or age > LEFT_SECONDS_WITHOUT_LOCKS
+        locked = lock(descriptor)
+        return age > LEFT_SECONDS_WITHOUT_LOCKS if locked is None else locked
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock an open file, and return True if that was possible."""
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):  # Windows, another process, or a file system without locks
-        return False
-    return True

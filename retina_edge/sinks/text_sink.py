@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import BinaryIO, TextIO
 
 from engines.core.errors import SinkError
+from engines.core.file_lock import lock
 from retina_edge.pipeline.result import Result
 from retina_edge.sinks.sink import Sink
 
@@ -25,7 +26,8 @@ class TextFileSink(Sink):
 
     Raises:
         OSError: on entering, writing or closing, if the file cannot be written; the error names the file.
-        SinkError: on entering, if the older file does not begin as a file of this sink does.
+        SinkError: on entering, if another process writes the file, or the older file does not begin as a file of this
+            sink does.
     """
 
     # The newline argument of ``open``; None for the line ends of the system.
@@ -47,8 +49,9 @@ class TextFileSink(Sink):
     def __enter__(self) -> Sink:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # A name that is not UTF-8 holds surrogates; backslashreplace writes them as escapes.
+        # Opened without being emptied, because another process may be writing it.
         self._file = self.path.open(
-            "a" if self._append else "w",
+            "a",
             buffering=1,
             encoding="utf-8",
             errors="backslashreplace",
@@ -70,6 +73,11 @@ class TextFileSink(Sink):
         """
         status = self.path.stat()
         size, self._regular = status.st_size, stat.S_ISREG(status.st_mode)
+        if self._regular and lock(file.fileno()) is False:
+            raise SinkError(f"{self.path}: another process writes this file; end it, or use another name")
+        if not self._append and self._regular:
+            file.truncate(0)
+            size = 0
         with self.path.open("rb") if size else io.BytesIO() as older:
             start = older.read(len(self.start)).decode("ascii", errors="replace")
             if not self.start.startswith(start):

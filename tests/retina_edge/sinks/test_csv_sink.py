@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engines.core.errors import SinkError
 from retina_edge.detections import Detections
 from retina_edge.pipeline.result import Result
 from retina_edge.sinks.csv_sink import CsvSink
+from retina_edge.sinks.text_sink import JsonlSink, TextFileSink
 from retina_edge.tracking.tracker import UNTRACKED
 from tests.results import result
 from tests.retina_edge.sinks.recorder import write_all
@@ -106,3 +108,22 @@ def test_the_error_of_a_full_disk_names_the_file(count: int) -> None:
 def test_writing_outside_the_block_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="with block"):
         CsvSink(tmp_path / "out.csv").write(result())
+
+
+@pytest.mark.parametrize("append", [True, False])
+@pytest.mark.parametrize("kind", [CsvSink, JsonlSink])
+def test_a_file_that_another_program_writes_is_refused_and_unchanged(
+    tmp_path: Path, kind: type[TextFileSink], append: bool
+) -> None:
+    path = tmp_path / "out"
+    with kind(path, append=append) as first:
+        first.write(result(count=1))
+        before = path.read_bytes()
+        assert before
+        with pytest.raises(SinkError, match="another process writes this file; end it, or use another name"):
+            kind(path, append=append).__enter__()
+        assert path.read_bytes() == before
+        first.write(result(count=1))
+        assert len(path.read_bytes()) > len(before)
+    with kind(path, append=append):
+        assert (len(path.read_bytes()) > len(before)) is append
