@@ -1,9 +1,10 @@
-"""``retina-edge train``: train a RetinaNet on COCO annotations, on one device or under torchrun."""
+"""``retina-edge train``: train a RetinaNet on labeled images, on one device or under torchrun."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import os
 import shlex
 import sys
@@ -29,7 +30,7 @@ def build_parser() -> VerbParser:
     """Return the parser of the verb. An option that is not given is None, and chosen later."""
     parser = VerbParser(
         "retina-edge train",
-        "Train a RetinaNet on COCO annotations. Options that are not given are chosen from the data, the device and "
+        "Train a RetinaNet on labeled images. Options that are not given are chosen from the data, the device and "
         "the time; each choice is printed with its reason.",
         example="retina-edge train train.json --val val.json --images images -o model.pt --minutes 30",
     )
@@ -123,6 +124,10 @@ def _train(
     except KeyboardInterrupt:
         if last.is_file() and last.stat().st_mtime >= started:
             say(f"the state is in {last}; {_way_on(arguments, args)}")
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and last.is_file():
+            say(f"an earlier state is whole in {last}; free some space, then {_way_on(arguments, args)}")
         raise
     written = (args.output.with_suffix(suffix) for suffix in (".pt", ".last.pt", ".csv", ".tensorboard"))
     say(f"wrote {', '.join(str(path) for path in written if path.exists())}")

@@ -49,8 +49,11 @@ class TrainingLog:
         row.update({name: f"{value:.4f}" for name, value in losses.items()})
         if result:
             row.update({name: f"{value:.4f}" for name, value in result.metrics.items()})
-        with self._path.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
+        try:
+            with self._path.open("a", newline="") as file:
+                csv.DictWriter(file, COLUMNS).writerow(row)
+        except OSError as error:  # the error of a full disk does not name the file
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         if self._writer:
             for name in COLUMNS[2:]:
                 if name in row:
