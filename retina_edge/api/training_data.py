@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +103,10 @@ class TrainingData:
 
     def _validation(self, checks: Mapping[str, Any]) -> DetectionDataset | None:
         """Return the data set to validate on; None if there is none."""
-        load = partial(load_part, part=VAL, **checks)
         if self.val is None:
-            return None if is_coco_file(Path(self.train)) else load(self.train, self.val_images)
-        validation = load(self.val, self.val_images or self.images)
+            single = is_coco_file(Path(self.train))
+            return None if single else load_part(self.train, self.val_images, part=VAL, **checks)
+        validation = load_part(self.val, self.val_images or self.images, part=VAL, **checks)
         if validation is None:
             raise DataError(f"{self.val}: expected a data set to validate on, found only a part to learn; omit --val")
         return validation

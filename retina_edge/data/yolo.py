@@ -48,7 +48,8 @@ def read_yolo(description: Path, part: str, images: Path | None = None) -> Recor
     ]
     if not files:
         raise DataError(f"{description}: expected images in {shown(entries)}, found none; correct the path")
-    boxes, labels = [], []
+    boxes: list[BoxRecord] = []
+    labels: list[Path] = []
     for index, file in enumerate(files):
         if (label := _label_file(file)) is not None:
             labels.append(label)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ class Checkpoint:
         with atomic_file(path) as file:
             writer = _Writer(file)
             try:
-                torch.save(content, writer)
+                torch.save(content, cast("BinaryIO", writer))
             except RuntimeError as error:  # torch reports only a failed write
                 raise writer.error or error from None
 

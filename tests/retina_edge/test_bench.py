@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from rich.console import Console
 
 from engines.core.errors import ModelFileError
 from engines.core.tensor_names import OUTPUTS
@@ -24,6 +23,7 @@ from retina_edge.detector import Detector
 from retina_edge.measurement.bench_frames import sample_frames
 from retina_edge.measurement.bench_report import print_report
 from retina_edge.measurement.timing import measure_throughput
+from retina_edge.system.console import Console
 from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.plugins.pycuda_stand_in import Driver
 from tests.engines.runner.world import World

@@ -33,10 +33,15 @@ GOOD: Content = {
     ],
 }
 MISSING = object()
-NUMBERS = ("images.0.id", "annotations.0.image_id", "categories.1.id", "annotations.0.category_id", "annotations.1.id")
-NUMBERS += ("images.0.width", "images.0.height", "annotations.0.area", "annotations.2.iscrowd")
-NUMBERS += tuple(f"annotations.0.bbox.{index}" for index in range(4))
-JUNK = (None, MISSING, [], {}, [1], "", "x", "1e999", "٣", math.nan, math.inf, True, -7, 10**30, 10**400, 1.5, "\ud800")
+NUMBERS: tuple[str, ...] = (
+    *("images.0.id", "images.0.width", "images.0.height", "categories.1.id", "annotations.1.id"),
+    *("annotations.0.image_id", "annotations.0.category_id", "annotations.0.area", "annotations.2.iscrowd"),
+    *(f"annotations.0.bbox.{index}" for index in range(4)),
+)
+JUNK: tuple[Any, ...] = (
+    *(None, MISSING, [], {}, [1], "", "x", "1e999", "٣", "\ud800"),
+    *(math.nan, math.inf, True, -7, 10**30, 10**400, 1.5),
+)
 FIELDS = (*NUMBERS, "images.0.file_name", "categories.0.name", "annotations.0.bbox", "images.0", "annotations.1")
 
 
@@ -98,10 +103,10 @@ def test_any_other_value_is_refused_by_record_or_means_nothing(tmp_path: Path, c
                 target[last] = value
         except (LookupError, TypeError):
             pass  # an earlier change removed it
-    path = tmp_path / "labels.json"
-    path.write_text(json.dumps(content))
+    file = tmp_path / "labels.json"
+    file.write_text(json.dumps(content))
     try:
-        data = load_dataset(path, need_images=False)
+        data = load_dataset(file, need_images=False)
     except DataError as error:
         message = str(error)
         assert "\n" not in message

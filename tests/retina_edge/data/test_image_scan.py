@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from engines.core.errors import DataError
 from retina_edge.data import image_scan
 from retina_edge.data.image_scan import ImageLook, look_at
 from retina_edge.data.load import load_dataset
+from retina_edge.imaging.image_file import read_image
 
 
 @pytest.fixture
@@ -85,8 +87,12 @@ def test_good_images_are_remembered_until_they_change(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     paths = [Path(shutil.copy(path, tmp_path)) for path in sorted((treecrowns / "images").iterdir())[:3]]
     read: list[Path] = []
-    real = image_scan.read_image
-    monkeypatch.setattr(image_scan, "read_image", lambda path: (read.append(path), real(path))[1])
+
+    def count(path: Path, *arguments: Any, **options: Any) -> Any:
+        read.append(path)
+        return read_image(path, *arguments, **options)
+
+    monkeypatch.setattr(image_scan, "read_image", count)
     good = [ImageLook((400, 400))] * 3
     assert look_at(paths, name=tmp_path / "a.json") == good
     assert look_at(paths, name=tmp_path / "a.json") == good

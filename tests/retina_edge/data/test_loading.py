@@ -128,7 +128,7 @@ def test_a_worker_ends_at_a_sigterm_from_its_parent_only(data: DetectionDataset)
 def test_the_error_of_a_bad_image_reaches_the_caller_unchanged(tmp_path: Path, workers: int) -> None:
     (tmp_path / "a.png").write_bytes(b"not an image")
     no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    image = LabeledImage(1, tmp_path / "a.png", (8, 8), no_boxes, no_labels, no_boxes, no_labels)
+    image = LabeledImage(1, tmp_path / "a.png", (8, 8), no_boxes, no_labels, no_boxes, no_labels, np.zeros((0, 5)))
     data = DetectionDataset(tmp_path / "labels.json", ("cat",), (1,), (image,))
     loader = BatchLoader(AugmentedDataset(data, OPTIONS), EpochSampler(1, 1, batch=1, seed=0), workers=workers)
     with pytest.raises(SourceError, match=r"a\.png: expected an image") as caught:

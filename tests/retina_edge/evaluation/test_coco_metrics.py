@@ -58,7 +58,7 @@ def noisy_results(dataset: DetectionDataset, seed: int) -> list[Detections]:
     return results
 
 
-def rows_of(results: list[Detections], dataset: DetectionDataset) -> list[dict[str, Any]]:
+def rows_of(results: list[Detections], dataset: DetectionDataset) -> list[Any]:
     """Return results in COCO's format with the ids of the file."""
     images = zip(dataset.images, results, strict=True)
     return [row for image, detections in images for row in detections.to_coco(int(image.id))]

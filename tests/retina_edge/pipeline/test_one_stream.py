@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from engines.core.errors import RetinaEdgeError, SourceError
 from retina_edge.cli.run_report import STAGES, RunProgress, Summary
@@ -30,6 +29,7 @@ from retina_edge.sinks.video_sink import VideoSink
 from retina_edge.sources.frames import Frame, Source
 from retina_edge.sources.image_source import ImageSource
 from retina_edge.sources.video_source import VideoSource
+from retina_edge.system.console import Console
 from retina_edge.system.stop_request import stop_on_signal
 from tests.media import count_frames, write_patch_image, write_video
 from tests.pairs import all_pairs

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 
-from rich.console import Console
-
 from retina_edge.evaluation.coco_metrics import METRICS, Evaluation
+from retina_edge.system.console import Console
 from retina_edge.training.observer import EpochReport, StepReport
 from retina_edge.training.progress import TimeBudget
 from retina_edge.training.training_progress import TrainingProgress
