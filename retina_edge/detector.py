@@ -223,6 +223,7 @@ class Detector:
         track: bool = False,
         regions: Sequence[Zone | Line] = (),
         max_frames: int | None = None,
+        fps: float | None = None,
     ) -> FrameStream:
         """Detect in videos, cameras, URLs, image folders or GStreamer pipelines, frame by frame.
 
@@ -237,15 +238,14 @@ class Detector:
             track: follow objects from frame to frame and give each an id; this needs the extra ``track``.
             regions: zones and lines at which objects are counted; they turn tracking on.
             max_frames: end each source after this many frames, at least 1; None for all frames.
+            fps: frames per second of image files and video files; None for the times in them.
 
         Returns:
-            An iterator of tuples ``(frame, detections)`` with the attributes ``index``, ``time``, ``stream``, ``name``,
-            ``tracks``, ``events`` and ``tallies``; a context manager, too.
+            An iterator and context manager of ``StreamedFrame``: ``(frame, detections)`` with time, tracks, events.
 
         Raises:
             SourceError: if a source cannot be opened; at the end, if part of a source could not be read.
-            RetinaEdgeError: if ``score`` is below the model's threshold, ``max_frames`` is below 1, or the detector is
-                closed.
+            RetinaEdgeError: if a number is out of range, or the detector is closed.
 
         Examples:
             >>> from retina_edge import Detector
@@ -257,7 +257,7 @@ class Detector:
         """
         from retina_edge.pipeline.frame_stream import FrameStream
 
-        return FrameStream(self, sources, score=score, track=track, regions=regions, max_frames=max_frames)
+        return FrameStream(self, sources, score=score, track=track, regions=regions, max_frames=max_frames, fps=fps)
 
     def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
         """Change the thresholds from the next frame on; None leaves a threshold as it is.

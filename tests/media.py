@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,3 +46,36 @@ def count_frames(path: Path) -> tuple[int, tuple[int, int], float]:
         count += 1
     capture.release()
     return count, size, fps
+
+
+def write_timed_video(path: Path, times: Sequence[float], *options: str, size: tuple[int, int] = (32, 48)) -> Path:
+    """Write a video with ffmpeg: frame i has gray level 20 + 9 i and is shown from ``times[i]`` on, in seconds.
+
+    Args:
+        path: path of the video; its suffix chooses the container.
+        times: increasing times, in whole milliseconds.
+        options: options of ffmpeg for the output, such as the codec.
+        size: (height, width) of the frames, pixels.
+    """
+    assert len(times) <= 25
+    frames = b"".join(np.full((*size, 3), 20 + 9 * index, np.uint8).tobytes() for index in range(len(times)))
+    stamps = "+".join(f"eq(N,{index})*{round(1000 * time)}" for index, time in enumerate(times))
+    command = ["ffmpeg", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{size[1]}x{size[0]}"]
+    command += ["-i", "-", "-vf", f"settb=1/1000,setpts='{stamps}'", "-fps_mode", "passthrough", "-threads", "1"]
+    command += ["-enc_time_base", "1:1000", "-pix_fmt", "yuv420p", *options, str(path)]
+    subprocess.run(command, check=True, input=frames)
+    return path
+
+
+def probed(path: Path, entries: str) -> list[dict[str, Any]]:
+    """Return the streams of a video, or its frames, with the given entries, as ffprobe reports them."""
+    command = ["ffprobe", "-loglevel", "error", "-threads", "1", "-select_streams", "v:0", "-of", "json"]
+    text = subprocess.run([*command, "-show_entries", entries, str(path)], check=True, capture_output=True).stdout
+    section: list[dict[str, Any]] = json.loads(text)[f"{entries.partition('=')[0]}s"]
+    return section
+
+
+def probed_times(path: Path) -> list[float]:
+    """Return the times of a video's frames since the first one, in seconds, as ffprobe reports them."""
+    times = [float(frame["best_effort_timestamp_time"]) for frame in probed(path, "frame=best_effort_timestamp_time")]
+    return [time - times[0] for time in times]

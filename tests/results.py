@@ -13,7 +13,13 @@ from tests.stand_in import patch_frame
 
 
 def result(
-    index: int = 0, *, size: tuple[int, int] = (64, 96), name: str = "a.jpg", count: int = 1, live: bool = False
+    index: int = 0,
+    *,
+    size: tuple[int, int] = (64, 96),
+    name: str = "a.jpg",
+    count: int = 1,
+    live: bool = False,
+    fps: float = 25,
 ) -> Result:
     """Return a result of stream ``a`` with ``count`` equal detections; without detections, it has no timestamp."""
     detections = Detections(
@@ -24,7 +30,7 @@ def result(
         (1, 2),
     )
     image = patch_frame(size, (8, 8))
-    return Result(Frame(image, index, None if count == 0 else index / 25, name), detections, "a", live)
+    return Result(Frame(image, index, None if count == 0 else index / fps, name), detections, "a", live)
 
 
 def noise(index: int, *, name: str = "a.png", stream: str = "a") -> Result:

@@ -17,7 +17,7 @@ from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import Stream
 from retina_edge.sinks.output_options import OutputOptions
 from retina_edge.sinks.outputs import Outputs
-from retina_edge.sources.frames import Source
+from retina_edge.sources.frames import Source, check_fps
 from retina_edge.sources.stream_names import named_sources, with_bit_depth
 from retina_edge.system.stop_request import StopRequest, stop_on_signal
 from retina_edge.tracking.analysis import TrackingOptions
@@ -36,6 +36,7 @@ class RunOptions:
         tiles: tiles to cut frames into; None to detect in whole frames.
         tracking: tracking, zones and lines.
         outputs: files and event receivers.
+        fps: frames per second of image files and video files, instead of the times in them; None to use these times.
 
     Raises:
         ContractError: if an option is out of range.
@@ -53,6 +54,7 @@ class RunOptions:
     tiles: TileOptions | None = None
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     outputs: OutputOptions = field(default_factory=OutputOptions)
+    fps: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.sources, str):
@@ -63,6 +65,8 @@ class RunOptions:
             check_integer("batch", self.batch, 1)
         if self.bit_depth is not None:
             check_bit_depth(self.bit_depth)
+        if self.fps is not None:
+            check_fps(self.fps)
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def open_run(
         >>> run.pipeline.streams[0].detected, run.pipeline.streams[0].objects
         (1, Counter({'tree': 84}))
     """
-    named = named_sources(options.sources)
+    named = named_sources(options.sources, fps=options.fps)
     sources = {name: make() for name, make in named.items()}
     options.outputs.check(Path(options.model), list(sources.values()), endless=not strict)
     with ExitStack() as stack:

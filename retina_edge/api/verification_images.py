@@ -12,6 +12,7 @@ from engines.core.errors import SourceError
 from engines.core.letterbox import BgrImage
 from retina_edge.assets import FOREST
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES, read_image
+from retina_edge.system.natural_order import natural_order
 
 # Image files and folders: one path, or several.
 ImagePaths = Path | str | Sequence[Path | str]
@@ -36,7 +37,7 @@ def read_images(paths: ImagePaths, bit_depth: int = BIT_DEPTH) -> list[BgrImage]
     files: list[Path] = []
     given = [paths] if isinstance(paths, Path | str) else paths
     for path in map(Path, given):
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        inside = sorted(path.iterdir(), key=natural_order) if path.is_dir() else [path]
         files += [file for file in inside if file == path or file.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise SourceError(f"{', '.join(map(str, given))}: expected images to verify with, found none")

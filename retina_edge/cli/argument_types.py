@@ -77,6 +77,21 @@ def positive_float(text: str) -> float:
     return value
 
 
+def frame_rate(text: str) -> float:
+    """Convert text to a rate in frames per second: above 0 and at most 1000.
+
+    Examples:
+        >>> frame_rate("29.97")
+        29.97
+    """
+    value = to_float(text)
+    from retina_edge.sources.frames import MAX_GIVEN_FPS  # imports NumPy, which can be broken when the doctor runs
+
+    if not 0 < value <= MAX_GIVEN_FPS:
+        raise argparse.ArgumentTypeError(f"expected frames per second, above 0 and at most 1000, got {text!r}")
+    return value
+
+
 def score(text: str) -> float:
     """Convert text to a score: 0 or more and less than 1.
 

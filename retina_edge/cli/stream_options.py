@@ -53,7 +53,8 @@ class StreamParser(VerbParser):
             nargs="+",
             metavar="[NAME=]SOURCE",
             help="an image, a folder of images, a video, a glob of files, a camera index, a URL, a GStreamer pipeline "
-            "(gst:...), a Jetson camera (csi://0); NAME is the stream's name in results, files and on the page",
+            "(gst:...), a Jetson camera (csi://0); NAME is the stream's name in results, files and on the page, of "
+            "letters from A to Z, digits, _ and -",
         )
         detection = self.add_argument_group("detection")
         detection.add_argument(
@@ -75,6 +76,14 @@ class StreamParser(VerbParser):
             metavar="BITS",
             help="bits that image files of 16 bits use, 9 to 16: 12 for a camera whose values end at 4095 (default: "
             "the model's, 16 if it was trained without)",
+        )
+        detection.add_argument(
+            "--fps",
+            type=argument_types.frame_rate,
+            metavar="RATE",
+            help="frames per second of images and video files, instead of the times in them: for images that are "
+            "frames of a video, and for files whose rate is missing or wrong; not for live sources (default: the times "
+            "of a video file; no times for images, which are tracked as 25 frames per second)",
         )
         add_tile_options(detection)
         self._add_output_options(self.add_argument_group("outputs"))
@@ -179,4 +188,5 @@ def run_options(args: argparse.Namespace) -> RunOptions:
         tiles=args.tiles,
         tracking=TrackingOptions(args.track, [*args.zone, *args.line], args.anchor),
         outputs=OutputOptions(args.save, args.json, args.csv, args.events, args.spool),
+        fps=args.fps,
     )

@@ -143,6 +143,7 @@ class Capture:
                     logger.warning("%s: online again", stream.source)
                 stream.state = State.ONLINE
                 began = time.perf_counter()
+            stream.info = source.info  # with the duration of a file
             if stream.live and source.warnings:
                 raise SourceError(source.warnings[-1])
             if not stream.live:

@@ -83,7 +83,7 @@ class StreamedFrame(tuple[BgrImage, Detections]):
 
     @property
     def time(self) -> float | None:
-        """Seconds since the start of the source; None for an image file."""
+        """Seconds since the start of the source; None for an image file without ``fps``."""
         return self.result.frame.timestamp
 
     @property
@@ -133,7 +133,7 @@ class FrameStream(Iterator[StreamedFrame]):
 
     Args:
         detector: the detector; it stays open and belongs to the caller.
-        sources, score, track, regions, max_frames: as for ``Detector.stream``.
+        sources, score, track, regions, max_frames, fps: as for ``Detector.stream``.
 
     Raises:
         RetinaEdgeError: as ``Detector.stream`` does.
@@ -156,10 +156,11 @@ class FrameStream(Iterator[StreamedFrame]):
         track: bool = False,
         regions: Sequence[Zone | Line] = (),
         max_frames: int | None = None,
+        fps: float | None = None,
     ) -> None:
         self._detector = detector
         self._check_detector()
-        named = named_sources(_source_names(sources))
+        named = named_sources(_source_names(sources), fps=fps)
         tracking = TrackingOptions(track, regions)
         self._run = run = _Run(
             detector,

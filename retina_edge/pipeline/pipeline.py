@@ -308,8 +308,8 @@ class Pipeline:
                 continue
             analysis: dict[str, Any] = {}
             if analyzer := self._analyzers.get(stream.name):
-                # Files use their own clock, so that counts do not depend on the speed of the machine.
-                seconds = frame.captured if stream.live or frame.timestamp is None else frame.timestamp
+                # Files have times of their own, so that counts do not depend on the speed of the machine.
+                seconds = frame.captured if stream.live else frame.seconds
                 analyzed = analyzer(frame, detected, self.score, seconds=seconds)
                 kept = analyzed.detections
                 analysis = {"tracks": analyzed.tracks, "events": analyzed.events, "tallies": analyzed.tallies}

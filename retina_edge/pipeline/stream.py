@@ -157,6 +157,11 @@ class Stream:
         """True if no more results will come. Read it in the detector thread, with the mailbox's condition held."""
         return self.mailbox.ended and self.mailbox.taken == self.detected + self.failed + self.expired
 
+    @property
+    def duration(self) -> float | None:
+        """Seconds from the first frame to the end of the last one, if a file was read and detected to its end."""
+        return self.info.duration if self.mailbox.taken == self.captured else None
+
     def record(self, result: Result, seconds: float, best_score: float) -> None:
         """Count a result and keep it as the newest result.
 

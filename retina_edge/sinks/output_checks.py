@@ -76,8 +76,10 @@ def check_outputs(
 def _targets(save: Path, sources: Sequence[Source], *, endless: bool) -> list[Path]:
     """Return the files that ``--save`` writes, by their final names."""
     if save.suffix.lower() == ".mp4":
-        if len(sources) != 1 or isinstance(sources[0], ImageSource):
-            raise SinkError(f"--save {save}: an MP4 takes one video, camera or URL; use a folder instead")
+        if len(sources) != 1 or (isinstance(sources[0], ImageSource) and sources[0].fps is None):
+            raise SinkError(
+                f"--save {save}: an MP4 takes one video, camera or URL, or images with --fps; use a folder instead"
+            )
         # An HTTP address may be a video, which ends.
         if endless and sources[0].live and not sources[0].name.startswith("http"):
             raise SinkError(f"--save {save}: each start would overwrite it; use a folder for an endless stream")

@@ -73,7 +73,15 @@ class OutputOptions:
         def open_sink(name: str) -> Sink:
             assert self.save is not None
             (stream,) = (stream for stream in streams if stream.name == name)
-            make = partial(sink_for_stream, self.save, sources[name], name=name, live=stream.live, fps=stream.info.fps)
+            make = partial(
+                sink_for_stream,
+                self.save,
+                sources[name],
+                name=name,
+                live=stream.live,
+                fps=stream.info.fps,
+                duration=lambda: stream.duration,
+            )
             return make() if strict else RetryingSink(f"{self.save}, {name}", make)
 
         return open_outputs(

@@ -87,7 +87,15 @@ class PerStreamSink(Sink):
         self.written = tuple(dict.fromkeys([*self.written, *sink.written]))
 
 
-def sink_for_stream(save: Path, source: Source, *, name: str, live: bool, fps: float | None) -> Sink:
+def sink_for_stream(
+    save: Path,
+    source: Source,
+    *,
+    name: str,
+    live: bool,
+    fps: float | None,
+    duration: Callable[[], float | None] = lambda: None,
+) -> Sink:
     """Return the sink for the annotated frames of a stream: the video ``save`` if it ends in .mp4, else in that folder.
 
     Args:
@@ -96,6 +104,7 @@ def sink_for_stream(save: Path, source: Source, *, name: str, live: bool, fps: f
         name: name of the stream.
         live: True for a live stream, as known from the open source.
         fps: frames per second, as known from the open source; None if unknown.
+        duration: called at the end; returns the duration of a file in seconds, None if unknown.
 
     Examples:
         >>> from retina_edge.sources.opening import open_sources
@@ -104,10 +113,10 @@ def sink_for_stream(save: Path, source: Source, *, name: str, live: bool, fps: f
         >>> type(sink).__name__
         'RecordingSink'
     """
+    if save.suffix.lower() == ".mp4":
+        return VideoSink(save, fps=fps, duration=duration)
     if isinstance(source, ImageSource):
         return ImageSink(save)
-    if save.suffix.lower() == ".mp4":
-        return VideoSink(save, fps=fps)
     if live:
         return RecordingSink(save, name, fps=fps)
-    return VideoSink(save / source.output_names[0], fps=fps)
+    return VideoSink(save / source.output_names[0], fps=fps, duration=duration)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -18,14 +20,19 @@ from engines.core.letterbox import BgrImage
 from retina_edge.imaging.opencv_log import quiet_opencv
 from retina_edge.pipeline.result import Result
 from retina_edge.sinks.sink import Sink
+from retina_edge.sources.frames import DEFAULT_FPS
 from retina_edge.sources.video_source import opencv_name
 
 # mp4v first: every OpenCV with FFmpeg has it, while H.264 needs a library that most builds lack.
 CODECS = ("mp4v", "avc1")
-# Frame rate of cameras that do not report one.
-DEFAULT_FPS = 25.0
+# Range of the rate of a video, in frames per second; players handle other rates badly.
+MIN_FPS, MAX_FPS = 0.1, 1000.0
+# OpenCV writes a rate as a decimal fraction with this error. MPEG-4 has 16 bits for the numerator.
+RATE_ERROR, MAX_NUMERATOR = 0.001, 2**16 - 1
 # Longest time, in seconds, that the video of a live stream repeats a frame while no new frame arrives.
 MAX_STILL_SECONDS = 10.0
+# The same for the video of a file. A longer gap is a wrong time in the file.
+MAX_GAP_SECONDS = 3600.0
 # Disk space kept free for the index of a video. The index is written last, and a video cannot be played without it.
 # OpenCV would not report that it could not be written.
 RESERVED_BYTES = 16 * 2**20
@@ -41,12 +48,16 @@ class VideoSink(Sink):
     After an error, the partial file stays and can be played up to the error. A disk with less than ``RESERVED_BYTES``
     bytes of free space counts as full, which is an error.
 
-    The video of a live stream plays in real time: a frame is repeated until the next one is due, and frames that arrive
-    faster than ``fps`` are dropped.
+    The rate of the video is constant, and its frames are chosen by time: each one shows the newest frame of the source
+    whose time is not more than half an interval later. A frame is repeated until the next one is due, and of several
+    frames within an interval only the last is written, so that the video plays as long as its source. The time of a
+    file's frame is that in the file; the time of a live stream's frame is that of its capture.
 
     Args:
         path: path of the video, ending in .mp4; an older file is overwritten at the end.
         fps: frames per second; None for 25.
+        duration: called at the end; returns the seconds from the first frame of the source to the end of its last one,
+            or None if the last frame lasts one interval.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -62,29 +73,30 @@ class VideoSink(Sink):
     # A second file would lack the beginning and still look complete.
     resumable = False
 
-    def __init__(self, path: Path, *, fps: float | None) -> None:
+    def __init__(self, path: Path, *, fps: float | None, duration: Callable[[], float | None] = lambda: None) -> None:
         self.path = path
         self.frames = 0
         self._partial = partial_path(path)
-        self._fps = fps or DEFAULT_FPS
+        self._fps = written_rate(fps or DEFAULT_FPS)
+        self._duration = duration
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
-        # For a live stream: time of the first frame, frames in the file, and the newest frame.
+        # Time of the first frame; the newest frame, its number in the video, and the number of frames before it there.
         self._began = 0.0
-        self._shown = 0
-        self._last: BgrImage | None = None
+        self._newest: BgrImage | None = None
+        self._number = 0
+        self._written = 0
 
     def write(self, result: Result) -> None:
         frame, image = result.frame, result.annotated
         size = (image.shape[1], image.shape[0])
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(self.path.parent).free < RESERVED_BYTES:
-            reason = f"{os.strerror(errno.ENOSPC)} (the rest is reserved for the video's index)"
-            raise OSError(errno.ENOSPC, reason, str(self._partial))
+        self._check_space()
+        time = frame.captured if result.live else frame.seconds
         if self._writer is None:
             self._writer, self._size = self._open((size[0] + size[0] % 2, size[1] + size[1] % 2)), size
-            self._began = frame.captured
+            self._began = time
         # OpenCV silently drops frames of another size.
         if size != self._size:
             raise SinkError(
@@ -92,25 +104,36 @@ class VideoSink(Sink):
                 f"frame {frame.index} of {frame.name}; save a camera to a folder, or scale a file with a GStreamer "
                 f"pipeline: videoscale ! video/x-raw,width={self._size[0]},height={self._size[1]}"
             )
+        number = max(self._number, self._number_at(time))
+        gap = (number - self._number) / self._fps
+        if not result.live and gap > MAX_GAP_SECONDS:
+            logger.warning("%s: shows %g s of a gap of %.0f s in %s", self.path, MAX_GAP_SECONDS, gap, frame.name)
+        self._show_until(number, longest=MAX_STILL_SECONDS if result.live else MAX_GAP_SECONDS)
+        self._newest, self._number = _padded_to_even(image), number
         self.frames += 1
-        image = _padded_to_even(image)
-        if not result.live:
-            self._add(image)
-            return
-        due = round((frame.captured - self._began) * self._fps)
-        for _ in range(min(due - self._shown, round(MAX_STILL_SECONDS * self._fps))):
-            self._add(self._last if self._last is not None else image)
-        # A gap longer than MAX_STILL_SECONDS is cut: count the frames as if it had been filled.
-        self._shown = max(self._shown, due)
-        if due == self._shown:
-            self._add(image)
-            self._shown += 1
-        self._last = image
 
-    def _add(self, image: BgrImage) -> None:
-        assert self._writer is not None
-        with quiet_opencv():
-            self._writer.write(image)
+    def _number_at(self, time: float) -> int:
+        """Return the number of the video's frame that is nearest to a time of the source."""
+        return math.floor((time - self._began) * self._fps + 0.5)
+
+    def _show_until(self, number: int, *, longest: float) -> None:
+        """Write the newest frame, if there is one, until the video has ``number`` frames.
+
+        It is repeated for at most ``longest`` seconds. If that is not enough, the frames count as if they were written.
+        """
+        if self._writer is None or self._newest is None:
+            return
+        for repetition in range(min(number - self._written, 1 + round(longest * self._fps))):
+            if repetition:
+                self._check_space()
+            with quiet_opencv():
+                self._writer.write(self._newest)
+        self._written = max(self._written, number)
+
+    def _check_space(self) -> None:
+        if shutil.disk_usage(self.path.parent).free < RESERVED_BYTES:
+            reason = f"{os.strerror(errno.ENOSPC)} (the rest is reserved for the video's index)"
+            raise OSError(errno.ENOSPC, reason, str(self._partial))
 
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
         try:
@@ -134,9 +157,14 @@ class VideoSink(Sink):
     ) -> None:
         if self._writer is None:
             return
-        with quiet_opencv():
-            self._writer.release()
-        self._writer = None
+        duration = self._duration() if kind is None else None
+        end = self._number + 1 if duration is None else max(self._number + 1, self._number_at(duration))
+        try:
+            self._show_until(end, longest=MAX_GAP_SECONDS)
+        finally:
+            with quiet_opencv():
+                self._writer.release()
+            self._writer = None
         # Ctrl-C is the usual end of a camera's video, so the video is complete.
         if kind is None or issubclass(kind, KeyboardInterrupt):
             self._publish()
@@ -152,6 +180,21 @@ class VideoSink(Sink):
             raise SinkError(f"{self._partial}: the video is cut off and cannot be played; check the space on the disk")
         os.replace(self._partial, self.path)
         self.written = (self.path,)
+
+
+def written_rate(fps: float) -> float:
+    """Return the rate of the video that OpenCV writes for a rate from ``MIN_FPS`` to ``MAX_FPS``; others are limited.
+
+    Examples:
+        >>> written_rate(25), written_rate(30000 / 1001), written_rate(0.001)
+        (25.0, 29.97, 0.1)
+    """
+    fps, base = min(max(fps, MIN_FPS), MAX_FPS), 1
+    # As in OpenCV (modules/videoio/src/cap_ffmpeg_impl.hpp), which would not round a numerator that is too large.
+    while abs(int(fps * base + 0.5) / base - fps) > RATE_ERROR and fps * base * 10 <= MAX_NUMERATOR:
+        base *= 10
+    rate = int(fps * base + 0.5) / base
+    return rate if rate == fps else written_rate(rate)
 
 
 def partial_path(path: Path) -> Path:

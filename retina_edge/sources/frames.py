@@ -14,6 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.core.contract import BIT_DEPTH
+from engines.core.option_checks import check_number
+
+# Frames per second of images and bare streams whose rate is unknown; FFmpeg assumes the same.
+DEFAULT_FPS = 25.0
+# Highest rate that a user can give to files.
+MAX_GIVEN_FPS = 1000.0
+# A source that declares no rate reports the clock of its packets instead, such as 1000 (WebM) or 90000 (RTP).
+MAX_DECLARED_FPS = 240.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +31,10 @@ class Frame:
     Attributes:
         image: uint8 [height, width, 3], BGR. The receiver of the frame may modify it.
         index: position in the source, from 0.
-        timestamp: seconds since the start of the source; None for an image file.
+        timestamp: seconds since the first frame of a file, as the file says; seconds since the start of a live source,
+            by the clock; None for an image file without a given rate.
         name: file or stream that the frame comes from, without credentials.
-        captured: time of capture, by ``time.monotonic``.
+        captured: time of capture, by ``time.monotonic``; for a file, the time at which the frame was read.
 
     Examples:
         >>> frame = Frame(np.zeros((48, 64, 3), np.uint8), index=0, timestamp=0.0, name="camera 0")
@@ -42,6 +51,11 @@ class Frame:
     captured: float = field(default_factory=time.monotonic)
 
     @property
+    def seconds(self) -> float:
+        """Time of the frame in its source: ``timestamp``, or for an image file its index at ``DEFAULT_FPS``."""
+        return self.index / DEFAULT_FPS if self.timestamp is None else self.timestamp
+
+    @property
     def captured_at(self) -> datetime:
         """Time of capture, in UTC."""
         return datetime.now(timezone.utc) - timedelta(seconds=time.monotonic() - self.captured)
@@ -53,13 +67,16 @@ class SourceInfo:
 
     Attributes:
         size: (height, width) of the frames, pixels; None if the frames may differ in size.
-        fps: frames per second; None for image files, and if the source does not declare a rate.
+        fps: frames per second, as given, declared or measured; None for image files without a given rate, and if a live
+            source does not declare a rate.
         frames: number of frames that the source declares; None for a live source.
+        duration: seconds from the first frame to the end of the last one. None until a file has ended.
     """
 
     size: tuple[int, int] | None = None
     fps: float | None = None
     frames: int | None = None
+    duration: float | None = None
 
 
 class Source(ABC):
@@ -114,3 +131,25 @@ class Source(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
+
+
+def declared_fps(fps: float | None) -> float | None:
+    """Return the rate that a source reports, or None if that is no rate.
+
+    Examples:
+        >>> declared_fps(29.97), declared_fps(90000.0)
+        (29.97, None)
+    """
+    return fps if fps is not None and 0 < fps <= MAX_DECLARED_FPS else None
+
+
+def check_fps(fps: float) -> None:
+    """Check a rate that a user gives to files.
+
+    Raises:
+        ContractError: if it is not above 0 and at most ``MAX_GIVEN_FPS``.
+
+    Examples:
+        >>> check_fps(12.5)
+    """
+    check_number("fps", fps, f"0 < fps <= {MAX_GIVEN_FPS:g}", lambda value: 0 < value <= MAX_GIVEN_FPS)

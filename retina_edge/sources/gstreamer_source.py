@@ -16,7 +16,8 @@ import numpy as np
 from engines.core.errors import SourceError
 from engines.core.letterbox import BgrImage
 from retina_edge.imaging.opencv_log import quiet_opencv
-from retina_edge.sources.frames import Frame, Source, SourceInfo
+from retina_edge.sources.file_clock import FileClock
+from retina_edge.sources.frames import DEFAULT_FPS, Frame, Source, SourceInfo, declared_fps
 from retina_edge.sources.gst_launch import TOOL, Caps, GstLaunch, PipelineEnd
 from retina_edge.sources.pipeline_text import (
     CSI,
@@ -122,26 +123,20 @@ class GStreamerSource(Source):
         except BaseException:
             reader.close()
             raise
-        self.info = SourceInfo(caps.size, caps.fps, None)
+        self.info = SourceInfo(caps.size, declared_fps(caps.fps), None)
         return self
 
     def __iter__(self) -> Iterator[Frame]:
         if self._reader is None:
             raise ValueError(f"{self.name}: expected iteration inside the with block of the source")
-        start, first, index = time.monotonic(), None, 0
+        start, clock, index = time.monotonic(), FileClock(fps=self.info.fps or DEFAULT_FPS), 0
         while not self._interrupted.is_set():
             try:
-                image, seconds = self._reader.read()
+                image, position = self._reader.read()
             except PipelineEnd as end:
                 self._check_end(end, index)
                 return
-            if self.live:
-                seconds = time.monotonic() - start
-            elif seconds is None:
-                seconds = index / self.info.fps if self.info.fps else 0.0
-            else:
-                first = seconds if first is None else first
-                seconds = max(0.0, seconds - first)
+            seconds = time.monotonic() - start if self.live else clock.tick(position)
             yield Frame(image, index, seconds, self.name)
             index += 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,11 @@ GRAY_SUFFIXES = frozenset({".pbm", ".pgm"})
 class ImageSource(Source):
     """Image files, in the given order. A file that cannot be read is recorded in ``errors`` and skipped.
 
+    Args:
+        paths: the files.
+        fps: images per second, for their timestamps; None for images without timestamps.
+        passed_over: a line for each folder of the images that holds other files, for ``warnings``.
+
     Raises:
         SourceError: while iterating, if the only file cannot be read.
 
@@ -28,12 +34,23 @@ class ImageSource(Source):
         [(622, 2299, 3)]
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], *, fps: float | None = None, passed_over: Sequence[str] = ()) -> None:
         super().__init__()
         self.paths = list(paths)
+        self.fps = fps
+        self.warnings = list(passed_over)
         self.name = str(paths[0]) if len(paths) == 1 else f"{len(paths)} images"
         self.output_names = tuple(output_name(path) for path in paths)
-        self.info = SourceInfo(frames=len(self.paths))
+        self.info = SourceInfo(fps=fps, frames=len(self.paths))
+
+    @classmethod
+    def joined(cls, sources: Sequence[ImageSource]) -> ImageSource:
+        """Return one source of the images of several ones, which have the same rate."""
+        return cls(
+            [path for source in sources for path in source.paths],
+            fps=sources[0].fps,
+            passed_over=[line for source in sources for line in source.warnings],
+        )
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self.paths):
@@ -46,7 +63,9 @@ class ImageSource(Source):
                     raise
                 self.errors.append(str(error))
             else:
-                yield Frame(image, index, None, str(path))
+                yield Frame(image, index, index / self.fps if self.fps else None, str(path))
+        if self.fps:
+            self.info = replace(self.info, duration=len(self.paths) / self.fps)
 
 
 def output_name(path: Path) -> str:

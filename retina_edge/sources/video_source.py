@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -17,15 +17,19 @@ import numpy as np
 from engines.core.errors import SourceError
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES
 from retina_edge.imaging.opencv_log import quiet_opencv
+from retina_edge.sources.file_clock import FileClock
 from retina_edge.sources.frame_pool import FramePool
-from retina_edge.sources.frames import Frame, Source, SourceInfo
+from retina_edge.sources.frames import DEFAULT_FPS, Frame, Source, SourceInfo, declared_fps
 from retina_edge.sources.rtsp_probe import wait_for_answer
-from retina_edge.system.redaction import redact
+from retina_edge.system.redaction import login_ends_early, redact
 
 # A container's frame count is often an estimate from its duration, so one missing frame is no sign of damage.
 FRAME_COUNT_TOLERANCE = 1
-# Streams that declare no rate report the clock of their packets, such as 90000.
-MAX_FPS = 1000.0
+# Frames at the start of a file that its rate is measured from, if it declares none.
+MEASURED_FRAMES = 50
+# What may be missing at the end of a complete file, because its sound or last frame is longer: seconds, or intervals
+# like the longest one in the file.
+MISSING_SECONDS, MISSING_INTERVALS = 0.5, 2
 # OpenCV's own timeouts are 30 s. Opening includes waiting for a key frame.
 OPEN_SECONDS = 10.0
 READ_SECONDS = 5.0
@@ -53,11 +57,15 @@ class VideoSource(Source):
     connection and then hangs therefore delays everything else that is opened, for up to ``open_timeout``. A silent RTSP
     server does not, because OpenCV opens its URL only after the server has answered a request.
 
+    The times of a file come from the file alone (see ``FileClock``), whatever its header lacks. A regular file is never
+    live; a camera is, and so is a URL that declares no length.
+
     All frames have the size of the first one: if a stream changes its resolution, OpenCV scales later frames without
     notice. A GStreamer pipeline such as ``gst:uridecodebin uri=...`` delivers frames of the new size.
 
     Args:
         address: path of a file, index of a camera, or URL.
+        fps: frames per second of a file, instead of the times in it; None to use these times.
         open_timeout: timeout for a URL to be opened, in seconds.
         read_timeout: timeout for each frame of a URL, in seconds.
 
@@ -72,10 +80,16 @@ class VideoSource(Source):
     """
 
     def __init__(
-        self, address: Path | str | int, *, open_timeout: float = OPEN_SECONDS, read_timeout: float = READ_SECONDS
+        self,
+        address: Path | str | int,
+        *,
+        fps: float | None = None,
+        open_timeout: float = OPEN_SECONDS,
+        read_timeout: float = READ_SECONDS,
     ) -> None:
         super().__init__()
         self._address = address
+        self._fps = fps
         self._open_timeout, self._read_timeout = open_timeout, read_timeout
         if isinstance(address, int):
             self.name, stem = f"camera {address}", f"camera{address}"
@@ -85,7 +99,8 @@ class VideoSource(Source):
             self.name, stem = redact(address), "stream"
         self.output_names = (f"{stem}.mp4",)
         self.live = not isinstance(address, Path) or (address.exists() and not address.is_file())
-        self._by_clock = True
+        # Seconds that a file declares, from its first frame on; None if it declares none.
+        self._declared: float | None = None
 
     def __enter__(self) -> Source:
         try:
@@ -99,24 +114,29 @@ class VideoSource(Source):
         if not self._capture.isOpened() and not self._interrupted.is_set():
             raise SourceError(f"{self.name}: OpenCV cannot open it; {self._advice()}")
         height, width = (int(self._capture.get(item)) for item in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        frames = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        # The URL of a file declares a length. A file without a length, such as a raw H.264 stream, has no times either.
-        self._by_clock = isinstance(self._address, int) or not frames > 0
+        fps, frames = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        declared = frames / fps if frames > 0 and fps > 0 else None
         if isinstance(self._address, str):
-            self.live = self._by_clock
+            self.live = declared is None
+        rate = declared_fps(fps)
+        if not self.live:
+            self._declared = declared
+            if rate is None and isinstance(self._address, Path):
+                rate = _measured_rate(self._address)
         self.info = SourceInfo(
             (height, width) if height > 0 and width > 0 else None,
-            fps if math.isfinite(fps) and 0 < fps <= MAX_FPS else None,
-            None if self._by_clock else round(frames),
+            self._fps or rate,
+            round(declared * rate) if declared and rate and not self.live else None,
         )
         return self
 
     def _wait_for_server(self, address: str) -> None:
         try:
             wait_for_answer(address, seconds=self._open_timeout, interrupted=self._interrupted)
-        except ValueError:
-            return  # FFmpeg may accept addresses that Python rejects
+        except ValueError as error:
+            if login_ends_early(address):
+                raise SourceError(f"{self.name}: expected rtsp://USER:PASSWORD@HOST/PATH; {self._advice()}") from error
+            # FFmpeg may accept other addresses that Python rejects.
         except OSError as error:
             reason = error.strerror or error
             raise SourceError(f"{self.name}: the server does not answer ({reason}); {self._advice()}") from error
@@ -153,7 +173,9 @@ class VideoSource(Source):
         if not isinstance(self._address, str) and self.live:
             return "check that the camera is connected and that no other program uses it"
         if isinstance(self._address, str):
-            return "check the address, the credentials and the network"
+            escapes = "in a user name or password, write # as %23, / as %2F, ? as %3F and @ as %40; "
+            hint = escapes if login_ends_early(self._address) else ""
+            return f"{hint}check the address, the credentials and the network"
         return (
             "expected an image (" + ", ".join(sorted(IMAGE_SUFFIXES)) + ") or a complete video file with a codec "
             "that this OpenCV decodes; run retina-edge doctor to see if OpenCV has FFmpeg"
@@ -161,7 +183,7 @@ class VideoSource(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         start = time.monotonic()
-        index, pool = 0, FramePool()
+        index, pool, clock = 0, FramePool(), FileClock(fps=self.info.fps or DEFAULT_FPS)
         while not self._interrupted.is_set():
             began = time.monotonic()
             try:
@@ -178,23 +200,27 @@ class VideoSource(Source):
                     if late
                     else "the stream ended or its connection was lost"
                 )
-                self._check_end(index, reason)
+                self._end(index, reason, clock)
                 return
-            seconds = now - start if self._by_clock else self._position(index)
+            seconds = now - start if self.live else self._file_time(index, clock)
             image = read.astype(np.uint8, copy=False)
             pool.add(image)
             yield Frame(image, index, seconds, self.name)
             del read, image  # a reference here would keep the pool from reusing the memory
             index += 1
 
-    def _position(self, index: int) -> float:
-        """Return the time of the frame just read, in seconds; computed from its index if the backend reports none."""
-        seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        if index == 0 or seconds > 0:
-            return max(0.0, seconds)
-        return index / self.info.fps if self.info.fps else 0.0
+    def _file_time(self, index: int, clock: FileClock) -> float:
+        """Return the time of the frame just read from a file, in seconds since its first frame."""
+        seconds = clock.tick(self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        if index == 0 and self._declared is not None:
+            # The declared seconds of some containers (Matroska) begin at 0, and not with the first frame. OpenCV before
+            # 4.11 does not tell this frame's time. It counts in frames.
+            number, fps = self._capture.get(getattr(cv2, "CAP_PROP_PTS", -1)), self._capture.get(cv2.CAP_PROP_FPS)
+            self._declared -= number / fps if 0 < number < self._declared * fps else 0.0
+        return seconds if self._fps is None else index / self._fps
 
-    def _check_end(self, frames: int, reason: str) -> None:
+    def _end(self, frames: int, reason: str, clock: FileClock) -> None:
+        """Check the end of the source, and set its duration."""
         if self._interrupted.is_set():
             return
         if frames == 0:
@@ -202,17 +228,40 @@ class VideoSource(Source):
         if self.live:
             count = f"{frames} frame{'s' if frames > 1 else ''}"
             self.warnings.append(f"{self.name}: ended after {count}: {reason}; {self._advice()}")
+            return
+        interval = 1 / (self.info.fps or DEFAULT_FPS)
         declared = self.info.frames
-        if declared is not None and frames < declared - FRAME_COUNT_TOLERANCE:
+        # The last frame is shown until the declared end.
+        rest = interval if self._declared is None else self._declared - clock.time
+        if (
+            declared is not None
+            and frames < declared - FRAME_COUNT_TOLERANCE
+            and rest > max(MISSING_SECONDS, MISSING_INTERVALS * interval, MISSING_INTERVALS * clock.longest)
+        ):
             self.warnings.append(
                 f"{self.name}: declares {declared} frames, {frames} could be read; the file is truncated or damaged, "
                 "or its header is only an estimate"
             )
+            rest = interval
+        duration = clock.time + (rest if rest > 0 else interval)
+        self.info = replace(self.info, duration=duration if self._fps is None else frames / self._fps)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._capture.release()
+
+
+def _measured_rate(path: Path) -> float | None:
+    """Return the average rate of a file's first frames; None if they have no times."""
+    with quiet_opencv():
+        capture = cv2.VideoCapture(opencv_name(path))
+    clock, frames = FileClock(fps=DEFAULT_FPS), 0
+    while frames < MEASURED_FRAMES and capture.grab():
+        clock.tick(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        frames += 1
+    capture.release()
+    return round((frames - 1) / clock.time, 3) if clock.time > 0 else None
 
 
 def opencv_name(address: Path | str) -> str:

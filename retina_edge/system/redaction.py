@@ -58,6 +58,17 @@ def redact_text(text: str) -> str:
     return re.sub(rf"(?i)((?:^|[?&;\s_-]){_SECRET_NAME}\s*=\s*)[^\s&;]+", r"\1***", text)
 
 
+def login_ends_early(address: str) -> bool:
+    """True if a URL has an @ only behind its host: a # ? or / in the password, which ends it, may be the reason.
+
+    Examples:
+        >>> login_ends_early("rtsp://admin:pass#1@camera/live"), login_ends_early("rtsp://admin:pass%231@camera/live")
+        (True, False)
+    """
+    host, *rest = re.split(r"[/?#]", address.partition("://")[2], maxsplit=1)
+    return "@" not in host and "@" in "".join(rest)
+
+
 def is_secret_property(name: str) -> bool:
     """True if the value of a GStreamer property with this name may be secret, such as ``user-pw``.
 

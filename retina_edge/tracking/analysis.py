@@ -66,7 +66,9 @@ class StreamAnalyzer:
         captured = frame.captured_at
         events: list[Event] = []
         for counter in self._counters:
-            events += counter.update(detections, tracks, size=size, timestamp=seconds, captured=captured)
+            events += counter.update(
+                detections, tracks, size=size, timestamp=seconds, captured=captured, position=frame.timestamp
+            )
         return FrameAnalysis(detections, tracks, tuple(events), tuple(counter.tally() for counter in self._counters))
 
 

@@ -14,14 +14,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from retina_edge.detections import Detections
 from retina_edge.tracking.events import Direction, Event, Kind
+from retina_edge.tracking.tracker import Tracks
 from retina_edge.tracking.zones import Line, Point, Region, Zone, warn_if_outside
 
 # Position of an object: the middle of the lower side of its box for views from the side, because there it touches the
@@ -69,6 +69,7 @@ class _Sighting:
     margin: float
     size: tuple[int, int]
     captured: datetime
+    position: float | None
 
 
 @dataclass
@@ -127,11 +128,12 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
     def update(
         self,
         detections: Detections,
-        tracks: npt.NDArray[np.int64],
+        tracks: Tracks,
         *,
         size: tuple[int, int],
         timestamp: float,
         captured: datetime,
+        position: float | None = None,
     ) -> list[Event]:
         """Count the objects of one frame.
 
@@ -139,8 +141,8 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
             detections: detections of the frame.
             tracks: int64 [N], the track of each detection; detections with a track below 0 are not counted.
             size: (height, width) of the frame, pixels; a change of size makes the counter forget all objects.
-            timestamp: time of capture, in seconds of any monotonic clock.
-            captured: time of capture, in UTC.
+            timestamp: time of capture, in seconds of any monotonic clock; for a file, by its own times.
+            captured, position: for the events, time of capture in UTC, and ``timestamp`` of the frame.
 
         Returns:
             The events of this frame: first those of vanished objects, then the others in the order of the detections.
@@ -163,7 +165,7 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
             self._size = size
             self._points = self._region.in_pixels(size)
             warn_if_outside(self._region, size)
-        for sighting in self._sightings(detections, tracks, size, captured):
+        for sighting in self._sightings(detections, tracks, size, captured, position):
             events += self._see(sighting)
         return events
 
@@ -180,7 +182,7 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
         return []
 
     def _sightings(
-        self, detections: Detections, tracks: npt.NDArray[np.int64], size: tuple[int, int], captured: datetime
+        self, detections: Detections, tracks: Tracks, size: tuple[int, int], captured: datetime, position: float | None
     ) -> Iterator[_Sighting]:
         rows = zip(
             tracks.tolist(), detections.names, detections.scores.tolist(), detections.boxes.tolist(), strict=True
@@ -189,7 +191,7 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
             if track >= 0 and (not self._region.classes or name in self._region.classes):
                 point = ((x1 + x2) / 2, y2 if self._anchor == "bottom" else (y1 + y2) / 2)
                 margin = self._hysteresis * min(x2 - x1, y2 - y1)
-                yield _Sighting(track, name, score, (x1, y1, x2, y2), point, margin, size, captured)
+                yield _Sighting(track, name, score, (x1, y1, x2, y2), point, margin, size, captured, position)
 
     def _event(self, kind: Kind, direction: Direction | None, seen: _Sighting) -> Event:
         return Event(
@@ -204,6 +206,7 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
             size=seen.size,
             captured=seen.captured,
             counts=self.tally().counts,
+            timestamp=seen.position,
         )
 
 
@@ -331,18 +334,12 @@ def make_counters(
         >>> [counter.tally().counts for counter in make_counters(regions, stream="yard")]
         [{'in': 0, 'out': 0}]
     """
-    counters: list[ZoneCounter | LineCounter] = []
-    for region in regions:
-        if region.applies_to(stream):
-            if isinstance(region, Zone):
-                counters.append(
-                    ZoneCounter(region, stream=stream, anchor=anchor, hysteresis=hysteresis, gone_seconds=gone_seconds)
-                )
-            else:
-                counters.append(
-                    LineCounter(region, stream=stream, anchor=anchor, hysteresis=hysteresis, gone_seconds=gone_seconds)
-                )
-    return counters
+    options: Any = {"stream": stream, "anchor": anchor, "hysteresis": hysteresis, "gone_seconds": gone_seconds}
+    return [
+        ZoneCounter(region, **options) if isinstance(region, Zone) else LineCounter(region, **options)
+        for region in regions
+        if region.applies_to(stream)
+    ]
 
 
 def _sign(value: float) -> int:

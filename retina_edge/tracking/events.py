@@ -27,8 +27,9 @@ class Event:
         score: score of the detection in ``box``, 0 to 1.
         box: box of the object, xyxy, frame pixels; the last known box if the object vanished inside a zone.
         size: (height, width) of the frame that ``box`` belongs to, pixels.
-        captured: time of capture of that frame, in UTC.
+        captured: time of capture of that frame, in UTC; for a file, the time at which it was read.
         counts: counts of the region, including this event.
+        timestamp: time of that frame in its source, in seconds, as in ``Frame``; None for an image file without a rate.
 
     Raises:
         ValueError: if a crossing has no direction, another event has one, or the time is not in UTC.
@@ -53,6 +54,7 @@ class Event:
     size: tuple[int, int]
     captured: datetime
     counts: Mapping[str, int]
+    timestamp: float | None = None
 
     def __post_init__(self) -> None:
         if self.direction not in (("in", "out") if self.kind == "crossed" else (None,)):
@@ -64,6 +66,7 @@ class Event:
         """Return the event as a dict for ``json.dumps``. The time is ISO 8601 to the millisecond, with Z for UTC."""
         return {
             "time": utc_iso(self.captured),
+            "timestamp": None if self.timestamp is None else round(self.timestamp, 6),
             "stream": self.stream,
             "kind": self.kind,
             "region": self.region,

@@ -24,7 +24,7 @@ def test_videos_end_while_the_disk_has_room_for_their_indices(tmp_path: Path) ->
         videos = {name: VideoSink(disk / f"{name}.mp4", fps=25) for name in ("a", "b")}
         sink = PerStreamSink(videos.__getitem__)
         with pytest.raises(OSError, match=r"No space left on device.*[ab]\.partial\.mp4") as caught:
-            write_all(sink, [noise(index, stream="ab"[index % 2]) for index in range(100)])
+            write_all(sink, [noise(index // 2, stream="ab"[index % 2]) for index in range(100)])
         assert caught.value.errno == errno.ENOSPC
         assert sink.written == ()
         assert sorted(path.name for path in disk.iterdir()) == ["a.partial.mp4", "b.partial.mp4"]

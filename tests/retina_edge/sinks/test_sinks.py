@@ -43,7 +43,7 @@ def test_a_video_has_the_frames_size_and_rate(tmp_path: Path, fps: float) -> Non
     path = tmp_path / "new folder" / "out.mp4"
     with VideoSink(path, fps=fps) as sink:
         for index in range(7):
-            sink.write(result(index, size=(62, 94)))
+            sink.write(result(index, size=(62, 94), fps=fps))
         assert not path.exists()
     count, size, rate = count_frames(path)
     assert (count, size) == (7, (62, 94))

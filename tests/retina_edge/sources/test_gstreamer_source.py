@@ -25,7 +25,7 @@ from retina_edge.sources.gstreamer_source import GStreamerSource, opencv_has_gst
 from retina_edge.sources.opening import open_sources
 from retina_edge.sources.pipeline_text import csi_pipeline, is_live, secrets, shown_pipeline
 from retina_edge.sources.video_source import VideoSource
-from tests.media import write_video
+from tests.media import probed_times, write_timed_video, write_video
 
 RED = [0, 0, 255]
 # Rounding error of the conversion from RGB to YUV and back, in gray levels.
@@ -36,6 +36,7 @@ SILENT = "udpsrc address=127.0.0.1 port=0 ! rawvideoparse"
 needs_gst = pytest.mark.skipif(
     shutil.which("gst-launch-1.0") is None, reason="no gst-launch-1.0: sudo apt-get install gstreamer1.0-tools"
 )
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg: sudo apt-get install ffmpeg")
 
 
 @pytest.fixture(autouse=True)
@@ -434,3 +435,13 @@ def test_an_opencv_with_gstreamer_runs_the_pipeline(monkeypatch: pytest.MonkeyPa
         pass
     with GStreamerSource("gst:filesrc location=a.avi"):
         assert "drop=false" in FakeCapture.opened[0]
+
+
+@needs_gst
+@needs_ffmpeg
+def test_a_file_has_the_times_that_ffprobe_reports(tmp_path: Path) -> None:
+    path = write_timed_video(tmp_path / "a.mkv", [0, 0.04, 0.3, 0.31, 0.5], "-c:v", "mjpeg", "-output_ts_offset", "3")
+    with GStreamerSource(f"filesrc location={path} ! matroskademux ! jpegdec ! videoconvert") as source:
+        assert not source.live
+        assert [frame.timestamp for frame in source] == pytest.approx(probed_times(path), abs=1e-3)
+    assert source.info.fps is None or source.info.fps <= 240

@@ -301,3 +301,26 @@ def test_errors_and_logs_show_no_credentials(
         pass
     assert "127.0.0.1" in str(caught.value)
     assert "secret" not in str(caught.value) + caplog.text + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "rtsp://admin:geh#eim@127.0.0.1:9/live",
+        "rtsp://admin:geh/eim@127.0.0.1:9/live",
+        "rtsp://admin:geh?eim@127.0.0.1:9/live",
+    ],
+)
+def test_a_password_that_ends_the_login_is_an_error_with_the_escapes(address: str) -> None:
+    with (
+        pytest.raises(SourceError, match="write # as %23, / as %2F, \\? as %3F and @ as %40") as error,
+        VideoSource(address),
+    ):
+        pass
+    assert "eim" not in str(error.value)
+
+
+def test_an_address_without_a_login_has_no_such_advice() -> None:
+    with pytest.raises(SourceError) as error, VideoSource("rtsp://127.0.0.1:9/live?a=b"):
+        pass
+    assert "%23" not in str(error.value)

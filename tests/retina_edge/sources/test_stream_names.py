@@ -55,3 +55,25 @@ def test_a_folder_of_images_is_one_stream(tmp_path: Path) -> None:
 def test_invalid_names_and_sources_are_refused(words: list[str]) -> None:
     with pytest.raises(SourceError):
         named_sources(words)
+
+
+@pytest.mark.parametrize("name", ["Küche", "front.door", "front door", "", "x" * 33, "a:b", "кухня"])
+@pytest.mark.parametrize("source", ["rtsp://me:geheim@camera/x", "0", "nowhere.mp4"])
+def test_a_name_with_other_characters_is_refused_with_the_allowed_ones(name: str, source: str) -> None:
+    with pytest.raises(
+        SourceError, match=r"expected a stream name of 1 to 32 letters \(a-z, A-Z\), digits, _ and -"
+    ) as error:
+        named_sources([f"{name}={source}"])
+    assert str(error.value).startswith(repr(name))
+    assert "geheim" not in str(error.value)
+
+
+def test_an_equals_sign_in_a_source_is_no_name(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "tür=1.mp4", count=1)
+    words = [
+        str(video),
+        "http://camera/x?y=1",
+        "gst:v4l2src device=/dev/video0",
+        "videotestsrc pattern=1 ! videoconvert",
+    ]
+    assert len(named_sources(words)) == 4

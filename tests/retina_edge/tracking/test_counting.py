@@ -55,6 +55,7 @@ def feed(
             size=size,
             timestamp=seconds,
             captured=NOON + timedelta(seconds=seconds),
+            position=seconds,
         )
     return events
 
@@ -88,6 +89,7 @@ def test_an_object_enters_and_leaves() -> None:
         size=SIZE,
         captured=NOON + timedelta(seconds=0.2),
         counts={"inside": 1, "entered": 1, "left": 0},
+        timestamp=0.2,
     )
     assert (left.kind, left.box, left.counts) == ("left", (295, 180, 315, 200), {"inside": 0, "entered": 1, "left": 1})
 
@@ -336,6 +338,7 @@ def test_an_event_converts_to_json() -> None:
     (event,) = feed(LineCounter(ACROSS, stream="höf"), [(200, 190), (200.123, 210)])
     assert json.loads(json.dumps(event.to_dict())) == {
         "time": "2024-05-06T12:00:00.100Z",
+        "timestamp": 0.1,
         "stream": "höf",
         "kind": "crossed",
         "region": "door",
