@@ -6,21 +6,15 @@ import errno
 import os
 import re
 import secrets
-import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from engines.core.file_lock import lock
+from engines.core.file_lock import is_left, lock, open_exclusively
 
 # Errors of a disk, whose messages do not name the file.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-# A temporary file that is neither locked nor as young as this, in seconds, was left by a process that was killed.
-LEFT_SECONDS = 1.0
-# The same on systems without locks.
-LEFT_SECONDS_WITHOUT_LOCKS = 3600.0
 # Characters of the target's name in the name of its temporary file; file systems limit a name to 255 bytes.
 _NAME_LENGTH = 50
 
@@ -73,27 +67,6 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def open_exclusively(path: Path) -> BinaryIO:
-    """Create a file and open it for writing. A file or a link of this name is an error, and is not followed.
-
-    Files of the module tempfile are readable by their owner only; this file is readable as the umask allows.
-
-    Raises:
-        FileExistsError: if there is something of this name.
-        OSError: if the file cannot be created.
-
-    Examples:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder, open_exclusively(Path(folder, "a")) as file:
-        ...     file.write(b"new")
-        3
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):  # not on every system
-        flags |= getattr(os, name, 0)
-    return os.fdopen(os.open(path, flags, 0o666), "wb")
-
-
 def _prefix(path: Path) -> str:
     return f".{path.name[:_NAME_LENGTH]}."
 
@@ -103,19 +76,5 @@ def _remove_leftovers(path: Path) -> None:
     pattern = re.compile(re.escape(_prefix(path)) + r"\d+-[0-9a-f]{16}\.tmp")
     with suppress(OSError):  # they only take space
         for file in path.parent.iterdir():
-            if pattern.fullmatch(file.name) and _is_left(file):
+            if pattern.fullmatch(file.name) and is_left(file):
                 file.unlink()
-
-
-def _is_left(file: Path) -> bool:
-    """True if no process writes to a temporary file any more."""
-    status = file.lstat()
-    age = time.time() - status.st_mtime
-    if not stat.S_ISREG(status.st_mode) or age < LEFT_SECONDS:
-        return False
-    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-    try:
-        locked = lock(descriptor)
-        return age > LEFT_SECONDS_WITHOUT_LOCKS if locked is None else locked
-    finally:
-        os.close(descriptor)

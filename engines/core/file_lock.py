@@ -1,6 +1,20 @@
-"""Locks on open files, which tell the programs that write a file apart from those that were killed."""
+"""Files that belong to one process: created anew, and locked while it writes them.
+
+The lock tells a process that still writes a file apart from one that was killed. It ends with the process.
+"""
 
 from __future__ import annotations
+
+import os
+import stat
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+# A temporary file that is neither locked nor as young as this, in seconds, was left by a process that was killed.
+LEFT_SECONDS = 1.0
+# The same on systems without locks.
+LEFT_SECONDS_WITHOUT_LOCKS = 3600.0
 
 
 def lock(descriptor: int) -> bool | None:
@@ -30,3 +44,66 @@ def lock(descriptor: int) -> bool | None:
     except (ImportError, OSError):  # Windows, or for instance some network file systems
         return None
     return True
+
+
+def open_exclusively(path: Path) -> BinaryIO:
+    """Create a file and open it for writing. A file or a link of this name is an error, and is not followed.
+
+    Files of the module tempfile are readable by their owner only; this file is readable as the umask allows.
+
+    Raises:
+        FileExistsError: if there is something of this name.
+        OSError: if the file cannot be created.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, open_exclusively(Path(folder, "a")) as file:
+        ...     file.write(b"new")
+        3
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):  # not on every system
+        flags |= getattr(os, name, 0)
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def claim(path: Path) -> BinaryIO:
+    """Create a file that only this process writes, until it is closed. What a killed process left there is replaced.
+
+    Raises:
+        FileExistsError: if another process writes this file.
+        OSError: if the file cannot be created.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, claim(Path(folder, "a.partial.mp4")):
+        ...     os.listdir(folder)
+        ['a.partial.mp4']
+    """
+    try:
+        file = open_exclusively(path)
+    except FileExistsError:
+        if not path.is_symlink() and not is_left(path):
+            raise
+        path.unlink()
+        file = open_exclusively(path)
+    lock(file.fileno())
+    return file
+
+
+def is_left(file: Path) -> bool:
+    """True if no process writes a file any more that was locked while it was written.
+
+    Raises:
+        OSError: if the file cannot be examined.
+    """
+    status = file.lstat()
+    age = time.time() - status.st_mtime
+    if not stat.S_ISREG(status.st_mode) or age < LEFT_SECONDS:
+        return False
+    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        locked = lock(descriptor)
+        return age > LEFT_SECONDS_WITHOUT_LOCKS if locked is None else locked
+    finally:
+        os.close(descriptor)

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
+from engines.core.file_lock import claim, is_left
 from retina_edge.pipeline.result import Result
 from retina_edge.sinks.sink import Sink
 from retina_edge.sinks.video_sink import MAX_STILL_SECONDS, VideoSink, partial_path
 
-# Length of a segment in seconds. A power cut costs the current segment.
+# Length of a segment in seconds.
 SEGMENT_SECONDS = 600.0
+# Matroska, because the file can be played up to the last second if the process is killed; an MP4 could not be.
+SUFFIX = ".mkv"
+
+logger = logging.getLogger(__name__)
 
 
 class RecordingSink(Sink):
-    """A sink that writes annotated videos, named by stream and start in UTC: ``NAME-20261126T070000Z.mp4``.
+    """A sink that writes annotated videos, named by stream and start in UTC: ``NAME-20261126T070000Z.mkv``.
 
-    A new video begins every ten minutes, after a gap of more than ten seconds, and when the frame size changes.
+    A new video begins every ten minutes, after a gap of more than ten seconds, and when the frame size changes. The
+    segment that a killed process has left is kept as a whole one when the sink is entered.
 
     Args:
         folder: path of the folder; created if it does not exist.
@@ -30,6 +41,23 @@ class RecordingSink(Sink):
         self._size = (0, 0)
         self._began = self._latest = 0.0
 
+    def __enter__(self) -> Sink:
+        pattern = re.compile(re.escape(self._name) + r"-\d{8}T\d{6}Z(-\d+)?\.partial\.mkv")
+        with suppress(OSError):  # the folder may not exist yet, and another process may keep the segment
+            for file in self._folder.iterdir():
+                if pattern.fullmatch(file.name) and is_left(file):
+                    self._keep(file)
+        return self
+
+    def _keep(self, file: Path) -> None:
+        """Give a segment that was left its final name; remove an empty one."""
+        if file.stat().st_size == 0:
+            file.unlink()
+            return
+        whole = file.with_name(file.name.replace(".partial", ""))
+        os.replace(file, whole)
+        logger.warning("%s: recovered from a process that was killed", whole)
+
     def write(self, result: Result) -> None:
         captured, size = result.frame.captured, result.frame.image.shape[:2]
         if self._video is not None and (
@@ -39,16 +67,24 @@ class RecordingSink(Sink):
         ):
             self._finish()
         if self._video is None:
-            self._video = VideoSink(self._unused(f"{result.frame.captured_at:%Y%m%dT%H%M%SZ}"), fps=self._fps)
+            path, claimed = self._unused(f"{result.frame.captured_at:%Y%m%dT%H%M%SZ}")
+            self._video = VideoSink(path, fps=self._fps, claimed=claimed)
             self._size, self._began = size, captured
         self._latest = captured
         self._video.write(result)
 
-    def _unused(self, moment: str) -> Path:
-        path, number = self._folder / f"{self._name}-{moment}.mp4", 2
-        while path.exists() or partial_path(path).exists():  # a partial video stays after an error
-            path, number = self._folder / f"{self._name}-{moment}-{number}.mp4", number + 1
-        return path
+    def _unused(self, moment: str) -> tuple[Path, BinaryIO]:
+        """Return a path that no other video has, and its partial file, which no other process can take."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = self._folder / f"{self._name}-{moment}{'' if number == 1 else f'-{number}'}{SUFFIX}"
+            number += 1
+            # A partial video stays after an error.
+            if path.exists() or partial_path(path).exists():
+                continue
+            with suppress(FileExistsError):
+                return path, claim(partial_path(path))
 
     def _finish(
         self,

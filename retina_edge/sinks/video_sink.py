@@ -11,11 +11,13 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 
 from engines.core.errors import SinkError
+from engines.core.file_lock import claim
 from engines.core.letterbox import BgrImage
 from retina_edge.imaging.opencv_log import quiet_opencv
 from retina_edge.pipeline.result import Result
@@ -45,8 +47,9 @@ class VideoSink(Sink):
 
     FFmpeg would cut off the last row or column of an odd size, because the color planes of a video have half the size.
     This sink repeats the row or column instead. The file is written as ``NAME.partial.mp4`` and renamed at the end.
-    After an error, the partial file stays and can be played up to the error. A disk with less than ``RESERVED_BYTES``
-    bytes of free space counts as full, which is an error.
+    After an error, the partial file stays and can be played up to the error. A process that is killed leaves a partial
+    MP4 without an index, which cannot be played; a Matroska file (``.mkv``) can be, up to the last second. A disk with
+    less than ``RESERVED_BYTES`` bytes of free space counts as full, which is an error.
 
     The rate of the video is constant, and its frames are chosen by time: each one shows the newest frame of the source
     whose time is not more than half an interval later. A frame is repeated until the next one is due, and of several
@@ -54,10 +57,11 @@ class VideoSink(Sink):
     file's frame is that in the file; the time of a live stream's frame is that of its capture.
 
     Args:
-        path: path of the video, ending in .mp4; an older file is overwritten at the end.
+        path: path of the video, ending in .mp4 or .mkv; an older file is overwritten at the end.
         fps: frames per second; None for 25.
         duration: called at the end; returns the seconds from the first frame of the source to the end of its last one,
             or None if the last frame lasts one interval.
+        claimed: the partial file, if it was claimed already.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -73,10 +77,17 @@ class VideoSink(Sink):
     # A second file would lack the beginning and still look complete.
     resumable = False
 
-    def __init__(self, path: Path, *, fps: float | None, duration: Callable[[], float | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fps: float | None,
+        duration: Callable[[], float | None] = lambda: None,
+        claimed: BinaryIO | None = None,
+    ) -> None:
         self.path = path
         self.frames = 0
-        self._partial = partial_path(path)
+        self._partial, self._claimed = partial_path(path), claimed
         self._fps = written_rate(fps or DEFAULT_FPS)
         self._duration = duration
         self._writer: cv2.VideoWriter | None = None
@@ -140,23 +151,45 @@ class VideoSink(Sink):
             name = opencv_name(self._partial)
         except UnicodeEncodeError as error:
             raise SinkError(f"{self.path}: the name is not UTF-8, which OpenCV needs; use another name") from error
-        self._partial.touch()  # raises an OSError that names the file if the folder is not writable
+        if self._claimed is None:
+            self._claimed = self._claim()
         for codec in CODECS:
             with quiet_opencv():
                 writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*codec), self._fps, size, isColor=True)
             if writer.isOpened():
                 return writer
         self._partial.unlink()
+        self._release()
         raise SinkError(
             f"{self.path}: this OpenCV cannot write {size[0]}x{size[1]} pixels at {self._fps:g} frames per second with "
             f"any of {', '.join(CODECS)}; check with retina-edge doctor whether OpenCV has FFmpeg"
         )
 
+    def _claim(self) -> BinaryIO:
+        """Create the partial file, so that no other process writes it."""
+        try:
+            return claim(self._partial)
+        except FileExistsError as error:
+            raise SinkError(f"{self.path}: another process writes this video; end it, or use another name") from error
+
+    def _release(self) -> None:
+        if self._claimed is not None:
+            self._claimed.close()
+            self._claimed = None
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._writer is None:
+            self._release()
             return
+        try:
+            self._finish(kind)
+        finally:
+            self._release()
+
+    def _finish(self, kind: type[BaseException] | None) -> None:
+        assert self._writer is not None
         duration = self._duration() if kind is None else None
         end = self._number + 1 if duration is None else max(self._number + 1, self._number_at(duration))
         try:
@@ -176,7 +209,7 @@ class VideoSink(Sink):
     def _publish(self) -> None:
         # OpenCV does not report a failed write. Opening the video would reveal one, but OpenCV opens one source at a
         # time, and a camera that hangs would hold up this sink.
-        if not _has_index(self._partial):
+        if self.path.suffix.lower() == ".mp4" and not _has_index(self._partial):
             raise SinkError(f"{self._partial}: the video is cut off and cannot be played; check the space on the disk")
         os.replace(self._partial, self.path)
         self.written = (self.path,)
@@ -204,7 +237,7 @@ def partial_path(path: Path) -> Path:
         >>> partial_path(Path("yard.mp4")).name
         'yard.partial.mp4'
     """
-    return path.with_suffix(".partial.mp4")
+    return path.with_suffix(f".partial{path.suffix}")
 
 
 def _has_index(path: Path) -> bool:

@@ -149,8 +149,8 @@ def test_a_camera_is_recorded(model: Path, tmp_path: Path) -> None:
             until(lambda: serving.streams()["clip"]["state"] == "ended")
             returned, errors = serving.end(signal.SIGTERM)
     assert returned == 0, errors
-    (recording,) = saved.glob("cam-*.mp4")
-    assert re.fullmatch(r"cam-\d{8}T\d{6}Z\.mp4", recording.name)
+    (recording,) = saved.glob("cam-*.mkv")
+    assert re.fullmatch(r"cam-\d{8}T\d{6}Z\.mkv", recording.name)
     times = [
         datetime.fromisoformat(record["captured"].replace("Z", "+00:00")).timestamp()
         for record in map(json.loads, lines.read_text().splitlines())

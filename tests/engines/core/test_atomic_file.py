@@ -88,7 +88,7 @@ def test_the_next_run_removes_what_a_killed_process_left(tmp_path: Path, monkeyp
     path = tmp_path / "b.bin"
     subprocess.run([sys.executable, "-c", code, str(path)], check=False)
     (left,) = tmp_path.iterdir()
-    monkeypatch.setattr("engines.core.atomic_file.LEFT_SECONDS", 0.0)
+    monkeypatch.setattr("engines.core.file_lock.LEFT_SECONDS", 0.0)
     other = tmp_path / ".c.bin.1-0123456789abcdef.tmp"  # of another file
     other.touch()
     with atomic_file(path) as first:

@@ -171,7 +171,7 @@ def test_writing_continues_when_a_full_disk_gets_room(tmp_path: Path, clock: lis
                 lines.write(result(index))
                 recordings.write(noise(index))
             assert [sink.failing for sink in (lines, recordings)] == [False, False]
-        assert sorted(path.suffixes[0] for path in disk.glob("yard-*")) == [".mp4", ".partial"]
+        assert sorted(path.suffixes[0] for path in disk.glob("yard-*")) == [".mkv", ".partial"]
         (complete,) = (path for path in disk.glob("yard-*") if ".partial" not in path.name)
         assert count_frames(complete)[0] == 2
         frames = [json.loads(line)["frame"] for line in (disk / "o.jsonl").read_text().splitlines()]

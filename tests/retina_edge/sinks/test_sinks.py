@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 
 from engines.core.errors import SinkError
+from engines.core.file_lock import LEFT_SECONDS
 from retina_edge import Detections
 from retina_edge.imaging.image_file import read_image, write_image
 from retina_edge.imaging.opencv_log import _log_level_setter, quiet_opencv
@@ -36,6 +40,8 @@ from tests.media import count_frames, write_patch_image, write_video
 from tests.results import result
 from tests.retina_edge.sinks.recorder import write_all
 from tests.stand_in import patch_frame
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("fps", [25.0, 12.5, 29.97, 59.94005994, 119.88, 7.3])
@@ -430,15 +436,86 @@ def test_a_recording_is_cut_into_segments(tmp_path: Path, monkeypatch: pytest.Mo
             sink.write(live(index, index / 10))
         sink.write(live(25, 2.5, size=(32, 32)))  # another resolution
         sink.write(live(26, 13.0, size=(32, 32)))  # after a gap
-        assert len(list(tmp_path.glob("r/*.partial.mp4"))) == 1  # the other segments are complete
+        assert len(list(tmp_path.glob("r/*.partial.mkv"))) == 1  # the other segments are complete
     segments = {path.name: count_frames(path)[:2] for path in (tmp_path / "r").iterdir()}
     assert segments == {
-        "yard-20261126T070000Z.mp4": (20, (64, 96)),
-        "yard-20261126T070001Z.mp4": (5, (64, 96)),
-        "yard-20261126T070002Z.mp4": (1, (32, 32)),
-        "yard-20261126T070003Z.mp4": (1, (32, 32)),
+        "yard-20261126T070000Z.mkv": (20, (64, 96)),
+        "yard-20261126T070001Z.mkv": (5, (64, 96)),
+        "yard-20261126T070002Z.mkv": (1, (32, 32)),
+        "yard-20261126T070003Z.mkv": (1, (32, 32)),
     }
     assert sink.written == (tmp_path / "r",)
+
+
+def test_the_segment_of_a_killed_process_can_be_played_and_is_kept_by_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = (
+        "import os, signal, sys\nimport numpy as np\nfrom dataclasses import replace\nfrom pathlib import Path\n"
+        "from retina_edge.sinks.recording_sink import RecordingSink\n"
+        "from tests.retina_edge.sinks.test_sinks import live\n"
+        "sink, generator = RecordingSink(Path(sys.argv[1]), 'yard', fps=10), np.random.default_rng(0)\n"
+        "for index in range(300):\n"
+        "    made = live(index, index / 10, size=(240, 320))\n"
+        "    made.frame.image[:] = generator.integers(0, 255, made.frame.image.shape, np.uint8)\n"
+        "    sink.write(made)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
+    (partial,) = tmp_path.iterdir()
+    assert partial.name.endswith(".partial.mkv")
+    time.sleep(LEFT_SECONDS)
+    (tmp_path / "other-20261126T070000Z.partial.mkv").touch()  # of another stream
+    with RecordingSink(tmp_path, "yard", fps=10):
+        pass
+    whole = partial.with_name(partial.name.replace(".partial", ""))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other-20261126T070000Z.partial.mkv", whole.name]
+    assert "recovered from a process that was killed" in caplog.text
+    capture, frames = cv2.VideoCapture(str(whole)), 0
+    while capture.read()[0]:
+        frames += 1
+    assert frames > 250
+
+
+def test_two_recordings_that_begin_in_the_same_second_are_both_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = datetime(2026, 11, 26, 7, 0, 0, tzinfo=timezone.utc)
+    monkeypatch.setattr(Frame, "captured_at", property(lambda _frame: moment))
+    with RecordingSink(tmp_path, "yard", fps=10) as one, RecordingSink(tmp_path, "yard", fps=10) as other:
+        for index in range(4):
+            one.write(live(index, index / 10))
+            other.write(live(index, index / 10, size=(32, 32)))
+    sizes = {path.name: count_frames(path)[1] for path in tmp_path.iterdir()}
+    assert sizes == {"yard-20261126T070000Z.mkv": (64, 96), "yard-20261126T070000Z-2.mkv": (32, 32)}
+
+
+def test_a_video_that_another_program_writes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    with VideoSink(path, fps=25) as first:
+        first.write(result(0))
+        second = VideoSink(path, fps=25)
+        with pytest.raises(SinkError, match="another process writes this video; end it, or use another name"):
+            second.write(result(0))
+        second.__exit__(None, None, None)
+        first.write(result(1))
+    assert count_frames(path)[0] == 2
+
+
+def test_a_link_under_the_name_of_the_partial_video_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "out.partial.mp4").symlink_to(victim)
+    write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result(0)])
+    assert victim.read_text() == "precious"
+    assert count_frames(tmp_path / "out.mp4")[0] == 1
+
+
+def test_a_partial_video_of_a_killed_process_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.core.file_lock.LEFT_SECONDS", 0.0)
+    (tmp_path / "out.partial.mp4").write_bytes(b"half")
+    write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result(0)])
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
 def test_each_stream_gets_a_sink_which_closes_when_the_stream_ends(tmp_path: Path) -> None:
