@@ -181,7 +181,9 @@ class VideoSink(Sink):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._writer is None:
-            self._release()
+            if self._claimed is not None:  # no frame was written
+                self._partial.unlink(missing_ok=True)
+                self._release()
             return
         try:
             self._finish(kind)

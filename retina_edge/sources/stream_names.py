@@ -111,7 +111,7 @@ def with_bit_depth(named: Mapping[str, Callable[[], Source]], bit_depth: int) ->
 
     Examples:
         >>> from retina_edge.assets import FOREST
-        >>> with_bit_depth(named_sources([str(FOREST)]), 12)["forest"]().bit_depth
+        >>> with_bit_depth(named_sources([str(FOREST)]), 12)["images"]().bit_depth
         12
     """
 

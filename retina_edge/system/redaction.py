@@ -18,7 +18,7 @@ _SECRET_NAME = r"(?:pass(?:word|wd|phrase)?|pwd|tokens?|secret|api[-_]?key|auth|
 # user:password@ in a URL, also inside a GStreamer pipeline. The password may contain a slash that should be escaped.
 _USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*@")
 # user:password@ without a scheme, as a typing error leaves it.
-_BARE_USERINFO = re.compile(r"[^\s/@:]+:[^\s@]+@(?=\S)")
+_BARE_USERINFO = re.compile(r"[^\s/@:]+:(?!//)[^\s@]+@(?=\S)")
 _SECRET_VALUE = re.compile(rf"(?:^|[?&;\s_-]){_SECRET_NAME}\s*=\s*\S", re.IGNORECASE)
 _SECRET_OPTION = re.compile(rf"--(?:[a-z0-9]+-)*{_SECRET_NAME}", re.IGNORECASE)
 

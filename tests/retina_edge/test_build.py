@@ -212,7 +212,7 @@ def test_an_unusable_calibration_set_is_refused(
         assert files_beside(engine) == []
 
     refused(folder, f"{folder}: expected images to calibrate with, found none")
-    refused(tmp_path / "nowhere", "nowhere: expected a folder of images or a COCO file ending in .json")
+    refused(tmp_path / "nowhere", "nowhere: expected a folder of images, a COCO file ending in .json, or")
     refused(tmp_path / "nowhere.json", "nowhere.json: cannot be read (No such file or directory)")
     for number, file in enumerate(sorted((treecrowns / "images").iterdir())[:7]):
         shutil.copy(file, folder / f"{number}.jpg")

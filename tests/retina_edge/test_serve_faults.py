@@ -168,7 +168,8 @@ def test_damaged_files_do_not_affect_good_ones(
     indices = {name: [record["frame"] for record in results if record["stream"] == name] for name in names}
     for name, frames in indices.items():
         assert frames == list(range(len(frames)))
-        assert not frames or count_frames(saved / f"{name}.mp4")[0] == len(frames)
+        # The last frame is shown to the end that the file declares.
+        assert not frames or len(frames) <= count_frames(saved / f"{name}.mp4")[0] <= 2 * FRAMES
     assert [len(indices[name]) for name in ("a", "b", "behind", "noise", "empty")] == [FRAMES, FRAMES, 0, 0, 0]
     assert 0 < len(indices["front"]) < 2 * FRAMES
     assert 0 < len(indices["pieces"]) < 2 * FRAMES

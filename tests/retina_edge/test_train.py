@@ -110,7 +110,7 @@ def test_anchors_auto_chooses_anchors_that_fit_the_data(
 ) -> None:
     run = "--epochs 1 --batch 2 --workers 0 --anchors auto".split()
     assert main(arguments(tiny_coco, treecrowns, tmp_path / "model.pt", *run)) == 0
-    boxes = input_boxes(load_dataset(tiny_coco, None), (96, 128))
+    boxes = input_boxes(load_dataset(tiny_coco, need_images=False), (96, 128))
     fit = suggest_anchors(boxes, (96, 128), (32.0, 64.0, 128.0), (0.5, 1.0, 2.0))
     assert fit.anchor_sizes[0] < 16  # trees are small in so small an input
     sizes = " ".join(f"{size:g}" for size in fit.anchor_sizes)

@@ -48,7 +48,7 @@ def new_threads() -> Iterator[NewThreads]:
 def use_sources(monkeypatch: pytest.MonkeyPatch, **sources: Made) -> None:
     """Stream from sources that a test makes up."""
     made = {name: (lambda source=source: source) for name, source in sources.items()}
-    monkeypatch.setattr(frame_stream, "named_sources", lambda _names: made)
+    monkeypatch.setattr(frame_stream, "named_sources", lambda _names, **_: made)
 
 
 def test_every_frame_of_a_video_comes_in_order(video: Path) -> None:
@@ -271,7 +271,7 @@ def test_an_empty_name_and_no_source_are_refused_at_the_call() -> None:
 
 
 def test_the_index_of_a_camera_may_come_from_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frame_stream, "named_sources", lambda names: {f"camera{names[0]}": lambda: Made(count=1)})
+    monkeypatch.setattr(frame_stream, "named_sources", lambda names, **_: {f"camera{names[0]}": lambda: Made(count=1)})
     (item,) = detector().stream(np.int64(0))  # type: ignore[arg-type]
     assert item.stream == "camera0"
 
