@@ -69,11 +69,14 @@ def coco_images(path: Path) -> list[Path]:
         >>> len(coco_images(Path("tests/data/treecrowns/val.json")))
         16
     """
-    records = _by_id(path, "images", _read_json(path, ("images",))["images"], ("file_name",))
-    names = {image_id: _file_name(path, image_id, record) for image_id, record in records.items()}
+    names = []
+    for index, record in enumerate(_read_json(path, ("images",))["images"]):
+        if not isinstance(record, dict) or "file_name" not in record:
+            raise DataError(f"{path}: images[{index}]: expected an object with file_name, got {shown(record)}")
+        names.append(_file_name(path, index, record))
     if not names:
         raise DataError(f"{path}: expected images, found none")
-    return _files(path, None, list(names.values()))
+    return _files(path, None, names)
 
 
 def _read_json(path: Path, lists: Sequence[str]) -> dict[str, Any]:

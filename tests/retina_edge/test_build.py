@@ -213,19 +213,17 @@ def test_an_unusable_calibration_set_is_refused(
 
     refused(folder, f"{folder}: expected images to calibrate with, found none")
     refused(tmp_path / "nowhere", "nowhere: expected a folder of images, a COCO file ending in .json, or")
-    refused(tmp_path / "nowhere.json", "nowhere.json: cannot be read (No such file or directory)")
+    refused(tmp_path / "nowhere.json", "nowhere.json: expected a COCO JSON file, found no file")
     for number, file in enumerate(sorted((treecrowns / "images").iterdir())[:7]):
         shutil.copy(file, folder / f"{number}.jpg")
     shutil.copy(folder / "0.jpg", folder / "copy.jpg")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8")
     refused(folder, "got 7; 1 unreadable, skipped: broken.jpg; 1 duplicate, skipped: copy.jpg")
     for content, message in (
-        ("{", "expected a COCO file with images and their file_name"),
-        ("[]", "expected a COCO file with images and their file_name"),
-        (
-            '{"images": [{"file_name": "gone.jpg"}]}',
-            "expected the image gone.jpg beside it or in images/, found no such file",
-        ),
+        ("{", "expected COCO JSON, got text that cannot be parsed"),
+        ("[]", "expected a COCO file, an object with images as lists; images is missing or not a list"),
+        ('{"images": [{}]}', "images[0]: expected an object with file_name, got {}"),
+        ('{"images": [{"file_name": "gone.jpg"}]}', "expected images such as gone.jpg in one of"),
     ):
         (tmp_path / "coco.json").write_text(content)
         refused(tmp_path / "coco.json", message)
