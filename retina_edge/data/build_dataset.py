@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -168,7 +167,7 @@ def _check_units(records: Records, boxes: Sequence[BoxRecord]) -> None:
 def _in_pixels(box: BoxRecord, size: tuple[int, int] | None) -> BoxRecord:
     height, width = size or (0, 0)
     bbox = [value * side for value, side in zip(box.bbox, (width, height, width, height), strict=True)]
-    return dataclasses.replace(box, bbox=bbox)
+    return box._replace(bbox=bbox)
 
 
 def _bad_box(records: Records, box: BoxRecord, size: tuple[int, int], problem: str) -> str:

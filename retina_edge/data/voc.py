@@ -88,7 +88,7 @@ def read_voc(folder: Path, files: Sequence[Path], images: Path | None) -> Record
         )
     order = sorted(names)
     new_labels = [order.index(name) for name in names]
-    ordered = tuple(BoxRecord(box.where, box.image, new_labels[box.label], box.bbox, crowd=box.crowd) for box in boxes)
+    ordered = tuple(box._replace(label=new_labels[box.label]) for box in boxes)
     return Records(folder, tuple(order), tuple(range(1, len(order) + 1)), tuple(records), ordered, tuple(files))
 
 
