@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 from engines.core.errors import MissingDependencyError, RetinaEdgeError
@@ -23,11 +22,8 @@ from retina_edge.pipeline.result import Result
 from retina_edge.system.console import Console
 from retina_edge.system.worker import Worker
 
-# When the server shuts down, it waits this many seconds for viewers to disconnect.
-SHUTDOWN_SECONDS = 2
 # Seconds that one batch may take in the detector. After that the process ends, so that systemd can restart it.
 HANG_TIMEOUT = 60.0
-MAX_CONNECTIONS = 100
 
 
 def build_parser() -> StreamParser:
@@ -91,11 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(args: argparse.Namespace) -> int:
     try:
-        import uvicorn
-
         from retina_edge.web.access import is_loopback
         from retina_edge.web.app import create_app
         from retina_edge.web.event_log import EventLog
+        from retina_edge.web.server import WebServer
     except ImportError as error:
         raise MissingDependencyError(f"serve needs a web server ({error}): pip install 'retina-edge[serve]'") from error
     if args.token is not None and not re.fullmatch(r"[!-~]{8,}", args.token):
@@ -145,22 +140,7 @@ def _serve(args: argparse.Namespace) -> int:
             healthy=lambda: worker.running and not stop.requested,
             outputs=outputs.status,
         )
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                host=args.host,
-                port=args.port,
-                log_level="warning",
-                lifespan="off",  # unused, and prints a traceback if a second Ctrl-C interrupts it
-                access_log=False,  # for the privacy of viewers
-                server_header=False,
-                limit_concurrency=MAX_CONNECTIONS,
-                timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-                ws_max_size=1024,
-            )
-        )
-        # The server's own handler raises the signal again, which would end the process before files are closed.
-        server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
+        server = WebServer(app)
         host = f"[{args.host}]" if ":" in args.host else args.host
         console.print(f"http://{host}:{listening.getsockname()[1]}/", highlight=False, markup=False)
         if generated:

@@ -216,7 +216,9 @@ class Stream:
             fps=round((len(times) - 1) / span, 2) if len(times) > 1 else 0.0,
             latency_p50=_quantile(ages, 0.5),
             latency_p95=_quantile(ages, 0.95),
-            objects=dict(Counter(latest.detections.names)) if latest and self.state is State.ONLINE else {},
+            objects=dict(Counter(map(printable, latest.detections.names)))
+            if latest and self.state is State.ONLINE
+            else {},
         )
 
 

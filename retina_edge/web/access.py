@@ -13,6 +13,8 @@ from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from retina_edge.web.connections import client_wait
+
 COOKIE = "retina_edge_token"
 LOGIN = "/login"
 # Served without the token: the login page has to load before it can ask for the token, and supervisors check the
@@ -96,17 +98,27 @@ class AccessControl:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        refusal = self._refusal(scope, headers)
-        if refusal is None and scope["type"] == "http" and scope["path"] == LOGIN and scope["method"] == "POST":
-            refusal = await self._log_in(receive)
-        if refusal is not None:
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008})
-            else:
-                await refusal(scope, receive, _with_headers(send))
+        refusal = self._refusal(scope, Headers(scope=scope))
+        if scope["type"] == "websocket":
+            with client_wait(scope).answering():
+                if refusal is None:
+                    await self._app(scope, receive, send)
+                else:
+                    await send({"type": "websocket.close", "code": 1008})
             return
-        await self._app(scope, _bounded(receive), _with_headers(send))
+        body = b""
+        if refusal is None:
+            # Read the body before the application does: until the request is complete, its time is limited.
+            received = await _body(receive)
+            if received is None:
+                return
+            body = received
+            if len(body) > MAX_BODY_BYTES:
+                refusal = _too_large()
+            elif scope["path"] == LOGIN and scope["method"] == "POST":
+                refusal = self._log_in(body)
+        with client_wait(scope).answering():
+            await (refusal or self._app)(scope, _replayed(body, receive), _with_headers(send))
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         """Return the response that refuses a request, or None if the request may pass."""
@@ -124,7 +136,7 @@ class AccessControl:
             return _problem(403, "expected a request from this server's own page")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
-            return _problem(413, f"body: expected at most {MAX_BODY_BYTES} bytes")
+            return _too_large()
         method = scope.get("method", "GET")
         if scope["path"] not in OPEN_PATHS and not self._authorized(headers):
             if ("authorization" in headers or COOKIE in headers.get("cookie", "")) and not self._guesses.take():
@@ -149,13 +161,8 @@ class AccessControl:
         # Compare bytes, because compare_digest accepts only ASCII in a str.
         return secrets.compare_digest(given.encode(errors="replace"), (self._token or "").encode())
 
-    async def _log_in(self, receive: Receive) -> Response:
+    def _log_in(self, body: bytes) -> Response:
         """Answer the login form: set the cookie if the given token is right, else show the form again."""
-        body, more = b"", True
-        while more and len(body) <= MAX_BODY_BYTES:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
         given = parse_qs(body.decode(errors="replace")).get("token", [""])[0].strip()
         if self._token is None or not self._is_token(given):
             # Only wrong tokens are limited, so that guessing cannot lock out a user who has the right one.
@@ -172,19 +179,32 @@ def _problem(status: int, detail: str) -> Response:
     return JSONResponse({"detail": detail}, status)
 
 
-def _bounded(receive: Receive) -> Receive:
-    """Disconnect when a body exceeds the limit, because its Content-Length may be missing or wrong."""
-    seen = 0
+def _too_large() -> Response:
+    """Return the response to a request with too large a body."""
+    return _problem(413, f"body: expected at most {MAX_BODY_BYTES} bytes")
 
-    async def bounded() -> Message:
-        nonlocal seen
+
+async def _body(receive: Receive) -> bytes | None:
+    """Return the body of a request, up to the message that exceeds the limit; None if the client disconnects."""
+    body, more = b"", True
+    while more and len(body) <= MAX_BODY_BYTES:
         message = await receive()
-        seen += len(message.get("body", b"")) if message["type"] == "http.request" else 0
-        if seen > MAX_BODY_BYTES:
-            return {"type": "http.disconnect"}
-        return message
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
 
-    return bounded
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Receive a body that has been read already, and then what follows."""
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def replayed() -> Message:
+        message = next(messages, None)
+        return await receive() if message is None else message
+
+    return replayed
 
 
 def _with_headers(send: Send) -> Send:

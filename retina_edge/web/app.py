@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Path, Query, Response, WebSocket
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi import FastAPI, HTTPException, Path, Query, Request, Response, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
 
 from engines.core.errors import RetinaEdgeError
@@ -61,7 +62,14 @@ def create_app(
         healthy: function that returns True while the pipeline runs.
         outputs: function that returns the status of every output; by default there are no outputs.
     """
-    app = _Api(title="retina_edge", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app = _Api(
+        title="retina_edge",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        exception_handlers={RequestValidationError: _invalid},
+    )
     files = {name: (importlib.resources.files(__package__) / "page" / name).read_bytes() for name in PAGE}
     previews = {stream.name: Preview(stream) for stream in pipeline.streams}
     viewers = ViewerLimit(live_video.MAX_VIEWERS)
@@ -74,10 +82,12 @@ def create_app(
             raise HTTPException(404, f"no stream has this name; the streams are {', '.join(previews)}")
         return previews[name]
 
-    not_found: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
+    invalid: dict[int | str, dict[str, Any]] = {422: {"model": Problem}}
+    not_found: dict[int | str, dict[str, Any]] = {404: {"model": Problem}, **invalid}
 
+    # Routes that are open without the token are coroutines: they must not wait for a thread.
     @app.get("/healthz", responses={503: {"model": dict[str, Any]}})
-    def healthz(response: Response) -> dict[str, Any]:
+    async def healthz(response: Response) -> dict[str, Any]:
         """Return the health of the pipeline, with status 503 if it has stopped, and the number of streams online."""
         ok = healthy()
         response.status_code = 200 if ok else 503
@@ -138,7 +148,7 @@ def create_app(
         """Return the status of every output: files for results, and receivers of events."""
         return outputs()
 
-    @app.get("/api/events")
+    @app.get("/api/events", responses=invalid)
     def last_events(
         limit: Annotated[int, Query(ge=1, le=100, description="largest number of events")] = 20,
     ) -> list[dict[str, Any]]:
@@ -164,7 +174,7 @@ def create_app(
         """Return the score threshold: detections below it are neither shown nor sent to outputs."""
         return Score(score=pipeline.score)
 
-    @app.put("/api/score", responses={400: {"model": Problem}, 429: {"model": Problem}})
+    @app.put("/api/score", responses={400: {"model": Problem}, 429: {"model": Problem}, **invalid})
     def set_score(requested: Score) -> Score:
         """Set the score threshold, from the next result on."""
         try:
@@ -182,7 +192,7 @@ def create_app(
         return Response(files["index.html"], media_type=TYPES["html"])
 
     @app.get("/login", include_in_schema=False)
-    def login() -> Response:
+    async def login() -> Response:
         if token is None:
             return RedirectResponse("/", 303)
         return Response(files["login.html"], media_type=TYPES["html"])
@@ -216,12 +226,25 @@ class _Api(FastAPI):
         return schema
 
 
+async def _invalid(_request: Request, error: Exception) -> Response:
+    """Answer a request with invalid values: one line, in which NaN and characters that are not Unicode are escaped."""
+    assert isinstance(error, RequestValidationError)
+    lines = []
+    for problem in error.errors():
+        if problem["type"] == "json_invalid":
+            lines.append(f"body: expected JSON; {problem['ctx']['error']} at character {problem['loc'][-1]}")
+        else:
+            place = ".".join(str(part) for part in problem["loc"])
+            lines.append(f"{place}: {problem['msg']}, got {problem['input']!r:.80}")
+    return JSONResponse({"detail": "; ".join(lines)}, 422)
+
+
 def _serve(app: FastAPI, name: str, files: Mapping[str, bytes]) -> None:
     """Add a route for a static file of the page."""
     media_type = TYPES[name.rpartition(".")[2]]
 
     @app.get(f"/{name}", include_in_schema=False)
-    def static() -> Response:
+    async def static() -> Response:
         return Response(files[name], media_type=media_type)
 
 

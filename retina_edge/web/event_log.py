@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from retina_edge.system.printable import printable
 from retina_edge.tracking.events import Event
 from retina_edge.web.preview import thumbnail
 
@@ -38,7 +39,8 @@ class EventLog:
         content = thumbnail(image, event.box)
         with self._lock:
             number, self._next = self._next, self._next + 1
-            self._events[number] = ({**event.to_dict(), "text": _text(event), "number": number}, content)
+            texts = {"class": printable(event.class_name), "text": printable(_text(event))}
+            self._events[number] = ({**event.to_dict(), **texts, "number": number}, content)
             while len(self._events) > self._capacity:
                 self._events.popitem(last=False)
 

@@ -1,4 +1,7 @@
-"""Live video for viewers: MJPEG over HTTP for players, JPEG over a WebSocket for the page."""
+"""Live video for viewers: MJPEG over HTTP for players, JPEG over a WebSocket for the page.
+
+The server disconnects viewers that do not read (``retina_edge.web.connections``), so that others can connect.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,6 @@ from retina_edge.web.preview import Preview
 
 # Largest number of frames per second that a viewer receives of each stream, and of viewers at once.
 FRAMES_PER_SECOND, MAX_VIEWERS = 15.0, 16
-# Seconds that a viewer has to receive a frame. A slower viewer is disconnected, so that another one can connect.
-SEND_SECONDS = 10.0
 BOUNDARY = "frame"
 MEDIA_TYPE = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
 
@@ -76,11 +77,11 @@ class MjpegResponse(Response):
                         head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(newest[1])}\r\n\r\n"
                         body = head.encode() + newest[1] + b"\r\n"
                         message = {"type": "http.response.body", "body": body, "more_body": True}
-                        await asyncio.wait_for(send(message), SEND_SECONDS)
+                        await send(message)
                     await asyncio.sleep(1 / FRAMES_PER_SECOND)
-                await asyncio.wait_for(send({"type": "http.response.body", "body": b""}), SEND_SECONDS)
-            except (TimeoutError, asyncio.TimeoutError, OSError):  # before Python 3.11, the two TimeoutErrors differ
-                pass
+                await send({"type": "http.response.body", "body": b""})
+            except OSError:
+                pass  # the viewer disconnected during a frame
             finally:
                 disconnected.cancel()
 
@@ -106,10 +107,10 @@ async def watch(
                     newest = await run_in_threadpool(preview.newest)
                     if newest is not None and newest[0] is not shown.get(number):
                         shown[number] = newest[0]
-                        await asyncio.wait_for(socket.send_bytes(number.to_bytes(2, "big") + newest[1]), SEND_SECONDS)
+                        await socket.send_bytes(number.to_bytes(2, "big") + newest[1])
                 await asyncio.sleep(1 / FRAMES_PER_SECOND)
-        except (WebSocketDisconnect, RuntimeError, TimeoutError, asyncio.TimeoutError):
-            pass  # the viewer disconnected during a frame, or is too slow
+        except (WebSocketDisconnect, RuntimeError):
+            pass  # the viewer disconnected during a frame
         finally:
             disconnected.cancel()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import threading
 import time
 import warnings
@@ -13,7 +14,6 @@ from datetime import datetime, timezone
 from functools import partial
 
 import numpy as np
-import uvicorn
 
 from retina_edge.detector import Detector
 from retina_edge.pipeline.pipeline import Pipeline
@@ -22,6 +22,7 @@ from retina_edge.sources.frames import Source
 from retina_edge.tracking.events import Event
 from retina_edge.web.app import create_app
 from retina_edge.web.event_log import EventLog
+from retina_edge.web.server import WebServer
 from tests.made_streams import Made, dead
 from tests.stand_in import StandIn, contract
 
@@ -62,16 +63,16 @@ def serving(token: str | None = None, sources: dict[str, Callable[[], Source]] |
     pipeline = Pipeline(Detector(StandIn(contract())), sources, on_result=lambda *_: None, score=0.4)
     runner = threading.Thread(target=pipeline.run)
     app = create_app(pipeline, events, token=token, healthy=runner.is_alive, outputs=lambda: OUTPUTS)
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
-    )
-    web = threading.Thread(target=server.run)
+    server = WebServer(app)
+    server.config.timeout_graceful_shutdown = 1  # so that tests end sooner
+    listening = socket.create_server(("127.0.0.1", 0))
+    web = threading.Thread(target=server.run, args=([listening],))
     runner.start()
     web.start()
     try:
         while not server.started:
             time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
+        port = listening.getsockname()[1]
         while pipeline.online < 2 or any(s.latest is None for s in pipeline.streams if s.name != "gone"):
             time.sleep(0.01)
         yield Served(f"http://127.0.0.1:{port}", pipeline, events)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
+from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any
 
 import cv2
@@ -14,8 +16,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.sync.client import connect
 
+from retina_edge.pipeline.stream import State
+from retina_edge.tracking.events import Event
 from retina_edge.web.app import _operations
 from tests.retina_edge.web.serving import OUTPUTS, Served, serving
+from tests.waiting import wait_for
 
 
 def decoded(content: bytes) -> np.ndarray:
@@ -136,10 +141,62 @@ def test_the_score_can_be_changed_within_bounds(client: httpx.Client, served: Se
         values: list[Any] = [{"score": 1}, {"score": "0.5"}, {"score": -1}, {"score": None}, {}, []]
         for wrong in values:
             assert client.put("/api/score", json=wrong).status_code == 422, wrong
-        assert client.put("/api/score", content=b'{"score": NaN}').status_code == 422
         assert served.pipeline.score == 0.95
     finally:
         served.pipeline.set_score(0.4)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"score": NaN}', "body.score: Input should be a finite number, got nan"),
+        (b'{"score": -Infinity}', "body.score: Input should be a finite number, got -inf"),
+        (b'{"score": 1e999}', "body.score: Input should be a finite number, got inf"),
+        (b'{"score": "\\ud800\\n"}', "body.score: Input should be a valid number, got '\\ud800\\n'"),
+        (b'{"score": {"\\udfff": NaN}}', "body.score: Input should be a valid number, got {'\\udfff': nan}"),
+        (b'{"score": %s}' % (b"9" * 4000), "body.score: Input should be a valid number, got 99"),
+        (b'{"score": 0.5', "body: expected JSON; Expecting ',' delimiter at character 13"),
+        (b"\xff\xfe", "body: expected JSON"),
+        (b"", "body: Field required, got None"),
+    ],
+    ids=["NaN", "infinity", "overflow", "surrogate", "surrogate key", "digits", "cut", "encoding", "empty"],
+)
+def test_invalid_values_are_refused_in_one_line(client: httpx.Client, served: Served, body: bytes, reason: str) -> None:
+    answer = client.put("/api/score", content=body, headers={"content-type": "application/json"})
+    detail = answer.json()["detail"]
+    assert (answer.status_code, detail[: len(reason)]) == (422, reason)
+    assert "\n" not in detail
+    assert len(detail) < 200
+    assert served.pipeline.score == 0.4
+
+
+def test_bodies_that_cannot_be_parsed_are_refused(client: httpx.Client) -> None:
+    for body in (b"[" * 4000, b'{"score": "\xff"}'):
+        answer = client.put("/api/score", content=body, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()) == (400, {"detail": "There was an error parsing the body"})
+
+
+def test_class_names_that_are_not_unicode_are_escaped() -> None:
+    name, escaped = "ca\udce9\ud800", "ca\\udce9\\ud800"
+    with serving() as server, httpx.Client(base_url=server.url) as client:
+        server.pipeline.stop()
+        north = server.pipeline.streams[0]
+        wait_for(lambda: north.state is not State.ONLINE)
+        latest = north.latest
+        assert latest is not None
+        names = replace(latest.detections, class_names=(name, "other"))
+        north.record(replace(latest, detections=names), 0.1, 0.9)
+        north.state = State.ONLINE
+        box, when = (10.0, 10.0, 60.0, 60.0), datetime(2026, 1, 1, tzinfo=timezone.utc)
+        event = Event("entered", "north", "gate", None, 7, name, 0.9, box, (120, 160), when, {"inside": 1})
+        server.events.add(event, latest.frame.image)
+        assert client.get("/api/streams").json()[0]["objects"] == {escaped: 1}
+        assert client.get("/api/streams/north").json()["objects"] == {escaped: 1}
+        assert client.get("/api/streams/north/detections").json()["detections"][0]["name"] == name
+        assert client.get("/api/events").json()[0]["class"] == escaped
+        assert client.get("/api/events").json()[0]["text"] == f"north: {escaped} 7 entered gate"
+        families = {family.name: family for family in text_string_to_metric_families(client.get("/metrics").text)}
+        assert [sample.labels["class"] for sample in families["retina_edge_objects"].samples] == [escaped]
 
 
 def test_events_have_text_and_thumbnail(client: httpx.Client) -> None:

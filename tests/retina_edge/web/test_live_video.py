@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from retina_edge.sources.frames import Frame, Source
-from retina_edge.web import live_video
+from retina_edge.web import connections, live_video
 from retina_edge.web.live_video import MAX_VIEWERS, ViewerLimit
 from retina_edge.web.preview import Preview
 from tests.made_streams import Made
@@ -94,12 +94,12 @@ def test_a_viewer_that_disconnects_makes_room(monkeypatch: pytest.MonkeyPatch) -
         for _ in range(3):
             with stalled(server.url):
                 assert mjpeg_status(server.url) == 503
-            wait_for(lambda: mjpeg_status(server.url) == 200, live_video.SEND_SECONDS / 2)
+            wait_for(lambda: mjpeg_status(server.url) == 200, connections.CLIENT_SECONDS / 2)
 
 
 def test_a_viewer_that_does_not_read_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_video, "MAX_VIEWERS", 1)
-    monkeypatch.setattr(live_video, "SEND_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "CLIENT_SECONDS", 0.5)
     with serving(sources=noisy()) as server, stalled(server.url):
         assert mjpeg_status(server.url) == 503
         wait_for(lambda: mjpeg_status(server.url) == 200)
