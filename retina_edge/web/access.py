@@ -130,7 +130,11 @@ class AccessControl:
         if self._token is None and not is_loopback(name or ""):
             return _problem(400, f"host: expected a name of this machine, got {host[:100]!r}")
         if origin is not None and page != host:
-            return _problem(403, "origin: expected a request from this server's own page")
+            return _problem(
+                403,
+                f"origin: expected a request from the page of {host[:100]!r}, the Host header, got {origin[:100]!r}; a "
+                "proxy must pass the Host header on (nginx: proxy_set_header Host $http_host)",
+            )
         # Images that another page embeds are requested without an Origin, but browsers send Sec-Fetch-Site with them.
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and scope["path"] not in ("/", LOGIN):
             return _problem(403, "expected a request from this server's own page")
@@ -142,7 +146,7 @@ class AccessControl:
             if ("authorization" in headers or COOKIE in headers.get("cookie", "")) and not self._guesses.take():
                 return _problem(429, "too many attempts; wait a few seconds")
             if scope["path"] == "/" and method == "GET":
-                return RedirectResponse(LOGIN, 303)
+                return RedirectResponse("login", 303)
             return _problem(401, "expected the token, as a cookie or in the header Authorization: Bearer TOKEN")
         if method not in ("GET", "HEAD") and scope["path"] not in OPEN_PATHS and not self._changes.take():
             return _problem(429, "too many changes; wait a moment")
@@ -153,8 +157,7 @@ class AccessControl:
         if self._token is None:
             return True
         kind, _, bearer = headers.get("authorization", "").partition(" ")
-        given = bearer if kind.lower() == "bearer" else cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
-        return self._is_token(given)
+        return self._is_token(bearer if kind.lower() == "bearer" else _cookie(headers.get("cookie", "")))
 
     def _is_token(self, given: str) -> bool:
         """True if a text is the token. The comparison takes constant time."""
@@ -162,15 +165,19 @@ class AccessControl:
         return secrets.compare_digest(given.encode(errors="replace"), (self._token or "").encode())
 
     def _log_in(self, body: bytes) -> Response:
-        """Answer the login form: set the cookie if the given token is right, else show the form again."""
+        """Answer the login form: set the cookie if the given token is right, else show the form again.
+
+        The addresses are relative to the form, because a proxy may serve the page under a path. For the same reason the
+        cookie has no path: browsers send it to the folder of the form, and not to other servers behind the proxy.
+        """
         given = parse_qs(body.decode(errors="replace")).get("token", [""])[0].strip()
         if self._token is None or not self._is_token(given):
             # Only wrong tokens are limited, so that guessing cannot lock out a user who has the right one.
             if not self._guesses.take():
                 return _problem(429, "too many attempts; wait a few seconds")
-            return RedirectResponse(f"{LOGIN}?wrong", 303)
-        response = RedirectResponse("/", 303)
-        response.set_cookie(COOKIE, given, max_age=30 * 24 * 3600, httponly=True, samesite="strict")
+            return RedirectResponse("login?wrong", 303)
+        response = RedirectResponse("./", 303)
+        response.set_cookie(COOKIE, given, max_age=30 * 24 * 3600, path=None, httponly=True, samesite="strict")
         return response
 
 
@@ -182,6 +189,16 @@ def _problem(status: int, detail: str) -> Response:
 def _too_large() -> Response:
     """Return the response to a request with too large a body."""
     return _problem(413, f"body: expected at most {MAX_BODY_BYTES} bytes")
+
+
+def _cookie(header: str) -> str:
+    """Return the token in a Cookie header; empty if there is none.
+
+    If several servers of one host have set the cookie, the first one has the longest path, so it is the one of this
+    server.
+    """
+    tokens = (cookie_parser(part).get(COOKIE) for part in header.split(";"))
+    return next((token for token in tokens if token is not None), "")
 
 
 async def _body(receive: Receive) -> bytes | None:

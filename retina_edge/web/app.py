@@ -62,12 +62,16 @@ def create_app(
         healthy: function that returns True while the pipeline runs.
         outputs: function that returns the status of every output; by default there are no outputs.
     """
+    # A proxy may serve the application under a path, so every address in its answers is relative: that of the API, and
+    # no redirects from /path/ to /path, which would be absolute.
     app = _Api(
         title="retina_edge",
         version=__version__,
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
+        servers=[{"url": "."}],
+        redirect_slashes=False,
         exception_handlers={RequestValidationError: _invalid},
     )
     files = {name: (importlib.resources.files(__package__) / "page" / name).read_bytes() for name in PAGE}
@@ -194,7 +198,7 @@ def create_app(
     @app.get("/login", include_in_schema=False)
     async def login() -> Response:
         if token is None:
-            return RedirectResponse("/", 303)
+            return RedirectResponse("./", 303)
         return Response(files["login.html"], media_type=TYPES["html"])
 
     for name in ("page.css", "page.js", "login.js", "icon.svg"):
@@ -258,7 +262,7 @@ def _operations(schema: dict[str, Any]) -> str:
     ]
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        '<title>retina_edge: API</title><link rel="stylesheet" href="/page.css"><main class="api"><h1>API</h1>'
-        '<p>OpenAPI description: <a href="/openapi.json">openapi.json</a></p>'
+        '<title>retina_edge: API</title><link rel="stylesheet" href="page.css"><main class="api"><h1>API</h1>'
+        '<p>OpenAPI description: <a href="openapi.json">openapi.json</a></p>'
         f"<table>{''.join(rows)}</table></main></html>"
     )

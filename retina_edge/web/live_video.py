@@ -56,7 +56,7 @@ class MjpegResponse(Response):
     media_type = MEDIA_TYPE
 
     def __init__(self, preview: Preview, viewers: ViewerLimit, healthy: Callable[[], bool]) -> None:
-        super().__init__(media_type=MEDIA_TYPE)
+        super().__init__(media_type=MEDIA_TYPE, headers={"x-accel-buffering": "no"})  # nginx would delay frames
         del self.headers["content-length"]
         self._preview, self._viewers, self._healthy = preview, viewers, healthy
 

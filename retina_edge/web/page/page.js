@@ -4,10 +4,12 @@ const byId = (id) => document.getElementById(id);
 const cards = [];
 let socket;
 
+// Addresses are relative, because a proxy may serve the page under a path.
+
 // Fetch a JSON response. Without a valid token, open the login page.
 async function fetchJson(path, options) {
   const response = await fetch(path, options);
-  if (response.status === 401) location.assign("/login");
+  if (response.status === 401) location.assign("login");
   if (!response.ok) throw new Error(`${path}: ${response.status}`);
   return response.json();
 }
@@ -40,15 +42,15 @@ function showStream(card, status) {
 
 async function refresh() {
   try {
-    const streams = await fetchJson("/api/streams");
+    const streams = await fetchJson("api/streams");
     streams.forEach((status, index) => {
       cards[index] ??= makeCard(status);
       showStream(cards[index], status);
     });
     const online = streams.filter((status) => status.state === "online").length;
     byId("state").textContent = `${online} of ${streams.length} streams online`;
-    showOutputs(await fetchJson("/api/outputs"));
-    showEvents(await fetchJson("/api/events?limit=20"));
+    showOutputs(await fetchJson("api/outputs"));
+    showEvents(await fetchJson("api/events?limit=20"));
   } catch (error) {
     byId("state").textContent = "the server does not answer";
   }
@@ -80,7 +82,7 @@ function showEvents(events) {
   list.replaceChildren(...events.map((event) => {
     const item = document.createElement("li");
     const image = document.createElement("img");
-    image.src = `/api/events/${event.number}/thumbnail.jpg`;
+    image.src = `api/events/${event.number}/thumbnail.jpg`;
     image.alt = event.text;
     image.loading = "lazy";
     const text = document.createElement("p");
@@ -95,7 +97,9 @@ function showEvents(events) {
 
 // The frames of all streams arrive through one connection, because a browser opens at most six connections to a host.
 function openVideo() {
-  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/watch`);
+  const address = new URL("api/watch", location.href);
+  address.protocol = address.protocol.replace("http", "ws");
+  socket = new WebSocket(address);
   socket.binaryType = "arraybuffer";
   socket.onmessage = ({ data }) => {
     const card = cards[new DataView(data).getUint16(0)];
@@ -119,7 +123,7 @@ async function sendScore() {
   const score = pendingScore;
   pendingScore = null;
   try {
-    await fetchJson("/api/score", {
+    await fetchJson("api/score", {
       method: "PUT",
       headers: { "content-type": "application/json" },
       body: JSON.stringify({ score }),
@@ -139,7 +143,7 @@ async function start() {
   await refresh();
   setInterval(refresh, 1000);
   openVideo();
-  slider.value = (await fetchJson("/api/score")).score;
+  slider.value = (await fetchJson("api/score")).score;
   showScore();
 }
 

@@ -22,7 +22,7 @@ def test_only_the_login_and_the_health_are_open_without_the_token(anonymous: htt
     for path in SECRET_PATHS:
         assert anonymous.get(path).status_code == 401, path
     assert anonymous.put("/api/score", json={"score": 0.9}).status_code == 401
-    assert anonymous.get("/").headers["location"] == "/login"
+    assert anonymous.get("/").headers["location"] == "login"
     assert anonymous.get("/healthz").status_code == 200
     with pytest.raises(InvalidStatus):
         connect(guarded.url.replace("http", "ws") + "/api/watch")
@@ -42,21 +42,29 @@ def test_the_token_works_as_a_header(anonymous: httpx.Client) -> None:
         assert anonymous.get(path, headers=headers).status_code == 200, path
 
 
+def test_of_two_cookies_the_one_with_the_longer_path_counts(anonymous: httpx.Client) -> None:
+    """Browsers send it first (RFC 6265). The other one may be of another server of the same host."""
+    for first, second, status in ((TOKEN, "stale", 200), ("stale", TOKEN, 401)):
+        cookies = f'other=1; {COOKIE}="{first}"; {COOKIE}="{second}"'
+        assert anonymous.get("/api/streams", headers={"cookie": cookies}).status_code == status
+
+
 def test_the_login_form_sets_a_cookie_and_limits_guesses() -> None:
     with serving(TOKEN) as server, httpx.Client(base_url=server.url) as client:
-        assert client.post("/login", data={"token": "guess"}).headers["location"] == "/login?wrong"
+        assert client.post("/login", data={"token": "guess"}).headers["location"] == "login?wrong"
         assert client.get("/api/streams").status_code == 401
         answer = client.post("/login", data={"token": TOKEN})
-        assert answer.headers["location"] == "/"
+        assert answer.headers["location"] == "./"
         cookie = answer.headers["set-cookie"].lower()
         assert "httponly" in cookie
+        assert "path" not in cookie  # so that it belongs to the path under which a proxy serves the page
         assert "samesite=strict" in cookie
         # Guesses are limited, in the form and in the header, but the right token always works.
         for _ in range(LOGIN_RATE[0]):
             refused = client.post("/login", data={"token": "guess"})
         assert refused.status_code == 429
         assert client.get("/api/streams", headers={"authorization": "Bearer guess"}).status_code == 429
-        assert client.post("/login", data={"token": TOKEN}).headers["location"] == "/"
+        assert client.post("/login", data={"token": TOKEN}).headers["location"] == "./"
         assert client.get("/api/streams", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
 
 

@@ -231,7 +231,7 @@ def test_the_page_needs_no_other_server(client: httpx.Client) -> None:
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
     for name, kind in (("page.css", "text/css"), ("page.js", "text/javascript"), ("icon.svg", "image/svg+xml")):
-        assert f"/{name}" in page.text
+        assert f'"{name}"' in page.text
         assert client.get(f"/{name}").headers["content-type"].startswith(kind)
     assert "http://" not in page.text
     assert "https://" not in page.text  # no other server, because the device may have no internet

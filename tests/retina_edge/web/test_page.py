@@ -3,58 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from selenium.webdriver import Chrome
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from tests.retina_edge.web.browser import DESKTOP, NEEDS_BROWSER, PHONE, assert_no_errors, frames_shown
 from tests.retina_edge.web.serving import OUTPUTS, TOKEN, Served
 from tests.waiting import wait_for
 
-CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None,
-    reason="needs a browser: apt-get install chromium chromium-driver",
-)
-DESKTOP, PHONE = (1280, 900), (390, 844)
-
-
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """The browser that the tests share, because it takes seconds to start and to end."""
-    options = Options()
-    options.binary_location = CHROMIUM or ""
-    folder = tmp_path_factory.mktemp("browser")
-    window = f"--window-size={DESKTOP[0]},{DESKTOP[1]}"
-    for argument in ("--headless=new", "--no-sandbox", f"--user-data-dir={folder}", window):
-        options.add_argument(argument)
-    browser = Chrome(options=options, service=Service(DRIVER))
-    yield browser
-    browser.quit()
-
-
-@pytest.fixture
-def open_browser(chrome: Chrome) -> Iterator[Callable[[tuple[int, int]], Chrome]]:
-    """A function that returns the browser with a screen of a size, without cookies and earlier messages."""
-
-    def open_with(size: tuple[int, int]) -> Chrome:
-        chrome.execute_cdp_cmd("Network.clearBrowserCookies", {})
-        chrome.get_log("browser")  # type: ignore[no-untyped-call]  # returns messages only once
-        if size == PHONE:
-            metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 2, "mobile": True}
-            chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        return chrome
-
-    yield open_with
-    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    chrome.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    chrome.get("about:blank")  # ends the connections to the server
+pytestmark = NEEDS_BROWSER
 
 
 def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
@@ -62,22 +23,10 @@ def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
     wait_for(condition, seconds)
 
 
-def frames_shown(browser: Chrome, stream: str) -> int:
-    """Return the number of frames of a stream that the page has shown."""
-    script = "return Number(document.querySelector(`[data-stream='${arguments[0]}']`)?.dataset.frames ?? 0)"
-    return int(browser.execute_script(script, stream))
-
-
 def save_screenshot(browser: Chrome, name: str) -> None:
     """Save a screenshot in the folder of the environment variable RETINA_EDGE_SCREENSHOTS, if it is set."""
     if folder := os.environ.get("RETINA_EDGE_SCREENSHOTS"):
         browser.save_screenshot(str(Path(folder) / f"{name}.png"))
-
-
-def assert_no_errors(browser: Chrome) -> None:
-    """Fail if the console of the browser contains errors."""
-    entries = browser.get_log("browser")  # type: ignore[no-untyped-call]
-    assert [entry for entry in entries if entry["level"] == "SEVERE"] == []
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
