@@ -78,7 +78,7 @@ def _targets(save: Path, sources: Sequence[Source], *, endless: bool) -> list[Pa
     if save.suffix.lower() == ".mp4":
         if len(sources) != 1 or (isinstance(sources[0], ImageSource) and sources[0].fps is None):
             raise SinkError(
-                f"--save {save}: an MP4 takes one video, camera or URL, or images with --fps; use a folder instead"
+                f"--save {save}: an MP4 takes one video, camera or URL; use a folder instead, or --fps for images"
             )
         # An HTTP address may be a video, which ends.
         if endless and sources[0].live and not sources[0].name.startswith("http"):

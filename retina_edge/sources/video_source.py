@@ -29,7 +29,7 @@ FRAME_COUNT_TOLERANCE = 1
 MEASURED_FRAMES = 50
 # What may be missing at the end of a complete file, because its sound or last frame is longer: seconds, or intervals
 # like the longest one in the file.
-MISSING_SECONDS, MISSING_INTERVALS = 0.5, 2
+MISSING_SECONDS, MISSING_INTERVALS = 0.1, 2
 # OpenCV's own timeouts are 30 s. Opening includes waiting for a key frame.
 OPEN_SECONDS = 10.0
 READ_SECONDS = 5.0

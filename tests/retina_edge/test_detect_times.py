@@ -124,7 +124,10 @@ def test_a_limited_video_has_no_more_frames_than_the_limit(tmp_path: Path, slow:
         (["{}", "--fps", "nan"], "got 'nan'"),
         (["{}", "--fps", "fast"], "got 'fast'"),
         (["{}", "--fps", "1e9"], "got '1e9'"),
-        (["{}", "--save", "{}.mp4"], "an MP4 takes one video, camera or URL, or images with --fps"),
+        (
+            ["{}", "--save", "{}.mp4"],
+            "an MP4 takes one video, camera or URL; use a folder instead, or --fps for images",
+        ),
     ],
 )
 @pytest.mark.usefixtures("slow")

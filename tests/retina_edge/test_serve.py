@@ -308,7 +308,7 @@ def states(serving: Serving) -> dict[str, str]:
         (["0", "--token", "short"], "--token: expected at least 8 ASCII letters"),
         (["0", "--zone", "other:z=0,0 1,0 1,1"], "other"),
         (["a=0", "a=1"], "a: expected each name once"),
-        (["a=0", "b=1", "--save", "one.mp4"], "an MP4 takes one video, camera or URL, or images with --fps"),
+        (["a=0", "b=1", "--save", "one.mp4"], "an MP4 takes one video, camera or URL; use a folder instead"),
         (["0", "--save", "one.mp4"], "each start would overwrite it; use a folder for an endless stream"),
         (["0", "--score", "0.001"], "score: expected 0.05 <= score < 1"),
         (["0", "--events", "ftp://x/y"], "ftp"),

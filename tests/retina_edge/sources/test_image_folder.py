@@ -23,7 +23,7 @@ def names_of(*arguments: str) -> list[str]:
     return [path.name for path in source.paths]
 
 
-@settings(deadline=None, database=None, derandomize=True)
+@settings(max_examples=25, deadline=None, database=None, derandomize=True)
 @given(st.sets(st.integers(0, 10**30), min_size=1), st.sampled_from(["{}.jpg", "img{}", "a-{}_1.png", "٣{}/b7.jpg"]))
 def test_numbers_are_in_the_order_of_their_values(numbers: set[int], pattern: str) -> None:
     paths = [Path(pattern.format(number)) for number in sorted(numbers)]
@@ -31,7 +31,7 @@ def test_numbers_are_in_the_order_of_their_values(numbers: set[int], pattern: st
     assert sorted(shuffled, key=natural_order) == paths
 
 
-@settings(deadline=None, database=None, derandomize=True)
+@settings(max_examples=25, deadline=None, database=None, derandomize=True)
 @given(st.sets(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9), min_size=1))
 def test_any_names_have_an_order_that_does_not_depend_on_their_listing(names: set[str]) -> None:
     paths, listed = ([Path(name) for name in order] for order in (sorted(names), sorted(names, reverse=True)))
