@@ -17,7 +17,6 @@ from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.data.anchor_fit import (
     DEFAULT_RATIOS,
     DEFAULT_SIZES,
-    FINEST_STRIDE,
     MATCH_IOU,
     AnchorFit,
     fit_anchors,
@@ -27,6 +26,7 @@ from retina_edge.data.anchor_fit import (
 )
 from retina_edge.data.load import load_dataset
 from retina_edge.data.summary import DataSummary
+from retina_edge.model.config import FINEST_STRIDE
 from retina_edge.system.console import Console
 from retina_edge.training.plan import CPU, CUDA, choose_input_size, choose_levels
 

@@ -18,6 +18,7 @@ from retina_edge.cli.accuracy_options import accuracy_options, add_accuracy_opti
 from retina_edge.cli.calibration_options import add_calibration_options, calibration_options, print_findings
 from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.system.console import Console
+from retina_edge.system.printable import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -176,9 +177,9 @@ def _print(console: Console, result: BuildResult) -> None:
     precisions = ", ".join(f"{count} {precision}" for precision, count in sorted(counts.items()))
     gpus = ", ".join(passport.targets) or passport.machine.gpu
     lines = [
-        f"[bold]{escape(str(result.engine))}[/bold]  {passport.plan_bytes / 1e6:.1f} MB, {passport.precision_asked}, "
-        f"for {escape(gpus)}, {passport.backend} {passport.backend_version}",
-        f"runs on {escape(passport.runs_on)}",
+        f"{passport.plan_bytes / 1e6:.1f} MB, {passport.precision_asked}, for {gpus}, {passport.backend} "
+        f"{passport.backend_version}",
+        f"runs on {passport.runs_on}",
         f"convolutions: {precisions} (read from the {passport.precision_source}); "
         f"post-processing: {passport.postprocess}",
     ]
@@ -189,7 +190,8 @@ def _print(console: Console, result: BuildResult) -> None:
         if result.built
         else "the engine is already there, built from the same model and options; --force builds it again"
     )
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    engine, *texts = (escape(printable(text)) for text in (str(result.engine), *lines))
+    console.print(f"[bold]{engine}[/bold]  " + "\n".join(texts), highlight=False, soft_wrap=True)
 
 
 def _targets(text: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from engines.tensorrt.passport import sha256
 from retina_edge.cli import running
 from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.system.console import Console
+from retina_edge.system.printable import printable
 
 
 def build_parser() -> VerbParser:
@@ -107,9 +108,9 @@ def _table(console: Console, title: str, columns: Sequence[str], rows: Any) -> N
     rows = list(rows)
     if not rows:  # a checkpoint has no graph, so no layers, inputs and outputs
         return
-    table = Table(*columns, title=title, title_justify="left", show_header=any(columns))
+    table = Table(*columns, title=Text(printable(title)), title_justify="left", show_header=any(columns))
     for row in rows:
-        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+        table.add_row(*(Text(printable(cell), overflow="fold") for cell in row))
     console.print(table)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engines import __version__
-from engines.core.errors import ContractError
+from engines.core.errors import CONTROL, ContractError
+from engines.core.json_form import BOOLEAN, INTEGER, NUMBER, TEXT, Form, read_json, short
 from engines.core.option_checks import check_pair
 
 SCHEMA = 1
@@ -25,20 +26,19 @@ PRECISIONS = ("fp32", "fp16", "int8")
 # Layouts of the operators of an INT8 ONNX: for ONNX Runtime or for TensorRT; see export.precision.quantization.
 CPU, TENSORRT = "cpu", "tensorrt"
 LAYOUTS = (CPU, TENSORRT)
-# JSON types of the fields, and of the items of each list. The types are compared exactly, so True is not a number.
-_NUMBER = (int, float)
-_FIELDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("architecture", "color_order", "letterbox", "precision"), (str,)),
-    **dict.fromkeys(("score_threshold", "iou_threshold"), _NUMBER),
-    **dict.fromkeys(("top_k", "max_detections", "bit_depth"), (int,)),
-    "agnostic": (bool,),
-    "produced_by": (dict,),
-}
-_LISTS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("input_size", "category_ids", "feature_size", "stride"), (int,)),
-    **dict.fromkeys(("mean", "std", "anchor_sizes", "aspect_ratios"), _NUMBER),
-    "class_names": (str,),
-    "levels": (dict,),
+_LEVEL: Form = {"feature_size": [INTEGER], "stride": [INTEGER], "anchor_sizes": [NUMBER], "aspect_ratios": [NUMBER]}
+_CONTRACT: Form = {
+    **dict.fromkeys(("architecture", "color_order", "letterbox", "precision"), TEXT),
+    **dict.fromkeys(("score_threshold", "iou_threshold"), NUMBER),
+    **dict.fromkeys(("top_k", "max_detections", "bit_depth?"), INTEGER),
+    "input_size": [INTEGER],
+    "category_ids": [INTEGER],
+    "mean": [NUMBER],
+    "std": [NUMBER],
+    "class_names": [TEXT],
+    "levels": [_LEVEL],
+    "agnostic?": BOOLEAN,
+    "produced_by": {"*": TEXT},
 }
 # A backbone halves its input five times. The restriction costs nothing, because frames are letterboxed anyway.
 INPUT_MULTIPLE = 32
@@ -46,6 +46,14 @@ INPUT_MULTIPLE = 32
 BIT_DEPTH = 16
 # Fields that older versions do not know, and the values that stand for their behavior.
 LATER_FIELDS: Mapping[str, Any] = {"agnostic": False, "bit_depth": BIT_DEPTH}
+# Bounds far above every RetinaNet, so that a damaged or hostile file cannot ask for more memory than there is.
+MAX_INPUT_SIDE = 8192
+MAX_LEVELS = 16
+MAX_ANCHORS = 256
+MAX_CLASSES = 65_536
+MAX_DETECTIONS = 100_000
+# Range of anchor sizes and aspect ratios, and of mean and std, in which float32 computes without overflow.
+_SMALLEST, _LARGEST = 1e-6, 1e6
 
 
 @dataclass(frozen=True)
@@ -154,12 +162,18 @@ class DetectorContract:
 
     def __post_init__(self) -> None:
         check_input_size(self.input_size)
-        _require(len(self.class_names) > 0, "class_names", "at least one name", self.class_names)
+        _require(
+            0 < len(self.class_names) <= MAX_CLASSES, "class_names", f"1 to {MAX_CLASSES} names", len(self.class_names)
+        )
+        texts = {"architecture": (self.architecture,), "class_names": self.class_names}
+        for name, values in {**texts, "produced_by": (*self.produced_by, *self.produced_by.values())}.items():
+            for text in values:
+                _require(not CONTROL.search(text), name, "text without control characters", text)
         _require(
             len(self.category_ids) == len(self.class_names),
             "category_ids",
             f"one id for each of the {len(self.class_names)} class names",
-            f"{len(self.category_ids)} ids",
+            len(self.category_ids),
         )
         _require(
             len(set(self.category_ids)) == len(self.category_ids),
@@ -167,22 +181,16 @@ class DetectorContract:
             "unique ids",
             self.category_ids,
         )
-        _require(len(self.levels) > 0, "levels", "at least one pyramid level", self.levels)
+        _require(0 < len(self.levels) <= MAX_LEVELS, "levels", f"1 to {MAX_LEVELS} pyramid levels", len(self.levels))
         for index, level in enumerate(self.levels):
             sizes = (*level.feature_size, *level.stride)
             _require(
-                len(level.feature_size) == len(level.stride) == 2 and min(sizes) > 0,
+                len(level.feature_size) == len(level.stride) == 2 and min(sizes) > 0 and max(sizes) <= MAX_INPUT_SIDE,
                 f"levels[{index}]",
-                "feature_size (height, width) and stride (y, x), all positive",
+                f"feature_size (height, width) and stride (y, x), all from 1 to {MAX_INPUT_SIDE}",
                 sizes,
             )
-            anchors = (*level.anchor_sizes, *level.aspect_ratios)
-            _require(
-                level.num_anchors > 0 and min(anchors) > 0,
-                f"levels[{index}]",
-                "at least one anchor size and aspect ratio, all positive",
-                anchors,
-            )
+            check_anchors(f"contract: levels[{index}]", level.anchor_sizes, level.aspect_ratios)
             # All levels share the convolutions of the heads, so their raw heads have the same number of channels.
             _require(
                 level.num_anchors == self.levels[0].num_anchors,
@@ -191,13 +199,17 @@ class DetectorContract:
                 level.num_anchors,
             )
         _require(len(self.mean) == 3 and len(self.std) == 3, "mean, std", "three channels", (self.mean, self.std))
-        _require(min(self.std) > 0, "std", "positive values", self.std)
+        in_range = all(-_LARGEST <= value <= _LARGEST for value in self.mean)
+        _require(in_range, "mean", f"numbers from {-_LARGEST:g} to {_LARGEST:g}", self.mean)
+        in_range = all(_SMALLEST <= value <= _LARGEST for value in self.std)
+        _require(in_range, "std", f"numbers from {_SMALLEST:g} to {_LARGEST:g}", self.std)
         _require(self.color_order in ("RGB", "BGR"), "color_order", "RGB or BGR", self.color_order)
         _require(self.letterbox == "top-left", "letterbox", "'top-left'", self.letterbox)
         _require(0 <= self.score_threshold < 1, "score_threshold", "0 <= value < 1", self.score_threshold)
         _require(0 <= self.iou_threshold <= 1, "iou_threshold", "0 <= value <= 1", self.iou_threshold)
-        _require(self.top_k >= 1, "top_k", "at least 1", self.top_k)
-        _require(self.max_detections >= 1, "max_detections", "at least 1", self.max_detections)
+        for name in ("top_k", "max_detections"):
+            value = getattr(self, name)
+            _require(1 <= value <= MAX_DETECTIONS, name, f"1 to {MAX_DETECTIONS}", value)
         check_bit_depth(self.bit_depth)
         _require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", self.precision)
 
@@ -227,34 +239,9 @@ class DetectorContract:
             ContractError: if the text is not JSON or has another schema, or a field is missing, unknown, or of a wrong
                 type or value.
         """
-        try:
-            values = json.loads(text)
-        except (json.JSONDecodeError, TypeError) as error:
-            raise ContractError(
-                f"contract: expected JSON, got {str(text)[:60]!r} ({error}); export the model again"
-            ) from error
-        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-            got = values.get("schema") if isinstance(values, dict) else type(values).__name__
-            raise ContractError(
-                f"contract: expected schema {SCHEMA}, got {got!r}; export the model again with this version"
-            )
-        del values["schema"]
-        values = {**LATER_FIELDS, **values}
-        known = {item.name for item in dataclasses.fields(cls)}
-        if set(values) != known:
-            missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
-            raise ContractError(
-                f"contract: expected the fields of schema {SCHEMA}, missing {missing}, unknown {unknown}; "
-                "export the model again with this version"
-            )
-        _check_types(values)
-        for level in values["levels"]:
-            _check_types(level)
-        try:
-            values["levels"] = tuple(PyramidLevel(**_tuples(level)) for level in values["levels"])
-            return cls(**_tuples(values))
-        except TypeError as error:  # a level has a missing or an unknown field
-            raise ContractError(f"contract: levels: {error}; export the model again") from error
+        values = read_json(text, _CONTRACT, what="contract", fix="export the model again", schema=SCHEMA)
+        levels = tuple(PyramidLevel(**_tuples(level)) for level in values["levels"])
+        return cls(**{**_tuples(values), "levels": levels})
 
 
 def package_versions(*packages: str) -> dict[str, str]:
@@ -298,36 +285,46 @@ def check_input_size(input_size: tuple[int, int], name: str = "input_size") -> N
         engines.core.errors.ContractError: input_size: ... got 500x800; use 512x800 ...
     """
     check_pair(name, input_size, "height and width")
-    if all(isinstance(side, int) and side > 0 and side % INPUT_MULTIPLE == 0 for side in input_size):
+    multiples = range(INPUT_MULTIPLE, MAX_INPUT_SIDE + 1, INPUT_MULTIPLE)
+    if all(isinstance(side, int) and side in multiples for side in input_size):
         return
-    nearest = "x".join(str(max(1, round(side / INPUT_MULTIPLE)) * INPUT_MULTIPLE) for side in input_size)
+    # max(32, NaN) is 32, but max(NaN, 32) would be NaN.
+    bounded = (min(max(INPUT_MULTIPLE, side), MAX_INPUT_SIDE) for side in input_size)
+    nearest = "x".join(str(round(side / INPUT_MULTIPLE) * INPUT_MULTIPLE) for side in bounded)
     raise ContractError(
-        f"{name}: expected height and width in multiples of {INPUT_MULTIPLE}, "
-        f"got {'x'.join(map(str, input_size))}; use {nearest} (frames of any size are letterboxed to the input size)"
+        f"{name}: expected height and width up to {MAX_INPUT_SIDE} in multiples of {INPUT_MULTIPLE}, "
+        f"got {'x'.join(map(short, input_size))}; use {nearest} (frames of any size are letterboxed to the input size)"
     )
 
 
-def _check_types(values: dict[str, Any]) -> None:
-    """Raise ContractError if a field, or an item of a list, has a wrong type."""
-    for name, value in values.items():
-        if name in _LISTS:
-            fits = isinstance(value, list) and all(type(item) in _LISTS[name] for item in value)
-        else:
-            fits = name not in _FIELDS or type(value) in _FIELDS[name]
-        if not fits:
-            kinds = " or ".join(kind.__name__ for kind in _LISTS.get(name) or _FIELDS[name])
-            expected = f"a list of {kinds}" if name in _LISTS else kinds
-            raise ContractError(f"contract: {name}: expected {expected}, got {value!r}; export the model again")
+def check_anchors(name: str, anchor_sizes: Sequence[float], aspect_ratios: Sequence[float]) -> None:
+    """Check the anchors of one pyramid level.
+
+    Args:
+        name: name of the level, for the message.
+        anchor_sizes: sizes, input pixels.
+        aspect_ratios: height / width.
+
+    Raises:
+        ContractError: if there are none or too many, or a value is out of range.
+
+    Examples:
+        >>> check_anchors("levels[0]", (32.0, 40.0), (0.5, 1.0, 2.0))
+    """
+    count, values = len(anchor_sizes) * len(aspect_ratios), (*anchor_sizes, *aspect_ratios)
+    if not 0 < count <= MAX_ANCHORS:
+        raise ContractError(f"{name}: expected 1 to {MAX_ANCHORS} anchors at each position, got {count}")
+    if not all(_SMALLEST <= value <= _LARGEST for value in values):
+        raise ContractError(
+            f"{name}: expected anchor sizes and aspect ratios from {_SMALLEST:g} to {_LARGEST:g}, got {short(values)}"
+        )
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """Convert the lists of a JSON object, and the lists inside them, to the tuples of the dataclasses."""
-    return {
-        key: tuple(tuple(v) if isinstance(v, list) else v for v in value) if isinstance(value, list | tuple) else value
-        for key, value in values.items()
-    }
+    """Convert the lists of a JSON object to the tuples of the dataclasses."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _require(condition: bool, name: str, expected: str, got: object) -> None:
     if not condition:
-        raise ContractError(f"contract: {name}: expected {expected}, got {got}")
+        raise ContractError(f"contract: {name}: expected {expected}, got {short(got)}")

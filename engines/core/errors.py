@@ -1,5 +1,13 @@
 """The errors that users see. Each message says what was expected, what came instead, and how to fix it."""
 
+from __future__ import annotations
+
+import re
+
+# Characters that no terminal, log or JSON should get from a file: control characters, separators of lines and
+# paragraphs, and lone halves of surrogate pairs.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 
 class RetinaEdgeError(Exception):
     """Base of every error that retina_edge raises on purpose. The command line prints its message in one line.
@@ -52,3 +60,18 @@ class BuildError(RetinaEdgeError, ValueError):
 
 class DeploymentError(RetinaEdgeError, ValueError):
     """A model cannot be served by the requested server, or in the requested form."""
+
+
+def reason_of(error: BaseException, *, without: str = "") -> str:
+    """Return the first line of a library's message, at most 200 characters, without control characters.
+
+    Args:
+        error: exception of the library.
+        without: part of the message to leave out.
+
+    Examples:
+        >>> reason_of(ValueError("\\033[1mno model\\033[0m, only text\\nTraceback ..."))
+        'ValueError [1mno model [0m, only text'
+    """
+    line = str(error).replace(without, "").strip().partition("\n")[0]
+    return f"{type(error).__name__} {CONTROL.sub(' ', line).strip()[:200]}"

@@ -17,56 +17,50 @@ from typing import Any
 
 from engines.core.contract import DetectorContract
 from engines.core.errors import ContractError, DeviceError, ModelFileError
+from engines.core.json_form import ANY, BOOLEAN, INTEGER, NUMBER, OBJECT, TEXT, Form, OrNull, read_json, short
 from engines.core.machine import Machine
+from engines.core.records import ACCURACY, QUANTIZATION
 from engines.tensorrt.backend import TENSORRT_RTX
 from engines.tensorrt.build_options import KERNELS, PLUGIN, PORTABLE, PORTABLE_GPUS, PORTABLE_SM, runs_on_sm
 
 SCHEMA = 1
 PARSED, INSPECTED = "parsed network", "engine inspector"
 
-# Types in the JSON of a passport. They are compared exactly, so True is not a number. [x] is a list of x, and {"a": x}
-# is an object with the key a. "a?" is a key that may be missing, and "*" is any key. The content of a record is not
-# checked, because only its author (such as export.precision) knows it.
-_TEXT, _INTEGER, _NUMBER, _BOOLEAN = (str,), (int,), (int, float), (bool,)
-_OBJECT, _RECORD = (dict,), (dict, type(None))
-_WORDS: Mapping[tuple[type, ...], str] = {
-    _TEXT: "text",
-    _INTEGER: "an integer",
-    _NUMBER: "a number",
-    _BOOLEAN: "true or false",
-    _OBJECT: "an object",
-    _RECORD: "an object or null",
+# The request is compared as a whole, and only these parts of it are used.
+_REQUEST: Form = {
+    "source?": TEXT,
+    "inputs?": {"*": TEXT},
+    "options?": {"version_compatible?": BOOLEAN, "hardware_compatible?": BOOLEAN, "*": ANY},
+    "*": ANY,
 }
-_TENSORS = [{"name": _TEXT, "type": _TEXT, "shape": [_INTEGER]}]
-_PASSPORT: Mapping[str, Any] = {
-    "contract": _OBJECT,
-    "plan_sha256": _TEXT,
-    "plan_bytes": _INTEGER,
-    "onnx_sha256": _TEXT,
-    "request": {
-        "source?": _TEXT,
-        "inputs?": {"*": _TEXT},
-        "options?": {"version_compatible?": _BOOLEAN, "hardware_compatible?": _BOOLEAN},
-    },
-    "backend": _TEXT,
-    "backend_version": _TEXT,
-    "targets": [_TEXT],
-    "runs_on?": _TEXT,
-    "machine": {"*": _TEXT},
-    "precision_asked": _TEXT,
-    "precision_found": {"*": {"*": _INTEGER}},
-    "precision_source": _TEXT,
-    "convolutions": {"*": _TEXT},
-    "postprocess": _TEXT,
+_TENSORS: Form = [{"name": TEXT, "type": TEXT, "shape": [INTEGER]}]
+_PASSPORT: Form = {
+    "contract": OBJECT,
+    "plan_sha256": TEXT,
+    "plan_bytes": INTEGER,
+    "onnx_sha256": TEXT,
+    "request": _REQUEST,
+    "backend": TEXT,
+    "backend_version": TEXT,
+    "targets": [TEXT],
+    "runs_on?": TEXT,
+    "machine": {f"{field.name}?": TEXT for field in dataclasses.fields(Machine)},
+    "precision_asked": TEXT,
+    "precision_found": {"*": {"*": INTEGER}},
+    "precision_source": TEXT,
+    "convolutions": {"*": TEXT},
+    "postprocess": TEXT,
     "inputs": _TENSORS,
     "outputs": _TENSORS,
-    "batch": [_INTEGER],
-    "quantization": _RECORD,
-    "verified": _RECORD,
-    "build_seconds": _NUMBER,
-    "built_at": _TEXT,
-    "accuracy?": _RECORD,
+    "batch": [INTEGER],
+    "quantization": OrNull(QUANTIZATION),
+    "verified": OrNull(OBJECT),
+    "build_seconds": NUMBER,
+    "built_at": TEXT,
+    "accuracy?": OrNull(ACCURACY),
 }
+# Characters that are read of a passport, which has a few ten thousand. More is not JSON then, because it is cut off.
+_MAX_SIZE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -147,22 +141,14 @@ class Passport:
             ContractError: if the text is not JSON or has another schema, or a field or a part of a field is missing,
                 unknown, or of a wrong type or value.
         """
-        try:
-            values = json.loads(text)
-            if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
-                raise ContractError(f"expected a passport of schema {SCHEMA}, got something else")
-            _check_form("", values, _PASSPORT)
-            _check_values(values)
-            values.pop("runs_on", None)  # follows from the other fields
-            values["contract"] = DetectorContract.from_json(json.dumps(values["contract"]))
-            values["machine"] = Machine(**values["machine"])
-            for name in ("targets", "inputs", "outputs", "batch"):
-                values[name] = tuple(values[name])
-            return cls(**values)
-        except (json.JSONDecodeError, TypeError) as error:  # TypeError: an unknown field, or a missing record
-            raise ContractError(
-                f"expected a passport, got a damaged or incomplete one ({type(error).__name__}: {error})"
-            ) from error
+        values = read_json(text, _PASSPORT, what="passport", schema=SCHEMA)
+        _check_values(values)
+        values.pop("runs_on", None)  # follows from the other fields
+        values["contract"] = DetectorContract.from_json(json.dumps(values["contract"]))
+        values["machine"] = Machine(**values["machine"])
+        for name in ("targets", "inputs", "outputs", "batch"):
+            values[name] = tuple(values[name])
+        return cls(**values)
 
 
 def passport_path(engine: Path | str) -> Path:
@@ -193,7 +179,8 @@ def read_passport(engine: Path | str) -> Passport:
     """
     path = passport_path(engine)
     try:
-        return Passport.from_json(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            return Passport.from_json(file.read(_MAX_SIZE))
     except FileNotFoundError as error:
         raise ModelFileError(
             f"{path}: expected the engine's passport, found none; copy it along with the engine, or build the engine "
@@ -285,37 +272,21 @@ def sha256(path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def _check_form(name: str, value: Any, form: Any) -> None:
-    """Raise ContractError if a value, or a value inside it, has another type than ``form``, a part of ``_PASSPORT``."""
-    if isinstance(form, list):
-        _require(type(value) is list, name, "a list", value)
-        for index, item in enumerate(value):
-            _check_form(f"{name}[{index}]", item, form[0])
-    elif isinstance(form, Mapping):
-        _require(type(value) is dict, name, "an object", value)
-        for key, inner in form.items():
-            required = not key.endswith("?") and key != "*"
-            for found in value if key == "*" else [key.rstrip("?")]:
-                if required or found in value:
-                    _check_form(f"{name}.{found}" if name else found, value.get(found), inner)
-    else:
-        _require(type(value) in form, name, _WORDS[form], value)
-
-
 def _check_values(values: Mapping[str, Any]) -> None:
     """Raise ContractError if a value has the right type, but the code that reads the passport cannot use it."""
     version, postprocess, batch = values["backend_version"], values["postprocess"], values["batch"]
     capability = values["machine"].get("compute_capability", "")
     _require(bool(_numbers(version)), "backend_version", "a version such as 10.3.0", version)
     _require(postprocess in (PLUGIN, KERNELS), "postprocess", f"{PLUGIN} or {KERNELS}", postprocess)
-    _require(len(batch) == 3, "batch", "the smallest, the tuned and the largest size", batch)
-    fits = re.fullmatch(r"([0-9]+\.[0-9]+)?", capability) is not None
+    sizes = "the smallest, the tuned and the largest size"
+    _require(len(batch) == 3 and 1 <= batch[0] <= batch[1] <= batch[2], "batch", sizes, batch)
+    fits = re.fullmatch(r"([0-9]{1,3}\.[0-9]{1,3})?", capability) is not None
     _require(fits, "machine.compute_capability", "a number such as 8.7", capability)
 
 
 def _require(condition: bool, name: str, expected: str, got: object) -> None:
     if not condition:
-        raise ContractError(f"passport: {name}: expected {expected}, got {repr(got)[:60]}")
+        raise ContractError(f"passport: {name}: expected {expected}, got {short(got)}")
 
 
 def _backend_mismatch(passport: Passport, backend: str, version: str) -> str:
@@ -344,4 +315,4 @@ def _gpu_mismatch(passport: Passport, machine: Machine) -> str:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdecimal())
+    return tuple(int(part[:9]) for part in version.split(".") if part.isdecimal())

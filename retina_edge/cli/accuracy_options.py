@@ -13,6 +13,7 @@ from engines.core.errors import ContractError
 from retina_edge.api.accuracy import AccuracyOptions
 from retina_edge.cli import argument_types
 from retina_edge.system.console import Console
+from retina_edge.system.printable import printable
 
 
 def add_accuracy_options(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +92,7 @@ def print_accuracy(console: Console, accuracy: Mapping[str, Any], precision: str
         lines.append(f"kept in fp16: {', '.join(trials[-1]['kept'])}")
     if accuracy["speed"] is not None:
         lines.append(f"speed of the network: {accuracy['speed']:g} times {accuracy['speed_against']}")
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    console.print("\n".join(map(printable, lines)), highlight=False, markup=False, soft_wrap=True)
 
 
 def _points(text: str) -> float:

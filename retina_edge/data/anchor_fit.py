@@ -19,15 +19,13 @@ from engines.core.errors import DataError
 from engines.core.letterbox import Letterbox
 from retina_edge.data.box_overlap import iou
 from retina_edge.data.dataset import DetectionDataset
-from retina_edge.model.config import octave_sizes
+from retina_edge.model.config import FINEST_STRIDE, octave_sizes, pyramid_levels
 
 # The paper's anchors, for a pyramid of five levels.
 DEFAULT_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 DEFAULT_RATIOS = (0.5, 1.0, 2.0)
 # As in the paper; torchvision calls it fg_iou_thresh.
 MATCH_IOU = 0.5
-# Stride of the finest pyramid level, from stage C3, pixels.
-FINEST_STRIDE = 8
 # COCO's limits of small, medium and large boxes: square roots of areas, pixels.
 SIZE_CLASSES = {"small": (0.0, 32.0), "medium": (32.0, 96.0), "large": (96.0, math.inf)}
 # Range of the search for the smallest anchor, pixels, and number of sizes that it tries in each octave.
@@ -113,7 +111,7 @@ def input_boxes(dataset: DetectionDataset, input_size: tuple[int, int]) -> npt.N
 def pyramid(
     input_size: tuple[int, int], anchor_sizes: Sequence[float], aspect_ratios: Sequence[float]
 ) -> tuple[PyramidLevel, ...]:
-    """Return the pyramid levels of a network without building it. Its convolutions of stride 2 round sizes up.
+    """Return the pyramid levels of a network with three anchor sizes on each level; see ``pyramid_levels``.
 
     Args:
         input_size: (height, width) of the network's input, pixels.
@@ -122,15 +120,10 @@ def pyramid(
         aspect_ratios: height / width of the anchors.
 
     Examples:
-        >>> [level.feature_size for level in pyramid((416, 736), (32, 64, 128), (0.5, 1, 2))]
-        [(52, 92), (26, 46), (13, 23)]
+        >>> [level.anchor_sizes[0] for level in pyramid((416, 736), (32, 64, 128), (0.5, 1, 2))]
+        [32.0, 64.0, 128.0]
     """
-    levels = []
-    for index, sizes in enumerate(octave_sizes(anchor_sizes)):
-        height, width = (math.ceil(side / (FINEST_STRIDE * 2**index)) for side in input_size)
-        stride = (input_size[0] // height, input_size[1] // width)
-        levels.append(PyramidLevel((height, width), stride, sizes, tuple(aspect_ratios)))
-    return tuple(levels)
+    return pyramid_levels(input_size, octave_sizes(anchor_sizes), aspect_ratios)
 
 
 def best_iou(boxes: npt.NDArray[np.float32], levels: Sequence[PyramidLevel]) -> npt.NDArray[np.float32]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from retina_edge.data.anchor_fit import FINEST_STRIDE, AnchorFit
+from retina_edge.data.anchor_fit import AnchorFit
 from retina_edge.data.augment_options import AugmentOptions
+from retina_edge.model.config import FINEST_STRIDE
 from retina_edge.training.plan import Facts, learning_rate
 from retina_edge.training.train_options import TrainOptions
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engines.core.contract import LATER_FIELDS, DetectorContract, PyramidLevel, check_input_size
 from engines.core.errors import ContractError, RetinaEdgeError
+from engines.plugins.parameters import pack_parameters
+from tests.hostile import accepted, damaged
 
 LEVELS = (
     PyramidLevel((100, 100), (8, 8), (32.0, 40.3, 50.8), (0.5, 1.0, 2.0)),
@@ -93,6 +98,23 @@ def test_cell_anchors_equal_those_of_torchvision() -> None:
         ({"levels": (LEVELS[0], PyramidLevel((5, 5), (8, 8), (32.0,), (1.0,)))}, r"levels\[1\].*9 anchors"),
         ({"mean": (0.5, 0.5)}, "mean"),
         ({"std": (0.5, 0.0, 0.5)}, "std"),
+        ({"std": (0.5, math.nan, 0.5)}, "std"),
+        ({"mean": (0.5, 0.5, math.inf)}, "mean"),
+        ({"mean": (math.nan, 0.5, 0.5)}, "mean"),
+        ({"input_size": (32, 8224)}, "up to 8192 .*use 32x8192"),
+        ({"input_size": (10**400, 32)}, "use 8192x32"),
+        ({"input_size": (math.nan, 32)}, "use 32x32"),
+        ({"class_names": ("a", "b\x1b[31m")}, r"class_names: expected text without control characters, got 'b\\x1b"),
+        ({"class_names": ("a", "b\nerror: forged")}, "class_names: expected text without control"),
+        ({"class_names": ("a", "\ud800")}, "class_names: expected text without control"),
+        ({"architecture": "a\x07"}, "architecture: expected text without control"),
+        ({"produced_by": {"torch": "2\x9b1m"}}, "produced_by: expected text without control"),
+        ({"levels": (PyramidLevel((5, 5), (8, 8), (math.nan,), (1.0,)),)}, r"levels\[0\]: .*from 1e-06 to 1e\+06"),
+        ({"levels": (PyramidLevel((5, 5), (8, 8), (32.0,) * 257, (1.0,)),)}, "expected 1 to 256 anchors"),
+        ({"levels": (PyramidLevel((5, 10**9), (8, 8), (32.0,), (1.0,)),)}, "all from 1 to 8192"),
+        ({"levels": (LEVELS[0],) * 17}, "1 to 16 pyramid levels, got 17"),
+        ({"top_k": 100_001}, "top_k: expected 1 to 100000"),
+        ({"max_detections": 10**18}, "max_detections: expected 1 to 100000"),
         ({"color_order": "GBR"}, "color_order"),
         ({"letterbox": "center"}, "letterbox"),
         ({"score_threshold": 1.0}, "score_threshold"),
@@ -108,7 +130,29 @@ def test_a_contradiction_is_refused_with_the_name_of_the_field(changes: dict[str
         make(**changes)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"contract"', "{}", '{"schema": 99}', None, "\x00\x01"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "{",
+            "[]",
+            "null",
+            "3",
+            '"contract"',
+            "{}",
+            '{"schema": 99}',
+            '{"schema": true}',
+            None,
+            b"{}",
+            "\x00\x01",
+        ),
+        "[" * 100_000,
+        '{"schema": ' + "[" * 900 + "]" * 900 + "}",
+        '{"schema": 1' + "0" * 5000 + "}",
+    ],
+    ids=lambda text: str(text)[:12],
+)
 def test_other_text_than_a_contract_is_refused(text: Any) -> None:
     with pytest.raises(ContractError, match="contract: expected"):
         DetectorContract.from_json(text)
@@ -139,13 +183,28 @@ def test_a_class_agnostic_contract_survives_json() -> None:
 
 @pytest.mark.parametrize("value", [1, 0, None, "true", [True]])
 def test_agnostic_is_true_or_false(value: object) -> None:
-    with pytest.raises(ContractError, match="agnostic: expected bool, got"):
+    with pytest.raises(ContractError, match="agnostic: expected true or false, got"):
         DetectorContract.from_json(json.dumps({**json.loads(make().to_json()), "agnostic": value}))
 
 
 def test_an_unknown_field_is_named() -> None:
     with pytest.raises(ContractError, match=r"unknown.*color"):
         DetectorContract.from_json(json.dumps({**json.loads(make().to_json()), "color": 1}))
+
+
+@settings(max_examples=200, deadline=None)
+@given(damaged(json.loads(make().to_json())))
+def test_a_damaged_contract_is_refused_or_usable(text: str) -> None:
+    if contract := accepted(lambda: DetectorContract.from_json(text)):
+        assert DetectorContract.from_json(contract.to_json()) == contract
+        assert np.isfinite(pack_parameters(contract)).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text())
+def test_text_that_is_no_contract_is_refused(text: str) -> None:
+    with pytest.raises(ContractError):
+        DetectorContract.from_json(text)
 
 
 @pytest.mark.parametrize("junk", [None, "x", 3, [], {}, [[]], True])
@@ -171,7 +230,7 @@ def test_a_damaged_level_is_refused(changes: dict[str, Any]) -> None:
 def test_a_level_without_a_field_is_refused() -> None:
     values = json.loads(make().to_json())
     del values["levels"][1]["stride"]
-    with pytest.raises(ContractError, match=r"levels: .*stride"):
+    with pytest.raises(ContractError, match=r"levels\[1\]: .*missing.*stride"):
         DetectorContract.from_json(json.dumps(values))
 
 

@@ -37,6 +37,7 @@ def test_the_exit_code_of_the_body_is_returned(code: int) -> None:
     ("error", "line"),
     [
         (RetinaEdgeError("one\n  and two"), "error: one and two\n"),
+        (RetinaEdgeError("\x1b[31mred\x07 caf\udce9"), "error: \\x1b[31mred\\x07 caf\\udce9\n"),
         (MissingDependencyError("pip install it"), "error: pip install it\n"),
         (OSError(errno.ENOSPC, "No space left on device"), "error: [Errno 28] No space left on device\n"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a.pt"), "error: [Errno 2] No such file: 'a.pt'\n"),
