@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,8 +15,11 @@ import onnx.numpy_helper
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from engines.core.contract import DetectorContract
-from engines.core.errors import ContractError, ModelFileError
+from engines.core.errors import ContractError, ModelFileError, reason_of
+from engines.core.json_form import read_json
+from engines.core.records import FORMS
 from engines.core.tensor_names import DOMAIN, PARAMETERS
+from engines.onnx.onnx_check import check_onnx
 from engines.onnx.onnx_executor import CONTRACT_KEY
 from engines.plugins.launch import Launch
 
@@ -28,7 +30,7 @@ def read_deployable(content: bytes) -> onnx.ModelProto:
     """Parse the content of an ONNX file.
 
     Raises:
-        ModelFileError: if the content is not an ONNX model.
+        ModelFileError: if the content is not an ONNX model, or not one to run; see ``check_onnx``.
 
     Examples:
         >>> from retina_edge.assets import MODEL
@@ -36,13 +38,13 @@ def read_deployable(content: bytes) -> onnx.ModelProto:
         >>> [tensor.name for tensor in model.graph.output]
         ['num_detections', 'boxes', 'scores', 'labels']
     """
+    check_onnx(content)
     try:
-        model = onnx.load_from_string(content)
+        return onnx.load_from_string(content)
     except (ValueError, DecodeError) as error:
-        raise ModelFileError(f"expected an ONNX model, got {len(content)} bytes that are not one ({error})") from error
-    if not model.graph.node:
-        raise ModelFileError("expected an ONNX model, got one without nodes; export the model again")
-    return model
+        raise ModelFileError(
+            f"expected an ONNX model, got {len(content)} bytes that are not one ({reason_of(error)})"
+        ) from error
 
 
 def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
@@ -59,6 +61,13 @@ def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
 def record_of(model: onnx.ModelProto, key: str) -> dict[str, Any] | None:
     """Return the record under a key of the metadata, or None if the model has no such record.
 
+    Args:
+        model: model of the metadata.
+        key: ``QUANTIZATION_KEY`` or ``ACCURACY_KEY``.
+
+    Raises:
+        ModelFileError: if the record is damaged.
+
     Examples:
         >>> from engines.core.tensor_names import QUANTIZATION_KEY
         >>> model = onnx.ModelProto()
@@ -67,8 +76,10 @@ def record_of(model: onnx.ModelProto, key: str) -> dict[str, Any] | None:
         {'layout': 'tensorrt'}
     """
     text = metadata_of(model).get(key)
-    record: dict[str, Any] | None = json.loads(text) if text else None
-    return record
+    try:
+        return read_json(text, FORMS[key], what=key, fix="export the model again") if text else None
+    except ContractError as error:
+        raise ModelFileError(str(error)) from error
 
 
 def contract_of(deployable: onnx.ModelProto) -> DetectorContract:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -11,17 +10,21 @@ import numpy.typing as npt
 import onnxruntime
 
 from engines.core.contract import TENSORRT, DetectorContract
-from engines.core.errors import ContractError, ModelFileError
+from engines.core.errors import ContractError, ModelFileError, reason_of
 from engines.core.executor import HostExecutor, RawDetections
+from engines.core.json_form import read_json, short
+from engines.core.records import QUANTIZATION
 from engines.core.tensor_names import INPUT, OUTPUTS, QUANTIZATION_KEY
+from engines.onnx.onnx_check import check_onnx_file
 
 CONTRACT_KEY = "retina_edge.contract"
+_OUTPUT_TYPES = ("tensor(int32)", "tensor(float)", "tensor(float)", "tensor(int32)")
 
 
 def _is_for_tensorrt(session: onnxruntime.InferenceSession) -> bool:
     """True if the model is in INT8 with TensorRT's layout."""
     text = session.get_modelmeta().custom_metadata_map.get(QUANTIZATION_KEY)
-    return bool(text) and json.loads(text).get("layout") == TENSORRT
+    return bool(text) and read_json(text, QUANTIZATION, what="quantization").get("layout") == TENSORRT
 
 
 def _requested_threads() -> int:
@@ -60,6 +63,7 @@ class OnnxExecutor(HostExecutor):
         path = Path(path)
         if not path.is_file():
             raise ModelFileError(f"{path}: expected an ONNX file, found none; make it with retina-edge export")
+        check_onnx_file(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or _requested_threads()
         options.log_severity_level = 3
@@ -73,9 +77,10 @@ class OnnxExecutor(HostExecutor):
                 # raw heads of the sample model drifted from FP32 by 10 dB more.
                 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
                 self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except ContractError as error:
+            raise ModelFileError(f"{path}: {error}; export the model again") from error
         except Exception as error:  # ONNX Runtime raises its own and built-in exceptions
-            text = str(error).replace(f"Load model from {path} failed:", "")  # our message begins with the path
-            reason = f"{type(error).__name__} {text.partition(chr(10))[0][:200]}"
+            reason = reason_of(error, without=f"Load model from {path} failed:")  # our message begins with the path
             raise ModelFileError(f"{path}: expected a deployable ONNX model; ONNX Runtime says: {reason}") from error
         metadata = self._session.get_modelmeta().custom_metadata_map
         if CONTRACT_KEY not in metadata:
@@ -93,13 +98,16 @@ class OnnxExecutor(HostExecutor):
 
     def _check_signature(self, path: Path) -> None:
         """Raise ModelFileError if the inputs or outputs are not those of a deployable ONNX."""
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        shape = [*self.contract.input_size, 3]
-        signature = [(item.name, item.type, item.shape[1:]) for item in inputs]
-        if signature != [(INPUT, "tensor(uint8)", shape)] or tuple(item.name for item in outputs) != OUTPUTS:
+        rows = self.contract.max_detections
+        expected = [
+            (INPUT, "tensor(uint8)", [*self.contract.input_size, 3]),
+            *zip(OUTPUTS, _OUTPUT_TYPES, ([], [rows, 4], [rows], [rows]), strict=True),
+        ]
+        tensors = (*self._session.get_inputs(), *self._session.get_outputs())
+        if (found := [(item.name, item.type, item.shape[1:]) for item in tensors]) != expected:
             raise ModelFileError(
-                f"{path}: expected the input images uint8 [N, {', '.join(map(str, shape))}] and the outputs "
-                f"{', '.join(OUTPUTS)}, got {signature} and {[item.name for item in outputs]}; export the model again"
+                f"{path}: expected inputs and outputs as in the contract, (name, type, shape of one image) {expected}, "
+                f"got {short(found)}; export the model again"
             )
 
     def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:
@@ -109,11 +117,19 @@ class OnnxExecutor(HostExecutor):
             images: uint8 [N, height, width, 3], BGR, letterboxed to the contract's input size.
 
         Raises:
+            ModelFileError: if the model returns labels that are not in its contract.
             ValueError: if the executor is closed.
         """
         if self._session is None:
             raise ValueError("the detector is closed; load it again")
-        return RawDetections(*self._session.run(OUTPUTS, {INPUT: images}))
+        raw = RawDetections(*self._session.run(OUTPUTS, {INPUT: images}))
+        # As unsigned numbers, labels below 0 are large.
+        if raw.labels.view(np.uint32).max(initial=0) >= self.contract.num_classes:
+            raise ModelFileError(
+                f"the ONNX model: expected labels below {self.contract.num_classes}, the number of class names in its "
+                f"contract, got {raw.labels.max()}; export it again"
+            )
+        return raw
 
     def close(self) -> None:
         """Release the ONNX Runtime session. The executor cannot be used afterwards."""

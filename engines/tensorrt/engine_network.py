@@ -60,7 +60,7 @@ class EngineNetwork:
     @property
     def kept(self) -> Collection[str]:
         """Names of the convolutions that the quantizer kept in FP16 on purpose."""
-        return frozenset(self.quantization["kept"]) if self.quantization else frozenset()
+        return frozenset(self.quantization.get("kept", ())) if self.quantization else frozenset()
 
     def check(self, network: tensorrt.INetworkDefinition) -> None:
         """Compare the input, the plugins and the outputs of a parsed network with the contract.
@@ -126,9 +126,9 @@ def prepare(content: bytes, options: BuildOptions) -> EngineNetwork:
             f"retina-edge export MODEL.pt -o MODEL.onnx --precision {options.precision}"
         )
     quantization, accuracy = (record_of(deployable, key) for key in (QUANTIZATION_KEY, ACCURACY_KEY))
-    if quantization and quantization["layout"] != TENSORRT:
+    if quantization and (layout := quantization.get("layout")) != TENSORRT:
         raise BuildError(
-            f"layout: expected an INT8 ONNX for TensorRT, got one for {quantization['layout']}; "
+            f"layout: expected an INT8 ONNX for TensorRT, got one for {layout}; "
             "export it again for the layout tensorrt: retina-edge export MODEL.pt -o MODEL.onnx --precision int8 --for "
             "tensorrt --calibration DIR"
         )

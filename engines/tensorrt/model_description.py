@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.core.contract import DetectorContract
-from engines.core.errors import ModelFileError
+from engines.core.errors import ModelFileError, reason_of
 from engines.core.tensor_names import ACCURACY_KEY, QUANTIZATION_KEY
 from engines.tensorrt.passport import Passport, read_engine, sha256
 
@@ -132,20 +132,24 @@ def _inspect_onnx(path: Path) -> Inspection:
     try:
         model = read_deployable(content)
         contract = contract_of(model)
+        name_convolutions(model)
+        convolutions = convolution_precisions(model)
+        return Inspection(
+            path,
+            len(content),
+            sha256(path),
+            contract,
+            describe(model.graph.input),
+            describe(model.graph.output),
+            {"convolution": dict(Counter(convolutions.values()))},
+            convolutions,
+            {"opset": ", ".join(f"{item.domain or 'onnx'} {item.version}" for item in model.opset_import)},
+            record_of(model, QUANTIZATION_KEY),
+            record_of(model, ACCURACY_KEY),
+        )
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
-    name_convolutions(model)
-    convolutions = convolution_precisions(model)
-    return Inspection(
-        path,
-        len(content),
-        sha256(path),
-        contract,
-        describe(model.graph.input),
-        describe(model.graph.output),
-        {"convolution": dict(Counter(convolutions.values()))},
-        convolutions,
-        {"opset": ", ".join(f"{item.domain or 'onnx'} {item.version}" for item in model.opset_import)},
-        record_of(model, QUANTIZATION_KEY),
-        record_of(model, ACCURACY_KEY),
-    )
+    except (IndexError, KeyError) as error:  # a node without weights, a tensor of an unknown type
+        raise ModelFileError(
+            f"{path}: expected the graph of a deployable ONNX, got a damaged one ({reason_of(error)}); export it again"
+        ) from error

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
+from engines.core.tensor_names import QUANTIZATION_KEY
 from engines.tensorrt.passport import passport_path
 from retina_edge.assets import MODEL
 from retina_edge.inspect import main
@@ -93,3 +97,55 @@ def test_a_foreign_onnx_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "a.onnx").write_bytes(b"none")
     assert main([str(tmp_path / "a.onnx")]) == 1
     assert "a.onnx: expected an ONNX model" in capsys.readouterr().err
+
+
+def with_one_input(model: onnx.ModelProto) -> None:
+    convolution = next(node for node in model.graph.node if node.op_type == "Conv")
+    del convolution.input[1:]
+
+
+def with_an_unknown_type(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = 999
+
+
+def with_a_nested_record(model: onnx.ModelProto) -> None:
+    record = model.metadata_props.add()
+    record.key, record.value = QUANTIZATION_KEY, '{"a": ' + "[" * 900 + "]" * 900 + "}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_one_input, "expected the graph of a deployable ONNX, got a damaged one"),
+        (with_an_unknown_type, r"got a damaged one \(KeyError 999\)"),
+        (with_a_nested_record, "retina_edge.quantization: a: expected at most 16 levels"),
+    ],
+)
+def test_a_damaged_graph_is_an_error_of_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[onnx.ModelProto], None], message: str
+) -> None:
+    model = onnx.load(MODEL)
+    change(model)
+    onnx.save(model, tmp_path / "a.onnx")
+    assert main([str(tmp_path / "a.onnx")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(f"a.onnx: .*{message}", line)
+
+
+def test_control_characters_of_a_file_do_not_reach_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(MODEL)
+    # A convolution is named after its weights.
+    next(node for node in model.graph.node if node.op_type == "Conv").input[1] = "\x1b[31mred\nerror: forged\x07"
+    model.opset_import.add(domain="\x1b]0;title\x07", version=1)
+    path = tmp_path / "\x1b[31ma.onnx"
+    onnx.save(model, path)
+    for options in ([], ["--json"]):
+        assert main([str(path), *options]) == 0
+        printed = capsys.readouterr().out
+        assert "31mred\\nerror: forged" in printed
+        assert printed.replace("\n", "").isprintable()
+    path.write_bytes(b"")
+    assert main([str(path)]) == 1
+    assert capsys.readouterr().err.strip().isprintable()

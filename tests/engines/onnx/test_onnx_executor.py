@@ -13,6 +13,7 @@ import pytest
 
 from engines.core.errors import ModelFileError
 from engines.core.executor import RawDetections
+from engines.core.tensor_names import QUANTIZATION_KEY
 from engines.onnx.onnx_executor import CONTRACT_KEY, OnnxExecutor
 from export.attach import attach
 from tests.export.heads import (
@@ -112,15 +113,36 @@ def with_an_unknown_operator(model: onnx.ModelProto) -> None:
     model.graph.node[0].op_type = "NoSuchOperator"
 
 
+def with_other_max_detections(model: onnx.ModelProto) -> None:
+    contract = dataclasses.replace(CONTRACT, max_detections=CONTRACT.max_detections + 1)
+    onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
+
+
+def with_control_characters(model: onnx.ModelProto) -> None:
+    model.graph.node[0].op_type = "\x1b[31mNo\x07"
+
+
+def with_a_damaged_record(model: onnx.ModelProto) -> None:
+    onnx.helper.set_model_props(model, {CONTRACT_KEY: CONTRACT.to_json(), QUANTIZATION_KEY: "[" * 100_000})
+
+
+def with_another_record(model: onnx.ModelProto) -> None:
+    onnx.helper.set_model_props(model, {CONTRACT_KEY: CONTRACT.to_json(), QUANTIZATION_KEY: "[]"})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (without_contract, f"expected the contract in the metadata under '{CONTRACT_KEY}', found none"),
         (with_damaged_contract, "contract: expected JSON"),
         (with_newer_contract, "expected schema 1, got 99"),
-        (with_other_input_size, r"expected the input images uint8 \[N, 64, 64, 3\]"),
-        (without_an_output, "expected .* the outputs num_detections, boxes, scores, labels"),
+        (with_other_input_size, r"expected inputs and outputs as in the contract, .*\[64, 64, 3\]"),
+        (with_other_max_detections, r"expected inputs and outputs as in the contract, .*\[41, 4\]"),
+        (without_an_output, "expected inputs and outputs as in the contract, .*'labels'"),
         (with_an_unknown_operator, "ONNX Runtime says: .*NoSuchOperator"),
+        (with_control_characters, r"ONNX Runtime says: .*\[31mNo"),
+        (with_a_damaged_record, "quantization: expected JSON, .*nested too deep"),
+        (with_another_record, r"quantization: expected an object, got \[\]"),
     ],
 )
 def test_a_foreign_model_is_refused(tmp_path: Path, change: Callable[[onnx.ModelProto], None], message: str) -> None:
@@ -128,8 +150,22 @@ def test_a_foreign_model_is_refused(tmp_path: Path, change: Callable[[onnx.Model
     change(model)
     path = tmp_path / "foreign.onnx"
     onnx.save(model, path)
-    with pytest.raises(ModelFileError, match=f"foreign.onnx: .*{message}"):
+    with pytest.raises(ModelFileError, match=f"foreign.onnx: .*{message}") as caught:
         OnnxExecutor(path)
+    assert str(caught.value).isprintable()
+
+
+def test_labels_without_a_name_are_refused(tmp_path: Path) -> None:
+    """Whoever shortens the class names in the metadata gets an error instead of a traceback in the middle of a run."""
+    model = deployable()
+    names, ids = CONTRACT.class_names[:1], CONTRACT.category_ids[:1]
+    contract = dataclasses.replace(CONTRACT, class_names=names, category_ids=ids)
+    onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    executor = OnnxExecutor(path, threads=1)
+    with pytest.raises(ModelFileError, match="expected labels below 1, the number of class names in its contract, got"):
+        executor.infer(images([0]))
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated"])
@@ -141,7 +177,7 @@ def test_a_corrupt_file_is_refused(tmp_path: Path, damage: str) -> None:
     }[damage]
     path = tmp_path / "corrupt.onnx"
     path.write_bytes(content)
-    with pytest.raises(ModelFileError, match=r"corrupt\.onnx: expected a deployable ONNX model"):
+    with pytest.raises(ModelFileError, match=r"corrupt\.onnx: expected an ONNX model, got"):
         OnnxExecutor(path)
 
 
