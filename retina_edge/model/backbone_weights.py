@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from engines.core.errors import ModelFileError
-from retina_edge.model.torch_file import read_torch_file
+from retina_edge.model.torch_file import check_weights, is_state_dict, read_torch_file
 
 # Seconds without a byte after which a download has failed.
 TIMEOUT = 20.0
@@ -57,8 +57,12 @@ def read_weights(path: Path | str) -> Mapping[str, Tensor]:
     if not Path(path).is_file():
         raise ModelFileError(f"{path}: expected the weights of a backbone, found no file; correct the path")
     weights = read_torch_file(Path(path), "the weights of a backbone", fix="download it again")
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not is_state_dict(weights):
         raise ModelFileError(f"{path}: expected a state dict of tensors, got something else; download it again")
+    try:
+        check_weights(weights, Path(path))
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}; download it again") from error
     return weights
 
 

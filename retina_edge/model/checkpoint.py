@@ -16,11 +16,16 @@ from torch import Tensor
 from engines.core.atomic_file import atomic_file
 from engines.core.contract import DetectorContract
 from engines.core.errors import ModelFileError
+from engines.core.json_form import OBJECT, TEXT, Form, check_form, short
 from retina_edge.model.config import ModelConfig
 from retina_edge.model.retinanet import RetinaNet, check_contract
-from retina_edge.model.torch_file import read_torch_file
+from retina_edge.model.torch_file import check_weights, is_state_dict, read_torch_file
 
 FORMAT = "retina_edge checkpoint 1"
+_RECIPE: Form = {
+    **dict.fromkeys(("model", "augment", "options"), OBJECT),
+    "choices": [{"option": TEXT, "value": TEXT, "reason": TEXT}],
+}
 
 
 @dataclass(frozen=True)
@@ -131,32 +136,51 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             "torchvision with retina-edge convert"
         )
     try:
-        contract = DetectorContract.from_json(content["contract"])
-        config = ModelConfig.from_json(content["config"])
-        check_contract(config, contract)
-        weights = {
-            name: value.float() if value.is_floating_point() else value for name, value in content["weights"].items()
-        }
-        _check_weights(config, weights)
-        return Checkpoint(contract, config, weights, content.get("training"), content.get("recipe"))
-    except (KeyError, AttributeError, ValueError, ModelFileError) as error:
+        return _checkpoint_of(content, path)
+    except (ValueError, ModelFileError) as error:
         raise ModelFileError(f"{path}: damaged checkpoint: {error}") from error
 
 
-def _check_weights(config: ModelConfig, weights: dict[str, Tensor]) -> None:
-    """Check that the weights have the names and shapes of the architecture.
+def _checkpoint_of(content: dict[str, Any], path: Path) -> Checkpoint:
+    """Check every part of a checkpoint before a later one is used.
 
     Raises:
-        ModelFileError: if a weight is missing, unknown, or has another shape.
+        ValueError, ModelFileError: if a part is missing, damaged or contradicts another one.
+    """
+    contract = DetectorContract.from_json(content.get("contract", ""))
+    config = ModelConfig.from_json(content.get("config", ""))
+    check_contract(config, contract)
+    weights, training, recipe = (content.get(name) for name in ("weights", "training", "recipe"))
+    if not is_state_dict(weights):
+        raise ModelFileError(f"weights: expected tensors by name, got {short(weights)}")
+    check_weights(weights, path)
+    weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+    _check_fit(config, weights)
+    if training is not None and (not isinstance(training, dict) or type(training.get("step")) is not int):
+        raise ModelFileError("training: expected the state of a run after a number of steps, got something else")
+    if recipe is not None:
+        check_form(recipe, _RECIPE, "recipe")
+    return Checkpoint(contract, config, weights, training, recipe)
+
+
+def _check_fit(config: ModelConfig, weights: dict[str, Tensor]) -> None:
+    """Check that the weights have the names, shapes and types of the architecture.
+
+    Raises:
+        ModelFileError: if a weight is missing, unknown, or has another shape or type.
     """
     # The meta device computes shapes without allocating memory.
     with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in RetinaNet(config).state_dict().items()}
-    actual = {name: tuple(value.shape) for name, value in weights.items()}
+        expected = {name: _kind(value) for name, value in RetinaNet(config).state_dict().items()}
+    actual = {name: _kind(value) for name, value in weights.items()}
     wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
     if wrong:
         name = wrong[0]
         raise ModelFileError(
-            f"{len(wrong)} weights do not fit the architecture; the first, {name}: expected "
+            f"{len(wrong)} weights do not fit the architecture; the first, {short(name)}: expected "
             f"{expected.get(name, 'none')}, got {actual.get(name, 'none')}"
         )
+
+
+def _kind(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

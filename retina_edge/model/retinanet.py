@@ -19,7 +19,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from engines.core.contract import DetectorContract, PyramidLevel
 from engines.core.errors import ModelFileError
-from retina_edge.model.config import GROUPS, ModelConfig
+from engines.core.json_form import short
+from retina_edge.model.config import GROUPS, ModelConfig, pyramid_levels
 
 # For each stage: name of the module that ends it, and its output channels (in a ResNet, a multiple of layer1's).
 _RESNET_STAGES = {3: ("layer2", 2), 4: ("layer3", 4), 5: ("layer4", 8)}
@@ -91,19 +92,17 @@ class RetinaNet(nn.Module):
 
 
 def check_contract(config: ModelConfig, contract: DetectorContract) -> None:
-    """Check that a model and a contract agree on classes and anchors.
+    """Check that a model and a contract agree on classes, anchors and the sizes of the raw heads.
 
     Raises:
         ValueError: if they differ.
     """
-    of_model = (config.num_classes, config.anchor_sizes, config.aspect_ratios)
-    of_contract = (
-        contract.num_classes,
-        tuple(level.anchor_sizes for level in contract.levels),
-        contract.levels[0].aspect_ratios,
-    )
-    if of_model != of_contract:
-        raise ValueError(f"model and contract differ in classes or anchors: expected {of_contract}, got {of_model}")
+    levels = pyramid_levels(contract.input_size, config.anchor_sizes, config.aspect_ratios)
+    if (config.num_classes, levels) != (contract.num_classes, contract.levels):
+        raise ValueError(
+            f"model and contract differ in classes, anchors or pyramid: expected {config.num_classes} classes and "
+            f"{short(levels)}, got {contract.num_classes} classes and {short(contract.levels)}"
+        )
 
 
 def _backbone_with_fpn(config: ModelConfig, weights: Mapping[str, Tensor] | None) -> BackboneWithFPN:

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given, settings
 
 from engines.core.errors import ModelFileError
 from retina_edge import Detector
-from retina_edge.model.checkpoint import Checkpoint, load_checkpoint
+from retina_edge.model.checkpoint import FORMAT, Checkpoint, load_checkpoint
+from retina_edge.model.config import ModelConfig
 from retina_edge.model.retinanet import RetinaNet
+from tests.hostile import accepted, damaged
 from tests.models import TINY, contract_of, lively
 
 # Pixels; for another batch size, torch sums a convolution in another order.
@@ -26,7 +37,7 @@ def model() -> RetinaNet:
     return lively(RetinaNet(TINY))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def checkpoint(model: RetinaNet) -> Checkpoint:
     return Checkpoint(contract_of(model), TINY, model.state_dict())
 
@@ -90,7 +101,7 @@ class Malicious:
 def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
     target = tmp_path / "ran"
     torch.save({"format": Malicious(target)}, tmp_path / "evil.pt")
-    with pytest.raises(ModelFileError, match="torch cannot read it"):
+    with pytest.raises(ModelFileError, match=r"got a pickled \S+, which cannot be read without running code"):
         load_checkpoint(tmp_path / "evil.pt")
     assert not target.exists()
 
@@ -110,18 +121,172 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path, checkpoint: Check
         load_checkpoint(path)
 
 
+def nested(depth: int) -> object:
+    return [nested(depth - 1)] if depth else None
+
+
+RECIPE: dict[str, Any] = {"model": {}, "augment": {}, "options": {}, "choices": []}
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("contract", "{}"), ("config", "{}"), ("weights", None), ("weights", 3), ("contract", None)],
+    [
+        ("contract", "{}"),
+        ("contract", None),
+        ("contract", torch.zeros(1)),
+        ("config", "{}"),
+        ("config", 3),
+        ("weights", None),
+        ("weights", 3),
+        ("weights", {"a": 3}),
+        ("weights", {3: torch.zeros(1)}),
+        ("training", 3),
+        ("training", {"step": "1"}),
+        ("training", {}),
+        ("recipe", []),
+        ("recipe", {}),
+        ("recipe", {**RECIPE, "choices": [{"option": "--lr"}]}),
+        ("recipe", {**RECIPE, "options": {"lr": nested(50)}}),
+        ("recipe", {**RECIPE, "options": {"lr": torch.zeros(1)}}),
+    ],
 )
 def test_damaged_content_is_refused(tmp_path: Path, checkpoint: Checkpoint, key: str, value: object) -> None:
     path = tmp_path / "model.pt"
-    checkpoint.save(path)
-    content = torch.load(path, weights_only=True)
-    content[key] = value
+    content = {
+        "format": FORMAT,
+        "contract": checkpoint.contract.to_json(),
+        "config": checkpoint.config.to_json(),
+        "weights": checkpoint.weights,
+        key: value,
+    }
     torch.save(content, path)
-    with pytest.raises(ModelFileError, match=r"model\.pt: damaged checkpoint"):
+    with pytest.raises(ModelFileError, match=rf"model\.pt: damaged checkpoint: .*{key}"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("changes", [{"class_names": ("a", "b"), "category_ids": (1, 2)}, {"input_size": (64, 64)}])
+def test_a_contract_of_another_model_is_refused(
+    tmp_path: Path, checkpoint: Checkpoint, changes: dict[str, Any]
+) -> None:
+    """With other sizes of raw heads, the decoder would fail in the middle of a run."""
+    path = tmp_path / "model.pt"
+    contract = dataclasses.replace(checkpoint.contract, **changes)
+    dataclasses.replace(checkpoint, contract=contract).save(path)
+    with pytest.raises(ModelFileError, match="model and contract differ in classes, anchors or pyramid"):
+        load_checkpoint(path)
+
+
+NAME = "backbone.body.layer1.0.bn1.running_var"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.full((64,), torch.nan), f"'{NAME}': expected finite numbers, got NaN or infinity"),
+        (torch.full((64,), torch.inf, dtype=torch.float16), f"'{NAME}': expected finite numbers"),
+        (torch.full((64,), -1.0), f"'{NAME}': expected variances of 0 or more"),
+        (torch.ones(64, dtype=torch.complex64), f"'{NAME}': expected real numbers, got torch.complex64"),
+        (torch.ones(64, dtype=torch.int32), rf"'{NAME}': expected float32 \[64\], got int32 \[64\]"),
+        (torch.ones(65), rf"'{NAME}': expected float32 \[64\], got float32 \[65\]"),
+    ],
+)
+def test_weights_that_compute_nothing_are_refused(
+    tmp_path: Path, checkpoint: Checkpoint, value: torch.Tensor, message: str
+) -> None:
+    path = tmp_path / "model.pt"
+    dataclasses.replace(checkpoint, weights={**checkpoint.weights, NAME: value}).save(path)
+    with pytest.raises(ModelFileError, match=rf"model\.pt: damaged checkpoint: .*{message}"):
+        load_checkpoint(path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(damaged(json.loads(TINY.to_json())))
+def test_a_damaged_configuration_is_refused_or_usable(text: str) -> None:
+    if config := accepted(lambda: ModelConfig.from_json(text)):
+        assert ModelConfig.from_json(config.to_json()) == config
+        with torch.device("meta"):
+            RetinaNet(config)
+
+
+# Files of a few bytes that ask for gigabytes. Each is loaded in a process of its own, which measures its memory.
+MEGABYTE = 1 << 20
+CLAIM = 1 << 31
+BOMBS = """
+import json, resource, sys
+from pathlib import Path
+from engines.core.errors import ModelFileError
+from retina_edge.model.checkpoint import load_checkpoint
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+results = {}
+load_checkpoint(sys.argv[1])
+for path in map(Path, sys.argv[2:]):
+    before = peak()
+    try:
+        load_checkpoint(path)
+        message = ""
+    except ModelFileError as error:
+        message = str(error)
+    results[path.name] = (peak() - before, message)
+print(json.dumps(results))
+"""
+
+
+class Call:
+    """An object that is pickled as a call of a function."""
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call[0], self.call[1:]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes only on Linux")
+def test_no_file_takes_more_memory_than_it_has_bytes(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    valid = tmp_path / "valid.pt"
+    checkpoint.save(valid)
+    content = torch.load(valid, weights_only=True)
+
+    def weights(value: object) -> dict[str, Any]:
+        return {**content, "weights": {**content["weights"], NAME: value}}
+
+    stretched = torch.zeros(1, dtype=torch.float16).expand(CLAIM)
+    torch.save(weights(stretched), tmp_path / "stretched.pt")
+    torch.save(weights(torch.zeros(1).expand(CLAIM, 50)), tmp_path / "huge.pt")
+    torch.save(weights(stretched), tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    torch.save(weights(Call(bytearray, CLAIM)), tmp_path / "bytearray.pt")
+    torch.save(weights(Call(torch.Tensor, CLAIM)), tmp_path / "tensor.pt")
+    with zipfile.ZipFile(valid) as source, zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in source.namelist():
+            packed.writestr(name, bytes(100 * MEGABYTE) if name.endswith("data/0") else source.read(name))
+    shutil.copy(valid, tmp_path / "shared.pt")
+    with zipfile.ZipFile(tmp_path / "shared.pt", "a") as archive:
+        largest = max(archive.infolist(), key=lambda record: record.file_size)
+        for number in range(100):
+            record = copy.copy(largest)
+            record.filename = f"{largest.filename}{number}"
+            archive.filelist.append(record)
+        archive.writestr(f"{largest.filename.partition('/')[0]}/more", b"")  # so that the directory is written
+    bombs = sorted(path for path in tmp_path.glob("*.pt") if path != valid)
+    command = [sys.executable, "-c", BOMBS, str(valid), *map(str, bombs)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    results = json.loads(run.stdout)
+    assert set(results) == {path.name for path in bombs}
+    expected = {
+        "stretched.pt": f"expected weights of at most the .* most of them in '{NAME}' of shape \\({CLAIM},\\)",
+        "huge.pt": f"expected weights of at most the .* most of them in '{NAME}'",
+        "legacy.pt": f"expected weights of at most the .* most of them in '{NAME}'",
+        "bytearray.pt": "got a pickled '__builtin__.bytearray', which cannot be read without running code",
+        "tensor.pt": r"got a pickled 'torch\.\w*\.?Tensor",
+        "packed.pt": "torch cannot read it: ValueError records are compressed",
+        "shared.pt": "torch cannot read it: ValueError records do not fit into the",
+    }
+    for name, (kilobytes, message) in results.items():
+        assert re.search(expected[name], message), (name, message)
+        assert kilobytes * 1024 < 30 * MEGABYTE, (name, kilobytes)
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, checkpoint: Checkpoint) -> None:
@@ -130,6 +295,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, checkpoint: Checkpo
     path = tmp_path / "model.pt"
     Checkpoint(checkpoint.contract, checkpoint.config, weights).save(path)
     with pytest.raises(
-        ModelFileError, match=r"model\.pt: damaged .*1 weights do not fit .*bbox_reg.bias: expected \(36,\), got none"
+        ModelFileError,
+        match=r"model\.pt: damaged .*1 weights do not fit .*bbox_reg.bias': expected float32 \[36\], got none",
     ):
         Detector.load(path)
