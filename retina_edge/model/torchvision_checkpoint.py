@@ -17,11 +17,12 @@ from torchvision.models.detection.retinanet import (
 )
 
 from engines.core.contract import DetectorContract, package_versions
-from engines.core.errors import ModelFileError
+from engines.core.errors import ContractError, ModelFileError
 from retina_edge.model.checkpoint import Checkpoint
-from retina_edge.model.config import ModelConfig
+from retina_edge.model.config import ModelConfig, octave_sizes
 from retina_edge.model.retinanet import RetinaNet
-from retina_edge.model.torch_file import read_torch_file
+from retina_edge.model.torch_file import check_weights, read_torch_file
+from retina_edge.model.wrapped_weights import LOGITS, WrappedWeights, find_weights, first_keys, some
 
 # The architecture of each builder function of torchvision, as values of those fields of ModelConfig that differ.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -36,9 +37,9 @@ PUBLISHED = {
 # Epsilon of the frozen normalization: coco_v1 was trained before torchvision introduced an epsilon.
 PUBLISHED_EPS = {"coco_v1": 0.0, "coco_v2": 1e-5}
 DEFAULT_EPS = 1e-5
-LOGITS = "head.classification_head.cls_logits.weight"
-# Number of keys that an error message lists.
-NAMED_KEYS = 3
+# Number of anchor sizes on a level of torchvision's own RetinaNets.
+OCTAVE = 3
+BOXES = "head.regression_head.bbox_reg.weight"
 
 
 def load_published(name: str, architecture: str) -> tuple[dict[str, Tensor], float]:
@@ -68,14 +69,18 @@ def load_published(name: str, architecture: str) -> tuple[dict[str, Tensor], flo
         ) from error
 
 
-def load_file(path: Path | str) -> tuple[dict[str, Tensor], float]:
+def load_file(path: Path | str, *, ema: bool = False) -> tuple[WrappedWeights, float]:
     """Read weights from a file.
 
-    The file holds a state dict, or a dict with the state dict under ``model``, as written by torchvision's reference
-    training. Published files are recognized by the hash that torchvision puts into their names.
+    The file holds a state dict, or a dict with the state dict in it, as training programs write it; see
+    ``find_weights``. Published files are recognized by the hash that torchvision puts into their names.
+
+    Args:
+        path: path of the file.
+        ema: take the averaged weights of training instead of the last ones.
 
     Returns:
-        The state dict, and the epsilon of the backbone's normalization.
+        The weights, and the epsilon of the backbone's normalization.
 
     Raises:
         ModelFileError: if the file is missing, cannot be read without running code, or holds something else.
@@ -88,13 +93,12 @@ def load_file(path: Path | str) -> tuple[dict[str, Tensor], float]:
     # The reference training stores its command line in the file, as a Namespace of plain values.
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = read_torch_file(path, "a checkpoint of torchvision")
-    state = content.get("model", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelFileError(
-            f"{path}: expected a state dict, or a dict with one under 'model' as torchvision's reference "
-            f"training writes it, got {type(content).__name__} with {_first(content)}"
-        )
-    return dict(state), _known_eps(path)
+    try:
+        found = find_weights(content, ema=ema)
+        check_weights(found.weights, path)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    return found, _known_eps(path)
 
 
 def convert(
@@ -104,6 +108,8 @@ def convert(
     input_size: tuple[int, int],
     class_names: Sequence[str] | None = None,
     norm_eps: float = DEFAULT_EPS,
+    anchor_sizes: Sequence[Sequence[float]] | None = None,
+    aspect_ratios: Sequence[float] | None = None,
 ) -> Checkpoint:
     """Convert torchvision's weights to a checkpoint of retina_edge.
 
@@ -114,28 +120,37 @@ def convert(
         class_names: name of each label, label 0 first; by default the COCO names for 91 classes, else ``class_0``,
             ``class_1`` and so on.
         norm_eps: epsilon of the backbone's normalization.
+        anchor_sizes: anchor sizes of each pyramid level in training, input pixels; a single size stands for three if
+            the checkpoint has three, as in ``octave_sizes``. By default those of torchvision.
+        aspect_ratios: height / width of the anchors in training; by default 0.5, 1 and 2.
 
     Raises:
-        ModelFileError: if the weights belong to another architecture, or the number of class names is wrong.
+        ModelFileError: if the weights belong to another architecture or to other anchors, or the number of class names
+            is wrong.
+        ContractError: if an anchor is out of range.
     """
-    if LOGITS not in weights:
-        raise ModelFileError(f"expected weights of {architecture} with {LOGITS}, got {_first(weights)}")
-    frozen = not any(key.endswith("num_batches_tracked") for key in weights)
-    config = ModelConfig(num_classes=1, **ARCHITECTURES[architecture])
-    anchors = len(config.anchor_sizes[0]) * len(config.aspect_ratios)
-    num_classes, rest = divmod(len(weights[LOGITS]), anchors)
+    rows = [len(weights[name]) if name in weights and weights[name].ndim else 0 for name in (LOGITS, BOXES)]
+    if not all(rows):
+        raise ModelFileError(f"expected weights of {architecture} with {LOGITS} and {BOXES}, got {first_keys(weights)}")
+    sizes, ratios = _anchors(rows[1], anchor_sizes, aspect_ratios)
+    num_classes, rest = divmod(rows[0], len(sizes[0]) * len(ratios))
     if rest:
         raise ModelFileError(
-            f"{LOGITS}: expected a multiple of {anchors} rows, the anchors at a position of {architecture}, "
-            f"got {len(weights[LOGITS])}"
+            f"{LOGITS}: expected a multiple of {len(sizes[0]) * len(ratios)} rows, the anchors at a position, got "
+            f"{rows[0]}"
         )
     names = _class_names(num_classes, class_names)
-    config = ModelConfig(
-        num_classes=num_classes,
-        backbone_norm="frozen" if frozen else "batch",
-        norm_eps=norm_eps,
-        **ARCHITECTURES[architecture],
-    )
+    try:
+        config = ModelConfig(
+            num_classes=num_classes,
+            backbone_norm="batch" if any(key.endswith("num_batches_tracked") for key in weights) else "frozen",
+            norm_eps=norm_eps,
+            anchor_sizes=sizes,
+            aspect_ratios=ratios,
+            **ARCHITECTURES[architecture],
+        )
+    except ValueError as error:
+        raise ContractError(str(error)) from error
     model = RetinaNet(config).eval()
     _load(model, weights, architecture)
     contract = DetectorContract(
@@ -148,6 +163,31 @@ def convert(
         produced_by=package_versions("retina-edge", "torch", "torchvision"),
     )
     return Checkpoint(contract, config, dict(model.state_dict()))
+
+
+def _anchors(
+    rows: int, sizes: Sequence[Sequence[float]] | None, ratios: Sequence[float] | None
+) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
+    """Return the anchor sizes of each level, and the aspect ratios.
+
+    Args:
+        rows: rows of the last layer of the box head, four for each anchor at a position.
+        sizes, ratios: those of the user; None for those of torchvision.
+    """
+    default = ModelConfig(num_classes=1)
+    ratios = default.aspect_ratios if ratios is None else tuple(ratios)
+    levels = default.anchor_sizes if sizes is None else tuple(map(tuple, sizes))
+    count, rest = divmod(rows, 4 * len(ratios))
+    # A single size stands for three, as in torchvision's own anchors.
+    if count == OCTAVE and all(len(level) == 1 for level in levels):
+        levels = octave_sizes([level[0] for level in levels])
+    if rest or any(len(level) != count for level in levels):
+        raise ModelFileError(
+            f"anchors: expected the {rows // 4} at a position that the weights have, got {len(levels[0])} sizes on a "
+            f"level and {len(ratios)} aspect ratios; give those of training with --anchors and --aspect-ratios, "
+            "for instance --anchors 32 64 128 256 512 for one size on each level, or 32,40 64,80 ... for two"
+        )
+    return levels, ratios
 
 
 def _load(model: RetinaNet, weights: Mapping[str, Tensor], architecture: str) -> None:
@@ -168,8 +208,8 @@ def _load(model: RetinaNet, weights: Mapping[str, Tensor], architecture: str) ->
     missing = [key for key in missing if key not in keys]
     if missing or unexpected or other_shape:
         raise ModelFileError(
-            f"expected weights of {architecture}; missing: {_some(missing)}; unexpected: {_some(unexpected)}; "
-            f"of another shape: {_some(other_shape)}"
+            f"expected weights of {architecture}; missing: {some(missing)}; unexpected: {some(unexpected)}; "
+            f"of another shape: {some(other_shape)}"
         )
 
 
@@ -193,12 +233,3 @@ def _known_eps(path: Path) -> float:
         if digest.startswith(prefix):
             return PUBLISHED_EPS[name]
     return DEFAULT_EPS
-
-
-def _some(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
-    return (", ".join(keys[:NAMED_KEYS]) or "none") + more
-
-
-def _first(content: object) -> str:
-    return f"keys {_some([str(key) for key in content])}" if isinstance(content, Mapping) else "no keys"

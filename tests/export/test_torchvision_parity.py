@@ -8,17 +8,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torchvision.models.detection.retinanet import RetinaNet as TorchvisionRetinaNet
 
 from engines.core.contract import DetectorContract
 from engines.core.letterbox import Letterbox
 from export.torch_export import ExportReport
 from retina_edge import convert, export
-from retina_edge.detections import Detections
 from retina_edge.detector import Detector
 from retina_edge.model.retinanet import RetinaNet
-from tests.export.torchvision_models import BUILDERS, Images, as_torchvision, lively
+from tests.export.torchvision_models import BUILDERS, Images, as_torchvision, largest_differences, lively
 
 pytestmark = pytest.mark.start_first
 
@@ -29,27 +27,6 @@ SCORE = 1e-4
 # Convolutions may sum in another order for a batch than for a single image.
 BATCH_PIXELS = 1e-3
 BATCH_SCORE = 1e-6
-
-
-def largest_differences(detections: Detections, reference: dict[str, Tensor]) -> tuple[float, float]:
-    """Return the largest difference of boxes and of scores between detections and those of torchvision.
-
-    Each detection is paired with the nearest detection of torchvision with the same label. A comparison row by row
-    would fail if two scores differ by less than the rounding of the convolutions: then either may come first.
-    """
-    boxes, scores, labels = (reference[key].numpy() for key in ("boxes", "scores", "labels"))
-    assert len(detections) == len(labels)
-    np.testing.assert_array_equal(np.sort(detections.labels), np.sort(labels))
-    unpaired = np.ones(len(labels), bool)
-    pixels, score = 0.0, 0.0
-    for i in range(len(detections)):
-        distance = np.abs(boxes - detections.boxes[i]).max(axis=1)
-        distance[~unpaired | (labels != detections.labels[i])] = np.inf
-        nearest = int(distance.argmin())
-        unpaired[nearest] = False
-        pixels = max(pixels, float(distance[nearest]))
-        score = max(score, abs(float(scores[nearest] - detections.scores[i])))
-    return pixels, score
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 from torchvision.models.detection.retinanet import RetinaNet as TorchvisionRetinaNet
 
+from retina_edge.detections import Detections
+
 Images = npt.NDArray[np.uint8]
 
 BUILDERS: dict[str, Callable[..., TorchvisionRetinaNet]] = {
@@ -51,3 +53,24 @@ def lively(model: TorchvisionRetinaNet, image: Tensor, seed: int) -> Torchvision
 def as_torchvision(image: Images) -> Tensor:
     """Convert an image from BGR uint8 [h, w, 3] to RGB float [3, h, w], 0 to 1."""
     return torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1).float() / 255
+
+
+def largest_differences(detections: Detections, reference: dict[str, Tensor]) -> tuple[float, float]:
+    """Return the largest difference of boxes and of scores between detections and those of torchvision.
+
+    Each detection is paired with the nearest detection of torchvision with the same label. A comparison row by row
+    would fail if two scores differ by less than the rounding of the convolutions: then either may come first.
+    """
+    boxes, scores, labels = (reference[key].numpy() for key in ("boxes", "scores", "labels"))
+    assert len(detections) == len(labels)
+    np.testing.assert_array_equal(np.sort(detections.labels), np.sort(labels))
+    unpaired = np.ones(len(labels), bool)
+    pixels, score = 0.0, 0.0
+    for i in range(len(detections)):
+        distance = np.abs(boxes - detections.boxes[i]).max(axis=1)
+        distance[~unpaired | (labels != detections.labels[i])] = np.inf
+        nearest = int(distance.argmin())
+        unpaired[nearest] = False
+        pixels = max(pixels, float(distance[nearest]))
+        score = max(score, abs(float(scores[nearest] - detections.scores[i])))
+    return pixels, score
