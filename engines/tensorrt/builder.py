@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,7 +27,7 @@ from engines.tensorrt.layer_precision import (
     inspected_precision,
     network_precision,
 )
-from engines.tensorrt.passport import INSPECTED, PARSED, Passport, cache_path, passport_path
+from engines.tensorrt.passport import INSPECTED, PARSED, Passport, cache_path, next_passport_path, passport_path
 from engines.tensorrt.plugin_definitions import register
 
 if TYPE_CHECKING:
@@ -141,11 +142,13 @@ def build_engine(
         )
         del parser  # only now, because the parser owns the weights that the network points to
         file.write(content)
-    # The passport is written after the engine. An interruption between the two leaves files that do not belong
-    # together, which ``read_engine`` refuses.
+        file.flush()
+        os.fsync(file.fileno())  # now a full disk shows, before the passport is written
+        with atomic_file(next_passport_path(engine)) as next_passport:
+            next_passport.write(passport.to_json().encode())
+    # If the process is killed before the next line, ``read_engine`` gives the passport its name.
+    os.replace(next_passport_path(engine), passport_path(engine))
     cache_path(engine).unlink(missing_ok=True)  # the cache belongs to the replaced engine
-    with atomic_file(passport_path(engine)) as file:
-        file.write(passport.to_json().encode())
     return BuildReport(engine, passport, built=True)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -161,6 +162,19 @@ def passport_path(engine: Path | str) -> Path:
     return Path(f"{engine}.json")
 
 
+def next_passport_path(engine: Path | str) -> Path:
+    """Return the path of the passport of an engine that is about to replace the present one.
+
+    Two files cannot be replaced at once. The new passport is therefore written before the engine is replaced, and gets
+    its final name afterwards. If the process is killed in between, ``read_engine`` does the rest.
+
+    Examples:
+        >>> next_passport_path("model.engine").name
+        'model.engine.json.next'
+    """
+    return Path(f"{engine}.json.next")
+
+
 def cache_path(engine: Path | str) -> Path:
     """Return the path of an engine's cache: the kernels that TensorRT-RTX compiled for the machine that ran it.
 
@@ -201,6 +215,7 @@ def read_engine(engine: Path | str) -> Passport:
     engine = Path(engine)
     if not engine.is_file():
         raise ModelFileError(f"{engine}: expected an engine, found none; make it with retina-edge build")
+    _finish_replacement(engine)
     passport = read_passport(engine)
     if (digest := sha256(engine)) != passport.plan_sha256:
         raise ModelFileError(
@@ -209,6 +224,18 @@ def read_engine(engine: Path | str) -> Passport:
             f"damaged or was replaced; build it again with {rebuild_command(passport, engine)}"
         )
     return passport
+
+
+def _finish_replacement(engine: Path) -> None:
+    """Give the next passport its final name if it belongs to the engine, because a build was killed before that."""
+    path = next_passport_path(engine)
+    try:
+        with path.open(encoding="utf-8") as file:
+            passport = Passport.from_json(file.read(_MAX_SIZE))
+        if passport.plan_sha256 == sha256(engine):
+            os.replace(path, passport_path(engine))
+    except (OSError, UnicodeDecodeError, ContractError):  # there is none, or it is worth nothing
+        return
 
 
 def check_has_gpu(engine: Path | str, machine: Machine) -> None:

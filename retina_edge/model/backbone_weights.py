@@ -37,6 +37,11 @@ def imagenet_weights(backbone: str) -> Mapping[str, Tensor]:
     path, address = cached_weights(backbone), _address(backbone)
     if path.is_file():
         return read_weights(path)
+    if path.parts[0] == "~":  # without a home, torch would make a folder of this name
+        raise ModelFileError(
+            f"{path.name}: expected a folder to keep it in, found no home of this user; set TORCH_HOME, or name the "
+            "file with --backbone-weights FILE"
+        )
     try:
         with _timeout(TIMEOUT):
             return torch.hub.load_state_dict_from_url(address, map_location="cpu", check_hash=True, weights_only=True)

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from engines.tensorrt.build_monitor import Cancellation, make_monitor
 from engines.tensorrt.build_options import BuildOptions
 from engines.tensorrt.build_request import BuildRequest
 from engines.tensorrt.builder import BuildReport, _use_dla, build_engine
-from engines.tensorrt.passport import passport_path, read_passport
+from engines.tensorrt.passport import passport_path, read_engine, read_passport
 from retina_edge.assets import MODEL
 
 SM86 = BuildOptions(targets=("sm86",))
@@ -288,6 +289,42 @@ def test_a_full_disk_leaves_the_old_engine(small: BuildReport, monkeypatch: pyte
     assert engine.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.engine", "small.engine.json"]
     assert read_passport(engine).targets == ("sm86",)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_build_that_is_killed_between_engine_and_passport_leaves_a_whole_pair(
+    small: BuildReport, tmp_path: Path, exists: bool
+) -> None:
+    model, engine = copied(small, tmp_path)
+    if not exists:
+        engine.unlink()
+        Path(f"{engine}.json").unlink()
+    code = f"""
+import os, signal
+from engines.tensorrt import builder
+from engines.tensorrt.build_options import BuildOptions
+class Killed:
+    fsync = staticmethod(os.fsync)
+    replace = staticmethod(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+builder.os = Killed
+builder.build_engine({str(model)!r}, {str(engine)!r}, BuildOptions(targets=("sm89",)), force=True)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    assert read_engine(engine).targets == ("sm89",)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.engine", "small.engine.json"]
+    assert read_engine(engine).targets == ("sm89",)
+
+
+def test_a_build_that_is_killed_before_the_engine_is_replaced_leaves_the_old_pair(
+    small: BuildReport, tmp_path: Path
+) -> None:
+    _, engine = copied(small, tmp_path)
+    other = dataclasses.replace(small.passport, plan_sha256="0" * 64)
+    Path(f"{engine}.json.next").write_text(other.to_json())
+    assert read_engine(engine) == small.passport
+    Path(f"{engine}.json.next").write_text("{")
+    assert read_engine(engine) == small.passport
 
 
 def test_ctrl_c_during_the_build_leaves_no_file(tmp_path: Path) -> None:
