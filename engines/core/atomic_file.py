@@ -48,6 +48,10 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     path = Path(path)
     if path.is_dir():  # os.replace would also refuse, but only after all the work
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():  # a device or a pipe, such as /dev/stdout, must not be replaced
+        with path.open("wb") as file:
+            yield file
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     # os.replace is atomic only within a file system, so the temporary file lies beside its target.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.core.contract import DetectorContract
-from engines.core.errors import ContractError
+from engines.core.errors import ContractError, DataError
 from engines.core.option_checks import check_integer, check_number
 from retina_edge.api.tiles import TileOptions
 from retina_edge.data.dataset import DetectionDataset
@@ -30,7 +30,8 @@ class EvaluationOptions:
         max_detections: number of best boxes of an image that count; 100 as in COCO.
         tiles: tiles to cut images into; None to detect in whole images.
         device: for a checkpoint ``auto``, ``cpu`` or ``cuda``; for an engine ``cuda:N``.
-        skip_invalid: skip boxes that have no area or lie outside their image, instead of raising an error.
+        skip_invalid: leave out images that cannot be used, and skip boxes that have no area or lie outside their image,
+            instead of raising an error.
 
     Raises:
         ContractError: if an option is out of range.
@@ -119,6 +120,10 @@ def evaluate(
     """
     options = options or EvaluationOptions()
     dataset = load_dataset(annotations, images, part=VAL, skip_invalid=options.skip_invalid, on_message=on_message)
+    if not dataset.has_objects():
+        raise DataError(
+            f"{dataset.annotations}: expected objects to measure on, found none outside of crowds; add annotations"
+        )
     for remark in dataset.remarks:
         on_message(remark)
     on_dataset(dataset)

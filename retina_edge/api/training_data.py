@@ -106,7 +106,7 @@ class TrainingData:
         if self.val is None:
             single = is_coco_file(Path(self.train))
             return None if single else load_part(self.train, self.val_images, part=VAL, **checks)
-        validation = load_part(self.val, self.val_images or self.images, part=VAL, **checks)
+        validation = load_part(self.val, self.val_images or self.images, part=VAL, whole=True, **checks)
         if validation is None:
             raise DataError(f"{self.val}: expected a data set to validate on, found only a part to learn; omit --val")
         return validation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from engines.core.errors import RetinaEdgeError
 # Bounds: arguments are short, and a file may name another one, even itself.
 MAX_BYTES = 2**20
 MAX_DEPTH = 5
+MAX_ARGUMENTS = 10_000
 
 
 def with_files(arguments: Sequence[str]) -> list[str]:
@@ -19,7 +21,8 @@ def with_files(arguments: Sequence[str]) -> list[str]:
     are skipped. The file is UTF-8, and may begin with a byte order mark.
 
     Raises:
-        RetinaEdgeError: if a file cannot be read, is larger than 1 MiB, or names files in a circle.
+        RetinaEdgeError: if a file cannot be read, is larger than 1 MiB, or names files in a circle, or if there are
+            more than 10,000 arguments.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -29,7 +32,10 @@ def with_files(arguments: Sequence[str]) -> list[str]:
         ...     with_files(["model.onnx", f"@{path}"])
         ['model.onnx', 'yard=rtsp://camera/1']
     """
-    return list(_expanded(arguments, ()))
+    found = list(itertools.islice(_expanded(arguments, ()), MAX_ARGUMENTS + 1))
+    if len(found) > MAX_ARGUMENTS:
+        raise RetinaEdgeError(f"files of arguments: expected at most {MAX_ARGUMENTS} arguments, got more; correct them")
+    return found
 
 
 def _expanded(arguments: Sequence[str], inside: tuple[str, ...]) -> Iterator[str]:

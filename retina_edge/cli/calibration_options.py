@@ -12,6 +12,7 @@ from engines.core.contract import CPU, TENSORRT
 from export.precision.calibration import CALIBRATORS, DEFAULT_CALIBRATORS, DEFAULT_IMAGES
 from retina_edge.api.calibration import CalibrationOptions
 from retina_edge.cli import argument_types
+from retina_edge.system.printable import printable
 
 
 def add_calibration_options(parser: argparse.ArgumentParser) -> None:
@@ -64,4 +65,4 @@ def calibration_options(args: argparse.Namespace) -> CalibrationOptions | None:
 def print_findings(findings: Sequence[str]) -> None:
     """Print the remarks of the audit of the calibration set on stderr."""
     for finding in findings:
-        print(f"calibration: {finding}", file=sys.stderr)
+        print(f"calibration: {printable(finding)}", file=sys.stderr)

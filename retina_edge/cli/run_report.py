@@ -207,9 +207,9 @@ def print_summary(console: Console, summary: Summary, outputs: list[str]) -> Non
         console.print(Text(f"written: {printable(output)}"), soft_wrap=True)
     problems = Console(stderr=True)
     for warning in summary.warnings:
-        problems.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
+        problems.print(Text(f"warning: {printable(warning)}", "yellow"), soft_wrap=True)
     for error in summary.errors:
-        problems.print(Text(f"error: {error}", "red"), soft_wrap=True)
+        problems.print(Text(f"error: {printable(error)}", "red"), soft_wrap=True)
 
 
 def _by_class(counts: Mapping[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ def build_dataset(records: Records, looks: Sequence[ImageLook] | None, *, skip_i
     Raises:
         DataError: for images or boxes that cannot be used. The message names the file, the records and the fix.
     """
+    _check_paths(records)
     problems = {} if looks is None else _image_problems(records.images, looks)
     if problems and (not skip_invalid or len(problems) == len(records.images)):
         raise DataError(_names_of_bad_images(records, problems))
@@ -107,6 +109,19 @@ def clip(bbox: Sequence[float], size: tuple[int, int]) -> tuple[list[float], str
     return box, ""
 
 
+def _check_paths(records: Records) -> None:
+    """Refuse two records of one image: each copy would show the objects of the other as background."""
+    seen: dict[str, ImageRecord] = {}
+    for image in records.images:
+        path = os.path.normpath(image.path)
+        if path in seen:
+            raise DataError(
+                f"{records.source}: expected one record for each image, got two for {image.path.name} (image ids "
+                f"{seen[path].id} and {image.id}); join them"
+            )
+        seen[path] = image
+
+
 def _image_problems(images: Sequence[ImageRecord], looks: Sequence[ImageLook]) -> dict[int, str]:
     """Return the problems of images by index."""
     problems = {}
@@ -121,8 +136,8 @@ def _image_problems(images: Sequence[ImageRecord], looks: Sequence[ImageLook]) -
 def _size_problem(given: tuple[int, int], actual: tuple[int, int]) -> str:
     if given == actual[::-1]:
         return (
-            "width and height are exchanged in the record: they count in the upright picture, as its EXIF orientation "
-            "says"
+            "width and height are exchanged in the record: they count in the upright picture, after its EXIF "
+            "orientation, if it has one"
         )
     return (
         f"the record says {given[1]}x{given[0]} pixels (width x height), the file has {actual[1]}x{actual[0]}, so the "

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engines.core.errors import DataError
-from retina_edge.data.records import BoxRecord, ImageRecord, Records, as_flag, as_id, as_number, as_whole, shown
+from retina_edge.data.records import (
+    BoxRecord,
+    ImageRecord,
+    Records,
+    as_flag,
+    as_id,
+    as_number,
+    as_whole,
+    class_name,
+    shown,
+)
 
 # Names of image folders, relative to the annotation file's folder or its parent.
 IMAGE_FOLDERS = ("images", ".", "{part}", "images/{part}", "{part}2017")
@@ -186,19 +197,17 @@ def _categories(path: Path, records: Sequence[Any], used: set[Id | None]) -> tup
         for category_id, record in categories.items()
         if isinstance(parent := record.get("supercategory"), str)
     }
+    children = Counter(parents.values())
     names, remarks = {}, []
     for category_id, record in categories.items():
-        name = record["name"]
-        if not isinstance(name, str | int | float) or isinstance(name, bool) or not str(name).strip():
-            raise DataError(f"{path}: category id {category_id}: name: expected text, got {shown(name)}")
-        others = {parent for other, parent in parents.items() if other != category_id}
-        is_root = category_id not in used and str(name) in others and parents.get(category_id, "none") in ("none", "")
+        name, own = class_name(record["name"], f"{path}: category id {category_id}"), parents.get(category_id, "none")
+        is_root = category_id not in used and children[name] > (own == name) and own in ("none", "")
         if is_root:
             remarks.append(
                 f"{path.name}: category {name} is left out: it has no boxes, and groups the other categories"
             )
         else:
-            names[category_id] = str(name)
+            names[category_id] = name
     if not names:
         raise DataError(f"{path}: expected at least one category, found none")
     if len(set(names.values())) != len(names):

@@ -24,8 +24,6 @@ COCO_FILES = {
         "annotations/train.json",
         "annotations/instances_train2017.json",
         "train/_annotations.coco.json",
-        "annotations/instances_default.json",
-        "result.json",
     ),
     VAL: (
         "val.json",
@@ -33,8 +31,11 @@ COCO_FILES = {
         "annotations/val.json",
         "annotations/instances_val2017.json",
         "valid/_annotations.coco.json",
+        "test/_annotations.coco.json",
     ),
 }
+# The same of data sets without parts.
+WHOLE_FILES = ("annotations/instances_default.json", "result.json", "_annotations.coco.json")
 EXPECTED = (
     "a COCO file (.json), a YOLO description (data.yaml), or a folder with train.json, data.yaml or the XML files of "
     "Pascal VOC"
@@ -78,6 +79,7 @@ def load_dataset(
         path,
         images,
         part=part,
+        whole=True,
         skip_invalid=skip_invalid,
         need_images=need_images,
         bit_depth=bit_depth,
@@ -94,6 +96,7 @@ def load_part(
     images: Path | str | None = None,
     *,
     part: str,
+    whole: bool = False,
     skip_invalid: bool = False,
     need_images: bool = True,
     bit_depth: int | None = None,
@@ -101,11 +104,14 @@ def load_part(
 ) -> DetectionDataset | None:
     """Read and check a part of a data set, as ``load_dataset`` does; return None if there is no such part.
 
+    Args:
+        whole: if the data set has no parts, take all of it.
+
     Examples:
         >>> load_part("tests/data/treecrowns", part="train") is None
         True
     """
-    records = _read(Path(path), None if images is None else Path(images), part, need_images=need_images)
+    records = _read(Path(path), None if images is None else Path(images), part, whole=whole, need_images=need_images)
     if records is None:
         return None
     looks = None
@@ -128,19 +134,19 @@ def listed_images(path: Path) -> list[Path]:
     """
     if path.suffix.lower() == ".json":
         return coco_images(path)
-    records = _read(path, None, TRAIN, need_images=True)
+    records = _read(path, None, TRAIN, whole=True, need_images=True)
     return [] if records is None else [image.path for image in records.images]
 
 
-def _read(path: Path, images: Path | None, part: str, *, need_images: bool) -> Records | None:
+def _read(path: Path, images: Path | None, part: str, *, whole: bool, need_images: bool) -> Records | None:
     """Return the records of a part; None if there is no such part."""
     if not path.exists():
         raise DataError(f"{path}: expected {EXPECTED}, found no file or folder; correct the path")
-    if (file := _coco_file(path, part)) is not None:
+    if (file := _coco_file(path, part, whole=whole)) is not None:
         return read_coco(file, images or (None if need_images else file.parent))
     if (description := _description(path)) is not None:
         return read_yolo(description, part, images)
-    found = find_voc(path, part)
+    found = find_voc(path, part, whole=whole)
     return None if found is None else read_voc(*found, images)
 
 
@@ -154,11 +160,13 @@ def is_coco_file(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() not in YAML
 
 
-def _coco_file(path: Path, part: str) -> Path | None:
+def _coco_file(path: Path, part: str, *, whole: bool) -> Path | None:
     """Return a COCO file: the path itself, or one in the folder."""
     if path.is_file():
         return path if is_coco_file(path) else None
-    return next((path / name for name in COCO_FILES[part] if (path / name).is_file()), None)
+    has_parts = any((path / name).is_file() for names in COCO_FILES.values() for name in names)
+    names = (*COCO_FILES[part], *(WHOLE_FILES if part == TRAIN or (whole and not has_parts) else ()))
+    return next((path / name for name in names if (path / name).is_file()), None)
 
 
 def _description(path: Path) -> Path | None:

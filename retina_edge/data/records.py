@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engines.core.errors import DataError
+
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 # Text with leading zeros, such as 0012, is a name and not the number 12.
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,17}))(?:\.0*)?")
@@ -135,6 +137,25 @@ def as_flag(value: Any) -> bool | None:
         return bool(value)
     whole = as_whole(value)
     return bool(whole) if whole in (0, 1) else None
+
+
+def class_name(value: Any, where: str) -> str:
+    """Return the name of a class.
+
+    Args:
+        value: value of a file.
+        where: file and record, for the message.
+
+    Raises:
+        DataError: if it is no text, or empty. YAML turns names such as yes, no and 010 into other values.
+
+    Examples:
+        >>> class_name("tree", "data.yaml")
+        'tree'
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+        raise DataError(f"{where}: name: expected text, got {shown(value)}; write it in quotes")
+    return str(value)
 
 
 def shown(value: Any) -> str:

@@ -5,13 +5,15 @@ Source of the format: Everingham et al., The Pascal Visual Object Classes Challe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from engines.core.errors import DataError, MissingDependencyError
-from retina_edge.data.records import BoxRecord, ImageRecord, Records, as_flag, as_whole
+from retina_edge.data.records import BoxRecord, ImageRecord, Records, as_flag, as_whole, class_name, shown
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES
+from retina_edge.system.natural_order import natural_order
 
 # Names of the folders, relative to the folder of the data set.
 ANNOTATION_FOLDERS, IMAGE_FOLDERS = ("Annotations", "annotations", "."), ("JPEGImages", "images", ".")
@@ -20,12 +22,13 @@ PART_FOLDERS = {"train": ("train",), "val": ("valid", "val", "test")}
 LISTS = {"train": ("train.txt", "trainval.txt"), "val": ("val.txt", "test.txt")}
 
 
-def find_voc(folder: Path, part: str) -> tuple[Path, list[Path]] | None:
+def find_voc(folder: Path, part: str, *, whole: bool) -> tuple[Path, list[Path]] | None:
     """Return the folder and the XML files of a part of a data set; None if there are none.
 
     Args:
         folder: folder of the data set.
         part: ``train`` or ``val``.
+        whole: take all files for ``val`` if the data set has no parts.
     """
     for root in (*(folder / name for name in PART_FOLDERS[part]), folder):
         files = _xml_files(root)
@@ -36,10 +39,36 @@ def find_voc(folder: Path, part: str) -> tuple[Path, list[Path]] | None:
         lists = [root / "ImageSets" / "Main" / name for name in LISTS[part]]
         listed = next((path for path in lists if path.is_file()), None)
         if listed is not None:
-            stems = {line.split()[0] for line in listed.read_text(errors="replace").splitlines() if line.strip()}
-            return root, [file for file in files if file.stem in stems]
-        return (root, files) if part == "train" else None
+            return root, _listed(listed, files)
+        return (root, files) if part == "train" or (whole and not _has_parts(root)) else None
     return None
+
+
+def _has_parts(folder: Path) -> bool:
+    """True if a data set has lists or folders for its parts, so that another part is meant by their absence."""
+    names = {name for part in ("train", "val") for name in PART_FOLDERS[part]}
+    lists = {name for part in ("train", "val") for name in LISTS[part]}
+    return any(_xml_files(folder / name) for name in names) or any(
+        (folder / "ImageSets" / "Main" / name).is_file() for name in lists
+    )
+
+
+def _listed(path: Path, files: Sequence[Path]) -> list[Path]:
+    """Return the files that a list names, by their stems; lists of one class add a mark: 1, 0 or -1."""
+    by_stem = {file.stem: file for file in files}
+    found, missing = [], []
+    for line in (line.strip() for line in path.read_text(errors="replace").splitlines()):
+        stem = line if line in by_stem else re.sub(r"\s+(-?1|0)$", "", line)
+        if stem in by_stem:
+            found.append(by_stem[stem])
+        elif stem:
+            missing.append(stem)
+    if missing:
+        raise DataError(
+            f"{path}: expected an XML file for each name, found none for {len(missing)}: {', '.join(missing[:10])}; "
+            "correct the list"
+        )
+    return found
 
 
 def read_voc(folder: Path, files: Sequence[Path], images: Path | None) -> Records:
@@ -77,15 +106,18 @@ def read_voc(folder: Path, files: Sequence[Path], images: Path | None) -> Record
         for number, (element, label, (x1, y1, x2, y2)) in enumerate(
             zip(root.findall("object"), detections.class_id.tolist(), detections.xyxy.tolist(), strict=True), 1
         ):
-            crowd = as_flag(element.findtext("difficult", "0").strip())
+            difficult = (element.findtext("difficult") or "0").strip()
+            crowd = False if difficult == "Unspecified" else as_flag(difficult)
             if crowd is None:
-                raise DataError(f"{file}: object {number}: difficult: expected 0 or 1, got something else")
+                raise DataError(f"{file}: object {number}: difficult: expected 0 or 1, got {shown(difficult)}")
             where = f"{file.name} object {number}"
             boxes.append(BoxRecord(where, index, label, (x1, y1, x2 - x1, y2 - y1), crowd=crowd))
     if not boxes:
         raise DataError(
             f"{folder}: expected objects in the XML files, found none; there is nothing to learn or measure"
         )
+    for name in names:
+        class_name(name, str(folder))
     order = sorted(names)
     new_labels = [order.index(name) for name in names]
     ordered = tuple(box._replace(label=new_labels[box.label]) for box in boxes)
@@ -93,23 +125,27 @@ def read_voc(folder: Path, files: Sequence[Path], images: Path | None) -> Record
 
 
 def _xml_files(root: Path) -> list[Path]:
-    folders = (root / name for name in ANNOTATION_FOLDERS)
-    return next((files for folder in folders if (files := sorted(folder.glob("*.xml")))), [])
+    """Return the XML files of a folder, also in folders inside it; not the hidden copies that a Mac makes."""
+    folders = [root / name for name in ANNOTATION_FOLDERS if name != "."]
+    within = next((folder for folder in folders if folder.is_dir()), None)
+    files = within.rglob("*.xml") if within else root.glob("*.xml")
+    return sorted((file for file in files if not file.name.startswith(".")), key=natural_order)
 
 
 def _image_file(folder: Path, file: Path, images: Path | None, root: Any) -> Path:
-    """Return the image of an annotation: the file that it names, or else one with the same stem."""
+    """Return the image of an annotation: the one of the same stem, or else the file that it names.
+
+    The name inside is often that of before a file was renamed or copied.
+    """
     name = Path(root.findtext("filename", "").strip().replace("\\", "/")).name
-    folders = [images] if images is not None else [folder / name for name in IMAGE_FOLDERS]
-    folders = [*folders, file.parent] if images is None else folders
+    folders = [images] if images is not None else [*(folder / name for name in IMAGE_FOLDERS), file.parent]
     for candidate in folders:
-        if name and (candidate / name).is_file():
-            return candidate / name
         for suffix in sorted(IMAGE_SUFFIXES):
             for path in (candidate / f"{file.stem}{suffix}", candidate / f"{file.stem}{suffix.upper()}"):
                 if path.is_file():
                     return path
-    return folders[0] / (name or f"{file.stem}.jpg")
+    named = [candidate / name for candidate in folders if name and (candidate / name).is_file()]
+    return named[0] if named else folders[0] / (name or f"{file.stem}.jpg")
 
 
 def _size(root: Any) -> tuple[int, int] | None:

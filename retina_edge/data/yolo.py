@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engines.core.errors import DataError, MissingDependencyError
-from retina_edge.data.records import BoxRecord, ImageRecord, Records, as_whole, shown
+from retina_edge.data.records import BoxRecord, ImageRecord, Records, as_whole, class_name, shown
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES
+from retina_edge.system.natural_order import natural_order
 
 # Names of the description, in the folder of the data set.
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml")
@@ -38,14 +40,19 @@ def read_yolo(description: Path, part: str, images: Path | None = None) -> Recor
     content = _read_yaml(description)
     names = _class_names(description, content.get("names"))
     keypoint_values = _keypoint_values(description, content.get("kpt_shape"))
-    entries = next((content[key] for key in PARTS[part] if content.get(key)), None) if images is None else [str(images)]
+    entries = next((content[key] for key in PARTS[part] if content.get(key)), None)
+    if images is not None:
+        entries = str(images.absolute())
     if entries is None:
         return None
-    files = [
-        file
-        for entry in (entries if isinstance(entries, list) else [entries])
-        for file in _image_files(description, content.get("path"), entry)
-    ]
+    # A list may name an image twice, and two lists the same one.
+    files = list(
+        dict.fromkeys(
+            file
+            for entry in (entries if isinstance(entries, list) else [entries])
+            for file in _image_files(description, content.get("path"), entry)
+        )
+    )
     if not files:
         raise DataError(f"{description}: expected images in {shown(entries)}, found none; correct the path")
     boxes: list[BoxRecord] = []
@@ -54,14 +61,35 @@ def read_yolo(description: Path, part: str, images: Path | None = None) -> Recor
         if (label := _label_file(file)) is not None:
             labels.append(label)
             boxes += _boxes(label, index, len(names), keypoint_values)
-    if not labels:
+    if not labels and any(file.is_file() for file in files):
         raise DataError(
             f"{description}: expected labels, for instance {_label_paths(files[0])[0]}, found none; put the folder "
             "labels beside the folder images"
         )
     records = tuple(ImageRecord(file.name, file, None) for file in files)
     ids = tuple(range(1, len(names) + 1))
-    return Records(description, names, ids, records, tuple(boxes), (description, *labels), relative=True)
+    remarks = _remarks(description, files, labels)
+    return Records(
+        description, names, ids, records, tuple(boxes), (description, *labels), relative=True, remarks=remarks
+    )
+
+
+def _remarks(description: Path, files: Sequence[Path], labels: Sequence[Path]) -> tuple[str, ...]:
+    """Return what was passed over: images without labels, and labels without an image."""
+    remarks = []
+    if without := len(files) - len(labels):
+        remarks.append(f"{description.name}: {without} of {len(files)} images have no file of labels, so no objects")
+    known = set(labels)
+    others = [
+        path
+        for folder in {label.parent for label in labels}
+        for path in folder.glob("*.txt")
+        if path not in known and path.name != "classes.txt"
+    ]
+    if others:
+        names = ", ".join(sorted(path.name for path in others)[:10])
+        remarks.append(f"{description.name}: {len(others)} files of labels have no image and are not used: {names}")
+    return tuple(remarks)
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
@@ -91,10 +119,9 @@ def _class_names(path: Path, names: Any) -> tuple[str, ...]:
             names = [
                 name for _, name in sorted(zip(numbers, names.values(), strict=True), key=lambda item: item[0] or 0)
             ]
-    valid = isinstance(names, list) and all(isinstance(name, str | int | float) and str(name) for name in names)
-    if not valid or not names:
+    if not isinstance(names, list) or not names:
         raise DataError(f"{path}: names: expected a list of class names, or names for 0, 1, ..., got {shown(names)}")
-    result = tuple(str(name) for name in names)
+    result = tuple(class_name(name, f"{path}: names") for name in names)
     if len(set(result)) != len(result):
         raise DataError(f"{path}: names: expected each name once, got {', '.join(result)}; give them different names")
     return result
@@ -113,6 +140,7 @@ def _image_files(description: Path, root: Any, entry: Any) -> list[Path]:
     """Return the images of a folder, or those that a text file lists."""
     if not isinstance(entry, str):
         raise DataError(f"{description}: train and val: expected paths, got {shown(entry)}")
+    entry = entry.replace("\\", "/")
     roots = [description.parent / root] if isinstance(root, str) else []
     # Roboflow writes ../train/images and means the folder of the description.
     candidates = [base / name for base in (*roots, description.parent) for name in (entry, entry.removeprefix("../"))]
@@ -123,11 +151,15 @@ def _image_files(description: Path, root: Any, entry: Any) -> list[Path]:
             "folder; correct the path in the file"
         )
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        found = glob.iglob(
+            f"{glob.escape(str(path))}/**", recursive=True
+        )  # follows links to folders, skips hidden ones
+        files = (Path(name) for name in found)
+        images = (file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir())
+        return sorted(images, key=natural_order)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return [path]
-    lines = _lines(path)
-    return [path.parent / line for line in lines]
+    return [path.parent / line.replace("\\", "/") for line in _lines(path)]
 
 
 def _label_paths(image: Path) -> list[Path]:
@@ -148,17 +180,15 @@ def _label_file(image: Path) -> Path | None:
 def _boxes(path: Path, image: int, classes: int, keypoint_values: int) -> Iterable[BoxRecord]:
     from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 
-    numbered = [(number, line) for number, line in enumerate(_lines(path, keep_empty=True), 1) if line]
-    lines = [_without_keypoints(line, keypoint_values) for _, line in numbered]
-    try:
-        detections = yolo_annotations_to_detections(lines=lines, resolution_wh=(1, 1), with_masks=False)
-    except (ValueError, OverflowError) as error:
-        raise DataError(f"{path}: {' '.join(str(error).split())}") from error
-    if not lines:
-        return
-    for (number, _), label, (x1, y1, x2, y2) in zip(
-        numbered, detections.class_id.tolist(), detections.xyxy.tolist(), strict=True
-    ):
+    for number, line in enumerate(_lines(path, keep_empty=True), 1):
+        if not line:
+            continue
+        values = _without_keypoints(f"{path}: line {number}", line, keypoint_values)
+        try:
+            found = yolo_annotations_to_detections(lines=[values], resolution_wh=(1, 1), with_masks=False)
+        except (ValueError, OverflowError) as error:
+            raise DataError(f"{path}: line {number}: {' '.join(str(error).split())}") from error
+        label, (x1, y1, x2, y2) = int(found.class_id[0]), found.xyxy[0].tolist()
         if not 0 <= label < classes:
             raise DataError(
                 f"{path}: line {number}: class {label} is unknown (known: 0 to {classes - 1}); correct the line, or "
@@ -167,10 +197,23 @@ def _boxes(path: Path, image: int, classes: int, keypoint_values: int) -> Iterab
         yield BoxRecord(f"{path.name} line {number}", image, label, (x1, y1, x2 - x1, y2 - y1))
 
 
-def _without_keypoints(line: str, keypoint_values: int) -> str:
+def _without_keypoints(where: str, line: str, keypoint_values: int) -> str:
+    """Return a line without its key points, which would be taken for a polygon."""
     values = line.split()
-    is_pose = keypoint_values and len(values) == BOX_VALUES + keypoint_values
-    return " ".join(values[:BOX_VALUES]) if is_pose else line
+    if not keypoint_values:
+        # A polygon has pairs of coordinates; with an odd number, the last value is a confidence or a mistake.
+        if len(values) > BOX_VALUES + 1 and len(values) % 2 == 0:
+            raise DataError(
+                f"{where}: expected a box of 5 values or a polygon of pairs, got {len(values)} values; if these are "
+                "key points, give kpt_shape in the YAML"
+            )
+        return line
+    if len(values) not in (BOX_VALUES, BOX_VALUES + keypoint_values):
+        raise DataError(
+            f"{where}: expected {BOX_VALUES} or {BOX_VALUES + keypoint_values} values, as kpt_shape says, got "
+            f"{len(values)}; correct one of them"
+        )
+    return " ".join(values[:BOX_VALUES])
 
 
 def _lines(path: Path, *, keep_empty: bool = False) -> Sequence[str]:

@@ -30,8 +30,8 @@ GRACE_SECONDS = 2.0
 IDLE_SECONDS = 1.0
 # Longest Retry-After that is followed, in seconds. A longer one is probably a mistake of the receiver.
 MAX_RETRY_AFTER = 900.0
-# Failures in a row after which the first message is set aside, if the receiver takes the second one.
-MAX_TRIES = 10
+# Failures in a row after which the first message is set aside, if the receiver takes one of the next messages.
+MAX_TRIES, PROBES = 10, 5
 
 logger = logging.getLogger(__name__)
 
@@ -240,8 +240,9 @@ class DeliveryWorker:
     def _first_is_to_blame(self, error: Exception) -> bool:
         """Set the first message aside if it alone keeps failing, so that it does not block the queue for good.
 
-        If the receiver takes the second message between two failures of the first one, it is no outage. After an outage
-        the first message is delivered as usual, because both attempts come at once.
+        If the receiver takes a later message between two failures of the first one, it is no outage. After an outage
+        the first message is delivered as usual, because both attempts come at once. Several later messages are tried,
+        because the next one may be of the same kind.
 
         Returns:
             True if the message was set aside.
@@ -249,7 +250,7 @@ class DeliveryWorker:
         if self._stopping.is_set():
             return False
         try:
-            waiting = self._spool.peek(2)
+            waiting = self._spool.peek(PROBES + 1)
         except SpoolError:
             return False
         if not waiting:
@@ -258,11 +259,11 @@ class DeliveryWorker:
         self._tries = (first.id, self._tries[1] + 1 if self._tries[0] == first.id else 1)
         if self._tries[1] < MAX_TRIES or len(waiting) < 2:
             return False
-        if not self._takes(waiting[1]) or self._takes(first):
+        if not any(self._takes(later) for later in waiting[1:]) or self._takes(first):
             return False
+        # The message that was taken is sent again later, in order, under the same key.
         self._spool.set_aside(first, str(error))
-        self._spool.acknowledge(waiting[1])
-        self._reached(delivered=1, failed=1)
+        self._reached(failed=1)
         self._note(error, f"set aside after {self._tries[1]} attempts, because later messages are delivered", set())
         return True
 

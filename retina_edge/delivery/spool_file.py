@@ -31,6 +31,16 @@ INSERT INTO spool SELECT lower(hex(randomblob(16)));
 """
 
 
+# Number of values that this program never writes: ids beyond the sequence or near the end of the range, other types.
+_WRONG_VALUES = """
+SELECT (SELECT COUNT(*) FROM messages WHERE typeof(key) <> 'text' OR typeof(payload) <> 'blob' OR id < 1)
+    + (SELECT COUNT(*) FROM (SELECT MAX(id) AS last FROM messages) WHERE last > COALESCE(
+        (SELECT seq FROM sqlite_sequence WHERE name = 'messages' AND typeof(seq) = 'integer'), 0))
+    + (SELECT COUNT(*) FROM sqlite_sequence WHERE name = 'messages'
+        AND (typeof(seq) <> 'integer' OR seq NOT BETWEEN 0 AND 4611686018427387904))
+"""
+
+
 class SpoolError(RetinaEdgeError):
     """A failure to open, read or write a spool."""
 
@@ -118,6 +128,8 @@ class SpoolFile:
                 raise DamagedSpoolError(f"{path}: expected a spool, got another SQLite database")
             elif (found := str(self._db.execute("PRAGMA quick_check(1)").fetchone()[0])) != "ok":
                 raise DamagedSpoolError(f"{path}: expected a spool, got a damaged file ({' '.join(found.split())})")
+            elif self._number(_WRONG_VALUES):
+                raise DamagedSpoolError(f"{path}: expected a spool, got values of other kinds")
             with self._transaction(durable=False):
                 self.name = str(self._db.execute("SELECT name FROM spool").fetchone()[0])
                 self.newest = self._number("SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'messages'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,24 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from engines import LIMIT_VARIABLE, MAX_PIXELS
 from engines.core.atomic_file import atomic_file
 from engines.core.contract import BIT_DEPTH
 from engines.core.errors import SinkError, SourceError
 from engines.core.letterbox import BgrImage
-from retina_edge.imaging.image_header import JPEG_SCAN, JPEG_START, PNG_START, ImageHeader, read_header
+from retina_edge.imaging.image_header import JPEG_SCAN, JPEG_START, PNG_START, ImageHeader, read_header, segment_length
 from retina_edge.imaging.opencv_log import quiet_opencv
 
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
-# Most pixels of an image, so that a small file cannot take all memory: 3 bytes a pixel, and more to decode it.
-MAX_PIXELS = 2**28
-LIMIT_VARIABLE = "RETINA_EDGE_MAX_PIXELS"
 # An image of 16 bits whose values need at most this many is probably that of a camera with fewer bits, and too dark.
 SUSPICIOUS_BITS = 14
 
+# Formats that OpenCV reads, and those whose files may have 16 bits of which fewer are used.
+_READ = frozenset({"PNG", "JPEG", "TIFF", "BMP", "WebP", "Netpbm", "JPEG 2000", "AVIF", "GIF"})
+_DEEP = frozenset({"PNG", "TIFF", "JPEG 2000", "Netpbm"})
 _JPEG_END = b"\xff\xd9"
 _PNG_END = b"IEND"
 _PNG_END_BYTES = 8  # name of the last chunk and its checksum
@@ -57,9 +59,12 @@ def read_image(path: Path, bit_depth: int = BIT_DEPTH, *, warn: bool = True) -> 
         (622, 2299, 3)
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait forever, a device would never end
+            raise SourceError(f"{path}: expected an image file, got a folder, a pipe or a device")
         data = path.read_bytes()
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SourceError(f"{path}: cannot be read ({reason})") from error
     if _is_truncated(data):
         raise SourceError(f"{path}: the image is truncated; copy or download it again")
     header = read_header(data)
@@ -71,12 +76,14 @@ def read_image(path: Path, bit_depth: int = BIT_DEPTH, *, warn: bool = True) -> 
         raise SourceError(f"{path}: {_why_unreadable(data, header)}")
     if image.dtype == np.uint8:
         return image.astype(np.uint8, copy=False)
-    return to_8_bits(image, bit_depth, path, warn=warn)
+    return to_8_bits(image, header.bit_depth or bit_depth, path, warn=warn)
 
 
 def _check_size(path: Path, header: ImageHeader) -> None:
-    limit = os.environ.get(LIMIT_VARIABLE, "")
-    most = int(limit) if limit.isdecimal() else MAX_PIXELS
+    limit = os.environ.get(LIMIT_VARIABLE) or str(MAX_PIXELS)
+    if not limit.isdecimal():
+        raise SourceError(f"{LIMIT_VARIABLE}: expected a number of pixels, got {limit}; correct it")
+    most = int(limit)
     if header.size is not None and header.size[0] * header.size[1] > most:
         raise SourceError(
             f"{path}: expected at most {most / 1e6:.0f} million pixels, got {header.size[1]}x{header.size[0]}; cut the "
@@ -93,14 +100,16 @@ def _decode(data: bytes, header: ImageHeader) -> npt.NDArray[Any] | None:
         content[header.alpha_at] = 0
     try:
         with quiet_opencv():
-            return cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if len(data) else None
+            # OpenCV itself converts the bits of other formats, whose depth stands in the file.
+            deep = cv2.IMREAD_ANYDEPTH if header.kind in _DEEP else 0
+            return cv2.imdecode(content, cv2.IMREAD_COLOR | deep) if len(data) else None
     except cv2.error:  # for instance more pixels than OpenCV allows
         return None
 
 
 def _why_unreadable(data: bytes, header: ImageHeader) -> str:
     """Return what is wrong with a file that OpenCV cannot decode, and what to do."""
-    if header.kind in ("PNG", "JPEG", "TIFF", "BMP", "WebP", "Netpbm", "JPEG 2000", "AVIF"):
+    if header.kind in _READ:
         return f"expected an image that OpenCV can read, got a damaged {header.kind}, or a kind of it that OpenCV lacks"
     if header.kind:
         return f"expected an image that OpenCV can read, got {header.kind}; convert it to JPEG or PNG"
@@ -132,7 +141,7 @@ def to_8_bits(image: npt.NDArray[Any], bit_depth: int, name: Path | str, *, warn
     if used > bit_depth:
         raise SourceError(
             f"{name}: expected values below {2**bit_depth} for a bit depth of {bit_depth}, got {image.max()}; correct "
-            "the bit depth (--bit-depth)"
+            "the bit depth (--bit-depth, or that of the model with export --bit-depth)"
         )
     if warn and bit_depth == BIT_DEPTH and 0 < used <= SUSPICIOUS_BITS and used not in _reported:
         _reported.add(used)
@@ -214,8 +223,5 @@ def _is_truncated(data: bytes) -> bool:
     while position + 4 <= len(data) and data[position] == 0xFF:
         if data[position + 1] == JPEG_SCAN:
             return data.find(_JPEG_END, position) < 0
-        if data[position + 1] == 0xFF:  # fill byte
-            position += 1
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        position += segment_length(data, position)
     return True

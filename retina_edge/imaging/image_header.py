@@ -15,7 +15,6 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 # Start of file and name of formats that OpenCV does not read.
 _FOREIGN = (
     (rb"....ftyp(?:hei[cxms]|hev[cmxs]|mif1|msf1)", "HEIC"),
-    (rb"GIF8", "GIF"),
     (rb"%PDF", "PDF"),
     (rb"\s*(?:<\?xml[^>]*>\s*)?<svg", "SVG"),
     (rb"\xff\x0a|....JXL ", "JPEG XL"),
@@ -23,7 +22,7 @@ _FOREIGN = (
 )
 # Tags of TIFF, and the format of each type of value.
 _WIDTH, _HEIGHT, _BITS, _BANDS, _PLANES, _EXTRA, _SAMPLE_FORMAT = 256, 257, 258, 277, 284, 338, 339
-_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+_TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}
 _SAMPLES = {1: "unsigned", 2: "signed", 3: "floating-point", 4: "unsigned", 5: "complex", 6: "complex"}
 _SEPARATE_PLANES, _UNASSOCIATED_ALPHA = 2, 2
 # Frames of a JPEG that hold its size: SOF0 to SOF15 without DHT, JPG and DAC.
@@ -38,12 +37,14 @@ class ImageHeader:
         kind: name of the format; empty if it is unknown.
         size: (height, width) as stored, pixels; None if it is unknown.
         refusal: for a TIFF that OpenCV cannot read, or reads wrong: what was expected, what came, how to fix it.
+        bit_depth: for a Netpbm of more than 8 bits: the bits that its largest value needs.
         alpha_at: for a TIFF with an alpha band that is not premultiplied: position of the value that says so, in bytes.
     """
 
     kind: str = ""
     size: tuple[int, int] | None = None
     refusal: str = ""
+    bit_depth: int | None = None
     alpha_at: int | None = None
 
 
@@ -53,7 +54,7 @@ def read_header(data: bytes) -> ImageHeader:
     Examples:
         >>> from retina_edge.assets import FOREST
         >>> read_header(FOREST.read_bytes())
-        ImageHeader(kind='JPEG', size=(622, 2299), refusal='', alpha_at=None)
+        ImageHeader(kind='JPEG', size=(622, 2299), refusal='', bit_depth=None, alpha_at=None)
     """
     try:
         if data.startswith(PNG_START):
@@ -64,15 +65,20 @@ def read_header(data: bytes) -> ImageHeader:
         if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return _tiff(data)
         if data.startswith(b"BM"):
-            width, height = struct.unpack_from("<ii", data, 18)
+            is_os2 = data[14:18] == b"\x0c\0\0\0"
+            width, height = struct.unpack_from("<HH" if is_os2 else "<ii", data, 18)
             return ImageHeader("BMP", (abs(height), abs(width)))
+        if data.startswith(b"GIF8"):
+            width, height = struct.unpack_from("<HH", data, 6)
+            return ImageHeader("GIF", (height, width))
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             return ImageHeader("WebP", _webp_size(data))
         if data[4:8] in (b"jP  ", b"ftyp") or data.startswith(b"\xff\x4f\xff\x51"):
             return _boxed(data)
         if re.match(rb"P[1-6]\s", data):
-            values = re.sub(rb"#[^\n]*", b" ", data[:1000]).split()[1:3]
-            return ImageHeader("Netpbm", (int(values[1]), int(values[0])))
+            values = [int(value) for value in re.sub(rb"#[^\n]*", b" ", data[:1000]).split(maxsplit=4)[1:4]]
+            most = values[2] if data[1:2] not in b"14" else 1
+            return ImageHeader("Netpbm", (values[1], values[0]), bit_depth=most.bit_length() if most > 255 else None)
     except (struct.error, ValueError, IndexError, OverflowError):
         return ImageHeader()
     return ImageHeader(next((name for start, name in _FOREIGN if re.match(start, data[:200], re.DOTALL)), ""))
@@ -87,8 +93,18 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
             return height, width
         if marker == JPEG_SCAN:
             return None
-        position += 1 if marker == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        position += segment_length(data, position)
     return None
+
+
+def segment_length(data: bytes, position: int) -> int:
+    """Return the number of bytes of a JPEG's segment, with its marker."""
+    marker = data[position + 1]
+    if marker == 0xFF:  # a fill byte
+        return 1
+    if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # TEM, RST and SOI have no length
+        return 2
+    return 2 + int.from_bytes(data[position + 2 : position + 4], "big")
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
@@ -137,14 +153,15 @@ def _tiff(data: bytes) -> ImageHeader:
         if values * struct.calcsize(_TYPES[kind]) > inline:
             (place,) = struct.unpack_from(order + ("Q" if big else "I"), data, place)
         (value,) = struct.unpack_from(order + _TYPES[kind], data, place)
-        tags[tag] = value, place if order == "<" else place + struct.calcsize(_TYPES[kind]) - 1
+        # Of a tag that occurs twice, libtiff takes the first.
+        tags.setdefault(tag, (value, place if order == "<" else place + struct.calcsize(_TYPES[kind]) - 1))
     bits, bands, planes, sample = (tags.get(tag, (1, 0))[0] for tag in (_BITS, _BANDS, _PLANES, _SAMPLE_FORMAT))
     extra, extra_at = tags.get(_EXTRA, (0, 0))
     return ImageHeader(
         "TIFF",
         (tags[_HEIGHT][0], tags[_WIDTH][0]) if {_HEIGHT, _WIDTH} <= set(tags) else None,
         _refusal(bits, bands, _SAMPLES.get(sample, "unknown"), separate=bands > 1 and planes == _SEPARATE_PLANES),
-        extra_at if extra == _UNASSOCIATED_ALPHA and bands == 4 and bits == 8 else None,
+        alpha_at=extra_at if extra == _UNASSOCIATED_ALPHA and bands == 4 and bits == 8 else None,
     )
 
 

@@ -28,7 +28,8 @@ def event_spool() -> Path | None:
         >>> event_spool().parts[-2:]
         ('retina_edge', 'events')
     """
-    given = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME")
+    # systemd separates several folders by colons.
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0] or os.environ.get("XDG_STATE_HOME")
     return _folder(given, ".local/state", "events")
 
 

@@ -18,7 +18,12 @@ _SECRET_NAME = r"(?:pass(?:word|wd|phrase)?|pwd|tokens?|secret|api[-_]?key|auth|
 # user:password@ in a URL, also inside a GStreamer pipeline. The password may contain a slash that should be escaped.
 _USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*@")
 # user:password@ without a scheme, as a typing error leaves it.
-_BARE_USERINFO = re.compile(r"[^\s/@:]+:(?!//)[^\s@]+@(?=\S)")
+_BARE_USERINFO = re.compile(r"[^\s/@:\[\]\\]*:(?!//)[^\s\[\]\\]*@(?=\S)")
+# The same with a space in the password.
+_SPACED_USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@\s]*:[^/@]*@")
+_SECRET_ASSIGNMENT = re.compile(
+    rf"((?:^|[?&;\s_-]){_SECRET_NAME}\s*=\s*)(?:\"[^\"]*\"|'[^']*'|[^\s&;]+)", re.IGNORECASE
+)
 _SECRET_VALUE = re.compile(rf"(?:^|[?&;\s_-]){_SECRET_NAME}\s*=\s*\S", re.IGNORECASE)
 _SECRET_OPTION = re.compile(rf"--(?:[a-z0-9]+-)*{_SECRET_NAME}", re.IGNORECASE)
 
@@ -53,9 +58,10 @@ def redact_text(text: str) -> str:
         >>> redact_text("unrecognized arguments: rtsp//me:secret@camera --events=mqtt://me:secret@host/a")
         'unrecognized arguments: rtsp//***@camera --events=mqtt://***@host/a'
     """
+    text = _SPACED_USERINFO.sub(lambda match: f"{match[0].partition('://')[0]}://***@", text)
     text = _USERINFO.sub(lambda match: f"{match[0].partition('://')[0]}://***@", text)
     text = _BARE_USERINFO.sub("***@", text)
-    return re.sub(rf"(?i)((?:^|[?&;\s_-]){_SECRET_NAME}\s*=\s*)[^\s&;]+", r"\1***", text)
+    return _SECRET_ASSIGNMENT.sub(r"\1***", text)
 
 
 def login_ends_early(address: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from engines.core.contract import BIT_DEPTH
 from engines.core.errors import TrainingError
 from retina_edge.model.checkpoint import load_checkpoint, plain
 from retina_edge.training.fake_quantization import ranges_of
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 # Settings that a resumed run may change, because they do not affect the result.
 MAY_CHANGE_ON_RESUME = ("workers", "eval_every")
 # Values of settings that older files lack.
-LATER_SETTINGS = {"qat": False, "minutes": 0.0}
+LATER_SETTINGS = {"qat": False, "minutes": 0.0, "bit_depth": BIT_DEPTH}
 
 
 def save(trainer: Trainer) -> None:
@@ -44,6 +45,7 @@ def _settings(trainer: Trainer) -> dict[str, Any]:
         **dataclasses.asdict(trainer.augment),
         **dataclasses.asdict(trainer.model.config),
         "classes": trainer.contract.class_names,
+        "bit_depth": trainer.contract.bit_depth,
         "training images": trainer.given_images,
         "processes": trainer.group.world,
         "amp": str(trainer.amp),

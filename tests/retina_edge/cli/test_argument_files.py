@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,12 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
     except RetinaEdgeError:
         return
     assert all(argument == argument.strip() and argument for argument in arguments)
+
+
+def test_files_that_multiply_are_refused(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.txt" for number in range(3)]
+    for path, inner in itertools.pairwise(paths):
+        path.write_text(f"@{inner}\n" * 300)
+    paths[-1].write_text("x\n" * 300)
+    with pytest.raises(RetinaEdgeError, match="expected at most 10000 arguments, got more"):
+        with_files([f"@{paths[0]}"])

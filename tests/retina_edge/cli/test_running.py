@@ -59,6 +59,10 @@ def test_errors_that_a_user_can_fix_are_one_line(
         "--tokn=hunter2",
         "gst:rtspsrc location=rtsp://me:hunter2@host user-pw=hunter2",
         "rtsp://me:hunter2@[host/a",
+        "rtsp//me:h@hunter2@host",
+        "rtsp//:hunter2@host",
+        "rtsp://me:my hunter2@host",
+        'gst:rtspsrc user-pw="my hunter2"',
     ],
 )
 @pytest.mark.parametrize("verb", ["detect", "serve", "bench", "train", "nothing"])
@@ -70,6 +74,12 @@ def test_a_password_in_a_mistyped_argument_is_never_quoted(
         with contextlib.suppress(SystemExit):
             main(arguments)
     assert "hunter2" not in "".join(capsys.readouterr())
+
+
+def test_redaction_leaves_other_messages_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    text = r"expected [STREAM:]NAME[@CLASS,...]=X,Y X,Y; C:\data\x@2x.png; rtsp://camera/live and a@b"
+    assert running.run(fail(RetinaEdgeError(text))) == 1
+    assert capsys.readouterr().err == f"error: {text}\n"
 
 
 def test_control_characters_of_others_never_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

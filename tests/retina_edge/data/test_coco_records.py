@@ -251,3 +251,10 @@ def test_a_set_of_crowds_alone_cannot_be_learned(tmp_path: Path, treecrowns: Pat
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match="expected boxes to learn from, found none outside of crowds"):
         TrainingData(path, treecrowns / "images").load(print)
+
+
+def test_two_records_of_one_image_are_refused(tmp_path: Path) -> None:
+    content = copy.deepcopy(GOOD)
+    content["images"].append({"id": 2, "file_name": "./a.png", "width": 40, "height": 30})
+    with pytest.raises(DataError, match=r"got two for a\.png \(image ids 1 and 2\); join them"):
+        read(tmp_path, content)

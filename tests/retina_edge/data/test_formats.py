@@ -226,3 +226,76 @@ def test_a_set_whose_images_are_missing_is_refused(voc: Path, yolo: Path) -> Non
     shutil.rmtree(yolo / "labels")
     with pytest.raises(DataError, match=r"expected labels, for instance .*labels"):
         load_dataset(yolo)
+
+
+def test_the_image_of_the_same_name_counts_before_a_stale_one(voc: Path) -> None:
+    first, second = sorted((voc / "Annotations").iterdir())[:2]
+    second.write_text(second.read_text().replace(second.stem, first.stem))
+    names = [image.path.stem for image in load_dataset(voc).images]
+    assert names.count(first.stem) == names.count(second.stem) == 1
+
+
+def test_names_with_spaces_and_missing_ones_in_a_list(voc: Path) -> None:
+    for kind in ("Annotations", "JPEGImages"):
+        file = sorted((voc / kind).iterdir())[0]
+        file.rename(file.with_name(f"img 1{file.suffix}"))
+    stem = sorted((voc / "Annotations").iterdir())[1].stem
+    (voc / "ImageSets" / "Main").mkdir(parents=True)
+    (voc / "ImageSets" / "Main" / "train.txt").write_text(f"img 1\n{stem} -1\n")
+    assert len(load_dataset(voc).images) == 2
+    (voc / "ImageSets" / "Main" / "train.txt").write_text("img 1\ngone\n")
+    with pytest.raises(DataError, match="expected an XML file for each name, found none for 1: gone"):
+        load_dataset(voc)
+
+
+def test_a_set_without_parts_can_be_measured_on(voc: Path) -> None:
+    assert len(load_dataset(voc, part="val")) == 16
+    train, val = TrainingData(voc, val=voc).load(lambda _line: None)
+    assert len(train) == len(val) == 16
+
+
+def test_hidden_copies_of_a_mac_are_passed_over(voc: Path, yolo: Path) -> None:
+    (voc / "Annotations" / "._a.xml").write_bytes(b"\0\5\x16\7")
+    (yolo / "images" / "._a.jpg").write_bytes(b"\0\5\x16\7")
+    (yolo / "images" / "folder.jpg").mkdir()
+    assert len(load_dataset(voc)) == len(load_dataset(yolo)) == 16
+
+
+def test_what_yolo_passes_over_is_said(yolo: Path) -> None:
+    labels = sorted((yolo / "labels").iterdir())
+    labels[0].rename(labels[0].with_name("other.txt"))
+    linked = yolo.parent / "elsewhere"
+    linked.mkdir()
+    shutil.move(sorted((yolo / "images").iterdir())[5], linked)
+    (yolo / "images" / "linked").symlink_to(linked)
+    (yolo / "labels" / "linked").mkdir()
+    shutil.move(labels[5], yolo / "labels" / "linked")
+    data = load_dataset(yolo)
+    assert len(data) == 16
+    assert data.remarks == (
+        "data.yaml: 1 of 16 images have no file of labels, so no objects",
+        "data.yaml: 1 files of labels have no image and are not used: other.txt",
+    )
+
+
+def test_an_image_that_is_listed_twice_counts_once(yolo: Path) -> None:
+    image = sorted((yolo / "images").iterdir())[0]
+    (yolo / "train.txt").write_text(f"images\\{image.name}\nimages/{image.name}\n")
+    (yolo / "data.yaml").write_text("train: train.txt\nnames: [tree]\n")
+    assert len(load_dataset(yolo)) == 1
+
+
+def test_values_that_yaml_changes_are_refused(yolo: Path) -> None:
+    (yolo / "data.yaml").write_text("train: images\nnames: [yes, no]\n")
+    with pytest.raises(DataError, match="names: name: expected text, got true; write it in quotes"):
+        load_dataset(yolo)
+
+
+@pytest.mark.parametrize(
+    ("line", "shape"), [("0 0.5 0.5 0.2 0.2 0.4 0.4 0.6", None), ("0 0.5 0.5 0.2 0.2 0.4 0.4 2", "[2, 2]")]
+)
+def test_key_points_that_fit_nothing_are_refused(yolo: Path, line: str, shape: str | None) -> None:
+    sorted((yolo / "labels").iterdir())[0].write_text(f"{line}\n")
+    (yolo / "data.yaml").write_text(f"train: images\nnames: [tree]\n{f'kpt_shape: {shape}' if shape else ''}\n")
+    with pytest.raises(DataError, match=r"line 1: expected .* got 8"):
+        load_dataset(yolo)

@@ -120,7 +120,7 @@ def test_a_message_that_never_arrives_does_not_block_the_others(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def plan(number: int) -> None:
-        if number == 3:
+        if number in (3, 4):  # two in a row
             raise ReceiverUnreachable("HTTP 500")
 
     transport = Recorder(batch=4, plan=plan)
@@ -129,10 +129,10 @@ def test_a_message_that_never_arrives_does_not_block_the_others(
             for i in range(8):
                 delivery.send({"i": i})
             wait_for(lambda: not len(spool))
-        assert (delivery.state.delivered, delivery.state.failed) == (7, 1)
-        assert first_times(transport.received) == [0, 1, 2, 4, 5, 6, 7]
+        assert (delivery.state.delivered, delivery.state.failed) == (6, 2)
+        assert first_times(transport.received) == [0, 1, 2, 5, 6, 7]
         assert "HTTP 500; set aside after 10 attempts, because later messages are delivered" in caplog.text
-        assert spool.restore() == 1
+        assert spool.restore() == 2
 
 
 def test_an_outage_sets_nothing_aside(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import os
 import struct
 import subprocess
 import sys
@@ -243,7 +244,6 @@ def test_the_size_of_every_kind_of_webp_is_known(tmp_path: Path, options: dict[s
     ("data", "kind"),
     [
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
-        (b"GIF89a" + bytes(20), "GIF"),
         (b"%PDF-1.7", "PDF"),
         (b'<?xml version="1.0"?><svg>', "SVG"),
         (b"\xff\x0a" + bytes(20), "JPEG XL"),
@@ -278,3 +278,61 @@ def test_other_formats_are_named(tmp_path: Path, data: bytes, kind: str) -> None
 def test_a_damaged_header_is_no_error(start: bytes, rest: bytes) -> None:
     header = read_header(start + rest)
     assert header.size is None or len(header.size) == 2
+
+
+def test_deep_avif_is_converted_by_its_own_depth(tmp_path: Path) -> None:
+    gray = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (64, 1))
+    color = np.repeat(gray[..., None], 3, axis=2)
+    for name, image, options in (
+        ("8.avif", color, []),
+        ("10.avif", color.astype(np.uint16) * 4, [cv2.IMWRITE_AVIF_DEPTH, 10]),
+    ):
+        if not cv2.haveImageWriter(name):
+            pytest.skip("this OpenCV does not write AVIF")
+        cv2.imwrite(str(tmp_path / name), image, options)
+    shallow, deep = (read_image(tmp_path / name).astype(int) for name in ("8.avif", "10.avif"))
+    assert np.abs(shallow - deep).max() < 16
+
+
+def test_the_depth_of_a_netpbm_stands_in_it(tmp_path: Path) -> None:
+    values = np.array([[0, 512, 1023]], ">u2")
+    (tmp_path / "a.pgm").write_bytes(b"P5 # ten bits\n3 1\n1023\n" + values.tobytes())
+    assert read_image(tmp_path / "a.pgm")[0, :, 0].tolist() == [0, 128, 255]
+
+
+HUGE = struct.pack(">HH", 20000, 20000)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.gif", b"GIF89a" + struct.pack("<HH", 20000, 20000) + b"\x80\0\0" + bytes(20)),
+        ("a.bmp", b"BM" + bytes(12) + struct.pack("<IHHHH", 12, 20000, 20000, 1, 24)),
+        ("a.jpg", b"\xff\xd8\xff\x01\xff\xc0\0\x11\x08" + HUGE + b"\x03" + bytes(9) + b"\xff\xda\xff\xd9"),
+    ],
+)
+def test_the_limit_holds_for_every_header(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(SourceError, match="expected at most 268 million pixels, got 20000x20000"):
+        read_image(tmp_path / name)
+
+
+def test_opencv_itself_has_the_limit(tmp_path: Path) -> None:
+    """A TIFF may hide its size from the reader of its header, but not from its decoder."""
+    code = (
+        "import engines, cv2, numpy as np, sys\n"
+        "try:\n    cv2.imdecode(np.fromfile(sys.argv[1], np.uint8), cv2.IMREAD_COLOR)\n"
+        "except cv2.error as error:\n    print('refused')\n"
+    )
+    (tmp_path / "a.png").write_bytes(png_of(20000, 20000))
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.png")], capture_output=True, text=True, check=True
+    )
+    assert "refused" in run.stdout or "validateInputImageSize" in run.stderr
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    for path in (tmp_path / "a.jpg", tmp_path, Path("/dev/zero")):
+        with pytest.raises(SourceError, match="expected an image file, got a folder, a pipe or a device"):
+            read_image(path)

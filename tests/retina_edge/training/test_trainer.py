@@ -189,6 +189,10 @@ def test_resuming_without_a_state_or_with_other_settings_is_refused(data: Detect
         make_trainer(data, tmp_path / "model.pt", batch=4).resume()
     with pytest.raises(TrainingError, match="training images: expected 4, got 3"):
         make_trainer(dataclasses.replace(data, images=data.images[:3]), tmp_path / "model.pt").resume()
+    deeper = make_trainer(data, tmp_path / "model.pt")
+    deeper.contract = dataclasses.replace(deeper.contract, bit_depth=12)
+    with pytest.raises(TrainingError, match="bit_depth: expected 16, got 12"):
+        deeper.resume()
     # An image that was damaged since may be left out.
     fewer = make_trainer(dataclasses.replace(data, images=data.images[:3], left_out=1), tmp_path / "model.pt")
     fewer.resume()
