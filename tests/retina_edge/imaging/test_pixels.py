@@ -69,7 +69,7 @@ def test_a_tiff_is_read_like_tifffile_reads_it_or_refused(
     pixels = noise(bands, most, dtype)
     path = tmp_path / "a.tif"
     extra = [alpha] + [0] * (bands - 4) if bands > 3 else None
-    stored = np.moveaxis(pixels, -1, 0) if planar and bands > 2 else pixels
+    stored = np.moveaxis(pixels, -1, 0) if planar and bands > 1 else pixels
     tifffile.imwrite(
         path,
         stored,
