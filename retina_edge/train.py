@@ -124,6 +124,8 @@ def _train(
     except KeyboardInterrupt:
         if last.is_file() and last.stat().st_mtime >= started:
             say(f"the state is in {last}; {_way_on(arguments, args)}")
+        else:
+            say("stopped before the first step: there is nothing to resume, start the run again")
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT) and last.is_file():

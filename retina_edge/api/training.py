@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # Length of the epoch in which the speed is measured, which ends earlier.
 MEASURED_STEPS = 1000
+# AP below which a model is of no use.
+NOTHING_LEARNED = 0.01
 # Takes one line of text for the user.
 OnMessage = Callable[[str], None]
 # Options as a whole, or some of their fields by name.
@@ -128,6 +130,11 @@ def train(
         with active:
             trainer.run()
         say(f"best AP {trainer.best_ap:.4f} in {output}")
+        if trainer.best_ap < NOTHING_LEARNED:
+            say(
+                "warning: the model finds almost nothing yet: train longer, with more --minutes or --epochs, or with "
+                "pretrained weights"
+            )
     return TrainingResult(output, trainer.best_ap)
 
 

@@ -18,6 +18,8 @@ from retina_edge.data.records import BoxRecord, ImageRecord, Records
 EDGE_TOLERANCE = 1.0
 # If at least this share of the boxes lies within one pixel, their coordinates are shares of the image, not pixels.
 RELATIVE_SHARE = 0.9
+# Values of a relative box beyond this are no rounding, and no box that sticks out, but pixels.
+LARGEST_SHARE = 2.0
 # Number of images that an error names.
 MAX_NAMED = 100
 
@@ -46,6 +48,7 @@ def build_dataset(records: Records, looks: Sequence[ImageLook] | None, *, skip_i
     sizes = [image.size for image in records.images] if looks is None else [look.size for look in looks]
     boxes = [box for box in records.boxes if box.image not in problems]
     if records.relative:
+        _check_shares(records, boxes)
         boxes = [_in_pixels(box, sizes[box.image]) for box in boxes]
     _check_units(records, boxes)
     kept: dict[int, list[tuple[BoxRecord, list[float]]]] = defaultdict(list)
@@ -176,6 +179,17 @@ def _check_units(records: Records, boxes: Sequence[BoxRecord]) -> None:
             f"{records.source}: expected boxes in pixels, got {small} of {len(boxes)} boxes within one pixel, for "
             f"instance {list(boxes[0].bbox)}; if the coordinates are shares of the image, multiply them by its width "
             "and height"
+        )
+
+
+def _check_shares(records: Records, boxes: Sequence[BoxRecord]) -> None:
+    """Refuse boxes in pixels in a format with shares of the image."""
+    wrong = [box for box in boxes if max(map(abs, box.bbox)) > LARGEST_SHARE]
+    if wrong:
+        numbers = [round(value, 3) for value in wrong[0].bbox]
+        raise DataError(
+            f"{records.source}: expected shares of the image from 0 to 1, got {len(wrong)} of {len(boxes)} boxes beyond "
+            f"them, for instance {numbers} in {wrong[0].where}; if these are pixels, divide them by its width and height"
         )
 
 

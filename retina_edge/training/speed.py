@@ -53,14 +53,18 @@ def measure_speed(make_trainer: Callable[[], Trainer]) -> Speed:
         batches = iter(trainer.loader)
         trainer.train_step(*next(batches))  # warms up
         epoch = time.perf_counter() - start
-        count, start = 0, time.perf_counter()
+        seconds: list[float] = []
+        start = last = time.perf_counter()
         for images, targets in batches:
             trainer.train_step(images, targets)
-            count += 1
+            now = time.perf_counter()
+            seconds.append(now - last)
+            last = now
             # Several processes must train equally many steps.
-            if count >= STEPS and (trainer.group.world > 1 or time.perf_counter() - start > SECONDS):
+            if len(seconds) >= STEPS and (trainer.group.world > 1 or now - start > SECONDS):
                 break
-        step = (time.perf_counter() - start) / count
+        # A step in which nothing else ran on the machine: a plan for a slow moment would be wrong for the whole run.
+        step = min(seconds)
         del batches  # ends the processes that load images
     return Speed(step, _evaluation(trainer), epoch)
 

@@ -112,7 +112,10 @@ def test_a_list_of_images_labels_beside_them_and_polygons_are_read(yolo: Path) -
         ("-1 0.5 0.5 0.2 0.2", "line 2: class -1 is unknown"),
         ("0 0.5 0.5 0 0.2", "line 2, image .* has no area"),
         ("0 0.95 0.5 0.2 0.2", "line 2, image .* reaches 20 pixels outside"),
-        ("0 200 200 40 40", "line 2, image .* outside"),  # pixels in place of shares
+        (
+            "0 200 200 40 40",
+            r"expected shares .* \[180.0, 180.0, 40.0, 40.0\] in .* line 2; if these are pixels",
+        ),
     ],
 )
 def test_a_bad_line_is_refused_by_file_and_line(yolo: Path, line: str, message: str) -> None:
