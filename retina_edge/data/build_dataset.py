@@ -188,8 +188,8 @@ def _check_shares(records: Records, boxes: Sequence[BoxRecord]) -> None:
     if wrong:
         numbers = [round(value, 3) for value in wrong[0].bbox]
         raise DataError(
-            f"{records.source}: expected shares of the image from 0 to 1, got {len(wrong)} of {len(boxes)} boxes beyond "
-            f"them, for instance {numbers} in {wrong[0].where}; if these are pixels, divide them by its width and height"
+            f"{records.source}: expected shares of the image from 0 to 1, got {len(wrong)} of {len(boxes)} others, "
+            f"such as {numbers} in {wrong[0].where}; if these are pixels, divide them by its width and height"
         )
 
 
