@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 from retina_edge.evaluation.coco_metrics import METRICS, Evaluation
 
+# Space for the log that must be free.
+RESERVED_BYTES = 2**20
 LOSSES = ("classification", "bbox_regression")
 COLUMNS = ("epoch", "step", "learning_rate", *LOSSES, "images_per_second", *METRICS)
 
@@ -23,9 +28,9 @@ class TrainingLog:
     def __init__(self, output: Path, step: int) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         self._path = output.with_suffix(".csv")
+        self._check_space()
         if step == 0 or not self._path.exists():
-            with self._path.open("w", newline="") as file:
-                csv.writer(file).writerow(COLUMNS)
+            self._write_row("w", {name: name for name in COLUMNS})
         self._writer: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -49,16 +54,25 @@ class TrainingLog:
         row.update({name: f"{value:.4f}" for name, value in losses.items()})
         if result:
             row.update({name: f"{value:.4f}" for name, value in result.metrics.items()})
-        try:
-            with self._path.open("a", newline="") as file:
-                csv.DictWriter(file, COLUMNS).writerow(row)
-        except OSError as error:  # the error of a full disk does not name the file
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        self._check_space()
+        self._write_row("a", row)
         if self._writer:
             for name in COLUMNS[2:]:
                 if name in row:
                     self._writer.add_scalar(name, float(row[name]), step)
             self._writer.flush()
+
+    def _check_space(self) -> None:
+        """Raise the error of a full disk here, because TensorBoard would raise it in a thread, with a traceback."""
+        if shutil.disk_usage(self._path.parent).free < RESERVED_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+
+    def _write_row(self, mode: str, row: dict[str, Any]) -> None:
+        try:
+            with self._path.open(mode, newline="") as file:
+                csv.DictWriter(file, COLUMNS).writerow(row)
+        except OSError as error:  # the error of a full disk does not name the file
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def close(self) -> None:
         """Close the TensorBoard file."""
