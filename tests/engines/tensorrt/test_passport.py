@@ -27,6 +27,7 @@ from engines.tensorrt.passport import (
     rebuild_command,
 )
 from tests.hostile import accepted, damaged
+from tests.json_path import MISSING, put_at
 from tests.stand_in import contract
 
 PLAN = b"a plan is what TensorRT says it is"
@@ -209,14 +210,7 @@ def nested(depth: int) -> dict[str, Any]:
 def changed(path: str, value: Any) -> str:
     """Return the JSON of the passport with another value at a path such as ``inputs.0.shape``; None removes the key."""
     values = json.loads(passport().to_json())
-    *outer, last = [int(key) if key.isdecimal() else key for key in path.split(".")]
-    inner = values
-    for key in outer:
-        inner = inner[key]
-    if value is None:
-        del inner[last]
-    else:
-        inner[last] = value
+    put_at(values, path, MISSING if value is None else value)
     return json.dumps(values)
 
 

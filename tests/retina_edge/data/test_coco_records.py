@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from retina_edge.api.training_data import TrainingData
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.load import load_dataset
 from retina_edge.evaluation.coco_metrics import evaluate_detections
+from tests.json_path import MISSING, put_at
 
 Content = dict[str, Any]
 
@@ -32,7 +34,6 @@ GOOD: Content = {
         {"id": 3, "image_id": 1, "category_id": 1, "bbox": [0, 0, 40, 30], "area": 1200, "iscrowd": 1},
     ],
 }
-MISSING = object()
 NUMBERS: tuple[str, ...] = (
     *("images.0.id", "images.0.width", "images.0.height", "categories.1.id", "annotations.1.id"),
     *("annotations.0.image_id", "annotations.0.category_id", "annotations.0.area", "annotations.2.iscrowd"),
@@ -48,14 +49,7 @@ FIELDS = (*NUMBERS, "images.0.file_name", "categories.0.name", "annotations.0.bb
 def changed(path: str, value: Any) -> Content:
     """Return the good content with another value at a path of keys and indices."""
     content = copy.deepcopy(GOOD)
-    target: Any = content
-    *keys, last = (int(key) if key.isdigit() else key for key in path.split("."))
-    for key in keys:
-        target = target[key]
-    if value is MISSING:
-        del target[last]
-    else:
-        target[last] = value
+    put_at(content, path, value)
     return content
 
 
@@ -92,17 +86,8 @@ def test_a_number_may_be_text_or_a_float(tmp_path: Path, path: str) -> None:
 def test_any_other_value_is_refused_by_record_or_means_nothing(tmp_path: Path, changes: list[tuple[str, Any]]) -> None:
     content = copy.deepcopy(GOOD)
     for path, value in changes:
-        try:
-            target: Any = content
-            *keys, last = (int(key) if key.isdigit() else key for key in path.split("."))
-            for key in keys:
-                target = target[key]
-            if value is MISSING:
-                del target[last]
-            else:
-                target[last] = value
-        except (LookupError, TypeError):
-            pass  # an earlier change removed it
+        with suppress(LookupError, TypeError):  # an earlier change removed it
+            put_at(content, path, value)
     file = tmp_path / "labels.json"
     file.write_text(json.dumps(content))
     try:
