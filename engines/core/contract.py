@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from engines import __version__
 from engines.core.errors import CONTROL, ContractError
-from engines.core.json_form import BOOLEAN, INTEGER, NUMBER, TEXT, Form, read_json, short
+from engines.core.json_form import BOOLEAN, INTEGER, NUMBER, TEXT, Form, read_json, require, short
 from engines.core.option_checks import check_pair
 
 SCHEMA = 1
@@ -326,5 +326,4 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require(condition: bool, name: str, expected: str, got: object) -> None:
-    if not condition:
-        raise ContractError(f"contract: {name}: expected {expected}, got {short(got)}")
+    require(condition, f"contract: {name}", expected, got)

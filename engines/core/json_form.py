@@ -78,7 +78,7 @@ def read_json(text: object, form: Form, *, what: str, fix: str = "", schema: int
     try:
         if schema is not None:
             found = values.pop("schema", None) if isinstance(values, dict) else None
-            _require(type(found) is int and found == schema, "", f"schema {schema}", found)
+            require(type(found) is int and found == schema, "", f"schema {schema}", found)
         check_form(values, form)
     except ContractError as error:
         raise ContractError(f"{what}: {error}{advice}") from error
@@ -103,12 +103,12 @@ def check_form(value: object, form: Form, name: str = "") -> None:
         if value is not None:
             check_form(value, form.form, name)
     elif isinstance(form, list):
-        _require(type(value) is list, name, "a list", value)
+        require(type(value) is list, name, "a list", value)
         assert isinstance(value, list)
         for index, item in enumerate(value):
             check_form(item, form[0], f"{name}[{index}]")
     elif isinstance(form, Mapping):
-        _require(type(value) is dict, name, "an object", value)
+        require(type(value) is dict, name, "an object", value)
         assert isinstance(value, dict)
         inner = {key.rstrip("?"): form[key] for key in form if key != "*"}
         missing = [key for key in form if key != "*" and not key.endswith("?") and key not in value]
@@ -122,7 +122,26 @@ def check_form(value: object, form: Form, name: str = "") -> None:
     elif form == ANY:
         _check_plain(value, name)
     else:
-        _require(_fits(value, form), name, _WORDS[form], value)
+        require(_fits(value, form), name, _WORDS[form], value)
+
+
+def require(condition: bool, name: str, expected: str, got: object) -> None:
+    """Raise an error unless a condition on a value is true.
+
+    Args:
+        condition: the condition.
+        name: name of the value, for the message; empty for none.
+        expected: what the condition means, for the message.
+        got: the value.
+
+    Raises:
+        ContractError: if the condition is false.
+
+    Examples:
+        >>> require(3 >= 1, "batch", "at least 1", 3)
+    """
+    if not condition:
+        raise ContractError(f"{name and name + ': '}expected {expected}, got {short(got)}")
 
 
 def short(value: object) -> str:
@@ -148,16 +167,11 @@ def _check_plain(value: object, name: str, depth: int = 1) -> None:
     if depth > MAX_DEPTH:
         raise ContractError(f"{name}: expected at most {MAX_DEPTH} levels of lists and objects, got more")
     plain = value is None or type(value) in (str, int, float, bool, list, tuple, dict)
-    _require(plain, name, "text, a number, true, false, null, a list or an object", value)
+    require(plain, name, "text, a number, true, false, null, a list or an object", value)
     if isinstance(value, dict):
         for key, item in value.items():
-            _require(type(key) is str, name, "an object with keys of text", key)
+            require(type(key) is str, name, "an object with keys of text", key)
             _check_plain(item, name, depth + 1)
     elif isinstance(value, list | tuple):
         for item in value:
             _check_plain(item, name, depth + 1)
-
-
-def _require(condition: bool, name: str, expected: str, got: object) -> None:
-    if not condition:
-        raise ContractError(f"{name and name + ': '}expected {expected}, got {short(got)}")

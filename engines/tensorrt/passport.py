@@ -18,7 +18,7 @@ from typing import Any
 
 from engines.core.contract import DetectorContract
 from engines.core.errors import ContractError, DeviceError, ModelFileError
-from engines.core.json_form import ANY, BOOLEAN, INTEGER, NUMBER, OBJECT, TEXT, Form, OrNull, read_json, short
+from engines.core.json_form import ANY, BOOLEAN, INTEGER, NUMBER, OBJECT, TEXT, Form, OrNull, read_json, require
 from engines.core.machine import Machine
 from engines.core.records import ACCURACY, QUANTIZATION
 from engines.tensorrt.backend import TENSORRT_RTX
@@ -303,17 +303,12 @@ def _check_values(values: Mapping[str, Any]) -> None:
     """Raise ContractError if a value has the right type, but the code that reads the passport cannot use it."""
     version, postprocess, batch = values["backend_version"], values["postprocess"], values["batch"]
     capability = values["machine"].get("compute_capability", "")
-    _require(bool(_numbers(version)), "backend_version", "a version such as 10.3.0", version)
-    _require(postprocess in (PLUGIN, KERNELS), "postprocess", f"{PLUGIN} or {KERNELS}", postprocess)
+    require(bool(_numbers(version)), "passport: backend_version", "a version such as 10.3.0", version)
+    require(postprocess in (PLUGIN, KERNELS), "passport: postprocess", f"{PLUGIN} or {KERNELS}", postprocess)
     sizes = "the smallest, the tuned and the largest size"
-    _require(len(batch) == 3 and 1 <= batch[0] <= batch[1] <= batch[2], "batch", sizes, batch)
+    require(len(batch) == 3 and 1 <= batch[0] <= batch[1] <= batch[2], "passport: batch", sizes, batch)
     fits = re.fullmatch(r"([0-9]{1,3}\.[0-9]{1,3})?", capability) is not None
-    _require(fits, "machine.compute_capability", "a number such as 8.7", capability)
-
-
-def _require(condition: bool, name: str, expected: str, got: object) -> None:
-    if not condition:
-        raise ContractError(f"passport: {name}: expected {expected}, got {short(got)}")
+    require(fits, "passport: machine.compute_capability", "a number such as 8.7", capability)
 
 
 def _backend_mismatch(passport: Passport, backend: str, version: str) -> str:
