@@ -17,6 +17,7 @@ from retina_edge.data.records import (
     as_id,
     as_number,
     as_whole,
+    check_distinct,
     class_name,
     shown,
 )
@@ -210,9 +211,7 @@ def _categories(path: Path, records: Sequence[Any], used: set[Id | None]) -> tup
             names[category_id] = name
     if not names:
         raise DataError(f"{path}: expected at least one category, found none")
-    if len(set(names.values())) != len(names):
-        given = ", ".join(names.values())
-        raise DataError(f"{path}: categories: expected each name once, got {given}; give them different names")
+    check_distinct(tuple(names.values()), f"{path}: categories")
     return names, tuple(remarks)
 
 

@@ -158,6 +158,23 @@ def class_name(value: Any, where: str) -> str:
     return str(value)
 
 
+def check_distinct(names: Sequence[str], where: str) -> None:
+    """Check that no two classes have the same name.
+
+    Args:
+        names: names of the classes.
+        where: file and record, for the message.
+
+    Raises:
+        DataError: if a name occurs twice.
+
+    Examples:
+        >>> check_distinct(("tree", "shrub"), "data.yaml: names")
+    """
+    if len(set(names)) != len(names):
+        raise DataError(f"{where}: expected each name once, got {', '.join(names)}; give them different names")
+
+
 def shown(value: Any) -> str:
     """Return a value of a file for a message: its JSON, at most 100 characters, without control characters."""
     try:

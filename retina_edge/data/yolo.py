@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.core.errors import DataError, MissingDependencyError
-from retina_edge.data.records import BoxRecord, ImageRecord, Records, as_whole, class_name, shown
+from retina_edge.data.records import BoxRecord, ImageRecord, Records, as_whole, check_distinct, class_name, shown
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES
 from retina_edge.system.natural_order import natural_order
 
@@ -122,8 +122,7 @@ def _class_names(path: Path, names: Any) -> tuple[str, ...]:
     if not isinstance(names, list) or not names:
         raise DataError(f"{path}: names: expected a list of class names, or names for 0, 1, ..., got {shown(names)}")
     result = tuple(class_name(name, f"{path}: names") for name in names)
-    if len(set(result)) != len(result):
-        raise DataError(f"{path}: names: expected each name once, got {', '.join(result)}; give them different names")
+    check_distinct(result, f"{path}: names")
     return result
 
 
@@ -151,9 +150,8 @@ def _image_files(description: Path, root: Any, entry: Any) -> list[Path]:
             "folder; correct the path in the file"
         )
     if path.is_dir():
-        found = glob.iglob(
-            f"{glob.escape(str(path))}/**", recursive=True
-        )  # follows links to folders, skips hidden ones
+        # glob follows links to folders, and skips hidden ones.
+        found = glob.iglob(f"{glob.escape(str(path))}/**", recursive=True)
         files = (Path(name) for name in found)
         images = (file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir())
         return sorted(images, key=natural_order)
