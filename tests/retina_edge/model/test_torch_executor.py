@@ -17,6 +17,7 @@ from tests.models import TINY, contract_of, lively
 def test_with_class_agnostic_nms_no_two_boxes_overlap_more_than_the_threshold(
     frames: list[npt.NDArray[np.uint8]],
 ) -> None:
+    torch.manual_seed(0)  # with other weights, one class may be absent
     model = lively(RetinaNet(dataclasses.replace(TINY, num_classes=3)))
     largest = {}
     for agnostic in (False, True):
