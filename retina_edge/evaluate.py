@@ -184,7 +184,9 @@ def _warn_of_many_objects(console: Console, dataset: DetectionDataset, max_detec
 
 
 def _print_metrics(console: Console, model: Path, result: Evaluation) -> None:
-    table = Table(title=f"{escape(model.name)}: {result.images} images, {result.detections} detections")
+    title = f"{escape(model.name)}: {result.images} images, {result.detections} detections"
+    console.print(title, highlight=False, soft_wrap=True)
+    table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in result.metrics.items():
@@ -196,8 +198,8 @@ def _print_metrics(console: Console, model: Path, result: Evaluation) -> None:
 
 def _print_confusion(console: Console, confusion: Confusion, score: float) -> None:
     """Print a row for each class, and a line for each pair of classes that was confused."""
-    title = f"boxes that score more than {score:g}"
-    table = Table("class", "objects", "found", "box off", "missed", "false alarms", title=title)
+    console.print(f"boxes that score more than {score:g}:", highlight=False)
+    table = Table("class", "objects", "found", "box off", "missed", "false alarms")
     for row in confusion.rows():
         table.add_row(*map(escape, map(str, row)))
     console.print(table)

@@ -22,6 +22,7 @@ from retina_edge.data.anchor_fit import DEFAULT_SIZES
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.system.console import Console
 from retina_edge.training.model_options import ModelOptions
+from retina_edge.training.run_files import run_files
 from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
 from retina_edge.training.training_progress import TrainingProgress
 
@@ -49,7 +50,7 @@ def build_parser() -> VerbParser:
         required=True,
         metavar="MODEL.pt",
         help="file for the best checkpoint; MODEL.last.pt for --resume, MODEL.csv and MODEL.tensorboard/ are written "
-        "beside it",
+        "beside it; those of an earlier run are kept as MODEL.previous.*",
     )
     add(
         "--minutes",
@@ -131,8 +132,7 @@ def _train(
         if error.errno in (errno.ENOSPC, errno.EDQUOT) and last.is_file():
             say(f"an earlier state is whole in {last}; free some space, then {_way_on(arguments, args)}")
         raise
-    written = (args.output.with_suffix(suffix) for suffix in (".pt", ".last.pt", ".csv", ".tensorboard"))
-    say(f"wrote {', '.join(str(path) for path in written if path.exists())}")
+    say(f"wrote {', '.join(str(path) for path in run_files(args.output) if path.exists())}")
     command = ["retina-edge", "export", str(args.output), "-o", str(args.output.with_suffix(".onnx"))]
     say(f"next: {shlex.join(command)}")
     return 0

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.core.contract import BIT_DEPTH, DetectorContract
 from engines.core.errors import ContractError, TrainingError
-from engines.core.processor import usable_cores
 from retina_edge.api.training_data import TrainingData
 from retina_edge.api.training_plan import IMAGENET, GivenOptions, TrainingPlan
 from retina_edge.data.augment_options import AugmentOptions
@@ -25,6 +23,7 @@ from retina_edge.training.findings import findings
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.observer import TrainingObserver
 from retina_edge.training.plan import CPU, Speed
+from retina_edge.training.run_files import claim_run_files, kept_path
 from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
 
 if TYPE_CHECKING:
@@ -79,7 +78,8 @@ def train(
     Args:
         data: data sets to train on and to validate on; a path stands for ``TrainingData(path)``.
         output: path of the best checkpoint, which ends in ``.pt``. ``NAME.last.pt`` (for ``resume``), ``NAME.csv`` and,
-            if TensorBoard is installed, the folder ``NAME.tensorboard`` are written beside it.
+            if TensorBoard is installed, the folder ``NAME.tensorboard`` are written beside it. Those of an earlier run
+            are kept as ``NAME.previous.pt`` and so on.
         options: options of the training, or some of them by name; the others are chosen. With ``qat``, the others are
             those of ``QAT_OPTIONS``.
         model: options of the new model, or some of them by name. Not with ``qat``.
@@ -126,8 +126,12 @@ def train(
             trainer = run.planned(given, init, resume=resume, started=started)
         if resume:
             trainer.resume()
-            say(f"resuming {trainer.last_path.name} after step {trainer.step} of {trainer.total_steps}")
-        with active:
+            about = "about " if trainer.options.minutes else ""
+            say(f"resuming {trainer.last_path.name} after step {trainer.step} of {about}{trainer.total_steps}")
+        claimed = claim_run_files(output, resume=resume) if group.is_main else nullcontext(None)
+        with claimed as kept, active:
+            if kept:
+                say(f"the files of an earlier run are kept as {kept.with_suffix('')}.*")
             trainer.run()
         say(f"best AP {trainer.best_ap:.4f} in {output}")
         if trainer.best_ap < NOTHING_LEARNED:
@@ -194,6 +198,7 @@ class _Run:
         """Return a trainer for a new model, with choices for all options that were not given."""
         from retina_edge.model.checkpoint import load_checkpoint
         from retina_edge.training.initialize import initialize_from
+        from retina_edge.training.processes import describe
 
         source = load_checkpoint(init) if init else None
         last = self.output.with_suffix(".last.pt")
@@ -201,7 +206,7 @@ class _Run:
         if previous and previous.recipe is not None:
             given = given.or_else(previous.recipe)
         summary = DataSummary.of(self.train_data)
-        for line in (*summary.lines(), f"training on {_describe(self.group)}"):
+        for line in (*summary.lines(), f"training on {describe(self.group)}"):
             self.say(line)
         plan = TrainingPlan.of(
             given, self.train_data, summary, self.group, source=source, resume=resume, on_message=self.say
@@ -221,8 +226,8 @@ class _Run:
         plan = plan.with_length(given, val_images=len(self.val_data), speed=speed, elapsed=spent)
         trainer = self._trainer(model, contract, plan.augment, plan.options, recipe=plan.recipe(), spent=spent)
         trainer.budget.last_evaluation = speed.image * len(self.val_data) if speed else 0.0
-        for choice in plan.choices:
-            self.say(f"chosen: {choice}")
+        for line in plan.choice_lines():
+            self.say(line)
         if not resume:
             self.say(f"starting from {plan.start(init)}")
         about = "about " if plan.options.minutes else ""
@@ -290,26 +295,6 @@ class _Run:
         )
 
 
-def _describe(group: ProcessGroup) -> str:
-    """Return the device and its memory as text for the user."""
-    import torch
-
-    processes = f"{group.world} processes on " if group.world > 1 else ""
-    if group.device.type == "cuda":
-        free, total = (value / 2**30 for value in torch.cuda.mem_get_info(group.device))
-        return f"{processes}{torch.cuda.get_device_name(group.device)}, {free:.1f} of {total:.1f} GiB of memory free"
-    return f"{processes}a CPU with {usable_cores()} cores{_memory()}"
-
-
-def _memory() -> str:
-    """Return the memory of this machine as text for the user; empty where the system does not tell."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # Windows
-        return ""
-    return f" and {total / 2**30:.0f} GiB of memory"
-
-
 def _fields(options: object, kind: type) -> Fields:
     """Return the fields of options by name: of an object all of them, of a mapping those in it.
 
@@ -345,5 +330,6 @@ def _check(given: GivenOptions, qat: Path | str | None, init: Path | str | None,
 
 def _check_outputs(output: Path, inputs: Sequence[Input]) -> None:
     check_output("output", output, suffix=".pt", inputs=inputs)
-    for suffix in (".last.pt", ".csv"):
-        check_output("output", output.with_suffix(suffix), inputs=inputs)
+    for suffix in (".pt", ".last.pt", ".csv"):
+        for path in (output, kept_path(output)):
+            check_output("output", path.with_suffix(suffix), inputs=inputs)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from retina_edge.training.processes import ProcessGroup
 
 IMAGENET = "imagenet"
+# The chosen options that decide most of the result, the most important first.
+IMPORTANT = ("--minutes", "--epochs", "--backbone-weights", "--input", "--backbone", "--anchors", "--crop", "--lr")
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,17 @@ class TrainingPlan:
             elapsed=elapsed,
         )
         return dataclasses.replace(self, options=options, choices=(*self.choices, *made))
+
+    def choice_lines(self) -> list[str]:
+        """Return the choices as text for the user, those that matter most first."""
+        choices = {choice.option: choice for choice in self.choices}
+        important = [choices.pop(option) for option in IMPORTANT if option in choices]
+        lines = []
+        for title, group in (("matter most", important), ("seldom need a change", list(choices.values()))):
+            if group:
+                lines.append(f"chosen, because they were not given; these {title}:")
+                lines += [f"  {choice}" for choice in group]
+        return lines
 
     def start(self, init: Path | str | None) -> str:
         """Return the weights that the run starts from, as text for the user."""

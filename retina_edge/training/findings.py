@@ -21,8 +21,8 @@ LONGEST_EVALUATION = 0.3
 MANY_SMALL, MANY_UNMATCHED = 0.1, 0.1
 # Hours from which on a run on a CPU is worth a remark.
 LONG_HOURS = 2.0
-# A run with fewer steps than this learns little.
-FEW_STEPS = 100
+# A run with fewer steps than this learns little, from pretrained weights and from random ones.
+FEW_STEPS = {True: 100, False: 250}
 # An epoch's loss has moved if it is below this share of the first one's. The share of the run after which a loss that
 # has not moved, or an AP of 0, is worth a remark, and the fewest steps.
 MOVED, FAIR_SHARE, FAIR_STEPS = 0.97, 0.3, 150
@@ -59,8 +59,8 @@ def findings(
         )
     if options.minutes and evaluation > LONGEST_EVALUATION * 60 * options.minutes:
         yield (
-            f"an evaluation takes about {evaluation / 60:.0f} of the {options.minutes:g} minutes: validate on fewer "
-            "images, or give more --minutes"
+            f"an evaluation takes about {evaluation / 60:.0f} min of a run of {options.minutes:g} min: validate on "
+            "fewer images, or give more --minutes"
         )
     # With fewer images than samples in a step, images repeat, so none is left out.
     left_out = in_epoch % samples_of_step if not options.epoch_samples and in_epoch >= samples_of_step else 0
@@ -69,8 +69,13 @@ def findings(
             f"each epoch leaves out {left_out} of {in_epoch} images, because a batch has {samples_of_step}: set "
             "--epoch-samples to a multiple of the batch, or a smaller --batch"
         )
-    if steps < FEW_STEPS:
-        yield f"{steps} steps are few; a network learns little in fewer than {FEW_STEPS}: give it more time or epochs"
+    if steps < (few := FEW_STEPS[facts.pretrained]):
+        weights = "pretrained" if facts.pretrained else "random"
+        longer = "--minutes" if options.minutes else "--epochs"
+        yield (
+            f"{steps} steps are few; from {weights} weights, a network learns little in fewer than {few}: give more "
+            f"{longer}"
+        )
     usual, _ = learning_rate(options.optimizer, samples_of_step, pretrained=facts.pretrained)
     if not usual / RATE_FACTOR <= options.learning_rate <= usual * RATE_FACTOR:
         yield (
@@ -116,7 +121,7 @@ class LearningWatch:
         >>> watch = LearningWatch(total_steps=1000)
         >>> watch.check(step=100, loss=1.13, ap50=0.0)
         >>> watch.check(step=500, loss=1.13, ap50=0.0).partition(":")[0]
-        'after 500 of 1000 steps the loss is still 1.130'
+        'after 500 steps the loss is still 1.130'
     """
 
     def __init__(self, total_steps: int) -> None:
@@ -140,7 +145,7 @@ class LearningWatch:
         self._told = True
         sign = f"the loss is still {loss:.3f}" if still else "no object of the validation images is found"
         return (
-            f"after {step} of {self._total} steps {sign}: likely causes, in this order, are a rate that is too low or "
+            f"after {step} steps {sign}: likely causes, in this order, are a rate that is too low or "
             "too high (--lr), too few steps, boxes that are not where the objects are (look at a few images with their "
             "boxes), and objects that are too small for the input (--input)"
         )

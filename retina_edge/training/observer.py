@@ -41,7 +41,7 @@ class EpochReport:
 
     Attributes:
         epoch: number of epochs done.
-        epochs: number of epochs of the run.
+        epochs: number of epochs of the run; None if it ends by its time.
         step: number of steps done in the run.
         total_steps: number of steps of the run.
         losses: mean losses of the epoch by name.
@@ -52,7 +52,7 @@ class EpochReport:
     """
 
     epoch: int
-    epochs: int
+    epochs: int | None
     step: int
     total_steps: int
     losses: dict[str, float]

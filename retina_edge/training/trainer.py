@@ -270,7 +270,7 @@ class Trainer:
         log.write(epoch, self.step, rate, losses, result)
         losses = dict(losses)
         speed, objects = losses.pop("images_per_second"), sum(len(image.boxes) for image in self.val_data.images)
-        epochs = max(epoch, round(self.total_steps / self.sampler.batches))
+        epochs = None if self.budget else self.options.epochs
         steps = self.step, self.total_steps
         self.observer.on_epoch(EpochReport(epoch, epochs, *steps, losses, speed, result, found, objects))
         return result

@@ -29,7 +29,7 @@ class TrainingLog:
         output.parent.mkdir(parents=True, exist_ok=True)
         self._path = output.with_suffix(".csv")
         self._check_space()
-        if step == 0 or not self._path.exists():
+        if step == 0 or not self._path.exists() or not self._path.stat().st_size:
             self._write_row("w", {name: name for name in COLUMNS})
         self._writer: Any = None
         try:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from retina_edge.system.console import Console
 from retina_edge.training.findings import LearningWatch
@@ -35,7 +35,7 @@ class TrainingProgress(TrainingObserver):
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TaskProgressColumn())
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task("starting", total=None)
         self._shown = self._last = clock()
@@ -48,11 +48,13 @@ class TrainingProgress(TrainingObserver):
         now = self._clock()
         self._measure(report, now - self._last)
         self._last = now
-        left = report.seconds_left
+        left, steps = report.seconds_left, f"step {report.step}"  # the number of steps of a timed run is not known
         if left is None:
             left = (report.total_steps - report.step) * self._step_seconds
+            steps = f"{steps}/{report.total_steps}"
         text = "  ".join(
             (
+                steps,
                 f"epoch {report.epoch + 1}",
                 *(f"{name} {value:.3f}" for name, value in report.losses.items()),
                 f"rate {report.learning_rate:.2g}",
@@ -62,7 +64,7 @@ class TrainingProgress(TrainingObserver):
         )
         self._progress.update(self._task, description=text, completed=report.step, total=report.total_steps)
         if not self._console.is_terminal and now - self._shown >= INTERVAL:
-            self._print(f"step {report.step}/{report.total_steps}  {text}")
+            self._print(text)
             self._shown = now
 
     def on_evaluated(self, done: int, images: int) -> None:
@@ -82,8 +84,9 @@ class TrainingProgress(TrainingObserver):
                 parts.append(f"{name} {value:.3f}{change}")
                 self._metrics[name] = value
             if report.found is not None:
-                parts.append(f"found {report.found}, missed {report.objects - report.found} objects")
-        self._print(f"epoch {report.epoch}/{report.epochs}  {'  '.join(parts)}")
+                parts.append(f"found {report.found} of {report.objects} objects")
+        total = f"/{report.epochs}" if report.epochs else ""
+        self._print(f"epoch {report.epoch}{total}  {'  '.join(parts)}")
         self._watch = self._watch or LearningWatch(report.total_steps)
         ap50 = report.evaluation.metrics["AP50"] if report.evaluation else None
         if warning := self._watch.check(step=report.step, loss=sum(report.losses.values()), ap50=ap50):

@@ -114,9 +114,7 @@ def test_anchors_auto_chooses_anchors_that_fit_the_data(
     fit = suggest_anchors(boxes, (96, 128), (32.0, 64.0, 128.0), (0.5, 1.0, 2.0))
     assert fit.anchor_sizes[0] < 16  # trees are small in so small an input
     sizes = " ".join(f"{size:g}" for size in fit.anchor_sizes)
-    assert (
-        f"chosen: --anchors {sizes}: they match {fit.recall:.1%} of the objects at IoU 0.5" in capsys.readouterr().err
-    )
+    assert f"  --anchors {sizes}: they match {fit.recall:.1%} of the objects at IoU 0.5" in capsys.readouterr().err
     contract = load_checkpoint(tmp_path / "model.pt").contract
     assert tuple(level.anchor_sizes[0] for level in contract.levels) == fit.anchor_sizes
     assert contract.levels[0].aspect_ratios == fit.aspect_ratios
@@ -166,10 +164,10 @@ def test_training_without_options_chooses_them_and_says_why(
         "no validation set was given: 3 of 16 images are held out of training to validate on",
         "13 images, typically 400x400 pixels",
         "cannot be downloaded from https://download.pytorch.org/models/resnet18-f37072fd.pth (no network)",
-        "chosen: --backbone-weights none: random weights, which need more steps",
+        "  --backbone-weights none: random weights, which need more steps",
         "starting from random weights",
-        "chosen: --input 416x416: the images are typically 400x400",
-        "chosen: --backbone resnet18: a small network, for a CPU",
+        "  --input 416x416: the images are typically 400x400",
+        "  --backbone resnet18: a small network, for a CPU",
     ):
         assert line in printed
     # Without options, a resumed run takes those of the checkpoint.
@@ -183,7 +181,7 @@ def test_training_without_options_chooses_them_and_says_why(
     assert recipe is not None
     assert recipe["model"]["input_size"] == (416, 416)
     assert recipe["options"]["minutes"] == 0.1
-    assert f"chosen: --lr {recipe['options']['learning_rate']:g}: " in printed
+    assert f"  --lr {recipe['options']['learning_rate']:g}: " in printed
 
 
 def test_the_recipe_of_the_paper_has_the_defaults_of_the_options(

@@ -36,7 +36,7 @@ def test_a_good_run_gets_no_remark() -> None:
     [
         ({"warmup_steps": 5000}, "longer than 50% of the run of 1600", "omit --warmup"),
         ({"epoch_samples": 0, "epochs": 300}, "leaves out 2 of 18 images", "--epoch-samples"),
-        ({"epoch_samples": 16, "warmup_steps": 1}, "16 steps are few", "more time or epochs"),
+        ({"epoch_samples": 16, "warmup_steps": 1}, "16 steps are few", "give more --minutes"),
         ({"learning_rate": 0.1}, "0.1 is far from the usual 0.001", "omit --lr"),
         ({"optimizer": "sgd", "learning_rate": 1e-5}, "1e-05 is far from the usual 0.005", "omit --lr"),
     ],
@@ -68,7 +68,7 @@ def test_objects_that_cannot_be_learned_are_named() -> None:
 def test_a_time_that_the_user_gave_is_not_called_long_and_a_long_evaluation_is_named() -> None:
     assert found(hours=14.2) == []
     (only,) = findings(FACTS, GOOD, AUGMENT, FIT, hours=0.1, evaluation=1000.0)
-    assert "an evaluation takes about 17 of the 8 minutes: validate on fewer images" in only
+    assert "an evaluation takes about 17 min of a run of 8 min: validate on fewer images" in only
 
 
 def test_images_that_repeat_are_not_called_left_out() -> None:
@@ -88,7 +88,7 @@ def test_a_run_that_learns_nothing_is_named_once() -> None:
     assert watch.check(step=200, loss=1.131, ap50=0.0) is None
     message = watch.check(step=400, loss=1.131, ap50=0.0)
     assert message is not None
-    assert "after 400 of 1000 steps the loss is still 1.131" in message
+    assert "after 400 steps the loss is still 1.131" in message
     assert message.index("--lr") < message.index("too few steps") < message.index("boxes") < message.index("--input")
     assert watch.check(step=600, loss=1.131, ap50=0.0) is None
 

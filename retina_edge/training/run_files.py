@@ -1,0 +1,77 @@
+"""The files of a training run: one run writes them at a time, and a new run keeps those of the run before."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from engines.core.errors import SinkError
+from engines.core.file_lock import lock
+
+# What a run writes, as suffixes of the path of its best checkpoint.
+SUFFIXES = (".pt", ".last.pt", ".csv", ".tensorboard")
+
+
+def run_files(output: Path) -> list[Path]:
+    """Return the paths of all that a run writes.
+
+    Examples:
+        >>> [path.name for path in run_files(Path("model.pt"))]
+        ['model.pt', 'model.last.pt', 'model.csv', 'model.tensorboard']
+    """
+    return [output.with_suffix(suffix) for suffix in SUFFIXES]
+
+
+def kept_path(output: Path) -> Path:
+    """Return the path that the best checkpoint of the run before is kept under.
+
+    Examples:
+        >>> kept_path(Path("model.pt")).name
+        'model.previous.pt'
+    """
+    return output.with_name(f"{output.stem}.previous{output.suffix}")
+
+
+@contextmanager
+def claim_run_files(output: Path, *, resume: bool) -> Iterator[Path | None]:
+    """Keep other runs from writing the same files, and keep the files of an earlier run that has a checkpoint.
+
+    Args:
+        output: path of the best checkpoint.
+        resume: True if the earlier run goes on.
+
+    Returns:
+        A context manager that yields the path under which the earlier checkpoint is kept; None if there was none.
+
+    Raises:
+        SinkError: on entering, if another run writes these files.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    log = output.with_suffix(".csv")
+    with ExitStack() as stack:
+        _lock(stack, log)
+        kept = None
+        if not resume and output.is_file():
+            kept = kept_path(output)
+            for source, target in zip(run_files(output), run_files(kept), strict=True):
+                _move(source, target)
+            _lock(stack, log)
+        yield kept
+
+
+def _lock(stack: ExitStack, path: Path) -> None:
+    if lock(stack.enter_context(path.open("ab")).fileno()) is False:
+        raise SinkError(f"{path}: another training run writes this file; end it, or use another name with -o")
+
+
+def _move(source: Path, target: Path) -> None:
+    """Replace a file or folder by another one. If that is missing, the target is removed, so that runs do not mix."""
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)
+    if source.exists():
+        os.replace(source, target)

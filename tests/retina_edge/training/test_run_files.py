@@ -1,0 +1,84 @@
+"""A new run keeps the files of the run before it, and two runs never write the same files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engines.core.errors import SinkError
+from retina_edge import api
+from retina_edge.training.run_files import claim_run_files, run_files
+
+
+def write_run(output: Path, text: str) -> None:
+    """Write files as a run does."""
+    for path in run_files(output):
+        if path.suffix == ".tensorboard":
+            path.mkdir(exist_ok=True)
+            (path / f"events.{text}").touch()
+        else:
+            path.write_text(text)
+
+
+def content(output: Path) -> list[str]:
+    return [(next(path.iterdir()).suffix[1:] if path.is_dir() else path.read_text()) for path in run_files(output)]
+
+
+def test_the_files_of_the_last_run_are_kept(tmp_path: Path) -> None:
+    output, kept = tmp_path / "model.pt", tmp_path / "model.previous.pt"
+    for number in range(3):
+        with claim_run_files(output, resume=False) as earlier:
+            assert earlier == (kept if number else None)
+            assert not output.exists()
+            write_run(output, f"run{number}")
+    assert content(output) == ["run2"] * 4
+    assert content(kept) == ["run1"] * 4
+    assert len(list(kept.with_suffix(".tensorboard").iterdir())) == 1
+
+
+def test_a_run_that_goes_on_moves_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "model.pt"
+    write_run(output, "run")
+    with claim_run_files(output, resume=True) as earlier:
+        assert earlier is None
+        assert content(output) == ["run"] * 4
+
+
+def test_a_run_without_a_checkpoint_does_not_replace_the_kept_one(tmp_path: Path) -> None:
+    output, kept = tmp_path / "model.pt", tmp_path / "model.previous.pt"
+    write_run(kept, "good")
+    output.with_suffix(".last.pt").write_text("stopped after a step")
+    with claim_run_files(output, resume=False) as earlier:
+        assert earlier is None
+    assert content(kept) == ["good"] * 4
+
+
+def test_parts_that_the_earlier_run_lacks_do_not_stay_from_a_run_before(tmp_path: Path) -> None:
+    output, kept = tmp_path / "model.pt", tmp_path / "model.previous.pt"
+    write_run(kept, "old")
+    output.write_text("new")
+    with claim_run_files(output, resume=False):
+        pass
+    assert [path.name for path in run_files(kept) if path.exists()] == ["model.previous.pt", "model.previous.csv"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_second_run_into_the_same_files_is_refused(tmp_path: Path, resume: bool) -> None:
+    output = tmp_path / "model.pt"
+    write_run(output, "first")
+    with claim_run_files(output, resume=False):
+        output.write_text("better")
+        with pytest.raises(SinkError, match=r"model\.csv: another training run writes this file; end it, or use"):
+            claim_run_files(output, resume=resume).__enter__()
+        assert output.read_text() == "better"
+    with claim_run_files(output, resume=True):  # the claim ends with the run
+        pass
+
+
+def test_a_kept_checkpoint_that_a_run_starts_from_is_not_replaced(tmp_path: Path) -> None:
+    kept = tmp_path / "model.previous.pt"
+    kept.write_text("good")
+    with pytest.raises(SinkError, match=r"model\.previous\.pt would overwrite the checkpoint .*model\.previous\.pt"):
+        api.train(tmp_path / "train.json", tmp_path / "model.pt", init=kept)
+    assert kept.read_text() == "good"
