@@ -31,8 +31,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Replace each mark in the text of a page by its generated part."""
-    for mark, fill in (("platforms", _platforms), ("rooms", _rooms)):
-        markdown = markdown.replace(f"<!-- {mark} -->", fill()) if f"<!-- {mark} -->" in markdown else markdown
+    for name, fill in (("platforms", _platforms), ("rooms", _rooms)):
+        mark = f"*`make docs` writes the list of {name} here.*"
+        markdown = markdown.replace(mark, fill()) if mark in markdown else markdown
     return markdown
 
 

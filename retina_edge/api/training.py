@@ -231,7 +231,7 @@ class _Run:
         if not resume:
             self.say(f"starting from {plan.start(init)}")
         about = "about " if plan.options.minutes else ""
-        self.say(f"{about}{trainer.total_steps} steps: {plan.options.epochs} epochs of {trainer.sampler.batches}")
+        self.say(f"{about}{trainer.total_steps} steps, {trainer.sampler.batches} in an epoch")
         hours = trainer.total_steps * speed.step / 3600 if speed else None
         fit, evaluation = plan.anchor_fit(), trainer.budget.last_evaluation
         for finding in findings(plan.facts, plan.options, plan.augment, fit, hours=hours, evaluation=evaluation):

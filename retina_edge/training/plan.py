@@ -293,7 +293,7 @@ def plan_length(
             epochs = max(1, round(steps / max(1, given["epoch_samples"] // samples_of_step)))
         chooser.choose("epochs", epochs, "--epochs", reason)
         samples = steps // epochs * samples_of_step
-        reason = f"{steps} steps in {epochs} epochs, with an evaluation after each"
+        reason = f"{steps // epochs} steps from one evaluation to the next"
         chooser.choose("epoch_samples", samples, "--epoch-samples", reason)
     else:
         in_epoch = chooser.values.get("epoch_samples") or facts.data.images
