@@ -29,6 +29,7 @@ TESTS = "tests"
 # Listed one by one, because the other tests import packages that a GPU machine without a network may lack.
 TEST_FILES = (
     "tests/engines/runner/test_gpu.py",
+    "tests/engines/onnx/test_gpu.py",
     "tests/engines/plugins/test_kernels.py",
     "tests/retina_edge/test_gpu.py",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -67,6 +68,7 @@ def build_parser() -> VerbParser:
         metavar="S",
         help="duration of the measurement in seconds, after the warm-up (default: 10)",
     )
+    add("--device", default="auto", help=argument_types.DEVICE_HELP)
     add(
         "--json",
         type=Path,
@@ -130,7 +132,8 @@ def _bench(args: argparse.Namespace) -> int:
     frames, decoding = read_frames(sources) if sources else (sample_frames(), [])
     start = perf_counter()
     # In an engine, each submission in flight occupies a slot.
-    with Detector.load(args.model, in_flight=IN_FLIGHT * args.streams, cuda_graph=args.cuda_graph) as detector:
+    in_flight = IN_FLIGHT * args.streams
+    with Detector.load(args.model, device=args.device, in_flight=in_flight, cuda_graph=args.cuda_graph) as detector:
         load_seconds = perf_counter() - start
         batch = detector.choose_batch(args.batch)
         report: dict[str, Any] = {
@@ -140,11 +143,14 @@ def _bench(args: argparse.Namespace) -> int:
             "classes": detector.contract.num_classes,
             "frame": list(frames[0].shape[:2]),
             "batch": batch,
+            "device": args.device,
             "seconds": args.seconds,
             "load_seconds": round(load_seconds, 3),
         }
         if args.model.suffix == ".engine":
             report["cuda_graph_allowed"] = args.cuda_graph
+        if nodes := getattr(detector.executor, "nodes_on_cpu", None):  # of an ONNX on a GPU
+            report["nodes_on_cpu"] = dict(Counter(nodes))
         with _progress() as progress:
             if args.mlperf:
                 report |= _mlperf(progress, detector, frames, batch, args)
@@ -189,7 +195,7 @@ def _measure(
     overhead = host_overhead(whole, stages)
     return {
         "milliseconds": {stage: _rounded(dataclasses.asdict(latency)) for stage, latency in latencies.items()},
-        "notes": _notes(args.model, stages),
+        "notes": _notes(args, stages),
         "jitter": None if whole.jitter is None else round(whole.jitter, 3),
         "host_overhead": None if overhead is None else round(overhead, 4),
         "throughput": {
@@ -224,14 +230,14 @@ def _mlperf(
     return {"mlperf": summary, "during": during}
 
 
-def _notes(model: Path, stages: Mapping[str, object]) -> dict[str, str]:
+def _notes(args: argparse.Namespace, stages: Mapping[str, object]) -> dict[str, str]:
     """Return notes by stage, for stages that include more than their name says."""
     if POSTPROCESS not in stages:
         return {NETWORK: "with decode and NMS"}
-    if model.suffix == ".pt":
+    if args.model.suffix == ".pt":
         from retina_edge.model.torch_executor import select_device
 
-        if select_device("auto").type == "cuda":
+        if select_device(args.device).type == "cuda":
             return {NETWORK: "with copies to the GPU and back, measured on the host"}
     return {}
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 from weakref import WeakSet
 
-from engines.core.errors import ContractError, DeviceError, ModelFileError, RetinaEdgeError
+from engines.core.errors import ContractError, ModelFileError, RetinaEdgeError
 from engines.core.executor import Executor, RawDetections, Ticket
 from engines.core.letterbox import BgrImage, Letterbox
 from engines.core.option_checks import check_number
@@ -83,25 +83,23 @@ class Detector:
 
         Args:
             path: the model file.
-            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. An ``.onnx`` runs only on the CPU, an
-                ``.engine`` only on a GPU.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. ``auto`` is the CPU for an ``.onnx``, and a GPU for a
+                ``.pt`` if torch sees one. An ``.onnx`` also runs on ``tensorrt`` and ``tensorrt-rtx``, ONNX Runtime's
+                other providers for NVIDIA GPUs; an ``.engine`` only on a GPU.
             in_flight: submissions that an engine keeps in flight.
             cuda_graph: launch the work of an engine as one CUDA graph, if possible.
 
         Raises:
             ModelFileError: if the file is missing, corrupt, or not a model of retina_edge.
-            MissingDependencyError: if torch (for a checkpoint), or TensorRT or pycuda (for an engine) is not installed.
+            MissingDependencyError: if torch (for a checkpoint), TensorRT or pycuda (for an engine), or ONNX Runtime's
+                provider (for an ONNX) is not installed.
             DeviceError: if ``device`` cannot be used, or an engine was built for another GPU or another TensorRT.
         """
         path = Path(path)
         if path.suffix == ".onnx":
             from engines.onnx.onnx_executor import OnnxExecutor
 
-            if device not in ("auto", "cpu"):
-                raise DeviceError(
-                    f"{path}: expected device auto or cpu for an ONNX, got {device!r}; for a GPU, build an engine"
-                )
-            return cls(OnnxExecutor(path), name=path.name, device="cpu")
+            return cls(OnnxExecutor(path, device=device), name=path.name, device="cpu" if device == "auto" else device)
         if path.suffix == ".pt":
             from retina_edge.model.torch_executor import TorchExecutor
 

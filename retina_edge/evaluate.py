@@ -72,12 +72,7 @@ def build_parser() -> VerbParser:
     )
     group = parser.add_argument_group("detection")
     add = group.add_argument
-    add(
-        "--device",
-        default="auto",
-        metavar="DEVICE",
-        help="for a .pt: auto, cpu or cuda; for an engine: cuda:N (default: auto)",
-    )
+    add("--device", default="auto", help=argument_types.DEVICE_HELP)
     add(
         "--batch",
         type=argument_types.positive_int,

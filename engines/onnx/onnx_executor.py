@@ -1,23 +1,29 @@
-"""The executor that runs a deployable ONNX with ONNX Runtime, on any CPU."""
+"""The executor that runs a deployable ONNX with ONNX Runtime, on any CPU, or on a GPU with another provider."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
 from engines.core.contract import TENSORRT, DetectorContract
-from engines.core.errors import ContractError, ModelFileError, reason_of
+from engines.core.errors import ContractError, ModelFileError, RetinaEdgeError, reason_of
 from engines.core.executor import HostExecutor, RawDetections
 from engines.core.json_form import read_json, short
 from engines.core.records import QUANTIZATION
 from engines.core.tensor_names import INPUT, OUTPUTS, QUANTIZATION_KEY
 from engines.onnx.onnx_check import check_onnx_file
+from engines.onnx.providers import BoundRun, Provider, nodes_on_cpu, open_session, provider_of
 
 CONTRACT_KEY = "retina_edge.contract"
+log = logging.getLogger(__name__)
 _OUTPUT_TYPES = ("tensor(int32)", "tensor(float)", "tensor(float)", "tensor(int32)")
 
 
@@ -40,13 +46,19 @@ class OnnxExecutor(HostExecutor):
         path: path of a deployable ONNX from ``retina-edge export``.
         threads: number of threads of ONNX Runtime. 0 takes the number in ``OMP_NUM_THREADS``, which torch uses too; if
             that is not set, one thread for each core.
+        device: ``auto`` or ``cpu``; or ``cuda``, ``tensorrt`` or ``tensorrt-rtx``, the providers for NVIDIA GPUs, with
+            ``:N`` for another GPU than 0.
 
     Attributes:
         contract: contract of the model.
         batch: batch size of the model, or None if it takes any batch size.
+        nodes_on_cpu: operators of the nodes that a provider for GPUs leaves to the CPU, one for each node; None on the
+            CPU, and if ONNX Runtime is older than 1.24, which does not tell.
 
     Raises:
         ModelFileError: if the file is missing, is not an ONNX model, or was not written by ``retina-edge export``.
+        MissingDependencyError: if the provider is not installed.
+        DeviceError: if the device is unknown, or its provider cannot be loaded.
 
     Examples:
         >>> from retina_edge.assets import MODEL
@@ -59,8 +71,9 @@ class OnnxExecutor(HostExecutor):
         >>> executor.close()
     """
 
-    def __init__(self, path: Path | str, *, threads: int = 0) -> None:
+    def __init__(self, path: Path | str, *, threads: int = 0, device: str = "auto") -> None:
         path = Path(path)
+        provider, self._gpu = provider_of(device)
         if not path.is_file():
             raise ModelFileError(f"{path}: expected an ONNX file, found none; make it with retina-edge export")
         check_onnx_file(path)
@@ -82,6 +95,17 @@ class OnnxExecutor(HostExecutor):
         except Exception as error:  # ONNX Runtime raises its own and built-in exceptions
             reason = reason_of(error, without=f"Load model from {path} failed:")  # our message begins with the path
             raise ModelFileError(f"{path}: expected a deployable ONNX model; ONNX Runtime says: {reason}") from error
+        self._read_contract(path)
+        self._check_signature(path)
+        batch = self._session.get_inputs()[0].shape[0]
+        self.batch: int | None = batch if isinstance(batch, int) else None
+        self.nodes_on_cpu: tuple[str, ...] | None = None
+        self._runs: dict[int, BoundRun] | None = None
+        self._lock = Lock()
+        if provider:
+            self._use(provider, path, options)
+
+    def _read_contract(self, path: Path) -> None:
         metadata = self._session.get_modelmeta().custom_metadata_map
         if CONTRACT_KEY not in metadata:
             raise ModelFileError(
@@ -92,9 +116,20 @@ class OnnxExecutor(HostExecutor):
             self.contract = DetectorContract.from_json(metadata[CONTRACT_KEY])
         except ContractError as error:
             raise ModelFileError(f"{path}: {error}") from error
-        self._check_signature(path)
-        batch = self._session.get_inputs()[0].shape[0]
-        self.batch: int | None = batch if isinstance(batch, int) else None
+
+    def _use(self, provider: Provider, path: Path, options: onnxruntime.SessionOptions) -> None:
+        """Open the model again with a provider for GPUs, and keep input and outputs in the GPU's memory."""
+        try:
+            self._session = open_session(path, options, provider, self._gpu, precision=self.contract.precision)
+        except RetinaEdgeError:
+            raise
+        except Exception as error:  # ONNX Runtime raises its own and built-in exceptions
+            raise ModelFileError(f"{path}: {provider.name} refuses the model: {reason_of(error)}") from error
+        self._runs = {}
+        self.nodes_on_cpu = nodes_on_cpu(self._session)
+        if self.nodes_on_cpu:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(self.nodes_on_cpu).items())
+            log.warning("%s: %s leaves nodes to the CPU: %s", path.name, provider.name, kinds)
 
     def _check_signature(self, path: Path) -> None:
         """Raise ModelFileError if the inputs or outputs are not those of a deployable ONNX."""
@@ -122,7 +157,7 @@ class OnnxExecutor(HostExecutor):
         """
         if self._session is None:
             raise ValueError("the detector is closed; load it again")
-        raw = RawDetections(*self._session.run(OUTPUTS, {INPUT: images}))
+        raw = RawDetections(*self._run(images))
         # As unsigned numbers, labels below 0 are large.
         if raw.labels.view(np.uint32).max(initial=0) >= self.contract.num_classes:
             raise ModelFileError(
@@ -131,6 +166,14 @@ class OnnxExecutor(HostExecutor):
             )
         return raw
 
+    def _run(self, images: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
+        if self._runs is None:
+            return list(self._session.run(OUTPUTS, {INPUT: images}))
+        with self._lock:  # a bound input serves one thread at a time
+            if len(images) not in self._runs:
+                self._runs[len(images)] = BoundRun(self._session, images.shape, self._gpu)
+            return self._runs[len(images)](images)
+
     def close(self) -> None:
         """Release the ONNX Runtime session. The executor cannot be used afterwards."""
-        self._session = None
+        self._session = self._runs = None

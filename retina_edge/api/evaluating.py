@@ -29,7 +29,7 @@ class EvaluationOptions:
         batch: images, or tiles, in a batch; None for the model's own, or 1.
         max_detections: number of best boxes of an image that count; 100 as in COCO.
         tiles: tiles to cut images into; None to detect in whole images.
-        device: for a checkpoint ``auto``, ``cpu`` or ``cuda``; for an engine ``cuda:N``.
+        device: device to run the models on, as for ``Detector.load``.
         skip_invalid: leave out images that cannot be used, and skip boxes that have no area or lie outside their image,
             instead of raising an error.
 

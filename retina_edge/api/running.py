@@ -37,6 +37,7 @@ class RunOptions:
         tracking: tracking, zones and lines.
         outputs: files and event receivers.
         fps: frames per second of image files and video files, instead of the times in them; None to use these times.
+        device: device to run the model on, as for ``Detector.load``.
 
     Raises:
         ContractError: if an option is out of range.
@@ -55,6 +56,7 @@ class RunOptions:
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     outputs: OutputOptions = field(default_factory=OutputOptions)
     fps: float | None = None
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         if isinstance(self.sources, str):
@@ -117,7 +119,7 @@ def open_run(
     sources = {name: make() for name, make in named.items()}
     options.outputs.check(Path(options.model), list(sources.values()), endless=not strict)
     with ExitStack() as stack:
-        loaded = stack.enter_context(Detector.load(options.model))
+        loaded = stack.enter_context(Detector.load(options.model, device=options.device))
         detector = options.tiles.apply(loaded, batch=options.batch) if options.tiles else loaded
         contract = detector.contract
 

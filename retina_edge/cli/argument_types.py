@@ -7,6 +7,13 @@ import math
 
 from engines.core.errors import ContractError
 
+# Help of the option --device of every verb that runs a model.
+DEVICE_HELP = (
+    "for a .pt: auto, cpu or cuda; for an .onnx: cpu, or cuda, tensorrt or tensorrt-rtx for ONNX Runtime's providers; "
+    "for an .engine: cuda; with :N for another GPU than 0 (default: auto, a GPU for a .pt if torch sees one, the CPU "
+    "for an .onnx)"
+)
+
 
 def size(text: str) -> tuple[int, int]:
     """Convert ``HxW`` to (height, width) in pixels.

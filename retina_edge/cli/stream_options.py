@@ -70,6 +70,7 @@ class StreamParser(VerbParser):
             metavar="N",
             help="frames, or tiles, in a batch (default: the model's own, or 1)",
         )
+        detection.add_argument("--device", default="auto", help=argument_types.DEVICE_HELP)
         detection.add_argument(
             "--bit-depth",
             type=int,
@@ -182,6 +183,7 @@ def run_options(args: argparse.Namespace) -> RunOptions:
     return RunOptions(
         model=args.model,
         sources=args.sources,
+        device=args.device,
         score=args.score,
         batch=args.batch,
         bit_depth=args.bit_depth,

@@ -24,6 +24,8 @@ PACKAGES = (
     "opencv-python",
     "opencv-python-headless",
     "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
     "torch",
     "torchvision",
     "triton",

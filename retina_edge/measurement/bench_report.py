@@ -55,6 +55,9 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts["jitter, p99/p50"] = "-" if report["jitter"] is None else f"{report['jitter']:.2f}"
         if report["host_overhead"] is not None:
             facts["host overhead"] = f"{report['host_overhead']:.1%} of the GPU's time"
+    if "nodes_on_cpu" in report:
+        nodes = ", ".join(f"{count} {kind}" for kind, count in report["nodes_on_cpu"].items())
+        facts["left to the CPU"] = nodes
     facts["model load time"] = f"{report['load_seconds']:.2f} s"
     facts["peak memory"] = (
         f"{report['peak_memory_mb']:.0f} MB, including {report['frames_mb']:.0f} MB of frames to measure with"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,7 +111,7 @@ def test_an_engine_has_slots_for_the_submissions_of_every_stream(
     monkeypatch.setattr(Detector, "load", record)
     assert bench.main([str(MODEL), *arguments]) == 1
     each = inspect.signature(measure_throughput).parameters["in_flight"].default
-    assert requested == {"in_flight": streams * each, "cuda_graph": cuda_graph}
+    assert requested == {"device": "auto", "in_flight": streams * each, "cuda_graph": cuda_graph}
 
 
 def test_the_table_has_a_dash_for_unknown_percentiles(capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,9 +141,11 @@ def test_the_table_has_a_dash_for_unknown_percentiles(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(("device", "noted"), [("cpu", False), ("cuda", True)])
 def test_a_checkpoint_on_a_gpu_notes_the_copies(monkeypatch: pytest.MonkeyPatch, device: str, *, noted: bool) -> None:
     monkeypatch.setattr("retina_edge.model.torch_executor.select_device", lambda _name: SimpleNamespace(type=device))
-    notes = bench._notes(Path("model.pt"), dict.fromkeys(("preprocess", "engine", "postprocess")))
+    notes = bench._notes(
+        Namespace(model=Path("model.pt"), device="auto"), dict.fromkeys(("preprocess", "engine", "postprocess"))
+    )
     assert ("copies to the GPU" in notes.get("engine", "")) is noted
-    assert bench._notes(Path("model.engine"), dict.fromkeys(("engine", "postprocess"))) == {}
+    assert bench._notes(Namespace(model=Path("model.engine")), dict.fromkeys(("engine", "postprocess"))) == {}
 
 
 def test_a_checkpoint_has_a_stage_for_postprocessing(checkpoint: Path, tmp_path: Path) -> None:

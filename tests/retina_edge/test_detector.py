@@ -162,8 +162,8 @@ def test_no_threshold_leaves_those_of_an_onnx_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("kind", "device", "message"),
     [
-        (".onnx", "cuda", "expected device auto or cpu for an ONNX, got 'cuda'; for a GPU, build an engine"),
-        (".onnx", "teapot", "expected device auto or cpu for an ONNX, got 'teapot'"),
+        (".onnx", "teapot", "expected auto, cpu, cuda, tensorrt, tensorrt-rtx, or one of the .* an ONNX, got 'teapot'"),
+        (".onnx", "cuda:x", "got 'cuda:x'"),
         (".pt", "mps", "expected auto, cpu, cuda or cuda:N, got 'mps'"),
         (".pt", "meta", "expected auto, cpu, cuda or cuda:N, got 'meta'"),
     ],
