@@ -16,17 +16,18 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist l
 # A failed python3 -m venv leaves a Python without pip.
 .DELETE_ON_ERROR:
 
-.PHONY: help demo setup test test-all check docs gpu clean
+.PHONY: help demo setup test test-all check docs gpu gpu-prepare clean
 
 help:
-	@echo "make demo      detect tree crowns on a flight over a forest; writes out/"
-	@echo "make setup     install everything that needs no GPU into $(VENV)"
-	@echo "make test      run the tests, without the slow ones"
-	@echo "make test-all  run all tests"
-	@echo "make check     check formatting, lint and types"
-	@echo "make docs      build the documentation into out/docs"
-	@echo "make gpu       run the tests and benchmarks that need an NVIDIA GPU, in 10 minutes"
-	@echo "make clean     remove what was built, $(VENV) included"
+	@echo "make demo         detect tree crowns on a flight over a forest; writes out/"
+	@echo "make setup        install everything that needs no GPU into $(VENV)"
+	@echo "make test         run the tests, without the slow ones"
+	@echo "make test-all     run all tests"
+	@echo "make check        check formatting, lint and types"
+	@echo "make docs         build the documentation into out/docs"
+	@echo "make gpu          run the tests and benchmarks that need an NVIDIA GPU, in 10 minutes"
+	@echo "make gpu-prepare  make the models and engines for make gpu, on a machine without a GPU, in out/gpu"
+	@echo "make clean        remove what was built, $(VENV) included"
 
 demo: $(BASE)
 	$(BIN)/retina-edge demo
@@ -50,9 +51,13 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Installs nothing, so that it runs without a network: in .venv if that has torch and pytest, else with $(PYTHON). Put
-# pycuda and TensorRT there yourself.
+# pycuda and TensorRT there yourself. Options: make gpu ARGS='--seconds 120 --sanitizer'
 gpu:
-	$(GPU_PYTHON) -m benchmarks.gpu
+	$(GPU_PYTHON) -m benchmarks.gpu$(if $(ARGS), $(ARGS))
+
+# Copy out/gpu to the GPU machine together with the checkout.
+gpu-prepare: setup
+	$(BIN)/python -m benchmarks.gpu_prepare
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.forest_frame import forest_frame
@@ -21,6 +21,7 @@ from engines.core.machine import this_machine
 from engines.tensorrt.backend import find_backend
 from engines.tensorrt.build_options import KERNELS, PORTABLE, BuildOptions
 from engines.tensorrt.builder import build_engine
+from engines.tensorrt.passport import check_runs_here, read_engine
 from export.precision.calibration import audit
 from export.precision.conversion import Calibration, convert_file
 from retina_edge.imaging.image_file import read_image
@@ -49,16 +50,25 @@ def convert_once(onnx: Path, precision: str, *, layout: str = TENSORRT) -> Path:
     return path
 
 
-def build_once(onnx: Path, precision: str, *, max_batch: int | None = None) -> Path:
+def build_once(onnx: Path | Callable[[], Path], precision: str, *, max_batch: int | None = None) -> Path:
     """Build an engine from a deployable FP32 ONNX for the GPU of this machine, and return its path.
 
-    If TensorRT-RTX cannot build for this GPU, a portable engine is built.
+    If TensorRT-RTX cannot build for this GPU, a portable engine is built. A prepared engine that runs here is kept.
+
+    Args:
+        onnx: the ONNX, or a function that exports it, which is not called if no engine can be built.
+        precision: precision of the engine.
+        max_batch: largest batch size; None for the batch size of the ONNX.
 
     Raises:
         RetinaEdgeError: if no backend is installed, or the backend cannot build this model.
     """
+    find_backend("auto", this_machine())  # raises before a conversion, which takes a minute for INT8
+    onnx = onnx if isinstance(onnx, Path) else onnx()
     model = convert_once(onnx, precision)
     engine = model.with_suffix(".engine")
+    if engine.is_file() and _runs_here(engine):
+        return engine
     options = BuildOptions(precision=precision, max_batch=max_batch, postprocess=KERNELS if max_batch else "auto")
     try:
         build_engine(model, engine, options)
@@ -67,6 +77,17 @@ def build_once(onnx: Path, precision: str, *, max_batch: int | None = None) -> P
             raise
         build_engine(model, engine, dataclasses.replace(options, targets=(PORTABLE,)))
     return engine
+
+
+def _runs_here(engine: Path) -> bool:
+    machine = this_machine()
+    try:
+        passport = read_engine(engine)
+        backend = find_backend(passport.backend, machine)
+        check_runs_here(passport, engine, backend=backend.name, version=backend.version, machine=machine)
+    except RetinaEdgeError:
+        return False
+    return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:

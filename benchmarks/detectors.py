@@ -163,8 +163,9 @@ def _deployed(
 ) -> Work:
     model, contract = random_retinanet(ModelConfig(CLASSES, backbone=BACKBONES[name]), size)
     facts |= _arithmetic(model, lambda: model(torch.zeros(1, 3, *size)))
-    onnx = export_once(model, contract, work / f"random_{BACKBONES[name]}_{size[0]}x{size[1]}.onnx", frame)
-    detector = stack.enter_context(Detector.load(onnx if device == CPU else build_once(onnx, "fp16")))
+    path = work / f"random_{BACKBONES[name]}_{size[0]}x{size[1]}.onnx"
+    export = partial(export_once, model, contract, path, frame)
+    detector = stack.enter_context(Detector.load(export() if device == CPU else build_once(export, "fp16")))
     return partial(detector, frame)
 
 

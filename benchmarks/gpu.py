@@ -2,96 +2,99 @@
 
     python -m benchmarks.gpu
 
-The most important steps run first. Each step has a time limit, so a step that hangs costs only its own time and keeps
-the rows that it has. Results are written to ``benchmarks/results/*_gpu.json``. ``gpu.json`` lists the steps, how they
-ended, the last lines of failed steps, the outcomes of the tests, and the goals.
+The steps that tell most come first. Each step has a share of the time, so a step that hangs costs only its own time and
+keeps the rows that it has. Results are written to ``benchmarks/results/*_gpu.json``. ``gpu.json`` lists the steps, how
+they ended, the last lines of failed steps, the outcomes of the tests, and the goals. Models in ``out/gpu``, which
+``python -m benchmarks.gpu_prepare`` makes on a machine without a GPU, are not made again.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 from xml.etree import ElementTree
 
+from rich.console import Console
+from rich.table import Table
+
 from benchmarks import record
+from benchmarks.arguments import add_work, work_folder
 from benchmarks.goals import floors, goals
+from benchmarks.gpu_steps import report_of, steps
 from benchmarks.record import SUFFIXES, begin, save, without_folders
 from benchmarks.step import run_step
+from engines.core.machine import this_machine
 
 ROOT = Path(__file__).parents[1]
+WORK = ROOT / "out" / "gpu"
 LIMIT = 570.0
-SIDE = 800
-TESTS = "tests"
-# Listed one by one, because the other tests import packages that a GPU machine without a network may lack.
-TEST_FILES = (
-    "tests/engines/runner/test_gpu.py",
-    "tests/engines/onnx/test_gpu.py",
-    "tests/engines/plugins/test_kernels.py",
-    "tests/retina_edge/test_gpu.py",
-)
+# Columns of the table of goals; a log has no width of its own.
+TABLE_WIDTH = 140
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--seconds", type=float, default=LIMIT, help=f"seconds for all steps together (default: {LIMIT:.0f})"
-    )
-    limit = parser.parse_args(argv).seconds
-    before, start = begin(), perf_counter()
-    ended: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        planned = steps(work)
-        for step, _, _ in planned:  # delete results of an earlier run, which would pass for results of this one
-            (record.RESULTS / f"{step}{SUFFIXES['cuda']}.json").unlink(missing_ok=True)
-        for step, arguments, step_limit in planned:
-            remaining = limit - (perf_counter() - start)
-            ended.append(run_step(step, arguments, min(remaining, step_limit), folder=ROOT))
-            print(f"{step}: {ended[-1]['ended']} after {ended[-1]['seconds']} s", flush=True)
-            figures = {
-                "steps": ended,
-                "tests": outcomes(report_of(work)),
-                "goals": goals(record.RESULTS),
-                "floors": floors(record.RESULTS),
-            }
-            save("gpu", figures, before=before)  # after every step, because the machine may be lost before the last one
-    for goal in figures["goals"]:
-        outcome = "not measured" if goal["met"] is None else "met" if goal["met"] else "missed"
-        print(f"{goal['goal']}: {goal['measured']} {goal['unit']}, {outcome}")
-    return 0 if all(step["ended"] == "ok" for step in ended) else 1
+    add = parser.add_argument
+    add("--seconds", type=float, default=LIMIT, help=f"seconds for all steps together (default: {LIMIT:.0f})")
+    add("--sanitizer", action="store_true", help="also run the kernels under the four tools of compute-sanitizer")
+    add_work(parser)
+    args = parser.parse_args(argv)
+    if not this_machine().gpu:
+        raise SystemExit("gpu: expected an NVIDIA GPU and its driver, found none; look at nvidia-smi")
+    with work_folder(args.work or (WORK if WORK.is_dir() else None)) as work:
+        figures = run_steps(work, args.seconds, sanitizer=args.sanitizer)
+    console = Console()
+    console.width = max(console.width, TABLE_WIDTH)
+    print_goals(console, figures["goals"])
+    return 0 if all(step["ended"] in ("ok", "left out") for step in figures["steps"]) else 1
 
 
-def steps(work: Path) -> list[tuple[str, list[str], float]]:
-    """Return the steps in order: the name, the arguments of Python, and the largest number of seconds.
+def run_steps(work: Path, seconds: float, *, sanitizer: bool) -> dict[str, Any]:
+    """Run all steps, and return what ``gpu.json`` holds. The file is written after each step.
 
-    The limits add up to more than the total time, because no step is expected to use all of its own.
+    Args:
+        work: folder of models and engines.
+        seconds: time for all steps.
+        sanitizer: also run the kernels under compute-sanitizer.
     """
-    # The scripts keep each input size in a folder.
-    onnx = work / str(SIDE) / "r50.onnx"
-    gpu, shared = ["--device", "cuda"], ["--work", str(work)]
-    tests = ["-m", "pytest", *TEST_FILES, "-m", "gpu", "--continue-on-collection-errors"]
-    # Warnings are not errors here, because a warning of a newer torch says nothing about the GPU.
-    lenient = ["-W", "default", "-rA", "-q", "--tb=short", "-p", "no:cacheprovider"]
-    return [
-        ("export", ["-m", "benchmarks.networks", str(onnx), str(SIDE)], 90),
-        ("build", ["-m", "benchmarks.building", str(onnx), "fp16"], 90),
-        ("runner", ["-m", "benchmarks.runner", "--work", str(onnx.parent)], 90),
-        ("preprocess", ["-m", "benchmarks.preprocess", *gpu], 45),
-        ("postprocess", ["-m", "benchmarks.postprocess", *gpu, *shared], 75),
-        ("end_to_end", ["-m", "benchmarks.end_to_end", *gpu, "--sizes", str(SIDE), *shared], 150),
-        (TESTS, [*tests, *lenient, f"--junitxml={report_of(work)}"], 120),
-        ("detectors", ["-m", "benchmarks.detectors", *gpu, *shared], 90),
-        ("scaling", ["-m", "benchmarks.scaling", *gpu, *shared], 90),
-    ]
+    before, start = begin(), perf_counter()
+    planned = steps(work, sanitizer=sanitizer)
+    for step in planned:  # delete results of an earlier run, which would pass for results of this one
+        (record.RESULTS / f"{step.name}{SUFFIXES['cuda']}.json").unlink(missing_ok=True)
+        report_of(work, step.name).unlink(missing_ok=True)
+    ended: list[dict[str, Any]] = []
+    for step in planned:
+        if step.why_not:
+            ended.append({"step": step.name, "ended": "left out", "seconds": 0.0, "why": without_folders(step.why_not)})
+        else:
+            limit = step.limit(seconds, remaining=seconds - (perf_counter() - start))
+            ended.append(run_step(step.name, step.arguments, limit, folder=ROOT, launcher=step.launcher))
+        print(f"{step.name}: {ended[-1]['ended']} after {ended[-1]['seconds']} s", flush=True)
+        figures = {
+            "seconds": seconds,
+            "steps": ended,
+            "tests": [row for step in planned for row in outcomes(report_of(work, step.name))],
+            "goals": goals(record.RESULTS),
+            "floors": floors(record.RESULTS),
+        }
+        save("gpu", figures, before=before)  # after every step, because the machine may be lost before the last one
+    return figures
 
 
-def report_of(work: Path) -> Path:
-    """Return the path of the report that the tests write."""
-    return work / "tests.xml"
+def print_goals(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    """Print a table of the goals: the figure, whether it is met, and why it was not measured."""
+    table = Table("goal", "limit", "measured", "met")
+    for row in rows:
+        limit = f"≥ {row['at least']}" if "at least" in row else f"≤ {row['at most']}"
+        if row["met"] is None:
+            measured, met = "not measured", row["why"]
+        else:
+            measured, met = str(row["measured"]), "yes" if row["met"] else "no"
+        table.add_row(f"{row['goal']}, {row['unit']}", limit, measured, met)
+    console.print(table)
 
 
 def outcomes(report: Path) -> list[dict[str, Any]]:

@@ -72,7 +72,7 @@ def _detector(folder: Path, *, engine: bool) -> tuple[str, str, Detector]:
     why = "requested with --torch"
     if engine:
         try:
-            path = build_once(export_lively_r50(folder / "r50.onnx", SIDE, forest_frame()), "fp16")
+            path = build_once(lambda: export_lively_r50(folder / "r50.onnx", SIDE, forest_frame()), "fp16")
             detector = Detector.load(path)
             detector(forest_frame())
         except Exception as error:  # TensorRT has many ways to refuse a GPU

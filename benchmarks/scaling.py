@@ -125,12 +125,15 @@ def _detector(
     candidates, side = settings["candidates"], settings["input"]
     changes: dict[str, Any] = {"score_threshold": 0.0, "top_k": candidates} if candidates else {}
     config = ModelConfig(settings["classes"], backbone="resnet18", fpn_channels=64)
-    path = work / f"scaling_{name}.onnx"
-    if not path.is_file():
-        model, contract = random_retinanet(config, (side, side), **changes)
-        export_once(model, contract, path, frame, batch=fixed)
-    if on == ENGINE:
-        path = build_once(path, "fp16", max_batch=None if fixed else dynamic)
+
+    def export() -> Path:
+        path = work / f"scaling_{name}.onnx"
+        if not path.is_file():
+            model, contract = random_retinanet(config, (side, side), **changes)
+            export_once(model, contract, path, frame, batch=fixed)
+        return path
+
+    path = build_once(export, "fp16", max_batch=None if fixed else dynamic) if on == ENGINE else export()
     return stack.enter_context(Detector.load(path))
 
 

@@ -22,7 +22,9 @@ LINES = 40
 GRACE = 5.0
 
 
-def run_step(name: str, arguments: Sequence[str], seconds: float, *, folder: Path) -> dict[str, Any]:
+def run_step(
+    name: str, arguments: Sequence[str], seconds: float, *, folder: Path, launcher: Sequence[str] = ()
+) -> dict[str, Any]:
     """Run Python with arguments; return how the step ended, its duration and, if it failed, its last lines.
 
     Args:
@@ -30,12 +32,13 @@ def run_step(name: str, arguments: Sequence[str], seconds: float, *, folder: Pat
         arguments: arguments of Python.
         seconds: time limit; afterwards the process and all its children are ended.
         folder: working directory.
+        launcher: program that starts Python, with its options; empty for none.
     """
     if seconds <= 0:
         return {"step": name, "ended": "no time left", "seconds": 0.0}
     start, last = perf_counter(), deque[str](maxlen=LINES)
     process = subprocess.Popen(
-        [sys.executable, *arguments],
+        [*launcher, sys.executable, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,

@@ -21,7 +21,7 @@ from export.half_weights import store_half
 from export.network import Network, export_network, torch_heads
 from export.verify import Agreement, verify
 
-PACKAGES = ("retina-edge", "torch", "onnx", "onnxscript", "onnxruntime")
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)

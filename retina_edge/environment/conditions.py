@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from engines import __version__
 from engines.core.machine import this_machine
 from engines.core.processor import cpu_extensions, cpu_model
 
@@ -35,7 +36,6 @@ PACKAGES = (
     "tensorrt-rtx-cu13",
     "mlcommons-loadgen",
     "libreyolo",
-    "retina-edge",
 )
 # Fields to query from nvidia-smi, which are also the names in the report.
 GPU_QUERY = (
@@ -81,7 +81,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages in ``PACKAGES`` that are installed.
+    """Return the versions of retina_edge and of the packages in ``PACKAGES`` that are installed.
 
     Examples:
         >>> versions()["numpy"] == importlib.metadata.version("numpy")
@@ -93,7 +93,7 @@ def versions() -> dict[str, str]:
             installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return installed
+    return {**installed, "retina-edge": __version__}  # also in a checkout that is not installed
 
 
 def conditions(root: Path = Path("/")) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def convert(
         # torchvision uses category ids as labels.
         category_ids=tuple(range(num_classes)),
         levels=model.pyramid(input_size),
-        produced_by=package_versions("retina-edge", "torch", "torchvision"),
+        produced_by=package_versions("torch", "torchvision"),
     )
     return Checkpoint(contract, config, dict(model.state_dict()))
 

@@ -60,7 +60,7 @@ def new_model(
         category_ids=data.category_ids,
         levels=model.pyramid(input_size),
         bit_depth=bit_depth,
-        produced_by=package_versions("retina-edge", "torch", "torchvision"),
+        produced_by=package_versions("torch", "torchvision"),
     )
     return model, contract
 

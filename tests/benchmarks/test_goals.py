@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import end_to_end, gpu, postprocess, preprocess
+from benchmarks import end_to_end, gpu_steps, postprocess, preprocess
 from benchmarks import goals as goals_module
 from benchmarks import runner as runner_module
 from benchmarks.end_to_end import Case
@@ -65,7 +65,7 @@ def test_names_are_those_of_the_other_scripts() -> None:
         NETWORK,
         POSTPROCESS,
     ]
-    assert BY_KERNEL["input"] == [gpu.SIDE, gpu.SIDE]
+    assert BY_KERNEL["input"] == [gpu_steps.SIDE, gpu_steps.SIDE]
 
 
 def test_goals_are_compared_with_the_measurements(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_without_pycuda_the_error_says_how_to_install_it(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("geometry", "batch", "agnostic"),
     [(SMALL, 2, False), (HALF, 3, False), (COCO, 1, False), (COCO, 4, False), (SMALL, 2, True), (COCO, 1, True)],
-    ids=str,
+    ids=["small", "half", "coco", "coco, 4 images", "small, agnostic", "coco, agnostic"],
 )
 @pytest.mark.gpu
 @pytest.mark.skipif(not this_machine().gpu, reason="needs an NVIDIA GPU and its driver")
