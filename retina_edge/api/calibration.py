@@ -12,7 +12,8 @@ from engines.core.contract import BIT_DEPTH
 from engines.core.errors import ContractError, DataError, SourceError
 from engines.core.option_checks import check_choice, check_integer
 from export.precision.calibration import CALIBRATORS, DEFAULT_IMAGES, MIN_CALIBRATION_IMAGES, audit
-from retina_edge.data.load import YAML, listed_images
+from retina_edge.data.load import listed_images
+from retina_edge.data.yolo import is_yolo_file
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES, read_image
 from retina_edge.system.folders import cache_folder
 
@@ -113,9 +114,9 @@ def _image_files(path: Path) -> list[Path]:
                 f"{path}: expected images to calibrate with, found none; give a folder that contains images"
             )
         return files
-    if path.suffix.lower() not in (".json", *YAML):
+    if path.suffix.lower() != ".json" and not is_yolo_file(path):
         raise SourceError(
-            f"{path}: expected a folder of images, a COCO file ending in .json, or the data.yaml of a YOLO data set, "
-            "found none of them"
+            f"{path}: expected a folder of images, a COCO file ending in .json, or the data.yaml or obj.data of a YOLO "
+            "data set, found none of them"
         )
     return listed_images(path)

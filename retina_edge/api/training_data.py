@@ -20,8 +20,8 @@ class TrainingData:
     """The data sets to train on and to validate on.
 
     Attributes:
-        train: data set to train on: a COCO file, a YOLO ``data.yaml``, or a folder with ``train.json``, ``data.yaml``
-            or the XML files of Pascal VOC.
+        train: data set to train on: a COCO file, a YOLO ``data.yaml`` or ``obj.data``, or the folder of a data set
+            of COCO, YOLO or Pascal VOC.
         images: folder of the training images; None to look for it near the annotations.
         val: data set to validate on, as ``train``; None for the part of ``train`` that is meant for it, or else for a
             fifth of the training images, which is then not learned.

@@ -11,11 +11,12 @@ from retina_edge.data.coco import coco_images, read_coco
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.image_scan import look_at
 from retina_edge.data.records import Records
-from retina_edge.data.voc import find_voc, read_voc
-from retina_edge.data.yolo import DESCRIPTIONS, read_yolo
+from retina_edge.data.voc import find_annotation, find_voc, read_voc
+from retina_edge.data.yolo import is_yolo_file, read_yolo
+from retina_edge.data.yolo_folder import check_names, find_yolo
 
 TRAIN, VAL = "train", "val"
-YAML = (".yaml", ".yml")
+COCO, YOLO, VOC = "COCO", "YOLO", "Pascal VOC"
 # Names of COCO files by part, relative to the folder of the data set: our own, COCO's, and those of Roboflow, CVAT and
 # Label Studio.
 COCO_FILES = {
@@ -37,8 +38,8 @@ COCO_FILES = {
 # The same of data sets without parts.
 WHOLE_FILES = ("annotations/instances_default.json", "result.json", "_annotations.coco.json")
 EXPECTED = (
-    "a COCO file (.json), a YOLO description (data.yaml), or a folder with train.json, data.yaml or the XML files of "
-    "Pascal VOC"
+    "a COCO file (.json), a YOLO description (data.yaml or obj.data), or a folder with train.json, data.yaml, "
+    "obj.data, classes.txt or the XML files of Pascal VOC"
 )
 
 
@@ -55,7 +56,8 @@ def load_dataset(
     """Read and check a data set in the format of COCO, YOLO or Pascal VOC.
 
     Args:
-        path: COCO file, ``data.yaml`` of a YOLO data set, or folder of a data set of any of the three formats.
+        path: COCO file, ``data.yaml``, ``obj.data`` or ``classes.txt`` of a YOLO data set, or folder of a data set of
+            any of the three formats.
         images: folder of the images; None to look for it near the annotations.
         part: ``train`` or ``val``, for a folder or description that has both.
         skip_invalid: leave out images that cannot be used, and skip boxes that have no area or lie outside their image,
@@ -138,39 +140,50 @@ def listed_images(path: Path) -> list[Path]:
     return [] if records is None else [image.path for image in records.images]
 
 
-def _read(path: Path, images: Path | None, part: str, *, whole: bool, need_images: bool) -> Records | None:
-    """Return the records of a part; None if there is no such part."""
-    if not path.exists():
-        raise DataError(f"{path}: expected {EXPECTED}, found no file or folder; correct the path")
-    if (file := _coco_file(path, part, whole=whole)) is not None:
-        return read_coco(file, images or (None if need_images else file.parent))
-    if (description := _description(path)) is not None:
-        return read_yolo(description, part, images)
-    found = find_voc(path, part, whole=whole)
-    return None if found is None else read_voc(*found, images)
-
-
 def is_coco_file(path: Path) -> bool:
-    """True for a file that is not the description of a YOLO data set. It holds one part of a data set.
+    """True for a file that does not belong to a YOLO data set. It holds one part of a data set.
 
     Examples:
         >>> is_coco_file(Path("tests/data/treecrowns/val.json")), is_coco_file(Path("tests/data/treecrowns"))
         (True, False)
     """
-    return path.is_file() and path.suffix.lower() not in YAML
+    return path.is_file() and not is_yolo_file(path)
+
+
+def _read(path: Path, images: Path | None, part: str, *, whole: bool, need_images: bool) -> Records | None:
+    """Return the records of a part; None if there is no such part."""
+    if not path.exists():
+        raise DataError(f"{path}: expected {EXPECTED}, found no file or folder; correct the path")
+    kind = _format(path)
+    if kind == YOLO:
+        return read_yolo(path, part, images, whole=whole)
+    if kind == COCO:
+        file = _coco_file(path, part, whole=whole)
+        return None if file is None else read_coco(file, images or (None if need_images else file.parent))
+    found = find_voc(path, part, whole=whole)
+    return None if found is None else read_voc(*found, images)
+
+
+def _format(path: Path) -> str:
+    """Return the format of a file or of a folder, whatever the part."""
+    if path.is_file():
+        return COCO if is_coco_file(path) else YOLO
+    coco = (path / name for names in (*COCO_FILES.values(), WHOLE_FILES) for name in names)
+    files = {
+        COCO: next((file for file in coco if file.is_file()), None),
+        YOLO: find_yolo(path),
+        VOC: find_annotation(path),
+    }
+    found = [kind for kind, file in files.items() if file is not None]
+    if not found:
+        check_names(path)
+    return found[0] if found else VOC
 
 
 def _coco_file(path: Path, part: str, *, whole: bool) -> Path | None:
     """Return a COCO file: the path itself, or one in the folder."""
     if path.is_file():
-        return path if is_coco_file(path) else None
+        return path
     has_parts = any((path / name).is_file() for names in COCO_FILES.values() for name in names)
     names = (*COCO_FILES[part], *(WHOLE_FILES if part == TRAIN or (whole and not has_parts) else ()))
     return next((path / name for name in names if (path / name).is_file()), None)
-
-
-def _description(path: Path) -> Path | None:
-    """Return the description of a YOLO data set: the path itself, or a file in the folder."""
-    if path.is_file():
-        return path
-    return next((path / name for name in DESCRIPTIONS if (path / name).is_file()), None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ ANNOTATION_FOLDERS, IMAGE_FOLDERS = ("Annotations", "annotations", "."), ("JPEGI
 # Names of the folders of a part, and of the file that lists its images.
 PART_FOLDERS = {"train": ("train",), "val": ("valid", "val", "test")}
 LISTS = {"train": ("train.txt", "trainval.txt"), "val": ("val.txt", "test.txt")}
+
+# Number of XML files that are looked at, to find out if they are annotations, and of bytes of each.
+TRIED, START = 50, 1000
 
 
 def find_voc(folder: Path, part: str, *, whole: bool) -> tuple[Path, list[Path]] | None:
@@ -42,6 +46,21 @@ def find_voc(folder: Path, part: str, *, whole: bool) -> tuple[Path, list[Path]]
             return root, _listed(listed, files)
         return (root, files) if part == "train" or (whole and not _has_parts(root)) else None
     return None
+
+
+def find_annotation(folder: Path) -> Path | None:
+    """Return an annotation of Pascal VOC in a folder, of any part; None if there is none among the XML files."""
+    roots = [folder / name for names in PART_FOLDERS.values() for name in names]
+    files = (file for root in (folder, *roots) for file in islice(_xml_files(root), TRIED))
+    return next((file for file in files if _is_annotation(file)), None)
+
+
+def _is_annotation(file: Path) -> bool:
+    try:
+        with file.open("rb") as content:
+            return re.search(rb"<annotation[\s>]", content.read(START)) is not None
+    except OSError:
+        return False
 
 
 def _has_parts(folder: Path) -> bool:

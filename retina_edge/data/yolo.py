@@ -1,77 +1,102 @@
-"""YOLO data sets: ``data.yaml``, and a text file of labels for each image, parsed by supervision."""
+"""YOLO data sets: a description or class names, and a text file of labels for each image, parsed by supervision."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engines.core.errors import DataError, MissingDependencyError
-from retina_edge.data.records import BoxRecord, ImageRecord, Records, as_whole, check_distinct, class_name, shown
+from engines.core.errors import DataError
+from retina_edge.data.records import BoxRecord, ImageRecord, Records, shown
+from retina_edge.data.yolo_description import (
+    DARKNET,
+    DESCRIPTIONS,
+    YAML,
+    YoloDescription,
+    meant_paths,
+    read_description,
+    read_lines,
+)
+from retina_edge.data.yolo_folder import BOX_VALUES, NAME_FILES, describe_folder, label_paths
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES
 from retina_edge.system.natural_order import natural_order
 
-# Names of the description, in the folder of the data set.
-DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml")
-# Names of the parts in a description.
-PARTS = {"train": ("train",), "val": ("val", "valid", "validation", "test")}
-BOX_VALUES = 5  # class, x and y of the center, width, height
+
+def is_yolo_file(path: Path) -> bool:
+    """True for the path of a description of a YOLO data set, or of its class names.
+
+    Examples:
+        >>> is_yolo_file(Path("data.yaml")), is_yolo_file(Path("classes.txt")), is_yolo_file(Path("val.json"))
+        (True, True, False)
+    """
+    return path.suffix.lower() in (*YAML, DARKNET) or path.name in NAME_FILES
 
 
-def read_yolo(description: Path, part: str, images: Path | None = None) -> Records | None:
+def read_yolo(path: Path, part: str, images: Path | None = None, *, whole: bool = False) -> Records | None:
     """Read the records of a part of a YOLO data set. Boxes are shares of the image.
 
     The labels of ``images/a.jpg`` are in ``labels/a.txt``, or else beside the image. An image without labels has no
     objects. Of polygons, the box around them is used.
 
     Args:
-        description: path of ``data.yaml``.
+        path: path of ``data.yaml``, of ``obj.data``, of a file of class names, or of a folder with one of them.
         part: ``train`` or ``val``.
-        images: folder of the images; None for the one that the description names.
+        images: folder of the images; None for the one that the description names, or near the labels.
+        whole: if a folder without a description has no parts, take all of it for ``val``.
 
     Returns:
-        The records; None if the description has no such part.
+        The records; None if there is no such part, or if the folder is no YOLO data set.
 
     Raises:
         DataError: if a file is missing or damaged; the message names the file and the line.
         MissingDependencyError: if supervision is not installed.
     """
-    content = _read_yaml(description)
-    names = _class_names(description, content.get("names"))
-    keypoint_values = _keypoint_values(description, content.get("kpt_shape"))
-    entries = next((content[key] for key in PARTS[part] if content.get(key)), None)
-    if images is not None:
-        entries = str(images.absolute())
-    if entries is None:
+    description = _describe(path, part, images, whole=whole)
+    if description is None:
+        return None
+    # CVAT exports the lists and the labels without the images, so the lists of darknet count in any folder.
+    moved = images if description.path.suffix.lower() == DARKNET else None
+    entries = description.entries if images is None or moved else [str(images.absolute())]
+    if not entries:
         return None
     # A list may name an image twice, and two lists the same one.
-    files = list(
-        dict.fromkeys(
-            file
-            for entry in (entries if isinstance(entries, list) else [entries])
-            for file in _image_files(description, content.get("path"), entry)
-        )
-    )
+    listed = list(dict.fromkeys(file for entry in entries for file in _image_files(description, entry)))
+    files = listed if moved is None else [_moved(file, moved) for file in listed]
     if not files:
-        raise DataError(f"{description}: expected images in {shown(entries)}, found none; correct the path")
+        raise DataError(f"{description.path}: expected images in {shown(entries)}, found none; correct the path")
+    shared = description.labels if len({file.stem for file in files}) == len(files) else None
     boxes: list[BoxRecord] = []
     labels: list[Path] = []
-    for index, file in enumerate(files):
-        if (label := _label_file(file)) is not None:
+    for index, (file, place) in enumerate(zip(files, listed, strict=True)):
+        if (label := _label_file(file, place, shared)) is not None:
             labels.append(label)
-            boxes += _boxes(label, index, len(names), keypoint_values)
+            boxes += _boxes(label, index, description)
     if not labels and any(file.is_file() for file in files):
         raise DataError(
-            f"{description}: expected labels, for instance {_label_paths(files[0])[0]}, found none; put the folder "
+            f"{description.path}: expected labels, for instance {label_paths(files[0])[0]}, found none; put the folder "
             "labels beside the folder images"
         )
-    records = tuple(ImageRecord(file.name, file, None) for file in files)
-    ids = tuple(range(1, len(names) + 1))
-    remarks = _remarks(description, files, labels)
     return Records(
-        description, names, ids, records, tuple(boxes), (description, *labels), relative=True, remarks=remarks
+        description.path,
+        description.names,
+        tuple(range(1, len(description.names) + 1)),
+        tuple(ImageRecord(file.name, file, None) for file in files),
+        tuple(boxes),
+        (*description.files, *labels),
+        relative=True,
+        remarks=_remarks(description.path, files, labels),
     )
+
+
+def _describe(path: Path, part: str, images: Path | None, *, whole: bool) -> YoloDescription | None:
+    if not path.is_dir():
+        if path.name not in NAME_FILES:
+            return read_description(path, part)
+        folder = path.parent.parent if path.parent.name == "labels" else path.parent
+        return describe_folder(folder, part, images, whole=whole, names=path)
+    described = next((path / name for name in DESCRIPTIONS if (path / name).is_file()), None)
+    return describe_folder(path, part, images, whole=whole) if described is None else read_description(described, part)
 
 
 def _remarks(description: Path, files: Sequence[Path], labels: Sequence[Path]) -> tuple[str, ...]:
@@ -84,7 +109,7 @@ def _remarks(description: Path, files: Sequence[Path], labels: Sequence[Path]) -
         path
         for folder in {label.parent for label in labels}
         for path in folder.glob("*.txt")
-        if path not in known and path.name != "classes.txt"
+        if path not in known and path.name not in NAME_FILES
     ]
     if others:
         names = ", ".join(sorted(path.name for path in others)[:10])
@@ -92,62 +117,16 @@ def _remarks(description: Path, files: Sequence[Path], labels: Sequence[Path]) -
     return tuple(remarks)
 
 
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"a YOLO data set needs supervision ({error}): pip install 'retina-edge[train]'"
-        ) from error
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: expected the YAML of a YOLO data set, cannot parse it: {reason}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected the YAML of a YOLO data set with names, train and val, got something else")
-    return content
-
-
-def _class_names(path: Path, names: Any) -> tuple[str, ...]:
-    """Return the class names in the order of their numbers, from a list or from a mapping of numbers to names."""
-    if isinstance(names, dict):
-        numbers = [as_whole(key) for key in names]
-        if sorted(number for number in numbers if number is not None) == list(range(len(names))):
-            names = [
-                name for _, name in sorted(zip(numbers, names.values(), strict=True), key=lambda item: item[0] or 0)
-            ]
-    if not isinstance(names, list) or not names:
-        raise DataError(f"{path}: names: expected a list of class names, or names for 0, 1, ..., got {shown(names)}")
-    result = tuple(class_name(name, f"{path}: names") for name in names)
-    check_distinct(result, f"{path}: names")
-    return result
-
-
-def _keypoint_values(path: Path, shape: Any) -> int:
-    """Return the number of values that follow the box in a line with key points; 0 without key points."""
-    if shape is None:
-        return 0
-    if not isinstance(shape, list) or len(shape) != 2 or not all(as_whole(value) for value in shape):
-        raise DataError(f"{path}: kpt_shape: expected [number of key points, 2 or 3], got {shown(shape)}")
-    return int(shape[0]) * int(shape[1])
-
-
-def _image_files(description: Path, root: Any, entry: Any) -> list[Path]:
+def _image_files(description: YoloDescription, entry: Any) -> list[Path]:
     """Return the images of a folder, or those that a text file lists."""
     if not isinstance(entry, str):
-        raise DataError(f"{description}: train and val: expected paths, got {shown(entry)}")
-    entry = entry.replace("\\", "/")
-    roots = [description.parent / root] if isinstance(root, str) else []
-    # Roboflow writes ../train/images and means the folder of the description.
-    candidates = [base / name for base in (*roots, description.parent) for name in (entry, entry.removeprefix("../"))]
+        raise DataError(f"{description.path}: train and val: expected paths, got {shown(entry)}")
+    candidates = meant_paths(entry, description.roots)
     path = next((candidate for candidate in candidates if candidate.exists()), None)
     if path is None:
         raise DataError(
-            f"{description}: expected the images in {' or '.join(dict.fromkeys(map(str, candidates)))}, found no such "
-            "folder; correct the path in the file"
+            f"{description.path}: expected the images in {' or '.join(dict.fromkeys(map(str, candidates)))}, found no "
+            "such folder; correct the path in the file"
         )
     if path.is_dir():
         # glob follows links to folders, and skips hidden ones.
@@ -157,31 +136,37 @@ def _image_files(description: Path, root: Any, entry: Any) -> list[Path]:
         return sorted(images, key=natural_order)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return [path]
-    return [path.parent / line.replace("\\", "/") for line in _lines(path)]
+    return [_listed(meant_paths(line, [path.parent])) for line in read_lines(path)]
 
 
-def _label_paths(image: Path) -> list[Path]:
-    """Return the paths where the labels of an image may be."""
-    parts = list(image.parts)
-    folders = [index for index, part in enumerate(parts[:-1]) if part == "images"]
-    beside = image.with_suffix(".txt")
-    if not folders:
-        return [beside]
-    parts[folders[-1]] = "labels"
-    return [Path(*parts).with_suffix(".txt"), beside]
+def _listed(paths: Sequence[Path]) -> Path:
+    """Return the path of a listed image, or the one where it is missing: there may be its labels."""
+    found = [path for path in paths if path.is_file()] or [path for path in paths if path.parent.is_dir()]
+    return (found or paths)[0]
 
 
-def _label_file(image: Path) -> Path | None:
-    return next((path for path in _label_paths(image) if path.is_file()), None)
+def _moved(file: Path, folder: Path) -> Path:
+    """Return the path of a listed image in another folder, which may have some of the folders of the list."""
+    paths = [folder.joinpath(*file.parts[start:]) for start in range(1, len(file.parts))]
+    return next((path for path in paths if path.is_file()), paths[-1])
 
 
-def _boxes(path: Path, image: int, classes: int, keypoint_values: int) -> Iterable[BoxRecord]:
+def _label_file(image: Path, listed: Path, shared: Path | None) -> Path | None:
+    """Return the labels of an image, which was listed in another place, or whose labels may be in a shared folder."""
+    paths = [*label_paths(image), *label_paths(listed)]
+    if shared is not None:
+        paths.append(shared / f"{image.stem}.txt")
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _boxes(path: Path, image: int, description: YoloDescription) -> Iterable[BoxRecord]:
     from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 
-    for number, line in enumerate(_lines(path, keep_empty=True), 1):
+    classes = len(description.names)
+    for number, line in enumerate(read_lines(path, keep_empty=True), 1):
         if not line:
             continue
-        values = _without_keypoints(f"{path}: line {number}", line, keypoint_values)
+        values = _without_keypoints(f"{path}: line {number}", line, description.keypoint_values)
         try:
             found = yolo_annotations_to_detections(lines=[values], resolution_wh=(1, 1), with_masks=False)
         except (ValueError, OverflowError) as error:
@@ -190,7 +175,7 @@ def _boxes(path: Path, image: int, classes: int, keypoint_values: int) -> Iterab
         if not 0 <= label < classes:
             raise DataError(
                 f"{path}: line {number}: class {label} is unknown (known: 0 to {classes - 1}); correct the line, or "
-                "names in the YAML"
+                f"the names in {description.path}"
             )
         yield BoxRecord(f"{path.name} line {number}", image, label, (x1, y1, x2 - x1, y2 - y1))
 
@@ -212,13 +197,3 @@ def _without_keypoints(where: str, line: str, keypoint_values: int) -> str:
             f"{len(values)}; correct one of them"
         )
     return " ".join(values[:BOX_VALUES])
-
-
-def _lines(path: Path, *, keep_empty: bool = False) -> Sequence[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise DataError(f"{path}: expected text in UTF-8, got something else ({error})") from error
-    return [stripped for line in text.splitlines() if (stripped := line.strip()) or keep_empty]
