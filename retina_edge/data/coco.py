@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.core.errors import DataError
+from retina_edge.data.near_names import NearNames
 from retina_edge.data.records import (
     BoxRecord,
     ImageRecord,
@@ -49,7 +50,8 @@ def read_coco(path: Path, images: Path | None) -> Records:
         (16, 296, ('tree',))
     """
     content = _read_json(path, LISTS)
-    images_by_id = _images(path, images, content["images"])
+    near = NearNames()
+    images_by_id = _images(path, images, content["images"], near)
     annotations = _by_id(path, "annotations", content["annotations"], ("image_id", "category_id", "bbox"))
     if not annotations:
         raise DataError(f"{path}: expected annotations, found none; there is nothing to learn or to measure")
@@ -67,7 +69,7 @@ def read_coco(path: Path, images: Path | None) -> Records:
             for annotation_id, annotation in annotations.items()
         ),
         files=(path,),
-        remarks=remarks,
+        remarks=(*remarks, *near.remarks(path)),
     )
 
 
@@ -88,7 +90,7 @@ def coco_images(path: Path) -> list[Path]:
         names.append(_file_name(path, index, record))
     if not names:
         raise DataError(f"{path}: expected images, found none")
-    return _files(path, None, names)
+    return _files(path, None, names, NearNames())
 
 
 def _read_json(path: Path, lists: Sequence[str]) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def _by_id(path: Path, kind: str, records: Sequence[Any], needed: Sequence[str])
     return result
 
 
-def _images(path: Path, folder: Path | None, records: Sequence[Any]) -> dict[Id, ImageRecord]:
+def _images(path: Path, folder: Path | None, records: Sequence[Any], near: NearNames) -> dict[Id, ImageRecord]:
     names, sizes = {}, []
     for image_id, record in _by_id(path, "images", records, ("file_name", "width", "height")).items():
         width, height = as_whole(record["width"]), as_whole(record["height"])
@@ -138,7 +140,7 @@ def _images(path: Path, folder: Path | None, records: Sequence[Any]) -> dict[Id,
         sizes.append((height, width))
     if not names:
         raise DataError(f"{path}: expected images, found none")
-    files = _files(path, folder, list(names.values()))
+    files = _files(path, folder, list(names.values()), near)
     return {
         image_id: ImageRecord(image_id, file, size) for image_id, file, size in zip(names, files, sizes, strict=True)
     }
@@ -152,21 +154,22 @@ def _file_name(path: Path, image_id: Id, record: Record) -> str:
     return name.replace("\\", "/")
 
 
-def _files(path: Path, folder: Path | None, names: Sequence[str]) -> list[Path]:
+def _files(path: Path, folder: Path | None, names: Sequence[str], near: NearNames) -> list[Path]:
     """Return the paths of the images.
 
     The names may begin with folders of the machine that wrote the file. If no image is found by its whole name, the
     last part of the names counts, if it differs between all images.
     """
     last = [name.rpartition("/")[2] for name in names]
-    folder = _image_folder(path, folder, (names[:TRIED], last[:TRIED]))
-    if len(set(last)) < len(last) or any((folder / name).is_file() for name in names):
-        return [folder / name for name in names]
-    return [folder / name for name in last]
+    folder = _image_folder(path, folder, (names[:TRIED], last[:TRIED]), near)
+    files = near.find([folder / name] for name in names)
+    if len(set(last)) == len(last) and not any(files):
+        names, files = last, near.find([folder / name] for name in last)
+    return [file or folder / name for name, file in zip(names, files, strict=True)]
 
 
-def _image_folder(path: Path, given: Path | None, spellings: Sequence[Sequence[str]]) -> Path:
-    """Return the given folder, or else one near the annotation file that holds an image under one of its spellings."""
+def _image_folder(path: Path, given: Path | None, spellings: Sequence[Sequence[str]], near: NearNames) -> Path:
+    """Return the given folder, or else one near the annotation file that holds an image under one of its names."""
     if given is not None:
         if not given.is_dir():
             raise DataError(
@@ -176,10 +179,11 @@ def _image_folder(path: Path, given: Path | None, spellings: Sequence[Sequence[s
     part = path.stem.removeprefix("instances_").removesuffix("2017")
     roots = [path.parent, path.parent.parent] if path.parent.name == "annotations" else [path.parent]
     tried = [root / name.format(part=part) for root in roots for name in IMAGE_FOLDERS]
-    for names in spellings:
-        for folder in tried:
-            if any((folder / name).is_file() for name in names):
-                return folder
+    for exists in (Path.is_file, near.near):
+        for names in spellings:
+            for folder in tried:
+                if any(exists(folder / name) for name in names):
+                    return folder
     raise DataError(
         f"{path}: expected images such as {spellings[0][0]} in one of {', '.join(map(str, tried))}, found none; name "
         "the folder with --images, or --val-images for validation"

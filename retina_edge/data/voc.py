@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.core.errors import DataError, MissingDependencyError
+from retina_edge.data.near_names import NearNames
 from retina_edge.data.records import BoxRecord, ImageRecord, Records, as_flag, as_whole, class_name, shown
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES
 from retina_edge.system.natural_order import natural_order
@@ -110,7 +111,7 @@ def read_voc(folder: Path, files: Sequence[Path], images: Path | None) -> Record
             f"a Pascal VOC data set needs supervision ({error}): pip install 'retina-edge[train]'"
         ) from error
     names: list[str] = []
-    records, boxes = [], []
+    sizes, boxes, wanted = [], [], []
     for index, file in enumerate(files):
         try:
             root = ElementTree.parse(file).getroot()
@@ -121,7 +122,8 @@ def read_voc(folder: Path, files: Sequence[Path], images: Path | None) -> Record
             raise DataError(f"{file}: expected a Pascal VOC annotation, cannot read it: {reason}") from error
         if root.tag != "annotation":
             raise DataError(f"{file}: expected a Pascal VOC annotation, got an XML file with <{root.tag}>")
-        records.append(ImageRecord(file.stem, _image_file(folder, file, images, root), _size(root)))
+        wanted.append(_image_files(folder, file, images, root))
+        sizes.append(_size(root))
         for number, (element, label, (x1, y1, x2, y2)) in enumerate(
             zip(root.findall("object"), detections.class_id.tolist(), detections.xyxy.tolist(), strict=True), 1
         ):
@@ -140,7 +142,17 @@ def read_voc(folder: Path, files: Sequence[Path], images: Path | None) -> Record
     order = sorted(names)
     new_labels = [order.index(name) for name in names]
     ordered = tuple(box._replace(label=new_labels[box.label]) for box in boxes)
-    return Records(folder, tuple(order), tuple(range(1, len(order) + 1)), tuple(records), ordered, tuple(files))
+    near = NearNames()
+    found = [image or paths[0] for image, paths in zip(near.find(wanted), wanted, strict=True)]
+    return Records(
+        folder,
+        tuple(order),
+        tuple(range(1, len(order) + 1)),
+        tuple(ImageRecord(file.stem, image, size) for file, image, size in zip(files, found, sizes, strict=True)),
+        ordered,
+        tuple(files),
+        remarks=near.remarks(folder),
+    )
 
 
 def _xml_files(root: Path) -> list[Path]:
@@ -151,20 +163,20 @@ def _xml_files(root: Path) -> list[Path]:
     return sorted((file for file in files if not file.name.startswith(".")), key=natural_order)
 
 
-def _image_file(folder: Path, file: Path, images: Path | None, root: Any) -> Path:
-    """Return the image of an annotation: the one of the same stem, or else the file that it names.
+def _image_files(folder: Path, file: Path, images: Path | None, root: Any) -> list[Path]:
+    """Return the image of an annotation: the one of the same stem, or else the paths of the file that it names.
 
     The name inside is often that of before a file was renamed or copied.
     """
-    name = Path(root.findtext("filename", "").strip().replace("\\", "/")).name
+    name = Path(root.findtext("filename", "").strip().replace("\\", "/")).name or f"{file.stem}.jpg"
     folders = [images] if images is not None else [*(folder / name for name in IMAGE_FOLDERS), file.parent]
     for candidate in folders:
         for suffix in sorted(IMAGE_SUFFIXES):
             for path in (candidate / f"{file.stem}{suffix}", candidate / f"{file.stem}{suffix.upper()}"):
                 if path.is_file():
-                    return path
-    named = [candidate / name for candidate in folders if name and (candidate / name).is_file()]
-    return named[0] if named else folders[0] / (name or f"{file.stem}.jpg")
+                    return [path]
+    names = (name, f"{file.stem}{Path(name).suffix}")
+    return [candidate / name for name in names for candidate in folders]
 
 
 def _size(root: Any) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.core.errors import DataError
+from retina_edge.data.near_names import NearNames
 from retina_edge.data.records import BoxRecord, ImageRecord, Records, shown
 from retina_edge.data.yolo_description import (
     DARKNET,
@@ -61,15 +62,15 @@ def read_yolo(path: Path, part: str, images: Path | None = None, *, whole: bool 
     if not entries:
         return None
     # A list may name an image twice, and two lists the same one.
-    listed = list(dict.fromkeys(file for entry in entries for file in _image_files(description, entry)))
-    files = listed if moved is None else [_moved(file, moved) for file in listed]
+    near = NearNames()
+    listed = list(dict.fromkeys(file for entry in entries for file in _image_files(description, entry, near)))
+    files = listed if moved is None else _moved(listed, moved, near)
     if not files:
         raise DataError(f"{description.path}: expected images in {shown(entries)}, found none; correct the path")
-    shared = description.labels if len({file.stem for file in files}) == len(files) else None
     boxes: list[BoxRecord] = []
     labels: list[Path] = []
-    for index, (file, place) in enumerate(zip(files, listed, strict=True)):
-        if (label := _label_file(file, place, shared)) is not None:
+    for index, label in enumerate(_label_files(description, files, listed, near)):
+        if label is not None:
             labels.append(label)
             boxes += _boxes(label, index, description)
     if not labels and any(file.is_file() for file in files):
@@ -85,7 +86,7 @@ def read_yolo(path: Path, part: str, images: Path | None = None, *, whole: bool 
         tuple(boxes),
         (*description.files, *labels),
         relative=True,
-        remarks=_remarks(description.path, files, labels),
+        remarks=(*_remarks(description.path, files, labels), *near.remarks(description.path)),
     )
 
 
@@ -117,7 +118,7 @@ def _remarks(description: Path, files: Sequence[Path], labels: Sequence[Path]) -
     return tuple(remarks)
 
 
-def _image_files(description: YoloDescription, entry: Any) -> list[Path]:
+def _image_files(description: YoloDescription, entry: Any, near: NearNames) -> list[Path]:
     """Return the images of a folder, or those that a text file lists."""
     if not isinstance(entry, str):
         raise DataError(f"{description.path}: train and val: expected paths, got {shown(entry)}")
@@ -136,27 +137,27 @@ def _image_files(description: YoloDescription, entry: Any) -> list[Path]:
         return sorted(images, key=natural_order)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return [path]
-    return [_listed(meant_paths(line, [path.parent])) for line in read_lines(path)]
+    listed = [meant_paths(line, [path.parent]) for line in read_lines(path)]
+    # A missing image may have labels in the folder where it should be.
+    places = [next((file for file in files if file.parent.is_dir()), files[0]) for files in listed]
+    return [file or place for file, place in zip(near.find(listed), places, strict=True)]
 
 
-def _listed(paths: Sequence[Path]) -> Path:
-    """Return the path of a listed image, or the one where it is missing: there may be its labels."""
-    found = [path for path in paths if path.is_file()] or [path for path in paths if path.parent.is_dir()]
-    return (found or paths)[0]
+def _moved(listed: Sequence[Path], folder: Path, near: NearNames) -> list[Path]:
+    """Return the paths of listed images in another folder, which may have some of the folders of the list."""
+    wanted = [[folder.joinpath(*file.parts[start:]) for start in range(1, len(file.parts))] for file in listed]
+    return [file or paths[-1] for file, paths in zip(near.find(wanted), wanted, strict=True)]
 
 
-def _moved(file: Path, folder: Path) -> Path:
-    """Return the path of a listed image in another folder, which may have some of the folders of the list."""
-    paths = [folder.joinpath(*file.parts[start:]) for start in range(1, len(file.parts))]
-    return next((path for path in paths if path.is_file()), paths[-1])
-
-
-def _label_file(image: Path, listed: Path, shared: Path | None) -> Path | None:
-    """Return the labels of an image, which was listed in another place, or whose labels may be in a shared folder."""
-    paths = [*label_paths(image), *label_paths(listed)]
-    if shared is not None:
-        paths.append(shared / f"{image.stem}.txt")
-    return next((path for path in paths if path.is_file()), None)
+def _label_files(
+    description: YoloDescription, images: Sequence[Path], listed: Sequence[Path], near: NearNames
+) -> list[Path | None]:
+    """Return the labels of each image, which may have been listed in another place; None without labels."""
+    wanted = [[*label_paths(image), *label_paths(place)] for image, place in zip(images, listed, strict=True)]
+    if description.labels is not None and len({image.stem for image in images}) == len(images):
+        for paths, image in zip(wanted, images, strict=True):
+            paths.append(description.labels / f"{image.stem}.txt")
+    return near.find(wanted)
 
 
 def _boxes(path: Path, image: int, description: YoloDescription) -> Iterable[BoxRecord]:

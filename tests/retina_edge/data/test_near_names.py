@@ -1,0 +1,127 @@
+"""An image or label is read under another spelling of its name if only one file can be meant."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import unicodedata
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import supervision
+
+from engines.core.errors import DataError
+from retina_edge.data.load import listed_images, load_dataset
+
+ACCENT = "Bäume 1.jpg"
+# The name in the annotations, and the name of the file.
+SPELLINGS = {
+    "percent": (quote("tree 1.jpg"), "tree 1.jpg"),
+    "percent in the file": ("tree 1.jpg", quote("tree 1.jpg")),
+    "suffix": ("tree.jpg", "tree.JPG"),
+    "suffix in the annotations": ("tree.JPG", "tree.jpg"),
+    "Mac": (unicodedata.normalize("NFC", ACCENT), unicodedata.normalize("NFD", ACCENT)),
+    "from a Mac": (unicodedata.normalize("NFD", ACCENT), unicodedata.normalize("NFC", ACCENT)),
+    "all": (quote(unicodedata.normalize("NFC", ACCENT)), unicodedata.normalize("NFD", "Bäume 1.JPG")),
+    "no percent": ("100%.JPG", "100%.jpg"),
+}
+
+
+@pytest.fixture(scope="module")
+def formats(treecrowns: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data sets of the validation tiles as ``coco``, ``yolo`` and ``voc``."""
+    folder = tmp_path_factory.mktemp("formats")
+    shutil.copytree(treecrowns, folder / "coco")
+    data = supervision.DetectionDataset.from_coco(str(treecrowns / "images"), str(treecrowns / "val.json"))
+    data.as_yolo(str(folder / "yolo" / "images"), str(folder / "yolo" / "labels"), str(folder / "yolo" / "data.yaml"))
+    data.as_pascal_voc(str(folder / "voc" / "JPEGImages"), str(folder / "voc" / "Annotations"))
+    names = sorted(file.name for file in (folder / "yolo" / "images").iterdir())
+    (folder / "yolo" / "train.txt").write_text("".join(f"images/{name}\n" for name in names))
+    (folder / "yolo" / "data.yaml").write_text("train: train.txt\nnames: [tree]\n")
+    return folder
+
+
+def renamed(formats: Path, target: Path, kind: str, name: str, file: str) -> Path:
+    """Copy a data set, and give its first image another name in the annotations, and another one to its file."""
+    folder = Path(shutil.copytree(formats / kind, target / kind))
+    image = sorted((folder / ("JPEGImages" if kind == "voc" else "images")).iterdir())[0]
+    image.rename(image.with_name(file))
+    if kind == "coco":
+        path = folder / "val.json"
+        content = json.loads(path.read_text())
+        record = next(record for record in content["images"] if record["file_name"] == image.name)
+        record["file_name"] = name
+        path.write_text(json.dumps(content))
+        return path
+    if kind == "yolo":
+        lines = (folder / "train.txt").read_text()
+        (folder / "train.txt").write_text(lines.replace(f"images/{image.name}", f"images\\{name}"))
+        label = folder / "labels" / f"{image.stem}.txt"
+        label.rename(label.with_stem(name.rpartition(".")[0]))
+    else:
+        file_of_boxes = folder / "Annotations" / f"{image.stem}.xml"
+        file_of_boxes.write_text(file_of_boxes.read_text().replace(image.name, name))
+        file_of_boxes.rename(file_of_boxes.with_stem(name.rpartition(".")[0]))
+    return folder
+
+
+@pytest.mark.parametrize(("name", "file"), SPELLINGS.values(), ids=SPELLINGS)
+@pytest.mark.parametrize("kind", ["coco", "yolo", "voc"])
+def test_an_image_under_another_spelling_is_read_and_said(
+    formats: Path, tmp_path: Path, kind: str, name: str, file: str
+) -> None:
+    data = load_dataset(renamed(formats, tmp_path, kind, name, file))
+    image = next(image for image in data.images if image.path.name == file)
+    assert len(image.boxes)
+    assert sum(len(image.boxes) for image in data.images) == 296
+    if kind == "voc" and name.rpartition(".")[0] == file.rpartition(".")[0]:
+        assert data.remarks == ()  # the image of the same name, whatever its suffix, is that of the XML file
+    else:
+        [remark] = data.remarks
+        assert "read under another spelling of their name" in remark
+        assert f"{file} for {name}" in remark
+
+
+def test_all_images_under_another_spelling_are_found(formats: Path, tmp_path: Path) -> None:
+    shutil.copytree(formats / "coco", tmp_path / "coco")
+    for image in (tmp_path / "coco" / "images").iterdir():
+        image.rename(image.with_suffix(".JPG"))
+    data = load_dataset(tmp_path / "coco" / "val.json")
+    assert data.remarks[0].startswith("val.json: 16 files are read under another spelling of their name: ")
+    assert listed_images(tmp_path / "coco" / "val.json") == [image.path for image in data.images]
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo", "voc"])
+def test_several_files_that_can_be_meant_are_none(formats: Path, tmp_path: Path, kind: str) -> None:
+    path = renamed(formats, tmp_path, kind, "tree%201.jpg", "tree 1.jpg")
+    image = next(tmp_path.rglob("tree 1.jpg"))
+    shutil.copy(image, image.with_name("tree 1.JPG"))
+    with pytest.raises(DataError, match=r"cannot use 1 of 16 images: tree%201.jpg.* \(the file is missing\)"):
+        load_dataset(path)
+
+
+def test_the_file_of_another_record_is_not_taken(formats: Path, tmp_path: Path) -> None:
+    path = renamed(formats, tmp_path, "coco", "tree.jpg", "tree.jpg")
+    content = json.loads(path.read_text())
+    content["images"][1]["file_name"] = "tree.JPG"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"cannot use 1 of 16 images: tree.JPG, image id \d+ \(the file is missing\)"):
+        load_dataset(path)
+
+
+def test_folders_may_be_spelled_differently(formats: Path, tmp_path: Path) -> None:
+    shutil.copytree(formats / "coco", tmp_path / "coco")
+    path = tmp_path / "coco" / "val.json"
+    content = json.loads(path.read_text())
+    for record in content["images"]:
+        record["file_name"] = f"flight%201/{record['file_name']}"
+    path.write_text(json.dumps(content))
+    (tmp_path / "coco" / "images").rename(tmp_path / "coco" / "flight 1")
+    assert {image.path.parent.name for image in load_dataset(path).images} == {"flight 1"}
+
+
+def test_percent_signs_of_another_encoding_are_no_spelling(formats: Path, tmp_path: Path) -> None:
+    path = renamed(formats, tmp_path, "coco", "b%E4um.jpg", "b%F6um.jpg")
+    with pytest.raises(DataError, match=r"b%E4um.jpg, image id \d+ \(the file is missing\)"):
+        load_dataset(path)
