@@ -165,7 +165,7 @@ def _read(path: Path, images: Path | None, part: str, *, whole: bool, need_image
 
 
 def _format(path: Path) -> str:
-    """Return the format of a file or of a folder, whatever the part."""
+    """Return the format of a file or of a folder, the same for all its parts."""
     if path.is_file():
         return COCO if is_coco_file(path) else YOLO
     coco = (path / name for names in (*COCO_FILES.values(), WHOLE_FILES) for name in names)
@@ -174,10 +174,17 @@ def _format(path: Path) -> str:
         YOLO: find_yolo(path),
         VOC: find_annotation(path),
     }
-    found = [kind for kind, file in files.items() if file is not None]
+    found = {kind: file.relative_to(path) for kind, file in files.items() if file is not None}
+    if len(found) > 1:
+        names = " and ".join(f"{kind} ({file})" for kind, file in found.items())
+        raise DataError(
+            f"{path}: expected a data set of one format, found {names}; name the file that counts, or move the others "
+            "to another folder"
+        )
     if not found:
         check_names(path)
-    return found[0] if found else VOC
+        return VOC
+    return next(iter(found))
 
 
 def _coco_file(path: Path, part: str, *, whole: bool) -> Path | None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import supervision
 from PIL import Image
 
 from engines.core.errors import DataError
@@ -18,28 +17,6 @@ from retina_edge.data.load import load_dataset
 
 # YOLO's five decimals of 400 pixels, and the whole pixels of Pascal VOC.
 TOLERANCES = {"yolo": 0.01, "voc": 1.0}
-
-
-@pytest.fixture(scope="module")
-def sets(treecrowns: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the validation tiles as ``yolo`` and ``voc``."""
-    folder = tmp_path_factory.mktemp("sets")
-    data = supervision.DetectionDataset.from_coco(str(treecrowns / "images"), str(treecrowns / "val.json"))
-    yolo, voc = folder / "yolo", folder / "voc"
-    data.as_yolo(str(yolo / "images"), str(yolo / "labels"), str(yolo / "data.yaml"))
-    data.as_pascal_voc(str(voc / "JPEGImages"), str(voc / "Annotations"))
-    (yolo / "data.yaml").write_text("train: images\nnc: 1\nnames: [tree]\n")
-    return folder
-
-
-@pytest.fixture
-def yolo(sets: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sets / "yolo", tmp_path / "yolo"))
-
-
-@pytest.fixture
-def voc(sets: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sets / "voc", tmp_path / "voc"))
 
 
 def sorted_boxes(boxes: Any) -> Any:

@@ -9,7 +9,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-import supervision
 
 from engines.core.errors import DataError
 from retina_edge.data.load import listed_images, load_dataset
@@ -28,23 +27,21 @@ SPELLINGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def formats(treecrowns: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data sets of the validation tiles as ``coco``, ``yolo`` and ``voc``."""
-    folder = tmp_path_factory.mktemp("formats")
+@pytest.fixture
+def formats(treecrowns: Path, sets: Path, tmp_path: Path) -> Path:
+    """Data sets of the validation tiles as ``coco``, ``yolo`` with a list of images, and ``voc``."""
+    folder = tmp_path / "formats"
+    shutil.copytree(sets, folder)
     shutil.copytree(treecrowns, folder / "coco")
-    data = supervision.DetectionDataset.from_coco(str(treecrowns / "images"), str(treecrowns / "val.json"))
-    data.as_yolo(str(folder / "yolo" / "images"), str(folder / "yolo" / "labels"), str(folder / "yolo" / "data.yaml"))
-    data.as_pascal_voc(str(folder / "voc" / "JPEGImages"), str(folder / "voc" / "Annotations"))
     names = sorted(file.name for file in (folder / "yolo" / "images").iterdir())
     (folder / "yolo" / "train.txt").write_text("".join(f"images/{name}\n" for name in names))
     (folder / "yolo" / "data.yaml").write_text("train: train.txt\nnames: [tree]\n")
     return folder
 
 
-def renamed(formats: Path, target: Path, kind: str, name: str, file: str) -> Path:
-    """Copy a data set, and give its first image another name in the annotations, and another one to its file."""
-    folder = Path(shutil.copytree(formats / kind, target / kind))
+def renamed(formats: Path, kind: str, name: str, file: str) -> Path:
+    """Give the first image of a data set another name in the annotations, and another one to its file."""
+    folder = formats / kind
     image = sorted((folder / ("JPEGImages" if kind == "voc" else "images")).iterdir())[0]
     image.rename(image.with_name(file))
     if kind == "coco":
@@ -68,10 +65,8 @@ def renamed(formats: Path, target: Path, kind: str, name: str, file: str) -> Pat
 
 @pytest.mark.parametrize(("name", "file"), SPELLINGS.values(), ids=SPELLINGS)
 @pytest.mark.parametrize("kind", ["coco", "yolo", "voc"])
-def test_an_image_under_another_spelling_is_read_and_said(
-    formats: Path, tmp_path: Path, kind: str, name: str, file: str
-) -> None:
-    data = load_dataset(renamed(formats, tmp_path, kind, name, file))
+def test_an_image_under_another_spelling_is_read_and_said(formats: Path, kind: str, name: str, file: str) -> None:
+    data = load_dataset(renamed(formats, kind, name, file))
     image = next(image for image in data.images if image.path.name == file)
     assert len(image.boxes)
     assert sum(len(image.boxes) for image in data.images) == 296
@@ -83,26 +78,25 @@ def test_an_image_under_another_spelling_is_read_and_said(
         assert f"{file} for {name}" in remark
 
 
-def test_all_images_under_another_spelling_are_found(formats: Path, tmp_path: Path) -> None:
-    shutil.copytree(formats / "coco", tmp_path / "coco")
-    for image in (tmp_path / "coco" / "images").iterdir():
+def test_all_images_under_another_spelling_are_found(formats: Path) -> None:
+    for image in (formats / "coco" / "images").iterdir():
         image.rename(image.with_suffix(".JPG"))
-    data = load_dataset(tmp_path / "coco" / "val.json")
+    data = load_dataset(formats / "coco" / "val.json")
     assert data.remarks[0].startswith("val.json: 16 files are read under another spelling of their name: ")
-    assert listed_images(tmp_path / "coco" / "val.json") == [image.path for image in data.images]
+    assert listed_images(formats / "coco" / "val.json") == [image.path for image in data.images]
 
 
 @pytest.mark.parametrize("kind", ["coco", "yolo", "voc"])
-def test_several_files_that_can_be_meant_are_none(formats: Path, tmp_path: Path, kind: str) -> None:
-    path = renamed(formats, tmp_path, kind, "tree%201.jpg", "tree 1.jpg")
-    image = next(tmp_path.rglob("tree 1.jpg"))
+def test_several_files_that_can_be_meant_are_none(formats: Path, kind: str) -> None:
+    path = renamed(formats, kind, "tree%201.jpg", "tree 1.jpg")
+    image = next((formats / kind).rglob("tree 1.jpg"))
     shutil.copy(image, image.with_name("tree 1.JPG"))
     with pytest.raises(DataError, match=r"cannot use 1 of 16 images: tree%201.jpg.* \(the file is missing\)"):
         load_dataset(path)
 
 
-def test_the_file_of_another_record_is_not_taken(formats: Path, tmp_path: Path) -> None:
-    path = renamed(formats, tmp_path, "coco", "tree.jpg", "tree.jpg")
+def test_the_file_of_another_record_is_not_taken(formats: Path) -> None:
+    path = renamed(formats, "coco", "tree.jpg", "tree.jpg")
     content = json.loads(path.read_text())
     content["images"][1]["file_name"] = "tree.JPG"
     path.write_text(json.dumps(content))
@@ -110,18 +104,17 @@ def test_the_file_of_another_record_is_not_taken(formats: Path, tmp_path: Path) 
         load_dataset(path)
 
 
-def test_folders_may_be_spelled_differently(formats: Path, tmp_path: Path) -> None:
-    shutil.copytree(formats / "coco", tmp_path / "coco")
-    path = tmp_path / "coco" / "val.json"
+def test_folders_may_be_spelled_differently(formats: Path) -> None:
+    path = formats / "coco" / "val.json"
     content = json.loads(path.read_text())
     for record in content["images"]:
         record["file_name"] = f"flight%201/{record['file_name']}"
     path.write_text(json.dumps(content))
-    (tmp_path / "coco" / "images").rename(tmp_path / "coco" / "flight 1")
+    (formats / "coco" / "images").rename(formats / "coco" / "flight 1")
     assert {image.path.parent.name for image in load_dataset(path).images} == {"flight 1"}
 
 
-def test_percent_signs_of_another_encoding_are_no_spelling(formats: Path, tmp_path: Path) -> None:
-    path = renamed(formats, tmp_path, "coco", "b%E4um.jpg", "b%F6um.jpg")
+def test_percent_signs_of_another_encoding_are_no_spelling(formats: Path) -> None:
+    path = renamed(formats, "coco", "b%E4um.jpg", "b%F6um.jpg")
     with pytest.raises(DataError, match=r"b%E4um.jpg, image id \d+ \(the file is missing\)"):
         load_dataset(path)

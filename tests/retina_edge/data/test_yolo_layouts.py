@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import supervision
 
 from engines.core.errors import DataError
 from retina_edge.api.training_data import TrainingData
@@ -19,11 +18,10 @@ TOLERANCE = 0.01
 
 
 @pytest.fixture
-def yolo(treecrowns: Path, tmp_path: Path) -> Path:
+def yolo(yolo: Path) -> Path:
     """The validation tiles in ``images`` and ``labels``, without a description."""
-    data = supervision.DetectionDataset.from_coco(str(treecrowns / "images"), str(treecrowns / "val.json"))
-    data.as_yolo(str(tmp_path / "yolo" / "images"), str(tmp_path / "yolo" / "labels"))
-    return tmp_path / "yolo"
+    (yolo / "data.yaml").unlink()
+    return yolo
 
 
 def into(target: Path, *folders: Path, count: int | None = None) -> None:
