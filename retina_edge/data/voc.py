@@ -13,7 +13,7 @@ from typing import Any
 
 from engines.core.errors import DataError, MissingDependencyError
 from retina_edge.data.near_names import NearNames
-from retina_edge.data.records import BoxRecord, ImageRecord, Records, as_flag, as_whole, class_name, shown
+from retina_edge.data.records import BoxRecord, ImageRecord, Records, as_flag, as_number, as_whole, shown
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES
 from retina_edge.system.natural_order import natural_order
 
@@ -23,6 +23,7 @@ ANNOTATION_FOLDERS, IMAGE_FOLDERS = ("Annotations", "annotations", "."), ("JPEGI
 PART_FOLDERS = {"train": ("train",), "val": ("valid", "val", "test")}
 LISTS = {"train": ("train.txt", "trainval.txt"), "val": ("val.txt", "test.txt")}
 
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # Number of XML files that are looked at, to find out if they are annotations, and of bytes of each.
 TRIED, START = 50, 1000
 
@@ -100,7 +101,7 @@ def read_voc(folder: Path, files: Sequence[Path], images: Path | None) -> Record
         images: folder of the images; None to look for it.
 
     Raises:
-        DataError: if a file is damaged; the message names the file.
+        DataError: if a file is damaged; the message names the file, the object and the field.
         MissingDependencyError: if supervision is not installed.
     """
     try:
@@ -115,8 +116,6 @@ def read_voc(folder: Path, files: Sequence[Path], images: Path | None) -> Record
     for index, file in enumerate(files):
         try:
             root = ElementTree.parse(file).getroot()
-            # Only boxes are used, so polygons need no mask of the image's size.
-            detections, names = detections_from_xml_obj(root, names, (1, 1))
         except (OSError, SyntaxError, ValueError, LookupError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"{file}: expected a Pascal VOC annotation, cannot read it: {reason}") from error
@@ -124,21 +123,16 @@ def read_voc(folder: Path, files: Sequence[Path], images: Path | None) -> Record
             raise DataError(f"{file}: expected a Pascal VOC annotation, got an XML file with <{root.tag}>")
         wanted.append(_image_files(folder, file, images, root))
         sizes.append(_size(root))
-        for number, (element, label, (x1, y1, x2, y2)) in enumerate(
-            zip(root.findall("object"), detections.class_id.tolist(), detections.xyxy.tolist(), strict=True), 1
+        objects = [_object(file, number, element) for number, element in enumerate(root.findall("object"), 1)]
+        detections, names = detections_from_xml_obj(root, names, (1, 1))
+        for (where, crowd), label, (x1, y1, x2, y2) in zip(
+            objects, detections.class_id.tolist(), detections.xyxy.tolist(), strict=True
         ):
-            difficult = (element.findtext("difficult") or "0").strip()
-            crowd = False if difficult == "Unspecified" else as_flag(difficult)
-            if crowd is None:
-                raise DataError(f"{file}: object {number}: difficult: expected 0 or 1, got {shown(difficult)}")
-            where = f"{file.name} object {number}"
-            boxes.append(BoxRecord(where, index, label, (x1, y1, x2 - x1, y2 - y1), crowd=crowd))
+            boxes.append(BoxRecord(f"{file.name} {where}", index, label, (x1, y1, x2 - x1, y2 - y1), crowd=crowd))
     if not boxes:
         raise DataError(
             f"{folder}: expected objects in the XML files, found none; there is nothing to learn or measure"
         )
-    for name in names:
-        class_name(name, str(folder))
     order = sorted(names)
     new_labels = [order.index(name) for name in names]
     ordered = tuple(box._replace(label=new_labels[box.label]) for box in boxes)
@@ -153,6 +147,31 @@ def read_voc(folder: Path, files: Sequence[Path], images: Path | None) -> Record
         tuple(files),
         remarks=near.remarks(folder),
     )
+
+
+def _object(file: Path, number: int, element: Any) -> tuple[str, bool]:
+    """Check an object. Return its name in messages, and True for a crowd."""
+    where, name = f"object {number}", element.findtext("name", "")
+    if not name.strip():
+        raise DataError(
+            f"{file}: {where}: name: expected the name of a class, found none; write it, or remove the object"
+        )
+    where = f"{where} ({shown(name)})"
+    box = element.find("bndbox")
+    for corner in CORNERS:
+        text = None if box is None else box.findtext(corner)
+        if as_number(text) is None:
+            got = "found none" if text is None else f"got {shown(text)}"
+            raise DataError(
+                f"{file}: {where}: bndbox: {corner}: expected a number of pixels, {got}; correct the object"
+            )
+    difficult = (element.findtext("difficult") or "0").strip()
+    crowd = False if difficult == "Unspecified" else as_flag(difficult)
+    if crowd is None:
+        raise DataError(f"{file}: {where}: difficult: expected 0 or 1, got {shown(difficult)}; correct the object")
+    for polygon in element.findall("polygon"):  # only boxes are used
+        element.remove(polygon)
+    return where, crowd
 
 
 def _xml_files(root: Path) -> list[Path]:

@@ -168,15 +168,31 @@ def test_voc_counts_from_one_and_difficult_objects_are_crowds(voc: Path) -> None
     assert (first.crowds.tolist(), first.crowd_labels.tolist()) == ([[10, 20, 30, 50]], [1])
 
 
+ROCK = voc_object("rock", (1, 1, 9, 9))
+
+
+def test_a_polygon_of_a_voc_object_is_not_needed(voc: Path) -> None:
+    file = sorted((voc / "Annotations").iterdir())[0]
+    file.write_text(xml(voc_object("tree", (11, 21, 30, 50), "<polygon><x1>1</x1></polygon>")))
+    first = next(image for image in load_dataset(voc).images if image.path.stem == file.stem)
+    assert first.boxes.tolist() == [[10, 20, 30, 50]]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("<annotation>", "cannot read it: no element found"),
         ("<html></html>", "got an XML file with <html>"),
-        (xml("<object><name>tree</name></object>"), "Missing bndbox"),
-        (xml(voc_object("tree", ("a", 1, 2, 3))), "Invalid 'xmin' value 'a'"),
-        (xml(voc_object("tree", (1, 1, 450, 20))), "object 1, image .* reaches 50 pixels outside"),
-        (xml(voc_object("tree", (1, 1, 9, 9), "<difficult>x</difficult>")), "object 1: difficult"),
+        (xml(ROCK, "<object><name>tree</name></object>"), r'object 2 \("tree"\): bndbox: xmin: .* found none'),
+        (xml(ROCK, voc_object("tree", (1, 1, 2, "a"))), r'object 2 \("tree"\): bndbox: ymax: .* number .* got "a"'),
+        (xml(ROCK, voc_object("tree", (1, "", 2, 3))), r'object 2 \("tree"\): bndbox: ymin: .* got ""'),
+        (xml(ROCK, voc_object("tree", (1, 1, "inf", 3))), r'object 2 \("tree"\): bndbox: xmax: .* got "inf"'),
+        (xml(ROCK, voc_object(" ", (1, 1, 9, 9))), "object 2: name: expected the name of a class, found none"),
+        (xml(ROCK, voc_object("tree", (1, 1, 450, 20))), r'object 2 \("tree"\), image .* reaches 50 pixels outside'),
+        (
+            xml(voc_object("tree", (1, 1, 9, 9), "<difficult>x</difficult>")),
+            r'object 1 \("tree"\): difficult: .* got "x"',
+        ),
         (xml(size="<size><width>40</width><height>400</height></size>"), "the record says 40x400"),
         ('<!DOCTYPE a [<!ENTITY b "c">]>' + xml(), "EntitiesForbidden"),
     ],
