@@ -91,7 +91,7 @@ def accuracy_budget(
     from export.precision.accuracy_budget import AccuracyBudget  # needs onnx
 
     annotations = Path(options.annotations)
-    dataset = load_dataset(annotations, options.images, part=VAL)
+    dataset = load_dataset(annotations, options.images, part=VAL, bit_depth=bit_depth)
     measure = _Measurement(dataset, progress)
     busiest = sorted(dataset.images, key=lambda image: -len(image.boxes))[:COMPARED_IMAGES]
     return AccuracyBudget(

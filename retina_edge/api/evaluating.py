@@ -119,7 +119,15 @@ def evaluate(
         '0.70'
     """
     options = options or EvaluationOptions()
-    dataset = load_dataset(annotations, images, part=VAL, skip_invalid=options.skip_invalid, on_message=on_message)
+    models = [Path(path) for path in (against, model) if path is not None]
+    dataset = load_dataset(
+        annotations,
+        images,
+        part=VAL,
+        skip_invalid=options.skip_invalid,
+        bit_depth=min(_bit_depth(path, options) for path in models),  # values that all models take
+        on_message=on_message,
+    )
     if not dataset.has_objects():
         raise DataError(
             f"{dataset.annotations}: expected objects to measure on, found none outside of crowds; add annotations"
@@ -148,6 +156,12 @@ def evaluate(
         contract.score_threshold,
         comparison,
     )
+
+
+def _bit_depth(model: Path, options: EvaluationOptions) -> int:
+    """Return the bit depth of a model, which is closed again: two models at once may need more memory than there is."""
+    with Detector.load(model, device=options.device, in_flight=1, cuda_graph=False) as detector:
+        return detector.contract.bit_depth
 
 
 def _detect(

@@ -20,6 +20,7 @@ from engines.tensorrt.passport import passport_path
 from retina_edge import api
 from retina_edge.api import building, evaluating, training_data
 from retina_edge.api.conversion import Conversion
+from retina_edge.assets import MODEL
 from retina_edge.data.load import load_dataset
 from retina_edge.system.output_file import check_output
 
@@ -131,7 +132,7 @@ def test_no_verb_overwrites_its_inputs(
         ),
         (retina_edge.evaluate.main, [*evaluate, "--json", str(annotations)]),
         (retina_edge.evaluate.main, [*evaluate, "--json", str(passport)]),
-        (retina_edge.evaluate.main, [*evaluate, "--json", str(image)]),
+        (retina_edge.evaluate.main, [str(MODEL), *evaluate[1:], "--json", str(image)]),
         (retina_edge.evaluate.main, [*evaluate, "--json", str(model), "--against", str(model)]),
         (
             retina_edge.train.main,
