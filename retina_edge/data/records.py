@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engines.core.errors import DataError
+from engines.core.errors import DataError, MissingDependencyError
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 # Text with leading zeros, such as 0012, is a name and not the number 12.
@@ -173,6 +174,28 @@ def check_distinct(names: Sequence[str], where: str) -> None:
     """
     if len(set(names)) != len(names):
         raise DataError(f"{where}: expected each name once, got {', '.join(names)}; give them different names")
+
+
+@contextmanager
+def needs_supervision(kind: str) -> Iterator[None]:
+    """Import supervision, or a package that it brings, in a ``with`` block that says how to install it.
+
+    Args:
+        kind: format of the data set, for the message.
+
+    Raises:
+        MissingDependencyError: if the import in the block fails.
+
+    Examples:
+        >>> with needs_supervision("YOLO"):
+        ...     import yaml
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"a {kind} data set needs supervision ({error}): pip install 'retina-edge[train]'"
+        ) from error
 
 
 def shown(value: Any) -> str:

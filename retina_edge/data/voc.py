@@ -11,9 +11,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engines.core.errors import DataError, MissingDependencyError
+from engines.core.errors import DataError
 from retina_edge.data.near_names import NearNames
-from retina_edge.data.records import BoxRecord, ImageRecord, Records, as_flag, as_number, as_whole, shown
+from retina_edge.data.records import (
+    BoxRecord,
+    ImageRecord,
+    Records,
+    as_flag,
+    as_number,
+    as_whole,
+    needs_supervision,
+    shown,
+)
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES
 from retina_edge.system.natural_order import natural_order
 
@@ -104,13 +113,9 @@ def read_voc(folder: Path, files: Sequence[Path], images: Path | None) -> Record
         DataError: if a file is damaged; the message names the file, the object and the field.
         MissingDependencyError: if supervision is not installed.
     """
-    try:
+    with needs_supervision("Pascal VOC"):
         from defusedxml import ElementTree
         from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"a Pascal VOC data set needs supervision ({error}): pip install 'retina-edge[train]'"
-        ) from error
     names: list[str] = []
     sizes, boxes, wanted = [], [], []
     for index, file in enumerate(files):

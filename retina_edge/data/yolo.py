@@ -9,7 +9,7 @@ from typing import Any
 
 from engines.core.errors import DataError
 from retina_edge.data.near_names import NearNames
-from retina_edge.data.records import BoxRecord, ImageRecord, Records, shown
+from retina_edge.data.records import BoxRecord, ImageRecord, Records, needs_supervision, shown
 from retina_edge.data.yolo_description import (
     DARKNET,
     DESCRIPTIONS,
@@ -161,7 +161,8 @@ def _label_files(
 
 
 def _boxes(path: Path, image: int, description: YoloDescription) -> Iterable[BoxRecord]:
-    from supervision.dataset.formats.yolo import yolo_annotations_to_detections
+    with needs_supervision("YOLO"):
+        from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 
     classes = len(description.names)
     for number, line in enumerate(read_lines(path, keep_empty=True), 1):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.core.errors import DataError, MissingDependencyError
-from retina_edge.data.records import as_whole, check_distinct, class_name, shown
+from engines.core.errors import DataError
+from retina_edge.data.records import as_whole, check_distinct, class_name, needs_supervision, shown
 
 # Suffixes of descriptions: that of Ultralytics, and that of darknet.
 YAML, DARKNET = (".yaml", ".yml"), ".data"
@@ -146,12 +146,8 @@ def _read_darknet(path: Path) -> Mapping[str, Any]:
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
+    with needs_supervision("YOLO"):
         import yaml
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"a YOLO data set needs supervision ({error}): pip install 'retina-edge[train]'"
-        ) from error
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

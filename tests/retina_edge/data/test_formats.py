@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engines.core.errors import DataError
+from engines.core.errors import DataError, MissingDependencyError
 from retina_edge.api.calibration import CalibrationOptions, load_calibration
 from retina_edge.api.training_data import TrainingData
 from retina_edge.data.load import load_dataset
@@ -121,6 +122,24 @@ def test_a_bad_description_is_refused(yolo: Path, text: str, message: str) -> No
     (yolo / "data.yaml").write_text(text)
     with pytest.raises(DataError, match=message):
         load_dataset(yolo)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "package"),
+    [
+        ("yolo", "YOLO", "yaml"),
+        ("yolo", "YOLO", "supervision.dataset.formats"),
+        ("voc", "Pascal VOC", "defusedxml"),
+        ("voc", "Pascal VOC", "supervision.dataset.formats"),
+    ],
+)
+def test_a_missing_package_is_named_with_what_installs_it(
+    sets: Path, kind: str, name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [module for module in sys.modules if module.startswith(package)]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=rf"a {name} data set needs supervision .* 'retina-edge\[train\]'"):
+        load_dataset(sets / kind)
 
 
 def test_key_points_are_not_taken_for_a_polygon(yolo: Path) -> None:
