@@ -73,7 +73,12 @@ def read_yolo(path: Path, part: str, images: Path | None = None, *, whole: bool 
         if label is not None:
             labels.append(label)
             boxes += _boxes(label, index, description)
-    if not labels and any(file.is_file() for file in files):
+    if not any(file.is_file() for file in files):
+        raise DataError(
+            f"{description.path}: expected images such as {files[0]}, found none of {len(files)}; name their folder "
+            "with --images, or --val-images for validation"
+        )
+    if not labels:
         raise DataError(
             f"{description.path}: expected labels, for instance {label_paths(files[0])[0]}, found none; put the folder "
             "labels beside the folder images"
@@ -145,7 +150,8 @@ def _image_files(description: YoloDescription, entry: Any, near: NearNames) -> l
 
 def _moved(listed: Sequence[Path], folder: Path, near: NearNames) -> list[Path]:
     """Return the paths of listed images in another folder, which may have some of the folders of the list."""
-    wanted = [[folder.joinpath(*file.parts[start:]) for start in range(1, len(file.parts))] for file in listed]
+    parts = [file.parts[1:] if file.is_absolute() else file.parts for file in listed]
+    wanted = [[folder.joinpath(*names[start:]) for start in range(len(names))] for names in parts]
     return [file or paths[-1] for file, paths in zip(near.find(wanted), wanted, strict=True)]
 
 

@@ -116,6 +116,16 @@ def test_labels_that_cvat_exports_without_images_find_them_elsewhere(yolo: Path,
     assert (len(data), sum(len(image.boxes) for image in data.images)) == (16, 296)
 
 
+def test_relative_paths_are_read(yolo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cvat(yolo)
+    monkeypatch.chdir(yolo)
+    names = [f"{file.name}\n" for file in sorted(Path("obj_train_data").glob("*.jpg"))]
+    Path("train.txt").write_text("".join(names))
+    into(yolo, yolo / "obj_train_data")
+    for images in (None, ".", yolo):
+        assert len(load_dataset("obj.data", images)) == 16
+
+
 def test_labels_in_a_folder_of_another_name_are_found_by_their_class_names(yolo: Path) -> None:
     label_img_apart(yolo)
     (yolo / "labels").rename(yolo / "saved")
@@ -159,7 +169,7 @@ def test_labels_without_class_names_are_refused(yolo: Path) -> None:
         ("obj.data", "names = none.names\n", r"names: expected the path of a file, got .*; looked for .*none.names"),
         ("obj.data", "names = obj.names\ntrain = none.txt\n", r"obj.data: expected the images in .*none.txt"),
         ("obj.data", "names = obj.names\nvalid = train.txt\n", "found no part to learn from"),
-        ("train.txt", "data/obj_train_data/none.jpg\n", "cannot use 1 of 1 images: none.jpg"),
+        ("train.txt", "data/obj_train_data/none.jpg\n", "expected images such as .*none.jpg, found none of 1; name"),
     ],
 )
 def test_what_is_wrong_in_a_description_is_named(yolo: Path, name: str, text: str | bytes, message: str) -> None:
