@@ -24,6 +24,7 @@ COCO_FILES = {
         "train.json",
         "annotations/train.json",
         "annotations/instances_train2017.json",
+        "annotations/instances_train.json",
         "train/_annotations.coco.json",
     ),
     VAL: (
@@ -31,6 +32,7 @@ COCO_FILES = {
         "valid.json",
         "annotations/val.json",
         "annotations/instances_val2017.json",
+        "annotations/instances_val.json",
         "valid/_annotations.coco.json",
         "test/_annotations.coco.json",
     ),

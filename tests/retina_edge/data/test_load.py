@@ -31,6 +31,7 @@ def copy_set(treecrowns: Path, annotations: Path, images: Path) -> Path:
         ("train.json", "train"),
         ("annotations/instances_train2017.json", "train2017"),
         ("annotations/train.json", "images/train"),
+        ("annotations/instances_train.json", "images/train"),
     ],
 )
 def test_images_are_found_near_the_annotations(treecrowns: Path, tmp_path: Path, annotations: str, images: str) -> None:
