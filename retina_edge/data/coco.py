@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -179,7 +180,7 @@ def _image_folder(path: Path, given: Path | None, spellings: Sequence[Sequence[s
     part = path.stem.removeprefix("instances_").removesuffix("2017")
     roots = [path.parent, path.parent.parent] if path.parent.name == "annotations" else [path.parent]
     tried = [root / name.format(part=part) for root in roots for name in IMAGE_FOLDERS]
-    for exists in (Path.is_file, near.near):
+    for exists in (os.path.isfile, near.near):
         for names in spellings:
             for folder in tried:
                 if any(exists(folder / name) for name in names):

@@ -80,7 +80,7 @@ def look_at(
 
 
 def _look(bit_depth: int | None, path: Path) -> ImageLook:
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises an error for a name that is too long
         return ImageLook(None, "the file is missing")
     try:
         height, width = read_image(path, bit_depth or BIT_DEPTH, warn=False).shape[:2]

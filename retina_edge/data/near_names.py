@@ -40,7 +40,8 @@ class NearNames:
         found: list[Path | None] = []
         missing: dict[int, Sequence[Path]] = {}
         for index, paths in enumerate(wanted):
-            found.append(next((path for path in paths if path.is_file()), None))
+            # Path.is_file raises an error for a name that is too long.
+            found.append(next((path for path in paths if os.path.isfile(path)), None))
             if found[-1] is None:
                 missing[index] = paths
         taken = set(found)
@@ -56,7 +57,7 @@ class NearNames:
     def near(self, path: Path) -> Path | None:
         """Return the only file whose name differs from a path in nothing but its spelling; None without one."""
         file = self._near(path)
-        return file if file is not None and file.is_file() else None
+        return file if file is not None and os.path.isfile(file) else None
 
     def remarks(self, source: Path) -> tuple[str, ...]:
         """Return a line about the files that were found under another spelling; nothing without any."""
@@ -66,13 +67,16 @@ class NearNames:
         return (f"{source.name}: {len(self._found)} files are read under another spelling of their name: {names}",)
 
     def _near(self, path: Path) -> Path | None:
-        folder: Path | None = path.parent
+        folder = path.parent
         if folder == path:
             return None
-        if folder is not None and not folder.is_dir():
-            folder = self._near(folder)
-        names = [] if folder is None else self._names(folder).get(_key(path.name), [])
-        return folder / names[0] if folder is not None and len(names) == 1 else None
+        if folder not in self._folders and not os.path.isdir(folder):
+            near = self._near(folder)
+            if near is None:
+                return None
+            folder = near
+        names = self._names(folder).get(_key(path.name), [])
+        return folder / names[0] if len(names) == 1 else None
 
     def _names(self, folder: Path) -> dict[str, list[str]]:
         """Return the names in a folder by their key."""

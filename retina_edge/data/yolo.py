@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from retina_edge.data.near_names import NearNames
 from retina_edge.data.records import BoxRecord, ImageRecord, Records, needs_supervision, shown
 from retina_edge.data.yolo_description import (
     DARKNET,
-    DESCRIPTIONS,
     YAML,
     YoloDescription,
+    find_description,
     meant_paths,
     read_description,
     read_lines,
@@ -73,7 +74,7 @@ def read_yolo(path: Path, part: str, images: Path | None = None, *, whole: bool 
         if label is not None:
             labels.append(label)
             boxes += _boxes(label, index, description)
-    if not any(file.is_file() for file in files):
+    if not any(map(os.path.isfile, files)):
         raise DataError(
             f"{description.path}: expected images such as {files[0]}, found none of {len(files)}; name their folder "
             "with --images, or --val-images for validation"
@@ -101,7 +102,7 @@ def _describe(path: Path, part: str, images: Path | None, *, whole: bool) -> Yol
             return read_description(path, part)
         folder = path.parent.parent if path.parent.name == "labels" else path.parent
         return describe_folder(folder, part, images, whole=whole, names=path)
-    described = next((path / name for name in DESCRIPTIONS if (path / name).is_file()), None)
+    described = find_description(path)
     return describe_folder(path, part, images, whole=whole) if described is None else read_description(described, part)
 
 
@@ -128,7 +129,7 @@ def _image_files(description: YoloDescription, entry: Any, near: NearNames) -> l
     if not isinstance(entry, str):
         raise DataError(f"{description.path}: train and val: expected paths, got {shown(entry)}")
     candidates = meant_paths(entry, description.roots)
-    path = next((candidate for candidate in candidates if candidate.exists()), None)
+    path = next((candidate for candidate in candidates if os.path.exists(candidate)), None)
     if path is None:
         raise DataError(
             f"{description.path}: expected the images in {' or '.join(dict.fromkeys(map(str, candidates)))}, found no "
@@ -144,7 +145,7 @@ def _image_files(description: YoloDescription, entry: Any, near: NearNames) -> l
         return [path]
     listed = [meant_paths(line, [path.parent]) for line in read_lines(path)]
     # A missing image may have labels in the folder where it should be.
-    places = [next((file for file in files if file.parent.is_dir()), files[0]) for files in listed]
+    places = [next((file for file in files if os.path.isdir(file.parent)), files[0]) for files in listed]
     return [file or place for file, place in zip(near.find(listed), places, strict=True)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,11 @@ class YoloDescription:
     files: tuple[Path, ...]
     keypoint_values: int = 0
     labels: Path | None = None
+
+
+def find_description(folder: Path) -> Path | None:
+    """Return the description in a folder; None if there is none."""
+    return next((folder / name for name in DESCRIPTIONS if (folder / name).is_file()), None)
 
 
 def read_description(path: Path, part: str) -> YoloDescription:
@@ -124,7 +130,7 @@ def meant_paths(entry: str, roots: Iterable[Path]) -> list[Path]:
 
 def _existing(description: Path, key: str, value: Any, roots: Iterable[Path]) -> Path:
     paths = meant_paths(value, roots) if isinstance(value, str) else []
-    path = next((path for path in paths if path.is_file()), None)
+    path = next((path for path in paths if os.path.isfile(path)), None)
     if path is None:
         raise DataError(
             f"{description}: {key}: expected the path of a file, got {shown(value)}; looked for "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engines.core.errors import DataError
 from retina_edge.data.records import as_number
-from retina_edge.data.yolo_description import DESCRIPTIONS, PARTS, YoloDescription, names_in
+from retina_edge.data.yolo_description import PARTS, YoloDescription, find_description, names_in
 
 # Files of class names: those of LabelImg and Label Studio, of darknet and CVAT, and of Roboflow.
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
@@ -52,7 +52,7 @@ def describe_folder(
 
 def find_yolo(folder: Path) -> Path | None:
     """Return the description of a folder, or else its class names if it has labels; None if it is no YOLO data set."""
-    described = next((folder / name for name in DESCRIPTIONS if (folder / name).is_file()), None)
+    described = find_description(folder)
     if described is not None:
         return described
     folders = [*(_first_folder(folder, part) for part in PARTS), *(folder / name for name in WHOLE_FOLDERS)]

@@ -118,3 +118,12 @@ def test_percent_signs_of_another_encoding_are_no_spelling(formats: Path) -> Non
     path = renamed(formats, "coco", "b%E4um.jpg", "b%F6um.jpg")
     with pytest.raises(DataError, match=r"b%E4um.jpg, image id \d+ \(the file is missing\)"):
         load_dataset(path)
+
+
+def test_a_name_that_is_too_long_is_that_of_a_missing_file(formats: Path) -> None:
+    path = formats / "coco" / "val.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = f"{300 * 'x'}.jpg"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"cannot use 1 of 16 images: xxx.* \(the file is missing\)"):
+        load_dataset(path)

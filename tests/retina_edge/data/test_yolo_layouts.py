@@ -169,6 +169,9 @@ def test_labels_without_class_names_are_refused(yolo: Path) -> None:
         ("obj.data", "names = none.names\n", r"names: expected the path of a file, got .*; looked for .*none.names"),
         ("obj.data", "names = obj.names\ntrain = none.txt\n", r"obj.data: expected the images in .*none.txt"),
         ("obj.data", "names = obj.names\nvalid = train.txt\n", "found no part to learn from"),
+        ("obj.data", f"names = {300 * 'x'}", r"obj.data: names: expected the path of a file"),
+        ("obj.data", f"names = obj.names\ntrain = {300 * 'x'}\n", r"obj.data: expected the images in .*xxx"),
+        ("train.txt", f"{300 * 'x'}.jpg\n", r"expected images such as .*xxx.jpg, found none of 1; name"),
         ("train.txt", "data/obj_train_data/none.jpg\n", "expected images such as .*none.jpg, found none of 1; name"),
     ],
 )
