@@ -9,7 +9,8 @@ from engines.core.machine import this_machine
 from engines.runner.gpu_executor import GpuExecutor
 from engines.runner.tensorrt_network import TensorRTNetwork
 from engines.tensorrt.backend import find_backend
-from engines.tensorrt.passport import check_has_gpu, check_runs_here, read_engine
+from engines.tensorrt.compatibility import check_has_gpu, check_runs_here
+from engines.tensorrt.passport import read_engine
 
 
 class EngineExecutor(GpuExecutor):

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from engines.core.contract import DetectorContract
-from engines.core.errors import ContractError, DeviceError, ModelFileError
+from engines.core.errors import ContractError, ModelFileError
 from engines.core.json_form import ANY, BOOLEAN, INTEGER, NUMBER, OBJECT, TEXT, Form, OrNull, read_json, require
 from engines.core.machine import Machine
 from engines.core.records import ACCURACY, QUANTIZATION
 from engines.tensorrt.backend import TENSORRT_RTX
-from engines.tensorrt.build_options import KERNELS, PLUGIN, PORTABLE, PORTABLE_GPUS, PORTABLE_SM, runs_on_sm
+from engines.tensorrt.build_options import KERNELS, PLUGIN, PORTABLE, PORTABLE_GPUS
 
 SCHEMA = 1
 PARSED, INSPECTED = "parsed network", "engine inspector"
@@ -238,40 +238,6 @@ def _finish_replacement(engine: Path) -> None:
         return
 
 
-def check_has_gpu(engine: Path | str, machine: Machine) -> None:
-    """Check that a machine has a GPU at all. Without one, neither another build nor another backend helps.
-
-    Raises:
-        DeviceError: if it has none.
-
-    Examples:
-        >>> check_has_gpu("model.engine", Machine(gpu="Orin"))
-    """
-    if not machine.gpu:
-        raise DeviceError(
-            f"{engine}: expected an NVIDIA GPU, which engines run on, found none; on this machine, use the ONNX or the "
-            "checkpoint of the model, or install NVIDIA's driver"
-        )
-
-
-def check_runs_here(passport: Passport, engine: Path | str, *, backend: str, version: str, machine: Machine) -> None:
-    """Check that a machine can run an engine.
-
-    Args:
-        passport: passport of the engine, from ``read_engine``.
-        engine: path of the engine file.
-        backend: backend that will load the engine: ``tensorrt`` or ``tensorrt-rtx``.
-        version: version of the backend.
-        machine: machine that will run the engine; it has a GPU.
-
-    Raises:
-        DeviceError: if the engine was built for another GPU or another TensorRT.
-    """
-    mismatch = _backend_mismatch(passport, backend, version) or _gpu_mismatch(passport, machine)
-    if mismatch:
-        raise DeviceError(f"{engine}: {mismatch}; fix it with {rebuild_command(passport, engine)}")
-
-
 def rebuild_command(passport: Passport, engine: Path | str) -> str:
     """Return the command that builds the engine again for the machine on which the command runs."""
     source = passport.request.get("source", "MODEL.onnx")
@@ -299,42 +265,23 @@ def sha256(path: Path | str) -> str:
     return digest.hexdigest()
 
 
+def numbers(version: str) -> tuple[int, ...]:
+    """Return the numbers of a version, to compare versions.
+
+    Examples:
+        >>> numbers("10.16.1.11") > numbers("10.3.0")
+        True
+    """
+    return tuple(int(part[:9]) for part in version.split(".") if part.isdecimal())
+
+
 def _check_values(values: Mapping[str, Any]) -> None:
     """Raise ContractError if a value has the right type, but the code that reads the passport cannot use it."""
     version, postprocess, batch = values["backend_version"], values["postprocess"], values["batch"]
     capability = values["machine"].get("compute_capability", "")
-    require(bool(_numbers(version)), "passport: backend_version", "a version such as 10.3.0", version)
+    require(bool(numbers(version)), "passport: backend_version", "a version such as 10.3.0", version)
     require(postprocess in (PLUGIN, KERNELS), "passport: postprocess", f"{PLUGIN} or {KERNELS}", postprocess)
     sizes = "the smallest, the tuned and the largest size"
     require(len(batch) == 3 and 1 <= batch[0] <= batch[1] <= batch[2], "passport: batch", sizes, batch)
     fits = re.fullmatch(r"([0-9]{1,3}\.[0-9]{1,3})?", capability) is not None
     require(fits, "passport: machine.compute_capability", "a number such as 8.7", capability)
-
-
-def _backend_mismatch(passport: Passport, backend: str, version: str) -> str:
-    """Return the reason why a backend must not load the engine, or an empty string."""
-    if backend != passport.backend:
-        return f"expected {passport.backend}, which built the engine, got {backend}"
-    if version == passport.backend_version:
-        return ""
-    built, installed = _numbers(passport.backend_version), _numbers(version)
-    compatible = passport.request.get("options", {}).get("version_compatible")
-    if compatible and built[0] == installed[0] and built <= installed:
-        return ""
-    return f"expected {passport.backend} {passport.backend_version}, which built the engine, got {version}"
-
-
-def _gpu_mismatch(passport: Passport, machine: Machine) -> str:
-    """Return the reason why the engine does not run on a machine, or an empty string."""
-    actual = f"{machine.gpu} (compute capability {machine.compute_capability})"
-    if passport.backend == TENSORRT_RTX:
-        fits = runs_on_sm(passport.targets, machine.sm)
-    elif passport.request.get("options", {}).get("hardware_compatible"):
-        fits = machine.sm >= PORTABLE_SM
-    else:
-        fits = machine.sm != 0 and machine.sm == passport.machine.sm
-    return "" if fits else f"expected {passport.runs_on}, which the engine was built for, found {actual}"
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part[:9]) for part in version.split(".") if part.isdecimal())

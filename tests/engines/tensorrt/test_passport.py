@@ -16,11 +16,10 @@ from hypothesis import given, settings
 
 from engines.core.errors import ContractError, DeviceError, ModelFileError
 from engines.core.machine import Machine
+from engines.tensorrt.compatibility import check_has_gpu, check_runs_here
 from engines.tensorrt.model_description import _facts
 from engines.tensorrt.passport import (
     Passport,
-    check_has_gpu,
-    check_runs_here,
     passport_path,
     read_engine,
     read_passport,
