@@ -247,14 +247,19 @@ def _precision_found(
         return network_precision(network), PARSED
     trt, messages = request.backend.module, error_log(request.backend.module)
     mark = messages.count
-    engine = trt.Runtime(messages.logger).deserialize_cuda_engine(plan)
+    runtime = trt.Runtime(messages.logger)
+    if request.options.version_compatible:  # it contains host code, which this process has just built
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BuildError(
             "this machine cannot load the engine that was built, so no engine was written; TensorRT's error log "
             f"says: {messages.since(mark)}"
         )
-    information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    counts = inspected_precision(information)
+    inspector = engine.create_engine_inspector()
+    if inspector is None:  # a lean runtime, also one inside the engine, may have none
+        return network_precision(network), PARSED
+    counts = inspected_precision(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     if not check_inspected(request.options.precision, counts):
         return network_precision(network), PARSED
     return counts, INSPECTED

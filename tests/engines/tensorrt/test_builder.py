@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -20,11 +21,11 @@ import pytest
 
 from engines.core.errors import BuildError, ModelFileError
 from engines.core.machine import Machine, this_machine
-from engines.tensorrt.backend import find_backend
+from engines.tensorrt.backend import Backend, find_backend
 from engines.tensorrt.build_monitor import Cancellation, make_monitor
 from engines.tensorrt.build_options import BuildOptions
 from engines.tensorrt.build_request import BuildRequest
-from engines.tensorrt.builder import BuildReport, _use_dla, build_engine
+from engines.tensorrt.builder import BuildReport, _precision_found, _use_dla, build_engine
 from engines.tensorrt.passport import passport_path, read_engine, read_passport
 from retina_edge.assets import MODEL
 
@@ -186,6 +187,31 @@ def test_an_accelerator_must_run_every_convolution(core: int, able: tuple[bool, 
         return
     _use_dla(module, config, builder, network, core)
     assert (config.default_device_type, config.DLA_core, flags) == ("DLA", core, ["GPU_FALLBACK"])
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+@pytest.mark.parametrize("inspects", [False, True])
+def test_the_builder_loads_its_own_engine_also_if_that_contains_a_runtime(*, compatible: bool, inspects: bool) -> None:
+    """Use stand-ins, because only TensorRT itself builds such engines, and this machine has no GPU."""
+    layer = {"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Row major linear FP32"}]}
+    layers = json.dumps({"Layers": [layer]})
+    inspector = SimpleNamespace(get_engine_information=lambda _form: layers)
+    engine = SimpleNamespace(create_engine_inspector=lambda: inspector if inspects else None)
+    runtime = SimpleNamespace(
+        engine_host_code_allowed=False,
+        deserialize_cuda_engine=lambda _plan: engine if runtime.engine_host_code_allowed is compatible else None,
+    )
+    module: Any = SimpleNamespace(
+        Runtime=lambda _logger: runtime,
+        LayerInformationFormat=SimpleNamespace(JSON="JSON"),
+        ILogger=type("ILogger", (), {"ERROR": 1}),
+    )
+    backend = Backend("tensorrt", module, "10.16.1.11")
+    options = BuildOptions(version_compatible=compatible)
+    request = BuildRequest.of(options, {}, source="x", backend=backend, machine=Machine("a GPU", "8.6", "580.0"))
+    network: Any = SimpleNamespace(num_layers=0)
+    _, source = _precision_found(request, network, b"plan")
+    assert source == ("engine inspector" if inspects else "parsed network")
 
 
 def damaged(*, drop_metadata: bool = False, drop_last_node: bool = False) -> bytes:
