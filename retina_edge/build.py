@@ -127,7 +127,18 @@ def _add_tensorrt_options(parser: VerbParser) -> None:
         help="number of the core of a Jetson's deep-learning accelerator that runs the engine (default: the GPU runs "
         "it)",
     )
-    add("--version-compatible", action="store_true", help="let later versions of TensorRT run the engine, too")
+    add(
+        "--version-compatible",
+        action="store_true",
+        help="let later versions of TensorRT run the engine, too, and TensorRT's lean runtime, which the engine then "
+        "contains",
+    )
+    add(
+        "--without-runtime",
+        action="store_true",
+        help="with --version-compatible, leave the lean runtime out of the engine, for machines that have this version "
+        "of TensorRT or of its lean runtime",
+    )
     add("--hardware-compatible", action="store_true", help="let other GPUs run the engine, too: Ampere and later")
 
 
@@ -144,6 +155,7 @@ def _build(args: argparse.Namespace) -> int:
         optimization_level=args.optimization_level,
         dla=args.dla,
         version_compatible=args.version_compatible,
+        without_runtime=args.without_runtime,
         hardware_compatible=args.hardware_compatible,
     )
     console = Console()
@@ -180,6 +192,7 @@ def _print(console: Console, result: BuildResult) -> None:
         f"{passport.plan_bytes / 1e6:.1f} MB, {passport.precision_asked}, for {gpus}, {passport.backend} "
         f"{passport.backend_version}",
         f"runs on {passport.runs_on}",
+        f"runs with {passport.runs_with}",
         f"convolutions: {precisions} (read from the {passport.precision_source}); "
         f"post-processing: {passport.postprocess}",
     ]

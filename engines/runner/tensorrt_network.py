@@ -125,7 +125,7 @@ class TensorRTNetwork:
     def _load(self, driver: Any, *, cuda_graph: bool) -> None:
         options = self._passport.request.get("options", {})
         self._runtime = self._backend.module.Runtime(self._messages.logger)
-        if options.get("version_compatible"):
+        if self._passport.lean_runtime is not None:
             # Such an engine contains host code of the TensorRT that built it. The digest in the passport proves that
             # the file is unchanged.
             self._runtime.engine_host_code_allowed = True

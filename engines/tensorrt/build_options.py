@@ -56,7 +56,10 @@ class BuildOptions:
         timing_cache: path of the file that keeps TensorRT's measurements from one build to the next; None to keep none.
         optimization_level: TensorRT's optimization level from 0 to 5; None for TensorRT's default.
         dla: number of the core of the deep-learning accelerator (DLA) that runs the network; None for the GPU.
-        version_compatible: True for an engine that also runs on later TensorRT of the same major version.
+        version_compatible: True for an engine that also runs on later versions of TensorRT, and on TensorRT's lean
+            runtime. The engine contains the lean runtime of the version that builds it.
+        without_runtime: True for a version-compatible engine that does not contain a lean runtime. It needs TensorRT or
+            the lean runtime of the very version that builds it.
         hardware_compatible: True for an engine that also runs on other GPUs, Ampere and later.
 
     Raises:
@@ -81,6 +84,7 @@ class BuildOptions:
     optimization_level: int | None = None
     dla: int | None = None
     version_compatible: bool = False
+    without_runtime: bool = False
     hardware_compatible: bool = False
 
     def __post_init__(self) -> None:
@@ -111,6 +115,12 @@ class BuildOptions:
             "targets",
             f"each architecture at most once, and {PORTABLE} or {CURRENT} alone",
             ",".join(self.targets),
+        )
+        _require(
+            self.version_compatible or not self.without_runtime,
+            "without_runtime",
+            "version_compatible, because only such an engine contains a runtime",
+            "an engine for one version",
         )
         if self.dla is not None:
             _require(self.precision != "fp32", "dla", "precision fp16 or int8, which the core supports", self.precision)

@@ -27,7 +27,16 @@ from engines.tensorrt.layer_precision import (
     inspected_precision,
     network_precision,
 )
-from engines.tensorrt.passport import INSPECTED, PARSED, Passport, cache_path, next_passport_path, passport_path
+from engines.tensorrt.passport import (
+    INSIDE,
+    INSPECTED,
+    PARSED,
+    SEPARATE,
+    Passport,
+    cache_path,
+    next_passport_path,
+    passport_path,
+)
 from engines.tensorrt.plugin_definitions import register
 
 if TYPE_CHECKING:
@@ -138,6 +147,7 @@ def build_engine(
             verified=verified,
             build_seconds=round(seconds, 3),
             accuracy=prepared.accuracy,
+            lean_runtime=_lean_runtime(options),
             built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         del parser  # only now, because the parser owns the weights that the network points to
@@ -185,6 +195,8 @@ def _configure(
         config.builder_optimization_level = options.optimization_level
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.without_runtime:
+        config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if options.dla is not None:
@@ -272,6 +284,12 @@ def _save_timing_cache(config: tensorrt.IBuilderConfig, path: Path | str) -> Non
 
 def _targets(request: BuildRequest) -> tuple[str, ...]:
     return tuple(f"sm{request.machine.sm}" if target == CURRENT else target for target in request.options.targets)
+
+
+def _lean_runtime(options: BuildOptions) -> str | None:
+    if not options.version_compatible:
+        return None
+    return SEPARATE if options.without_runtime else INSIDE
 
 
 def _batches(options: BuildOptions) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from engines.core.errors import DeviceError
 from engines.core.machine import Machine
 from engines.tensorrt.backend import TENSORRT_RTX
 from engines.tensorrt.build_options import PORTABLE_SM, runs_on_sm
-from engines.tensorrt.passport import Passport, numbers, rebuild_command
+from engines.tensorrt.passport import INSIDE, Passport, numbers, rebuild_command
 
 
 def check_has_gpu(engine: Path | str, machine: Machine) -> None:
@@ -52,8 +52,7 @@ def _backend_mismatch(passport: Passport, backend: str, version: str) -> str:
     if version == passport.backend_version:
         return ""
     built, installed = numbers(passport.backend_version), numbers(version)
-    compatible = passport.request.get("options", {}).get("version_compatible")
-    if compatible and built[0] == installed[0] and built <= installed:
+    if passport.lean_runtime == INSIDE and built[0] == installed[0] and built <= installed:
         return ""
     return f"expected {passport.backend} {passport.backend_version}, which built the engine, got {version}"
 

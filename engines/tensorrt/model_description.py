@@ -106,6 +106,7 @@ def _facts(passport: Passport) -> dict[str, str]:
         f"in {passport.build_seconds:.1f} s",
         "built for": ", ".join(passport.targets) or f"{machine.gpu} (compute capability {machine.compute_capability})",
         "runs on": passport.runs_on,
+        "runs with": passport.runs_with,
         "built on": ", ".join(filter(None, (machine.gpu or "no GPU", machine.driver, machine.jetpack))),
         "batch": str(best) if smallest == largest else f"{smallest} to {largest}, tuned for {best}",
         "post-processing": {"plugin": "in the engine", "kernels": "after the engine, which ends at the raw heads"}[

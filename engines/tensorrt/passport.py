@@ -26,6 +26,8 @@ from engines.tensorrt.build_options import KERNELS, PLUGIN, PORTABLE, PORTABLE_G
 
 SCHEMA = 1
 PARSED, INSPECTED = "parsed network", "engine inspector"
+# Where a version-compatible engine finds the lean runtime of the TensorRT that built it.
+INSIDE, SEPARATE = "inside", "separate"
 
 # The request is compared as a whole, and only these parts of it are used.
 _REQUEST: Form = {
@@ -59,6 +61,7 @@ _PASSPORT: Form = {
     "build_seconds": NUMBER,
     "built_at": TEXT,
     "accuracy?": OrNull(ACCURACY),
+    "lean_runtime?": OrNull(TEXT),
 }
 # Characters that are read of a passport, which has a few ten thousand. More is not JSON then, because it is cut off.
 _MAX_SIZE = 1 << 24
@@ -93,6 +96,9 @@ class Passport:
         built_at: time of the build, ISO 8601, UTC.
         accuracy: record of what the precision costs in AP against FP32, copied from the ONNX; None if the cost was not
             measured.
+        lean_runtime: ``inside`` if the engine contains the lean runtime of the TensorRT that built it, so that later
+            versions run it, too; ``separate`` if it needs that runtime from elsewhere; None if the engine is not
+            version-compatible, so that only TensorRT itself of ``backend_version`` runs it.
     """
 
     contract: DetectorContract
@@ -117,6 +123,7 @@ class Passport:
     build_seconds: float
     built_at: str
     accuracy: Mapping[str, Any] | None = None
+    lean_runtime: str | None = None
 
     @property
     def runs_on(self) -> str:
@@ -126,6 +133,14 @@ class Passport:
         if self.request.get("options", {}).get("hardware_compatible"):
             return "a GPU of compute capability 8.0 or higher"
         return f"a GPU of compute capability {self.machine.compute_capability}, like {self.machine.gpu}"
+
+    @property
+    def runs_with(self) -> str:
+        """The libraries that run the engine, in words."""
+        if self.lean_runtime is None:
+            return f"{self.backend} {self.backend_version}"
+        later = " or later" if self.lean_runtime == INSIDE else ""
+        return f"TensorRT or its lean runtime, {self.backend_version}{later}"
 
     def to_json(self) -> str:
         """Return the passport as a JSON object; ``from_json`` restores an equal passport."""
@@ -145,6 +160,9 @@ class Passport:
         values = read_json(text, _PASSPORT, what="passport", schema=SCHEMA)
         _check_values(values)
         values.pop("runs_on", None)  # follows from the other fields
+        # Passports that are older than this field always had the runtime inside.
+        compatible = values["request"].get("options", {}).get("version_compatible")
+        values.setdefault("lean_runtime", INSIDE if compatible else None)
         values["contract"] = DetectorContract.from_json(json.dumps(values["contract"]))
         values["machine"] = Machine(**values["machine"])
         for name in ("targets", "inputs", "outputs", "batch"):
@@ -246,7 +264,9 @@ def rebuild_command(passport: Passport, engine: Path | str) -> str:
     calibration = " --calibration DIR" if passport.precision_asked == "int8" and not was_int8 else ""
     # By default, ``build`` prefers TensorRT.
     backend = f" --backend {TENSORRT_RTX}" if passport.backend == TENSORRT_RTX else ""
-    options = f"--precision {passport.precision_asked}{calibration}{backend}"
+    compatible = " --version-compatible" if passport.lean_runtime else ""
+    compatible += " --without-runtime" if passport.lean_runtime == SEPARATE else ""
+    options = f"--precision {passport.precision_asked}{calibration}{backend}{compatible}"
     return f"retina-edge build {source} -o {engine} {options} --force"
 
 
@@ -280,6 +300,8 @@ def _check_values(values: Mapping[str, Any]) -> None:
     version, postprocess, batch = values["backend_version"], values["postprocess"], values["batch"]
     capability = values["machine"].get("compute_capability", "")
     require(bool(numbers(version)), "passport: backend_version", "a version such as 10.3.0", version)
+    runtime = values.get("lean_runtime")
+    require(runtime in (None, INSIDE, SEPARATE), "passport: lean_runtime", f"{INSIDE}, {SEPARATE} or null", runtime)
     require(postprocess in (PLUGIN, KERNELS), "passport: postprocess", f"{PLUGIN} or {KERNELS}", postprocess)
     sizes = "the smallest, the tuned and the largest size"
     require(len(batch) == 3 and 1 <= batch[0] <= batch[1] <= batch[2], "passport: batch", sizes, batch)

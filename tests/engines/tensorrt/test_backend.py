@@ -114,6 +114,7 @@ def test_an_unknown_backend_is_refused() -> None:
         ({"postprocess": "none"}, "postprocess: expected one of auto, plugin, kernels"),
         ({"workspace": 0}, "workspace: expected at least 1 MiB"),
         ({"optimization_level": 6}, "optimization_level: expected 0 to 5"),
+        ({"without_runtime": True}, "without_runtime: expected version_compatible, .*, got an engine for one version"),
         ({"dla": -1}, "dla: expected at least 0, got -1"),
         ({"dla": 0}, "dla: expected precision fp16 or int8, which the core supports, got fp32"),
         ({"dla": 0, "precision": "fp16", "max_batch": 4}, "dla: expected a fixed batch size without max_batch, got 4"),

@@ -25,7 +25,7 @@ from engines.tensorrt.backend import Backend, find_backend
 from engines.tensorrt.build_monitor import Cancellation, make_monitor
 from engines.tensorrt.build_options import BuildOptions
 from engines.tensorrt.build_request import BuildRequest
-from engines.tensorrt.builder import BuildReport, _precision_found, _use_dla, build_engine
+from engines.tensorrt.builder import BuildReport, _configure, _lean_runtime, _precision_found, _use_dla, build_engine
 from engines.tensorrt.passport import passport_path, read_engine, read_passport
 from retina_edge.assets import MODEL
 
@@ -212,6 +212,35 @@ def test_the_builder_loads_its_own_engine_also_if_that_contains_a_runtime(*, com
     network: Any = SimpleNamespace(num_layers=0)
     _, source = _precision_found(request, network, b"plan")
     assert source == ("engine inspector" if inspects else "parsed network")
+
+
+@pytest.mark.parametrize(
+    ("options", "flags", "lean_runtime"),
+    [
+        (BuildOptions(), [], None),
+        (BuildOptions(version_compatible=True), ["VERSION_COMPATIBLE"], "inside"),
+        (
+            BuildOptions(version_compatible=True, without_runtime=True),
+            ["VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"],
+            "separate",
+        ),
+    ],
+)
+def test_the_flags_of_a_version_compatible_engine_are_those_in_its_passport(
+    options: BuildOptions, flags: list[str], lean_runtime: str | None
+) -> None:
+    """Use stand-ins, because TensorRT-RTX has no such flags; ``test_lean_runtime.py`` finds them in the real wheels."""
+    found: list[str] = []
+    config: Any = SimpleNamespace(set_flag=found.append)
+    module: Any = SimpleNamespace(
+        BuilderFlag=SimpleNamespace(**{name: name for name in ("VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME")}),
+        ProfilingVerbosity=SimpleNamespace(DETAILED="DETAILED"),
+    )
+    network: Any = SimpleNamespace(get_input=lambda _index: SimpleNamespace(shape=(1, 64, 96, 3)))
+    backend = Backend("tensorrt", module, "10.16.1.11")
+    request = BuildRequest.of(options, {}, source="x", backend=backend, machine=Machine("a GPU", "8.6", "580.0"))
+    _configure(config, SimpleNamespace(), network, request)  # type: ignore[arg-type]
+    assert (found, _lean_runtime(options)) == (flags, lean_runtime)
 
 
 def damaged(*, drop_metadata: bool = False, drop_last_node: bool = False) -> bytes:

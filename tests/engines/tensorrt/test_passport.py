@@ -32,6 +32,7 @@ from tests.stand_in import contract
 PLAN = b"a plan is what TensorRT says it is"
 ORIN = Machine("Orin", "8.7", "540.4.0", "JetPack 6.2")
 RTX_4090 = Machine("NVIDIA GeForce RTX 4090", "8.9", "580.1")
+OPTIONAL = ("accuracy", "lean_runtime")  # fields that older passports lack
 T4 = Machine("Tesla T4", "7.5", "580.1")
 
 
@@ -139,7 +140,7 @@ def test_int8_that_was_calibrated_in_the_build_is_calibrated_again() -> None:
 
 def test_a_compatible_engine_runs_on_other_gpus_and_later_versions(tmp_path: Path) -> None:
     request = {"source": "model.pt", "options": {"version_compatible": True, "hardware_compatible": True}}
-    engine = write(tmp_path, request=request)
+    engine = write(tmp_path, request=request, lean_runtime="inside")
     check_engine(engine, backend="tensorrt", version="10.16.1.11", machine=RTX_4090)
     for version, machine in (("11.4.0", ORIN), ("10.1.0", ORIN), ("10.3.0.30", T4)):
         with pytest.raises(DeviceError):
@@ -247,6 +248,8 @@ def changed(path: str, value: Any) -> str:
         ("backend_version", "newest", "passport: backend_version: expected a version such as 10.3.0, got 'newest'"),
         ("postprocess", "none", "passport: postprocess: expected plugin or kernels, got 'none'"),
         ("quantization", [], r"passport: quantization: expected an object, got \[\]"),
+        ("lean_runtime", True, "passport: lean_runtime: expected text, got True"),
+        ("lean_runtime", "outside", "passport: lean_runtime: expected inside, separate or null, got 'outside'"),
         ("verified", None, r"passport: expected other fields: missing \['verified'\]"),
         ("built_at", None, r"passport: expected other fields: missing \['built_at'\]"),
         ("batch", [4, 1, 1], "passport: batch: expected the smallest, the tuned and the largest size, got "),
@@ -266,7 +269,7 @@ def test_a_damaged_field_is_named(tmp_path: Path, path: str, value: Any, message
         read_passport(engine)
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Passport) if field.name != "accuracy"])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Passport) if field.name not in OPTIONAL])
 def test_a_missing_field_is_named(field: str) -> None:
     with pytest.raises(ContractError, match=f"passport: expected other fields: missing .'{field}'."):
         Passport.from_json(changed(field, None))
@@ -308,8 +311,34 @@ def test_a_file_that_is_far_too_long_is_not_read_to_its_end(tmp_path: Path) -> N
 
 def test_passports_without_the_optional_parts_are_read() -> None:
     values = json.loads(passport(request={}, machine=Machine()).to_json())
-    del values["accuracy"], values["machine"]["jetpack"]
+    del values["accuracy"], values["lean_runtime"], values["machine"]["jetpack"]
     assert Passport.from_json(json.dumps(values)) == passport(request={}, machine=Machine())
+
+
+def test_an_older_passport_of_a_version_compatible_engine_has_the_runtime_inside() -> None:
+    compatible = {"options": {"version_compatible": True}}
+    values = json.loads(passport(request=compatible, lean_runtime="separate").to_json())
+    assert Passport.from_json(json.dumps(values)).lean_runtime == "separate"
+    del values["lean_runtime"]
+    assert Passport.from_json(json.dumps(values)) == passport(request=compatible, lean_runtime="inside")
+
+
+@pytest.mark.parametrize(
+    ("lean_runtime", "words", "options"),
+    [
+        (None, "tensorrt 10.3.0.30", "--precision fp16 --force"),
+        ("inside", "TensorRT or its lean runtime, 10.3.0.30 or later", "--precision fp16 --version-compatible --force"),
+        (
+            "separate",
+            "TensorRT or its lean runtime, 10.3.0.30",
+            "--precision fp16 --version-compatible --without-runtime --force",
+        ),
+    ],
+)
+def test_a_passport_names_the_libraries_that_run_the_engine(lean_runtime: str | None, words: str, options: str) -> None:
+    read = passport(lean_runtime=lean_runtime)
+    assert read.runs_with == _facts(read)["runs with"] == words
+    assert rebuild_command(read, "model.engine") == f"retina-edge build model.pt -o model.engine {options}"
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
