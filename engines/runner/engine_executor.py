@@ -8,7 +8,7 @@ from engines.core.errors import DeviceError
 from engines.core.machine import this_machine
 from engines.runner.gpu_executor import GpuExecutor
 from engines.runner.tensorrt_network import TensorRTNetwork
-from engines.tensorrt.backend import find_backend
+from engines.tensorrt.backend import find_runtime
 from engines.tensorrt.compatibility import check_has_gpu, check_runs_here
 from engines.tensorrt.passport import read_engine
 
@@ -16,22 +16,24 @@ from engines.tensorrt.passport import read_engine
 class EngineExecutor(GpuExecutor):
     """An ``Executor`` for an engine. Thread-safe.
 
+    If TensorRT is not installed, its lean runtime runs engines of TensorRT that are version-compatible.
+
     Args:
         path: path of an engine made by ``retina-edge build``, with its passport beside it.
         in_flight, device, cuda_graph: arguments of ``GpuExecutor``. TensorRT-RTX captures CUDA graphs itself.
 
     Raises:
         ModelFileError: if a file is missing or damaged.
-        MissingDependencyError: if TensorRT or pycuda is not installed.
-        DeviceError: if there is no GPU, the engine was built for another GPU or another TensorRT, or there is too
-            little memory.
+        MissingDependencyError: if pycuda, or a library that runs engines, is not installed.
+        DeviceError: if there is no GPU, the engine was built for another GPU, another TensorRT or not for the lean
+            runtime that is installed, or there is too little memory.
     """
 
     def __init__(self, path: Path | str, *, in_flight: int = 2, device: int = 0, cuda_graph: bool = True) -> None:
         path, machine = Path(path), this_machine(device)
         passport = read_engine(path)
         check_has_gpu(path, machine)
-        backend = find_backend(passport.backend, machine)
+        backend = find_runtime(passport.backend, machine, lean=passport.lean_runtime is not None)
         check_runs_here(passport, path, backend=backend.name, version=backend.version, machine=machine)
         super().__init__(
             lambda driver: TensorRTNetwork(driver, path, passport, backend, cuda_graph=cuda_graph),

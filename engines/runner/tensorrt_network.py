@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,9 @@ from engines.core.errors import DeviceError
 from engines.core.tensor_names import INPUT
 from engines.tensorrt.backend import Backend
 from engines.tensorrt.build_options import KERNELS
+from engines.tensorrt.compatibility import advice
 from engines.tensorrt.error_log import error_log
-from engines.tensorrt.passport import Passport, cache_path, rebuild_command
+from engines.tensorrt.passport import Passport, cache_path
 
 if TYPE_CHECKING:
     import tensorrt
@@ -33,11 +35,11 @@ class TensorRTNetwork:
             current here and in every call.
         path: path of the engine, which must match its passport.
         passport: passport of the engine.
-        backend: backend that the passport names.
+        backend: backend that the passport names, or TensorRT's lean runtime.
         cuda_graph: True to let TensorRT-RTX capture CUDA graphs. It has no effect for TensorRT.
 
     Raises:
-        DeviceError: if TensorRT refuses the engine, or there is too little memory.
+        DeviceError: if TensorRT does not start, or refuses the engine, or there is too little memory.
     """
 
     def __init__(self, driver: Any, path: Path, passport: Passport, backend: Backend, *, cuda_graph: bool) -> None:
@@ -119,12 +121,12 @@ class TensorRTNetwork:
             fix: advice to the user, an imperative clause.
         """
         logged, self._reported = self._messages.since(self._reported), self._messages.count
-        name = f"{self._passport.backend} {self._passport.backend_version}"
+        name = f"{self._backend.name} {self._backend.version}"
         return DeviceError(f"{self._path}: {name} {what}; it says: {logged}" + (f"; {fix}" if fix else ""))
 
     def _load(self, driver: Any, *, cuda_graph: bool) -> None:
         options = self._passport.request.get("options", {})
-        self._runtime = self._backend.module.Runtime(self._messages.logger)
+        self._runtime = self._start()
         if self._passport.lean_runtime is not None:
             # Such an engine contains host code of the TensorRT that built it. The digest in the passport proves that
             # the file is unchanged.
@@ -133,14 +135,24 @@ class TensorRTNetwork:
             self._runtime.DLA_core = options["dla"]
         self._engine = self._runtime.deserialize_cuda_engine(self._path.read_bytes())
         if self._engine is None:
-            raise self.failed(
-                "cannot load the engine", fix=f"fix it with {rebuild_command(self._passport, self._path)}"
-            )
+            raise self.failed("cannot load the engine", fix=advice(self._passport, self._path, self._backend.name))
         if self._backend.is_rtx:
             self._configure_rtx(self._backend.module, self._engine, cuda_graph=cuda_graph)
         self._activations = driver.mem_alloc(max(1, self._engine.device_memory_size_v2))
         # TensorRT's own auxiliary streams would wait for the default stream, and so for torch.
         self._streams += [driver.Stream(NON_BLOCKING) for _ in range(self._engine.num_aux_streams)]
+
+    def _start(self) -> tensorrt.Runtime:
+        before = self._messages.count
+        runtime = self._backend.module.Runtime(self._messages.logger)
+        if self._messages.count == before:
+            return runtime
+        # With a driver that is too old, TensorRT only logs an error. Use of the object that it returns crashes the
+        # process, and so does freeing it. Therefore it is never freed.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
+        raise self.failed(
+            "cannot start", fix="update NVIDIA's driver, or install the library for the CUDA version of this driver"
+        )
 
     def _configure_rtx(self, trt: Any, engine: Any, *, cuda_graph: bool) -> None:
         """Configure the CUDA graphs of TensorRT-RTX and its cache of compiled kernels."""

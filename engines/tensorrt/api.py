@@ -1,5 +1,7 @@
 """The part of TensorRT's Python API that this package uses. TensorRT-RTX has the same API in another module.
 
+TensorRT's lean runtime has the part of it that runs engines: no builder, parser and progress monitor.
+
 The protocol is for type checkers, because neither package has type hints. A test checks every call against published
 type stubs of TensorRT.
 """
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TensorRT(Protocol):
-    """The module ``tensorrt`` or ``tensorrt_rtx``."""
+    """The module ``tensorrt``, ``tensorrt_rtx`` or ``tensorrt_lean``."""
 
     Builder: type[tensorrt.Builder]
     BuilderFlag: type[tensorrt.BuilderFlag]

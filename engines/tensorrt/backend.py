@@ -1,4 +1,8 @@
-"""The choice of the library that builds an engine: TensorRT, or TensorRT-RTX, which needs no GPU to build."""
+"""The choice of the library that builds or runs an engine.
+
+TensorRT and TensorRT-RTX build and run engines; TensorRT-RTX needs no GPU to build. TensorRT's lean runtime has no
+builder: it runs version-compatible engines of TensorRT on machines without TensorRT.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,14 @@ from engines.core.errors import DeviceError, MissingDependencyError
 from engines.core.machine import Machine
 from engines.tensorrt.api import TensorRT
 
-TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
-BACKENDS = (TENSORRT, TENSORRT_RTX)
-_MODULES = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt_rtx"}
+TENSORRT, TENSORRT_RTX, TENSORRT_LEAN = "tensorrt", "tensorrt-rtx", "tensorrt-lean"
+BACKENDS = (TENSORRT, TENSORRT_RTX)  # those that build
+# Each module, and an attribute that tells it from a folder of type stubs, which can be imported, too.
+_MODULES = {
+    TENSORRT: ("tensorrt", "Builder"),
+    TENSORRT_RTX: ("tensorrt_rtx", "Builder"),
+    TENSORRT_LEAN: ("tensorrt_lean", "Runtime"),
+}
 JETPACK_COMMAND = "sudo apt-get install nvidia-jetpack"
 # The first TensorRT that has INT8 convolutions in strongly typed networks, uint8 inputs and progress monitors.
 MIN_VERSION = (10, 3)
@@ -21,10 +30,10 @@ MIN_VERSION = (10, 3)
 
 @dataclass(frozen=True)
 class Backend:
-    """An installed library that builds and runs engines.
+    """An installed library that builds or runs engines.
 
     Attributes:
-        name: ``tensorrt`` or ``tensorrt-rtx``.
+        name: ``tensorrt``, ``tensorrt-rtx`` or ``tensorrt-lean``, which only runs engines.
         module: Python module of the library.
         version: version of the library.
     """
@@ -37,6 +46,11 @@ class Backend:
     def is_rtx(self) -> bool:
         """True for TensorRT-RTX."""
         return self.name == TENSORRT_RTX
+
+    @property
+    def is_lean(self) -> bool:
+        """True for TensorRT's lean runtime."""
+        return self.name == TENSORRT_LEAN
 
 
 def find_backend(name: str, machine: Machine) -> Backend:
@@ -91,6 +105,39 @@ def find_backend(name: str, machine: Machine) -> Backend:
     return backend if backend.is_rtx else _checked_version(backend)
 
 
+def find_runtime(built_by: str, machine: Machine, *, lean: bool) -> Backend:
+    """Import the library that runs an engine: the one that built it, or TensorRT's lean runtime instead of TensorRT.
+
+    The lean runtime is only taken if TensorRT is not installed. Not every engine of TensorRT runs on it;
+    ``check_runs_here`` refuses the others.
+
+    Args:
+        built_by: backend that built the engine: ``tensorrt`` or ``tensorrt-rtx``.
+        machine: machine that runs the engine; it has a GPU.
+        lean: True if the lean runtime can run the engine, so that an error recommends it.
+
+    Raises:
+        MissingDependencyError: if the library is not installed; the message says what to install.
+        DeviceError: if TensorRT is too old.
+        ValueError: if the name is unknown.
+
+    Examples:
+        >>> from engines.core.machine import this_machine
+        >>> find_runtime("tensorrt-rtx", this_machine(), lean=False).name
+        'tensorrt-rtx'
+    """
+    if built_by == TENSORRT and _load(TENSORRT) is None:
+        backend = _load(TENSORRT_LEAN)
+        if backend is not None:
+            return _checked_version(backend)
+        if lean and not machine.jetpack:
+            raise MissingDependencyError(
+                "expected TensorRT or its lean runtime, found neither; install the lean runtime with pip install "
+                f"'retina-edge[lean]', or TensorRT with {_install_command(machine)}"
+            )
+    return find_backend(built_by, machine)
+
+
 def _install_command(machine: Machine) -> str:
     """Return the command that installs TensorRT on a machine."""
     if machine.jetpack:
@@ -99,16 +146,16 @@ def _install_command(machine: Machine) -> str:
 
 
 def _load(name: str) -> Backend | None:
+    module_name, attribute = _MODULES[name]
     try:
-        module = importlib.import_module(_MODULES[name])
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name != _MODULES[name]:  # the package is installed, but a module that it imports is not
+        if error.name != module_name:  # the package is installed, but a module that it imports is not
             raise MissingDependencyError(f"{name} does not load: {error}; install it again") from error
         return None
     except (ImportError, OSError) as error:
         raise MissingDependencyError(f"{name} does not load: {error}; install it again") from error
-    # A folder of type stubs can be imported too, but has no Builder.
-    return Backend(name, cast(TensorRT, module), module.__version__) if hasattr(module, "Builder") else None
+    return Backend(name, cast(TensorRT, module), module.__version__) if hasattr(module, attribute) else None
 
 
 def _checked_version(backend: Backend) -> Backend:

@@ -6,6 +6,7 @@ Memory and streams are those of the driver's stand-in.
 from __future__ import annotations
 
 import types
+import weakref
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,17 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(in
 
 
 class Runtime(types.SimpleNamespace):
-    """The stand-in for the module ``tensorrt`` or ``tensorrt_rtx``.
+    """The stand-in for the module ``tensorrt``, ``tensorrt_rtx`` or ``tensorrt_lean``.
 
     Attributes:
-        refuses: the call that fails: ``deserialize``, ``context``, ``shape``, ``address`` or ``enqueue``.
+        refuses: the call that fails: ``start``, ``deserialize``, ``context``, ``shape``, ``address`` or ``enqueue``.
         strategy: strategy of TensorRT-RTX for CUDA graphs, set when a context is created.
         alive: names of the objects that are not freed yet.
         accepts: True if TensorRT-RTX accepts the content of a runtime cache.
         loaded: last content of a runtime cache that was accepted.
         runs: batch size of each run, in order.
         aux_streams: number of auxiliary streams that the engine needs.
+        host_code: True if the engine contains a runtime, so that its host code must be allowed.
         compiled: serialized content of the runtime cache; None as for a GPU without a fingerprint.
     """
 
@@ -43,6 +45,7 @@ class Runtime(types.SimpleNamespace):
         self.accepts = True
         self.runs: list[int] = []
         self.aux_streams = 0
+        self.host_code = False
         self.session = session
         self.ProfilingVerbosity = types.SimpleNamespace(NONE="none")
         self.DynamicShapesKernelSpecializationStrategy = types.SimpleNamespace(EAGER="eager")
@@ -54,13 +57,20 @@ class Runtime(types.SimpleNamespace):
     def backend(self) -> Backend:
         return Backend(self.name, self, self.__version__)  # type: ignore[arg-type]
 
-    def Runtime(self, logger: Any) -> Held:
+    def Runtime(self, logger: Any) -> object:
+        if self.refuses == "start":  # an object that must not be used
+            logger.log(1, "CUDA initialization failure")
+            return object()
         runtime = Held(self, "runtime")
-        runtime.deserialize_cuda_engine = lambda content: self._engine(logger, content)
+        runtime.engine_host_code_allowed = False
+        # A reference to the runtime in its own attribute would keep it alive.
+        owner = weakref.proxy(runtime)
+        runtime.deserialize_cuda_engine = lambda content: self._engine(logger, content, owner)
         return runtime
 
-    def _engine(self, logger: Any, content: bytes) -> Held | None:
+    def _engine(self, logger: Any, content: bytes, runtime: Held) -> Held | None:
         assert self.driver.contexts
+        assert runtime.engine_host_code_allowed is self.host_code
         assert content
         if self.refuses == "deserialize":
             logger.log(1, "no kernel image is available")

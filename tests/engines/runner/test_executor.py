@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from engines.core.errors import DeviceError
 from engines.core.executor import GPU, POSTPROCESS, STAGES
 from engines.onnx.onnx_executor import OnnxExecutor
 from engines.runner.engine_executor import EngineExecutor
 from engines.runner.gpu_executor import _close_all
+from engines.tensorrt.backend import TENSORRT, TENSORRT_LEAN
 from engines.tensorrt.build_options import PLUGIN
 from engines.tensorrt.passport import read_passport
 from retina_edge.detector import Detector
@@ -231,6 +233,28 @@ def test_the_detector_runs_an_engine(world: World, engine: Path, small_frames: F
     with Detector.load(world.engine) as detector, Detector.load(engine.with_suffix(".onnx")) as reference:
         for found, expected in zip(detector(small_frames), reference(small_frames), strict=True):
             assert abs(len(found.above(SURE)) - len(expected.above(SURE))) <= 1
+    world.check_nothing_is_left()
+
+
+@pytest.mark.parametrize("lean_runtime", ["inside", "separate"])
+def test_the_lean_runtime_runs_a_version_compatible_engine(
+    monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path, small_frames: Frames, lean_runtime: str
+) -> None:
+    """The stand-in demands that host code is allowed for this engine, and for no other."""
+    kind = {"backend": TENSORRT, "runtime": TENSORRT_LEAN, "lean_runtime": lean_runtime}
+    world = World(monkeypatch, Driver(seed=1), engine, tmp_path, **kind)
+    reference = OnnxExecutor(engine.with_suffix(".onnx"))
+    executor = EngineExecutor(world.engine, in_flight=1)
+    check(executor.result(executor.submit(small_frames[:2])), reference.result(reference.submit(small_frames[:2])))
+    executor.close()
+    world.check_nothing_is_left()
+
+
+def test_the_lean_runtime_loads_no_other_engine(monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path) -> None:
+    world = World(monkeypatch, Driver(), engine, tmp_path, backend=TENSORRT, runtime=TENSORRT_LEAN)
+    with pytest.raises(DeviceError, match=r"expected an engine of build --version-compatible for tensorrt-lean, got"):
+        EngineExecutor(world.engine)
+    assert not world.driver._allocated
     world.check_nothing_is_left()
 
 

@@ -96,6 +96,10 @@ def test_after_a_failed_allocation_for_a_large_frame_the_executor_works(world: W
 @pytest.mark.parametrize(
     ("call", "words"),
     [
+        (
+            "start",
+            "cannot start; it says: CUDA initialization failure; update NVIDIA's driver, or install the library for",
+        ),
         ("deserialize", "cannot load the engine; it says: no kernel image is available; fix it with retina-edge build"),
         ("context", "cannot create an execution context; it says: nothing; close other programs on the GPU"),
     ],

@@ -16,7 +16,7 @@ import pytest
 from engines.core.executor import RawDetections
 from engines.core.machine import Machine
 from engines.core.tensor_names import OUTPUTS
-from engines.tensorrt.backend import TENSORRT, TENSORRT_RTX, find_backend
+from engines.tensorrt.backend import TENSORRT, TENSORRT_RTX, Backend, find_backend
 from engines.tensorrt.build_options import PLUGIN, BuildOptions
 from engines.tensorrt.engine_network import prepare
 from engines.tensorrt.passport import passport_path, read_passport
@@ -47,6 +47,7 @@ class World:
         model: engine of TensorRT-RTX. The engine of another backend is made from it by changing the passport.
         folder: folder for the engine of this machine.
         backend: ``tensorrt`` or ``tensorrt-rtx``.
+        runtime: library that runs the engine, ``tensorrt-lean``; None for the backend.
         changes: changes to fields of the passport.
 
     Attributes:
@@ -64,6 +65,7 @@ class World:
         folder: Path,
         *,
         backend: str = TENSORRT_RTX,
+        runtime: str | None = None,
         **changes: Any,
     ) -> None:
         self.driver, self.bindings = driver, Bindings(driver)
@@ -77,15 +79,20 @@ class World:
         monkeypatch.setattr("engines.core.cuda_context._retained", {})
         session = _session(model.with_suffix(".onnx"), raw=changes.get("postprocess") != PLUGIN)
         version = find_backend(TENSORRT_RTX, Machine()).version if backend == TENSORRT_RTX else "11.4.0.12"
-        self.trt = Runtime(driver, session, backend, version)
+        self.trt = Runtime(driver, session, runtime or backend, version)
+        self.trt.host_code = changes.get("lean_runtime") is not None
         monkeypatch.setattr("engines.runner.engine_executor.this_machine", lambda _device: HERE)
-        monkeypatch.setattr("engines.runner.engine_executor.find_backend", lambda _name, _machine: self.trt.backend())
+        monkeypatch.setattr("engines.runner.engine_executor.find_runtime", self._find_runtime)
         if backend != TENSORRT_RTX:
             changes |= {"backend": backend, "backend_version": version, "machine": HERE}
         passport = dataclasses.replace(read_passport(model), **changes)
         self.engine = folder / "model.engine"
         os.link(model, self.engine)
         passport_path(self.engine).write_text(passport.to_json())
+
+    def _find_runtime(self, _built_by: str, _machine: Machine, *, lean: bool) -> Backend:
+        assert lean is (read_passport(self.engine).lean_runtime is not None)
+        return self.trt.backend()
 
     def check_nothing_is_left(self) -> None:
         """Check that all resources of the GPU are freed."""

@@ -12,7 +12,7 @@ import pytest
 
 from engines.core.errors import BuildError, DeviceError, MissingDependencyError
 from engines.core.machine import Machine
-from engines.tensorrt.backend import Backend, find_backend
+from engines.tensorrt.backend import Backend, find_backend, find_runtime
 from engines.tensorrt.build_options import BuildOptions
 
 NO_GPU = Machine()
@@ -26,6 +26,14 @@ def tensorrt(version: str) -> types.ModuleType:
     module = types.ModuleType("tensorrt")
     module.__version__ = version  # type: ignore[attr-defined]
     module.Builder = object  # type: ignore[attr-defined]
+    return module
+
+
+def lean(version: str) -> types.ModuleType:
+    """Return a stand-in for the lean runtime, which has no builder; ``test_lean_runtime.py`` has the real one."""
+    module = types.ModuleType("tensorrt_lean")
+    module.__version__ = version  # type: ignore[attr-defined]
+    module.Runtime = object  # type: ignore[attr-defined]
     return module
 
 
@@ -92,6 +100,46 @@ def test_a_broken_installation_is_not_taken_for_a_missing_one(monkeypatch: pytes
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     with pytest.raises(MissingDependencyError, match="tensorrt does not load: No module named"):
         find_backend("tensorrt", ORIN)
+
+
+def test_the_lean_runtime_stands_in_for_tensorrt_only_if_tensorrt_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Machine("NVIDIA L4", "8.9")
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", lean("11.4.0.106"))
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt("10.16.1"))
+    assert find_runtime("tensorrt", gpu, lean=True).name == "tensorrt"
+    monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))  # type stubs
+    backend = find_runtime("tensorrt", gpu, lean=True)
+    assert (backend.name, backend.version, backend.is_lean) == ("tensorrt-lean", "11.4.0.106", True)
+    # Its passport refuses an engine that is not version-compatible, so here it makes no difference.
+    assert find_runtime("tensorrt", gpu, lean=False) == backend
+    assert find_runtime("tensorrt-rtx", gpu, lean=False).name == "tensorrt-rtx"
+    # It builds nothing.
+    with pytest.raises(MissingDependencyError, match=r"backend tensorrt: expected TensorRT, found none"):
+        find_backend("tensorrt", gpu)
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", lean("8.6.1"))
+    with pytest.raises(DeviceError, match=r"expected 10\.3 or newer.*got 8\.6\.1"):
+        find_runtime("tensorrt", gpu, lean=True)
+
+
+@pytest.mark.parametrize(
+    ("compatible", "machine", "message"),
+    [
+        (
+            True,
+            Machine("NVIDIA L4", "8.9"),
+            r"found neither; install the lean runtime with .*edge\[lean\]', or TensorRT",
+        ),
+        (False, Machine("NVIDIA L4", "8.9"), r"expected TensorRT, found none; install it with .*edge\[tensorrt\]'"),
+        (True, ORIN, "expected TensorRT, found none; install it with sudo apt-get install nvidia-jetpack"),
+    ],
+)
+def test_without_a_library_that_runs_the_engine_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, machine: Machine, message: str, *, compatible: bool
+) -> None:
+    for module in ("tensorrt", "tensorrt_lean"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=message):
+        find_runtime("tensorrt", machine, lean=compatible)
 
 
 def test_an_unknown_backend_is_refused() -> None:

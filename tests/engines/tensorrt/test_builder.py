@@ -197,7 +197,7 @@ def test_the_builder_loads_its_own_engine_also_if_that_contains_a_runtime(*, com
     layers = json.dumps({"Layers": [layer]})
     inspector = SimpleNamespace(get_engine_information=lambda _form: layers)
     engine = SimpleNamespace(create_engine_inspector=lambda: inspector if inspects else None)
-    runtime = SimpleNamespace(
+    runtime: Any = SimpleNamespace(
         engine_host_code_allowed=False,
         deserialize_cuda_engine=lambda _plan: engine if runtime.engine_host_code_allowed is compatible else None,
     )
@@ -232,6 +232,7 @@ def test_the_flags_of_a_version_compatible_engine_are_those_in_its_passport(
     """Use stand-ins, because TensorRT-RTX has no such flags; ``test_lean_runtime.py`` finds them in the real wheels."""
     found: list[str] = []
     config: Any = SimpleNamespace(set_flag=found.append)
+    builder: Any = SimpleNamespace()
     module: Any = SimpleNamespace(
         BuilderFlag=SimpleNamespace(**{name: name for name in ("VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME")}),
         ProfilingVerbosity=SimpleNamespace(DETAILED="DETAILED"),
@@ -239,7 +240,7 @@ def test_the_flags_of_a_version_compatible_engine_are_those_in_its_passport(
     network: Any = SimpleNamespace(get_input=lambda _index: SimpleNamespace(shape=(1, 64, 96, 3)))
     backend = Backend("tensorrt", module, "10.16.1.11")
     request = BuildRequest.of(options, {}, source="x", backend=backend, machine=Machine("a GPU", "8.6", "580.0"))
-    _configure(config, SimpleNamespace(), network, request)  # type: ignore[arg-type]
+    _configure(config, builder, network, request)
     assert (found, _lean_runtime(options)) == (flags, lean_runtime)
 
 

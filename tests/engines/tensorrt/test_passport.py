@@ -142,9 +142,68 @@ def test_a_compatible_engine_runs_on_other_gpus_and_later_versions(tmp_path: Pat
     request = {"source": "model.pt", "options": {"version_compatible": True, "hardware_compatible": True}}
     engine = write(tmp_path, request=request, lean_runtime="inside")
     check_engine(engine, backend="tensorrt", version="10.16.1.11", machine=RTX_4090)
-    for version, machine in (("11.4.0", ORIN), ("10.1.0", ORIN), ("10.3.0.30", T4)):
+    check_engine(engine, backend="tensorrt", version="11.4.0.106", machine=RTX_4090)
+    for version, machine in (("10.1.0", ORIN), ("10.3.0.30", T4)):
         with pytest.raises(DeviceError):
             check_engine(engine, backend="tensorrt", version=version, machine=machine)
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-lean"])
+@pytest.mark.parametrize(
+    ("lean_runtime", "version", "message"),
+    [
+        ("inside", "10.3.0.30", ""),
+        ("inside", "10.3.0", ""),
+        ("inside", "10.16.1.11", ""),
+        ("inside", "11.4.0.106", ""),
+        ("inside", "10.1.0.27", r"expected {} 10\.3\.0\.30 or later, got 10\.1\.0\.27; .*cu13>=10\.3\.0\.30'"),
+        ("separate", "10.3.0.30", ""),
+        ("separate", "10.3.0", ""),
+        (
+            "separate",
+            "10.16.1.11",
+            r"expected {} 10\.3\.0\.30, because .* its builder, got 10\.16\.1\.11; .*cu13==10\.3\.0\.30'",
+        ),
+        ("separate", "10.1.0.27", r"expected {} 10\.3\.0\.30, because .*, got 10\.1\.0\.27; .*cu13==10\.3\.0\.30'"),
+    ],
+)
+def test_a_compatible_engine_needs_the_version_that_its_runtime_allows(
+    tmp_path: Path, backend: str, lean_runtime: str, version: str, message: str
+) -> None:
+    engine = write(tmp_path, lean_runtime=lean_runtime)
+    loading = {"backend": backend, "version": version, "machine": ORIN}
+    if not message:
+        check_engine(engine, **loading)
+        return
+    lean = backend == "tensorrt-lean"
+    message = message.format(backend)
+    message = message if lean else message.partition(";")[0]
+    with pytest.raises(DeviceError, match=message) as raised:
+        check_engine(engine, **loading)
+    assert ("install it with pip install" in str(raised.value)) is lean
+
+
+def test_the_lean_runtime_refuses_other_engines_and_says_where_to_build_one(tmp_path: Path) -> None:
+    engine = write(tmp_path)
+    with pytest.raises(
+        DeviceError,
+        match=r"expected an engine of build --version-compatible for tensorrt-lean, got one that only tensorrt "
+        r"10\.3\.0\.30 runs; install TensorRT 10\.3\.0\.30, or build it again on a machine with TensorRT and a GPU "
+        "like this one, with retina-edge build model.pt .* --version-compatible --force",
+    ):
+        check_engine(engine, backend="tensorrt-lean", version="10.3.0.30", machine=ORIN)
+    engine = write(tmp_path, lean_runtime="separate")
+    with pytest.raises(
+        DeviceError, match=r"expected a GPU .*8\.9\); build it again on .* --version-compatible --force"
+    ):
+        check_engine(engine, backend="tensorrt-lean", version="10.3.0.30", machine=RTX_4090)
+
+
+def test_the_version_of_a_wheel_is_complete_also_if_that_of_the_builder_is_not(tmp_path: Path) -> None:
+    engine = write(tmp_path, lean_runtime="separate", backend_version="10.3.0")
+    check_engine(engine, backend="tensorrt-lean", version="10.3.0.30", machine=ORIN)
+    with pytest.raises(DeviceError, match=r"pip install 'tensorrt-lean-cu13==10\.3\.0\.\*'"):
+        check_engine(engine, backend="tensorrt-lean", version="10.16.1.11", machine=ORIN)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +355,7 @@ def test_a_damaged_passport_is_refused_or_usable(text: str) -> None:
         return
     assert Passport.from_json(read.to_json()).to_json() == read.to_json()
     assert all(isinstance(fact, str) for fact in _facts(read).values())
-    for backend in ("tensorrt", "tensorrt-rtx"):
+    for backend in ("tensorrt", "tensorrt-rtx", "tensorrt-lean"):
         with suppress(DeviceError):
             check_runs_here(read, "model.engine", backend=backend, version="10.3.0.30", machine=ORIN)
 
