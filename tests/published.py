@@ -1,4 +1,7 @@
-"""Wheels of published packages that tests read but do not install: downloaded once, and checked by digest."""
+"""Published packages that are not in the environment of the tests, downloaded once.
+
+Sources that a test reads are checked by digest. Packages that a test runs are installed into a folder of their own.
+"""
 
 from __future__ import annotations
 
@@ -56,6 +59,32 @@ def _download(wheel: Wheel, folder: Path) -> Path:
         pytest.fail(run.stderr)
     files = list(folder.glob("*.whl"))
     if run.returncode or not files:
-        reason = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
-        pytest.skip(f"needs {wheel.package} {wheel.version} from the package index: {reason}")
+        pytest.skip(f"needs {wheel.package} {wheel.version} from the package index: {_last_line(run.stderr)}")
     return files[0]
+
+
+def installed(requirement: str, config: pytest.Config) -> Path:
+    """Return a folder into which pip has installed a package and all that it needs, kept in pytest's cache.
+
+    The test is skipped if pip cannot install it.
+
+    Args:
+        requirement: name and exact version, such as ``tensorrt-lean-cu13==11.4.0.106``.
+        config: fixture ``pytestconfig``.
+    """
+    assert config.cache is not None
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    folder = config.cache.mkdir("installed") / f"{requirement}-{python}"
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+            work = Path(name) / "packages"
+            command = [sys.executable, "-m", "pip", "install", "--target", str(work), requirement]
+            run = subprocess.run(command, capture_output=True, text=True, check=False)
+            if run.returncode:
+                pytest.skip(f"needs {requirement} from the package index: {_last_line(run.stderr)}")
+            work.rename(folder)
+    return folder
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason given"])[-1]
