@@ -49,7 +49,12 @@ def _doctor(*, as_json: bool) -> int:
         }
     works = groups["detection"][0].state == OK
     installed = {check.name for check in groups["installed"] if check.state == OK}
-    platform = recognize(this_machine(), tensorrt="tensorrt" in installed, tensorrt_rtx="tensorrt-rtx" in installed)
+    platform = recognize(
+        this_machine(),
+        tensorrt="tensorrt" in installed,
+        tensorrt_rtx="tensorrt-rtx" in installed,
+        tensorrt_lean="tensorrt-lean" in installed,
+    )
     if as_json:
         report: dict[str, Any] = {
             name: [dataclasses.asdict(check) for check in checks] for name, checks in groups.items()

@@ -49,6 +49,7 @@ BASE_MODULES = (
     "engines.core.letterbox",
     "engines.core.tensor_names",
     "engines.onnx.onnx_executor",
+    "engines.runner.engine_executor",
     "engines.plugins.parameters",
     "engines.plugins.specification",
     "retina_edge",

@@ -163,6 +163,11 @@ def _packages() -> list[Package]:
         if _jetson()
         else f"{CUDA_PATHS} && pip install 'retina-edge[tensorrt]'"
     )
+    lean = (
+        "not needed: JetPack has TensorRT, which also runs these engines"
+        if _jetson()
+        else f"{CUDA_PATHS} && pip install 'retina-edge[lean]'"
+    )
     return [
         Package("numpy", "numpy", "everything", base, "ndarray"),
         Package(
@@ -203,6 +208,13 @@ def _packages() -> list[Package]:
         Package("prometheus-client", "prometheus_client", "serve: metrics", serve, "CollectorRegistry"),
         Package("paho-mqtt", "paho.mqtt.client", "events over MQTT", serve, "Client"),
         Package("tensorrt", "tensorrt", "builds and runs engines", engines, "Builder"),
+        Package(
+            "tensorrt-lean",
+            "tensorrt_lean",
+            "runs engines of build --version-compatible, without tensorrt",
+            lean,
+            "Runtime",
+        ),
         Package(
             "tensorrt-rtx",
             "tensorrt_rtx",

@@ -69,13 +69,24 @@ RTX = Platform(
     KERNELS,
     "building engines without a GPU; not running them",
 )
+LEAN = Platform(
+    "desktop or server GPU without TensorRT, its lean runtime 10.15 to 11.4 (runs engines, builds none)",
+    (
+        _DESKTOP,
+        f"{CUDA_PATHS} && pip install 'retina-edge[lean]'",
+        f"# on a machine with TensorRT and a GPU of this kind: {_BUILD} --version-compatible",
+        _DETECT,
+    ),
+    KERNELS,
+    "the calls of the runner exist in 10.15, 10.16 and 11.4; no engine has been loaded",
+)
 CPU = Platform(
     "CPU",
     ("pip install retina-edge", "retina-edge detect model.onnx video.mp4 --save out.mp4"),
     "in the ONNX",
     "everything, on Linux x86_64",
 )
-PLATFORMS = (JETPACK_6, JETPACK_7, TENSORRT, RTX, CPU)
+PLATFORMS = (JETPACK_6, JETPACK_7, TENSORRT, LEAN, RTX, CPU)
 OLD_JETSON = Platform(
     "Jetson with a JetPack before 6.1",
     ("upgrade to JetPack 6.1 or newer: TensorRT before 10.3 offers no control over the precision of a network",),
@@ -84,22 +95,25 @@ OLD_JETSON = Platform(
 )
 
 
-def recognize(machine: Machine, *, tensorrt: bool, tensorrt_rtx: bool) -> Platform:
+def recognize(machine: Machine, *, tensorrt: bool, tensorrt_rtx: bool, tensorrt_lean: bool) -> Platform:
     """Return the platform of a machine.
 
     Args:
         machine: the machine, from ``this_machine``.
         tensorrt: True if TensorRT is installed.
         tensorrt_rtx: True if TensorRT-RTX is installed.
+        tensorrt_lean: True if TensorRT's lean runtime is installed.
 
     Examples:
-        >>> recognize(Machine(jetpack="JetPack 6.2.1+b38"), tensorrt=True, tensorrt_rtx=False).name
+        >>> jetson = Machine(jetpack="JetPack 6.2.1+b38")
+        >>> recognize(jetson, tensorrt=True, tensorrt_rtx=False, tensorrt_lean=False).name
         'Jetson Orin, JetPack 6.1 and 6.2 (TensorRT 10.3)'
     """
     if machine.jetpack:
         return _jetson(machine.jetpack)
     if machine.gpu:
-        return RTX if tensorrt_rtx and not tensorrt else TENSORRT
+        # The lean runtime comes last, because it builds no engines.
+        return TENSORRT if tensorrt else RTX if tensorrt_rtx else LEAN if tensorrt_lean else TENSORRT
     return CPU
 
 

@@ -16,6 +16,7 @@ from retina_edge.environment.platforms import (
     CUDA_PATHS,
     JETPACK_6,
     JETPACK_7,
+    LEAN,
     OLD_JETSON,
     PLATFORMS,
     RTX,
@@ -46,23 +47,25 @@ ORIN, DESKTOP = ("Orin", "8.7", "540.4.0"), Machine("NVIDIA GeForce RTX 4090", "
 )
 @pytest.mark.parametrize("installed", [True, False])
 def test_a_jetson_is_recognized_by_its_jetpack(jetpack: str, expected: Platform, *, installed: bool) -> None:
-    assert recognize(Machine(*ORIN, jetpack), tensorrt=installed, tensorrt_rtx=False) is expected
+    found = recognize(Machine(*ORIN, jetpack), tensorrt=installed, tensorrt_rtx=False, tensorrt_lean=installed)
+    assert found is expected
 
 
 @pytest.mark.parametrize(
-    ("machine", "tensorrt", "rtx", "expected"),
+    ("machine", "tensorrt", "rtx", "lean", "expected"),
     [
-        (DESKTOP, True, True, TENSORRT),
-        (DESKTOP, False, True, RTX),
-        (DESKTOP, False, False, TENSORRT),
-        (Machine(), True, True, CPU),
-        (Machine(), False, False, CPU),
+        (DESKTOP, True, True, True, TENSORRT),
+        (DESKTOP, False, True, True, RTX),
+        (DESKTOP, False, False, True, LEAN),
+        (DESKTOP, False, False, False, TENSORRT),
+        (Machine(), True, True, True, CPU),
+        (Machine(), False, False, False, CPU),
     ],
 )
 def test_other_machines_are_recognized_by_gpu_and_packages(
-    machine: Machine, expected: Platform, *, tensorrt: bool, rtx: bool
+    machine: Machine, expected: Platform, *, tensorrt: bool, rtx: bool, lean: bool
 ) -> None:
-    assert recognize(machine, tensorrt=tensorrt, tensorrt_rtx=rtx) is expected
+    assert recognize(machine, tensorrt=tensorrt, tensorrt_rtx=rtx, tensorrt_lean=lean) is expected
 
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)
