@@ -68,7 +68,7 @@ class BuildRequest:
         return {
             "source": self.source,
             "inputs": dict(self.inputs),
-            "options": json.loads(json.dumps(dataclasses.asdict(self.options))),
+            "options": _as_json(self.options),
             "backend": f"{self.backend.name} {self.backend.version}",
             # TensorRT builds for the GPU of the machine. The targets of TensorRT-RTX are among the options.
             "gpu": "" if self.backend.is_rtx and CURRENT not in self.options.targets else self.machine.gpu,
@@ -80,6 +80,14 @@ class BuildRequest:
             passport = read_engine(engine)
         except (RetinaEdgeError, OSError):
             return None
+        # An engine that is older than an option was built with the option's default.
+        options = {**_as_json(BuildOptions()), **passport.request.get("options", {})}
         # The name of the model file does not matter, only its content.
-        wanted, existing = ({**key, "source": ""} for key in (self.key(), passport.request))
+        wanted = {**self.key(), "source": ""}
+        existing = {**passport.request, "source": "", "options": options}
         return passport if wanted == existing else None
+
+
+def _as_json(options: BuildOptions) -> dict[str, Any]:
+    """Return the options as they are after a round trip through JSON."""
+    return dict(json.loads(json.dumps(dataclasses.asdict(options))))

@@ -120,6 +120,15 @@ def test_a_different_request_builds_again(built: BuildReport, change: Callable[[
     assert change(request).current(built.engine) is None
 
 
+def test_an_engine_that_is_older_than_an_option_is_current(small: BuildReport, tmp_path: Path) -> None:
+    model, engine = copied(small, tmp_path)
+    values = json.loads(passport_path(engine).read_text())
+    assert values["request"]["options"].pop("without_runtime") is False
+    del values["lean_runtime"]
+    passport_path(engine).write_text(json.dumps(values))
+    assert not build_engine(model, engine, SM86).built
+
+
 @pytest.mark.parametrize("suffix", ["engine", "engine.json"])
 def test_a_damaged_engine_or_passport_is_not_current(small: BuildReport, tmp_path: Path, suffix: str) -> None:
     model, engine = copied(small, tmp_path)
