@@ -16,7 +16,7 @@ from engines.tensorrt.backend import Backend
 from engines.tensorrt.build_options import KERNELS
 from engines.tensorrt.compatibility import advice
 from engines.tensorrt.error_log import error_log
-from engines.tensorrt.passport import Passport, cache_path
+from engines.tensorrt.passport import INSIDE, Passport, cache_path
 
 if TYPE_CHECKING:
     import tensorrt
@@ -127,7 +127,7 @@ class TensorRTNetwork:
     def _load(self, driver: Any, *, cuda_graph: bool) -> None:
         options = self._passport.request.get("options", {})
         self._runtime = self._start()
-        if self._passport.lean_runtime is not None:
+        if self._passport.lean_runtime == INSIDE:
             # Such an engine contains host code of the TensorRT that built it. The digest in the passport proves that
             # the file is unchanged.
             self._runtime.engine_host_code_allowed = True

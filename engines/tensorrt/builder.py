@@ -260,7 +260,7 @@ def _precision_found(
     trt, messages = request.backend.module, error_log(request.backend.module)
     mark = messages.count
     runtime = trt.Runtime(messages.logger)
-    if request.options.version_compatible:  # it contains host code, which this process has just built
+    if _lean_runtime(request.options) == INSIDE:  # it contains host code, which this process has just built
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:

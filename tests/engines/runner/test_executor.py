@@ -240,7 +240,7 @@ def test_the_detector_runs_an_engine(world: World, engine: Path, small_frames: F
 def test_the_lean_runtime_runs_a_version_compatible_engine(
     monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path, small_frames: Frames, lean_runtime: str
 ) -> None:
-    """The stand-in demands that host code is allowed for this engine, and for no other."""
+    """The stand-in demands that host code is allowed for an engine with a runtime inside, and for no other."""
     kind = {"backend": TENSORRT, "runtime": TENSORRT_LEAN, "lean_runtime": lean_runtime}
     world = World(monkeypatch, Driver(seed=1), engine, tmp_path, **kind)
     reference = OnnxExecutor(engine.with_suffix(".onnx"))

@@ -19,7 +19,7 @@ from engines.core.tensor_names import OUTPUTS
 from engines.tensorrt.backend import TENSORRT, TENSORRT_RTX, Backend, find_backend
 from engines.tensorrt.build_options import PLUGIN, BuildOptions
 from engines.tensorrt.engine_network import prepare
-from engines.tensorrt.passport import passport_path, read_passport
+from engines.tensorrt.passport import INSIDE, passport_path, read_passport
 from tests.confident import compare_confident
 from tests.engines.plugins.pycuda_stand_in import Driver
 from tests.engines.runner.cuda_bindings import Bindings
@@ -80,7 +80,7 @@ class World:
         session = _session(model.with_suffix(".onnx"), raw=changes.get("postprocess") != PLUGIN)
         version = find_backend(TENSORRT_RTX, Machine()).version if backend == TENSORRT_RTX else "11.4.0.12"
         self.trt = Runtime(driver, session, runtime or backend, version)
-        self.trt.host_code = changes.get("lean_runtime") is not None
+        self.trt.host_code = changes.get("lean_runtime") == INSIDE
         monkeypatch.setattr("engines.runner.engine_executor.this_machine", lambda _device: HERE)
         monkeypatch.setattr("engines.runner.engine_executor.find_runtime", self._find_runtime)
         if backend != TENSORRT_RTX:

@@ -198,9 +198,18 @@ def test_an_accelerator_must_run_every_convolution(core: int, able: tuple[bool, 
     assert (config.default_device_type, config.DLA_core, flags) == ("DLA", core, ["GPU_FALLBACK"])
 
 
-@pytest.mark.parametrize("compatible", [False, True])
+@pytest.mark.parametrize(
+    ("options", "host_code"),
+    [
+        (BuildOptions(), False),
+        (BuildOptions(version_compatible=True), True),
+        (BuildOptions(version_compatible=True, without_runtime=True), False),
+    ],
+)
 @pytest.mark.parametrize("inspects", [False, True])
-def test_the_builder_loads_its_own_engine_also_if_that_contains_a_runtime(*, compatible: bool, inspects: bool) -> None:
+def test_the_builder_loads_its_own_engine_also_if_that_contains_a_runtime(
+    options: BuildOptions, *, host_code: bool, inspects: bool
+) -> None:
     """Use stand-ins, because only TensorRT itself builds such engines, and this machine has no GPU."""
     layer = {"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Row major linear FP32"}]}
     layers = json.dumps({"Layers": [layer]})
@@ -208,7 +217,7 @@ def test_the_builder_loads_its_own_engine_also_if_that_contains_a_runtime(*, com
     engine = SimpleNamespace(create_engine_inspector=lambda: inspector if inspects else None)
     runtime: Any = SimpleNamespace(
         engine_host_code_allowed=False,
-        deserialize_cuda_engine=lambda _plan: engine if runtime.engine_host_code_allowed is compatible else None,
+        deserialize_cuda_engine=lambda _plan: engine if runtime.engine_host_code_allowed is host_code else None,
     )
     module: Any = SimpleNamespace(
         Runtime=lambda _logger: runtime,
@@ -216,7 +225,6 @@ def test_the_builder_loads_its_own_engine_also_if_that_contains_a_runtime(*, com
         ILogger=type("ILogger", (), {"ERROR": 1}),
     )
     backend = Backend("tensorrt", module, "10.16.1.11")
-    options = BuildOptions(version_compatible=compatible)
     request = BuildRequest.of(options, {}, source="x", backend=backend, machine=Machine("a GPU", "8.6", "580.0"))
     network: Any = SimpleNamespace(num_layers=0)
     _, source = _precision_found(request, network, b"plan")
