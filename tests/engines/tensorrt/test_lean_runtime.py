@@ -125,6 +125,19 @@ def test_the_lean_runtime_has_all_that_the_runner_uses(version: str, pytestconfi
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_our_rules_are_those_that_the_library_states(version: str, pytestconfig: pytest.Config) -> None:
+    """No engine can be loaded here, so the test reads the library's own words for the two rules."""
+    folder = installed(f"tensorrt-lean-cu13=={version}", pytestconfig)
+    # An engine with its runtime inside: the host code must be allowed.
+    (library,) = (folder / "tensorrt_lean_libs").glob("libnvinfer_lean.so.*")
+    refusal = b"Cannot deserialize engine with lean runtime since IRuntime::getEngineHostCodeAllowed() is false."
+    assert refusal in library.read_bytes()
+    # An engine without it: the version must be that of the builder.
+    words = run(folder, "import tensorrt_lean; print(*tensorrt_lean.Runtime.load_runtime.__doc__.split())")
+    assert "VERSION_COMPATIBLE and BuilderFlag.EXCLUDE_LEAN_RUNTIME both set and built with the same version" in words
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_engines_that_the_lean_runtime_cannot_run_are_refused_in_our_words(
     version: str, pytestconfig: pytest.Config, tmp_path: Path
 ) -> None:
