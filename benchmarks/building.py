@@ -21,7 +21,8 @@ from engines.core.machine import this_machine
 from engines.tensorrt.backend import find_backend
 from engines.tensorrt.build_options import KERNELS, PORTABLE, BuildOptions
 from engines.tensorrt.builder import build_engine
-from engines.tensorrt.passport import check_runs_here, read_engine
+from engines.tensorrt.compatibility import check_runs_here
+from engines.tensorrt.passport import read_engine
 from export.precision.calibration import audit
 from export.precision.conversion import Calibration, convert_file
 from retina_edge.imaging.image_file import read_image
