@@ -9,7 +9,7 @@ from engines.core.machine import this_machine
 from engines.runner.gpu_executor import GpuExecutor
 from engines.runner.tensorrt_network import TensorRTNetwork
 from engines.tensorrt.backend import find_runtime
-from engines.tensorrt.compatibility import check_has_gpu, check_runs_here
+from engines.tensorrt.compatibility import check_gpu, check_runs_here
 from engines.tensorrt.passport import read_engine
 
 
@@ -25,14 +25,14 @@ class EngineExecutor(GpuExecutor):
     Raises:
         ModelFileError: if a file is missing or damaged.
         MissingDependencyError: if pycuda, or a library that runs engines, is not installed.
-        DeviceError: if there is no GPU, the engine was built for another GPU, another TensorRT or not for the lean
-            runtime that is installed, or there is too little memory.
+        DeviceError: if there is no GPU, TensorRT-RTX does not support it, the engine was built for another GPU, another
+            TensorRT or not for the lean runtime that is installed, or there is too little memory.
     """
 
     def __init__(self, path: Path | str, *, in_flight: int = 2, device: int = 0, cuda_graph: bool = True) -> None:
         path, machine = Path(path), this_machine(device)
         passport = read_engine(path)
-        check_has_gpu(path, machine)
+        check_gpu(passport, path, machine)
         backend = find_runtime(passport.backend, machine, lean=passport.lean_runtime is not None)
         check_runs_here(passport, path, backend=backend.name, version=backend.version, machine=machine)
         super().__init__(

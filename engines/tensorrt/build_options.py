@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.core.contract import PRECISIONS
-from engines.core.errors import BuildError
+from engines.core.errors import BuildError, DeviceError
+from engines.core.machine import Machine
 from engines.core.option_checks import check_choice, check_integer
 from engines.tensorrt.backend import BACKENDS, TENSORRT_RTX, Backend
+from engines.tensorrt.hardware import AMPERE_SM, RTX_SMS, rtx_runs_on, why_no_dla, why_no_rtx
 from engines.tensorrt.plugin_definitions import why_no_plugins
 
-TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+TARGETS = tuple(f"sm{sm}" for sm in RTX_SMS)
 PORTABLE, CURRENT = "portable", "current"
-# Portable engines of TensorRT-RTX run on Ampere (compute capability 8.0) and later.
-PORTABLE_SM = 80
-PORTABLE_GPUS = "a desktop GPU of compute capability 8.0 or higher (not a Jetson)"
+PORTABLE_GPUS = "a desktop GPU of compute capability 8.0, 8.6, 8.9 or 12.x (not a Jetson)"
 PLUGIN, KERNELS = "plugin", "kernels"
 POSTPROCESS = ("auto", PLUGIN, KERNELS)
 
@@ -30,10 +30,12 @@ def runs_on_sm(targets: tuple[str, ...], sm: int) -> bool:
         sm: compute capability of the GPU as one number, such as 86 for 8.6; 0 without a GPU.
 
     Examples:
-        >>> runs_on_sm(("sm86", "sm89"), 86), runs_on_sm(("portable",), 75)
-        (True, False)
+        >>> runs_on_sm(("sm86", "sm89"), 86), runs_on_sm(("portable",), 75), runs_on_sm(("portable",), 90)
+        (True, False, False)
     """
-    return sm >= PORTABLE_SM if targets == (PORTABLE,) else f"sm{sm}" in targets
+    if targets == (PORTABLE,):
+        return sm >= AMPERE_SM and rtx_runs_on(sm)
+    return f"sm{sm}" in targets
 
 
 @dataclass(frozen=True)
@@ -126,15 +128,16 @@ class BuildOptions:
             _require(self.precision != "fp32", "dla", "precision fp16 or int8, which the core supports", self.precision)
             _require(self.max_batch is None, "dla", "a fixed batch size without max_batch", self.max_batch)
 
-    def for_backend(self, backend: Backend, *, has_gpu: bool) -> BuildOptions:
+    def for_backend(self, backend: Backend, machine: Machine) -> BuildOptions:
         """Return a copy of the options in which every open choice is made for a backend.
 
         Args:
             backend: backend that builds the engine.
-            has_gpu: True if this machine has a GPU.
+            machine: machine that builds the engine.
 
         Raises:
             BuildError: if the backend does not support an option; no option is ignored silently.
+            DeviceError: if TensorRT-RTX is to build for the GPU of the machine, but does not support it.
         """
         if not backend.is_rtx:
             _require(
@@ -143,17 +146,22 @@ class BuildOptions:
                 "none with TensorRT, which builds for the GPU of this machine",
                 ",".join(self.targets),
             )
+            if self.dla is not None and (without := why_no_dla(backend.version, machine)):
+                raise BuildError(f"dla: {without}")
             reason = self._why_no_plugins(backend)
             if self.postprocess == PLUGIN and reason is not None:
                 raise BuildError(f"postprocess plugin: {reason}; use postprocess kernels")
             if self.postprocess != "auto":
                 return self
             return dataclasses.replace(self, postprocess=PLUGIN if reason is None else KERNELS)
-        if CURRENT in self.targets and not has_gpu:
+        targets = self.targets or ((CURRENT,) if machine.gpu else (PORTABLE,))
+        if targets == (CURRENT,) and not machine.gpu:
             raise BuildError(
                 f"targets: expected a GPU in this machine for {CURRENT}, found none; name an architecture, such as "
                 f"{TARGETS[2]}"
             )
+        if targets == (CURRENT,) and (unsupported := why_no_rtx(machine)):
+            raise DeviceError(f"backend {TENSORRT_RTX}: {unsupported}, or name the target of another GPU")
         for name, requested in (
             ("postprocess plugin", self.postprocess == PLUGIN),
             ("timing_cache", self.timing_cache is not None),
@@ -167,11 +175,7 @@ class BuildOptions:
                     f"{name}: {TENSORRT_RTX} does not support this option{instead}; leave it out or use the backend "
                     "tensorrt"
                 )
-        return dataclasses.replace(
-            self,
-            postprocess=KERNELS,
-            targets=self.targets or ((CURRENT,) if has_gpu else (PORTABLE,)),
-        )
+        return dataclasses.replace(self, postprocess=KERNELS, targets=targets)
 
     def _why_no_plugins(self, backend: Backend) -> str | None:
         """Return the reason why this engine cannot contain the kernels as plugins; None if it can."""

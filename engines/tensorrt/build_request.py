@@ -55,12 +55,12 @@ class BuildRequest:
             machine: machine that the engine is built on; None for this machine.
 
         Raises:
-            MissingDependencyError, DeviceError: if no installed backend can build.
+            MissingDependencyError, DeviceError: if no installed backend can build, or not for this GPU.
             BuildError: if the backend does not support an option.
         """
         machine = machine or this_machine()
         backend = backend or find_backend(options.backend, machine)
-        decided = options.for_backend(backend, has_gpu=bool(machine.gpu))
+        decided = options.for_backend(backend, machine)
         return cls(decided, backend, machine, inputs, source)
 
     def key(self) -> dict[str, Any]:

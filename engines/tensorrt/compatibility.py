@@ -8,24 +8,28 @@ from pathlib import Path
 from engines.core.errors import DeviceError
 from engines.core.machine import Machine
 from engines.tensorrt.backend import TENSORRT, TENSORRT_LEAN, TENSORRT_RTX
-from engines.tensorrt.build_options import PORTABLE_SM, runs_on_sm
+from engines.tensorrt.build_options import runs_on_sm
+from engines.tensorrt.hardware import AMPERE_SM, why_no_rtx
 from engines.tensorrt.passport import INSIDE, Passport, numbers, rebuild_command
 
 
-def check_has_gpu(engine: Path | str, machine: Machine) -> None:
-    """Check that a machine has a GPU at all. Without one, neither another build nor another backend helps.
+def check_gpu(passport: Passport, engine: Path | str, machine: Machine) -> None:
+    """Check that a machine has a GPU, and that the library that built the engine supports it.
+
+    This comes before the backend is loaded, because installing it or building again with it would not help.
 
     Raises:
-        DeviceError: if it has none.
-
-    Examples:
-        >>> check_has_gpu("model.engine", Machine(gpu="Orin"))
+        DeviceError: if there is no such GPU.
     """
     if not machine.gpu:
         raise DeviceError(
             f"{engine}: expected an NVIDIA GPU, which engines run on, found none; on this machine, use the ONNX or the "
             "checkpoint of the model, or install NVIDIA's driver"
         )
+    if passport.backend == TENSORRT_RTX and (reason := why_no_rtx(machine)):
+        # Without --backend, ``build`` takes TensorRT if it is installed.
+        command = rebuild_command(dataclasses.replace(passport, backend=TENSORRT), engine)
+        raise DeviceError(f"{engine}: {reason}: {command}")
 
 
 def check_runs_here(passport: Passport, engine: Path | str, *, backend: str, version: str, machine: Machine) -> None:
@@ -108,7 +112,7 @@ def _gpu_mismatch(passport: Passport, machine: Machine) -> str:
     if passport.backend == TENSORRT_RTX:
         fits = runs_on_sm(passport.targets, machine.sm)
     elif passport.request.get("options", {}).get("hardware_compatible"):
-        fits = machine.sm >= PORTABLE_SM
+        fits = machine.sm >= AMPERE_SM
     else:
         fits = machine.sm != 0 and machine.sm == passport.machine.sm
     return "" if fits else f"expected {passport.runs_on}, which the engine was built for, found {actual}"

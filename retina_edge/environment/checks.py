@@ -14,8 +14,10 @@ from pathlib import Path
 from time import perf_counter
 from types import ModuleType
 
+from engines.core.machine import this_machine
 from engines.core.processor import cpu_model, usable_cores
 from engines.tensorrt.backend import JETPACK_COMMAND
+from engines.tensorrt.hardware import why_no_rtx
 from retina_edge import __version__
 from retina_edge.environment.conditions import tool_output
 from retina_edge.environment.platforms import CUDA_PATHS
@@ -221,6 +223,7 @@ def _packages() -> list[Package]:
             "builds engines without a GPU (Linux x86_64)",
             "pip install 'retina-edge[tensorrt-rtx]'",
             "Builder",
+            _rtx_details,
         ),
         Package("pycuda", "pycuda.driver", "runs engines", f"{CUDA_PATHS} && pip install pycuda", "Stream"),
         Package("cuda-bindings", "cuda.bindings.driver", "CUDA graphs", "pip install cuda-bindings", "cuGraphLaunch"),
@@ -283,6 +286,12 @@ def _torch_details(module: ModuleType) -> str:
     """Describe the build of torch, and the number of devices."""
     built = f"CUDA {module.version.cuda}" if module.version.cuda else "CPU build"
     return f"{built}, {module.cuda.device_count()} CUDA devices"
+
+
+def _rtx_details(_module: ModuleType) -> str:
+    """Say why TensorRT-RTX does not run on the GPU of this machine; nothing if it does, or if there is no GPU."""
+    machine = this_machine()
+    return why_no_rtx(machine) if machine.gpu else ""
 
 
 def _nvidia_smi() -> list[str]:

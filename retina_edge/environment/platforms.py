@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from engines.core.machine import Machine
 from engines.tensorrt.backend import JETPACK_COMMAND
+from engines.tensorrt.hardware import RTX_GPUS, rtx_runs_on
 
 PLUGIN = "in the engine; after it for a dynamic batch"
 KERNELS = "after the engine"
@@ -64,7 +65,7 @@ TENSORRT = Platform(
     "the plugin layers of 10.9, 10.16 and 11.4; not TensorRT itself",
 )
 RTX = Platform(
-    "desktop GPU, TensorRT-RTX",
+    f"desktop GPU of {RTX_GPUS}, TensorRT-RTX",
     (_DESKTOP, f"{CUDA_PATHS} && pip install 'retina-edge[tensorrt-rtx]' pycuda", f"{_BUILD} && {_DETECT}"),
     KERNELS,
     "building engines without a GPU; not running them",
@@ -101,7 +102,7 @@ def recognize(machine: Machine, *, tensorrt: bool, tensorrt_rtx: bool, tensorrt_
     Args:
         machine: the machine, from ``this_machine``.
         tensorrt: True if TensorRT is installed.
-        tensorrt_rtx: True if TensorRT-RTX is installed.
+        tensorrt_rtx: True if TensorRT-RTX is installed, which counts only on a GPU that it supports.
         tensorrt_lean: True if TensorRT's lean runtime is installed.
 
     Examples:
@@ -112,8 +113,9 @@ def recognize(machine: Machine, *, tensorrt: bool, tensorrt_rtx: bool, tensorrt_
     if machine.jetpack:
         return _jetson(machine.jetpack)
     if machine.gpu:
+        rtx = tensorrt_rtx and rtx_runs_on(machine.sm)
         # The lean runtime comes last, because it builds no engines.
-        return TENSORRT if tensorrt else RTX if tensorrt_rtx else LEAN if tensorrt_lean else TENSORRT
+        return TENSORRT if tensorrt else RTX if rtx else LEAN if tensorrt_lean else TENSORRT
     return CPU
 
 

@@ -73,7 +73,7 @@ def test_an_fp16_engine_is_built_from_an_fp32_onnx(
     assert build(tiny_onnx, "-o", engine, "--precision", "fp16") == 0
     printed = capsys.readouterr().out
     assert "fp16, for portable" in printed
-    assert "runs on a desktop GPU of compute capability 8.0 or higher (not a Jetson)\n" in printed
+    assert "runs on a desktop GPU of compute capability 8.0, 8.6, 8.9 or 12.x (not a Jetson)\n" in printed
     passport = read_engine(engine)
     assert set(passport.convolutions.values()) == {"fp16"}
     assert passport.contract.precision == "fp16"

@@ -7,10 +7,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from engines.core.machine import Machine
 from retina_edge import assets, doctor
 from retina_edge.detector import Detector
 from retina_edge.environment import checks as diagnosis
@@ -122,6 +123,28 @@ def test_the_version_comes_from_the_module_or_is_unknown(monkeypatch: pytest.Mon
     assert check_of("versioned").found == "unknown version"
     module.__version__ = "1.2.3"  # type: ignore[attr-defined]
     assert check_of("versioned").found == "1.2.3"
+
+
+@pytest.mark.parametrize(
+    ("machine", "found"),
+    [
+        (Machine(), "1.7"),
+        (Machine("NVIDIA L4", "8.9"), "1.7"),
+        (
+            Machine("NVIDIA H200", "9.0"),
+            r"1\.7 \(expected a GPU of .* found NVIDIA H200 .*; use TensorRT on this GPU\)",
+        ),
+    ],
+)
+def test_tensorrt_rtx_is_reported_with_the_gpu_that_it_does_not_support(
+    machine: Machine, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "this_machine", lambda: machine)
+    module = SimpleNamespace(__version__="1.7", Builder=object)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", module)
+    (package,) = [package for package in diagnosis._packages() if package.name == "tensorrt-rtx"]
+    check = diagnosis._check_package(package)
+    assert (check.state, bool(re.fullmatch(found, check.found))) == (OK, True)
 
 
 def test_a_missing_gpu_is_reported_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from engines.core.machine import Machine
 from engines.tensorrt.backend import Backend, find_backend, find_runtime
 from engines.tensorrt.build_options import BuildOptions
 
-NO_GPU = Machine()
+NO_GPU, L4, H200 = Machine(), Machine("NVIDIA L4", "8.9"), Machine("NVIDIA H200", "9.0")
 ORIN = Machine("Orin", "8.7", "540.4.0", "JetPack 6.2")
 MODULE: Any = None
 TRT = Backend("tensorrt", MODULE, "10.16.1.11")
@@ -64,7 +64,7 @@ def test_type_stubs_are_not_taken_for_tensorrt(monkeypatch: pytest.MonkeyPatch) 
     [
         (NO_GPU, r"edge\[tensorrt-rtx\]'.*needs no GPU"),
         (ORIN, "sudo apt-get install nvidia-jetpack"),
-        (Machine("NVIDIA L4", "8.9"), r"found neither; install one with pip install 'retina-edge\[tensorrt\]'"),
+        (L4, r"found neither; install one with pip install 'retina-edge\[tensorrt\]'"),
     ],
 )
 def test_without_a_backend_the_error_says_what_to_install(
@@ -191,17 +191,17 @@ def test_options_have_one_form(tmp_path: Path) -> None:
 )
 def test_an_option_that_tensorrt_rtx_does_not_support_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(BuildError, match=message):
-        BuildOptions(**options).for_backend(RTX, has_gpu=False)  # type: ignore[arg-type]
+        BuildOptions(**options).for_backend(RTX, NO_GPU)  # type: ignore[arg-type]
 
 
 def test_open_choices_are_made_for_the_backend() -> None:
-    assert BuildOptions().for_backend(RTX, has_gpu=False) == BuildOptions(targets=("portable",), postprocess="kernels")
-    assert BuildOptions().for_backend(RTX, has_gpu=True).targets == ("current",)
-    assert BuildOptions(targets=("sm86", "sm89")).for_backend(RTX, has_gpu=True).targets == ("sm86", "sm89")
-    assert BuildOptions().for_backend(TRT, has_gpu=True) == BuildOptions(postprocess="plugin")
-    assert BuildOptions(postprocess="kernels").for_backend(TRT, has_gpu=True) == BuildOptions(postprocess="kernels")
+    assert BuildOptions().for_backend(RTX, NO_GPU) == BuildOptions(targets=("portable",), postprocess="kernels")
+    assert BuildOptions().for_backend(RTX, L4).targets == ("current",)
+    assert BuildOptions(targets=("sm86", "sm89")).for_backend(RTX, L4).targets == ("sm86", "sm89")
+    assert BuildOptions().for_backend(TRT, ORIN) == BuildOptions(postprocess="plugin")
+    assert BuildOptions(postprocess="kernels").for_backend(TRT, ORIN) == BuildOptions(postprocess="kernels")
     with pytest.raises(BuildError, match="targets: expected none with TensorRT"):
-        BuildOptions(targets=("sm86",)).for_backend(TRT, has_gpu=True)
+        BuildOptions(targets=("sm86",)).for_backend(TRT, ORIN)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +216,17 @@ def test_open_choices_are_made_for_the_backend() -> None:
 )
 def test_auto_chooses_kernels_if_plugins_are_impossible(options: dict[str, Any], version: str, message: str) -> None:
     backend = dataclasses.replace(TRT, version=version)
-    assert BuildOptions(**options).for_backend(backend, has_gpu=True).postprocess == "kernels"
+    assert BuildOptions(**options).for_backend(backend, ORIN).postprocess == "kernels"
     with pytest.raises(BuildError, match=f"postprocess plugin: .*{message}.*postprocess kernels"):
-        BuildOptions(**options, postprocess="plugin").for_backend(backend, has_gpu=True)
+        BuildOptions(**options, postprocess="plugin").for_backend(backend, ORIN)
+
+
+def test_tensorrt_rtx_does_not_build_for_a_gpu_that_it_does_not_support() -> None:
+    for options in (BuildOptions(), BuildOptions(targets=("current",))):
+        with pytest.raises(
+            DeviceError, match=r"compute capability 7\.5, .*NVIDIA H200 .*; use TensorRT on this GPU, or"
+        ):
+            options.for_backend(RTX, H200)
+    for target in ("portable", "sm89"):  # built here, for another machine
+        assert BuildOptions(targets=target).for_backend(RTX, H200).targets == (target,)
+    assert BuildOptions().for_backend(TRT, H200).targets == ()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 
 from engines.core.errors import ContractError, DeviceError, ModelFileError
 from engines.core.machine import Machine
-from engines.tensorrt.compatibility import check_has_gpu, check_runs_here
+from engines.tensorrt.compatibility import check_gpu, check_runs_here
 from engines.tensorrt.model_description import _facts
 from engines.tensorrt.passport import (
     Passport,
@@ -34,6 +34,7 @@ ORIN = Machine("Orin", "8.7", "540.4.0", "JetPack 6.2")
 RTX_4090 = Machine("NVIDIA GeForce RTX 4090", "8.9", "580.1")
 OPTIONAL = ("accuracy", "lean_runtime")  # fields that older passports lack
 T4 = Machine("Tesla T4", "7.5", "580.1")
+H200 = Machine("NVIDIA H200", "9.0", "580.159.04")
 
 
 def passport(**changes: Any) -> Passport:
@@ -109,8 +110,21 @@ def test_without_a_gpu_no_command_is_recommended(tmp_path: Path) -> None:
     with pytest.raises(
         DeviceError, match=r"expected an NVIDIA GPU, .* found none; on this machine, use the ONNX"
     ) as raised:
-        check_has_gpu(tmp_path / "model.engine", Machine())
+        check_gpu(passport(), tmp_path / "model.engine", Machine())
     assert "retina-edge build" not in str(raised.value)
+
+
+def test_an_engine_of_tensorrt_rtx_on_a_gpu_that_it_does_not_support_is_built_again_with_tensorrt(
+    tmp_path: Path,
+) -> None:
+    portable = passport(backend="tensorrt-rtx", targets=("portable",))
+    check_gpu(portable, tmp_path / "model.engine", RTX_4090)
+    with pytest.raises(
+        DeviceError, match=r"found NVIDIA H200 .*9\.0.*; use TensorRT on this GPU: retina-edge"
+    ) as raised:
+        check_gpu(portable, tmp_path / "model.engine", H200)
+    assert "tensorrt-rtx" not in str(raised.value)
+    check_gpu(passport(), tmp_path / "model.engine", H200)  # an engine of TensorRT is compared with its GPU later
 
 
 def test_the_command_names_tensorrt_rtx(tmp_path: Path) -> None:
@@ -211,6 +225,8 @@ def test_the_version_of_a_wheel_is_complete_also_if_that_of_the_builder_is_not(t
     [
         (("portable",), RTX_4090, True),
         (("portable",), T4, False),
+        (("portable",), H200, False),
+        (("portable",), ORIN, False),
         (("sm75", "sm89"), RTX_4090, True),
         (("sm75", "sm89"), T4, True),
         (("sm75", "sm89"), ORIN, False),
@@ -232,7 +248,10 @@ def test_an_engine_of_tensorrt_rtx_runs_only_on_its_targets(
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"backend": "tensorrt-rtx", "targets": ("portable",)}, "a desktop GPU of .* 8.0 or higher .not a Jetson."),
+        (
+            {"backend": "tensorrt-rtx", "targets": ("portable",)},
+            "a desktop GPU of .* 8.0, 8.6, 8.9 or 12.x .not a Jetson.",
+        ),
         ({"backend": "tensorrt-rtx", "targets": ("sm75", "sm89")}, "a GPU of sm75 or sm89"),
         ({}, "a GPU of compute capability 8.7, like Orin"),
         ({"request": {"options": {"hardware_compatible": True}}}, "a GPU of compute capability 8.0 or higher"),

@@ -27,6 +27,7 @@ from retina_edge.environment.platforms import (
 
 ROOT = Path(__file__).parents[3]
 ORIN, DESKTOP = ("Orin", "8.7", "540.4.0"), Machine("NVIDIA GeForce RTX 4090", "8.9", "580.95", "")
+SERVER = Machine("NVIDIA H200", "9.0", "580.159.04")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,8 @@ def test_a_jetson_is_recognized_by_its_jetpack(jetpack: str, expected: Platform,
         (DESKTOP, False, True, True, RTX),
         (DESKTOP, False, False, True, LEAN),
         (DESKTOP, False, False, False, TENSORRT),
+        (SERVER, False, True, False, TENSORRT),
+        (SERVER, False, True, True, LEAN),
         (Machine(), True, True, True, CPU),
         (Machine(), False, False, False, CPU),
     ],
