@@ -124,8 +124,8 @@ def _add_tensorrt_options(parser: VerbParser) -> None:
         "--dla",
         type=int,
         metavar="CORE",
-        help="number of the core of a Jetson's deep-learning accelerator that runs the engine (default: the GPU runs "
-        "it)",
+        help="number of the core of a Jetson Orin's deep-learning accelerator that runs the engine; needs TensorRT up "
+        "to 10.7, or from 11.4.1 on (default: the GPU runs it)",
     )
     add(
         "--version-compatible",

@@ -18,6 +18,7 @@ from engines.tensorrt.build_monitor import Progress, cancelled_by_interrupt, mak
 from engines.tensorrt.build_options import CURRENT, PORTABLE, BuildOptions, runs_on_sm
 from engines.tensorrt.build_request import BuildRequest
 from engines.tensorrt.error_log import error_log
+from engines.tensorrt.hardware import DLA_SUPPORT
 from engines.tensorrt.layer_precision import (
     LayerCounts,
     check_inspected,
@@ -234,6 +235,11 @@ def _use_dla(
     Casts from uint8, resizes and the post-processing stay on the GPU. The convolutions are checked here, because
     TensorRT only logs a layer that it runs on the GPU instead.
     """
+    if not builder.num_DLA_cores:
+        raise BuildError(
+            f"dla: expected an accelerator that TensorRT {trt.__version__} can use, got a device without one; "
+            f"{DLA_SUPPORT}; build without dla"
+        )
     if core >= builder.num_DLA_cores:
         raise BuildError(f"dla: expected a core below {builder.num_DLA_cores}, this device's core count, got {core}")
     config.default_device_type = trt.DeviceType.DLA

@@ -47,13 +47,13 @@ _JETSON = (
 )
 
 JETPACK_6 = Platform(
-    "Jetson Orin, JetPack 6.1 and 6.2 (TensorRT 10.3)",
+    "Jetson Orin, JetPack 6.1 and 6.2 (TensorRT 10.3 or 10.7)",
     (*_JETSON, f"{CUDA_PATHS} && pip install 'retina-edge[jetson]' 'cuda-bindings<13'", f"{_BUILD} && {_DETECT}"),
     KERNELS,
     "nothing yet",
 )
 JETPACK_7 = Platform(
-    "Jetson Orin and Thor, JetPack 7 (TensorRT 10.13 and newer)",
+    "Jetson Orin and Thor, JetPack 7 (TensorRT 10.13 to 10.16, from 7.2.2 on also 11.4.1)",
     (*_JETSON, f"{CUDA_PATHS} && pip install 'retina-edge[jetson]'", f"{_BUILD} && {_DETECT}"),
     PLUGIN,
     "nothing yet",
@@ -108,7 +108,7 @@ def recognize(machine: Machine, *, tensorrt: bool, tensorrt_rtx: bool, tensorrt_
     Examples:
         >>> jetson = Machine(jetpack="JetPack 6.2.1+b38")
         >>> recognize(jetson, tensorrt=True, tensorrt_rtx=False, tensorrt_lean=False).name
-        'Jetson Orin, JetPack 6.1 and 6.2 (TensorRT 10.3)'
+        'Jetson Orin, JetPack 6.1 and 6.2 (TensorRT 10.3 or 10.7)'
     """
     if machine.jetpack:
         return _jetson(machine.jetpack)

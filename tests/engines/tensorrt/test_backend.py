@@ -221,6 +221,16 @@ def test_auto_chooses_kernels_if_plugins_are_impossible(options: dict[str, Any],
         BuildOptions(**options, postprocess="plugin").for_backend(backend, ORIN)
 
 
+def test_dla_is_refused_by_versions_of_tensorrt_without_it() -> None:
+    options = BuildOptions(dla=0, precision="fp16")
+    with pytest.raises(
+        BuildError, match=r"^dla: .*got TensorRT 10\.16\.1\.11 on Orin, JetPack 6\.2; .*up to 10\.7, and"
+    ):
+        options.for_backend(TRT, ORIN)
+    old = dataclasses.replace(TRT, version="10.3.0.30")
+    assert options.for_backend(old, ORIN) == dataclasses.replace(options, postprocess="kernels")
+
+
 def test_tensorrt_rtx_does_not_build_for_a_gpu_that_it_does_not_support() -> None:
     for options in (BuildOptions(), BuildOptions(targets=("current",))):
         with pytest.raises(

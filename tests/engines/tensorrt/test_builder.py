@@ -167,18 +167,22 @@ def test_an_interruption_makes_the_monitor_stop_the_build() -> None:
 
 
 @pytest.mark.parametrize(
-    ("core", "able", "message"),
+    ("core", "cores", "able", "message"),
     [
-        (0, (True, True), None),
-        (2, (True, True), "dla: expected a core below 2, this device's core count, got 2"),
+        (0, 2, (True, True), None),
+        (0, 0, (True, True), r"that TensorRT 10\.3\.0 can use, got a device without one; .*up to 10\.7.* without dla"),
+        (2, 2, (True, True), "dla: expected a core below 2, this device's core count, got 2"),
         (
             1,
+            2,
             (True, False),
             "dla: expected every convolution to run .* got 1 of 2 that would run on the GPU, first b",
         ),
     ],
 )
-def test_an_accelerator_must_run_every_convolution(core: int, able: tuple[bool, ...], message: str | None) -> None:
+def test_an_accelerator_must_run_every_convolution(
+    core: int, cores: int, able: tuple[bool, ...], message: str | None
+) -> None:
     """Use stand-ins, because this machine has no accelerator."""
     layers = [SimpleNamespace(name=name, type="LayerType.CONVOLUTION") for name in "ab"]
     layers.append(SimpleNamespace(name="cast", type="LayerType.CAST"))
@@ -187,9 +191,11 @@ def test_an_accelerator_must_run_every_convolution(core: int, able: tuple[bool, 
     flags: list[object] = []
     config: Any = SimpleNamespace(set_flag=flags.append, can_run_on_DLA=lambda layer: can_run[layer.name])
     module: Any = SimpleNamespace(
-        DeviceType=SimpleNamespace(DLA="DLA"), BuilderFlag=SimpleNamespace(GPU_FALLBACK="GPU_FALLBACK")
+        __version__="10.3.0",
+        DeviceType=SimpleNamespace(DLA="DLA"),
+        BuilderFlag=SimpleNamespace(GPU_FALLBACK="GPU_FALLBACK"),
     )
-    builder: Any = SimpleNamespace(num_DLA_cores=2)
+    builder: Any = SimpleNamespace(num_DLA_cores=cores)
     if message is not None:
         with pytest.raises(BuildError, match=message):
             _use_dla(module, config, builder, network, core)
