@@ -40,9 +40,9 @@ DECODE, WHOLE = "decode of one frame", "whole frame"
 SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")
 GPU_MEMORY = "memory.used"
 MLPERF = (
-    "run this scenario of MLPerf's LoadGen instead. With --seconds 600 or more, MLPerf's own rules apply, and the run "
-    "may take longer. Unlike in MLPerf, the time includes resizing the frames. MLPerf's published figures are for a "
-    "RetinaNet on ResNeXt50 with 264 classes"
+    "run this scenario of MLPerf's LoadGen instead. With --seconds 600 or more, MLPerf's own rules apply (rules of "
+    "v5.1, the last round with RetinaNet), and the run may take longer. Unlike in MLPerf, the time includes resizing "
+    "the frames. MLPerf's published figures are for a RetinaNet on ResNeXt50 with 264 classes"
 )
 
 

@@ -24,6 +24,7 @@ from engines.core.errors import MissingDependencyError, RetinaEdgeError
 from retina_edge.detections import Detections
 from retina_edge.detector import DetectionTicket, Detector
 from retina_edge.measurement.loadgen_settings import (
+    RULES,
     SAMPLES,
     ran_out_of_samples,
     read_summary,
@@ -82,12 +83,13 @@ def run_loadgen(
         queries_per_second: query rate of ``Server``; None for a share of the throughput, which is then measured first.
 
     Returns:
-        The entries of LoadGen's summary. ``as the rules ask`` comes first: True if LoadGen ran with MLPerf's own
-        settings. If it is False, ``because`` gives the reasons.
+        The entries of LoadGen's summary. ``rules`` comes first and names the rules. ``as the rules ask`` is True if
+        LoadGen ran with MLPerf's own settings; if it is False, ``because`` gives the reasons.
 
     Raises:
         MissingDependencyError: if LoadGen is not installed.
-        RetinaEdgeError: if the detector fails, or LoadGen still runs a test that was aborted.
+        RetinaEdgeError: if the detector fails, LoadGen does not have the rules, or LoadGen still runs a
+            test that was aborted.
     """
     try:
         import mlperf_loadgen as loadgen
@@ -111,7 +113,7 @@ def run_loadgen(
     if ran_out_of_samples(summary):
         shortfalls.append(f"faster than expected: LoadGen's samples ran out before {seconds:g} s; run again")
     because = {"because": "; ".join(shortfalls)} if shortfalls else {}
-    return {"as the rules ask": not shortfalls, **because, **summary}
+    return {"rules": RULES, "as the rules ask": not shortfalls, **because, **summary}
 
 
 def _run(loadgen: Any, worker: _Worker, settings: Any, folder: Path, samples: int) -> None:

@@ -1,7 +1,8 @@
 """Settings of MLPerf's LoadGen, and parsing of its summary.
 
 The rules come with LoadGen: its ``mlperf.conf`` has the minimum durations, the minimum counts and the seeds of each
-benchmark.
+benchmark. MLPerf Inference v5.1 was the last round with RetinaNet. LoadGen 6.0 still has its rows, with the seeds of a
+later round.
 """
 
 from __future__ import annotations
@@ -16,6 +17,18 @@ from retina_edge.measurement.timing import FrameCycle, Frames, measure_latency, 
 
 # Name of the benchmark in mlperf.conf, and the smallest number of samples in memory that its rules allow.
 BENCHMARK, SAMPLES = "retinanet", 64
+# Name of the rules in reports.
+RULES = "rules of v5.1, the last round with RetinaNet"
+# The rows ``retinanet`` of mlperf.conf, as LoadGen's settings. LoadGen knows no names of benchmarks: without these rows
+# it would silently take those of any benchmark, ``*``.
+ROWS = {
+    "performance_sample_count_override": SAMPLES,
+    "multi_stream_expected_latency_ns": 528_000_000,
+    "server_target_latency_ns": 100_000_000,
+}
+OFFLINE_ROWS = {"min_query_count": 24_576}
+# The newest LoadGen that is known to have these rows.
+LOADGEN = "mlcommons-loadgen==6.0.17"
 # Type of the file for FromConfig: use LoadGen's built-in mlperf.conf in addition to the given file, which is empty.
 BUILT_IN_CONF = 0
 # Share of the measured throughput that is the default rate of Server.
@@ -32,13 +45,15 @@ def mlperf_settings(loadgen: Any, scenario: str) -> Any:
     """Return LoadGen's settings for a published result of RetinaNet.
 
     Raises:
-        RetinaEdgeError: if LoadGen has no rules for RetinaNet.
+        RetinaEdgeError: if LoadGen does not have the rules for RetinaNet.
     """
     settings = loadgen.TestSettings()
-    if settings.FromConfig(os.devnull, BENCHMARK, scenario, BUILT_IN_CONF) != 0:
+    known = settings.FromConfig(os.devnull, BENCHMARK, scenario, BUILT_IN_CONF) == 0
+    rows = {**ROWS, **(OFFLINE_ROWS if scenario == "Offline" else {})}
+    if not known or any(getattr(settings, name) != value for name, value in rows.items()):
         raise RetinaEdgeError(
-            f"--mlperf {scenario}: expected the rules for {BENCHMARK} in LoadGen, found none; "
-            "install a newer one: pip install --upgrade mlcommons-loadgen"
+            f"--mlperf {scenario}: expected the {RULES}, in LoadGen, found others or none; install one that has them: "
+            f"pip install '{LOADGEN}'"
         )
     settings.scenario = getattr(loadgen.TestScenario, scenario)
     settings.mode = loadgen.TestMode.PerformanceOnly

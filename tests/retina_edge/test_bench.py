@@ -187,6 +187,7 @@ def test_mlperf_scenarios_write_logs_and_report(
     logs = tmp_path / "logs"
     report = run([tiny_onnx, "--mlperf", scenario, "--mlperf-logs", logs], tmp_path)
     assert report["mlperf"]["Scenario"] == scenario
+    assert report["mlperf"]["rules"] == "rules of v5.1, the last round with RetinaNet"
     assert "milliseconds" not in report
     assert report["seconds"] == 0.2
     assert report["mlperf"]["as the rules ask"] is False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.core.errors import MissingDependencyError
+from engines.core.errors import MissingDependencyError, RetinaEdgeError
 from engines.core.executor import HostTicket, RawDetections
 from retina_edge.detector import Detector
 from retina_edge.measurement import loadgen, loadgen_settings, timing
 from retina_edge.measurement.loadgen import _response, run_loadgen
-from retina_edge.measurement.loadgen_settings import mlperf_settings, settings_for
+from retina_edge.measurement.loadgen_settings import RULES, mlperf_settings, settings_for
 from tests.stand_in import StandIn, contract, detector, patch_frame
 
 FRAMES = [patch_frame((40, 60), (n, n)) for n in range(5)]
@@ -56,6 +57,7 @@ def test_every_scenario_answers_every_sample(scenario: str, tmp_path: Path) -> N
     executor = Steady(contract())
     summary = run(scenario, executor, tmp_path)
     assert summary["Scenario"] == scenario
+    assert summary["rules"] == RULES == "rules of v5.1, the last round with RetinaNet"
     # If the machine stalled during the short measurement, the samples run out, and the report says so.
     assert (summary["Min duration satisfied"] == "Yes") is ("ran out" not in summary["because"])
     assert summary["Mean latency (ns)"] > 0
@@ -93,6 +95,37 @@ def test_only_shorter_runs_relax_the_rules(scenario: str, count: int) -> None:
     unchanged = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed", "performance_sample_count_override")
     for name in unchanged:
         assert getattr(settings, name) == getattr(mlperf_settings(mlperf_loadgen, scenario), name) != 0
+
+
+def test_the_rows_of_retinanet_in_loadgen_are_those_of_v5_1() -> None:
+    """``FromConfig`` accepts any name, so only the values show that LoadGen still has the rows."""
+    expected: dict[str, dict[str, float]] = {
+        "SingleStream": {"min_query_count": 100, "single_stream_target_latency_percentile": 0.9},
+        "MultiStream": {"min_query_count": 662, "multi_stream_target_latency_percentile": 0.99},
+        "Offline": {"min_query_count": 24_576},
+        "Server": {"min_query_count": 100, "server_target_latency_percentile": 0.99},
+    }
+    rows: dict[str, float] = {
+        "min_duration_ms": 600_000,
+        "performance_sample_count_override": 64,
+        "multi_stream_samples_per_query": 8,
+        "multi_stream_expected_latency_ns": 528e6,
+        "server_target_latency_ns": 100e6,
+    }
+    for scenario, own in expected.items():
+        settings = mlperf_settings(mlperf_loadgen, scenario)
+        assert {name: getattr(settings, name) for name in rows | own} == rows | own
+        unknown = mlperf_loadgen.TestSettings()
+        assert unknown.FromConfig(os.devnull, "no-benchmark", scenario, 0) == 0
+        assert unknown.performance_sample_count_override == 0
+        assert (unknown.multi_stream_expected_latency_ns, unknown.server_target_latency_ns) == (80e6, 10e6)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_loadgen_without_the_rows_of_retinanet_is_refused(scenario: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loadgen_settings, "BENCHMARK", "no-benchmark")
+    with pytest.raises(RetinaEdgeError, match=r"expected the rules of v5\.1, the last round .*'mlcommons-loadgen==6"):
+        mlperf_settings(mlperf_loadgen, scenario)
 
 
 def test_frames_are_repeated_without_a_copy(tmp_path: Path) -> None:
