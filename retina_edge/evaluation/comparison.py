@@ -14,9 +14,8 @@ from retina_edge.data.box_overlap import iou
 from retina_edge.data.dataset import DetectionDataset, LabeledImage
 from retina_edge.detections import Detections
 from retina_edge.evaluation.coco_metrics import Evaluation
+from retina_edge.evaluation.partners import PARTNER_IOU, Partners, agreement, find_partners
 
-# Boxes of one class with at least this IoU are the same object.
-MATCH_IOU = 0.5
 # Maximum number of images in a report.
 MAX_SHOWN_IMAGES = 10
 
@@ -47,6 +46,7 @@ class ImageDifference:
         first, second: detections of each model that score more than the threshold, best first.
         pairs: rows of ``first`` and ``second`` that are the same object, int64 [N, 2].
         overlaps: IoU of the boxes of each pair, float32 [N].
+        partners: partners of the boxes of ``first`` among all detections of the second model, whatever they score.
     """
 
     image: LabeledImage
@@ -54,6 +54,7 @@ class ImageDifference:
     second: Detections
     pairs: npt.NDArray[np.int64]
     overlaps: npt.NDArray[np.float32]
+    partners: Partners
 
     @property
     def drift(self) -> npt.NDArray[np.float32]:
@@ -101,6 +102,7 @@ class Comparison:
         """Return counts and means for JSON."""
         drift = np.concatenate([change.drift for change in self.changes]) if self.changes else np.zeros(0)
         overlaps = np.concatenate([change.overlaps for change in self.changes]) if self.changes else np.zeros(0)
+        share, displacement = agreement([change.partners for change in self.changes])
         difference = self.second.evaluation.metrics["AP"] - self.first.evaluation.metrics["AP"]
         return {
             "model": self.first.name,
@@ -110,8 +112,10 @@ class Comparison:
             "lost": sum(len(change.lost) for change in self.changes),
             "new": sum(len(change.new) for change in self.changes),
             "mean score drift": float(drift.mean()) if drift.size else None,
-            "greatest score drift": float(np.abs(drift).max()) if drift.size else None,
+            "mean absolute score drift": float(np.abs(drift).mean()) if drift.size else None,
             "mean IoU": float(overlaps.mean()) if overlaps.size else None,
+            "share with a partner": share,
+            "mean displacement": displacement,
             "most changed": [change.image.path.name for change in self.most_changed],
         }
 
@@ -126,9 +130,14 @@ class Comparison:
         )
         if values["matched"]:
             text += (
-                f"; scores of the boxes found by both drift by {values['mean score drift']:+.4f} on average and "
-                f"{values['greatest score drift']:.4f} at most, with a mean IoU of {values['mean IoU']:.4f}"
+                f"; scores of the boxes found by both drift by {values['mean score drift']:+.4f} on average, "
+                f"by {values['mean absolute score drift']:.4f} without the sign, with a mean IoU of "
+                f"{values['mean IoU']:.4f}"
             )
+        if (share := values["share with a partner"]) is not None:
+            text += f"; {share:.1%} of the boxes of {self.first.name} have a partner in {self.second.name}"
+            if (displacement := values["mean displacement"]) is not None:
+                text += f", {displacement:.2f} pixels away on average"
         return text
 
 
@@ -142,24 +151,28 @@ def compare(first: ModelResult, second: ModelResult, dataset: DetectionDataset, 
         score: detections that score this or less are ignored.
     """
     changes = [
-        _change(image, before.above(score), after.above(score))
+        _change(image, before.above(score), after, score)
         for image, before, after in zip(dataset.images, first.detections, second.detections, strict=True)
     ]
     return Comparison(first, second, score, tuple(sorted(changes, key=lambda change: -change.size)))
 
 
-def _change(image: LabeledImage, first: Detections, second: Detections) -> ImageDifference:
+def _change(image: LabeledImage, first: Detections, detections: Detections, score: float) -> ImageDifference:
     """Match boxes greedily: each box of the first model, best first, takes the box of the second that overlaps it most.
 
     Only boxes whose classes have the same name match.
     """
+    # A score just below the threshold makes a box lost, but it still is a partner.
+    partners = find_partners(first.boxes, first.names, detections.boxes, detections.names)
+    second = detections.above(score)
     overlap = iou(first.boxes[:, None], second.boxes)
     overlap[np.array(first.names, object)[:, None] != np.array(second.names, object)[None]] = 0
     pairs = []
     for row in range(len(first)):
-        if len(second) and overlap[row].max() >= MATCH_IOU:
+        if len(second) and overlap[row].max() >= PARTNER_IOU:
             column = int(overlap[row].argmax())
             pairs.append((row, column, float(overlap[row, column])))
             overlap[:, column] = 0
     rows = np.array([pair[:2] for pair in pairs], np.int64).reshape(-1, 2)
-    return ImageDifference(image, first, second, rows, np.array([pair[2] for pair in pairs], np.float32))
+    overlaps = np.array([pair[2] for pair in pairs], np.float32)
+    return ImageDifference(image, first, second, rows, overlaps, partners)

@@ -51,7 +51,8 @@ def test_equal_detections_have_no_differences(dataset: DetectionDataset, tmp_pat
     comparison = compare(model_result("a.pt", found, dataset), model_result("b.onnx", found, dataset), dataset, 0.3)
     values = comparison.to_dict()
     assert (values["matched"], values["lost"], values["new"]) == (296, 0, 0)
-    assert (values["AP difference"], values["greatest score drift"]) == (0, 0)
+    assert (values["AP difference"], values["mean absolute score drift"]) == (0, 0)
+    assert (values["share with a partner"], values["mean displacement"]) == (1, 0)
     assert values["mean IoU"] == pytest.approx(1, abs=1e-6)
     assert values["most changed"] == []
     page = write_report(comparison, tmp_path / "report").read_text()
@@ -82,8 +83,20 @@ def test_lost_and_new_boxes_and_drift_are_counted(dataset: DetectionDataset) -> 
     assert worst.new.names == ["bush"]
     np.testing.assert_allclose(worst.drift, -0.1, atol=1e-6)
     assert worst.size == pytest.approx(0.9 + 0.95 + 0.1 * len(boxes), abs=1e-3)
-    assert values["greatest score drift"] == pytest.approx(0.1, abs=1e-6)
+    drift = 0.1 * len(boxes) / 295
+    assert values["mean absolute score drift"] == pytest.approx(drift, abs=1e-6)
+    assert values["mean score drift"] == pytest.approx(-drift, abs=1e-6)
+    assert (values["share with a partner"], values["mean displacement"]) == pytest.approx((295 / 296, 0))
+    assert "; 99.7% of the boxes of a.pt have a partner in b.onnx, 0.00 pixels away on average" in comparison.summary()
     assert [change.size > 1e-3 for change in comparison.changes] == [True, *[False] * 15]
+
+
+def test_a_score_just_below_the_threshold_loses_a_box_but_not_its_partner(dataset: DetectionDataset) -> None:
+    first, second = truth(dataset), truth(dataset)
+    second[0].scores[-1] = 0.45
+    comparison = compare(model_result("a", first, dataset), model_result("b", second, dataset), dataset, 0.46)
+    values = comparison.to_dict()
+    assert (values["lost"], values["share with a partner"]) == (1, 1)
 
 
 def test_boxes_of_different_classes_do_not_match(dataset: DetectionDataset) -> None:
@@ -95,6 +108,7 @@ def test_boxes_of_different_classes_do_not_match(dataset: DetectionDataset) -> N
     values = comparison.to_dict()
     assert (values["matched"], values["lost"], values["new"]) == (0, 296, 296)
     assert values["mean score drift"] is None
+    assert (values["share with a partner"], values["mean displacement"]) == (0, None)
     assert "0 found by both" in comparison.summary()
 
 
@@ -102,6 +116,7 @@ def test_models_without_detections_can_be_compared(dataset: DetectionDataset, tm
     nothing = [Detections.empty(("tree",), (1,)) for _ in dataset.images]
     comparison = compare(model_result("a", nothing, dataset), model_result("b", nothing, dataset), dataset, 0.3)
     assert comparison.to_dict()["matched"] == 0
+    assert comparison.to_dict()["share with a partner"] is None
     assert "Nothing changed." in write_report(comparison, tmp_path).read_text()
     assert cv2.imread(str(tmp_path / "changes.png")) is not None
 
@@ -125,6 +140,8 @@ def test_the_verb_writes_a_self_contained_page(
     values = json.loads(result.read_text())
     assert values["against"]["matched"] > 100
     assert values["against"]["mean IoU"] > 0.95
+    assert values["against"]["share with a partner"] > 0.95
+    assert values["against"]["mean displacement"] < 1
     assert values["confusion"]["classes"][0]["objects"] == 296
     assert set(values["metrics"]) == set(METRICS)
     page = (report / "index.html").read_text()
