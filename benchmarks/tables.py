@@ -62,17 +62,23 @@ def _end_to_end(record: Record) -> str:
 
 def _end_to_end_gpu(record: Record) -> str:
     rows = record["figures"]
+    # Earlier files have no partners.
+    has_partners = any("partners" in row for row in rows)
+    header = (
+        "sure boxes of FP32 with a partner, mean displacement"
+        if has_partners
+        else "share of detections that agree with FP32"
+    )
     lines = []
     for row in rows:
-        agree = f"{row['agreement']:.3f}" if "agreement" in row else ""
+        agree = f"{row['agreement']:.3f}" if "agreement" in row and not has_partners else ""
+        if "partners" in row:
+            agree = f"{row['partners']:.1%}, {row['displacement']:.2f} px"
         ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
         lines.append((row["candidate"], *_bold(row["candidate"], [_milliseconds(row), ratio]), agree))
     sides = " and ".join(f"{side}×{side}" for side in dict.fromkeys(row["input"] for row in rows))
     base = next((row["candidate"] for row in rows if row.get("ratio") == 1), "torchvision")
-    return _table(
-        (f"R50, 91 classes, {sides}", "ms", f"times as fast as {base}", "share of detections that agree with FP32"),
-        lines,
-    )
+    return _table((f"R50, 91 classes, {sides}", "ms", f"times as fast as {base}", header), lines)
 
 
 def _preprocess(record: Record) -> str:

@@ -39,11 +39,14 @@ def test_fp32_candidates_agree_and_one_that_does_not_is_rejected(work: Path, mon
     by_name = {row["candidate"]: row for row in rows}
     for name in kept:
         assert by_name[name]["agreement"] >= 0.99
+        assert by_name[name]["partners"] >= 0.99
+        assert by_name[name]["displacement"] < 0.1
         assert by_name[name]["detections"] > 50
         assert MIN_CANDIDATES <= by_name[name]["candidates"] <= MAX_CANDIDATES
     failed = not_run(rows)
     assert failed["broken, FP32"] == (
-        "ValueError: detections: expected at least 95% to agree with torchvision in FP32, got 0%"
+        "ValueError: detections: expected at least 95% of the sure boxes of torchvision in FP32, at most 1 px away on "
+        "average, got 0%, 0.0 px away"
     )
     assert by_name["broken, INT8"]["agreement"] == 0
     assert failed["torchvision eager, BF16"] == failed["torchvision torch.compile, BF16"] == end_to_end.NO_BF16
@@ -89,7 +92,15 @@ def test_the_base_is_never_rejected_because_ratios_need_it() -> None:
     with pytest.raises(ValueError, match="got 0%"):
         inspect("retina_edge engine, FP32", nothing)
     same = {"scores": torch.tensor([0.5]), "labels": torch.tensor([1]), "boxes": torch.tensor([[0.0, 0.0, 9.0, 9.0]])}
-    assert inspect("retina_edge engine, FP32", same) == {"detections": 1, "agreement": 1.0}
+    assert inspect("retina_edge engine, FP32", same) == {
+        "detections": 1,
+        "agreement": 1.0,
+        "partners": 1.0,
+        "displacement": 0.0,
+    }
+    moved = {**same, "boxes": torch.tensor([[1.5, 0.0, 10.5, 9.0]])}
+    with pytest.raises(ValueError, match=r"got 100%, 1\.5 px away"):
+        inspect("retina_edge engine, FP32", moved)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

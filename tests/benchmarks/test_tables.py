@@ -117,6 +117,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("figures", "header", "cell"),
+    [
+        ({"agreement": 0.91}, "share of detections that agree with FP32", "0.910"),
+        (
+            {"agreement": 0.91, "partners": 0.985, "displacement": 0.213},
+            "sure boxes of FP32 with a partner, mean displacement",
+            "98.5%, 0.21 px",
+        ),
+    ],
+)
+def test_the_agreement_is_that_of_partners_if_the_file_has_it(figures: dict[str, Any], header: str, cell: str) -> None:
+    row = {**FIGURES["end_to_end_gpu"][1], **figures}
+    table = TABLES["end_to_end_gpu"]({"figures": [row]})
+    assert f"| {header} |" in table
+    assert f"| {cell} |" in table
+
+
 def test_every_result_file_has_a_table_and_a_place() -> None:
     assert {name for names in PLACES.values() for name in names} == set(TABLES)
     assert set(FIGURES) == {name for name in TABLES if name.endswith("gpu")}
