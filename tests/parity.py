@@ -19,15 +19,15 @@ from engines.core.letterbox import letterbox_batch
 from engines.plugins.launch import Geometry
 from engines.plugins.specification import detections_of
 from engines.runner.gpu_executor import GpuExecutor
-from retina_edge.data.box_overlap import iou
+from retina_edge.evaluation.partners import Partners, agreement, find_partners
 
 # Raw heads in FP16 or TF32, whose letterbox may differ by one gray level in a tenth of the pixels, have 42 dB and more
 # (the worst head of any picture). A letterbox that is off by one pixel has 15 dB, exchanged colors or pictures below 0.
 DECIBELS = 35.0
 # Only expected detections that score at least this are matched.
 SURE = 0.5
-# The least share of sure detections with a partner at this IoU, and their largest mean distance in pixels.
-PARTNER_IOU, SHARE, PIXELS = 0.5, 0.95, 0.7
+# The least share of sure detections with a partner, and their largest mean displacement in pixels.
+SHARE, PIXELS = 0.95, 0.7
 
 Heads = Sequence[npt.NDArray[np.float32]]
 # From letterboxed images, uint8 [N, height, width, 3], to the raw heads of a network in FP32.
@@ -51,24 +51,23 @@ def least_decibels(heads: Heads, expected: Heads) -> float:
     return worst
 
 
+def partners_of(found: RawDetections, expected: RawDetections, image: int) -> Partners:
+    """Pair the sure expected detections of one image with boxes of the same class that were found."""
+    count, wanted = int(found.num_detections[image]), int(expected.num_detections[image])
+    sure = expected.scores[image, :wanted] >= SURE
+    boxes, labels = expected.boxes[image, :wanted][sure], expected.labels[image, :wanted][sure]
+    assert len(boxes) > 0
+    return find_partners(boxes, labels, found.boxes[image, :count], found.labels[image, :count])
+
+
 def partners(found: RawDetections, expected: RawDetections, image: int) -> tuple[float, float]:
-    """Match the sure expected detections of one image with the nearest box that was found.
+    """Match the sure expected detections of one image with boxes that were found.
 
     Returns:
-        The share that has a partner at ``PARTNER_IOU``, and the mean distance of those, pixels (the largest difference
-        of a coordinate).
+        The share that has a partner, and the mean displacement of those, pixels.
     """
-    count, wanted = int(found.num_detections[image]), int(expected.num_detections[image])
-    sure = expected.boxes[image, :wanted][expected.scores[image, :wanted] >= SURE]
-    boxes: npt.NDArray[Any] = found.boxes[image, :count]
-    assert len(sure) > 0
-    if not count:
-        return 0.0, np.inf
-    overlap = iou(sure[:, None], boxes)
-    nearest = overlap.argmax(axis=1)
-    near = overlap.max(axis=1) >= PARTNER_IOU
-    distance = np.abs(boxes[nearest] - sure).max(axis=1)[near]
-    return float(near.mean()), float(distance.mean()) if len(distance) else np.inf
+    share, distance = agreement([partners_of(found, expected, image)])
+    return share or 0.0, np.inf if distance is None else distance
 
 
 def raw_heads(executor: GpuExecutor, batch: int) -> list[npt.NDArray[Any]]:

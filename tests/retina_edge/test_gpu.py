@@ -14,6 +14,7 @@ import retina_edge
 from retina_edge import Detector
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.load import load_dataset
+from retina_edge.evaluation.partners import agreement, find_partners
 from retina_edge.training.initialize import new_model
 from retina_edge.training.processes import ProcessGroup
 from retina_edge.training.train_options import TrainOptions
@@ -29,16 +30,23 @@ SIZE = (128, 160)
 
 
 def test_detections_agree_with_the_cpu(frames: list[npt.NDArray[np.uint8]]) -> None:
-    # Without TF32, because its 10 bits are too few for the tolerances below.
+    # Without TF32, because its 10 bits are too few for the tolerances below. These are for means, because the rounding
+    # of convolutions can exchange two overlapping boxes in NMS.
     allowed = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
         with Detector.load(MODEL, device="cuda") as gpu, Detector.load(MODEL, device="cpu") as cpu:
             for actual, expected in zip(gpu(frames), cpu(frames), strict=True):
-                actual, expected = actual.above(0.4), expected.above(0.4)
-                assert len(actual) == len(expected) > 3
-                np.testing.assert_allclose(actual.boxes, expected.boxes, atol=0.05)
-                np.testing.assert_allclose(actual.scores, expected.scores, atol=1e-4)
+                sure = expected.above(0.5)
+                partners = find_partners(sure.boxes, sure.labels, actual.boxes, actual.labels)
+                share, displacement = agreement([partners])
+                assert partners.sure > 3
+                assert share is not None
+                assert share >= 0.95
+                assert displacement is not None
+                assert displacement < 0.05
+                drift = actual.scores[partners.pairs[:, 1]] - sure.scores[partners.pairs[:, 0]]
+                assert np.abs(drift).mean() < 1e-4
     finally:
         torch.backends.cudnn.allow_tf32 = allowed
 

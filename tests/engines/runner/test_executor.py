@@ -25,10 +25,10 @@ from engines.tensorrt.backend import TENSORRT, TENSORRT_LEAN
 from engines.tensorrt.build_options import PLUGIN
 from engines.tensorrt.passport import read_passport
 from retina_edge.detector import Detector
-from tests.confident import SURE
 from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.plugins.pycuda_stand_in import Driver
 from tests.engines.runner.world import KINDS, World, check
+from tests.parity import SURE
 
 pytestmark = needs_compiler
 Frames = list[npt.NDArray[np.uint8]]
