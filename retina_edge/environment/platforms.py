@@ -62,13 +62,13 @@ TENSORRT = Platform(
     "desktop or server GPU, TensorRT 10.3 to 11",
     (_DESKTOP, f"{CUDA_PATHS} && pip install 'retina-edge[tensorrt]'", f"{_BUILD} && {_DETECT}"),
     f"{PLUGIN}, and with TensorRT 10.14 or before 10.9",
-    "the plugin layers of 10.9, 10.16 and 11.4; not TensorRT itself",
+    "the plugin layers of 10.9, 10.16 and 11.4, and on an H200 the runner with torch in its place; not TensorRT itself",
 )
 RTX = Platform(
     f"desktop GPU of {RTX_GPUS}, TensorRT-RTX",
     (_DESKTOP, f"{CUDA_PATHS} && pip install 'retina-edge[tensorrt-rtx]' pycuda", f"{_BUILD} && {_DETECT}"),
     KERNELS,
-    "building engines without a GPU; not running them",
+    "building engines without a GPU; not running them, and 1.7.1 refuses an H200",
 )
 LEAN = Platform(
     "desktop or server GPU without TensorRT, its lean runtime 10.15 to 11.4 (runs engines, builds none)",
