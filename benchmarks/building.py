@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.forest_frame import forest_frame
 from benchmarks.forest_windows import write_windows
 from engines.core.contract import PRECISIONS, TENSORRT
-from engines.core.errors import RetinaEdgeError
+from engines.core.errors import BuildError, RetinaEdgeError
 from engines.core.machine import this_machine
 from engines.tensorrt.backend import find_backend
 from engines.tensorrt.build_options import KERNELS, PORTABLE, BuildOptions
@@ -54,7 +54,8 @@ def convert_once(onnx: Path, precision: str, *, layout: str = TENSORRT) -> Path:
 def build_once(onnx: Path | Callable[[], Path], precision: str, *, max_batch: int | None = None) -> Path:
     """Build an engine from a deployable FP32 ONNX for the GPU of this machine, and return its path.
 
-    If TensorRT-RTX cannot build for this GPU, a portable engine is built. A prepared engine that runs here is kept.
+    If TensorRT-RTX cannot build for this GPU, a portable engine is built, unless TensorRT-RTX does not support the GPU.
+    A prepared engine that runs here is kept.
 
     Args:
         onnx: the ONNX, or a function that exports it, which is not called if no engine can be built.
@@ -62,9 +63,11 @@ def build_once(onnx: Path | Callable[[], Path], precision: str, *, max_batch: in
         max_batch: largest batch size; None for the batch size of the ONNX.
 
     Raises:
-        RetinaEdgeError: if no backend is installed, or the backend cannot build this model.
+        RetinaEdgeError: if no backend is installed, or it does not support this GPU or cannot build this model.
     """
-    find_backend("auto", this_machine())  # raises before a conversion, which takes a minute for INT8
+    machine = this_machine()
+    # Raises before a conversion, which takes a minute for INT8.
+    BuildOptions().for_backend(find_backend("auto", machine), machine)
     onnx = onnx if isinstance(onnx, Path) else onnx()
     model = convert_once(onnx, precision)
     engine = model.with_suffix(".engine")
@@ -73,7 +76,7 @@ def build_once(onnx: Path | Callable[[], Path], precision: str, *, max_batch: in
     options = BuildOptions(precision=precision, max_batch=max_batch, postprocess=KERNELS if max_batch else "auto")
     try:
         build_engine(model, engine, options)
-    except RetinaEdgeError:
+    except BuildError:
         if not find_backend("auto", this_machine()).is_rtx:
             raise
         build_engine(model, engine, dataclasses.replace(options, targets=(PORTABLE,)))

@@ -27,7 +27,8 @@ from benchmarks.networks import (
     lively_r50,
     random_retinanet,
 )
-from engines.core.errors import BuildError
+from engines.core.errors import BuildError, DeviceError
+from engines.core.machine import Machine
 from engines.tensorrt.build_options import PORTABLE, BuildOptions
 from retina_edge import Detector
 from retina_edge.model.config import ModelConfig
@@ -128,6 +129,14 @@ def test_an_error_that_a_portable_engine_cannot_avoid_is_raised(tiny: Path, monk
 
     monkeypatch.setattr(building, "build_engine", refuse)
     with pytest.raises(BuildError, match="too new"):
+        build_once(tiny, "fp16")
+
+
+def test_no_portable_engine_is_built_for_a_gpu_that_tensorrt_rtx_does_not_support(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.tensorrt.build_request.this_machine", lambda: Machine("NVIDIA H200", "9.0", "580"))
+    with pytest.raises(DeviceError, match="use TensorRT on this GPU"):
         build_once(tiny, "fp16")
 
 
