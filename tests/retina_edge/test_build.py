@@ -192,6 +192,21 @@ def test_a_wrong_option_is_an_error_of_one_line(
     assert files_beside(engine) == []
 
 
+def test_tensorrt_rtx_is_refused_on_a_gpu_that_it_does_not_support(
+    checkpoint: Path, engine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engines.core.machine import Machine
+
+    h200 = Machine("NVIDIA H200", "9.0", "580.159.04")
+    monkeypatch.setattr("engines.tensorrt.build_request.this_machine", lambda: h200)
+    monkeypatch.setattr("retina_edge.api.engine_source.EngineSource.network", lambda *_: pytest.fail("too late"))
+    assert build(checkpoint, "-o", engine, "--backend", "tensorrt-rtx") == 1
+    assert_one_line(
+        capsys.readouterr(), "found NVIDIA H200 (compute capability 9.0); use TensorRT on this GPU, or name"
+    )
+    assert files_beside(engine) == []
+
+
 def assert_one_line(printed: Any, message: str) -> None:
     assert printed.err.startswith("error: ")
     assert message in printed.err

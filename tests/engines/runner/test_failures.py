@@ -36,6 +36,20 @@ def test_an_engine_for_another_gpu_is_refused(world: World, monkeypatch: pytest.
     world.check_nothing_is_left()
 
 
+def test_an_engine_of_tensorrt_rtx_on_an_h200_is_refused_before_the_backend_is_loaded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_backend(*_: object) -> None:
+        pytest.fail("the advice to install or to rebuild with this backend would be wrong")
+
+    h200 = Machine("NVIDIA H200", "9.0", "580.159.04", "")
+    monkeypatch.setattr("engines.runner.engine_executor.this_machine", lambda _device: h200)
+    monkeypatch.setattr("engines.runner.engine_executor.find_backend", find_backend)
+    with pytest.raises(DeviceError, match=r"model\.engine: .*H200 .*; use TensorRT on this GPU: retina-edge build"):
+        EngineExecutor(world.engine)
+    world.check_nothing_is_left()
+
+
 def test_wrong_frames_are_refused(world: World, small_frames: Frames) -> None:
     executor = EngineExecutor(world.engine)
     with pytest.raises(ValueError, match=r"expected a frame .* got float32 \[188, 168, 3\]"):
