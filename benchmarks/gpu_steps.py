@@ -9,6 +9,7 @@ from pathlib import Path
 from engines.core.errors import RetinaEdgeError
 from engines.core.machine import this_machine
 from engines.tensorrt.backend import find_backend
+from engines.tensorrt.build_options import BuildOptions
 
 SIDE = 800
 KERNEL_TESTS = "tests/engines/plugins/test_kernels.py"
@@ -85,8 +86,9 @@ def steps(work: Path, *, sanitizer: bool = False) -> list[Step]:
 
 def why_no_engine() -> str:
     """Return the reason why no engine can be built here; empty if one can."""
+    machine = this_machine()
     try:
-        find_backend("auto", this_machine())
+        BuildOptions().for_backend(find_backend("auto", machine), machine)
     except RetinaEdgeError as error:
         return str(error)
     return ""
