@@ -39,12 +39,12 @@ def test_an_engine_for_another_gpu_is_refused(world: World, monkeypatch: pytest.
 def test_an_engine_of_tensorrt_rtx_on_an_h200_is_refused_before_the_backend_is_loaded(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def find_backend(*_: object) -> None:
+    def find_runtime(*_: object, **__: object) -> None:
         pytest.fail("the advice to install or to rebuild with this backend would be wrong")
 
     h200 = Machine("NVIDIA H200", "9.0", "580.159.04", "")
     monkeypatch.setattr("engines.runner.engine_executor.this_machine", lambda _device: h200)
-    monkeypatch.setattr("engines.runner.engine_executor.find_backend", find_backend)
+    monkeypatch.setattr("engines.runner.engine_executor.find_runtime", find_runtime)
     with pytest.raises(DeviceError, match=r"model\.engine: .*H200 .*; use TensorRT on this GPU: retina-edge build"):
         EngineExecutor(world.engine)
     world.check_nothing_is_left()
