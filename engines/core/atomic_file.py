@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from engines.core.file_lock import is_left, lock, open_exclusively
+from engines.core.file_lock import claim, is_left
 
 # Errors of a disk, whose messages do not name the file.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -57,8 +57,7 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     # os.replace is atomic only within a file system, so the temporary file lies beside its target.
     temporary = path.with_name(f"{_prefix(path)}{os.getpid()}-{secrets.token_hex(8)}.tmp")
     try:
-        with open_exclusively(temporary) as file:
-            lock(file.fileno())  # until the file is closed
+        with claim(temporary) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -68,10 +68,10 @@ def open_exclusively(path: Path) -> BinaryIO:
 
 
 def claim(path: Path) -> BinaryIO:
-    """Create a file that only this process writes, until it is closed. What a killed process left there is replaced.
+    """Create a file that is locked for this process until it is closed, so that others see that it is still written.
 
     Raises:
-        FileExistsError: if another process writes this file.
+        FileExistsError: if there is something of this name.
         OSError: if the file cannot be created.
 
     Examples:
@@ -80,13 +80,7 @@ def claim(path: Path) -> BinaryIO:
         ...     os.listdir(folder)
         ['a.partial.mp4']
     """
-    try:
-        file = open_exclusively(path)
-    except FileExistsError:
-        if not path.is_symlink() and not is_left(path):
-            raise
-        path.unlink()
-        file = open_exclusively(path)
+    file = open_exclusively(path)
     lock(file.fileno())
     return file
 

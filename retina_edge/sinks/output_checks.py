@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engines.core.errors import SinkError
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES
-from retina_edge.sinks.video_sink import partial_path
+from retina_edge.sinks.video_sink import partial_files
 from retina_edge.sources.frames import Source
 from retina_edge.sources.image_source import ImageSource
 from retina_edge.system.output_file import file_identity
@@ -47,9 +47,10 @@ def check_outputs(
     """
     outputs: dict[Path, str] = {}
     for target in [] if save is None else _targets(save, sources, endless=endless):
-        for path in [target, partial_path(target)] if target.suffix.lower() == ".mp4" else [target]:
-            if path in outputs:
-                raise SinkError(f"--save {save}: two sources would write {path}; rename one of them: NAME=SOURCE")
+        if target in outputs:
+            raise SinkError(f"--save {save}: two sources would write {target}; rename one of them: NAME=SOURCE")
+        # The sink of a video removes what earlier ones of this name have left.
+        for path in [target, *partial_files(target)] if target.suffix.lower() == ".mp4" else [target]:
             outputs[path] = f"--save {save}"
     for option, file in (("--json", jsonl), ("--csv", csv)):
         if file is None:

@@ -13,12 +13,12 @@ from typing import BinaryIO
 from engines.core.file_lock import claim, is_left
 from retina_edge.pipeline.result import Result
 from retina_edge.sinks.sink import Sink
-from retina_edge.sinks.video_sink import MAX_STILL_SECONDS, VideoSink, partial_path
+from retina_edge.sinks.video_sink import MAX_STILL_SECONDS, VideoSink
 
 # Length of a segment in seconds.
 SEGMENT_SECONDS = 600.0
 # Matroska, because the file can be played up to the last second if the process is killed; an MP4 could not be.
-SUFFIX = ".mkv"
+SUFFIX, PARTIAL = ".mkv", ".partial.mkv"
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class RecordingSink(Sink):
         self._began = self._latest = 0.0
 
     def __enter__(self) -> Sink:
-        pattern = re.compile(re.escape(self._name) + r"-\d{8}T\d{6}Z(-\d+)?\.partial\.mkv")
+        pattern = re.compile(re.escape(self._name) + r"-\d{8}T\d{6}Z(-\d+)?" + re.escape(PARTIAL))
         with suppress(OSError):  # the folder may not exist yet, and another process may keep the segment
             for file in self._folder.iterdir():
                 if pattern.fullmatch(file.name) and is_left(file):
@@ -50,11 +50,13 @@ class RecordingSink(Sink):
         return self
 
     def _keep(self, file: Path) -> None:
-        """Give a segment that was left its final name; remove an empty one."""
+        """Give a segment that was left its final name, if no other file has it; remove an empty one."""
         if file.stat().st_size == 0:
             file.unlink()
             return
-        whole = file.with_name(file.name.replace(".partial", ""))
+        whole = file.with_name(f"{file.name.removesuffix(PARTIAL)}{SUFFIX}")
+        if whole.exists():
+            return
         os.replace(file, whole)
         logger.warning("%s: recovered from a process that was killed", whole)
 
@@ -73,18 +75,18 @@ class RecordingSink(Sink):
         self._latest = captured
         self._video.write(result)
 
-    def _unused(self, moment: str) -> tuple[Path, BinaryIO]:
-        """Return a path that no other video has, and its partial file, which no other process can take."""
+    def _unused(self, moment: str) -> tuple[Path, tuple[Path, BinaryIO]]:
+        """Return a path that no other video has, and its partial file with its path, which no other process has."""
         self._folder.mkdir(parents=True, exist_ok=True)
         number = 1
         while True:
-            path = self._folder / f"{self._name}-{moment}{'' if number == 1 else f'-{number}'}{SUFFIX}"
+            stem = f"{self._name}-{moment}{'' if number == 1 else f'-{number}'}"
+            path, partial = self._folder / f"{stem}{SUFFIX}", self._folder / f"{stem}{PARTIAL}"
             number += 1
-            # A partial video stays after an error.
-            if path.exists() or partial_path(path).exists():
+            if path.exists():
                 continue
-            with suppress(FileExistsError):
-                return path, claim(partial_path(path))
+            with suppress(FileExistsError):  # also a partial video that stayed after an error
+                return path, (partial, claim(partial))
 
     def _finish(
         self,

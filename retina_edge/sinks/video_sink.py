@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import glob
 import logging
 import math
 import os
+import secrets
 import shutil
 import struct
 from collections.abc import Callable
@@ -17,7 +19,7 @@ import cv2
 import numpy as np
 
 from engines.core.errors import SinkError
-from engines.core.file_lock import claim
+from engines.core.file_lock import claim, is_left
 from engines.core.letterbox import BgrImage
 from retina_edge.imaging.opencv_log import quiet_opencv
 from retina_edge.pipeline.result import Result
@@ -46,10 +48,11 @@ class VideoSink(Sink):
     """A sink that writes an annotated MP4 in the size of the frames. An odd width or height grows by one pixel.
 
     FFmpeg would cut off the last row or column of an odd size, because the color planes of a video have half the size.
-    This sink repeats the row or column instead. The file is written as ``NAME.partial.mp4`` and renamed at the end.
-    After an error, the partial file stays and can be played up to the error. A process that is killed leaves a partial
-    MP4 without an index, which cannot be played; a Matroska file (``.mkv``) can be, up to the last second. A disk with
-    less than ``RESERVED_BYTES`` bytes of free space counts as full, which is an error.
+    This sink repeats the row or column instead. The file is written as ``NAME.0123456789abcdef.partial.mp4``, with
+    random digits, and renamed at the end. After an error, the partial file stays and can be played up to the error; the
+    next video of this name removes it. A process that is killed leaves a partial MP4 without an index, which cannot be
+    played; a Matroska file (``.mkv``) can be, up to the last second. A disk with less than ``RESERVED_BYTES`` bytes of
+    free space counts as full, which is an error.
 
     The rate of the video is constant, and its frames are chosen by time: each one shows the newest frame of the source
     whose time is not more than half an interval later. A frame is repeated until the next one is due, and of several
@@ -61,7 +64,7 @@ class VideoSink(Sink):
         fps: frames per second; None for 25.
         duration: called at the end; returns the seconds from the first frame of the source to the end of its last one,
             or None if the last frame lasts one interval.
-        claimed: the partial file, if it was claimed already.
+        claimed: path of the partial file and the file, if it was claimed already.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -83,11 +86,13 @@ class VideoSink(Sink):
         *,
         fps: float | None,
         duration: Callable[[], float | None] = lambda: None,
-        claimed: BinaryIO | None = None,
+        claimed: tuple[Path, BinaryIO] | None = None,
     ) -> None:
         self.path = path
         self.frames = 0
-        self._partial, self._claimed = partial_path(path), claimed
+        self._partial: Path
+        self._claimed: BinaryIO | None
+        self._partial, self._claimed = claimed or (random_partial_path(path), None)
         self._fps = written_rate(fps or DEFAULT_FPS)
         self._duration = duration
         self._writer: cv2.VideoWriter | None = None
@@ -152,7 +157,8 @@ class VideoSink(Sink):
         except UnicodeEncodeError as error:
             raise SinkError(f"{self.path}: the name is not UTF-8, which OpenCV needs; use another name") from error
         if self._claimed is None:
-            self._claimed = self._claim()
+            self._claimed = claim(self._partial)
+            self._remove_earlier()
         for codec in CODECS:
             with quiet_opencv():
                 writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*codec), self._fps, size, isColor=True)
@@ -165,12 +171,14 @@ class VideoSink(Sink):
             f"any of {', '.join(CODECS)}; check with retina-edge doctor whether OpenCV has FFmpeg"
         )
 
-    def _claim(self) -> BinaryIO:
-        """Create the partial file, so that no other process writes it."""
-        try:
-            return claim(self._partial)
-        except FileExistsError as error:
-            raise SinkError(f"{self.path}: another process writes this video; end it, or use another name") from error
+    def _remove_earlier(self) -> None:
+        """Remove what earlier processes have left of this video. If another process still writes it, raise an error."""
+        for file in partial_files(self.path):
+            if file == self._partial:
+                continue
+            if not is_left(file):
+                raise SinkError(f"{self.path}: another process writes this video; end it, or use another name")
+            file.unlink()
 
     def _release(self) -> None:
         if self._claimed is not None:
@@ -232,14 +240,25 @@ def written_rate(fps: float) -> float:
     return rate if rate == fps else written_rate(rate)
 
 
-def partial_path(path: Path) -> Path:
-    """Return the path of a video while it is incomplete.
+def random_partial_path(path: Path) -> Path:
+    """Return a path for a video while it is incomplete, which no other file has.
 
     Examples:
-        >>> partial_path(Path("yard.mp4")).name
-        'yard.partial.mp4'
+        >>> len(random_partial_path(Path("yard.mp4")).name) == len("yard.0123456789abcdef.partial.mp4")
+        True
     """
-    return path.with_suffix(f".partial{path.suffix}")
+    return path.with_suffix(f".{secrets.token_hex(8)}.partial{path.suffix}")
+
+
+def partial_files(path: Path) -> list[Path]:
+    """Return the incomplete files of a video, from this and other processes. Links are left out.
+
+    Examples:
+        >>> partial_files(Path("missing/yard.mp4"))
+        []
+    """
+    pattern = f"{glob.escape(path.stem)}.{16 * '[0-9a-f]'}.partial{glob.escape(path.suffix)}"
+    return [file for file in path.parent.glob(pattern) if file.is_file() and not file.is_symlink()]
 
 
 def _has_index(path: Path) -> bool:

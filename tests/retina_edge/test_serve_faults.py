@@ -26,7 +26,7 @@ from retina_edge.cli.stream_options import StreamParser, run_options
 from retina_edge.sinks import output_options
 from retina_edge.sinks.recording_sink import RecordingSink
 from retina_edge.sinks.sink import Sink
-from retina_edge.sinks.video_sink import RESERVED_BYTES
+from retina_edge.sinks.video_sink import RESERVED_BYTES, partial_files
 from tests.cameras import camera, say_nothing, send_images
 from tests.media import count_frames, write_video
 from tests.retina_edge.test_serve import serve, states, until
@@ -81,7 +81,9 @@ def test_serve_continues_when_its_disks_are_full(tiny_onnx: Path, noise: Path, t
         assert code == 1
         assert "Traceback" not in errors
         assert re.search(rf"No space left on device: '{re.escape(str(lines))}'", shown[str(lines)])
-        assert re.search(rf"No space left on device.*: '{re.escape(str(large))}/\w+\.partial\.mp4'", shown[str(large)])
+        assert re.search(
+            rf"No space left on device.*: '{re.escape(str(large))}/\w+\.\w+\.partial\.mp4'", shown[str(large)]
+        )
         lost = r": [1-9]\d* results lost \(\[Errno 28\] No space left on device"
         message = rf"outputs failed: {re.escape(str(lines))}{lost}.*; {re.escape(str(large))}{lost}.*"
         assert re.fullmatch(message, errors.splitlines()[-1]), errors
@@ -91,8 +93,9 @@ def test_serve_continues_when_its_disks_are_full(tiny_onnx: Path, noise: Path, t
         for stream in ("v", "noise"):
             frames = [record["frame"] for record in written if record["stream"] == stream]
             assert frames == list(range(len(frames)))
-        counts = {path.name: count_frames(path)[0] for path in large.iterdir()}
-        assert {"noise.partial.mp4"} <= set(counts) <= {"v.partial.mp4", "noise.partial.mp4"}
+        counts = {path.name.split(".")[0]: count_frames(path)[0] for path in large.glob("*.partial.mp4")}
+        assert {"noise"} <= set(counts) <= {"v", "noise"}
+        assert len(counts) == len(list(large.iterdir()))
         assert all(counts.values())
 
 
@@ -100,12 +103,13 @@ def test_detect_ends_when_the_disk_of_its_videos_is_full(tiny_onnx: Path, noise:
     with small_disk(tmp_path / "disk", RESERVED_BYTES + 256 * KIBIBYTE) as disk:
         done = detect(tiny_onnx, noise, "--save", disk / "o.mp4", "--json", tmp_path / "o.jsonl")
         assert done.returncode == 1
-        message = rf"error: \[Errno 28\] No space left on device.*: '{re.escape(str(disk))}/o\.partial\.mp4'"
+        message = rf"error: \[Errno 28\] No space left on device.*: '{re.escape(str(disk))}/o\.\w+\.partial\.mp4'"
         assert re.fullmatch(message, done.stderr.splitlines()[-1]), done.stderr
         assert f"written: {disk}" not in done.stdout
-        assert [path.name for path in disk.iterdir()] == ["o.partial.mp4"]
+        (partial,) = disk.iterdir()
+        assert partial_files(disk / "o.mp4") == [partial]
         # The other output has all results up to the end of the run.
-        assert 0 < count_frames(disk / "o.partial.mp4")[0] <= len(records(tmp_path / "o.jsonl")) < 60
+        assert 0 < count_frames(partial)[0] <= len(records(tmp_path / "o.jsonl")) < 60
 
 
 def test_detect_ends_when_the_disk_of_its_results_is_full(tiny_onnx: Path, tmp_path: Path) -> None:
@@ -118,7 +122,8 @@ def test_detect_ends_when_the_disk_of_its_results_is_full(tiny_onnx: Path, tmp_p
         assert re.fullmatch(message, done.stderr.splitlines()[-1]), done.stderr
     assert "written: " not in done.stdout
     assert not (tmp_path / "o.mp4").exists()
-    assert 0 < count_frames(tmp_path / "o.partial.mp4")[0] < 400
+    (partial,) = partial_files(tmp_path / "o.mp4")
+    assert 0 < count_frames(partial)[0] < 400
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from retina_edge.pipeline.stream import Stream
 from retina_edge.sinks.background_sink import BackgroundSink
 from retina_edge.sinks.sink import Sink
 from retina_edge.sinks.text_sink import JsonlSink
-from retina_edge.sinks.video_sink import VideoSink
+from retina_edge.sinks.video_sink import VideoSink, partial_files
 from retina_edge.sources.frames import Frame, Source
 from retina_edge.sources.image_source import ImageSource
 from retina_edge.sources.video_source import VideoSource
@@ -278,7 +278,8 @@ def test_after_an_error_the_partial_video_is_playable(tmp_path: Path, stage: str
         run(source, [failing, video, lines], detector=Detector(stand_in))
     assert not (tmp_path / "out.mp4").exists()
     count = len((tmp_path / "out.jsonl").read_text().splitlines())
-    assert count_frames(tmp_path / "out.partial.mp4")[0] == count
+    (partial,) = partial_files(tmp_path / "out.mp4")
+    assert count_frames(partial)[0] == count
     # The other sinks also have the frames that waited for them when one sink failed.
     assert count == 10 if stage != "sink" else 10 <= count <= 11 + CAPACITY
 

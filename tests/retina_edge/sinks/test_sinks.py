@@ -30,7 +30,7 @@ from retina_edge.sinks.per_stream_sink import PerStreamSink, sink_for_stream
 from retina_edge.sinks.recording_sink import RecordingSink
 from retina_edge.sinks.sink import Sink
 from retina_edge.sinks.text_sink import JsonlSink
-from retina_edge.sinks.video_sink import MAX_STILL_SECONDS, VideoSink
+from retina_edge.sinks.video_sink import MAX_STILL_SECONDS, VideoSink, partial_files
 from retina_edge.sinks.window_sink import WindowSink
 from retina_edge.sources.frames import Frame
 from retina_edge.sources.image_source import ImageSource
@@ -42,6 +42,8 @@ from tests.retina_edge.sinks.recorder import write_all
 from tests.stand_in import patch_frame
 
 ROOT = Path(__file__).parents[3]
+# Name of an incomplete out.mp4.
+PARTIAL = "out.0123456789abcdef.partial.mp4"
 
 
 @pytest.mark.parametrize("fps", [25.0, 12.5, 29.97, 59.94005994, 119.88, 7.3])
@@ -105,12 +107,14 @@ def test_opencv_is_silent_while_it_writes(tmp_path: Path, monkeypatch: pytest.Mo
 
         def release(self) -> None:
             record_level()
-            write_video(tmp_path / "out.partial.mp4", count=1)
+            write_video(partial, count=1)
 
     def encode(*_arguments: object) -> tuple[bool, Any]:
         record_level()
         return True, np.zeros(3, np.uint8)
 
+    partial = tmp_path / "partial.mp4"
+    monkeypatch.setattr("retina_edge.sinks.video_sink.random_partial_path", lambda _path: partial)
     monkeypatch.setattr(VideoSink, "_open", lambda *_: Writer())
     monkeypatch.setattr(cv2, "imencode", encode)
     try:
@@ -139,7 +143,8 @@ def test_after_an_error_the_old_video_stays_and_the_partial_one_is_playable(
     with pytest.raises(ZeroDivisionError):
         write_all(VideoSink(path, fps=25), [result(i) for i in range(5)], error=ZeroDivisionError())
     assert path.read_bytes() == b"the old one"
-    assert count_frames(tmp_path / "out.partial.mp4")[0] == 5
+    (partial,) = partial_files(path)
+    assert count_frames(partial)[0] == 5
     assert "5 frames are in" in caplog.text
 
 
@@ -169,11 +174,13 @@ def test_a_truncated_video_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
     class FullDisk:
         def release(self) -> None:
             end = int(stored * len(complete)) if 0 < stored < 1 else int(stored)
-            (tmp_path / "out.partial.mp4").write_bytes(complete[:end])
+            partial.write_bytes(complete[:end])
 
         def write(self, _image: object) -> None:
             """Do nothing, like OpenCV on a full disk."""
 
+    partial = tmp_path / "partial.mp4"
+    monkeypatch.setattr("retina_edge.sinks.video_sink.random_partial_path", lambda _path: partial)
     monkeypatch.setattr(VideoSink, "_open", lambda *_: FullDisk())
     with pytest.raises(SinkError, match="cut off and cannot be played; check the space on the disk"):
         write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result()])
@@ -356,10 +363,9 @@ def test_unsuitable_values_of_save_are_refused(
         (None, "a/1.png", ["a"], "would overwrite the source"),
         (None, "link.jsonl", ["w.mp4"], "would overwrite the source w.mp4"),
         (None, "m.onnx", ["w.mp4"], "would overwrite the model m.onnx"),
-        ("out.mp4", None, ["out.partial.mp4"], "--save out.mp4: would overwrite the source out.partial.mp4"),
-        (".", None, ["out.partial.mp4", "b/out.mp4"], "two sources would write out.partial.mp4"),
+        ("out.mp4", None, [PARTIAL], f"--save out.mp4: would overwrite the source {PARTIAL}"),
         ("out.mp4", "a/../out.mp4", ["w.mp4"], "--save would write the same file"),
-        ("out.mp4", "out.partial.mp4", ["w.mp4"], "--save would write the same file"),
+        ("out.mp4", PARTIAL, ["w.mp4"], "--save would write the same file"),
     ],
 )
 def test_outputs_that_would_overwrite_an_input_or_another_output_are_refused(
@@ -374,7 +380,7 @@ def test_outputs_that_would_overwrite_an_input_or_another_output_are_refused(
     for name in ("a", "b"):
         Path(name).mkdir()
     write_patch_image(Path("a/1.png"))
-    for name in ("w.mp4", "out.partial.mp4", "b/out.mp4", "m.onnx"):
+    for name in ("w.mp4", PARTIAL, "m.onnx"):
         Path(name).touch()
     Path("link.jsonl").symlink_to("w.mp4")
     with pytest.raises(SinkError, match=message):
@@ -505,7 +511,7 @@ def test_a_video_that_another_program_writes_is_refused(tmp_path: Path) -> None:
 def test_a_link_under_the_name_of_the_partial_video_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    (tmp_path / "out.partial.mp4").symlink_to(victim)
+    (tmp_path / PARTIAL).symlink_to(victim)
     write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result(0)])
     assert victim.read_text() == "precious"
     assert count_frames(tmp_path / "out.mp4")[0] == 1
@@ -513,9 +519,24 @@ def test_a_link_under_the_name_of_the_partial_video_is_not_followed(tmp_path: Pa
 
 def test_a_partial_video_of_a_killed_process_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engines.core.file_lock.LEFT_SECONDS", 0.0)
-    (tmp_path / "out.partial.mp4").write_bytes(b"half")
+    (tmp_path / PARTIAL).write_bytes(b"half")
     write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result(0)])
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_files_of_the_user_that_look_like_incomplete_videos_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.core.file_lock.LEFT_SECONDS", 0.0)
+    monkeypatch.setattr("retina_edge.sinks.recording_sink.is_left", lambda _path: True)
+    names = ["out.partial.mp4", "out.1.partial.mp4", "out.mp4.partial", "yard-20261126T070000Z.partial.mkv"]
+    for name in [*names, "yard-20261126T070000Z.mkv"]:
+        (tmp_path / name).write_bytes(name.encode())
+    write_all(VideoSink(tmp_path / "out.mp4", fps=25), [result(0)])
+    with RecordingSink(tmp_path, "yard", fps=10):
+        pass
+    for name in [*names, "yard-20261126T070000Z.mkv"]:
+        assert (tmp_path / name).read_bytes() == name.encode()
 
 
 def test_each_stream_gets_a_sink_which_closes_when_the_stream_ends(tmp_path: Path) -> None:
@@ -536,4 +557,4 @@ def test_each_stream_gets_a_sink_which_closes_when_the_stream_ends(tmp_path: Pat
     with pytest.raises(ZeroDivisionError):
         write_all(broken, [replace(result(), stream=stream) for stream in ("a", "c")], error=ZeroDivisionError())
     assert broken.written == ()
-    assert sorted(path.name for path in tmp_path.glob("*.partial.mp4")) == ["a.partial.mp4", "c.partial.mp4"]
+    assert sorted(path.name[0] for path in tmp_path.glob("*.partial.mp4")) == ["a", "c"]
