@@ -8,8 +8,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.table import Table
-
 from engines.core.machine import this_machine
 from retina_edge.cli import argument_types, running
 from retina_edge.cli.training_options import add_size_options
@@ -28,6 +26,7 @@ from retina_edge.data.load import load_dataset
 from retina_edge.data.summary import DataSummary
 from retina_edge.model.config import FINEST_STRIDE
 from retina_edge.system.console import Console
+from retina_edge.system.table import Table
 from retina_edge.training.plan import CPU, CUDA, choose_input_size, choose_levels
 
 EXPLANATION = (
@@ -114,8 +113,8 @@ def _anchors(args: argparse.Namespace, levels: int | None) -> int:
 
 
 def _print(console: Console, title: str, fit: AnchorFit) -> None:
-    table = Table("size of objects", "objects", f"matched at IoU {MATCH_IOU}", "not matched", "mean of best IoU")
-    table.title, table.title_justify = f"{title}: {fit.options}", "left"
+    headers = ("size of objects", "objects", f"matched at IoU {MATCH_IOU}", "not matched", "mean of best IoU")
+    table = Table(*headers, title=f"{title}: {fit.options}")
     for name, size in fit.sizes.items():
         if size.boxes:
             shares = (f"{size.recall:.1%}", f"{1 - size.recall:.1%}", f"{size.mean_iou:.3f}")

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from engines.core.machine import this_machine
@@ -18,6 +17,7 @@ from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.environment.checks import BROKEN, MISSING, OK, Check, check_detection, check_devices, check_packages
 from retina_edge.environment.platforms import Platform, recognize
 from retina_edge.system.console import Console
+from retina_edge.system.table import Table
 
 STYLES = {OK: "green", MISSING: "yellow", BROKEN: "red"}
 
@@ -68,9 +68,9 @@ def _doctor(*, as_json: bool) -> int:
 
 def _print(console: Console, groups: dict[str, list[Check]], platform: Platform, *, works: bool) -> None:
     for name, checks in groups.items():
-        table = Table("", "state", "found", "for", title=name, title_justify="left")
+        table = Table("", "state", "found", "for", title=name)
         for check in checks:
-            table.add_row(check.name, Text(check.state, STYLES[check.state]), Text(check.found), check.purpose)
+            table.add_row(check.name, Text(check.state, STYLES[check.state]), check.found, check.purpose)
         console.print(table)
     for check in (check for checks in groups.values() for check in checks if check.fix):
         console.print(Text(f"{check.name} ({check.purpose}): {check.fix}"), soft_wrap=True)

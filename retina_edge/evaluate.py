@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
 
 from engines.core.atomic_file import atomic_file
 from engines.tensorrt.passport import passport_path
@@ -26,6 +25,8 @@ from retina_edge.evaluation.comparison_report import report_files, write_report
 from retina_edge.evaluation.confusion import Confusion
 from retina_edge.system.console import Console
 from retina_edge.system.output_file import Input, check_output
+from retina_edge.system.printable import printable
+from retina_edge.system.table import Table
 
 REPORT = Path("out/against")
 
@@ -179,15 +180,15 @@ def _warn_of_many_objects(console: Console, dataset: DetectionDataset, max_detec
 
 
 def _print_metrics(console: Console, model: Path, result: Evaluation) -> None:
-    title = f"{escape(model.name)}: {result.images} images, {result.detections} detections"
-    console.print(title, highlight=False, soft_wrap=True)
+    title = f"{printable(model.name)}: {result.images} images, {result.detections} detections"
+    console.print(title, highlight=False, soft_wrap=True, markup=False)
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in result.metrics.items():
         table.add_row(name, f"{value:.4f}")
     for name, value in result.per_class.items():
-        table.add_row(escape(f"AP {name}"), f"{value:.4f}")
+        table.add_row(f"AP {name}", f"{value:.4f}")
     console.print(table)
 
 
@@ -196,7 +197,7 @@ def _print_confusion(console: Console, confusion: Confusion, score: float) -> No
     console.print(f"boxes that score more than {score:g}:", highlight=False)
     table = Table("class", "objects", "found", "box off", "missed", "false alarms")
     for row in confusion.rows():
-        table.add_row(*map(escape, map(str, row)))
+        table.add_row(*map(str, row))
     console.print(table)
     for true, predicted, count in confusion.mistaken():
         console.print(f"{count} {escape(true)} taken for {escape(predicted)}", highlight=False)
@@ -216,7 +217,7 @@ def _why_nothing(result: EvaluationResult, score: float) -> str:
 
 
 def _print_comparison(console: Console, comparison: Comparison) -> None:
-    table = Table("", escape(comparison.first.name), escape(comparison.second.name), "difference")
+    table = Table("", comparison.first.name, comparison.second.name, "difference")
     for name in METRICS:
         first, second = comparison.first.evaluation.metrics[name], comparison.second.evaluation.metrics[name]
         table.add_row(name, f"{first:.4f}", f"{second:.4f}", f"{second - first:+.4f}")

@@ -7,15 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from engines.tensorrt.model_description import Inspection, inspect_model
 from engines.tensorrt.passport import sha256
 from retina_edge.cli import running
 from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.system.console import Console
-from retina_edge.system.printable import printable
+from retina_edge.system.table import Table
 
 
 def build_parser() -> VerbParser:
@@ -108,9 +105,9 @@ def _table(console: Console, title: str, columns: Sequence[str], rows: Any) -> N
     rows = list(rows)
     if not rows:  # a checkpoint has no graph, so no layers, inputs and outputs
         return
-    table = Table(*columns, title=Text(printable(title)), title_justify="left", show_header=any(columns))
+    table = Table(*columns, title=title, show_header=any(columns))
     for row in rows:
-        table.add_row(*(Text(printable(cell), overflow="fold") for cell in row))
+        table.add_row(*row)
     console.print(table)
 
 

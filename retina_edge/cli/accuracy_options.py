@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from engines.core.errors import ContractError
 from retina_edge.api.accuracy import AccuracyOptions
 from retina_edge.cli import argument_types
 from retina_edge.system.console import Console
 from retina_edge.system.printable import printable
+from retina_edge.system.table import Table
 
 
 def add_accuracy_options(parser: argparse.ArgumentParser) -> None:

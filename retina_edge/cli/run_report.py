@@ -16,7 +16,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from retina_edge.cli.no_objects import why_no_objects
@@ -25,6 +24,7 @@ from retina_edge.pipeline.stream import State, Stream
 from retina_edge.sinks.outputs import OutputStatus
 from retina_edge.system.console import Console
 from retina_edge.system.printable import printable
+from retina_edge.system.table import Table
 from retina_edge.tracking.counting import Tally
 from retina_edge.tracking.zones import Zone
 
@@ -187,14 +187,14 @@ def print_summary(console: Console, summary: Summary, outputs: list[str]) -> Non
     if summary.dropped:
         table.add_row("dropped from live streams", str(summary.dropped))
     classes = f": {_by_class(summary.objects)}" if summary.objects else ""
-    table.add_row("detections", Text(f"{summary.detections}{classes}"))
+    table.add_row("detections", f"{summary.detections}{classes}")
     if summary.tracks is not None:
         table.add_row("tracks", str(summary.tracks))
     several = len({stream for stream, _ in summary.tallies}) > 1
     for stream, tally in summary.tallies:
         kind = "zone" if isinstance(tally.region, Zone) else "line"
         name = f"{stream}: {tally.region.name}" if several else tally.region.name
-        table.add_row(Text(f"{kind} {printable(name)}"), Text(_counts(tally)))
+        table.add_row(f"{kind} {name}", _counts(tally))
     table.add_row("frames per second", f"{summary.fps:.1f} ({summary.seconds:.1f} s in total)")
     stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in summary.stage_ms.items())
     table.add_row("ms per frame, overlapping", stages)

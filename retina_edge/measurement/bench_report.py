@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from retina_edge.system.console import Console
+from retina_edge.system.table import Table
 
 COLUMNS = ("mean", "p50", "p90", "p99")
 
@@ -76,7 +74,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(*columns, show_header=any(columns))
     for row in rows:
-        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+        table.add_row(*row)
     console.print(table)
 
 
