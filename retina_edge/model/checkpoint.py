@@ -5,6 +5,7 @@ Checkpoints are read with ``weights_only=True``: an untrusted checkpoint can be 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -155,7 +156,9 @@ def _checkpoint_of(content: dict[str, Any], path: Path) -> Checkpoint:
         raise ModelFileError(f"weights: expected tensors by name, got {short(weights)}")
     check_weights(weights, path)
     weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
-    _check_fit(config, weights)
+    # The meta device computes shapes without allocating memory.
+    with torch.device("meta"):
+        check_kinds(RetinaNet(config).state_dict(), weights)
     if training is not None and (not isinstance(training, dict) or type(training.get("step")) is not int):
         raise ModelFileError("training: expected the state of a run after a number of steps, got something else")
     if recipe is not None:
@@ -163,16 +166,22 @@ def _checkpoint_of(content: dict[str, Any], path: Path) -> Checkpoint:
     return Checkpoint(contract, config, weights, training, recipe)
 
 
-def _check_fit(config: ModelConfig, weights: dict[str, Tensor]) -> None:
-    """Check that the weights have the names, shapes and types of the architecture.
+def check_kinds(model: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Check that weights have the names, shapes and types of those of a model.
+
+    Args:
+        model: state dict of the model.
+        weights: the weights of a file.
 
     Raises:
         ModelFileError: if a weight is missing, unknown, or has another shape or type.
+
+    Examples:
+        >>> check_kinds({"a": torch.zeros(3)}, {"a": torch.zeros(2)})
+        Traceback (most recent call last):
+        engines.core.errors.ModelFileError: 1 weights do not fit the architecture; the first, 'a': expected float32 ...
     """
-    # The meta device computes shapes without allocating memory.
-    with torch.device("meta"):
-        expected = {name: _kind(value) for name, value in RetinaNet(config).state_dict().items()}
-    actual = {name: _kind(value) for name, value in weights.items()}
+    expected, actual = ({name: _kind(value) for name, value in part.items()} for part in (model, weights))
     wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
     if wrong:
         name = wrong[0]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from engines.core.errors import DeviceError
@@ -57,6 +57,20 @@ def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optim
     if options.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9)
     return torch.optim.AdamW(groups, lr=options.learning_rate)
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """Return tensors of the names, shapes and types that an optimizer keeps for each parameter after a step.
+
+    Examples:
+        >>> moments_of(make_optimizer(nn.Linear(2, 1), TrainOptions()))[0]["momentum_buffer"].shape
+        torch.Size([1, 2])
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if isinstance(optimizer, torch.optim.SGD):
+        return {index: {"momentum_buffer": value} for index, value in enumerate(parameters)}
+    step = torch.zeros(())
+    return {index: {"step": step, "exp_avg": value, "exp_avg_sq": value} for index, value in enumerate(parameters)}
 
 
 def amp_dtype(mode: str, device: torch.device) -> torch.dtype | None:

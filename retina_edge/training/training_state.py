@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from engines.core.contract import BIT_DEPTH
-from engines.core.errors import TrainingError
-from retina_edge.model.checkpoint import load_checkpoint, plain
+from engines.core.errors import ContractError, ModelFileError, TrainingError
+from engines.core.json_form import BOOLEAN, INTEGER, NUMBER, OBJECT, Form, OrNull, check_form, require, short
+from retina_edge.model.checkpoint import check_kinds, load_checkpoint, plain
+from retina_edge.model.torch_file import check_weights
 from retina_edge.training.fake_quantization import ranges_of
+from retina_edge.training.optimization import moments_of
 from retina_edge.training.progress import TimeBudget
+from retina_edge.training.training_log import LOSSES
 
 if TYPE_CHECKING:
     from retina_edge.training.trainer import Trainer
@@ -18,6 +25,22 @@ if TYPE_CHECKING:
 MAY_CHANGE_ON_RESUME = ("workers", "eval_every")
 # Values of settings that older files lack.
 LATER_SETTINGS = {"qat": False, "minutes": 0.0, "bit_depth": BIT_DEPTH}
+# Number of settings that an error names.
+_NAMED_SETTINGS = 3
+# The state apart from its tensors. Files without a time lack "spent" and "out of time".
+_FORM: Form = {
+    "step": INTEGER,
+    "spent?": NUMBER,
+    "out of time?": BOOLEAN,
+    "unfinished": OrNull(dict.fromkeys((*LOSSES, "images_per_second"), NUMBER)),
+    "settings": OBJECT,
+    "best_ap": NUMBER,
+    "scaler": {"*": NUMBER},
+}
+_TENSORS = ("model", "ema", "ranges", "optimizer")
+_OF_SCALER = ("scale", "_growth_tracker")
+# Far above every run.
+_MAX_STEPS = 10**12
 
 
 def save(trainer: Trainer) -> None:
@@ -62,28 +85,109 @@ def restore(trainer: Trainer) -> None:
     state = load_checkpoint(trainer.last_path).training
     if state is None:
         raise TrainingError(f"{trainer.last_path}: expected a checkpoint with training state, got a model to ship")
-    saved = state["settings"]
-    differences = [
-        f"{name}: expected {saved.get(name)}, got {value}"
-        for name, value in _settings(trainer).items()
-        if name not in MAY_CHANGE_ON_RESUME and saved.get(name, LATER_SETTINGS.get(name)) != value
-    ]
-    if differences:
+    try:
+        check_form({name: value for name, value in state.items() if name not in _TENSORS}, _FORM)
+        _check_settings(trainer, state["settings"])
+        _check_numbers(trainer, state)
+        tensors = _checked_tensors(trainer, state)
+    except (ContractError, ModelFileError) as error:
         raise TrainingError(
-            f"{trainer.last_path} was made with other settings: {'; '.join(differences)}; resume with the same "
-            f"settings, or train longer or otherwise in a new run with --init {trainer.output.name}"
-        )
-    trainer.model.load_state_dict(state["model"])
+            f"{trainer.last_path}: damaged state of the training: {error}; use a copy of the file, or start without "
+            "resuming"
+        ) from error
+    trainer.model.load_state_dict(tensors["model"])
     if trainer.ema:
-        trainer.ema.load_state_dict(state["ema"])
+        trainer.ema.load_state_dict(tensors["ema"])
     for model in (trainer.model, trainer.ema) if trainer.ema else (trainer.model,):
-        for current, value in zip(ranges_of(model), state.get("ranges", ()), strict=True):
+        for current, value in zip(ranges_of(model), tensors["ranges"].values(), strict=True):
             current.copy_(value)
-    trainer.optimizer.load_state_dict(state["optimizer"])
-    trainer.scaler.load_state_dict(state["scaler"])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors["optimizer"].items():
+        index, kind = name.split(".")
+        moments.setdefault(int(index), {})[kind] = value
+    # The options of the optimizer, as those of the scaler, are those of this run.
+    trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": moments})
+    scaler = trainer.scaler.state_dict()
+    trainer.scaler.load_state_dict(scaler | {name: state["scaler"][name] for name in _OF_SCALER if name in scaler})
     trainer.step, trainer.best_ap, trainer.unfinished = state["step"], state["best_ap"], state["unfinished"]
     if trainer.budget:
         reserved = trainer.budget.last_evaluation
         trainer.budget = TimeBudget(60 * trainer.options.minutes, spent=state["spent"])
         trainer.budget.last_evaluation = reserved
         trainer.out_of_time = state["out of time"]
+
+
+def _check_settings(trainer: Trainer, saved: Mapping[str, Any]) -> None:
+    """Raise TrainingError unless the settings are those of the run that saved them."""
+    differences = [
+        f"{name}: expected {short(saved.get(name))}, got {short(value)}"
+        for name, value in _settings(trainer).items()
+        if name not in MAY_CHANGE_ON_RESUME and saved.get(name, LATER_SETTINGS.get(name)) != value
+    ]
+    if differences:
+        more = len(differences) - _NAMED_SETTINGS
+        named = "; ".join(differences[:_NAMED_SETTINGS]) + (f"; and {more} more" if more > 0 else "")
+        raise TrainingError(
+            f"{trainer.last_path} was made with other settings: {named}; resume with the same "
+            f"settings, or train longer or otherwise in a new run with --init {trainer.output.name}"
+        )
+
+
+def _check_numbers(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Raise ContractError if a number is out of range, or missing."""
+    require(0 <= state["step"] <= _MAX_STEPS, "step", f"0 to {_MAX_STEPS}", state["step"])
+    if trainer.budget:
+        require("out of time" in state, "out of time", "true or false", None)
+        require(state.get("spent", -1) >= 0, "spent", "0 s or more", state.get("spent"))
+    if scaler := trainer.scaler.state_dict():
+        check_form(state["scaler"], dict.fromkeys(scaler, NUMBER), "scaler")
+        scale, tracker = (state["scaler"][name] for name in _OF_SCALER)
+        require(0 < scale < 2**127, "scaler.scale", "more than 0 and less than 2**127, as float32", scale)
+        require(0 <= tracker < 2**31, "scaler._growth_tracker", "0 or more, as int32", tracker)
+
+
+def _checked_tensors(trainer: Trainer, state: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of each part of a state, after checking that they are like those of this run.
+
+    They then take as much memory as those of the run.
+
+    Raises:
+        ModelFileError, ContractError: if a name, shape or type differs, or a number is not finite or out of range.
+    """
+    optimizer = state.get("optimizer")
+    if not isinstance(optimizer, dict) or not isinstance(optimizer.get("state"), dict):
+        raise ModelFileError(f"optimizer: expected its state, got {short(optimizer)}")
+    actual = _flat({**{name: state.get(name) for name in _TENSORS}, "optimizer": optimizer["state"]})
+    # A parameter has no entry before its first step.
+    begun = {name.split(".")[1] for name in actual if name.startswith("optimizer.")}
+    moments = {index: entry for index, entry in moments_of(trainer.optimizer).items() if str(index) in begun}
+    ema = trainer.ema.state_dict() if trainer.ema else None
+    own = {"model": trainer.model.state_dict(), "ema": ema, "ranges": ranges_of(trainer.model), "optimizer": moments}
+    check_kinds(_flat(own), actual)
+    check_weights(actual, trainer.last_path)
+    for name, value in actual.items():
+        if name.startswith("ranges.") or name.endswith((".n_averaged", ".exp_avg_sq", ".step")):
+            require(not (value < 0).any(), name, "0 or more", float(value.min()))
+    return {
+        part: {name.removeprefix(f"{part}."): value for name, value in actual.items() if name.startswith(f"{part}.")}
+        for part in _TENSORS
+    }
+
+
+def _flat(value: object, name: str = "", depth: int = 0) -> dict[str, Tensor]:
+    """Return the tensors in nested mappings and lists by their path; None contains no tensor.
+
+    Raises:
+        ModelFileError: if there is something else, or the value is nested too deep.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Tensor):
+        return {name: value}
+    if depth > 2 or not isinstance(value, dict | list):
+        raise ModelFileError(f"{name}: expected tensors by name, got {short(value)}")
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    found: dict[str, Tensor] = {}
+    for key, item in items:
+        found.update(_flat(item, f"{name}.{key}" if name else str(key), depth + 1))
+    return found

@@ -199,7 +199,7 @@ def test_resuming_without_a_state_or_with_other_settings_is_refused(data: Detect
     fewer.run()
     other = make_trainer(data, tmp_path / "model.pt")
     other.model.config = dataclasses.replace(TINY, box_loss="giou")
-    with pytest.raises(TrainingError, match="box_loss: expected l1, got giou"):
+    with pytest.raises(TrainingError, match="box_loss: expected 'l1', got 'giou'"):
         other.resume()
 
 
