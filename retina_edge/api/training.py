@@ -204,7 +204,7 @@ class _Run:
         last = self.output.with_suffix(".last.pt")
         previous = load_checkpoint(last) if resume and last.is_file() else None
         if previous and previous.recipe is not None:
-            given = given.or_else(previous.recipe)
+            given = given.or_else(previous.recipe, last)
         summary = DataSummary.of(self.train_data)
         for line in (*summary.lines(), f"training on {describe(self.group)}"):
             self.say(line)

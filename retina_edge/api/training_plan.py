@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.core.errors import ModelFileError
+from engines.core.errors import ContractError, ModelFileError, reason_of
 from engines.core.processor import usable_cores
 from retina_edge.data.anchor_fit import AnchorFit, fit_anchors, input_boxes
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.summary import DataSummary
+from retina_edge.system.printable import printable
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.plan import (
     CPU,
@@ -55,10 +56,30 @@ class GivenOptions:
     augment: Mapping[str, Any]
     options: Mapping[str, Any]
 
-    def or_else(self, recipe: Mapping[str, Any]) -> GivenOptions:
-        """Return the options with those of another run's recipe for all that were not given."""
-        model, augment, options = ({**recipe[name], **getattr(self, name)} for name in ("model", "augment", "options"))
-        return GivenOptions(model, augment, options)
+    def or_else(self, recipe: Mapping[str, Any], file: Path) -> GivenOptions:
+        """Return the options with those of another run's recipe for all that were not given.
+
+        Args:
+            recipe: the recipe of a checkpoint.
+            file: the checkpoint.
+
+        Raises:
+            ModelFileError: if the recipe has other options, or one of another type or out of range.
+        """
+        found: dict[str, Mapping[str, Any]] = {}
+        kinds: dict[str, Any] = {"model": ModelOptions, "augment": AugmentOptions, "options": TrainOptions}
+        for name, kind in kinds.items():
+            values = {key: tuple(value) if isinstance(value, list) else value for key, value in recipe[name].items()}
+            try:
+                kind(**values)
+            except (TypeError, ValueError, ArithmeticError) as error:  # TypeError also for an unknown option
+                reason = printable(reason_of(error)).removeprefix(f"{ContractError.__name__} ")
+                raise ModelFileError(
+                    f"{file}: expected a recipe with the options of a training, got a damaged one: {name}: {reason}; "
+                    "use a copy of the file, or start without resuming"
+                ) from error
+            found[name] = {**values, **getattr(self, name)}
+        return GivenOptions(**found)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,17 @@ from engines.core.option_checks import check_choice, check_integer, check_number
 SCHEDULES = ("multistep", "cosine", "constant")
 OPTIMIZERS = ("sgd", "adamw")
 AMP_MODES = ("auto", "bf16", "fp16", "off")
+# Bounds far above every run, because a resumed run takes its options from a file.
+MOST = {
+    "epochs": 10**6,
+    "epoch_samples": 10**8,
+    "batch": 2**16,
+    "warmup_steps": 10**9,
+    "workers": 1024,
+    "seed": 2**63 - 1,
+    "eval_every": 10**6,
+    "minutes": 10**7,
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class TrainOptions:
     Examples:
         >>> TrainOptions(epochs=0)
         Traceback (most recent call last):
-        engines.core.errors.ContractError: epochs: expected at least 1, got 0
+        engines.core.errors.ContractError: epochs: expected 1 to 1000000, got 0
     """
 
     epochs: int = 12
@@ -68,11 +79,13 @@ class TrainOptions:
         for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("amp", AMP_MODES)):
             check_choice(name, getattr(self, name), allowed)
         for name in ("epochs", "batch", "eval_every"):
-            check_integer(name, getattr(self, name), 1)
+            check_integer(name, getattr(self, name), 1, MOST[name])
         for name in ("epoch_samples", "warmup_steps", "workers", "seed"):
-            check_integer(name, getattr(self, name), 0)
-        for name in ("weight_decay", "clip_norm", "minutes"):
+            check_integer(name, getattr(self, name), 0, MOST[name])
+        for name in ("weight_decay", "clip_norm"):
             check_number(name, getattr(self, name), "0 or more", lambda value: 0 <= value < math.inf)
+        most = MOST["minutes"]
+        check_number("minutes", self.minutes, f"0 to {most}", lambda value: 0 <= value <= most)
         check_number("learning_rate", self.learning_rate, "more than 0", lambda rate: 0 < rate < math.inf)
         check_number("ema", self.ema, "0 <= decay < 1", lambda decay: 0 <= decay < 1)
 

@@ -40,7 +40,7 @@ _FORM: Form = {
 _TENSORS = ("model", "ema", "ranges", "optimizer")
 _OF_SCALER = ("scale", "_growth_tracker")
 # Far above every run.
-_MAX_STEPS = 10**12
+_MAX_STEPS = 10**15
 
 
 def save(trainer: Trainer) -> None:

@@ -137,7 +137,7 @@ def test_errors_are_reported_without_a_traceback(
         (["--anchors", "32"], "expected sizes for 3 levels"),
         (["--anchors", "auto", "32"], "anchors: expected sizes in pixels or auto, got auto 32"),
         (["--input", "100x100"], "multiples of 32"),
-        (["--epochs", "0"], "epochs: expected at least 1"),
+        (["--epochs", "0"], "epochs: expected 1 to 1000000"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main([*good, *options])

@@ -43,7 +43,7 @@ from retina_edge.evaluation.coco_metrics import evaluate_detections
         (api.ModelOptions, {"backbone_levels": "5"}, "backbone_levels: expected an integer, got '5'"),
         (api.ModelOptions, {"head_depth": 2.0}, "head_depth: expected an integer, got 2.0"),
         (api.TrainOptions, {"epochs": 1.5}, "epochs: expected an integer, got 1.5"),
-        (api.TrainOptions, {"workers": -1}, "workers: expected at least 0, got -1"),
+        (api.TrainOptions, {"workers": -1}, "workers: expected 0 to 1024, got -1"),
         (api.TrainOptions, {"weight_decay": math.nan}, "weight_decay: expected 0 or more, got nan"),
         (api.TrainOptions, {"learning_rate": math.inf}, "learning_rate: expected more than 0, got inf"),
         (api.AugmentOptions, {"size": 640}, "size: expected two numbers, height and width, got 640"),

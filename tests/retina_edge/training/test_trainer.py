@@ -377,7 +377,7 @@ def test_options_are_checked() -> None:
     for changes, message in (
         ({"optimizer": "lion"}, "optimizer: expected one of sgd, adamw, got lion"),
         ({"schedule": "x"}, "schedule"),
-        ({"epochs": 0}, "epochs: expected at least 1"),
+        ({"epochs": 0}, "epochs: expected 1 to 1000000"),
         ({"learning_rate": 0.0}, "more than 0"),
         ({"ema": 1.0}, "ema"),
         ({"workers": -1}, "workers"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.core.errors import ModelFileError, TrainingError
+from retina_edge.api.training_plan import GivenOptions
+from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.load import load_dataset
 from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.training import training_state
+from retina_edge.training.model_options import ModelOptions
+from retina_edge.training.train_options import TrainOptions
 from retina_edge.training.trainer import Trainer
-from tests.hostile import VALUES, accepted
+from tests.hostile import VALUES, accepted, damaged
 from tests.retina_edge.training.test_trainer import make_trainer
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -163,6 +168,34 @@ def test_the_scale_of_mixed_precision_is_checked(data: DetectionDataset, tmp_pat
     trainer.save_last()
     with pytest.raises(TrainingError, match=r"scaler.scale: expected more than 0 .*, got 0\.0"):
         trainer.resume()
+
+
+RECIPE = {
+    "model": dataclasses.asdict(ModelOptions()),
+    "augment": dataclasses.asdict(AugmentOptions()),
+    "options": dataclasses.asdict(TrainOptions()),
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(damaged(json.loads(json.dumps(RECIPE))))
+def test_a_damaged_recipe_is_refused_or_usable(text: str) -> None:
+    recipe = json.loads(text)
+    if any(not isinstance(recipe.get(name), dict) for name in RECIPE):
+        return  # load_checkpoint refuses it
+    given = accepted(lambda: GivenOptions({}, {}, {"batch": 3}).or_else(recipe, Path("model.last.pt")))
+    if given:
+        ModelOptions(**given.model).config(num_classes=2)
+        AugmentOptions(**given.augment)
+        assert TrainOptions(**given.options).batch == 3
+
+
+def test_a_recipe_cannot_ask_for_any_number_of_processes() -> None:
+    recipe = {**RECIPE, "options": {"workers": 10**9}}
+    with pytest.raises(
+        ModelFileError, match=r"^a\.pt: expected a recipe .*options: workers: expected 0 to 1024, got 10+;"
+    ):
+        GivenOptions({}, {}, {}).or_else(recipe, Path("a.pt"))
 
 
 def test_a_truncated_state_is_refused(data: DetectionDataset, tmp_path: Path) -> None:
