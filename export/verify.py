@@ -22,6 +22,7 @@ from engines.core.contract import DetectorContract
 from engines.core.executor import RawDetections
 from engines.core.tensor_names import INPUT, OUTPUTS, head_names
 from engines.onnx.deployable import postprocess_only
+from engines.onnx.session import open_session, run_session
 from engines.plugins.specification import detections_of
 from export.errors import ExportError
 
@@ -96,7 +97,7 @@ def verify(
     if stored is not exported:
         difference = _compare_heads(expected, heads, contract, HALF_HEAD_TOLERANCE, ", half weights")
     session = _session(deployable)
-    actual = [RawDetections(*session.run(OUTPUTS, {INPUT: chunk})) for chunk in batches]
+    actual = [RawDetections(*run_session(session, OUTPUTS, {INPUT: chunk})) for chunk in batches]
     boxes, scores, detections = compare_with_specification(heads, actual, contract, len(images))
     return Agreement(*difference, boxes, scores, detections, len(images))
 
@@ -140,8 +141,10 @@ def postprocessed(deployable: onnx.ModelProto, heads: Sequence[Arrays]) -> list[
     names = [item.name for item in session.get_inputs()]
     return [
         RawDetections(
-            *session.run(
-                OUTPUTS, {name: head.astype(kind) for name, kind, head in zip(names, types, batch, strict=True)}
+            *run_session(
+                session,
+                OUTPUTS,
+                {name: head.astype(kind) for name, kind, head in zip(names, types, batch, strict=True)},
             )
         )
         for batch in heads
@@ -172,7 +175,7 @@ def batches_of(images: Images, batch: int | None) -> Iterator[Images]:
 def onnx_heads(model: onnx.ModelProto, batches: Sequence[Images]) -> list[Arrays]:
     """Run a network and return the raw heads of each batch, converted to float32."""
     session = _session(model.SerializeToString(), optimized=not _is_quantized_half(model))
-    return [[head.astype(np.float32) for head in session.run(None, {INPUT: images})] for images in batches]
+    return [[head.astype(np.float32) for head in run_session(session, None, {INPUT: images})] for images in batches]
 
 
 def _is_quantized_half(model: onnx.ModelProto) -> bool:
@@ -188,11 +191,11 @@ def _is_quantized_half(model: onnx.ModelProto) -> bool:
 def timed_heads(model: onnx.ModelProto, images: Images) -> Callable[[], float]:
     """Warm up a network, and return a function that runs it on one batch and returns the seconds that the run took."""
     session = _session(model.SerializeToString())
-    session.run(None, {INPUT: images})
+    run_session(session, None, {INPUT: images})
 
     def run() -> float:
         start = perf_counter()
-        session.run(None, {INPUT: images})
+        run_session(session, None, {INPUT: images})
         return perf_counter() - start
 
     return run
@@ -202,8 +205,7 @@ def _session(content: bytes, *, optimized: bool = True) -> onnxruntime.Inference
     options = onnxruntime.SessionOptions()
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return open_session(content, options)
 
 
 def _compare_heads(

@@ -1,14 +1,15 @@
 """Checks of an ONNX file before any library loads it, with the wire format of protobuf alone.
 
 The base install has no package onnx, and ONNX Runtime copies each function to all its calls: thirty functions that each
-call the one before twice become a billion nodes.
+call the one before twice become a billion nodes. When it loads a model, it computes the nodes that depend on constants
+alone and keeps the results, so their number is limited here, and the size of each in ``session``.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,13 +18,20 @@ from engines.core.json_form import short
 
 # Far above the nodes of an export, which has about two thousand.
 MAX_NODES = 100_000
+# Nodes that depend on constants alone, and do not convert weights. An export has fewer than twenty.
+MAX_CONSTANT_NODES = 64
 # Numbers of fields in onnx.proto.
 _GRAPH, _FUNCTION = 7, 25  # of a model
-_NODE, _INITIALIZER = 1, 5  # of a graph
-_FUNCTION_NAME, _FUNCTION_NODE = 1, 7
-_OPERATOR, _ATTRIBUTE = 4, 5  # of a node
-_SUBGRAPH, _SUBGRAPHS = 6, 11  # of an attribute
+_NODE, _INITIALIZER, _GRAPH_INPUT, _SPARSE_INITIALIZER = 1, 5, 11, 15  # of a graph
+_FUNCTION_NAME, _FUNCTION_INPUT, _FUNCTION_NODE = 1, 4, 7
+_INPUT, _OUTPUT, _NODE_NAME, _OPERATOR, _ATTRIBUTE = 1, 2, 3, 4, 5  # of a node
+_SUBGRAPH, _SUBGRAPHS, _SPARSE, _SPARSES = 6, 11, 22, 23  # of an attribute
+_VALUE_NAME = 1
 _TYPE, _FLOATS, _NAME, _RAW, _DOUBLES = 2, 4, 8, 9, 10  # of a tensor
+# Operators whose result is small, whatever they are applied to, or as large as the file says.
+_SMALL = frozenset({"Constant", "Shape", "Size"})
+# Operators that convert weights to another type.
+_CONVERSIONS = frozenset({"Cast", "DequantizeLinear"})
 # Types of tensors with floating-point numbers, as in raw data.
 _FLOAT_TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
 # Kinds of fields in the wire format. The other two, groups, are unknown to ONNX.
@@ -50,8 +58,8 @@ def check_onnx(content: bytes | memoryview) -> None:
         content: content of the file.
 
     Raises:
-        ModelFileError: if the content is no ONNX, a function calls another one, a node contains a graph, there are too
-            many nodes, or a weight is not finite.
+        ModelFileError: if the content is no ONNX, a function calls another one, a node contains a graph, a tensor is
+            sparse, there are too many nodes, too many depend on constants alone, or a weight is not finite.
 
     Examples:
         >>> from retina_edge.assets import MODEL
@@ -65,53 +73,136 @@ def check_onnx(content: bytes | memoryview) -> None:
         ) from error
 
 
+class _Node(NamedTuple):
+    operator: str
+    name: str
+    inputs: list[str]
+    outputs: list[str]
+
+
+class _Function(NamedTuple):
+    inputs: list[str]
+    nodes: list[_Node]
+
+
 def _check_model(model: memoryview) -> None:
     # Functions are told apart by their names alone. That may count a node too many, but none too few.
     parts = [(number, _message(value)) for number, value in _fields(model) if number in (_GRAPH, _FUNCTION)]
-    functions, called = Counter[str](), set[str]()
+    functions: dict[str, list[_Function]] = {}
     for body in (part for number, part in parts if number == _FUNCTION):
-        name, operators = "", []
-        for number, value in _fields(body):
-            if number == _FUNCTION_NAME:
-                name = _text(value)
-            elif number == _FUNCTION_NODE:
-                operators.append(_operator(_message(value)))
-        functions[name] += len(operators)
-        called.update(operators)
+        name, function = _function(body)
+        functions.setdefault(name, []).append(function)
+    called = {node.operator for bodies in functions.values() for body in bodies for node in body.nodes}
     if nested := sorted(called & functions.keys()):
         raise ModelFileError(f"expected functions that call no other one, got calls of {short(nested[0])}")
     if all(number != _GRAPH for number, _ in parts):
         raise ValueError("no graph")
-    nodes = 0
+    inputs: list[str] = []
+    nodes: list[_Node] = []
+    weights: set[str] = set()
     for graph in (part for number, part in parts if number == _GRAPH):
         for number, value in _fields(graph):
             if number == _NODE:
-                nodes += functions.get(_operator(_message(value)), 1)
+                nodes.append(_node(_message(value)))
             elif number == _INITIALIZER:
-                _check_tensor(_message(value))
-    if not 0 < nodes <= MAX_NODES:
-        raise ModelFileError(f"expected an ONNX model of 1 to {MAX_NODES} nodes, got {nodes}; export it again")
+                weights.add(_check_tensor(_message(value)))
+            elif number == _GRAPH_INPUT:
+                inputs += [_text(name) for field, name in _fields(_message(value)) if field == _VALUE_NAME]
+            elif number == _SPARSE_INITIALIZER:
+                raise ModelFileError(_SPARSE_MESSAGE)
+    sizes = {name: sum(len(body.nodes) for body in bodies) for name, bodies in functions.items()}
+    count = sum(sizes.get(node.operator, 1) for node in nodes)
+    if not 0 < count <= MAX_NODES:
+        raise ModelFileError(f"expected an ONNX model of 1 to {MAX_NODES} nodes, got {count}; export it again")
+    _check_constants(inputs, nodes, functions, weights)
 
 
-def _operator(node: memoryview) -> str:
-    """Return the name of a node's operator or function.
+_SPARSE_MESSAGE = (
+    "expected dense tensors, got a sparse one, which may be of any size when it is loaded; export it again"
+)
+
+
+def _check_constants(
+    inputs: list[str], nodes: list[_Node], functions: dict[str, list[_Function]], weights: set[str]
+) -> None:
+    """Raise ModelFileError if too many nodes depend on constants alone."""
+    changing = set(inputs)
+    stored, folded = set(weights), []
+    for node in _constant_nodes(changing, nodes):
+        if node.operator in _CONVERSIONS and node.inputs and node.inputs[0] in stored:
+            stored.remove(node.inputs[0])  # a weight is converted once
+        else:
+            folded.append(node)
+    for call in (node for node in nodes if node.operator in functions):
+        for body in functions[call.operator]:
+            given = {name for name, value in zip(body.inputs, call.inputs, strict=False) if value in changing}
+            folded += _constant_nodes(given, body.nodes)
+    if len(folded) > MAX_CONSTANT_NODES:
+        node = folded[MAX_CONSTANT_NODES]
+        raise ModelFileError(
+            f"expected at most {MAX_CONSTANT_NODES} nodes that depend on constants alone, got {len(folded)}, among "
+            f"them {short(node.name)} ({short(node.operator)}); export it again"
+        )
+
+
+def _constant_nodes(changing: set[str], nodes: list[_Node]) -> list[_Node]:
+    """Return the nodes that depend on constants alone, except small ones.
+
+    Args:
+        changing: names of the inputs; the names of all tensors that depend on them are added.
+        nodes: nodes in the order of their computation, which ONNX prescribes.
+    """
+    constant = []
+    for node in nodes:
+        if node.operator in _SMALL:
+            continue
+        if changing.isdisjoint(node.inputs):
+            constant.append(node)
+        else:
+            changing.update(node.outputs)
+    return constant
+
+
+def _function(body: memoryview) -> tuple[str, _Function]:
+    """Return the name of a function, and the function."""
+    name, function = "", _Function([], [])
+    for number, value in _fields(body):
+        if number == _FUNCTION_NAME:
+            name = _text(value)
+        elif number == _FUNCTION_INPUT:
+            function.inputs.append(_text(value))
+        elif number == _FUNCTION_NODE:
+            function.nodes.append(_node(_message(value)))
+    return name, function
+
+
+def _node(message: memoryview) -> _Node:
+    """Return a node.
 
     Raises:
-        ModelFileError: if the node has a graph inside, as a loop or a condition.
+        ModelFileError: if the node has a graph inside, as a loop or a condition, or a sparse tensor.
     """
-    operator, contains_graph = "", False
-    for number, value in _fields(node):
-        if number == _OPERATOR:
+    node, name, operator, inner = _Node("", "", [], []), "", "", set[int]()
+    for number, value in _fields(message):
+        if number == _INPUT:
+            node.inputs.append(_text(value))
+        elif number == _OUTPUT:
+            node.outputs.append(_text(value))
+        elif number == _NODE_NAME:
+            name = _text(value)
+        elif number == _OPERATOR:
             operator = _text(value)
         elif number == _ATTRIBUTE:
-            contains_graph |= any(inner in (_SUBGRAPH, _SUBGRAPHS) for inner, _ in _fields(_message(value)))
-    if contains_graph:
+            inner.update(field for field, _ in _fields(_message(value)))
+    if inner & {_SUBGRAPH, _SUBGRAPHS}:
         raise ModelFileError(f"expected a network without loops and conditions, got {short(operator)}")
-    return operator
+    if inner & {_SPARSE, _SPARSES}:
+        raise ModelFileError(_SPARSE_MESSAGE)
+    return node._replace(operator=operator, name=name)
 
 
-def _check_tensor(tensor: memoryview) -> None:
-    """Raise ModelFileError if a weight is not finite."""
+def _check_tensor(tensor: memoryview) -> str:
+    """Return the name of a weight; raise ModelFileError if it is not finite."""
     name, kind = "", 0
     parts: list[tuple[int, memoryview]] = []
     for number, value in _fields(tensor):
@@ -128,6 +219,7 @@ def _check_tensor(tensor: memoryview) -> None:
                 f"{short(name)}: expected finite numbers, got NaN or infinity; export the model from a checkpoint "
                 "without them"
             )
+    return name
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -20,7 +20,8 @@ from engines.core.json_form import read_json, short
 from engines.core.records import QUANTIZATION
 from engines.core.tensor_names import INPUT, OUTPUTS, QUANTIZATION_KEY
 from engines.onnx.onnx_check import check_onnx_file
-from engines.onnx.providers import BoundRun, Provider, nodes_on_cpu, open_session, provider_of
+from engines.onnx.providers import BoundRun, Provider, nodes_on_cpu, open_on_gpu, provider_of
+from engines.onnx.session import open_session, run_error, run_session
 
 CONTRACT_KEY = "retina_edge.contract"
 log = logging.getLogger(__name__)
@@ -79,17 +80,16 @@ class OnnxExecutor(HostExecutor):
         check_onnx_file(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or _requested_threads()
-        options.log_severity_level = 3
         # Spinning threads between the operators of a run save a fifth of its time on two cores. After the run, they
         # would only take time from decoding, drawing and encoding.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = open_session(path, options)
             if _is_for_tensorrt(self._session):
                 # The optimizer of ONNX Runtime 1.32 changes the results of INT8 in float16. With the optimizer, the
                 # raw heads of the sample model drifted from FP32 by 10 dB more.
                 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-                self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+                self._session = open_session(path, options)
         except ContractError as error:
             raise ModelFileError(f"{path}: {error}; export the model again") from error
         except Exception as error:  # ONNX Runtime raises its own and built-in exceptions
@@ -120,7 +120,7 @@ class OnnxExecutor(HostExecutor):
     def _use(self, provider: Provider, path: Path, options: onnxruntime.SessionOptions) -> None:
         """Open the model again with a provider for GPUs, and keep input and outputs in the GPU's memory."""
         try:
-            self._session = open_session(path, options, provider, self._gpu, precision=self.contract.precision)
+            self._session = open_on_gpu(path, options, provider, self._gpu, precision=self.contract.precision)
         except RetinaEdgeError:
             raise
         except Exception as error:  # ONNX Runtime raises its own and built-in exceptions
@@ -152,7 +152,7 @@ class OnnxExecutor(HostExecutor):
             images: uint8 [N, height, width, 3], BGR, letterboxed to the contract's input size.
 
         Raises:
-            ModelFileError: if the model returns labels that are not in its contract.
+            ModelFileError: if the model cannot be run, or returns labels that are not in its contract.
             ValueError: if the executor is closed.
         """
         if self._session is None:
@@ -168,11 +168,14 @@ class OnnxExecutor(HostExecutor):
 
     def _run(self, images: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
         if self._runs is None:
-            return list(self._session.run(OUTPUTS, {INPUT: images}))
+            return run_session(self._session, OUTPUTS, {INPUT: images})
         with self._lock:  # a bound input serves one thread at a time
-            if len(images) not in self._runs:
-                self._runs[len(images)] = BoundRun(self._session, images.shape, self._gpu)
-            return self._runs[len(images)](images)
+            try:
+                if len(images) not in self._runs:
+                    self._runs[len(images)] = BoundRun(self._session, images.shape, self._gpu)
+                return self._runs[len(images)](images)
+            except Exception as error:  # ONNX Runtime raises its own and built-in exceptions
+                raise run_error(error) from error
 
     def close(self) -> None:
         """Release the ONNX Runtime session. The executor cannot be used afterwards."""

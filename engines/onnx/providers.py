@@ -85,15 +85,15 @@ def provider_of(device: str) -> tuple[Provider | None, int]:
     )
 
 
-def open_session(
-    path: Path, options: onnxruntime.SessionOptions, provider: Provider | None, gpu: int, *, precision: str
+def open_on_gpu(
+    path: Path, options: onnxruntime.SessionOptions, provider: Provider, gpu: int, *, precision: str
 ) -> onnxruntime.InferenceSession:
-    """Open an ONNX with a provider.
+    """Open an ONNX that ``check_onnx`` accepts with a provider for GPUs.
 
     Args:
         path: the ONNX.
         options: options of the session.
-        provider: the provider; None for the CPU.
+        provider: the provider.
         gpu: number of the GPU.
         precision: precision of the model, as in its contract.
 
@@ -101,8 +101,6 @@ def open_session(
         MissingDependencyError: if the provider is not installed.
         DeviceError: if the provider cannot be loaded, or finds no GPU that it supports.
     """
-    if provider is None:
-        return onnxruntime.InferenceSession(str(path), options, providers=[CPU])
     options.add_session_config_entry(_RECORD_NODES, "1")
     if provider.plugin:
         options.add_provider_for_devices([_plugin_device(provider, gpu)], {})
@@ -196,7 +194,7 @@ def nodes_on_cpu(session: onnxruntime.InferenceSession) -> tuple[str, ...] | Non
     """Return the operators of the nodes that the CPU runs, sorted; None if this ONNX Runtime does not tell.
 
     Args:
-        session: session from ``open_session`` with a provider for GPUs.
+        session: session from ``open_on_gpu``.
     """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
@@ -214,8 +212,9 @@ class BoundRun:
         memory: ONNX Runtime's name for the kind of memory.
 
     Examples:
+        >>> from engines.onnx.session import open_session
         >>> from retina_edge.assets import MODEL
-        >>> session = open_session(MODEL, onnxruntime.SessionOptions(), None, 0, precision="fp16")
+        >>> session = open_session(MODEL, onnxruntime.SessionOptions())
         >>> run = BoundRun(session, (1, 416, 736, 3), 0, memory="cpu")
         >>> [output.shape for output in run(np.zeros((1, 416, 736, 3), np.uint8))]
         [(1,), (1, 300, 4), (1, 300), (1, 300)]

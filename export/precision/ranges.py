@@ -20,6 +20,7 @@ from engines.core.atomic_file import atomic_file
 from engines.core.contract import DetectorContract
 from engines.core.tensor_names import INPUT
 from engines.onnx.deployable import batch_of
+from engines.onnx.session import open_session, run_error
 from export.errors import ExportError
 from export.precision.calibration import CALIBRATORS, CalibrationSet
 
@@ -187,6 +188,9 @@ def _collect(
             calibrate_method=method,
             extra_options={"percentile": PERCENTILE} if calibrator == "percentile" else {},
         )
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        collector.infer_session = open_session(augmented, options)  # with a limit of memory
         # One batch per call, because a histogram collector holds all activations of a call: gigabytes for a batch.
         for images in batches:
             try:
@@ -196,6 +200,8 @@ def _collect(
                 raise ExportError(
                     f"calibration: expected finite values, got NaN or inf ({error}); export in fp32"
                 ) from error
+            except Exception as error:  # ONNX Runtime raises its own exceptions
+                raise run_error(error) from error
         if calibrator == "mse":
             histograms = collector.collector.histogram_dict
             return {name: least_squares(*histograms[name][:4]) for name in sorted(histograms)}

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from onnx.helper import make_function, make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from engines.core.errors import ModelFileError
-from engines.onnx.onnx_check import MAX_NODES, check_onnx
+from engines.onnx.onnx_check import MAX_CONSTANT_NODES, MAX_NODES, check_onnx
 from retina_edge.assets import MODEL
 from tests.hostile import accepted
 
@@ -83,6 +83,60 @@ def test_weights_that_are_not_finite_are_named(value: float, dtype: type) -> Non
     for weights, name in ((numpy_helper.from_array(array, "w"), "w"), (as_list, r"w\\x1b")):
         with pytest.raises(ModelFileError, match=f"'{name}': expected finite numbers, got NaN or infinity"):
             check_onnx(model_of(identity, weights=[weights]))
+
+
+def constants(count: int) -> list[onnx.NodeProto]:
+    """Return nodes that expand a stored number, and add the results to the input."""
+    nodes = [make_node("Expand", ["w", "size"], [f"c{n}"], name=f"grow{n}") for n in range(count)]
+    return [*nodes, make_node("Sum", ["x", *(f"c{n}" for n in range(count))], ["y"])]
+
+
+WEIGHTS = [numpy_helper.from_array(np.ones(1, np.float16), "w"), numpy_helper.from_array(np.array([1 << 40]), "size")]
+
+
+def test_many_nodes_that_depend_on_constants_are_refused() -> None:
+    """ONNX Runtime computes them when it loads the model, and keeps all results."""
+    check_onnx(model_of(constants(MAX_CONSTANT_NODES), weights=WEIGHTS))
+    message = rf"at most {MAX_CONSTANT_NODES} nodes .* alone, got {MAX_CONSTANT_NODES + 1}, among them 'grow\d+' "
+    with pytest.raises(ModelFileError, match=message):
+        check_onnx(model_of(constants(MAX_CONSTANT_NODES + 1), weights=WEIGHTS))
+    with pytest.raises(ModelFileError, match=message):  # in another order, which ONNX does not allow
+        check_onnx(model_of(constants(MAX_CONSTANT_NODES + 1)[::-1], weights=WEIGHTS))
+
+
+def test_a_weight_may_be_converted_once() -> None:
+    def model(weights: int, casts: int) -> bytes:
+        stored = [numpy_helper.from_array(np.ones(1, np.float16), f"w{n}") for n in range(weights)]
+        nodes = [make_node("Cast", [f"w{n % weights}"], [f"c{n}"], to=onnx.TensorProto.FLOAT) for n in range(casts)]
+        return model_of([*nodes, make_node("Sum", ["x", *(f"c{n}" for n in range(casts))], ["y"])], weights=stored)
+
+    check_onnx(model(300, 300))
+    with pytest.raises(ModelFileError, match=f"alone, got {300 - 2},"):
+        check_onnx(model(2, 300))
+
+
+def test_constants_in_functions_count_for_each_call() -> None:
+    body = [make_node("Tile", ["b", "b"], ["c"]), make_node("Add", ["a", "c"], ["y"])]
+    grow = make_function("f", "grow", ["a", "b"], ["y"], body, OPSETS)
+    calls = [make_node("grow", ["x", "size"], [f"y{n}"], domain="f") for n in range(MAX_CONSTANT_NODES + 1)]
+    with pytest.raises(ModelFileError, match=r"depend on constants alone, got 65, among them '' \('Tile'\)"):
+        check_onnx(model_of(calls, [grow], WEIGHTS))
+    check_onnx(model_of(calls[1:], [grow], WEIGHTS))
+
+
+def test_sparse_tensors_are_refused() -> None:
+    """A sparse tensor of a hundred bytes takes any memory when it is loaded."""
+    values, indices = (
+        numpy_helper.from_array(np.ones(1, np.float32), "w"),
+        numpy_helper.from_array(np.zeros(1, np.int64)),
+    )
+    sparse = onnx.helper.make_sparse_tensor(values, indices, [1 << 40])
+    graph = make_graph([make_node("Add", ["x", "w"], ["y"])], "g", [X], [Y])
+    graph.sparse_initializer.append(sparse)
+    constant = make_node("Constant", [], ["y"], sparse_value=sparse)
+    for content in (make_model(graph).SerializeToString(), model_of([constant])):
+        with pytest.raises(ModelFileError, match="expected dense tensors, got a sparse one"):
+            check_onnx(content)
 
 
 def test_a_model_without_nodes_is_refused() -> None:

@@ -21,7 +21,8 @@ import retina_edge.detect
 from engines.core.errors import DeviceError, MissingDependencyError
 from engines.onnx import onnx_executor, providers
 from engines.onnx.onnx_executor import OnnxExecutor
-from engines.onnx.providers import CPU, PROVIDERS, BoundRun, nodes_on_cpu, open_session, provider_of
+from engines.onnx.providers import CPU, PROVIDERS, BoundRun, nodes_on_cpu, open_on_gpu, provider_of
+from engines.onnx.session import open_session
 from export.attach import attach
 from retina_edge.assets import FOREST, MODEL
 from retina_edge.detector import Detector
@@ -57,7 +58,7 @@ def test_other_devices_are_refused(device: str) -> None:
 
 
 def test_a_bound_run_gives_what_the_session_gives() -> None:
-    session = open_session(MODEL, onnxruntime.SessionOptions(), None, 0, precision="fp16")
+    session = open_session(MODEL, onnxruntime.SessionOptions())
     run = BoundRun(session, (1, *SIZE, 3), 0, memory="cpu")
     results = [run(images(seed)) for seed in (1, 2)]  # the second run must not change the first result
     for seed, result in zip((1, 2), results, strict=True):
@@ -73,7 +74,7 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         return onnxruntime.InferenceSession(str(path), options, providers=[CPU])
 
-    monkeypatch.setattr(onnx_executor, "open_session", open_on_cpu)
+    monkeypatch.setattr(onnx_executor, "open_on_gpu", open_on_cpu)
     monkeypatch.setattr(onnx_executor, "BoundRun", partial(BoundRun, memory="cpu"))
 
 
@@ -142,7 +143,7 @@ def test_what_a_failing_provider_says_stands_in_the_error(monkeypatch: pytest.Mo
     with pytest.raises(
         DeviceError, match=r"cannot load it \(RuntimeError Please install TensorRT libraries\); look at nvidia-smi"
     ):
-        open_session(MODEL, onnxruntime.SessionOptions(), TENSORRT, 0, precision="fp16")
+        open_on_gpu(MODEL, onnxruntime.SessionOptions(), TENSORRT, 0, precision="fp16")
 
 
 def test_the_package_of_a_plugin_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
