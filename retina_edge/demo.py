@@ -18,6 +18,7 @@ from retina_edge.sinks.outputs import open_outputs
 from retina_edge.sinks.video_sink import VideoSink
 from retina_edge.sources.flight import FPS, Flight
 from retina_edge.system.console import Console
+from retina_edge.system.output_file import check_output
 from retina_edge.system.stop_request import stop_on_signal
 
 FRAMES = 240
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _demo(output: Path, *, frames: int) -> int:
     if not MODEL.is_file():
         raise ModelFileError(f"{MODEL}: the sample model is missing from this installation; install retina-edge again")
+    check_output("-o", output / "demo.mp4")
     console = Console()
     flight = Flight(read_image(FOREST), frames=frames)
     video, lines, image = (output / f"demo.{kind}" for kind in ("mp4", "jsonl", "png"))

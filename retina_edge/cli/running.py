@@ -44,7 +44,8 @@ def run(body: Callable[[], int]) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except (RetinaEdgeError, OSError) as error:
-        return _print_error(error)
+        temporary = "No usable temporary directory" in str(error)  # from the module tempfile
+        return _print_error(f"{error}; set TMPDIR to a folder that can be written to" if temporary else error)
     except ImportError as error:
         if (package := _broken_package(error)) is not None:
             return _print_error(f"{package} cannot be imported ({error}); retina-edge doctor says how to fix it")

@@ -293,7 +293,7 @@ class Spool:
         self._retry_at = time.monotonic() + RETRY_SECONDS
         text = (
             f"{self.path}: messages cannot be written to the disk ({error}) and wait in memory; free some space or "
-            "make the folder writable"
+            "choose another folder with --spool"
         )
         if self._error is None:
             logger.warning("%s", text)
