@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,12 @@ SMALL_INPUT = (128, 128)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run files marked ``start_first`` first, so that parallel workers end at about the same time."""
     items.sort(key=lambda item: item.get_closest_marker("start_first") is None)
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C interrupt the tests and their processes, also if a shell has started pytest in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
