@@ -13,6 +13,7 @@ from engines.core.contract import PRECISIONS
 from engines.tensorrt.backend import BACKENDS
 from engines.tensorrt.build_options import PORTABLE, PORTABLE_GPUS, POSTPROCESS, TARGETS, BuildOptions
 from retina_edge.api.building import BuildResult, build
+from retina_edge.api.engine_check import NOT_RUN
 from retina_edge.cli import running
 from retina_edge.cli.accuracy_options import accuracy_options, add_accuracy_options, print_accuracy
 from retina_edge.cli.calibration_options import add_calibration_options, calibration_options, print_findings
@@ -56,8 +57,21 @@ def build_parser() -> VerbParser:
         nargs="+",
         default=(),
         metavar="IMAGES",
-        help="images or folders; the network that goes into the engine is compared with FP32 on them (default: nothing "
-        "is compared)",
+        help="images or folders; the network that goes into the engine is compared with FP32 on them, and the engine "
+        "with ONNX Runtime (default: parts of the sample image)",
+    )
+    add(
+        "--no-check",
+        action="store_false",
+        dest="check",
+        help="write the engine without running it. Without this option, an engine that this machine can run is "
+        "compared with ONNX Runtime and timed, and is not written if it finds other things",
+    )
+    add(
+        "--compare-fp16",
+        action="store_true",
+        help="with --precision int8, build an FP16 engine, too, and tell how much faster INT8 is (default: an FP16 "
+        "engine of the same model beside the output is compared, if there is one)",
     )
     _add_engine_options(parser)
     add_calibration_options(parser)
@@ -173,6 +187,8 @@ def _build(args: argparse.Namespace) -> int:
             calibration=calibration_options(args),
             accuracy=accuracy_options(args),
             verify=args.verify,
+            check=args.check,
+            compare_fp16=args.compare_fp16,
             force=args.force,
             progress=progress,
         )
@@ -198,6 +214,10 @@ def _print(console: Console, result: BuildResult) -> None:
     ]
     if passport.verified:
         lines.append("network verified: " + ", ".join(f"{name} {value}" for name, value in passport.verified.items()))
+    if passport.checked and NOT_RUN in passport.checked:
+        lines.append(f"engine not run: {passport.checked[NOT_RUN]}")
+    elif passport.checked:
+        lines.append("engine checked: " + ", ".join(f"{name} {value}" for name, value in passport.checked.items()))
     lines.append(
         f"built in {passport.build_seconds:.1f} s"
         if result.built

@@ -8,15 +8,12 @@ that has a partner, and their mean distance.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from engines.core.cuda_context import primary_context
 from engines.core.executor import RawDetections
 from engines.core.letterbox import letterbox_batch
-from engines.plugins.launch import Geometry
 from engines.plugins.specification import detections_of
 from engines.runner.gpu_executor import GpuExecutor
 from retina_edge.evaluation.partners import Partners, agreement, find_partners
@@ -70,18 +67,6 @@ def partners(found: RawDetections, expected: RawDetections, image: int) -> tuple
     return share or 0.0, np.inf if distance is None else distance
 
 
-def raw_heads(executor: GpuExecutor, batch: int) -> list[npt.NDArray[Any]]:
-    """Return the raw heads that the last submission of a batch left on the GPU, which must be idle."""
-    tensors = Geometry.of(executor.contract, half=executor._network.half).inputs(batch)
-    heads = []
-    with primary_context() as driver:
-        for name, tensor in tensors.items():
-            if name in executor._network.tensors:
-                heads.append(np.empty(tensor.shape, tensor.dtype))
-                driver.memcpy_dtoh(heads[-1], executor._stages._addresses[name])
-    return heads
-
-
 def check_runner(executor: GpuExecutor, frames: Sequence[npt.NDArray[np.uint8]], reference: Reference) -> None:
     """Compare one submission with a network in FP32 and OpenCV's letterbox, stage by stage.
 
@@ -89,7 +74,7 @@ def check_runner(executor: GpuExecutor, frames: Sequence[npt.NDArray[np.uint8]],
     Nearly all sure detections of the reference have a partner, at about the same position.
     """
     found = executor.result(executor.submit(frames))
-    heads = raw_heads(executor, executor.batch or len(frames))
+    heads = executor.raw_heads(executor.batch or len(frames))
     expected_heads = reference(letterbox_batch(frames, executor.contract.input_size)[0])
     heads = [head[: len(frames)] for head in heads]
     assert least_decibels([head.astype(np.float32) for head in heads], expected_heads) > DECIBELS

@@ -64,7 +64,7 @@ def open_exclusively(path: Path) -> BinaryIO:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):  # not on every system
         flags |= getattr(os, name, 0)
-    return os.fdopen(os.open(path, flags, 0o666), "wb")
+    return open(path, "wb", opener=lambda name, _flags: os.open(name, flags, 0o666))  # so that the file has its name
 
 
 def claim(path: Path) -> BinaryIO:

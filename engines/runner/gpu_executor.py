@@ -147,6 +147,24 @@ class GpuExecutor:
             packing = 1000 * (perf_counter() - start)
             return {PACK: packing, **self._stages.measure(slot, batch, nbytes)}
 
+    def raw_heads(self, batch: int) -> list[npt.NDArray[Any]]:
+        """Return the raw heads of the last submission, to compare networks with each other.
+
+        Args:
+            batch: number of frames of that submission, or more, up to the batch size of the network.
+
+        Returns:
+            The class logits of each level, then its box deltas, float16 or float32 [batch, channels, h, w]. The list is
+            empty if the post-processing is part of the engine.
+
+        Raises:
+            ValueError, DeviceError: for the same reasons as ``submit``.
+        """
+        with self._lock, self._driver():
+            while self._waiting:  # the GPU must be idle
+                self._fetch(self._waiting[0])
+            return self._stages.raw_heads(batch)
+
     def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
         """Change the thresholds from the next submission on; None leaves a threshold as it is.
 

@@ -122,6 +122,18 @@ class Stages:
         stages = {name: marks[i].time_till(marks[i + 1]) for i, name in enumerate(steps)}
         return {**stages, GPU: begun.time_till(ended)}
 
+    def raw_heads(self, batch: int) -> list[npt.NDArray[Any]]:
+        """Download the raw heads of the last submission; the GPU must be idle. Empty if the network has none."""
+        if not self._network.raw:
+            return []
+        geometry = Geometry.of(self._network.contract, half=self._network.half)
+        heads = []
+        for name, tensor in geometry.inputs(batch).items():
+            if name != PARAMETERS:
+                heads.append(np.empty(tensor.shape, tensor.dtype))
+                self._driver.memcpy_dtoh(heads[-1], self._addresses[name])
+        return heads
+
     def prepare(self, slot: Slot, batch: int) -> None:
         """Create the network context for a slot and a batch size before its first run."""
         self._context(slot, batch)

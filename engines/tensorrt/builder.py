@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     import tensorrt
 
 MIB = 1 << 20
+# Takes the path of a plan and its passport, and returns the record for the passport.
+Check = Callable[[Path, Passport], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def build_engine(
     request: BuildRequest | None = None,
     progress: Progress | None = None,
     verified: Mapping[str, Any] | None = None,
+    check: Check | None = None,
     force: bool = False,
 ) -> BuildReport:
     """Build an engine, check its precision, and write it and its passport, unless an equal engine exists already.
@@ -80,6 +84,8 @@ def build_engine(
         request: request that replaces ``options``, for a caller that made the ONNX itself.
         progress: callback for the fraction that is done, 0 to 1, and TensorRT's name for the current step.
         verified: comparisons that the caller has made, for the passport.
+        check: callback that runs the engine from the path of its plan, given its passport, and returns the record for
+            the passport. If it raises an error, nothing is written.
         force: True to build even if an engine of an equal request exists.
 
     Raises:
@@ -155,6 +161,8 @@ def build_engine(
         file.write(content)
         file.flush()
         os.fsync(file.fileno())  # now a full disk shows, before the passport is written
+        if check is not None:
+            passport = dataclasses.replace(passport, checked=check(Path(file.name), passport))
         with atomic_file(next_passport_path(engine)) as next_passport:
             next_passport.write(passport.to_json().encode())
     # If the process is killed before the next line, ``read_engine`` gives the passport its name.

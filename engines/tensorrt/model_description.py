@@ -115,6 +115,7 @@ def _facts(passport: Passport) -> dict[str, str]:
         "precision asked": passport.precision_asked,
         "precision read from": passport.precision_source,
         "verified": json.dumps(passport.verified) if passport.verified else "no",
+        "checked": json.dumps(passport.checked) if passport.checked else "no",
         "ONNX sha256": passport.onnx_sha256,
     }
 

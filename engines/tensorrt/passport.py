@@ -62,6 +62,7 @@ _PASSPORT: Form = {
     "built_at": TEXT,
     "accuracy?": OrNull(ACCURACY),
     "lean_runtime?": OrNull(TEXT),
+    "checked?": OrNull(OBJECT),
 }
 # Characters that are read of a passport, which has a few ten thousand. More is not JSON then, because it is cut off.
 _MAX_SIZE = 1 << 24
@@ -90,8 +91,8 @@ class Passport:
         inputs, outputs: name, type and shape of each input and output; -1 stands for an open batch size.
         batch: smallest batch size, the size that the engine is tuned for, and largest batch size.
         quantization: record of the INT8 calibration, copied from the ONNX; None in other precisions.
-        verified: comparisons with ONNX Runtime made before the build; None if there are none. The engine itself was not
-            run.
+        verified: comparisons of the network with FP32 or torch, made before the build on ONNX Runtime; None if there
+            are none.
         build_seconds: duration of the build, seconds.
         built_at: time of the build, ISO 8601, UTC.
         accuracy: record of what the precision costs in AP against FP32, copied from the ONNX; None if the cost was not
@@ -99,6 +100,8 @@ class Passport:
         lean_runtime: ``inside`` if the engine contains the lean runtime of the TensorRT that built it, so that later
             versions run it, too; ``separate`` if it needs that runtime from elsewhere; None if the engine is not
             version-compatible, so that only TensorRT itself of ``backend_version`` runs it.
+        checked: comparison of the engine itself with ONNX Runtime on the machine that built it, with its time; the
+            reason under ``not run`` if it was not run; None if it was built before there was a check.
     """
 
     contract: DetectorContract
@@ -124,6 +127,7 @@ class Passport:
     built_at: str
     accuracy: Mapping[str, Any] | None = None
     lean_runtime: str | None = None
+    checked: Mapping[str, Any] | None = None
 
     @property
     def runs_on(self) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from engines.tensorrt.build_options import BuildOptions
 from engines.tensorrt.build_request import BuildRequest
@@ -12,6 +16,7 @@ from engines.tensorrt.passport import Passport, passport_path
 from retina_edge.api.accuracy import AccuracyOptions
 from retina_edge.api.calibration import CalibrationOptions
 from retina_edge.api.conversion import input_files
+from retina_edge.api.engine_check import NOT_RUN, EngineCheck, find_fp16, slow_int8, why_not_here
 from retina_edge.api.engine_source import EngineSource
 from retina_edge.api.progress import Progress, no_progress
 from retina_edge.api.verification_images import ImagePaths
@@ -26,7 +31,7 @@ class BuildResult:
         engine: path of the engine.
         passport: passport of the engine.
         built: False if the same engine, built from the same inputs and options, was already there.
-        findings: remarks of the audit of the calibration set.
+        findings: remarks of the audit of the calibration set, and on the speed of INT8.
     """
 
     engine: Path
@@ -43,6 +48,8 @@ def build(
     calibration: CalibrationOptions | Path | str | None = None,
     accuracy: AccuracyOptions | None = None,
     verify: ImagePaths = (),
+    check: bool = True,
+    compare_fp16: bool = False,
     force: bool = False,
     progress: Progress = no_progress,
 ) -> BuildResult:
@@ -56,7 +63,10 @@ def build(
         calibration: images for INT8, if the model is not INT8 yet; a path stands for ``CalibrationOptions(path)``.
         accuracy: accuracy that FP16 or INT8 may cost; None to measure nothing.
         verify: image files and folders, one path or several, on which the network that goes into the engine is
-            compared with FP32.
+            compared with FP32, and the engine with ONNX Runtime; by default, parts of the sample image.
+        check: run the engine, if this machine can, and compare it with ONNX Runtime.
+        compare_fp16: build an FP16 engine, too, to tell how much faster INT8 is. Without it, an FP16 engine of the same
+            model beside the INT8 engine is taken.
         force: build even if the same engine is there.
         progress: callback that reports the current step.
 
@@ -67,7 +77,8 @@ def build(
         ModelFileError: if the file is missing, corrupt, or not a model of retina_edge.
         ContractError: for options that contradict each other or the model.
         ExportError: if the model cannot be converted, or is outside the accuracy budget.
-        BuildError: if TensorRT refuses the network, or builds it in another precision than requested.
+        BuildError: if TensorRT refuses the network, or builds it in another precision than requested, or if the engine
+            finds other things than ONNX Runtime.
         DataError, SourceError: if images or annotations cannot be used.
         SinkError: if the engine cannot be written to this path, or would overwrite an input.
         MissingDependencyError, DeviceError: if this machine cannot build the engine.
@@ -85,14 +96,32 @@ def build(
     request = BuildRequest.of(options, source.inputs(), source=str(model))
     if not force and (passport := request.current(engine)) is not None:
         return BuildResult(Path(engine), passport, False, source.conversion.findings)
-    content, verified = source.network(progress)
+    reason = why_not_here(request) if check else "not asked for"
+    content, verified = source.network(progress, checked=not reason)
     backend = request.backend.name
-    report = build_engine(
-        content,
-        engine,
-        request=request,
-        progress=lambda done, step: progress(f"{backend}: {step.lower()}", done, 1.0),
-        verified=verified,
-        force=True,
-    )
-    return BuildResult(report.engine, report.passport, report.built, source.conversion.findings)
+    with TemporaryDirectory() as folder:
+        fp16 = None
+        if options.precision == "int8" and not reason:
+            fp16 = find_fp16(Path(engine), request)
+            if compare_fp16 and fp16 is None:
+                fp16 = Path(folder) / "fp16.engine"
+                build(model, fp16, dataclasses.replace(options, precision="fp16"), check=False, progress=progress)
+
+        def run_check(plan: Path, passport: Passport) -> Mapping[str, Any]:
+            if reason:
+                return {NOT_RUN: reason}
+            progress("running the engine and ONNX Runtime", None, None)
+            images = source.conversion.verification_images(passport.contract.input_size)
+            return EngineCheck(content, images, request.backend, fp16)(plan, passport)
+
+        report = build_engine(
+            content,
+            engine,
+            request=request,
+            progress=lambda done, step: progress(f"{backend}: {step.lower()}", done, 1.0),
+            verified=verified,
+            check=run_check,
+            force=True,
+        )
+    findings = (*source.conversion.findings, *filter(None, [slow_int8(report.passport.checked)]))
+    return BuildResult(report.engine, report.passport, report.built, findings)

@@ -77,8 +77,12 @@ class EngineSource:
         """Return everything that the network of the engine depends on, as names and digests."""
         return {"model": sha256(self.path), "retina-edge": __version__, **self.conversion.inputs()}
 
-    def network(self, progress: Progress) -> tuple[bytes, dict[str, Any] | None]:
+    def network(self, progress: Progress, *, checked: bool) -> tuple[bytes, dict[str, Any] | None]:
         """Return the ONNX that goes into the engine, and the record of its verification for the passport.
+
+        Args:
+            progress: callback that reports the current step.
+            checked: True if the engine itself will be run on the images.
 
         Raises:
             ExportError: if the model cannot be converted.
@@ -97,7 +101,7 @@ class EngineSource:
             progress(f"converting to {self.options.precision}", None, None)
             content, drift = self.conversion.convert(content)
             return content, _drift_record(drift)
-        if self.conversion.images and verified is None:
+        if self.conversion.images and verified is None and not checked:
             raise BuildError(
                 f"verify: expected a model to convert, got {self.path}, which goes into the engine unchanged, in "
                 f"{self.precision}; leave verify out, or build from the checkpoint or an fp32 ONNX"

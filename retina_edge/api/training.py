@@ -23,7 +23,7 @@ from retina_edge.training.findings import findings
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.observer import TrainingObserver
 from retina_edge.training.plan import CPU, Speed
-from retina_edge.training.run_files import claim_run_files, kept_path
+from retina_edge.training.run_files import check_resumable, claim_run_files, kept_path
 from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def train(
     _check(given, qat, init, model)
     weights = given.model.get("backbone_weights")
     files = [] if weights in (None, IMAGENET) else [("backbone weights", weights)]
+    if resume:
+        check_resumable(output)
     _check_outputs(output, [("checkpoint", init), ("checkpoint", qat), *data.inputs(), *files])
 
     from retina_edge.model.torch_executor import select_device
@@ -146,8 +148,7 @@ def _earlier_bit_depth(output: Path, init: Path | str | None, qat: Path | str | 
     """Return the bit depth of the checkpoint that a run starts from; None for a new run."""
     from retina_edge.model.checkpoint import load_checkpoint
 
-    last = output.with_suffix(".last.pt")
-    start = qat or init or (last if resume and last.is_file() else None)
+    start = qat or init or (output.with_suffix(".last.pt") if resume else None)
     return load_checkpoint(start).contract.bit_depth if start else None
 
 
@@ -202,7 +203,7 @@ class _Run:
 
         source = load_checkpoint(init) if init else None
         last = self.output.with_suffix(".last.pt")
-        previous = load_checkpoint(last) if resume and last.is_file() else None
+        previous = load_checkpoint(last) if resume else None
         if previous and previous.recipe is not None:
             given = given.or_else(previous.recipe, last)
         summary = DataSummary.of(self.train_data)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from engines.core.errors import SinkError
+from engines.core.errors import SinkError, TrainingError
 from engines.core.file_lock import lock
 
 # What a run writes, as suffixes of the path of its best checkpoint.
@@ -33,6 +33,20 @@ def kept_path(output: Path) -> Path:
         'model.previous.pt'
     """
     return output.with_name(f"{output.stem}.previous{output.suffix}")
+
+
+def check_resumable(output: Path) -> None:
+    """Check that there is a state to resume from.
+
+    Args:
+        output: path of the best checkpoint.
+
+    Raises:
+        TrainingError: if there is none.
+    """
+    last = output.with_suffix(".last.pt")
+    if not last.is_file():
+        raise TrainingError(f"{last}: expected a checkpoint to resume, found no file; start without resuming")
 
 
 @contextmanager

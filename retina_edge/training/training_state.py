@@ -16,6 +16,7 @@ from retina_edge.model.torch_file import check_weights
 from retina_edge.training.fake_quantization import ranges_of
 from retina_edge.training.optimization import moments_of
 from retina_edge.training.progress import TimeBudget
+from retina_edge.training.run_files import check_resumable
 from retina_edge.training.training_log import LOSSES
 
 if TYPE_CHECKING:
@@ -78,10 +79,7 @@ def _settings(trainer: Trainer) -> dict[str, Any]:
 
 def restore(trainer: Trainer) -> None:
     """Load the state of ``model.last.pt`` into a trainer; see ``Trainer.resume``."""
-    if not trainer.last_path.is_file():
-        raise TrainingError(
-            f"{trainer.last_path}: expected a checkpoint to resume, found no file; start without resuming"
-        )
+    check_resumable(trainer.output)
     state = load_checkpoint(trainer.last_path).training
     if state is None:
         raise TrainingError(f"{trainer.last_path}: expected a checkpoint with training state, got a model to ship")

@@ -32,7 +32,7 @@ from tests.stand_in import contract
 PLAN = b"a plan is what TensorRT says it is"
 ORIN = Machine("Orin", "8.7", "540.4.0", "JetPack 6.2")
 RTX_4090 = Machine("NVIDIA GeForce RTX 4090", "8.9", "580.1")
-OPTIONAL = ("accuracy", "lean_runtime")  # fields that older passports lack
+OPTIONAL = ("accuracy", "lean_runtime", "checked")  # fields that older passports lack
 T4 = Machine("Tesla T4", "7.5", "580.1")
 H200 = Machine("NVIDIA H200", "9.0", "580.159.04")
 
