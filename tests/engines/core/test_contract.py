@@ -198,8 +198,8 @@ def test_a_damaged_contract_is_refused_or_usable(text: str) -> None:
     if contract := accepted(lambda: DetectorContract.from_json(text)):
         assert DetectorContract.from_json(contract.to_json()) == contract
         score, *others = pack_parameters(contract)
-    assert np.isfinite(others).all()
-    assert np.isfinite(score) or contract.score_threshold == 0  # whose logit is minus infinity
+        assert np.isfinite(others).all()
+        assert np.isfinite(score) or contract.score_threshold == 0  # whose logit is minus infinity
 
 
 @settings(max_examples=50, deadline=None)
