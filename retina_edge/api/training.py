@@ -128,14 +128,17 @@ def train(
             trainer = run.planned(given, init, resume=resume, started=started)
         if resume:
             trainer.resume()
+            if trainer.has_ended:
+                say(f"this run has ended; to train longer, start another one with --init {output} and another -o")
             about = "about " if trainer.options.minutes else ""
             say(f"resuming {trainer.last_path.name} after step {trainer.step} of {about}{trainer.total_steps}")
         claimed = claim_run_files(output, resume=resume) if group.is_main else nullcontext(None)
         with claimed as kept, active:
             if kept:
-                say(f"the files of an earlier run are kept as {kept.with_suffix('')}.*")
+                names = f"{kept.with_suffix('')}.*"
+                say(f"the files of the last run are kept as {names}; earlier ones of this name are replaced")
             trainer.run()
-        say(f"best AP {trainer.best_ap:.4f} in {output}")
+        say(f"best AP {trainer.best_ap:.4f} in {output}, after {trainer.step} steps in all")
         if trainer.best_ap < NOTHING_LEARNED:
             say(
                 "warning: the model finds almost nothing yet: train longer, with more --minutes or --epochs, or with "

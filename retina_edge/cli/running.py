@@ -46,6 +46,11 @@ def run(body: Callable[[], int]) -> int:
     except (RetinaEdgeError, OSError) as error:
         temporary = "No usable temporary directory" in str(error)  # from the module tempfile
         return _print_error(f"{error}; set TMPDIR to a folder that can be written to" if temporary else error)
+    except RuntimeError as error:
+        # As torchvision fails beside a torch of another release or build.
+        if not _ends_in_import_of("torchvision", error):
+            raise
+        return _print_error(f"torchvision cannot be imported ({error}); retina-edge doctor says how to fix it")
     except ImportError as error:
         if (package := _broken_package(error)) is not None:
             return _print_error(f"{package} cannot be imported ({error}); retina-edge doctor says how to fix it")
@@ -92,6 +97,14 @@ def exit_if(hangs: Callable[[], bool]) -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _ends_in_import_of(package: str, error: BaseException) -> bool:
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(
+        frame.f_code.co_name == "<module>" and str(frame.f_globals.get("__name__")).partition(".")[0] == package
+        for frame in frames
+    )
 
 
 def _broken_package(error: ImportError) -> str | None:

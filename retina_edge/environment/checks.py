@@ -192,7 +192,17 @@ def _packages() -> list[Package]:
             ),
         ),
         Package("torch", "torch", "training, export, runs model.pt", train, "nn", _torch_details),
-        Package("torchvision", "torchvision", "training, export, runs model.pt", train, "models"),
+        Package(
+            "torchvision",
+            "torchvision",
+            "training, export, runs model.pt",
+            train,
+            "models",
+            broken_fix=lambda _: (
+                "torch and torchvision are of different releases or builds: pip uninstall torch torchvision, then "
+                f"{train}, or install both from the same index in one command"
+            ),
+        ),
         Package("faster-coco-eval", "faster_coco_eval", "evaluate, AP during training", train, "COCO"),
         Package("onnx", "onnx", "export", export, "ModelProto"),
         Package("onnxscript", "onnxscript", "export", export, "script"),

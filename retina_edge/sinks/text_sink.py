@@ -34,7 +34,7 @@ class TextFileSink(Sink):
     newline: str | None = None
     # Text at the beginning of a new file.
     header = ""
-    # Text that an older file must begin with to be continued.
+    # Text that an older file must begin with to be continued or overwritten.
     start = ""
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
@@ -66,7 +66,7 @@ class TextFileSink(Sink):
         return self
 
     def _begin(self, file: TextIO) -> None:
-        """Write the header, or prepare an older file for being continued.
+        """Write the header. An older file of this sink is emptied, or prepared for being continued.
 
         A last line that was cut by a full disk or a power cut is removed, because an open quote in it would swallow the
         next rows.
@@ -75,17 +75,14 @@ class TextFileSink(Sink):
         size, self._regular = status.st_size, stat.S_ISREG(status.st_mode)
         if self._regular and lock(file.fileno()) is False:
             raise SinkError(f"{self.path}: another process writes this file; end it, or use another name")
-        if not self._append and self._regular:
-            file.truncate(0)
-            size = 0
         with self.path.open("rb") if size else io.BytesIO() as older:
             start = older.read(len(self.start)).decode("ascii", errors="replace")
             if not self.start.startswith(start):
                 raise SinkError(
                     f"{self.path}: expected a file that begins with {self.start.strip()}, got another file, "
-                    "which cannot be continued; use another name"
+                    "which is neither continued nor overwritten; delete it, or use another name"
                 )
-            end = _end_of_lines(older)
+            end = _end_of_lines(older) if self._append else 0
         if end != size:
             file.truncate(end)
         if not end:

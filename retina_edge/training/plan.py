@@ -288,7 +288,7 @@ def plan_length(
         minutes = chooser.values.get("minutes")
         if minutes and speed is not None:
             epochs, steps = _fit(speed, 60 * minutes - elapsed, val_images)
-            reason = f"there is time for about {steps} steps of {speed.step:.2g} s"
+            reason = f"about; the time decides, which is enough for about {steps} steps of {speed.step:.2g} s"
         if given.get("epoch_samples"):
             epochs = max(1, round(steps / max(1, given["epoch_samples"] // samples_of_step)))
         chooser.choose("epochs", epochs, "--epochs", reason)

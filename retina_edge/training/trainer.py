@@ -144,7 +144,7 @@ class Trainer:
         log = TrainingLog(self.output, self.step) if self.group.is_main else None
         self.budget.start()
         with contextlib.closing(log) if log else contextlib.nullcontext(), stop_on_signal(self._stop) as stop:
-            while not self._ended() or self.unfinished:
+            while not self.has_ended or self.unfinished:
                 if not self.unfinished:
                     self.unfinished = self.train_one_epoch(*divmod(self.step, self.sampler.batches), stop)
                 rate = learning_rate(self.options, self.step, self.progress())  # in every process, which may share it
@@ -156,7 +156,9 @@ class Trainer:
                     raise KeyboardInterrupt
         return result
 
-    def _ended(self) -> bool:
+    @property
+    def has_ended(self) -> bool:
+        """True if all steps are trained, or the time is over."""
         return self.out_of_time if self.budget else self.step >= self.total_steps
 
     def train_one_epoch(self, epoch: int, first_batch: int, stop: StopRequest) -> dict[str, float]:
@@ -278,7 +280,7 @@ class Trainer:
     def _evaluation_is_due(self, epoch: int) -> bool:
         """True if the model is evaluated after an epoch: at the end of the run always, before that if there is time."""
         due = epoch % self.options.eval_every == 0 and (not self.budget or self.budget.has_time_to_evaluate())
-        return due or self._ended()
+        return due or self.has_ended
 
     def _step_report(self, epoch: int, batches: int, losses: dict[str, float]) -> StepReport:
         return StepReport(

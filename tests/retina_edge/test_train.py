@@ -101,7 +101,9 @@ def test_training_then_fine_tuning_then_resuming(
     assert "keep their new values" in output
     assert "starting from the weights of a.pt" in output
     assert main([*first, "--resume", "--half-weights"]) == 0  # nothing left to do
-    assert "resuming a.last.pt after step 2 of 2" in capsys.readouterr().err
+    output = capsys.readouterr().err
+    assert "resuming a.last.pt after step 2 of 2" in output
+    assert f"this run has ended; to train longer, start another one with --init {tmp_path / 'a.pt'} and" in output
     assert load_checkpoint(tmp_path / "a.pt").training is None
 
 

@@ -267,11 +267,13 @@ def test_an_empty_frame_does_not_end_an_outage(clock: list[float]) -> None:
         assert (sink.failing, sink.lost) == (True, 0)
 
 
-def test_a_foreign_table_is_not_continued(tmp_path: Path) -> None:
+def test_a_foreign_table_is_neither_continued_nor_overwritten(tmp_path: Path) -> None:
     table = tmp_path / "o.csv"
     table.write_text("day,trees\n")
     with pytest.raises(SinkError, match=r"expected a file that begins with stream,source,.*use another name"):
         RetryingSink("name", lambda: CsvSink(table, append=True)).__enter__()
+    with pytest.raises(SinkError, match="neither continued nor overwritten; delete it, or use another name"):
+        CsvSink(table).__enter__()
     assert table.read_text() == "day,trees\n"
 
 
