@@ -156,7 +156,14 @@ def test_a_launcher_starts_python(tmp_path: Path) -> None:
     assert outcome["ended"] == "ok"
 
 
-@pytest.mark.parametrize(("name", "cases"), [("kernels", 6), ("memcheck", 3), ("parity", 1)])
+@pytest.mark.parametrize(
+    ("name", "cases"),
+    [
+        ("kernels", 6),
+        pytest.param("memcheck", 3, marks=pytest.mark.slow),
+        pytest.param("parity", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_the_selected_tests_exist(tmp_path: Path, name: str, cases: int) -> None:
     arguments = planned(tmp_path, sanitizer=True)[name].arguments
     run = subprocess.run(
@@ -305,6 +312,7 @@ def test_whatever_was_measured_stands_in_the_files(tmp_path: Path, cut_after: fl
         json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_an_export_needs_no_installed_project(tmp_path: Path) -> None:
     """A bare checkout has no metadata of the project."""
     code = """

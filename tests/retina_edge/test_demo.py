@@ -74,7 +74,7 @@ def test_the_sample_image_has_the_expected_size() -> None:
 def test_the_demo_writes_a_video_lines_and_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = StandIn(contract(input_size=sample.WINDOW, classes=("tree",)))
     monkeypatch.setattr(demo, "MODEL", assets.FOREST)  # any existing file
-    monkeypatch.setattr(Detector, "load", lambda _path: Detector(stand_in))
+    monkeypatch.setattr(Detector, "load", lambda _path, **_options: Detector(stand_in))
     out = tmp_path / "out"
     assert demo.main(["-o", str(out), "--frames", "9"]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["demo.jsonl", "demo.mp4", "demo.png"]

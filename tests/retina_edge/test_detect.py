@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """The executor of the detector that ``Detector.load`` returns for every path."""
     executor = StandIn(contract())
-    monkeypatch.setattr(Detector, "load", lambda _path: Detector(executor))
+    monkeypatch.setattr(Detector, "load", lambda _path, **_options: Detector(executor))
     return executor
 
 
@@ -186,7 +186,7 @@ def test_a_failed_run_does_not_list_an_old_video_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     executor = StandIn(contract(), fail_at=3, error=OSError("the device is gone"))
-    monkeypatch.setattr(Detector, "load", lambda _path: Detector(executor))
+    monkeypatch.setattr(Detector, "load", lambda _path, **_options: Detector(executor))
     video, old, output = write_video(tmp_path / "v.mp4", count=9), tmp_path / "o.mp4", tmp_path / "o.jsonl"
     old.write_bytes(b"old video")
     assert detect.main(["m.onnx", str(video), "--save", str(old), "--json", str(output)]) == 1
@@ -221,7 +221,7 @@ def use_slow_detector(monkeypatch: pytest.MonkeyPatch) -> None:
             time.sleep(0.02)
             return super().infer(images)
 
-    monkeypatch.setattr(Detector, "load", lambda _path: Detector(Slow(contract())))
+    monkeypatch.setattr(Detector, "load", lambda _path, **_options: Detector(Slow(contract())))
 
 
 def test_windows_show_all_videos_and_closing_them_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,13 +267,13 @@ def test_the_default_score_is_the_model_s_threshold_if_that_is_higher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strict = StandIn(contract(score_threshold=0.6))
-    monkeypatch.setattr(Detector, "load", lambda _path: Detector(strict))
+    monkeypatch.setattr(Detector, "load", lambda _path, **_options: Detector(strict))
     assert detect.main(["m.onnx", str(write_patch_image(tmp_path / "a.png"))]) == 0
 
 
 def test_an_interrupted_run_exits_130_with_complete_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     executor = StandIn(contract(), fail_at=9, error=KeyboardInterrupt())
-    monkeypatch.setattr(Detector, "load", lambda _path: Detector(executor))
+    monkeypatch.setattr(Detector, "load", lambda _path, **_options: Detector(executor))
     video = write_video(tmp_path / "v.mp4", count=30)
     arguments = ["m.onnx", str(video), "--save", str(tmp_path / "o.mp4"), "--json", str(tmp_path / "o.jsonl")]
     assert detect.main(arguments) == 130
@@ -296,7 +296,7 @@ class Slow(StandIn):
         time.sleep(0.02)
         return super().infer(images)
 
-Detector.load = lambda _path: Detector(Slow(contract()))
+Detector.load = lambda _path, **_options: Detector(Slow(contract()))
 sys.exit(detect.main({arguments!r}))
 """
 
@@ -339,7 +339,7 @@ class Hanging(StandIn):
     def close(self):
         raise SystemExit("closed although it hangs")
 
-Detector.load = lambda _path: Detector(Hanging(contract()))
+Detector.load = lambda _path, **_options: Detector(Hanging(contract()))
 {verb}.HANG_TIMEOUT = 1.0
 sys.exit({verb}.main({arguments!r}))
 """

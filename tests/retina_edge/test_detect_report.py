@@ -14,7 +14,7 @@ from tests.stand_in import StandIn, contract
 
 
 def use(monkeypatch: pytest.MonkeyPatch, executor: StandIn) -> None:
-    monkeypatch.setattr(Detector, "load", lambda _path: Detector(executor))
+    monkeypatch.setattr(Detector, "load", lambda _path, **_options: Detector(executor))
 
 
 def rows(printed: str) -> dict[str, str]:

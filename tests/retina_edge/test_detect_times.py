@@ -38,7 +38,7 @@ class Slow(StandIn):
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> type[Slow]:
     """The class of the executor of the detector that ``Detector.load`` returns for every path."""
-    monkeypatch.setattr(Detector, "load", lambda _path: Detector(Slow(contract())))
+    monkeypatch.setattr(Detector, "load", lambda _path, **_options: Detector(Slow(contract())))
     monkeypatch.setattr(Slow, "seconds", 0.0)
     return Slow
 

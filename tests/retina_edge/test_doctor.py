@@ -178,7 +178,7 @@ def test_each_line_of_nvidia_smi_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_detection_is_checked_with_the_shipped_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Detector, "load", lambda _path: Detector(StandIn(contract())))
+    monkeypatch.setattr(Detector, "load", lambda _path, **_options: Detector(StandIn(contract())))
     check = diagnosis.check_detection()
     assert check.state == OK
     assert " detections in " in check.found

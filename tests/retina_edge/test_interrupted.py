@@ -54,7 +54,7 @@ def prepare():
         stop(self)
         stopped.set()
 
-    def load(_path):
+    def load(_path, **_options):
         reach("loading")
         return Detector(Executor(contract()))
 
