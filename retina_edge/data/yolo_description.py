@@ -123,8 +123,9 @@ def meant_paths(entry: str, roots: Iterable[Path]) -> list[Path]:
         >>> [str(path) for path in meant_paths("data/train.txt", [Path("set")])]
         ['set/data/train.txt', 'set/train.txt']
     """
-    entry = entry.replace("\\", "/")
-    names = dict.fromkeys((entry, entry.removeprefix("../"), entry.removeprefix("data/")))
+    slashed = entry.replace("\\", "/")
+    # A backslash separates folders on Windows only; elsewhere it may be part of a name.
+    names = dict.fromkeys((slashed, slashed.removeprefix("../"), slashed.removeprefix("data/"), entry))
     return [root / name for root in roots for name in names]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
+import os
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +20,8 @@ WHOLE_FOLDERS = ("images", ".")
 # Folders of images whose labels are in a folder "labels" beside them.
 IMAGE_FOLDERS = ("images", "JPEGImages")
 BOX_VALUES = 5  # class, x and y of the center, width, height
-# Number of text files that are looked at, to find out if they are labels.
+# Number of text files that are looked at, to find out if they are labels. Empty ones, of images without objects, do not
+# count: they may be most of them.
 TRIED = 50
 
 
@@ -85,7 +88,8 @@ def check_names(folder: Path) -> None:
 def _find_label(folder: Path) -> Path | None:
     """Return a file with a YOLO box in a folder, or in the folders inside it; None if there is none."""
     texts = glob.iglob(f"{glob.escape(str(folder))}/**/*.txt", recursive=True)
-    return next((path for path in map(Path, islice(texts, TRIED)) if _is_label(path)), None)
+    filled = (text for text in texts if os.path.isfile(text) and os.path.getsize(text))
+    return next((path for path in map(Path, islice(filled, TRIED)) if _is_label(path)), None)
 
 
 def label_paths(image: Path) -> list[Path]:
@@ -120,7 +124,7 @@ def _names_file(folder: Path, images: Path) -> Path | None:
 def _is_label(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            values = file.readline(1000).split()[:BOX_VALUES]
+            values = file.readline(1000).removeprefix(codecs.BOM_UTF8).split()[:BOX_VALUES]
     except OSError:
         return False
     return len(values) == BOX_VALUES and all(as_number(value.decode(errors="replace")) is not None for value in values)

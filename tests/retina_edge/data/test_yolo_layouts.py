@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from engines.core.errors import DataError
 from retina_edge.api.training_data import TrainingData
 from retina_edge.data.load import listed_images, load_dataset
+from retina_edge.data.yolo_folder import TRIED
 
 # LabelImg writes six decimals of 400 pixels, supervision five.
 TOLERANCE = 0.01
@@ -150,6 +152,25 @@ def test_the_class_names_beside_the_labels_of_a_part_count(yolo: Path) -> None:
 def test_a_set_without_parts_can_be_measured_on(yolo: Path) -> None:
     label_studio(yolo)
     assert len(load_dataset(yolo, part="val")) == 16
+
+
+def test_labels_are_found_among_many_empty_ones(yolo: Path) -> None:
+    label_img_apart(yolo)
+    for number in range(2 * TRIED):
+        (yolo / "labels" / f"empty_{number}.txt").touch()
+    *others, last = (yolo / "labels" / name for name in os.listdir(yolo / "labels") if name != "classes.txt")
+    for file in others:
+        file.write_text("")
+    last.write_text("\ufeff0 0.5 0.5 0.1 0.1\n")  # of a program on Windows
+    shutil.copy(next((yolo / "images").iterdir()), yolo / "images" / f"{last.stem}.jpg")
+    assert sum(len(image.boxes) for image in load_dataset(yolo).images) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a backslash separates folders on Windows")
+def test_a_backslash_may_be_part_of_a_name(yolo: Path) -> None:
+    label_img_apart(yolo)
+    moved = yolo.rename(yolo.with_name("tiles\\1"))
+    assert len(load_dataset(moved)) == len(load_dataset(moved, moved / "images")) == 16
 
 
 def test_labels_without_class_names_are_refused(yolo: Path) -> None:
