@@ -43,7 +43,7 @@ def read_coco(path: Path, images: Path | None) -> Records:
 
     Raises:
         DataError: for unreadable JSON, missing keys, duplicate ids, an unknown image or category, or a value of another
-            kind, or if the folder is not found. The message names the file, the record and the fix.
+            kind, or if no image is found near the file. The message names the file, the record and the fix.
 
     Examples:
         >>> records = read_coco(Path("tests/data/treecrowns/val.json"), None)
@@ -172,10 +172,6 @@ def _files(path: Path, folder: Path | None, names: Sequence[str], near: NearName
 def _image_folder(path: Path, given: Path | None, spellings: Sequence[Sequence[str]], near: NearNames) -> Path:
     """Return the given folder, or else one near the annotation file that holds an image under one of its names."""
     if given is not None:
-        if not given.is_dir():
-            raise DataError(
-                f"{given}: expected the folder with the images of {path}, found no folder; correct the path"
-            )
         return given
     part = path.stem.removeprefix("instances_").removesuffix("2017")
     roots = [path.parent, path.parent.parent] if path.parent.name == "annotations" else [path.parent]

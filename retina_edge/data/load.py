@@ -156,6 +156,8 @@ def _read(path: Path, images: Path | None, part: str, *, whole: bool, need_image
     """Return the records of a part; None if there is no such part."""
     if not path.exists():
         raise DataError(f"{path}: expected {EXPECTED}, found no file or folder; correct the path")
+    if images is not None and not images.is_dir():
+        raise DataError(f"{images}: expected the folder with the images of {path}, found no folder; correct the path")
     kind = _format(path)
     if kind == YOLO:
         return read_yolo(path, part, images, whole=whole)

@@ -5,6 +5,7 @@ Source of the format: Everingham et al., The Pascal Visual Object Classes Challe
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from itertools import islice
@@ -87,7 +88,7 @@ def _listed(path: Path, files: Sequence[Path]) -> list[Path]:
     """Return the files that a list names, by their stems; lists of one class add a mark: 1, 0 or -1."""
     by_stem = {file.stem: file for file in files}
     found, missing = [], []
-    for line in (line.strip() for line in path.read_text(errors="replace").splitlines()):
+    for line in (line.strip() for line in path.read_text("utf-8-sig", "replace").splitlines()):
         stem = line if line in by_stem else re.sub(r"\s+(-?1|0)$", "", line)
         if stem in by_stem:
             found.append(by_stem[stem])
@@ -197,7 +198,7 @@ def _image_files(folder: Path, file: Path, images: Path | None, root: Any) -> li
     for candidate in folders:
         for suffix in sorted(IMAGE_SUFFIXES):
             for path in (candidate / f"{file.stem}{suffix}", candidate / f"{file.stem}{suffix.upper()}"):
-                if path.is_file():
+                if os.path.isfile(path):  # Path.is_file raises an error for a name that is too long
                     return [path]
     names = (name, f"{file.stem}{Path(name).suffix}")
     return [candidate / name for name in names for candidate in folders]

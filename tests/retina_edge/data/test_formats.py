@@ -228,7 +228,7 @@ def test_the_lists_of_a_voc_set_name_its_parts(voc: Path) -> None:
     stems = [file.stem for file in sorted((voc / "Annotations").iterdir())]
     lists = voc / "ImageSets" / "Main"
     lists.mkdir(parents=True)
-    (lists / "train.txt").write_text("\n".join(stems[:10]) + "\n")
+    (lists / "train.txt").write_bytes("".join(f"{stem}\r\n" for stem in stems[:10]).encode("utf-8-sig"))
     (lists / "val.txt").write_text("\n".join(f"{stem}  1" for stem in stems[10:]) + "\n")
     train, val = TrainingData(voc).load(lambda line: pytest.fail(line))
     assert (len(train), len(val)) == (10, 6)
@@ -241,6 +241,18 @@ def test_a_set_whose_images_are_missing_is_refused(voc: Path, yolo: Path) -> Non
     shutil.rmtree(yolo / "labels")
     with pytest.raises(DataError, match=r"expected labels, for instance .*labels"):
         load_dataset(yolo)
+
+
+@pytest.mark.parametrize("kind", ["yolo", "voc"])
+def test_a_folder_of_images_that_does_not_exist_is_named(sets: Path, kind: str) -> None:
+    with pytest.raises(DataError, match=r"none: expected the folder with the images of .*; correct the path"):
+        load_dataset(sets / kind, sets / "none")
+
+
+def test_a_voc_file_of_the_longest_name_finds_its_image(voc: Path) -> None:
+    first = sorted((voc / "Annotations").iterdir())[0]
+    first.rename(first.with_name(f"{251 * 'x'}.xml"))
+    assert len(load_dataset(voc)) == 16
 
 
 def test_the_image_of_the_same_name_counts_before_a_stale_one(voc: Path) -> None:
