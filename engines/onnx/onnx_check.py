@@ -27,7 +27,7 @@ _FUNCTION_NAME, _FUNCTION_INPUT, _FUNCTION_NODE = 1, 4, 7
 _INPUT, _OUTPUT, _NODE_NAME, _OPERATOR, _ATTRIBUTE = 1, 2, 3, 4, 5  # of a node
 _SUBGRAPH, _SUBGRAPHS, _SPARSE, _SPARSES = 6, 11, 22, 23  # of an attribute
 _VALUE_NAME = 1
-_TYPE, _FLOATS, _NAME, _RAW, _DOUBLES = 2, 4, 8, 9, 10  # of a tensor
+_TYPE, _FLOATS, _NAME, _RAW, _DOUBLES, _EXTERNAL = 2, 4, 8, 9, 10, 13  # of a tensor
 # Operators whose result is small, whatever they are applied to, or as large as the file says.
 _SMALL = frozenset({"Constant", "Shape", "Size"})
 # Operators that convert weights to another type.
@@ -59,7 +59,8 @@ def check_onnx(content: bytes | memoryview) -> None:
 
     Raises:
         ModelFileError: if the content is no ONNX, a function calls another one, a node contains a graph, a tensor is
-            sparse, there are too many nodes, too many depend on constants alone, or a weight is not finite.
+            sparse, there are too many nodes, too many depend on constants alone, or a weight is not finite or lies in
+            another file.
 
     Examples:
         >>> from retina_edge.assets import MODEL
@@ -202,7 +203,7 @@ def _node(message: memoryview) -> _Node:
 
 
 def _check_tensor(tensor: memoryview) -> str:
-    """Return the name of a weight; raise ModelFileError if it is not finite."""
+    """Return the name of a weight; raise ModelFileError if it is not finite, or lies in another file."""
     name, kind = "", 0
     parts: list[tuple[int, memoryview]] = []
     for number, value in _fields(tensor):
@@ -212,6 +213,10 @@ def _check_tensor(tensor: memoryview) -> str:
             kind = value
         elif number in (_FLOATS, _DOUBLES, _RAW):
             parts.append((number, _message(value)))
+        elif number == _EXTERNAL:
+            raise ModelFileError(
+                f"{short(name)}: expected its numbers in the model, got the name of another file; export it again"
+            )
     for number, part in parts:
         dtype = {_FLOATS: "<f4", _DOUBLES: "<f8"}.get(number) or _FLOAT_TYPES.get(kind)
         if dtype and not np.isfinite(np.frombuffer(part, dtype)).all():

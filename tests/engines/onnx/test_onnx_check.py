@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from onnx.external_data_helper import set_external_data
 from onnx.helper import make_function, make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from engines.core.errors import ModelFileError
@@ -137,6 +138,15 @@ def test_sparse_tensors_are_refused() -> None:
     for content in (make_model(graph).SerializeToString(), model_of([constant])):
         with pytest.raises(ModelFileError, match="expected dense tensors, got a sparse one"):
             check_onnx(content)
+
+
+def test_weights_in_another_file_are_refused() -> None:
+    """They would be loaded without a check of their numbers."""
+    weight = numpy_helper.from_array(np.ones(1, np.float32), "w")
+    set_external_data(weight, "weights.bin")
+    weight.ClearField("raw_data")
+    with pytest.raises(ModelFileError, match="'w': expected its numbers in the model, got the name of another file"):
+        check_onnx(model_of([make_node("Add", ["x", "w"], ["y"])], weights=[weight]))
 
 
 def test_a_model_without_nodes_is_refused() -> None:
