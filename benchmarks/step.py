@@ -48,7 +48,8 @@ def run_step(
         errors="replace",
         start_new_session=True,
     )
-    reader = threading.Thread(target=_show, args=(process, last), name=f"output of {name}")
+    # A daemon, because a process that has left the group may keep the pipe open for as long as it likes.
+    reader = threading.Thread(target=_show, args=(process, last), name=f"output of {name}", daemon=True)
     reader.start()
     try:
         code = process.wait(timeout=seconds)

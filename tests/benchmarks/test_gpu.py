@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,15 @@ from engines.core.errors import MissingDependencyError
 from engines.core.machine import this_machine
 
 HANGS = "import subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+# A step that leaves a process in another group, and prints its id.
+LEAVES = """
+from pathlib import Path
+from benchmarks import step
+step.GRACE = 0.1
+child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)"
+ended = step.run_step("leaves", ["-c", f"import subprocess, sys; print({child}.pid)"], 30, folder=Path())["ended"]
+assert ended == "ok"
+"""
 REPORT = """<?xml version="1.0"?><testsuites><testsuite hostname="a-name">
 <testcase classname="tests.a" name="test_one" time="1.234"/>
 <testcase classname="tests.a" name="test_two" time="0.1">
@@ -65,6 +75,13 @@ def test_a_child_that_outlives_its_step_is_ended(tmp_path: Path) -> None:
     assert outcome["ended"] == "ok"
     assert outcome["seconds"] < 20
     assert not _still_runs(int((tmp_path / "pid").read_text()))
+
+
+def test_a_process_that_leaves_its_step_does_not_hold_up_the_end() -> None:
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", LEAVES], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    os.kill(int(done.stdout), signal.SIGKILL)
+    assert time.perf_counter() - start < 30
 
 
 def test_a_step_is_not_started_if_no_time_is_left(tmp_path: Path) -> None:
