@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from engines.core.errors import BuildError
 from engines.tensorrt.build_options import BuildOptions
 from engines.tensorrt.build_request import BuildRequest
 from engines.tensorrt.builder import build_engine
@@ -65,8 +66,8 @@ def build(
         verify: image files and folders, one path or several, on which the network that goes into the engine is
             compared with FP32, and the engine with ONNX Runtime; by default, parts of the sample image.
         check: run the engine, if this machine can, and compare it with ONNX Runtime.
-        compare_fp16: build an FP16 engine, too, to tell how much faster INT8 is. Without it, an FP16 engine of the same
-            model beside the INT8 engine is taken.
+        compare_fp16: build an FP16 engine, too, to tell how much faster INT8 is; needs ``check`` and a model that is
+            not INT8 yet. Without it, an FP16 engine of the same model beside the INT8 engine is taken.
         force: build even if the same engine is there.
         progress: callback that reports the current step.
 
@@ -93,6 +94,12 @@ def build(
     source = EngineSource.open(
         Path(model), options, calibration=calibration, accuracy=accuracy, verify=verify, progress=progress
     )
+    if compare_fp16 and (options.precision != "int8" or source.precision == "int8" or not check):
+        raise BuildError(
+            "compare_fp16: expected an INT8 engine of a checkpoint or an fp32 ONNX, and a check, which measures both "
+            f"engines, got {options.precision} of a model in {source.precision}{'' if check else ' without a check'}; "
+            "leave compare_fp16 out"
+        )
     request = BuildRequest.of(options, source.inputs(), source=str(model))
     if not force and (passport := request.current(engine)) is not None:
         return BuildResult(Path(engine), passport, False, source.conversion.findings)

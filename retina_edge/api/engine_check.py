@@ -55,7 +55,7 @@ def why_not_here(request: BuildRequest) -> str:
         return "this machine has no NVIDIA GPU"
     here = CURRENT in options.targets or runs_on_sm(tuple(options.targets), machine.sm)
     if request.backend.is_rtx and not here:
-        return f"the engine is for {', '.join(options.targets)}, this machine has a {machine.gpu}"
+        return f"the engine is for {', '.join(options.targets)}, and the GPU of this machine is {machine.gpu}"
     if importlib.util.find_spec("pycuda") is None:
         return "pycuda is not installed"
     return ""

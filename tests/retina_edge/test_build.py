@@ -131,6 +131,18 @@ def test_an_int8_onnx_needs_no_calibration_images(
     passport_path(engine).unlink()
     assert build(int8["cpu"], "-o", engine, "--precision", "int8") == 1
     assert "layout: expected an INT8 ONNX for TensorRT, got one for cpu; export it again" in capsys.readouterr().err
+    assert build(*arguments, "--compare-fp16") == 1  # no FP16 engine can be built from it
+    assert "compare_fp16: expected an INT8 engine of a checkpoint or an fp32 ONNX" in capsys.readouterr().err
+    assert files_beside(engine) == []
+
+
+@pytest.mark.parametrize("options", [[], ["--no-check"]])
+def test_a_comparison_of_an_engine_that_is_not_int8_is_refused(
+    tiny_onnx: Path, engine: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    assert build(tiny_onnx, "-o", engine, "--precision", "fp16", "--compare-fp16", *options) == 1
+    without = " without a check" if options else ""
+    assert f"got fp16 of a model in fp32{without}; leave compare_fp16 out" in capsys.readouterr().err
     assert files_beside(engine) == []
 
 

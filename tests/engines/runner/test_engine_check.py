@@ -140,7 +140,7 @@ def test_an_fp16_engine_of_the_same_model_is_found(world: World) -> None:
     ("machine", "targets", "reason"),
     [
         (Machine(), ("portable",), "this machine has no NVIDIA GPU"),
-        (HERE, ("sm89",), "the engine is for sm89, this machine has a NVIDIA GeForce RTX 3090"),
+        (HERE, ("sm89",), "the engine is for sm89, and the GPU of this machine is NVIDIA GeForce RTX 3090"),
         (HERE, ("sm86",), "pycuda is not installed"),
         (HERE, ("current",), "pycuda is not installed"),
     ],
