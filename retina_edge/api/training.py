@@ -23,7 +23,7 @@ from retina_edge.training.findings import findings
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.observer import TrainingObserver
 from retina_edge.training.plan import CPU, Speed
-from retina_edge.training.run_files import check_resumable, claim_run_files, kept_path
+from retina_edge.training.run_files import check_log, check_resumable, claim_run_files, kept_path
 from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
 
 if TYPE_CHECKING:
@@ -337,3 +337,4 @@ def _check_outputs(output: Path, inputs: Sequence[Input]) -> None:
     for suffix in (".pt", ".last.pt", ".csv"):
         for path in (output, kept_path(output)):
             check_output("output", path.with_suffix(suffix), inputs=inputs)
+    check_log(output)

@@ -13,6 +13,8 @@ from engines.core.file_lock import lock
 
 # What a run writes, as suffixes of the path of its best checkpoint.
 SUFFIXES = (".pt", ".last.pt", ".csv", ".tensorboard")
+# What the log in the CSV file begins with.
+LOG_START = b"epoch,step,"
 
 
 def run_files(output: Path) -> list[Path]:
@@ -47,6 +49,27 @@ def check_resumable(output: Path) -> None:
     last = output.with_suffix(".last.pt")
     if not last.is_file():
         raise TrainingError(f"{last}: expected a checkpoint to resume, found no file; start without resuming")
+
+
+def check_log(output: Path) -> None:
+    """Check that the CSV file beside the best checkpoint, if there is one, is the log of a training.
+
+    Args:
+        output: path of the best checkpoint.
+
+    Raises:
+        SinkError: if it is another file, which a run would overwrite.
+        OSError: if it cannot be read.
+    """
+    log = output.with_suffix(".csv")
+    if not log.is_file():
+        return
+    with log.open("rb") as file:
+        if not LOG_START.startswith(file.read(len(LOG_START))):
+            raise SinkError(
+                f"{log}: expected the log of an earlier training, got another file, which the log of this one would "
+                "overwrite; move it, or use another name with -o"
+            )
 
 
 @contextmanager

@@ -8,7 +8,8 @@ import pytest
 
 from engines.core.errors import SinkError
 from retina_edge import api
-from retina_edge.training.run_files import claim_run_files, run_files
+from retina_edge.training.run_files import check_log, claim_run_files, run_files
+from retina_edge.training.training_log import COLUMNS
 
 
 def write_run(output: Path, text: str) -> None:
@@ -82,3 +83,17 @@ def test_a_kept_checkpoint_that_a_run_starts_from_is_not_replaced(tmp_path: Path
     with pytest.raises(SinkError, match=r"model\.previous\.pt would overwrite the checkpoint .*model\.previous\.pt"):
         api.train(tmp_path / "train.json", tmp_path / "model.pt", init=kept)
     assert kept.read_text() == "good"
+
+
+def test_a_table_of_the_user_is_not_overwritten_by_the_log(tmp_path: Path) -> None:
+    table = tmp_path / "model.csv"
+    table.write_text("tree,height\n")
+    with pytest.raises(SinkError, match=r"model\.csv: expected the log of an earlier training, got another file"):
+        api.train(tmp_path / "train.json", tmp_path / "model.pt")
+    assert table.read_text() == "tree,height\n"
+
+
+@pytest.mark.parametrize("text", ["", f"{','.join(COLUMNS)}\n1,6,0\n"])
+def test_the_log_of_an_earlier_run_may_be_replaced(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.csv").write_text(text)
+    check_log(tmp_path / "model.pt")
