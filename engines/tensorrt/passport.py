@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -270,8 +271,12 @@ def rebuild_command(passport: Passport, engine: Path | str) -> str:
     backend = f" --backend {TENSORRT_RTX}" if passport.backend == TENSORRT_RTX else ""
     compatible = " --version-compatible" if passport.lean_runtime else ""
     compatible += " --without-runtime" if passport.lean_runtime == SEPARATE else ""
-    options = f"--precision {passport.precision_asked}{calibration}{backend}{compatible}"
-    return f"retina-edge build {source} -o {engine} {options} --force"
+    compatible += " --hardware-compatible" if passport.request.get("options", {}).get("hardware_compatible") else ""
+    smallest, best, largest = passport.batch
+    batch = f" --batch {best}" if best > 1 else ""
+    batch += f" --max-batch {largest}" if smallest < largest else ""
+    options = f"--precision {passport.precision_asked}{batch}{calibration}{backend}{compatible}"
+    return f"retina-edge build {shlex.quote(source)} -o {shlex.quote(str(engine))} {options} --force"
 
 
 def sha256(path: Path | str) -> str:

@@ -152,6 +152,15 @@ def test_int8_that_was_calibrated_in_the_build_is_calibrated_again() -> None:
     )
 
 
+def test_the_command_that_builds_again_keeps_batches_and_gpus_and_quotes_names() -> None:
+    request = {"source": "my model.pt", "options": {"hardware_compatible": True}}
+    assert rebuild_command(passport(request=request, batch=(1, 4, 8)), "out dir/model.engine") == (
+        "retina-edge build 'my model.pt' -o 'out dir/model.engine' --precision fp16 --batch 4 --max-batch 8 "
+        "--hardware-compatible --force"
+    )
+    assert "--batch 4 --force" in rebuild_command(passport(batch=(4, 4, 4)), "model.engine")
+
+
 def test_a_compatible_engine_runs_on_other_gpus_and_later_versions(tmp_path: Path) -> None:
     request = {"source": "model.pt", "options": {"version_compatible": True, "hardware_compatible": True}}
     engine = write(tmp_path, request=request, lean_runtime="inside")
