@@ -100,12 +100,14 @@ def print_goals(console: Console, rows: Sequence[dict[str, Any]]) -> None:
 def outcomes(report: Path) -> list[dict[str, Any]]:
     """Return each test of a JUnit report: name, outcome, seconds, and the first line of the failure or skip message.
 
-    The list is empty if there is no report, because the tests have not run or were stopped.
+    The list is empty if there is no whole report, because the tests have not run or were stopped.
     """
-    if not report.is_file():
+    try:
+        root = ElementTree.parse(report).getroot()
+    except (FileNotFoundError, ElementTree.ParseError):
         return []
     tests = []
-    for case in ElementTree.parse(report).getroot().iter("testcase"):
+    for case in root.iter("testcase"):
         name = f"{case.get('classname')}.{case.get('name')}"
         row: dict[str, Any] = {"test": name, "outcome": "passed", "seconds": round(float(case.get("time", 0)), 2)}
         for child in case:
