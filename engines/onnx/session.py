@@ -63,10 +63,18 @@ def run_session(
     Raises:
         ModelFileError: if a node needs more memory than sessions may take, or fails.
     """
-    try:
-        return [np.asarray(array) for array in session.run(outputs, inputs)]
-    except Exception as error:  # ONNX Runtime raises its own and built-in exceptions
-        raise run_error(error) from error
+    # The pool keeps the memory of earlier runs, in pieces that may be too small for this one. A run with this option
+    # gives back those that are free, also if it fails, so that the run after it has all of the memory.
+    clearing = onnxruntime.RunOptions()
+    clearing.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    for options in (None, clearing, None):
+        try:
+            return [np.asarray(array) for array in session.run(outputs, inputs, options)]
+        except Exception as error:  # ONNX Runtime raises its own and built-in exceptions
+            failure = error
+            if not _TOO_LARGE.search(str(error)):
+                break
+    raise run_error(failure) from failure
 
 
 def run_error(error: Exception) -> ModelFileError:

@@ -49,6 +49,23 @@ print(json.dumps(results))
 """
 
 
+# A model of one tensor, which grows from run to run.
+GROWING = """
+import numpy as np, onnx, onnxruntime
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from engines.onnx import session
+
+session.memory_limit = lambda: 256 << 20
+x, y = (make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N"]) for name in "xy")
+graph = make_graph([make_node("Add", ["x", "x"], ["y"])], "g", [x], [y])
+model = make_model(graph, opset_imports=[make_opsetid("", 18)], ir_version=9)
+opened = session.open_session(model.SerializeToString(), onnxruntime.SessionOptions())
+for megabytes in (50, 75, 100, 140, 20):
+    session.run_session(opened, None, {"x": np.ones(megabytes << 18, np.float32)})
+    print(megabytes)
+"""
+
+
 def write(path: Path, operator: str, constants: dict[str, npt.NDArray[np.generic]], **attributes: Any) -> None:
     """Write a model of an operator, named ``grow``, and the largest value of its result."""
     inputs = [*([] if operator == "ConstantOfShape" else ["x"]), *constants]
@@ -85,6 +102,12 @@ def test_no_operator_takes_more_than_the_limit(tmp_path: Path) -> None:
         kilobytes, message = results[operator]
         assert re.search(rf"run in 0\.2 GiB, .* but node 'grow\w*' \({operator}\) asks for \d+\.\d GiB more", message)
         assert kilobytes * 1024 < 64 * MEGABYTE, operator
+
+
+def test_memory_of_earlier_runs_is_free_for_later_ones() -> None:
+    """Each run alone is far below the limit of 256 MB, but the pool keeps a piece of memory for each size."""
+    results = subprocess.run([sys.executable, "-c", GROWING], capture_output=True, text=True, check=True, timeout=120)
+    assert results.stdout.split() == ["50", "75", "100", "140", "20"]
 
 
 def test_the_limit_is_that_of_the_container_if_it_is_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
