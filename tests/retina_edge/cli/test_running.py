@@ -233,7 +233,12 @@ def test_only_the_chosen_verb_is_imported() -> None:
 def test_a_torchvision_of_another_build_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Beside a torch of another build, torchvision raises a RuntimeError while it is imported."""
     code = compile("raise RuntimeError('operator torchvision::nms does not exist')", "torchvision/__init__.py", "exec")
-    assert running.run(lambda: exec(code, {"__name__": "torchvision"})) == 1
+
+    def body() -> int:
+        exec(code, {"__name__": "torchvision"})
+        return 0
+
+    assert running.run(body) == 1
     error = capsys.readouterr().err
     assert error == (
         "error: torchvision cannot be imported (operator torchvision::nms does not exist); retina-edge doctor says how "
