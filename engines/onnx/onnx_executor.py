@@ -40,6 +40,15 @@ def _requested_threads() -> int:
     return int(first) if first.isdecimal() else 0
 
 
+def _session_options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or _requested_threads()
+    # Spinning threads between the operators of a run save a fifth of its time on two cores. After the run, they would
+    # only take time from decoding, drawing and encoding.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
 class OnnxExecutor(HostExecutor):
     """An ``Executor`` on ONNX Runtime.
 
@@ -78,16 +87,13 @@ class OnnxExecutor(HostExecutor):
         if not path.is_file():
             raise ModelFileError(f"{path}: expected an ONNX file, found none; make it with retina-edge export")
         check_onnx_file(path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or _requested_threads()
-        # Spinning threads between the operators of a run save a fifth of its time on two cores. After the run, they
-        # would only take time from decoding, drawing and encoding.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options = _session_options(threads)
         try:
             self._session = open_session(path, options)
             if _is_for_tensorrt(self._session):
                 # The optimizer of ONNX Runtime 1.32 changes the results of INT8 in float16. With the optimizer, the
                 # raw heads of the sample model drifted from FP32 by 10 dB more.
+                options = _session_options(threads)  # new ones, because each entry can be added only once
                 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
                 self._session = open_session(path, options)
         except ContractError as error:

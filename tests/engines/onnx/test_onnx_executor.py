@@ -14,8 +14,10 @@ import pytest
 from engines.core.errors import ModelFileError
 from engines.core.executor import RawDetections
 from engines.core.tensor_names import QUANTIZATION_KEY
+from engines.onnx import onnx_executor
 from engines.onnx.onnx_executor import CONTRACT_KEY, OnnxExecutor
 from export.attach import attach
+from retina_edge.assets import MODEL
 from tests.export.heads import (
     Heads,
     assert_equal_detections,
@@ -68,6 +70,16 @@ def test_the_number_of_threads_follows_the_environment(
     for requested in (0, 1):
         options = OnnxExecutor(path, threads=requested)._session.get_session_options()
         assert options.intra_op_num_threads == (requested or threads)
+
+
+@pytest.mark.parametrize("for_tensorrt", [False, True])
+def test_nothing_is_printed_when_a_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], for_tensorrt: bool
+) -> None:
+    """ONNX Runtime warns, in color, if an option is set twice; an INT8 model for TensorRT is opened twice."""
+    monkeypatch.setattr(onnx_executor, "_is_for_tensorrt", lambda _session: for_tensorrt)
+    OnnxExecutor(MODEL).close()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_contract_survives_the_round_trip(tmp_path: Path) -> None:
