@@ -40,8 +40,8 @@ def build_parser() -> VerbParser:
         "train",
         type=Path,
         metavar="DATA",
-        help="labeled images to learn from: a COCO file, a YOLO data.yaml, or a folder with train.json, data.yaml or "
-        "the XML files of Pascal VOC",
+        help="labeled images to learn from: a COCO file, a YOLO data.yaml or obj.data, or a folder with train.json, "
+        "data.yaml, obj.data, classes.txt or the XML files of Pascal VOC",
     )
     add(
         "-o",

@@ -178,7 +178,7 @@ def test_an_old_onnx_runtime_cannot_load_plugins_and_does_not_tell_nodes(monkeyp
     assert nodes_on_cpu(SimpleNamespace()) is None
 
 
-def test_the_command_line_says_it_in_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     if CUDA.name in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has the provider")
     assert retina_edge.detect.main([str(MODEL), str(FOREST), "--device", "cuda"]) == 1
