@@ -44,8 +44,8 @@ def build_parser() -> VerbParser:
         "annotations",
         type=Path,
         metavar="DATA",
-        help="labeled images: a COCO file, a YOLO data.yaml, or a folder with val.json, data.yaml or the XML files of "
-        "Pascal VOC",
+        help="labeled images: a COCO file, a YOLO data.yaml or obj.data, or a folder with val.json, data.yaml, "
+        "obj.data, classes.txt or the XML files of Pascal VOC",
     )
     add("--images", type=Path, metavar="DIR", help="folder of the images (default: found near the annotations)")
     add(

@@ -17,7 +17,7 @@ from engines.tensorrt.passport import Passport, passport_path
 from retina_edge.api.accuracy import AccuracyOptions
 from retina_edge.api.calibration import CalibrationOptions
 from retina_edge.api.conversion import input_files
-from retina_edge.api.engine_check import NOT_RUN, EngineCheck, find_fp16, slow_int8, why_not_here
+from retina_edge.api.engine_check import NOT_RUN, EngineCheck, find_fp16, is_checked, slow_int8, why_not_here
 from retina_edge.api.engine_source import EngineSource
 from retina_edge.api.progress import Progress, no_progress
 from retina_edge.api.verification_images import ImagePaths
@@ -54,7 +54,7 @@ def build(
     force: bool = False,
     progress: Progress = no_progress,
 ) -> BuildResult:
-    """Build an engine, unless the same engine is already there.
+    """Build an engine, unless the same engine is already there, and was run if this machine can run it.
 
     Args:
         model: a checkpoint that ``train`` or ``convert`` wrote, or an ONNX that ``export`` wrote.
@@ -101,9 +101,10 @@ def build(
             "leave compare_fp16 out"
         )
     request = BuildRequest.of(options, source.inputs(), source=str(model))
-    if not force and (passport := request.current(engine)) is not None:
-        return BuildResult(Path(engine), passport, False, source.conversion.findings)
     reason = why_not_here(request) if check else "not asked for"
+    passport = None if force else request.current(engine)
+    if passport is not None and (reason or is_checked(passport, compare_fp16=compare_fp16)):
+        return BuildResult(Path(engine), passport, False, _findings(source, passport))
     content, verified = source.network(progress, checked=not reason)
     backend = request.backend.name
     with TemporaryDirectory() as folder:
@@ -130,5 +131,8 @@ def build(
             check=run_check,
             force=True,
         )
-    findings = (*source.conversion.findings, *filter(None, [slow_int8(report.passport.checked)]))
-    return BuildResult(report.engine, report.passport, report.built, findings)
+    return BuildResult(report.engine, report.passport, report.built, _findings(source, report.passport))
+
+
+def _findings(source: EngineSource, passport: Passport) -> tuple[str, ...]:
+    return (*source.conversion.findings, *filter(None, [slow_int8(passport.checked)]))

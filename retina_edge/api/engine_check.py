@@ -61,6 +61,12 @@ def why_not_here(request: BuildRequest) -> str:
     return ""
 
 
+def is_checked(passport: Passport, *, compare_fp16: bool) -> bool:
+    """True if an engine was run, or is older than the check; with ``compare_fp16`` only if FP16 was measured, too."""
+    checked = passport.checked or {}
+    return NOT_RUN not in checked and (SPEEDUP in checked or not compare_fp16)
+
+
 @dataclass(frozen=True)
 class EngineCheck:
     """The comparison of an engine with ONNX Runtime, as a callback of ``build_engine``.

@@ -23,7 +23,16 @@ from engines.tensorrt.build_request import BuildRequest
 from engines.tensorrt.builder import build_engine
 from engines.tensorrt.passport import Passport, passport_path, read_engine, read_passport
 from retina_edge.api import engine_check
-from retina_edge.api.engine_check import DECIBELS, MILLISECONDS, NOT_RUN, SHARE, SPEEDUP, EngineCheck, find_fp16
+from retina_edge.api.engine_check import (
+    DECIBELS,
+    MILLISECONDS,
+    NOT_RUN,
+    SHARE,
+    SPEEDUP,
+    EngineCheck,
+    find_fp16,
+    is_checked,
+)
 from retina_edge.api.verification_images import sample_images
 from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.runner.world import HERE, KINDS, World
@@ -134,6 +143,18 @@ def test_an_fp16_engine_of_the_same_model_is_found(world: World) -> None:
     assert find_fp16(int8, request) == world.engine
     another_gpu = dataclasses.replace(request, machine=Machine("NVIDIA GeForce RTX 4090", "8.9", "580.95", ""))
     assert find_fp16(int8, another_gpu) is None
+
+
+@pytest.mark.parametrize(
+    ("record", "checked", "compared"),
+    [(None, True, False), ({NOT_RUN: "no GPU"}, False, False), ({}, True, False), ({SPEEDUP: 1.5}, True, True)],
+)
+def test_what_an_existing_engine_lacks_is_told(
+    engine: Path, record: dict[str, Any] | None, checked: bool, compared: bool
+) -> None:
+    passport = dataclasses.replace(read_passport(engine), checked=record)
+    assert is_checked(passport, compare_fp16=False) is checked
+    assert is_checked(passport, compare_fp16=True) is compared
 
 
 @pytest.mark.parametrize(

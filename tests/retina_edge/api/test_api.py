@@ -18,6 +18,8 @@ import retina_edge.train
 from engines.core.errors import BuildError, ContractError
 from engines.tensorrt.passport import read_engine
 from retina_edge import Detector, api
+from retina_edge.api import building
+from retina_edge.api.engine_check import SPEEDUP
 from retina_edge.model.checkpoint import load_checkpoint
 
 
@@ -68,6 +70,26 @@ def test_build_and_the_verb_build_the_same_network(tiny_onnx: Path, tmp_path: Pa
     assert result.passport.precision_found == other.precision_found
     assert (result.passport.contract, result.passport.targets) == (other.contract, ("sm86",))
     assert not api.build(tiny_onnx, tmp_path / "a.engine", options).built
+
+
+def test_an_engine_that_was_not_run_is_built_again_where_it_can_be_run(
+    tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = api.BuildOptions(backend="tensorrt-rtx", targets=("sm86",))
+
+    def build(*, check: bool = True) -> api.BuildResult:
+        return api.build(tiny_onnx, tmp_path / "a.engine", options, check=check)
+
+    assert build(check=False).built
+    assert not build().built  # this machine has no GPU
+    monkeypatch.setattr(building, "why_not_here", lambda _request: "")
+    monkeypatch.setattr(building, "EngineCheck", lambda *_: lambda _plan, _passport: {SPEEDUP: 1.05})
+    assert not build(check=False).built
+    result = build()
+    assert (result.built, result.passport.checked) == (True, {SPEEDUP: 1.05})
+    result = build()
+    assert not result.built
+    assert "only 1.05 times as fast as FP16" in result.findings[0]  # also of an engine that is kept
 
 
 def test_evaluate_measures_what_the_verb_measures(
