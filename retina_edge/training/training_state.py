@@ -65,7 +65,7 @@ def save(trainer: Trainer) -> None:
 def _settings(trainer: Trainer) -> dict[str, Any]:
     """Return the settings that decide the result, which must be the same when the run is resumed."""
     settings = {
-        "qat": trainer.options.qat,  # first, because it explains other differences
+        "qat": trainer.options.qat,  # first in messages, because it decides the defaults of others
         **dataclasses.asdict(trainer.options),
         **dataclasses.asdict(trainer.augment),
         **dataclasses.asdict(trainer.model.config),
