@@ -157,11 +157,12 @@ def read_voc(folder: Path, files: Sequence[Path], images: Path | None) -> Record
 
 def _object(file: Path, number: int, element: Any) -> tuple[str, bool]:
     """Check an object. Return its name in messages, and True for a crowd."""
-    where, name = f"object {number}", element.findtext("name", "")
-    if not name.strip():
+    where, name = f"object {number}", element.findtext("name", "").strip()
+    if not name:
         raise DataError(
             f"{file}: {where}: name: expected the name of a class, found none; write it, or remove the object"
         )
+    element.find("name").text = name  # without the space around it, which would make another class
     where = f"{where} ({shown(name)})"
     box = element.find("bndbox")
     for corner in CORNERS:

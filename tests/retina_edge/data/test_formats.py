@@ -249,6 +249,12 @@ def test_a_folder_of_images_that_does_not_exist_is_named(sets: Path, kind: str) 
         load_dataset(sets / kind, sets / "none")
 
 
+def test_space_around_a_class_name_makes_no_other_class(voc: Path) -> None:
+    first = sorted((voc / "Annotations").iterdir())[0]
+    first.write_text(first.read_text().replace("<name>tree</name>", "<name>\n tree\n</name>", 1))
+    assert load_dataset(voc).class_names == ("tree",)
+
+
 def test_a_voc_file_of_the_longest_name_finds_its_image(voc: Path) -> None:
     first = sorted((voc / "Annotations").iterdir())[0]
     first.rename(first.with_name(f"{251 * 'x'}.xml"))
