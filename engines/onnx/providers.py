@@ -80,8 +80,8 @@ def provider_of(device: str) -> tuple[Provider | None, int]:
         if provider.device == kind and (number.isdecimal() if colon else True):
             return provider, int(number or 0)
     raise DeviceError(
-        f"device: expected auto, cpu, {', '.join(item.device for item in PROVIDERS)}, or one of the last with :N, for "
-        f"an ONNX, got {device!r}"
+        f"device: expected auto or cpu, or {', '.join(item.device for item in PROVIDERS)}, also with :N, for an ONNX, "
+        f"got {device!r}"
     )
 
 

@@ -114,8 +114,8 @@ def _facts(passport: Passport) -> dict[str, str]:
         ],
         "precision asked": passport.precision_asked,
         "precision read from": passport.precision_source,
-        "verified": json.dumps(passport.verified) if passport.verified else "no",
-        "checked": json.dumps(passport.checked) if passport.checked else "no",
+        "verified": _in_words(passport.verified),
+        "checked": _in_words(passport.checked),
         "ONNX sha256": passport.onnx_sha256,
     }
 
@@ -155,3 +155,7 @@ def _inspect_onnx(path: Path) -> Inspection:
         raise ModelFileError(
             f"{path}: expected the graph of a deployable ONNX, got a damaged one ({reason_of(error)}); export it again"
         ) from error
+
+
+def _in_words(record: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{name} {value}" for name, value in record.items()) if record else "no"

@@ -160,7 +160,9 @@ def evaluate(
 
 def _bit_depth(model: Path, options: EvaluationOptions) -> int:
     """Return the bit depth of a model, which is closed again: two models at once may need more memory than there is."""
-    with Detector.load(model, device=options.device, in_flight=1, cuda_graph=False) as detector:
+    # A provider of ONNX Runtime may build an engine when it opens a model.
+    device = "cpu" if model.suffix == ".onnx" else options.device
+    with Detector.load(model, device=device, in_flight=1, cuda_graph=False) as detector:
         return detector.contract.bit_depth
 
 

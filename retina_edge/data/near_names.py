@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -35,7 +35,7 @@ class NearNames:
 
         Args:
             wanted: the paths where the file of each record may be. The first one that exists counts, or else the first
-                one that exists under another spelling, if that is not the file of another record.
+                one that exists under another spelling, if no other record means that file, too.
         """
         found: list[Path | None] = []
         missing: dict[int, Sequence[Path]] = {}
@@ -45,13 +45,17 @@ class NearNames:
             if found[-1] is None:
                 missing[index] = paths
         taken = set(found)
+        near: dict[int, tuple[Path, Path]] = {}
         for index, paths in missing.items():
-            for path in paths:
-                file = self.near(path)
-                if file is not None and file not in taken:
-                    found[index] = file
-                    self._found[path.name] = file.name
-                    break
+            pairs = ((path, self.near(path)) for path in paths)
+            found_near = next(((path, file) for path, file in pairs if file is not None and file not in taken), None)
+            if found_near is not None:
+                near[index] = found_near
+        wanted_by = Counter(file for _, file in near.values())
+        for index, (path, file) in near.items():
+            if wanted_by[file] == 1:  # else nobody knows which record it belongs to
+                found[index] = file
+                self._found[path.name] = file.name
         return found
 
     def near(self, path: Path) -> Path | None:
@@ -64,7 +68,7 @@ class NearNames:
         if not self._found:
             return ()
         names = ", ".join(f"{file} for {name}" for name, file in list(self._found.items())[:MAX_NAMED])
-        return (f"{source.name}: {len(self._found)} files are read under another spelling of their name: {names}",)
+        return (f"{source.name}: read under another spelling of the name ({len(self._found)}): {names}",)
 
     def _near(self, path: Path) -> Path | None:
         folder = path.parent

@@ -143,7 +143,10 @@ def _image_files(description: YoloDescription, entry: Any, near: NearNames) -> l
         return sorted(images, key=natural_order)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return [path]
-    listed = [meant_paths(line, [path.parent]) for line in read_lines(path)]
+    lines = read_lines(path)
+    if nameless := [line for line in lines if not Path(line).name]:
+        raise DataError(f"{path}: expected the paths of images, one a line, got {shown(nameless[0])}; correct the list")
+    listed = [meant_paths(line, [path.parent]) for line in lines]
     # A missing image may have labels in the folder where it should be.
     places = [next((file for file in files if os.path.isdir(file.parent)), files[0]) for files in listed]
     return [file or place for file, place in zip(near.find(listed), places, strict=True)]

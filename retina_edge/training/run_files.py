@@ -91,12 +91,17 @@ def claim_run_files(output: Path, *, resume: bool) -> Iterator[Path | None]:
     with ExitStack() as stack:
         _lock(stack, log)
         kept = None
-        if not resume and output.is_file():
+        if not resume and _worth_keeping(output):
             kept = kept_path(output)
             for source, target in zip(run_files(output), run_files(kept), strict=True):
                 _move(source, target)
             _lock(stack, log)
         yield kept
+
+
+def _worth_keeping(output: Path) -> bool:
+    """True for a run with a checkpoint, or with a state alone that replaces no kept checkpoint."""
+    return output.is_file() or (output.with_suffix(".last.pt").is_file() and not kept_path(output).is_file())
 
 
 def _lock(stack: ExitStack, path: Path) -> None:

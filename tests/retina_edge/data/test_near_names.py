@@ -12,6 +12,7 @@ import pytest
 
 from engines.core.errors import DataError
 from retina_edge.data.load import listed_images, load_dataset
+from retina_edge.data.near_names import NearNames
 
 ACCENT = "Bäume 1.jpg"
 # The name in the annotations, and the name of the file.
@@ -74,7 +75,7 @@ def test_an_image_under_another_spelling_is_read_and_said(formats: Path, kind: s
         assert data.remarks == ()  # the image of the same name, whatever its suffix, is that of the XML file
     else:
         [remark] = data.remarks
-        assert "read under another spelling of their name" in remark
+        assert "read under another spelling of the name" in remark
         assert f"{file} for {name}" in remark
 
 
@@ -82,7 +83,7 @@ def test_all_images_under_another_spelling_are_found(formats: Path) -> None:
     for image in (formats / "coco" / "images").iterdir():
         image.rename(image.with_suffix(".JPG"))
     data = load_dataset(formats / "coco" / "val.json")
-    assert data.remarks[0].startswith("val.json: 16 files are read under another spelling of their name: ")
+    assert data.remarks[0].startswith("val.json: read under another spelling of the name (16): ")
     assert listed_images(formats / "coco" / "val.json") == [image.path for image in data.images]
 
 
@@ -127,3 +128,20 @@ def test_a_name_that_is_too_long_is_that_of_a_missing_file(formats: Path) -> Non
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"cannot use 1 of 16 images: xxx.* \(the file is missing\)"):
         load_dataset(path)
+
+
+def test_a_file_that_two_records_can_mean_is_read_for_neither(tmp_path: Path) -> None:
+    (tmp_path / unicodedata.normalize("NFD", "ä.txt")).touch()
+    (tmp_path / "b.TXT").touch()
+    wanted = [[tmp_path / unicodedata.normalize("NFC", name)] for name in ("ä.txt", quote("ä.txt"), "b.txt")]
+    near = NearNames()
+    assert near.find(wanted) == [None, None, tmp_path / "b.TXT"]
+    assert near.remarks(tmp_path / "data.yaml") == (
+        "data.yaml: read under another spelling of the name (1): b.TXT for b.txt",
+    )
+
+
+def test_a_line_of_a_list_that_names_no_file_is_refused(formats: Path) -> None:
+    (formats / "yolo" / "train.txt").write_text("images/a.jpg\n/\n")
+    with pytest.raises(DataError, match=r"train\.txt: expected the paths of images, one a line, got .*/"):
+        load_dataset(formats / "yolo")

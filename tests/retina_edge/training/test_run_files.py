@@ -55,6 +55,15 @@ def test_a_run_without_a_checkpoint_does_not_replace_the_kept_one(tmp_path: Path
     assert content(kept) == ["good"] * 4
 
 
+def test_a_state_without_a_checkpoint_is_kept_if_no_checkpoint_is(tmp_path: Path) -> None:
+    output, kept = tmp_path / "model.pt", tmp_path / "model.previous.pt"
+    output.with_suffix(".last.pt").write_text("hours of training")
+    with claim_run_files(output, resume=False) as earlier:
+        assert earlier == kept
+    assert kept.with_suffix(".last.pt").read_text() == "hours of training"
+    assert not output.with_suffix(".last.pt").exists()
+
+
 def test_parts_that_the_earlier_run_lacks_do_not_stay_from_a_run_before(tmp_path: Path) -> None:
     output, kept = tmp_path / "model.pt", tmp_path / "model.previous.pt"
     write_run(kept, "old")
