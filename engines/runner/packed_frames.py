@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from engines.core.frame_region import Frame
 from engines.core.letterbox import Letterbox
 from engines.core.tensor_names import INPUT
 from engines.plugins.launch import Launch, Tensor
+from engines.runner.frame_header import HEADER, fill_row, header_of
 
-# Constants that must agree with letterbox.cu: pixels of a thread and threads of a block; int32 values in a row of the
-# header, and bytes in the unit of the header's offsets.
+# Constants that must agree with letterbox.cu: pixels of a thread and threads of a block.
 PIXELS, THREADS = 4, 256
-HEADER, UNIT = 8, 256
+# Frames begin at multiples of this number of bytes.
+UNIT = 256
 FRAMES = "frames"
 # Size of a part. While one part is uploaded, the next one is packed.
 PART_BYTES = 1 << 20
@@ -49,7 +50,7 @@ def packed_bytes(sizes: Sequence[tuple[int, int]], batch: int) -> int:
     """Return the number of bytes that packed frames take, including the header.
 
     Args:
-        sizes: (height, width) of each frame, pixels.
+        sizes: (height, width) of each frame in host memory, pixels.
         batch: number of images in the header.
 
     Examples:
@@ -60,7 +61,7 @@ def packed_bytes(sizes: Sequence[tuple[int, int]], batch: int) -> int:
 
 
 def pack(
-    frames: Sequence[npt.NDArray[np.uint8]],
+    frames: Sequence[Frame],
     letterboxes: Sequence[Letterbox],
     batch: int,
     out: npt.NDArray[np.uint8],
@@ -68,7 +69,8 @@ def pack(
     """Write frames in the format that the kernel reads, part by part.
 
     Args:
-        frames: BGR frames, uint8 [h, w, 3], any strides.
+        frames: BGR frames, uint8 [h, w, 3], any strides; of frames on the GPU and their regions, only the header is
+            written.
         letterboxes: letterbox of each frame.
         batch: number of images that the kernel writes; images without a frame become zero.
         out: memory to write to, uint8, at least ``packed_bytes`` bytes.
@@ -83,13 +85,15 @@ def pack(
         [(0, 304)]
     """
     begin, position = 0, _header_bytes(batch)
-    header: npt.NDArray[Any] = out[: batch * HEADER * 4].view(np.int32).reshape(batch, HEADER)
-    header[:] = 0
-    for row, frame, letterbox in zip(header, frames, letterboxes, strict=False):
-        row[:5] = position // UNIT, *letterbox.frame_size, *letterbox.resized
-        position += _aligned(frame.size)
+    in_host_memory = [frame for frame in frames if isinstance(frame, np.ndarray)]
+    for row, frame, letterbox in zip(header_of(out, batch), frames, letterboxes, strict=False):
+        fill_row(row, frame, letterbox, position)
+        if isinstance(frame, np.ndarray):
+            position += _aligned(frame.size)
     position = _header_bytes(batch)
-    for frame in frames:
+    if not in_host_memory:
+        yield 0, position
+    for frame in in_host_memory:
         target = out[position : position + frame.size].reshape(frame.shape)
         row_bytes = frame.size // len(frame)
         rows = max(1, PART_BYTES // row_bytes)
@@ -102,7 +106,7 @@ def pack(
 
 
 def _header_bytes(batch: int) -> int:
-    return _aligned(batch * HEADER * 4)
+    return _aligned(batch * HEADER.itemsize)
 
 
 def _aligned(count: int) -> int:

@@ -18,12 +18,12 @@ pytestmark = pytest.mark.start_first
 
 # Registers of a thread for Filter, Select, NMS and letterbox: the maximum over the variants of each kernel.
 REGISTERS = {
-    75: (64, 54, 64, 41),
-    80: (32, 56, 64, 39),
-    87: (40, 56, 64, 40),
-    90: (40, 64, 64, 40),
-    100: (40, 64, 64, 40),
-    120: (40, 62, 62, 40),
+    75: (64, 54, 64, 59),
+    80: (32, 56, 64, 48),
+    87: (40, 56, 64, 48),
+    90: (40, 64, 64, 48),
+    100: (40, 64, 64, 48),
+    120: (40, 62, 62, 48),
 }
 # Bytes of static shared memory of a block. TensorRT's plugins must use less than 48 KiB.
 SHARED = {"filter": 9356, "select": 29840, "nms": 44640, "letterbox": 0}

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from engines.core.letterbox import Letterbox, letterbox_batch
+from engines.runner.frame_header import HEADER, IN_FRAMES
 from engines.runner.packed_frames import PART_BYTES, UNIT, letterbox_launch, pack, packed_bytes
 from tests.engines.plugins.emulated import needs_compiler, run_kernel
 
@@ -95,8 +96,9 @@ def test_frames_with_gaps_are_packed_without_gaps() -> None:
     letterbox = Letterbox.fit((14, 45), INPUT)
     out = np.zeros(packed_bytes([(14, 45)], 1), np.uint8)
     fill(out, [part], [letterbox], 1)
-    header = out[:32].view(np.int32).tolist()
-    assert header == [1, 14, 45, *letterbox.resized, 0, 0, 0]
+    [row] = out[: HEADER.itemsize].view(HEADER)
+    assert (row["kind"], row["pixels"], row["pitch"]) == (IN_FRAMES, UNIT, 3 * 45)
+    assert (row["height"], row["width"], row["resized_height"], row["resized_width"]) == (14, 45, *letterbox.resized)
     np.testing.assert_array_equal(out[UNIT : UNIT + part.size].reshape(part.shape), part)
 
 
