@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from engines.core.contract import DetectorContract, PyramidLevel
 from engines.core.executor import NETWORK, RawDetections, Ticket
+from engines.core.frame_region import Frame, frame_size
 from engines.core.letterbox import Letterbox
 
 CONTRACT = DetectorContract(
@@ -37,8 +38,8 @@ class FreeExecutor:
         self.seconds = seconds
         self.max_batch = max_batch
 
-    def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> Ticket:
-        return Ticket([Letterbox.fit((frame.shape[0], frame.shape[1]), CONTRACT.input_size) for frame in frames])
+    def submit(self, frames: Sequence[Frame]) -> Ticket:
+        return Ticket([Letterbox.fit(frame_size(frame), CONTRACT.input_size) for frame in frames])
 
     def result(self, ticket: Ticket) -> RawDetections:
         if self.seconds:  # because even sleep(0) yields the CPU

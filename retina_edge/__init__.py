@@ -19,6 +19,7 @@ from engines.core.errors import RetinaEdgeError
 
 if TYPE_CHECKING:
     from engines.core.contract import DetectorContract
+    from engines.core.gpu_frame import GpuFrame
     from retina_edge.detections import Detection, Detections
     from retina_edge.detector import Detector
     from retina_edge.tiling import TiledDetector
@@ -28,6 +29,7 @@ __all__ = [
     "Detections",
     "Detector",
     "DetectorContract",
+    "GpuFrame",
     "RetinaEdgeError",
     "TiledDetector",
     "__version__",
@@ -39,6 +41,7 @@ _MODULES = {
     "Detections": "retina_edge.detections",
     "Detector": "retina_edge.detector",
     "DetectorContract": "engines.core.contract",
+    "GpuFrame": "engines.core.gpu_frame",
     "TiledDetector": "retina_edge.tiling",
 }
 

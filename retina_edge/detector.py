@@ -12,6 +12,8 @@ from weakref import WeakSet
 
 from engines.core.errors import ContractError, ModelFileError, RetinaEdgeError
 from engines.core.executor import Executor, RawDetections, Ticket
+from engines.core.frame_region import Frame
+from engines.core.gpu_frame import GpuFrame
 from engines.core.letterbox import BgrImage, Letterbox
 from engines.core.option_checks import check_number
 from retina_edge.detections import DEFAULT_SCORE, Detections
@@ -140,9 +142,9 @@ class Detector:
 
         Args:
             images: a BGR array, uint8 [height, width, 3], as OpenCV delivers it (grayscale and BGRA are converted); a
-                path to an image file; a PIL image; a stack [N, height, width, 3]; or an iterable of these. Several
-                images run in one batch, or in as many as the model's batch size requires. An iterator may reuse its
-                buffer, because its arrays are copied. Of 16 bits in a file or PIL image, the upper 8 are used.
+                path to an image file; a PIL image; a ``GpuFrame`` (engines only); a stack [N, height, width, 3]; or an
+                iterable of these. Several images run in one batch, or in as many as the model's batch size requires.
+                Arrays of an iterator are copied, because it may reuse its buffer. Of 16 bits, the upper 8 are used.
             score: keep only detections that score more than this; by default ``default_score``. With
                 ``score=detector.score_threshold``, all detections of the model are kept.
 
@@ -150,8 +152,10 @@ class Detector:
             Detections for one image; a list of them, in order, for a stack or an iterable.
 
         Raises:
-            ValueError: if ``images`` is something else, or ``score`` is below the model's threshold or not below 1.
+            ValueError: if ``images`` is something else, or on a GPU and the model is not an engine, or ``score`` is
+                below the model's threshold or not below 1.
             SourceError: if a file cannot be read.
+            DeviceError: if the GPU fails, or a frame is on another GPU.
         """
         ticket: DetectionTicket[Any] = self.submit(images, score=score)
         detections: Detections | list[Detections] = self.result(ticket)
@@ -170,8 +174,7 @@ class Detector:
     def submit(
         self, images: ImageInput | Iterable[ImageInput], *, score: float | None = None
     ) -> DetectionTicket[Detections] | DetectionTicket[list[Detections]]:
-        """Start detecting and return a ticket for ``result``. The caller may modify the images afterwards.
-
+        """Start detecting and return a ticket for ``result``. Images in host memory may be modified afterwards.
         An engine works in the background. Other executors only letterbox here and run the network in ``result``.
 
         Args:
@@ -179,7 +182,7 @@ class Detector:
             score: as for a call.
 
         Raises:
-            ValueError, SourceError: as for a call.
+            ValueError, SourceError, DeviceError: as for a call.
 
         Examples:
             >>> from retina_edge.assets import FOREST, MODEL
@@ -190,8 +193,7 @@ class Detector:
         """
         given = to_frames(images, self.contract.bit_depth)
         threshold = self.default_score if score is None else self.check_score(score)
-        # Keep only the frames that the detector made itself: it must not keep the caller's arrays alive.
-        own = [frame if owned else None for frame, owned in zip(given.frames, given.owned, strict=True)]
+        own = given.own  # only the frames that were made here: the ticket must not keep the caller's arrays alive
 
         def finish(detections: list[Detections]) -> list[Detections]:
             if threshold > self.score_threshold:
@@ -330,12 +332,12 @@ class Detector:
     ) -> None:
         self.close()
 
-    def _submit(self, frames: Sequence[BgrImage]) -> tuple[list[Ticket], Merge]:
+    def _submit(self, frames: Sequence[BgrImage | GpuFrame]) -> tuple[list[Ticket], Merge]:
         """Submit frames; return the tickets, and the function that merges their detections into those of each frame."""
         batch = self.executor.max_batch or max(1, len(frames))
         return self._submit_batches(frames, batch), lambda detections: detections
 
-    def _submit_batches(self, frames: Sequence[BgrImage], batch: int) -> list[Ticket]:
+    def _submit_batches(self, frames: Sequence[Frame], batch: int) -> list[Ticket]:
         return [self.executor.submit(frames[start : start + batch]) for start in range(0, len(frames), batch)]
 
     def _to_detections(self, raw: RawDetections, letterboxes: Sequence[Letterbox]) -> list[Detections]:

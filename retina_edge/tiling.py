@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 from engines.core.errors import RetinaEdgeError
 from engines.core.executor import Ticket
+from engines.core.frame_region import FrameRegion, frame_size
+from engines.core.gpu_frame import GpuFrame
 from engines.core.letterbox import BgrImage
 from engines.plugins.specification import Candidates, nms
 from retina_edge.detections import Detections
@@ -119,14 +121,15 @@ class TiledDetector(Detector):
         """True if the borrowed detector is closed."""
         return self._detector.closed
 
-    def _submit(self, frames: Sequence[BgrImage]) -> tuple[list[Ticket], Merge]:
-        layouts = [tile_layout((frame.shape[0], frame.shape[1]), self.tile, self.overlap) for frame in frames]
-        crops = [
-            self._padded(frame[tile.top : tile.bottom, tile.left : tile.right])
+    def _submit(self, frames: Sequence[BgrImage | GpuFrame]) -> tuple[list[Ticket], Merge]:
+        sizes = [frame_size(frame) for frame in frames]
+        layouts = [tile_layout(size, self.tile, self.overlap) for size in sizes]
+        # A region is as large as a tile, so that the letterbox does not enlarge a small image.
+        regions = [
+            FrameRegion(frame, tile.top, tile.left, self.tile)
             for frame, layout in zip(frames, layouts, strict=True)
             for tile in layout
         ]
-        sizes = [(frame.shape[0], frame.shape[1]) for frame in frames]
 
         def merge(detections: list[Detections]) -> list[Detections]:
             remaining = iter(detections)
@@ -135,14 +138,7 @@ class TiledDetector(Detector):
                 for layout, size in zip(layouts, sizes, strict=True)
             ]
 
-        return self._submit_batches(crops, self._tiles_per_batch), merge
-
-    def _padded(self, crop: BgrImage) -> BgrImage:
-        """Pad a crop to the size of a tile, so that the letterbox does not enlarge a small image."""
-        height, width = self.tile
-        if crop.shape[:2] == self.tile:
-            return crop
-        return np.pad(crop, ((0, height - crop.shape[0]), (0, width - crop.shape[1]), (0, 0)))
+        return self._submit_batches(regions, self._tiles_per_batch), merge
 
     def _merge(self, layout: Sequence[Tile], tiles: Sequence[Detections], size: tuple[int, int]) -> Detections:
         own = [_own_boxes(tile, detections) for tile, detections in zip(layout, tiles, strict=True)]

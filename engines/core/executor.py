@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.core.contract import DetectorContract
+from engines.core.frame_region import Frame, FrameRegion, gpu_frame_of
 from engines.core.letterbox import Letterbox, letterbox_batch
 
 # Stages of ``Executor.measure``: pack (copy into pinned memory), upload, letterbox, network, post-processing, download.
@@ -75,14 +76,16 @@ class Executor(Protocol):
     @property
     def max_batch(self) -> int | None: ...
 
-    def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> Ticket:
-        """Submit frames and return a ticket for ``result``. The frames may be modified afterwards.
+    def submit(self, frames: Sequence[Frame]) -> Ticket:
+        """Submit frames and return a ticket for ``result``. Frames in host memory may be modified afterwards.
 
         Args:
-            frames: at most ``max_batch`` frames of any sizes, each of a kind that ``as_bgr`` takes.
+            frames: at most ``max_batch`` frames of any sizes, each of a kind that ``as_bgr`` takes, or a region of one.
+                The runner of an engine also takes frames on the GPU.
 
         Raises:
-            ValueError: if an array is not a frame, or there are more than ``max_batch``.
+            ValueError: if an array is not a frame, there are more than ``max_batch``, or a frame is on a GPU that this
+                executor does not read.
         """
         ...
 
@@ -126,19 +129,25 @@ class HostTicket(Ticket):
 
 
 class HostExecutor(ABC):
-    """An ``Executor`` in host memory: ``submit`` letterboxes the frames, and ``result`` runs the network."""
+    """An ``Executor`` in host memory: ``submit`` letterboxes the frames, and ``result`` runs the network.
+
+    Attributes:
+        library: name of the library that runs the network, for errors.
+    """
 
     contract: DetectorContract
     batch: int | None
+    library = "this model"
 
     @property
     def max_batch(self) -> int | None:
         """Largest number of frames in a submission, or None for any number."""
         return self.batch
 
-    def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> HostTicket:
+    def submit(self, frames: Sequence[Frame]) -> HostTicket:
         """Letterbox frames and return a ticket for ``result``; see ``Executor.submit``."""
-        images, letterboxes = letterbox_batch(frames, self.contract.input_size, batch=self.batch)
+        arrays = [self._in_host_memory(frame) for frame in frames]
+        images, letterboxes = letterbox_batch(arrays, self.contract.input_size, batch=self.batch)
         return HostTicket(letterboxes, images)
 
     def result(self, ticket: Ticket) -> RawDetections:
@@ -171,6 +180,15 @@ class HostExecutor(ABC):
         submitted = perf_counter()
         self.result(ticket)
         return {PREPROCESS: 1000 * (submitted - start), NETWORK: 1000 * (perf_counter() - submitted)}
+
+    def _in_host_memory(self, frame: Frame) -> npt.NDArray[np.uint8]:
+        if (on_gpu := gpu_frame_of(frame)) is not None:
+            raise ValueError(
+                f"frames: expected frames in host memory, because {self.library} gets its images from the CPU, got "
+                f"{on_gpu}; run an engine (retina-edge build), or pass a copy in host memory, in BGR: for torch "
+                "tensor.cpu().numpy()"
+            )
+        return frame.crop() if isinstance(frame, FrameRegion) else frame  # type: ignore[return-value]
 
     @abstractmethod
     def infer(self, images: npt.NDArray[np.uint8]) -> RawDetections:

@@ -81,6 +81,8 @@ class OnnxExecutor(HostExecutor):
         >>> executor.close()
     """
 
+    library = "ONNX Runtime"
+
     def __init__(self, path: Path | str, *, threads: int = 0, device: str = "auto") -> None:
         path = Path(path)
         provider, self._gpu = provider_of(device)

@@ -20,7 +20,10 @@ import numpy.typing as npt
 from engines.core.contract import DetectorContract
 from engines.core.cuda_context import primary_context
 from engines.core.executor import PACK, RawDetections, Ticket
+from engines.core.frame_region import Frame, FrameRegion, frame_size, gpu_frame_of
+from engines.core.gpu_frame import GpuFrame
 from engines.core.letterbox import Letterbox, as_bgr
+from engines.runner.caller_stream import check_is_on
 from engines.runner.network import Network
 from engines.runner.packed_frames import pack, packed_bytes
 from engines.runner.slot import EngineTicket, Slot
@@ -80,26 +83,28 @@ class GpuExecutor:
             self._stack = stack.pop_all()
         _open.add(self)
 
-    def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> EngineTicket:
+    def submit(self, frames: Sequence[Frame]) -> EngineTicket:
         """Submit frames and return a ticket for ``result`` without waiting for the detections.
 
-        The frames may be modified afterwards. If all slots are taken, the call first waits for the oldest submission in
-        flight and stores its detections in its ticket.
+        Frames in host memory may be modified afterwards; see ``GpuFrame`` for those on the GPU. If all slots are taken,
+        the call first waits for the oldest submission in flight and stores its detections in its ticket.
 
         Args:
-            frames: 1 to ``max_batch`` frames of any sizes, each of a kind that ``as_bgr`` takes.
+            frames: 1 to ``max_batch`` frames of any sizes, each of a kind that ``as_bgr`` takes, a ``GpuFrame``, or a
+                region of one of these.
 
         Raises:
             ValueError: if there are no frames or too many, an array is not a frame, or the executor is closed.
-            DeviceError: if the GPU fails.
+            DeviceError: if the GPU fails, or a frame is on another GPU.
+            MissingDependencyError: if a frame is on the GPU, and cuda-bindings is not installed.
         """
-        bgr, letterboxes = self._letterboxes(frames)
-        batch = self.batch or len(bgr)
+        prepared, letterboxes, on_gpu = self._prepare(frames)
+        batch = self.batch or len(prepared)
         with self._lock, self._driver() as driver:
-            slot = self._free_slot(driver, letterboxes, batch)
-            self._stages.enqueue(slot, batch, pack(bgr, letterboxes, batch, slot.frames.host))
+            slot = self._free_slot(driver, prepared, batch, on_gpu)
+            self._stages.enqueue(slot, batch, pack(prepared, letterboxes, batch, slot.frames.host), on_gpu)
             self._slots.remove(slot)
-            ticket = EngineTicket(letterboxes, slot)
+            ticket = EngineTicket(letterboxes, slot, [frame for frame in prepared if not isinstance(frame, np.ndarray)])
             self._waiting.append(ticket)
             return ticket
 
@@ -125,7 +130,7 @@ class GpuExecutor:
             assert ticket.detections is not None
             return ticket.detections
 
-    def measure(self, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
+    def measure(self, frames: Sequence[Frame]) -> dict[str, float]:
         """Return the milliseconds of each stage for one submission. The first calls measure the warm-up.
 
         The host measures ``pack``, the copy into pinned memory. The GPU measures the other stages one by one, without a
@@ -136,16 +141,16 @@ class GpuExecutor:
         Raises:
             ValueError, DeviceError: for the same reasons as ``submit``.
         """
-        bgr, letterboxes = self._letterboxes(frames)
-        batch = self.batch or len(bgr)
+        prepared, letterboxes, on_gpu = self._prepare(frames)
+        batch = self.batch or len(prepared)
         with self._lock, self._driver() as driver:
             while self._waiting:  # the GPU must be idle
                 self._fetch(self._waiting[0])
-            slot = self._free_slot(driver, letterboxes, batch)
+            slot = self._free_slot(driver, prepared, batch, on_gpu)
             start = perf_counter()
-            *_, (_, nbytes) = pack(bgr, letterboxes, batch, slot.frames.host)
+            *_, (_, nbytes) = pack(prepared, letterboxes, batch, slot.frames.host)
             packing = 1000 * (perf_counter() - start)
-            return {PACK: packing, **self._stages.measure(slot, batch, nbytes)}
+            return {PACK: packing, **self._stages.measure(slot, batch, nbytes, on_gpu)}
 
     def raw_heads(self, batch: int) -> list[npt.NDArray[Any]]:
         """Return the raw heads of the last submission, to compare networks with each other.
@@ -188,13 +193,14 @@ class GpuExecutor:
         if getattr(self, "_stack", None) is not None:
             self.close()
 
-    def _letterboxes(
-        self, frames: Sequence[npt.NDArray[np.uint8]]
-    ) -> tuple[list[npt.NDArray[np.uint8]], list[Letterbox]]:
-        bgr = [as_bgr(frame) for frame in frames]
-        if not 1 <= len(bgr) <= self.max_batch:
-            raise ValueError(f"frames: expected 1 to {self.max_batch}, the engine's batch, got {len(bgr)}")
-        return bgr, [Letterbox.fit((frame.shape[0], frame.shape[1]), self.contract.input_size) for frame in bgr]
+    def _prepare(self, frames: Sequence[Frame]) -> tuple[list[Frame], list[Letterbox], list[GpuFrame]]:
+        """Return frames as ``pack`` takes them, their letterboxes, and each of the callers' frames on the GPU once."""
+        if not 1 <= len(frames) <= self.max_batch:
+            raise ValueError(f"frames: expected 1 to {self.max_batch}, the engine's batch, got {len(frames)}")
+        prepared = [_as_packable(frame) for frame in frames]
+        on_gpu = {id(frame): frame for frame in map(gpu_frame_of, prepared) if frame is not None}
+        letterboxes = [Letterbox.fit(frame_size(frame), self.contract.input_size) for frame in prepared]
+        return prepared, letterboxes, list(on_gpu.values())
 
     @contextmanager
     def _driver(self) -> Iterator[Any]:
@@ -208,10 +214,14 @@ class GpuExecutor:
                     self._stages.synchronize()
                 raise
 
-    def _free_slot(self, driver: Any, letterboxes: Sequence[Letterbox], batch: int) -> Slot:
+    def _free_slot(self, driver: Any, frames: Sequence[Frame], batch: int, on_gpu: Sequence[GpuFrame]) -> Slot:
         """Return a slot with room for the frames. If all slots are taken, fetch the oldest submission to free one."""
+        for frame in on_gpu:
+            check_is_on(frame, self._device)
         slot = self._slots[0] if self._slots else self._fetch(self._waiting[0])
-        slot.reserve(driver, packed_bytes([letterbox.frame_size for letterbox in letterboxes], batch))
+        slot.reserve(
+            driver, packed_bytes([frame_size(frame) for frame in frames if isinstance(frame, np.ndarray)], batch)
+        )
         return slot
 
     def _fetch(self, ticket: EngineTicket) -> Slot:
@@ -220,7 +230,7 @@ class GpuExecutor:
         assert slot is not None
         slot.done.synchronize()
         ticket.detections = slot.detections(self.batch or len(ticket.letterboxes))
-        ticket.slot = None
+        ticket.slot, ticket.frames = None, ()
         self._waiting.remove(ticket)
         self._slots.append(slot)
         if not self._has_run:
@@ -235,8 +245,17 @@ class GpuExecutor:
     def _forget_slots(self) -> None:
         self._slots.clear()
         for ticket in self._waiting:
-            ticket.slot = None
+            ticket.slot, ticket.frames = None, ()
         self._waiting.clear()
+
+
+def _as_packable(frame: Frame) -> Frame:
+    """Return a frame in host memory as BGR, uint8 [h, w, 3]; one on the GPU, or a region of it, as it is."""
+    if isinstance(frame, GpuFrame):
+        return frame
+    if isinstance(frame, FrameRegion):
+        return frame.crop() if isinstance(frame.frame, np.ndarray) else frame
+    return as_bgr(frame)
 
 
 def _wait(ticket: EngineTicket) -> None:

@@ -24,12 +24,14 @@ class EngineTicket(Ticket):
 
     Attributes:
         slot: slot of the submission; None once the detections are fetched or the executor is closed.
+        frames: frames in the GPU's own memory, which must stay there as long as ``slot`` is not None.
         detections: detections of the submission; None before they are fetched.
     """
 
-    def __init__(self, letterboxes: Sequence[Letterbox], slot: Slot) -> None:
+    def __init__(self, letterboxes: Sequence[Letterbox], slot: Slot, frames: Sequence[object] = ()) -> None:
         super().__init__(letterboxes)
         self.slot: Slot | None = slot
+        self.frames = tuple(frames)
         self.detections: RawDetections | None = None
 
 
@@ -47,7 +49,8 @@ class Slot:
         addresses: device address of each output tensor, by name.
         uploaded, done: events at the end of the upload and of the download. ``free`` sets them to None, because another
             thread may keep the slot alive after the GPU's context.
-        steps, graphs: steps and CUDA graph for each batch size. Both contain the addresses of this slot.
+        steps, graphs: steps for each batch size, and CUDA graphs for each batch size, with the letterbox (False) or
+            without (True: the frames are on the GPU). Both contain the addresses of this slot.
     """
 
     def __init__(self, driver: Any, outputs: Sequence[Tensor], *, integrated: bool) -> None:
@@ -67,7 +70,7 @@ class Slot:
         self.uploaded: Any = driver.Event()
         self.done: Any = driver.Event()
         self.steps: dict[int, Steps] = {}
-        self.graphs: dict[int, CudaGraph] = {}
+        self.graphs: dict[tuple[int, bool], CudaGraph] = {}
 
     def reserve(self, driver: Any, nbytes: int) -> None:
         """Make room for packed frames; keep the memory if it is large enough."""

@@ -6,12 +6,15 @@
 The compute stream runs one submission after another, so the buffers between upload and download exist only once. The
 copy stream uploads the next frames meanwhile. For each slot and batch size, the work on the compute stream is captured
 as a CUDA graph after its first run.
+
+If callers pass frames that are on the GPU already, the compute stream first waits for the streams that write them. The
+letterbox then runs before the graph and not in it, so that those streams need to wait only for the letterbox.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,10 +24,12 @@ import numpy.typing as npt
 from engines.core.cuda_context import NON_BLOCKING
 from engines.core.errors import DeviceError, MissingDependencyError
 from engines.core.executor import D2H, GPU, H2D, NETWORK, POSTPROCESS, PREPROCESS
+from engines.core.gpu_frame import GpuFrame
 from engines.core.tensor_names import PARAMETERS
 from engines.plugins.kernels import PostprocessKernels, launch_kernel, load_kernel
 from engines.plugins.launch import Geometry, postprocess_launches
 from engines.plugins.parameters import pack_parameters, set_thresholds
+from engines.runner.caller_stream import let_writers_wait, wait_for_writers
 from engines.runner.cuda_graph import CudaGraph
 from engines.runner.network import Context, Network
 from engines.runner.packed_frames import FRAMES, letterbox_launch
@@ -79,7 +84,9 @@ class Stages:
             stack.callback(self._close_contexts)
             self._stack = stack.pop_all()
 
-    def enqueue(self, slot: Slot, batch: int, parts: Iterable[tuple[int, int]]) -> None:
+    def enqueue(
+        self, slot: Slot, batch: int, parts: Iterable[tuple[int, int]], on_gpu: Sequence[GpuFrame] = ()
+    ) -> None:
         """Enqueue all stages of a submission on the streams.
 
         Args:
@@ -87,18 +94,22 @@ class Stages:
             batch: number of images.
             parts: positions in the packed frames of the first byte of each part and of the byte after its last. A part
                 is uploaded while the next one is packed.
+            on_gpu: frames of the submission that callers passed on the GPU.
         """
         for begin, end in parts:
             slot.frames.to_device(self._copies, begin, end)
         slot.uploaded.record(self._copies)
         self._compute.wait_for_event(slot.uploaded)
-        if (graph := slot.graphs.get(batch)) is not None:
+        steps = self._steps(slot, batch)
+        if on_gpu:
+            steps = self._letterbox_now(steps, on_gpu)
+        if (graph := slot.graphs.get((batch, bool(on_gpu)))) is not None:
             graph.launch()
         else:
-            self._run_and_capture(slot, batch)
+            self._run_and_capture(slot, (batch, bool(on_gpu)), steps)
         slot.done.record(self._compute)
 
-    def measure(self, slot: Slot, batch: int, nbytes: int) -> dict[str, float]:
+    def measure(self, slot: Slot, batch: int, nbytes: int, on_gpu: Sequence[GpuFrame] = ()) -> dict[str, float]:
         """Return the milliseconds of each stage on the GPU, and of all these stages together as ``GPU``.
 
         The frames must be packed, and the GPU must be idle.
@@ -106,11 +117,11 @@ class Stages:
         whole = [(0, nbytes)]
         # An unmeasured submission keeps the GPU busy while the host enqueues the measured work. Otherwise, the time for
         # enqueueing would count as time of the GPU.
-        self.enqueue(slot, batch, whole)
+        self.enqueue(slot, batch, whole, on_gpu)
         self._copies.wait_for_event(slot.done)
         begun, ended = self._driver.Event(), self._driver.Event()
         begun.record(self._copies)
-        self.enqueue(slot, batch, whole)
+        self.enqueue(slot, batch, whole, on_gpu)
         ended.record(self._compute)
         upload: Steps = {H2D: lambda: slot.frames.to_device(self._compute, 0, nbytes)}
         steps = upload | self._steps(slot, batch)
@@ -171,9 +182,18 @@ class Stages:
         self._addresses[PARAMETERS] = memory.device
         return memory
 
-    def _run_and_capture(self, slot: Slot, batch: int) -> None:
+    def _letterbox_now(self, steps: Steps, on_gpu: Sequence[GpuFrame]) -> Steps:
+        """Enqueue the letterbox, in order with the streams that write the frames; return the other steps."""
+        handle = int(self._compute.handle)
+        for frame in on_gpu:
+            wait_for_writers(frame, handle)
+        steps[PREPROCESS]()
+        for frame in on_gpu:
+            let_writers_wait(frame, handle)
+        return {name: step for name, step in steps.items() if name != PREPROCESS}
+
+    def _run_and_capture(self, slot: Slot, key: tuple[int, bool], steps: Steps) -> None:
         """Enqueue the steps one by one, then try to capture them as a CUDA graph for the next submission."""
-        steps = self._steps(slot, batch)
 
         def work() -> None:
             for step in steps.values():
@@ -183,7 +203,7 @@ class Stages:
         if not self._captures:
             return
         try:
-            slot.graphs[batch] = CudaGraph(self._driver, self._compute, work)
+            slot.graphs[key] = CudaGraph(self._driver, self._compute, work)
         except (DeviceError, MissingDependencyError) as error:
             self._failed_captures += 1
             self._captures = self._failed_captures < MAX_CAPTURE_ATTEMPTS and isinstance(error, DeviceError)

@@ -1,4 +1,4 @@
-"""The conversion of images that users pass to a detector to BGR frames."""
+"""The conversion of images that users pass to a detector to BGR frames. Frames on a GPU stay there."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from engines.core.contract import BIT_DEPTH
 from engines.core.errors import SourceError
+from engines.core.gpu_array import on_gpu
+from engines.core.gpu_frame import GpuFrame
 from engines.core.letterbox import BgrImage, as_bgr, uint8_advice
 from retina_edge.imaging.image_file import read_image, to_8_bits
 from retina_edge.system.redaction import redact
@@ -20,12 +22,12 @@ from retina_edge.system.redaction import redact
 if TYPE_CHECKING:
     import PIL.Image
 
-# One image: a BGR array, a path or a PIL image.
-ImageInput: TypeAlias = Union[npt.NDArray[np.uint8], str, "os.PathLike[str]", "PIL.Image.Image"]
+# One image: a BGR array, a path, a PIL image, or a frame on a GPU.
+ImageInput: TypeAlias = Union[npt.NDArray[np.uint8], str, "os.PathLike[str]", "PIL.Image.Image", GpuFrame]
 
 EXPECTED = (
     "expected an image: uint8 [height, width, 3] in BGR as OpenCV delivers it (or grayscale, or BGRA), a path (str or "
-    "Path), a PIL image, a stack [N, height, width, 3], or a list of these"
+    "Path), a PIL image, a GpuFrame, a stack [N, height, width, 3], or a list of these"
 )
 _BYTES = bytes | bytearray | memoryview
 
@@ -35,13 +37,13 @@ class FrameInput:
     """The images that a user passed, converted to BGR frames.
 
     Attributes:
-        frames: the images, uint8 [height, width, 3], BGR.
-        owned: for each image, True if the image was read or converted here, so that no other code can modify it.
+        frames: the images, uint8 [height, width, 3], BGR, or frames on a GPU.
+        own: for each image, its frame if it was read or converted here, so that no other code can modify it; else None.
         single: True for one image that was not in a list or stack.
     """
 
-    frames: list[BgrImage]
-    owned: list[bool]
+    frames: list[BgrImage | GpuFrame]
+    own: list[BgrImage | None]
     single: bool
 
 
@@ -50,9 +52,9 @@ def to_frames(images: Any, bit_depth: int = BIT_DEPTH) -> FrameInput:
 
     Args:
         images: an image, a stack or an iterable of images, in the forms that ``EXPECTED`` lists. Arrays from an
-            iterator are copied, because the iterator may reuse its buffer. PIL images are rotated according to their
-            EXIF orientation and converted to RGB. The PIL modes I and F are refused, because their values have no
-            fixed range.
+            iterator are copied, because the iterator may reuse its buffer; frames on a GPU are not. PIL images are
+            rotated according to their EXIF orientation and converted to RGB. The PIL modes I and F are refused, because
+            their values have no fixed range.
         bit_depth: bits that files and PIL images of 16 bits use; the upper 8 of them count.
 
     Raises:
@@ -64,17 +66,17 @@ def to_frames(images: Any, bit_depth: int = BIT_DEPTH) -> FrameInput:
         (48, 64, 3)
     """
     if _is_image(images) and not (isinstance(images, np.ndarray) and images.ndim == 4):
-        frame, owned = _to_frame(images, "", bit_depth, copy=False)
-        return FrameInput([frame], [owned], True)
+        frame, own = _to_frame(images, "", bit_depth, copy=False)
+        return FrameInput([frame], [own], True)
     if not _is_series(images):
         raise ValueError(_refusal(images, ""))
     copy = not isinstance(images, np.ndarray | Sequence)
     pairs = [_to_frame(image, f" at [{n}]", bit_depth, copy=copy) for n, image in enumerate(images)]
-    return FrameInput([frame for frame, _ in pairs], [owned for _, owned in pairs], False)
+    return FrameInput([frame for frame, _ in pairs], [own for _, own in pairs], False)
 
 
 def _is_image(image: Any) -> bool:
-    return isinstance(image, np.ndarray | str | os.PathLike) or _is_pil(image)
+    return isinstance(image, np.ndarray | str | os.PathLike | GpuFrame) or _is_pil(image)
 
 
 def _is_pil(image: Any) -> bool:
@@ -90,10 +92,13 @@ def _is_series(images: Any) -> bool:
     return isinstance(images, Iterable) and not one
 
 
-def _to_frame(image: Any, position: str, bit_depth: int, *, copy: bool) -> tuple[BgrImage, bool]:
-    """Return an image as a BGR frame, and True if the frame was read or converted here."""
+def _to_frame(image: Any, position: str, bit_depth: int, *, copy: bool) -> tuple[BgrImage | GpuFrame, BgrImage | None]:
+    """Return an image as a frame, and once more the frame if it was read or converted here, else None."""
+    if isinstance(image, GpuFrame):
+        return image, None
     if isinstance(image, str | os.PathLike):
-        return _read(image, bit_depth), True
+        frame = _read(image, bit_depth)
+        return frame, frame
     array = _pil_to_array(image, position, bit_depth) if _is_pil(image) else image
     try:
         frame = as_bgr(array)
@@ -103,7 +108,7 @@ def _to_frame(image: Any, position: str, bit_depth: int, *, copy: bool) -> tuple
     # The BGR channels of a BGRA array are a view of the caller's array.
     if copy or (owned and frame.base is not None):
         frame = frame.copy()
-    return frame, owned
+    return frame, frame if owned else None
 
 
 def _read(path: str | os.PathLike[str], bit_depth: int) -> BgrImage:
@@ -142,6 +147,8 @@ def _refusal(value: Any, position: str) -> str:
     kind, advice, shape = type(value).__name__, "", getattr(value, "shape", None)
     if isinstance(value, np.ndarray):
         kind, advice = str(value.dtype), uint8_advice(value.dtype)
+    elif on_gpu(value):
+        advice = "; say the order of its colors: GpuFrame(array, color='rgb'), or GpuFrame.nv12 (from retina_edge)"
     elif hasattr(value, "numpy"):
         advice = "; pass tensor.cpu().numpy(), arranged as uint8 [height, width, 3] in BGR, values 0..255"
     elif isinstance(value, _BYTES):

@@ -43,6 +43,7 @@ class TorchExecutor(HostExecutor):
     """
 
     batch: int | None = None
+    library = "torch"
 
     def __init__(self, model: RetinaNet, contract: DetectorContract, *, device: torch.device) -> None:
         self.contract = contract

@@ -14,11 +14,12 @@ import PIL.Image
 import pytest
 
 from engines.core.errors import SourceError
-from retina_edge import Detection, Detections, Detector
+from retina_edge import Detection, Detections, Detector, GpuFrame, TiledDetector
 from retina_edge.assets import CHECKPOINT, MODEL
 from retina_edge.detections import DEFAULT_SCORE
 from retina_edge.imaging.frame_input import to_frames
 from retina_edge.imaging.image_file import write_image
+from tests.engines.core.gpu_arrays import Interface
 from tests.stand_in import StandIn, contract, detector, patch_frame
 
 NAMES, IDS = ("tree", "car"), (1, 90)
@@ -180,6 +181,26 @@ def test_a_tensor_is_refused_as_a_whole(shape: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match="expected an image") as caught:
             detector()(images)
         assert f"got Tensor {list(shape)}{position}; pass tensor.cpu().numpy()" in str(caught.value)
+
+
+def test_an_array_on_a_gpu_needs_the_order_of_its_colors() -> None:
+    array: Any = Interface(np.zeros((4, 6, 3), np.uint8))
+    for images, position in ((array, ""), ([array], " at [0]")):
+        with pytest.raises(ValueError, match="a GpuFrame") as caught:
+            detector()(images)
+        advice = "say the order of its colors: GpuFrame(array, color='rgb'), or GpuFrame.nv12 (from retina_edge)"
+        assert f"got Interface{position}; {advice}" in str(caught.value)
+
+
+def test_a_model_on_the_cpu_refuses_a_frame_on_a_gpu_by_name() -> None:
+    frame: Any = GpuFrame(Interface(np.zeros((4, 6, 3), np.uint8)), color="rgb")
+    for model, library in ((MODEL, "ONNX Runtime"), (CHECKPOINT, "torch")):
+        with Detector.load(model, device="cpu") as one:
+            for images in (frame, [frame, frame], [np.zeros((4, 6, 3), np.uint8), frame]):
+                with pytest.raises(ValueError, match=f"{library} gets its images from the CPU, got GpuFrame"):
+                    one(images)
+            with pytest.raises(ValueError, match=f"{library} gets its images from the CPU"):
+                TiledDetector(one)(frame)
 
 
 def test_sixteen_bits_are_read_alike_from_a_file_and_by_pillow(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A stand-in for ``cuda.bindings.driver``: graphs of the operations that pycuda's stand-in puts on a stream."""
+"""A stand-in for ``cuda.bindings.driver``: events, and graphs of the operations of pycuda's stand-in."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import enum
 import types
 from typing import Any
 
-from tests.engines.plugins.pycuda_stand_in import Driver, Operation
+from tests.engines.plugins.pycuda_stand_in import Driver, Event, Operation
 
 
 class Result(enum.Enum):
     CUDA_SUCCESS = 0
+    CUDA_ERROR_INVALID_VALUE = 1
+    CUDA_ERROR_INVALID_HANDLE = 400
     CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900
     CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901
 
@@ -18,6 +20,14 @@ class Result(enum.Enum):
 class CaptureMode(enum.Enum):
     CU_STREAM_CAPTURE_MODE_GLOBAL = 0
     CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
+
+
+class PointerAttribute(enum.Enum):
+    CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL = 9
+
+
+class EventFlags(enum.Enum):
+    CU_EVENT_DISABLE_TIMING = 2
 
 
 class Graph:
@@ -35,9 +45,12 @@ class Bindings(types.ModuleType):
         graphs: captured and instantiated graphs that are not destroyed yet.
         launches: number of launches of graphs.
         fails: name of the call that fails; empty for none.
+        on_another_gpu: addresses of allocations that belong to GPU 1.
     """
 
     CUresult = Result
+    CUpointer_attribute = PointerAttribute
+    CUevent_flags = EventFlags
     CUstreamCaptureMode = CaptureMode
     CUstream = int
 
@@ -47,6 +60,7 @@ class Bindings(types.ModuleType):
         self.graphs: list[Graph] = []
         self.launches = 0
         self.fails = ""
+        self.on_another_gpu: set[int] = set()
 
     def cuStreamBeginCapture(self, stream: int, mode: CaptureMode) -> tuple[Result]:
         assert self.driver.contexts
@@ -86,6 +100,33 @@ class Bindings(types.ModuleType):
 
     def cuGraphExecDestroy(self, launchable: Graph) -> tuple[Result]:
         return self._destroy(launchable)
+
+    def cuPointerGetAttribute(self, attribute: PointerAttribute, address: int) -> tuple[Result, int | None]:
+        assert self.driver.contexts
+        assert attribute is PointerAttribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        for start, block in self.driver.memory.items():
+            if start <= address < start + block.nbytes:
+                return Result.CUDA_SUCCESS, int(start in self.on_another_gpu)
+        return Result.CUDA_ERROR_INVALID_VALUE, None
+
+    def cuEventCreate(self, flags: EventFlags) -> tuple[Result, Event]:
+        assert flags is EventFlags.CU_EVENT_DISABLE_TIMING
+        return Result.CUDA_SUCCESS, Event(self.driver)
+
+    def cuEventRecord(self, event: Event, stream: int) -> tuple[Result]:
+        if stream not in self.driver.streams:
+            return (Result.CUDA_ERROR_INVALID_HANDLE,)
+        event.record(self.driver.streams[stream])
+        return (Result.CUDA_SUCCESS,)
+
+    def cuStreamWaitEvent(self, stream: int, event: Event, flags: int) -> tuple[Result]:
+        assert flags == 0
+        self.driver.streams[stream].wait_for_event(event)
+        return (Result.CUDA_SUCCESS,)
+
+    def cuEventDestroy(self, _event: Event) -> tuple[Result]:
+        assert self.driver.contexts
+        return (Result.CUDA_SUCCESS,)
 
     def _destroy(self, graph: Any) -> tuple[Result]:
         assert self.driver.contexts

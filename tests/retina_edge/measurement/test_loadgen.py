@@ -21,6 +21,7 @@ import pytest
 
 from engines.core.errors import MissingDependencyError, RetinaEdgeError
 from engines.core.executor import HostTicket, RawDetections
+from engines.core.frame_region import Frame
 from retina_edge.detector import Detector
 from retina_edge.measurement import loadgen, loadgen_settings, timing
 from retina_edge.measurement.loadgen import _response, run_loadgen
@@ -132,7 +133,7 @@ def test_frames_are_repeated_without_a_copy(tmp_path: Path) -> None:
     seen: set[int] = set()
 
     class Observing(StandIn):
-        def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> HostTicket:
+        def submit(self, frames: Sequence[Frame]) -> HostTicket:
             seen.update(map(id, frames))
             return super().submit(frames)
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from engines.core.executor import GPU, NETWORK, PREPROCESS, HostTicket, RawDetections, Ticket
+from engines.core.frame_region import Frame
 from retina_edge.detector import Detector
 from retina_edge.measurement.timing import (
     FrameCycle,
@@ -86,7 +87,7 @@ class Recording(StandIn):
         self.calls_made: list[tuple[str, int]] = []
         self.now = self.most = 0
 
-    def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> HostTicket:
+    def submit(self, frames: Sequence[Frame]) -> HostTicket:
         self.calls_made.append(("submit", len(frames)))
         self.now += 1
         self.most = max(self.most, self.now)

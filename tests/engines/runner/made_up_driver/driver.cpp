@@ -88,6 +88,13 @@ CALL cuCtxGetDevice(int* device) { *device = 0; return contexts.empty() ? 201 : 
 
 CALL cuMemAlloc_v2(Pointer* out, size_t size) { return allocate(memory, out, size); }
 CALL cuMemFree_v2(Pointer pointer) { return release(memory, pointer); }
+CALL cuPointerGetAttribute(void* value, int attribute, Pointer pointer) {
+    if (int failed = checked()) return failed;
+    std::lock_guard<std::mutex> held(lock);
+    const bool known = attribute == 9 && memory.count(pointer);
+    *(int*)value = 0;
+    return known ? 0 : 1;  // CUDA_ERROR_INVALID_VALUE
+}
 CALL cuMemHostAlloc(void** out, size_t size, unsigned) { return allocate(pinned, (Pointer*)out, size); }
 CALL cuMemFreeHost(void* pointer) { return release(pinned, (Pointer)pointer); }
 CALL cuMemHostGetDevicePointer_v2(Pointer* out, void* pointer, unsigned) { *out = (Pointer)pointer; return checked(); }

@@ -6,11 +6,15 @@ import ctypes
 import gc
 import threading
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from engines.core.contract import DetectorContract
+from engines.core.cuda_context import primary_context
+from engines.core.errors import DeviceError
+from engines.core.gpu_frame import GpuFrame
 from engines.onnx.onnx_executor import OnnxExecutor
 from engines.plugins.kernels import run_kernels
 from engines.plugins.launch import Geometry
@@ -53,8 +57,27 @@ def exercised_executor(**options: Any) -> GpuExecutor:
     assert min(executor.measure([FRAME]).values()) > 0
     executor.set_thresholds(score_threshold=0.4)
     in_a_thread(lambda: executor.measure([FRAME]))
+    with primary_context() as driver:
+        check_frames_on_the_gpu(driver, executor)
     executor.submit([FRAME])
     return executor
+
+
+def check_frames_on_the_gpu(driver: Any, executor: GpuExecutor) -> None:
+    """Submit frames in the driver's memory, on a stream of pycuda. Memory of the host is refused."""
+    memory, stream = driver.mem_alloc(FRAME.nbytes), driver.Stream()
+    interface = {"shape": FRAME.shape, "typestr": "|u1", "data": (int(memory), False), "version": 2}
+    frame = GpuFrame(SimpleNamespace(__cuda_array_interface__=interface), color="bgr", stream=stream)
+    for _ in range(3):
+        assert not executor.result(executor.submit([frame, FRAME])).num_detections.any()
+    refusal = ""
+    interface = {**interface, "data": (FRAME.ctypes.data, False)}
+    try:
+        executor.submit([GpuFrame(SimpleNamespace(__cuda_array_interface__=interface), color="bgr")])
+    except DeviceError as error:
+        refusal = str(error)
+    assert "CUDA_ERROR_INVALID_VALUE" in refusal
+    memory.free()
 
 
 def in_a_thread(work: Callable[[], object]) -> None:
