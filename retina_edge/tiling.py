@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from engines.core.errors import RetinaEdgeError
 from engines.core.executor import Ticket
 from engines.core.frame_region import FrameRegion, frame_size
-from engines.core.gpu_frame import GpuFrame
+from engines.core.gpu_frame import GpuFrame, Pixels
 from engines.core.letterbox import BgrImage
 from engines.plugins.specification import Candidates, nms
 from retina_edge.detections import Detections
@@ -124,12 +124,9 @@ class TiledDetector(Detector):
     def _submit(self, frames: Sequence[BgrImage | GpuFrame]) -> tuple[list[Ticket], Merge]:
         sizes = [frame_size(frame) for frame in frames]
         layouts = [tile_layout(size, self.tile, self.overlap) for size in sizes]
-        # A region is as large as a tile, so that the letterbox does not enlarge a small image.
-        regions = [
-            FrameRegion(frame, tile.top, tile.left, self.tile)
-            for frame, layout in zip(frames, layouts, strict=True)
-            for tile in layout
-        ]
+        regions, tickets = self._regions(frames, layouts), []
+        while batch := list(itertools.islice(regions, self._tiles_per_batch)):
+            tickets.append(self.executor.submit(batch))
 
         def merge(detections: list[Detections]) -> list[Detections]:
             remaining = iter(detections)
@@ -138,7 +135,19 @@ class TiledDetector(Detector):
                 for layout, size in zip(layouts, sizes, strict=True)
             ]
 
-        return self._submit_batches(regions, self._tiles_per_batch), merge
+        return tickets, merge
+
+    def _regions(
+        self, frames: Sequence[BgrImage | GpuFrame], layouts: Sequence[Sequence[Tile]]
+    ) -> Iterator[FrameRegion]:
+        """Yield the tiles. Each frame is uploaded once, when its first tile is asked for."""
+        for frame, layout in zip(frames, layouts, strict=True):
+            source: BgrImage | GpuFrame | Pixels = frame
+            if len(layout) > 1 and not isinstance(frame, GpuFrame):
+                source = self.executor.upload(frame)
+            for tile in layout:
+                # As large as a tile also at the edge of a small image, so that the letterbox does not enlarge it.
+                yield FrameRegion(source, tile.top, tile.left, self.tile)
 
     def _merge(self, layout: Sequence[Tile], tiles: Sequence[Detections], size: tuple[int, int]) -> Detections:
         own = [_own_boxes(tile, detections) for tile, detections in zip(layout, tiles, strict=True)]

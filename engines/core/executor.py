@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from engines.core.contract import DetectorContract
 from engines.core.frame_region import Frame, FrameRegion, gpu_frame_of
+from engines.core.gpu_frame import Pixels
 from engines.core.letterbox import Letterbox, letterbox_batch
 
 # Stages of ``Executor.measure``: pack (copy into pinned memory), upload, letterbox, network, post-processing, download.
@@ -89,6 +90,20 @@ class Executor(Protocol):
         """
         ...
 
+    def upload(self, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | Pixels:
+        """Bring a frame to where the letterbox reads it, for a ``FrameRegion`` in each of several submissions.
+
+        Args:
+            frame: frame of a kind that ``as_bgr`` takes.
+
+        Returns:
+            The frame itself, or where it is on the GPU. An array must not be modified before the last submission.
+
+        Raises:
+            ValueError: if the array is not a frame.
+        """
+        ...
+
     def result(self, ticket: Ticket) -> RawDetections:
         """Wait for a submission and return its detections in input pixels. The arrays belong to the caller."""
         ...
@@ -149,6 +164,10 @@ class HostExecutor(ABC):
         arrays = [self._in_host_memory(frame) for frame in frames]
         images, letterboxes = letterbox_batch(arrays, self.contract.input_size, batch=self.batch)
         return HostTicket(letterboxes, images)
+
+    def upload(self, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return the frame itself: the letterbox reads it in host memory; see ``Executor.upload``."""
+        return frame
 
     def result(self, ticket: Ticket) -> RawDetections:
         """Run the network on a submission and return its detections; see ``Executor.result``.

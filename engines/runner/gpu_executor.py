@@ -21,7 +21,7 @@ from engines.core.contract import DetectorContract
 from engines.core.cuda_context import primary_context
 from engines.core.executor import PACK, RawDetections, Ticket
 from engines.core.frame_region import Frame, FrameRegion, frame_size, gpu_frame_of
-from engines.core.gpu_frame import GpuFrame
+from engines.core.gpu_frame import GpuFrame, Pixels
 from engines.core.letterbox import Letterbox, as_bgr
 from engines.runner.caller_stream import check_is_on
 from engines.runner.network import Network
@@ -107,6 +107,26 @@ class GpuExecutor:
             ticket = EngineTicket(letterboxes, slot, [frame for frame in prepared if not isinstance(frame, np.ndarray)])
             self._waiting.append(ticket)
             return ticket
+
+    def upload(self, frame: npt.NDArray[np.uint8]) -> Pixels:
+        """Upload a frame once, so that submissions can read regions of it; see ``Executor.upload``.
+
+        Returns:
+            Where the frame is on the GPU. The memory is used again when this object and its regions are gone.
+
+        Raises:
+            ValueError, DeviceError: for the same reasons as ``submit``.
+        """
+        picture = as_bgr(frame)
+
+        def wait() -> bool:
+            if self._waiting:
+                self._fetch(self._waiting[0])
+                return True
+            return False
+
+        with self._lock, self._driver():
+            return self._stages.upload(picture, wait)
 
     def result(self, ticket: Ticket) -> RawDetections:
         """Wait for a submission and return its detections. The caller owns the arrays.

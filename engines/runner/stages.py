@@ -14,7 +14,7 @@ letterbox then runs before the graph and not in it, so that those streams need t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from engines.core.cuda_context import NON_BLOCKING
 from engines.core.errors import DeviceError, MissingDependencyError
 from engines.core.executor import D2H, GPU, H2D, NETWORK, POSTPROCESS, PREPROCESS
-from engines.core.gpu_frame import GpuFrame
+from engines.core.gpu_frame import GpuFrame, Pixels
 from engines.core.tensor_names import PARAMETERS
 from engines.plugins.kernels import PostprocessKernels, launch_kernel, load_kernel
 from engines.plugins.launch import Geometry, postprocess_launches
@@ -33,6 +33,7 @@ from engines.runner.caller_stream import let_writers_wait, wait_for_writers
 from engines.runner.cuda_graph import CudaGraph
 from engines.runner.network import Context, Network
 from engines.runner.packed_frames import FRAMES, letterbox_launch
+from engines.runner.pictures import Pictures
 from engines.runner.shared_memory import SharedMemory
 from engines.runner.slot import Slot, Steps
 
@@ -81,6 +82,8 @@ class Stages:
                 allocation = driver.mem_alloc(tensor.nbytes)
                 stack.callback(allocation.free)
                 self._addresses[tensor.name] = int(allocation)
+            self._pictures = Pictures(driver, integrated=integrated)
+            stack.callback(self._pictures.free)
             stack.callback(self._close_contexts)
             self._stack = stack.pop_all()
 
@@ -108,6 +111,10 @@ class Stages:
         else:
             self._run_and_capture(slot, (batch, bool(on_gpu)), steps)
         slot.done.record(self._compute)
+
+    def upload(self, picture: npt.NDArray[np.uint8], wait: Callable[[], bool]) -> Pixels:
+        """Upload a picture on the copy stream, for regions in later submissions; see ``Pictures.upload``."""
+        return self._pictures.upload(picture, self._copies, wait)
 
     def measure(self, slot: Slot, batch: int, nbytes: int, on_gpu: Sequence[GpuFrame] = ()) -> dict[str, float]:
         """Return the milliseconds of each stage on the GPU, and of all these stages together as ``GPU``.

@@ -1,0 +1,92 @@
+"""Pictures that are uploaded once, and of which several submissions read regions, such as tiles."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.core.gpu_frame import Pixels
+from engines.runner.packed_frames import PART_BYTES
+from engines.runner.shared_memory import SharedMemory
+
+# Two blocks: one picture is uploaded while the tiles of the other one are read.
+BLOCKS = 2
+
+
+class Pictures:
+    """Blocks of memory for pictures.
+
+    A block is free again when nobody holds its ``Pixels`` anymore: neither the caller nor a submission in flight, whose
+    ticket holds its regions.
+
+    Args:
+        driver: module ``pycuda.driver``, from ``engines.core.cuda_context.primary_context``. Its context must be
+            current here and in every call.
+        integrated: True if the GPU shares the memory of the host.
+    """
+
+    def __init__(self, driver: Any, *, integrated: bool) -> None:
+        self._driver, self._integrated = driver, integrated
+        self._blocks: list[_Block] = []
+
+    def upload(self, picture: npt.NDArray[np.uint8], stream: Any, wait: Callable[[], bool]) -> Pixels:
+        """Copy a picture to pinned memory in parts, and enqueue the upload of each part.
+
+        Args:
+            picture: uint8 [height, width, 3], BGR, any strides.
+            stream: pycuda stream that uploads.
+            wait: function that waits for the oldest submission in flight, and returns False if there is none. It is
+                called if two blocks are taken; if that frees none, another block is allocated.
+
+        Returns:
+            Where the picture is. Its memory is used again when this object is gone.
+        """
+        block = self._free_block(picture.nbytes, wait)
+        height, width = picture.shape[:2]
+        target = block.memory.host[: picture.nbytes].reshape(picture.shape)
+        rows = max(1, PART_BYTES // (3 * width))
+        for first in range(0, height, rows):
+            last = min(first + rows, height)
+            target[first:last] = picture[first:last]
+            block.memory.to_device(stream, 3 * width * first, 3 * width * last)
+        block.uploaded.record(stream)
+        pixels = Pixels((height, width), block.memory.device, 3 * width)
+        block.pixels = weakref.ref(pixels)
+        return pixels
+
+    def free(self) -> None:
+        """Free all blocks, which must not be in use."""
+        while self._blocks:
+            self._blocks.pop().free()
+
+    def _free_block(self, nbytes: int, wait: Callable[[], bool]) -> _Block:
+        while not (free := [block for block in self._blocks if block.pixels() is None]):
+            if len(self._blocks) < BLOCKS or not wait():
+                self._blocks.append(_Block(self._driver, nbytes, integrated=self._integrated))
+                return self._blocks[-1]
+        block = max(free, key=lambda block: len(block.memory.host))
+        block.uploaded.synchronize()  # nobody may have waited for it, if no submission read the picture
+        if len(block.memory.host) < nbytes:
+            self._blocks.remove(block)
+            block.free()
+            block = _Block(self._driver, nbytes, integrated=self._integrated)
+            self._blocks.append(block)
+        return block
+
+
+class _Block:
+    """Memory for a picture, the event at the end of its upload, and a reference to the picture in it."""
+
+    def __init__(self, driver: Any, nbytes: int, *, integrated: bool) -> None:
+        self.memory = SharedMemory(driver, nbytes, integrated=integrated)
+        # Created last: if an allocation failed later, the traceback would keep the event alive after the context.
+        self.uploaded: Any = driver.Event()
+        self.pixels: Callable[[], Pixels | None] = lambda: None
+
+    def free(self) -> None:
+        self.memory.free()
+        self.uploaded = None
