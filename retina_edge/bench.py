@@ -16,13 +16,15 @@ import numpy.typing as npt
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from engines.core.atomic_file import atomic_file
+from engines.core.errors import DeviceError
 from engines.core.executor import GPU, NETWORK, POSTPROCESS, STAGES
+from engines.runner.cuda_graph import GraphUse
 from retina_edge.cli import argument_types, running
 from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.detector import Detector
 from retina_edge.environment.conditions import conditions, conditions_after, describe_machine, peak_memory, versions
 from retina_edge.measurement.bench_frames import read_frames, sample_frames
-from retina_edge.measurement.bench_report import print_report
+from retina_edge.measurement.bench_report import print_report, reason_without
 from retina_edge.measurement.timing import (
     IN_FLIGHT,
     FrameCycle,
@@ -95,6 +97,11 @@ def build_parser() -> VerbParser:
         dest="cuda_graph",
         help="launch the kernels of an engine one by one, without a CUDA graph",
     )
+    add(
+        "--require-cuda-graph",
+        action="store_true",
+        help="fail if no batch of the measurement was launched as a CUDA graph; the report is written before",
+    )
     add = parser.add_argument_group("MLPerf").add_argument
     add("--mlperf", choices=SCENARIOS, help=f"{MLPERF} (default: no scenario)")
     add(
@@ -122,12 +129,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--streams: expected 1 with --mlperf, because LoadGen decides when frames arrive, got {args.streams}; "
             "leave --streams out"
         )
+    if args.require_cuda_graph and not args.cuda_graph:
+        parser.error("--require-cuda-graph: expected no --no-cuda-graph beside it; leave one of the two out")
     return running.run(lambda: _bench(args))
 
 
 def _bench(args: argparse.Namespace) -> int:
     sources = open_sources(args.source) if args.source else []
     check_outputs(args.model, sources, save=None, jsonl=args.json)
+    if args.require_cuda_graph and args.model.suffix != ".engine":
+        raise DeviceError(
+            f"{args.model}: --require-cuda-graph: expected an engine, because only engines have CUDA graphs"
+        )
     before = conditions()
     frames, decoding = read_frames(sources) if sources else (sample_frames(), [])
     start = perf_counter()
@@ -149,6 +162,7 @@ def _bench(args: argparse.Namespace) -> int:
         }
         if args.model.suffix == ".engine":
             report["cuda_graph_allowed"] = args.cuda_graph
+            report["tuned_batch"] = getattr(detector.executor, "tuned_batch", None)
         if nodes := getattr(detector.executor, "nodes_on_cpu", None):  # of an ONNX on a GPU
             report["nodes_on_cpu"] = dict(Counter(nodes))
         with _progress() as progress:
@@ -169,6 +183,8 @@ def _bench(args: argparse.Namespace) -> int:
         with atomic_file(args.json) as file:
             file.write((json.dumps(report, indent=2) + "\n").encode())
     print_report(Console(), report)
+    if args.require_cuda_graph and not (use := report["cuda_graph"])["with_graph"]:
+        raise DeviceError(f"{args.model}: expected batches launched as a CUDA graph, got none: {reason_without(use)}")
     return 0
 
 
@@ -184,6 +200,7 @@ def _measure(
     batches = FrameCycle(frames, batch)
     task = progress.add_task("warming up", total=None)
     warm_up(detector, batches, in_flight=IN_FLIGHT * args.streams)
+    use_before = _graph_use(detector)
     progress.update(task, description="stages and latency")
     stages, whole = measure_in_turn(detector, batches, args.seconds * 3 / 4)
     progress.update(task, description="throughput")
@@ -194,6 +211,7 @@ def _measure(
     latencies |= {stage: stages[stage] for stage in (*STAGES, GPU) if stage in stages} | {WHOLE: whole}
     overhead = host_overhead(whole, stages)
     return {
+        **_graph_report(detector, use_before),
         "milliseconds": {stage: _rounded(dataclasses.asdict(latency)) for stage, latency in latencies.items()},
         "notes": _notes(args, stages),
         "jitter": None if whole.jitter is None else round(whole.jitter, 3),
@@ -217,6 +235,7 @@ def _mlperf(
     from retina_edge.measurement.loadgen import run_loadgen
 
     progress.add_task(f"LoadGen, {args.mlperf}", total=None)
+    use_before = _graph_use(detector)
     with conditions_after(args.seconds / 2) as during:
         summary = run_loadgen(
             detector,
@@ -227,7 +246,18 @@ def _mlperf(
             logs=args.mlperf_logs,
             queries_per_second=args.mlperf_qps,
         )
-    return {"mlperf": summary, "during": during}
+    return {"mlperf": summary, "during": during, **_graph_report(detector, use_before)}
+
+
+def _graph_use(detector: Detector) -> GraphUse | None:
+    """Return how many submissions were launched as a CUDA graph so far; None if the model is not an engine."""
+    return getattr(detector.executor, "graph_use", None)
+
+
+def _graph_report(detector: Detector, before: GraphUse | None) -> dict[str, Any]:
+    """Return the part of the report about CUDA graphs since an earlier moment; empty if the model is not an engine."""
+    now = _graph_use(detector)
+    return {} if now is None or before is None else {"cuda_graph": dataclasses.asdict(now.since(before))}
 
 
 def _notes(args: argparse.Namespace, stages: Mapping[str, object]) -> dict[str, str]:

@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 from weakref import WeakSet
 
-from engines.core.errors import ContractError, ModelFileError, RetinaEdgeError
+from engines.core.batch_choice import choose_batch
+from engines.core.errors import ContractError, ModelFileError
 from engines.core.executor import Executor, RawDetections, Ticket
 from engines.core.frame_region import Frame
 from engines.core.gpu_frame import GpuFrame
@@ -296,18 +297,12 @@ class Detector:
     def choose_batch(self, requested: int | None) -> int:
         """Return the number of frames in a batch: the requested number, else the model's own, else 1.
 
+        A warning says if an engine is tuned for another number than the requested one.
+
         Raises:
             RetinaEdgeError: if the model cannot take the requested number.
         """
-        fixed, largest = self.executor.batch, self.executor.max_batch
-        if requested is not None and (
-            requested < 1 or fixed not in (None, requested) or (largest or requested) < requested
-        ):
-            expected = fixed or (f"1 to {largest}" if largest else "at least 1")
-            raise RetinaEdgeError(
-                f"batch: expected {expected}, got {requested}; choose such a batch, or export the model with another"
-            )
-        return requested or fixed or 1
+        return choose_batch(self.executor, requested)
 
     def close(self) -> None:
         """End all streams and release the executor. The detector cannot be used afterwards."""

@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from engines.core.errors import DeviceError, MissingDependencyError
+
+
+@dataclass(frozen=True)
+class GraphUse:
+    """How many submissions were launched as a CUDA graph.
+
+    Attributes:
+        with_graph: number of submissions that were launched as a CUDA graph.
+        without_graph: number of submissions whose kernels were launched one by one, such as the first one in each slot.
+        by_library: True if the library that runs the engine captures CUDA graphs itself, as TensorRT-RTX does. It does
+            not say if it does, and its submissions count as without a graph.
+        failure: why the last attempt to capture a graph failed; empty if none did.
+
+    Examples:
+        >>> GraphUse(with_graph=12, without_graph=3).since(GraphUse(with_graph=2, without_graph=3))
+        GraphUse(with_graph=10, without_graph=0, by_library=False, failure='')
+    """
+
+    with_graph: int = 0
+    without_graph: int = 0
+    by_library: bool = False
+    failure: str = ""
+
+    def since(self, before: GraphUse) -> GraphUse:
+        """Return the use from an earlier moment to now."""
+        numbers = (self.with_graph - before.with_graph, self.without_graph - before.without_graph)
+        return GraphUse(*numbers, self.by_library, self.failure)
 
 
 class CudaGraph:

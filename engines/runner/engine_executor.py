@@ -35,6 +35,7 @@ class EngineExecutor(GpuExecutor):
         check_gpu(passport, path, machine)
         backend = find_runtime(passport.backend, machine, lean=passport.lean_runtime is not None)
         check_runs_here(passport, path, backend=backend.name, version=backend.version, machine=machine)
+        self.tuned_batch = passport.batch[1]
         super().__init__(
             lambda driver: TensorRTNetwork(driver, path, passport, backend, cuda_graph=cuda_graph),
             in_flight=in_flight,

@@ -24,6 +24,7 @@ from engines.core.frame_region import Frame, FrameRegion, frame_size, gpu_frame_
 from engines.core.gpu_frame import GpuFrame, Pixels
 from engines.core.letterbox import Letterbox, as_bgr
 from engines.runner.caller_stream import check_is_on
+from engines.runner.cuda_graph import GraphUse
 from engines.runner.network import Network
 from engines.runner.packed_frames import pack, packed_bytes
 from engines.runner.slot import EngineTicket, Slot
@@ -46,12 +47,15 @@ class GpuExecutor:
         contract: contract of the model.
         batch: batch size of the network if it is fixed, else None.
         max_batch: largest batch size of the network.
+        tuned_batch: batch size that the engine is tuned for; None if it is not known.
 
     Raises:
         ValueError: if ``in_flight`` is less than 1.
         MissingDependencyError: if pycuda is not installed.
         DeviceError: if there is no GPU or too little memory.
     """
+
+    tuned_batch: int | None = None
 
     def __init__(
         self, load: Callable[[Any], Network], *, in_flight: int = 2, device: int = 0, cuda_graph: bool = True
@@ -189,6 +193,11 @@ class GpuExecutor:
             while self._waiting:  # the GPU must be idle
                 self._fetch(self._waiting[0])
             return self._stages.raw_heads(batch)
+
+    @property
+    def graph_use(self) -> GraphUse:
+        """How many submissions were launched as a CUDA graph so far."""
+        return self._stages.graph_use
 
     def set_thresholds(self, *, score_threshold: float | None = None, iou_threshold: float | None = None) -> None:
         """Change the thresholds from the next submission on; None leaves a threshold as it is.

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from engines.plugins.kernels import PostprocessKernels, launch_kernel, load_kern
 from engines.plugins.launch import Geometry, postprocess_launches
 from engines.plugins.parameters import pack_parameters, set_thresholds
 from engines.runner.caller_stream import let_writers_wait, wait_for_writers
-from engines.runner.cuda_graph import CudaGraph
+from engines.runner.cuda_graph import CudaGraph, GraphUse
 from engines.runner.network import Context, Network
 from engines.runner.packed_frames import FRAMES, letterbox_launch
 from engines.runner.pictures import Pictures
@@ -55,11 +56,13 @@ class Stages:
 
     Attributes:
         outputs: output tensors of the post-processing, for the largest batch.
+        graph_use: how many submissions were launched as a CUDA graph.
     """
 
     def __init__(self, driver: Any, network: Network, *, integrated: bool, cuda_graph: bool) -> None:
         self._driver, self._network = driver, network
         self._captures, self._failed_captures = cuda_graph and not network.captures_graphs, 0
+        self.graph_use = GraphUse(by_library=cuda_graph and network.captures_graphs)
         self._contexts: dict[tuple[int, ...], Context] = {}  # by batch size and addresses
         self._addresses: dict[str, int] = {}
         self._kernels: PostprocessKernels | None = None
@@ -108,7 +111,9 @@ class Stages:
             steps = self._letterbox_now(steps, on_gpu)
         if (graph := slot.graphs.get((batch, bool(on_gpu)))) is not None:
             graph.launch()
+            self.graph_use = replace(self.graph_use, with_graph=self.graph_use.with_graph + 1)
         else:
+            self.graph_use = replace(self.graph_use, without_graph=self.graph_use.without_graph + 1)
             self._run_and_capture(slot, (batch, bool(on_gpu)), steps)
         slot.done.record(self._compute)
 
@@ -213,6 +218,7 @@ class Stages:
             slot.graphs[key] = CudaGraph(self._driver, self._compute, work)
         except (DeviceError, MissingDependencyError) as error:
             self._failed_captures += 1
+            self.graph_use = replace(self.graph_use, failure=str(error))
             self._captures = self._failed_captures < MAX_CAPTURE_ATTEMPTS and isinstance(error, DeviceError)
             if not self._captures:
                 # Log only the text: a handler that keeps the error would keep its traceback, with streams and memory.

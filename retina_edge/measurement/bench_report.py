@@ -43,6 +43,31 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
     _table(console, ("", ""), _facts(report))
 
 
+def reason_without(use: Mapping[str, Any]) -> str:
+    """Return why no batch was launched as a CUDA graph.
+
+    Args:
+        use: ``cuda_graph`` of the report: the fields of ``engines.runner.cuda_graph.GraphUse``.
+
+    Examples:
+        >>> reason_without({"by_library": False, "failure": "cuGraphInstantiate: CUDA_ERROR_OUT_OF_MEMORY"})
+        'cuGraphInstantiate: CUDA_ERROR_OUT_OF_MEMORY'
+    """
+    if use["by_library"]:
+        return "TensorRT-RTX captures CUDA graphs itself, and does not say if it does"
+    return use["failure"] or "no graph was captured"
+
+
+def _graph(report: Mapping[str, Any]) -> str:
+    use = report["cuda_graph"]
+    if not report["cuda_graph_allowed"]:
+        return "off (--no-cuda-graph)"
+    if not use["with_graph"]:
+        return f"no: {reason_without(use)}"
+    batches = use["with_graph"] + use["without_graph"]
+    return f"yes, {use['with_graph']} of {batches} batches"
+
+
 def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the name and the value of every figure that is not a latency."""
     facts = {}
@@ -53,6 +78,11 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts["jitter, p99/p50"] = "-" if report["jitter"] is None else f"{report['jitter']:.2f}"
         if report["host_overhead"] is not None:
             facts["host overhead"] = f"{report['host_overhead']:.1%} of the GPU's time"
+    if "cuda_graph" in report:
+        facts["CUDA graph"] = _graph(report)
+    if report.get("tuned_batch") is not None:
+        other = "" if report["tuned_batch"] == report["batch"] else f"; measured with {report['batch']}"
+        facts["tuned for batch"] = f"{report['tuned_batch']}{other}"
     if "nodes_on_cpu" in report:
         nodes = ", ".join(f"{count} {kind}" for kind, count in report["nodes_on_cpu"].items())
         facts["left to the CPU"] = nodes

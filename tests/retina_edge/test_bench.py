@@ -180,6 +180,81 @@ def test_an_engine_is_measured_stage_by_stage(
     world.check_nothing_is_left()
 
 
+TENSORRT: dict[str, Any] = {"backend": "tensorrt", "batch": (1, 2, 3)}
+
+
+@needs_compiler
+def test_an_engine_says_if_its_graph_ran_and_which_batch_it_is_tuned_for(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_engine: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(monkeypatch, Driver(), tiny_engine, tmp_path, **TENSORRT)
+    report = run([world.engine, "--require-cuda-graph", "--batch", "2"], tmp_path)
+    use = report["cuda_graph"]
+    assert use["with_graph"] > use["without_graph"] == 0
+    assert world.bindings.launches >= use["with_graph"]
+    assert report["tuned_batch"] == 2
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"CUDA graph yes, {use['with_graph']} of {use['with_graph']} batches" in printed
+    assert "tuned for batch 2 " in printed
+    assert "tuned for" not in caplog.text
+    run([world.engine, "--batch", "3"], tmp_path)
+    assert "tuned for batch 2; measured with 3" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "batch: the engine is tuned for 2, but runs 3, which may be slower; choose a batch of 2" in caplog.text
+    world.check_nothing_is_left()
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("changes", "options", "reason"),
+    [
+        (TENSORRT, [], "cuGraphInstantiate: Function"),
+        ({}, [], "TensorRT-RTX captures CUDA graphs itself, and does not say if it does"),
+        (TENSORRT, ["--mlperf", "Offline"], "cuGraphInstantiate: Function"),
+    ],
+    ids=["capture fails", "TensorRT-RTX", "MLPerf"],
+)
+def test_a_required_graph_that_does_not_run_is_an_error_after_the_report(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_engine: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    options: list[str],
+    reason: str,
+) -> None:
+    world = World(monkeypatch, Driver(), tiny_engine, tmp_path, **changes)
+    world.bindings.fails = "cuGraphInstantiate"
+    path = tmp_path / "bench.json"
+    options = [*options, "--mlperf-logs", str(tmp_path / "logs"), "--seconds", "0.1", "--json", str(path)]
+    assert bench.main([str(world.engine), "--require-cuda-graph", *options]) == 1
+    captured = capsys.readouterr()
+    words = f"model.engine: expected batches launched as a CUDA graph, got none: {reason}"
+    assert words in " ".join(captured.err.split())
+    use = json.loads(path.read_text())["cuda_graph"]
+    assert use["with_graph"] == 0 < use["without_graph"]
+    assert f"CUDA graph no: {reason}" in " ".join(captured.out.replace("│", " ").split())
+    world.check_nothing_is_left()
+
+
+@needs_compiler
+def test_a_graph_that_is_off_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, tiny_engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(monkeypatch, Driver(), tiny_engine, tmp_path, **TENSORRT)
+    run([world.engine, "--no-cuda-graph"], tmp_path)
+    assert "CUDA graph off (--no-cuda-graph)" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    with pytest.raises(SystemExit):
+        bench.main([str(world.engine), "--no-cuda-graph", "--require-cuda-graph"])
+    assert "expected no --no-cuda-graph beside it" in capsys.readouterr().err
+    assert bench.main([str(MODEL), "--require-cuda-graph"]) == 1
+    assert "expected an engine, because only engines have CUDA graphs" in " ".join(capsys.readouterr().err.split())
+    world.check_nothing_is_left()
+
+
 @pytest.mark.parametrize("scenario", bench.SCENARIOS)
 def test_mlperf_scenarios_write_logs_and_report(
     tiny_onnx: Path, tmp_path: Path, scenario: str, capsys: pytest.CaptureFixture[str]
