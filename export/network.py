@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from engines.core.contract import DetectorContract
 from engines.core.tensor_names import INPUT, head_names
 from engines.onnx.deployable import name_convolutions
+from export.color_order import fold_color_order
 from export.errors import ExportError
 from export.functions import OPSET
 from export.preprocess import Preprocess
@@ -44,7 +45,8 @@ def export_network(network: Network, contract: DetectorContract, *, batch: int |
         batch: number of images in a batch; None for any number.
 
     Returns:
-        ONNX model that returns raw heads. Each convolution is named after its weights.
+        ONNX model that returns raw heads. Each convolution is named after its weights. The exchange of blue and red of
+        a model trained on RGB is folded into the first convolution.
 
     Raises:
         ExportError: if the raw heads have other shapes than the contract requires.
@@ -63,7 +65,7 @@ def export_network(network: Network, contract: DetectorContract, *, batch: int |
         verbose=False,
     )
     assert program is not None
-    model: onnx.ModelProto = program.model_proto
+    model = fold_color_order(program.model_proto)
     _forget_source(model)
     name_convolutions(model)
     _check_heads(model, contract)
