@@ -84,12 +84,11 @@ def _by_interface(value: Any) -> GpuArray:
     interface = value.__cuda_array_interface__
     if interface.get("mask") is not None:
         raise ValueError("expected an array without a mask, got one with a mask; pass its data")
-    dtype = interface["typestr"]
+    dtype = np.dtype(interface["typestr"])
     shape = tuple(int(side) for side in interface["shape"])
-    strides = interface.get("strides") or _contiguous(shape, np.dtype(dtype).itemsize)
-    return GpuArray(
-        int(interface["data"][0]), shape, tuple(int(step) for step in strides), dtype, interface.get("stream"), value
-    )
+    strides = interface.get("strides") or _contiguous(shape, dtype.itemsize)
+    steps = tuple(int(step) for step in strides)
+    return GpuArray(int(interface["data"][0]), shape, steps, dtype.str, interface.get("stream"), value)
 
 
 class _DLTensor(ctypes.Structure):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from engines.core.frame_region import FrameRegion, frame_size
+from engines.core.frame_region import FrameRegion
 from engines.core.gpu_frame import GpuFrame, Pixels
 from engines.core.letterbox import Letterbox
 from engines.core.yuv import YuvToBgr
@@ -27,41 +28,34 @@ HEADER = np.dtype(
     + [(name, "<f4") for name in YuvToBgr._fields]
     + [("zero", "<i4")]
 )
+# The same fields for the module struct, which writes a row several times as fast as NumPy.
+_ROW = struct.Struct("<2q13i6fi")
+_NO_CONVERSION = (0.0,) * len(YuvToBgr._fields)
 
 
-def header_of(out: npt.NDArray[np.uint8], batch: int) -> npt.NDArray[Any]:
-    """Return the header in a block of memory, [batch] of ``HEADER``, all zero: an image of zeros for each row.
-
-    Args:
-        out: block of memory, uint8, that begins with the header.
-        batch: number of images.
-    """
-    header: npt.NDArray[Any] = out[: batch * HEADER.itemsize].view(HEADER)
-    out[: batch * HEADER.itemsize] = 0
-    return header
-
-
-def fill_row(row: Any, frame: Any, letterbox: Letterbox, offset: int) -> None:
-    """Write the row of an image.
+def write_row(out: npt.NDArray[np.uint8], image: int, frame: Any, letterbox: Letterbox, offset: int) -> None:
+    """Write the row of an image into the header at the beginning of a block of memory, which was zero before.
 
     Args:
-        row: row of ``header_of``.
+        out: block of memory, uint8.
+        image: number of the image.
         frame: frame on the GPU, region of one, or a frame in host memory, uint8 [h, w, 3], that is packed without gaps.
         letterbox: letterbox of the frame.
         offset: position of a frame in host memory in the packed frames, bytes.
     """
-    region = frame if isinstance(frame, FrameRegion) else FrameRegion(frame, 0, 0, letterbox.frame_size)
+    if isinstance(frame, np.ndarray):
+        size = letterbox.frame_size
+        row = (offset, 0, IN_FRAMES, 3 * size[1], 3, 1, 0, 0, 0, *size, *size, *letterbox.resized, *_NO_CONVERSION, 0)
+    else:
+        row = _row_on_gpu(frame, letterbox)
+    _ROW.pack_into(out.data, image * HEADER.itemsize, *row)
+
+
+def _row_on_gpu(frame: GpuFrame | FrameRegion, letterbox: Letterbox) -> tuple[float, ...]:
+    region = frame if isinstance(frame, FrameRegion) else FrameRegion(frame, 0, 0, frame.size)
     source = region.frame.pixels if isinstance(region.frame, GpuFrame) else region.frame
-    kind = AT_ADDRESS
-    if not isinstance(source, Pixels):
-        kind, source = IN_FRAMES, Pixels(frame_size(source), offset, 3 * source.shape[1])
-    if source.conversion is not None:
-        kind = NV12
-        for name, value in source.conversion._asdict().items():
-            row[name] = value
-    for name in ("chroma", "pitch", "pixel_step", "channel_step", "chroma_pitch"):
-        row[name] = getattr(source, name)
-    row["pixels"], row["kind"], row["top"], row["left"] = source.address, kind, region.top, region.left
-    row["height"], row["width"] = region.size
-    row["filled_height"], row["filled_width"] = region.filled
-    row["resized_height"], row["resized_width"] = letterbox.resized
+    assert isinstance(source, Pixels)
+    kind = AT_ADDRESS if source.conversion is None else NV12
+    steps = (source.pitch, source.pixel_step, source.channel_step, source.chroma_pitch)
+    rectangle = (region.top, region.left, *region.size, *region.filled, *letterbox.resized)
+    return (source.address, source.chroma, kind, *steps, *rectangle, *(source.conversion or _NO_CONVERSION), 0)

@@ -12,7 +12,7 @@ from engines.core.frame_region import Frame
 from engines.core.letterbox import Letterbox
 from engines.core.tensor_names import INPUT
 from engines.plugins.launch import Launch, Tensor
-from engines.runner.frame_header import HEADER, fill_row, header_of
+from engines.runner.frame_header import HEADER, write_row
 
 # Constants that must agree with letterbox.cu: pixels of a thread and threads of a block.
 PIXELS, THREADS = 4, 256
@@ -86,8 +86,9 @@ def pack(
     """
     begin, position = 0, _header_bytes(batch)
     in_host_memory = [frame for frame in frames if isinstance(frame, np.ndarray)]
-    for row, frame, letterbox in zip(header_of(out, batch), frames, letterboxes, strict=False):
-        fill_row(row, frame, letterbox, position)
+    out[:position] = 0  # a row of zeros means no frame
+    for image, (frame, letterbox) in enumerate(zip(frames, letterboxes, strict=True)):
+        write_row(out, image, frame, letterbox, position)
         if isinstance(frame, np.ndarray):
             position += _aligned(frame.size)
     position = _header_bytes(batch)

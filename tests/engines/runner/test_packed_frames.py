@@ -7,8 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from engines.core.frame_region import FrameRegion
+from engines.core.gpu_frame import Pixels
 from engines.core.letterbox import Letterbox, letterbox_batch
-from engines.runner.frame_header import HEADER, IN_FRAMES
+from engines.core.yuv import YuvToBgr
+from engines.runner.frame_header import HEADER, IN_FRAMES, NV12, write_row
 from engines.runner.packed_frames import PART_BYTES, UNIT, letterbox_launch, pack, packed_bytes
 from tests.engines.plugins.emulated import needs_compiler, run_kernel
 
@@ -100,6 +103,21 @@ def test_frames_with_gaps_are_packed_without_gaps() -> None:
     assert (row["kind"], row["pixels"], row["pitch"]) == (IN_FRAMES, UNIT, 3 * 45)
     assert (row["height"], row["width"], row["resized_height"], row["resized_width"]) == (14, 45, *letterbox.resized)
     np.testing.assert_array_equal(out[UNIT : UNIT + part.size].reshape(part.shape), part)
+
+
+def test_a_row_has_the_layout_of_the_header() -> None:
+    """The row is written by the module struct and read by names; each value here is in one field only."""
+    pixels = Pixels((11, 12), 1 << 40, 3, 4, -5, 1 << 41, 6, YuvToBgr(0.5, 1.5, 2.5, 3.5, 4.5, 5.5))
+    out = np.zeros(2 * HEADER.itemsize, np.uint8)
+    write_row(out, 1, FrameRegion(pixels, 7, 8, (9, 10)), Letterbox((9, 10), (13, 14)), 0)
+    names = ["pixels", "chroma", "kind", "pitch", "pixel_step", "channel_step", "chroma_pitch", "top", "left"]
+    names += ["height", "width", "filled_height", "filled_width", "resized_height", "resized_width"]
+    names += [*YuvToBgr._fields, "zero"]
+    values = [1 << 40, 1 << 41, NV12, 3, 4, -5, 6, 7, 8, 9, 10, 4, 4, 13, 14, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 0]
+    assert not out[: HEADER.itemsize].any()
+    assert dict(zip(HEADER.names or (), out.view(HEADER)[1].item(), strict=True)) == dict(
+        zip(names, values, strict=True)
+    )
 
 
 def test_a_part_is_packed_only_when_it_is_requested() -> None:
