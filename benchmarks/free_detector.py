@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from engines.core.contract import DetectorContract, PyramidLevel
 from engines.core.executor import NETWORK, RawDetections, Ticket
+from engines.core.frame_pool import FramePool
 from engines.core.frame_region import Frame, frame_size
 from engines.core.letterbox import Letterbox
 
@@ -37,6 +38,7 @@ class FreeExecutor:
     def __init__(self, *, seconds: float = 0.0, max_batch: int | None = None) -> None:
         self.seconds = seconds
         self.max_batch = max_batch
+        self.pool = FramePool()
 
     def submit(self, frames: Sequence[Frame]) -> Ticket:
         return Ticket([Letterbox.fit(frame_size(frame), CONTRACT.input_size) for frame in frames])

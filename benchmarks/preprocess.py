@@ -29,7 +29,7 @@ from engines.core.cuda_context import primary_context
 from engines.core.letterbox import Letterbox, letterbox_batch
 from engines.core.tensor_names import INPUT
 from engines.plugins.kernels import launch_kernel, load_kernel
-from engines.runner.packed_frames import FRAMES, letterbox_launch, pack, packed_bytes
+from engines.runner.packed_frames import FRAMES, layout_of, letterbox_launch
 
 Image = npt.NDArray[np.uint8]
 FRAME_SIZES = ((720, 1280), (1080, 1920), (2160, 3840))
@@ -121,9 +121,8 @@ def _kernel(frame: Image, size: tuple[int, int], expected: Image, rounds: int) -
 
 
 def _run_kernel(driver: Any, frame: Image, size: tuple[int, int], expected: Image, rounds: int) -> GpuTimes:
-    letterbox = Letterbox.fit((frame.shape[0], frame.shape[1]), size)
-    packed = np.zeros(packed_bytes([letterbox.frame_size], 1), np.uint8)
-    list(pack([frame], [letterbox], 1, packed))  # a generator, which packs as it is consumed
+    layout = layout_of([frame], size, 1)
+    packed = np.concatenate([layout.header, frame.reshape(-1)])
     launch = letterbox_launch(size, 1)
     with ExitStack() as stack:
         addresses = {}

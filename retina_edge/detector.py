@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 from weakref import WeakSet
 
 from engines.core.batch_choice import choose_batch
-from engines.core.errors import ContractError, ModelFileError
+from engines.core.errors import ContractError, RetinaEdgeError
 from engines.core.executor import Executor, RawDetections, Ticket
 from engines.core.frame_region import Frame
 from engines.core.gpu_frame import GpuFrame
@@ -19,6 +19,7 @@ from engines.core.letterbox import BgrImage, Letterbox
 from engines.core.option_checks import check_number
 from retina_edge.detections import DEFAULT_SCORE, Detections
 from retina_edge.imaging.frame_input import ImageInput, to_frames
+from retina_edge.model.model_file import open_executor
 
 if TYPE_CHECKING:
     from retina_edge.pipeline.frame_stream import FrameStream, SourceName
@@ -73,8 +74,7 @@ class Detector:
     """
 
     def __init__(self, executor: Executor, *, name: str = "", device: str = "") -> None:
-        self.executor = executor
-        self.contract = executor.contract
+        self.executor, self.contract = executor, executor.contract
         self.score_threshold = executor.contract.score_threshold
         self.borrowers: WeakSet[Borrower] = WeakSet()
         self._name, self._device = name, device
@@ -98,25 +98,8 @@ class Detector:
                 provider (for an ONNX) is not installed.
             DeviceError: if ``device`` cannot be used, or an engine was built for another GPU or another TensorRT.
         """
-        path = Path(path)
-        if path.suffix == ".onnx":
-            from engines.onnx.onnx_executor import OnnxExecutor
-
-            return cls(OnnxExecutor(path, device=device), name=path.name, device="cpu" if device == "auto" else device)
-        if path.suffix == ".pt":
-            from retina_edge.model.torch_executor import TorchExecutor
-
-            executor = TorchExecutor.load(path, device=device)
-            return cls(executor, name=path.name, device=executor.device)
-        if path.suffix == ".engine":
-            from engines.runner.engine_executor import EngineExecutor, gpu_number
-
-            number = gpu_number(path, device)
-            engine = EngineExecutor(path, in_flight=in_flight, device=number, cuda_graph=cuda_graph)
-            return cls(engine, name=path.name, device=f"cuda:{number}")
-        raise ModelFileError(
-            f"{path}: expected a model ending in .pt, .onnx or .engine, got {path.suffix or 'no suffix'!r}"
-        )
+        executor, name = open_executor(Path(path), device=device, in_flight=in_flight, cuda_graph=cuda_graph)
+        return cls(executor, name=Path(path).name, device=name)
 
     def __repr__(self) -> str:
         contract = self.contract
@@ -175,7 +158,9 @@ class Detector:
     def submit(
         self, images: ImageInput | Iterable[ImageInput], *, score: float | None = None
     ) -> DetectionTicket[Detections] | DetectionTicket[list[Detections]]:
-        """Start detecting and return a ticket for ``result``. Images in host memory may be modified afterwards.
+        """Start detecting and return a ticket for ``result``.
+
+        Images in host memory may be modified afterwards, frames of ``new_frame`` and ``stream`` after ``result``.
         An engine works in the background. Other executors only letterbox here and run the network in ``result``.
 
         Args:
@@ -216,6 +201,24 @@ class Detector:
             detections += self._to_detections(self.executor.result(part), part.letterboxes)
         return ticket.assemble(detections)
 
+    def new_frame(self, height: int, width: int) -> BgrImage:
+        """Return a frame to fill: uint8 [height, width, 3], BGR. Its pixels have arbitrary values.
+
+        The detector reads the frame from where it lies, so do not modify it between ``submit`` and ``result``. The
+        memory is used again once nothing refers to the frame or a view of it. It remains valid after ``close``.
+
+        Raises:
+            RetinaEdgeError: if a side is less than 1 pixel, or the detector is closed.
+
+        Examples:
+            >>> from retina_edge.assets import MODEL
+            >>> Detector.load(MODEL).new_frame(720, 1280).shape
+            (720, 1280, 3)
+        """
+        if self.closed:
+            raise RetinaEdgeError("expected an open detector, got a closed one; load it again")
+        return self.executor.pool.take(height, width)
+
     def stream(
         self,
         sources: SourceName | Iterable[SourceName],
@@ -249,7 +252,6 @@ class Detector:
             RetinaEdgeError: if a number is out of range, or the detector is closed.
 
         Examples:
-            >>> from retina_edge import Detector
             >>> from retina_edge.assets import FOREST, MODEL
             >>> with Detector.load(MODEL) as detector:
             ...     for frame, detections in detector.stream(FOREST):

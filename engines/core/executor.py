@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.core.contract import DetectorContract
+from engines.core.frame_pool import FramePool
 from engines.core.frame_region import Frame, FrameRegion, gpu_frame_of
 from engines.core.gpu_frame import Pixels
 from engines.core.letterbox import Letterbox, letterbox_batch
@@ -66,6 +68,7 @@ class Executor(Protocol):
         contract: contract of the model.
         batch: the only batch size that the model runs, or None if it runs several. A submission may have fewer frames.
         max_batch: largest number of frames in a submission, or None for any number.
+        pool: frames for decoders to fill, which the executor reads from where they lie.
     """
 
     @property
@@ -77,8 +80,14 @@ class Executor(Protocol):
     @property
     def max_batch(self) -> int | None: ...
 
+    @property
+    def pool(self) -> FramePool: ...
+
     def submit(self, frames: Sequence[Frame]) -> Ticket:
-        """Submit frames and return a ticket for ``result``. Frames in host memory may be modified afterwards.
+        """Submit frames and return a ticket for ``result``.
+
+        Frames of ``pool`` must not be modified until ``result`` has returned. Others in host memory may be modified at
+        once.
 
         Args:
             frames: at most ``max_batch`` frames of any sizes, each of a kind that ``as_bgr`` takes, or a region of one.
@@ -158,6 +167,11 @@ class HostExecutor(ABC):
     def max_batch(self) -> int | None:
         """Largest number of frames in a submission, or None for any number."""
         return self.batch
+
+    @cached_property
+    def pool(self) -> FramePool:
+        """Frames for decoders to fill."""
+        return FramePool()
 
     def submit(self, frames: Sequence[Frame]) -> HostTicket:
         """Letterbox frames and return a ticket for ``result``; see ``Executor.submit``."""

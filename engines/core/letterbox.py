@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 # uint8 [height, width, 3], BGR, as OpenCV delivers it.
 BgrImage: TypeAlias = npt.NDArray[np.uint8]
+_UINT8 = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,14 @@ def as_bgr(frame: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         >>> as_bgr(np.array([[0, 255]], np.uint8)).tolist()
         [[[0, 0, 0], [255, 255, 255]]]
     """
+    if (
+        isinstance(frame, np.ndarray)
+        and frame.dtype == _UINT8
+        and frame.ndim == 3
+        and frame.shape[2] == 3
+        and frame.size
+    ):
+        return frame  # the usual case
     expected = "expected a frame as OpenCV delivers it: uint8 [height, width, 3] BGR, grayscale or BGRA"
     if not isinstance(frame, np.ndarray):
         raise ValueError(f"{expected}; got {type(frame).__name__}")
@@ -161,7 +170,7 @@ def as_bgr(frame: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         raise ValueError(f"{expected}; got uint8 {list(shape)}")
     if frame.ndim == 2 or shape[2] == 1:
         return np.repeat(frame.reshape(*shape[:2], 1), 3, axis=2)
-    return frame if shape[2] == 3 else frame[:, :, :3]
+    return frame[:, :, :3]
 
 
 def uint8_advice(dtype: np.dtype[Any]) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from engines.core.errors import DeviceError, MissingDependencyError
+from engines.core.errors import DeviceError
 from engines.core.gpu_frame import GpuFrame
+from engines.runner.bindings import load_bindings
 
 
 def check_is_on(frame: GpuFrame, device: int) -> None:
@@ -19,7 +20,7 @@ def check_is_on(frame: GpuFrame, device: int) -> None:
         MissingDependencyError: if cuda-bindings is not installed.
         DeviceError: if the frame is on another GPU, or its address is not one of a GPU.
     """
-    bindings = _bindings()
+    bindings = load_bindings("frames on the GPU")
     ordinal = bindings.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
     pixels = frame.pixels
     for address in (pixels.address, pixels.chroma) if pixels.chroma else (pixels.address,):
@@ -67,24 +68,13 @@ def _wait_for(later: int, earlier: int) -> None:
     """Let the stream ``later`` wait for what the stream ``earlier`` has to do so far."""
     if later == earlier:
         return
-    bindings = _bindings()
+    bindings = load_bindings("frames on the GPU")
     event = _call(bindings, "cuEventCreate", bindings.CUevent_flags.CU_EVENT_DISABLE_TIMING)
     try:
         _call(bindings, "cuEventRecord", event, bindings.CUstream(earlier))
         _call(bindings, "cuStreamWaitEvent", bindings.CUstream(later), event, 0)
     finally:
         _call(bindings, "cuEventDestroy", event)  # the driver keeps it until the streams have passed it
-
-
-def _bindings() -> Any:
-    try:
-        from cuda.bindings import driver
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"frames on the GPU: expected the package cuda-bindings, found none ({error}); install it with "
-            "pip install cuda-bindings"
-        ) from error
-    return driver
 
 
 def _call(bindings: Any, name: str, *arguments: Any) -> Any:

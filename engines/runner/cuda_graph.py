@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from engines.core.errors import DeviceError, MissingDependencyError
+from engines.core.errors import DeviceError
+from engines.runner.bindings import call, load_bindings
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,7 @@ class CudaGraph:
     """
 
     def __init__(self, driver: Any, stream: Any, work: Callable[[], None]) -> None:
-        try:
-            from cuda.bindings import driver as bindings
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"CUDA graphs: expected the package cuda-bindings, found none ({error}); install it with "
-                "pip install cuda-bindings"
-            ) from error
+        bindings = load_bindings("CUDA graphs")
         self._bindings = bindings
         self._stream = bindings.CUstream(stream.handle)
         # Restrict only this thread during the capture, because other threads (of torch, for example) may allocate.
@@ -78,10 +73,13 @@ class CudaGraph:
             self._launchable = self._call("cuGraphInstantiate", graph, 0)
         finally:
             self._call("cuGraphDestroy", graph)
+        self._launch, self._success = bindings.cuGraphLaunch, bindings.CUresult.CUDA_SUCCESS
 
     def launch(self) -> None:
         """Enqueue the work on its stream once."""
-        self._call("cuGraphLaunch", self._launchable, self._stream)
+        (status,) = self._launch(self._launchable, self._stream)
+        if status != self._success:
+            raise DeviceError(f"cuGraphLaunch: {status.name}")
 
     def free(self) -> None:
         """Free the graph, which must not be running."""
@@ -94,10 +92,4 @@ class CudaGraph:
             self._bindings.cuGraphDestroy(graph)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        try:
-            status, *values = getattr(self._bindings, name)(*arguments)
-        except RuntimeError as error:  # the driver is too old for the function
-            raise DeviceError(f"{name}: {error}") from error
-        if status != self._bindings.CUresult.CUDA_SUCCESS:
-            raise DeviceError(f"{name}: {status.name}")
-        return values[0] if values else None
+        return call(self._bindings, name, *arguments)

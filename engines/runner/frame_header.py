@@ -33,22 +33,30 @@ _ROW = struct.Struct("<2q13i6fi")
 _NO_CONVERSION = (0.0,) * len(YuvToBgr._fields)
 
 
-def write_row(out: npt.NDArray[np.uint8], image: int, frame: Any, letterbox: Letterbox, offset: int) -> None:
+def write_row(
+    out: npt.NDArray[np.uint8], image: int, frame: GpuFrame | FrameRegion | None, letterbox: Letterbox, offset: int = 0
+) -> None:
     """Write the row of an image into the header at the beginning of a block of memory, which was zero before.
 
     Args:
         out: block of memory, uint8.
         image: number of the image.
-        frame: frame on the GPU, region of one, or a frame in host memory, uint8 [h, w, 3], that is packed without gaps.
+        frame: frame on the GPU, or region of one; None for a frame from host memory, uint8 [h, w, 3], without gaps.
         letterbox: letterbox of the frame.
-        offset: position of a frame in host memory in the packed frames, bytes.
+        offset: distance of a frame from host memory to the start of the header, bytes; it may lie outside of the block.
     """
-    if isinstance(frame, np.ndarray):
+    if frame is None:
         size = letterbox.frame_size
         row = (offset, 0, IN_FRAMES, 3 * size[1], 3, 1, 0, 0, 0, *size, *size, *letterbox.resized, *_NO_CONVERSION, 0)
     else:
         row = _row_on_gpu(frame, letterbox)
     _ROW.pack_into(out.data, image * HEADER.itemsize, *row)
+
+
+def header_offsets(memory: npt.NDArray[np.uint8], batch: int) -> npt.NDArray[np.int64]:
+    """Return the offset or address of each frame in a header at the start of memory: a view, int64 [batch]."""
+    rows: npt.NDArray[Any] = memory[: batch * HEADER.itemsize].view(HEADER)
+    return rows["pixels"]
 
 
 def _row_on_gpu(frame: GpuFrame | FrameRegion, letterbox: Letterbox) -> tuple[float, ...]:

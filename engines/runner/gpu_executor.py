@@ -11,6 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -20,13 +21,16 @@ import numpy.typing as npt
 from engines.core.contract import DetectorContract
 from engines.core.cuda_context import primary_context
 from engines.core.executor import PACK, RawDetections, Ticket
-from engines.core.frame_region import Frame, FrameRegion, frame_size, gpu_frame_of
+from engines.core.frame_pool import FramePool
+from engines.core.frame_region import Frame, FrameRegion, gpu_frame_of
 from engines.core.gpu_frame import GpuFrame, Pixels
-from engines.core.letterbox import Letterbox, as_bgr
+from engines.core.letterbox import as_bgr
 from engines.runner.caller_stream import check_is_on
 from engines.runner.cuda_graph import GraphUse
 from engines.runner.network import Network
-from engines.runner.packed_frames import pack, packed_bytes
+from engines.runner.packed_frames import Layout, layout_of
+from engines.runner.packing import Packer
+from engines.runner.pinned_memory import pin_memory
 from engines.runner.slot import EngineTicket, Slot
 from engines.runner.stages import Stages
 
@@ -47,6 +51,7 @@ class GpuExecutor:
         contract: contract of the model.
         batch: batch size of the network if it is fixed, else None.
         max_batch: largest batch size of the network.
+        pool: pinned frames, which are uploaded from where they lie.
         tuned_batch: batch size that the engine is tuned for; None if it is not known.
 
     Raises:
@@ -62,13 +67,13 @@ class GpuExecutor:
     ) -> None:
         if in_flight < 1:
             raise ValueError(f"in_flight: expected at least 1, got {in_flight}")
-        self._device = device
+        self._device, self._context = device, primary_context(device)
         self._lock = threading.Lock()
         self._waiting: deque[EngineTicket] = deque()  # submissions in flight, oldest first
         self._slots: deque[Slot] = deque()  # free slots
         self._has_run = False
         self._stack: ExitStack | None = None
-        with primary_context(device) as driver, ExitStack() as stack:
+        with self._context as driver, ExitStack() as stack:
             self._network = load(driver)
             stack.callback(self._network.close)
             stack.callback(self._network.save_cache)
@@ -78,11 +83,15 @@ class GpuExecutor:
             integrated = bool(driver.Device(device).get_attribute(driver.device_attribute.INTEGRATED))
             self._stages = Stages(driver, self._network, integrated=integrated, cuda_graph=cuda_graph)
             stack.callback(self._stages.close)
+            self.pool = FramePool(partial(pin_memory, gpu=device, integrated=integrated))
+            stack.callback(self.pool.close)
             stack.callback(self._forget_slots)
+            packer = Packer()
             for _ in range(in_flight):
-                self._slots.append(Slot(driver, self._stages.outputs, integrated=integrated))
+                self._slots.append(Slot(driver, self._stages.outputs, self.pool, packer, integrated=integrated))
                 stack.callback(self._slots[-1].free)
                 self._stages.prepare(self._slots[-1], self.batch or 1)
+            stack.callback(packer.close)
             stack.callback(self._stages.synchronize)
             self._stack = stack.pop_all()
         _open.add(self)
@@ -90,8 +99,9 @@ class GpuExecutor:
     def submit(self, frames: Sequence[Frame]) -> EngineTicket:
         """Submit frames and return a ticket for ``result`` without waiting for the detections.
 
-        Frames in host memory may be modified afterwards; see ``GpuFrame`` for those on the GPU. If all slots are taken,
-        the call first waits for the oldest submission in flight and stores its detections in its ticket.
+        Frames of ``pool`` are held, and must not be modified, until ``result`` has returned; see ``GpuFrame`` for those
+        on the GPU. Others may be modified afterwards. If all slots are taken, the call first waits for the oldest
+        submission in flight and stores its detections in its ticket.
 
         Args:
             frames: 1 to ``max_batch`` frames of any sizes, each of a kind that ``as_bgr`` takes, a ``GpuFrame``, or a
@@ -102,13 +112,18 @@ class GpuExecutor:
             DeviceError: if the GPU fails, or a frame is on another GPU.
             MissingDependencyError: if a frame is on the GPU, and cuda-bindings is not installed.
         """
-        prepared, letterboxes, on_gpu = self._prepare(frames)
+        prepared, layout, on_gpu = self._prepare(frames)
         batch = self.batch or len(prepared)
-        with self._lock, self._driver() as driver:
-            slot = self._free_slot(driver, prepared, batch, on_gpu)
-            self._stages.enqueue(slot, batch, pack(prepared, letterboxes, batch, slot.frames.host), on_gpu)
+        with self._lock, self._context as driver:
+            self._check_open()
+            try:
+                slot = self._free_slot(layout, on_gpu)
+                self._stages.enqueue(slot, batch, slot.frames.fill(prepared, layout, batch), on_gpu)
+            except BaseException:
+                self._recover(driver)
+                raise
             self._slots.remove(slot)
-            ticket = EngineTicket(letterboxes, slot, [frame for frame in prepared if not isinstance(frame, np.ndarray)])
+            ticket = EngineTicket(layout.letterboxes, slot)
             self._waiting.append(ticket)
             return ticket
 
@@ -129,7 +144,7 @@ class GpuExecutor:
                 return True
             return False
 
-        with self._lock, self._driver():
+        with self._lock, self._working():
             return self._stages.upload(picture, wait)
 
     def result(self, ticket: Ticket) -> RawDetections:
@@ -143,38 +158,41 @@ class GpuExecutor:
         """
         if not isinstance(ticket, EngineTicket):
             raise ValueError(f"ticket: expected one from this executor's submit, got {ticket!r}")
-        with primary_context(self._device):
+        with self._context:
             _wait(ticket)  # without the lock, so that other threads can submit meanwhile
-        with self._lock, primary_context(self._device):
-            if ticket.detections is None:
-                self._check_open()
-                if ticket not in self._waiting:
-                    raise ValueError("ticket: expected one from this executor's submit, got one from another executor")
-                self._fetch(ticket)
-            assert ticket.detections is not None
-            return ticket.detections
+            with self._lock:
+                if ticket.detections is None:
+                    self._check_open()
+                    if ticket not in self._waiting:
+                        raise ValueError("ticket: expected one of this executor, got one from another executor")
+                    self._fetch(ticket)
+                assert ticket.detections is not None
+                return ticket.detections
 
     def measure(self, frames: Sequence[Frame]) -> dict[str, float]:
         """Return the milliseconds of each stage for one submission. The first calls measure the warm-up.
 
-        The host measures ``pack``, the copy into pinned memory. The GPU measures the other stages one by one, without a
-        CUDA graph. The GPU also measures ``GPU``, the time from the first byte of the upload to the last byte of the
-        download. For that measurement the stages run as in ``submit``, but the frames are packed beforehand.
+        The host measures ``pack``, the copy of frames that are not in ``pool`` into pinned memory. The GPU measures the
+        other stages one by one, without a CUDA graph. The GPU also measures ``GPU``, the time from the first byte of
+        the upload to the last byte of the download. For that measurement the stages run as in ``submit``, but the
+        frames are packed beforehand.
         ``postprocess`` is missing if the post-processing is part of the engine.
 
         Raises:
             ValueError, DeviceError: for the same reasons as ``submit``.
         """
-        prepared, letterboxes, on_gpu = self._prepare(frames)
+        prepared, layout, on_gpu = self._prepare(frames)
         batch = self.batch or len(prepared)
-        with self._lock, self._driver() as driver:
+        with self._lock, self._working():
             while self._waiting:  # the GPU must be idle
                 self._fetch(self._waiting[0])
-            slot = self._free_slot(driver, prepared, batch, on_gpu)
+            slot = self._free_slot(layout, on_gpu)
             start = perf_counter()
-            *_, (_, nbytes) = pack(prepared, letterboxes, batch, slot.frames.host)
+            uploads = list(slot.frames.fill(prepared, layout, batch))
             packing = 1000 * (perf_counter() - start)
-            return {PACK: packing, **self._stages.measure(slot, batch, nbytes, on_gpu)}
+            times = self._stages.measure(slot, batch, uploads, on_gpu)
+            slot.frames.release()
+            return {PACK: packing, **times}
 
     def raw_heads(self, batch: int) -> list[npt.NDArray[Any]]:
         """Return the raw heads of the last submission, to compare networks with each other.
@@ -189,7 +207,7 @@ class GpuExecutor:
         Raises:
             ValueError, DeviceError: for the same reasons as ``submit``.
         """
-        with self._lock, self._driver():
+        with self._lock, self._working():
             while self._waiting:  # the GPU must be idle
                 self._fetch(self._waiting[0])
             return self._stages.raw_heads(batch)
@@ -205,7 +223,7 @@ class GpuExecutor:
         Raises:
             ValueError: if a threshold is out of range, or the thresholds are built into the engine.
         """
-        with self._lock, self._driver():
+        with self._lock, self._working():
             self._stages.set_thresholds(score_threshold=score_threshold, iou_threshold=iou_threshold)
 
     def close(self) -> None:
@@ -214,7 +232,7 @@ class GpuExecutor:
             if self._stack is None:
                 return
             stack, self._stack = self._stack, None
-            with primary_context(self._device):
+            with self._context:
                 stack.close()
 
     def __del__(self) -> None:
@@ -222,35 +240,41 @@ class GpuExecutor:
         if getattr(self, "_stack", None) is not None:
             self.close()
 
-    def _prepare(self, frames: Sequence[Frame]) -> tuple[list[Frame], list[Letterbox], list[GpuFrame]]:
-        """Return frames as ``pack`` takes them, their letterboxes, and each of the callers' frames on the GPU once."""
+    def _prepare(self, frames: Sequence[Frame]) -> tuple[list[Frame], Layout, list[GpuFrame]]:
+        """Return frames as ``layout_of`` takes them, their layout, and each of the callers' frames on the GPU once."""
         if not 1 <= len(frames) <= self.max_batch:
             raise ValueError(f"frames: expected 1 to {self.max_batch}, the engine's batch, got {len(frames)}")
         prepared = [_as_packable(frame) for frame in frames]
-        on_gpu = {id(frame): frame for frame in map(gpu_frame_of, prepared) if frame is not None}
-        letterboxes = [Letterbox.fit(frame_size(frame), self.contract.input_size) for frame in prepared]
-        return prepared, letterboxes, list(on_gpu.values())
+        others = [gpu_frame_of(frame) for frame in prepared if not isinstance(frame, np.ndarray)]
+        on_gpu = {id(frame): frame for frame in others if frame is not None}
+        layout = layout_of(prepared, self.contract.input_size, self.batch or len(prepared))
+        return prepared, layout, list(on_gpu.values())
 
     @contextmanager
-    def _driver(self) -> Iterator[Any]:
-        """Yield the driver to a block that enqueues work. After an error, wait until no work uses a slot anymore."""
-        with primary_context(self._device) as driver:
+    def _working(self) -> Iterator[None]:
+        """Let a block enqueue work, and recover from an error in it."""
+        with self._context as driver:
             self._check_open()
             try:
-                yield driver
+                yield
             except BaseException:
-                with suppress(driver.Error):
-                    self._stages.synchronize()
+                self._recover(driver)
                 raise
 
-    def _free_slot(self, driver: Any, frames: Sequence[Frame], batch: int, on_gpu: Sequence[GpuFrame]) -> Slot:
+    def _recover(self, driver: Any) -> None:
+        """Wait after an error until no work uses a slot anymore, and let go of the frames."""
+        with suppress(driver.Error):
+            self._stages.synchronize()
+        for slot in self._slots:
+            slot.frames.reset()
+
+    def _free_slot(self, layout: Layout, on_gpu: Sequence[GpuFrame]) -> Slot:
         """Return a slot with room for the frames. If all slots are taken, fetch the oldest submission to free one."""
         for frame in on_gpu:
             check_is_on(frame, self._device)
         slot = self._slots[0] if self._slots else self._fetch(self._waiting[0])
-        slot.reserve(
-            driver, packed_bytes([frame_size(frame) for frame in frames if isinstance(frame, np.ndarray)], batch)
-        )
+        if slot.frames.nbytes < layout.nbytes:
+            slot.reserve(layout.nbytes)
         return slot
 
     def _fetch(self, ticket: EngineTicket) -> Slot:
@@ -259,7 +283,8 @@ class GpuExecutor:
         assert slot is not None
         slot.done.synchronize()
         ticket.detections = slot.detections(self.batch or len(ticket.letterboxes))
-        ticket.slot, ticket.frames = None, ()
+        slot.frames.release()
+        ticket.slot = None
         self._waiting.remove(ticket)
         self._slots.append(slot)
         if not self._has_run:
@@ -274,12 +299,14 @@ class GpuExecutor:
     def _forget_slots(self) -> None:
         self._slots.clear()
         for ticket in self._waiting:
-            ticket.slot, ticket.frames = None, ()
+            ticket.slot = None
         self._waiting.clear()
 
 
 def _as_packable(frame: Frame) -> Frame:
     """Return a frame in host memory as BGR, uint8 [h, w, 3]; one on the GPU, or a region of it, as it is."""
+    if isinstance(frame, np.ndarray):  # the usual case
+        return as_bgr(frame)
     if isinstance(frame, GpuFrame):
         return frame
     if isinstance(frame, FrameRegion):

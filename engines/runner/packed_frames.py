@@ -1,14 +1,17 @@
-"""Pack frames of any sizes into one block of memory, from which the letterbox kernel reads them."""
+"""The format in which the letterbox kernel reads frames of any sizes: a header, and each frame at its own offset."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from engines.core.frame_region import Frame
+from engines.core.frame_region import Frame, FrameRegion, frame_size
+from engines.core.gpu_frame import GpuFrame
 from engines.core.letterbox import Letterbox
 from engines.core.tensor_names import INPUT
 from engines.plugins.launch import Launch, Tensor
@@ -16,11 +19,9 @@ from engines.runner.frame_header import HEADER, write_row
 
 # Constants that must agree with letterbox.cu: pixels of a thread and threads of a block.
 PIXELS, THREADS = 4, 256
-# Frames begin at multiples of this number of bytes.
+# Alignment of the header's end and of each frame, bytes.
 UNIT = 256
 FRAMES = "frames"
-# Size of a part. While one part is uploaded, the next one is packed.
-PART_BYTES = 1 << 20
 
 
 def letterbox_launch(input_size: tuple[int, int], batch: int) -> Launch:
@@ -46,68 +47,67 @@ def letterbox_launch(input_size: tuple[int, int], batch: int) -> Launch:
     )
 
 
-def packed_bytes(sizes: Sequence[tuple[int, int]], batch: int) -> int:
-    """Return the number of bytes that packed frames take, including the header.
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The places of frames in memory. Frames in host memory get one each; those on the GPU stay where they are.
 
-    Args:
-        sizes: (height, width) of each frame in host memory, pixels.
-        batch: number of images in the header.
-
-    Examples:
-        >>> packed_bytes([(10, 10), (4, 4)], batch=2)
-        1024
-    """
-    return _header_bytes(batch) + sum(_aligned(height * width * 3) for height, width in sizes)
-
-
-def pack(
-    frames: Sequence[Frame],
-    letterboxes: Sequence[Letterbox],
-    batch: int,
-    out: npt.NDArray[np.uint8],
-) -> Iterator[tuple[int, int]]:
-    """Write frames in the format that the kernel reads, part by part.
-
-    Args:
-        frames: BGR frames, uint8 [h, w, 3], any strides; of frames on the GPU and their regions, only the header is
-            written.
+    Attributes:
         letterboxes: letterbox of each frame.
-        batch: number of images that the kernel writes; images without a frame become zero.
-        out: memory to write to, uint8, at least ``packed_bytes`` bytes.
+        positions: position of the first byte of each frame from host memory; 0 for frames on the GPU.
+        nbytes: number of bytes up to the end of the last frame.
+        header: the header, uint8 [n]; read-only.
+    """
 
-    Yields:
-        The positions of the first byte of a part and of the byte after its last, as soon as the part is written.
+    letterboxes: tuple[Letterbox, ...]
+    positions: tuple[int, ...]
+    nbytes: int
+    header: npt.NDArray[np.uint8]
+
+
+def layout_of(frames: Sequence[Frame], input_size: tuple[int, int], batch: int) -> Layout:
+    """Return the layout of frames. If all are in host memory, it is computed only once for frames of the same sizes.
+
+    Args:
+        frames: BGR frames, uint8 [h, w, 3]; frames on the GPU and regions of them.
+        input_size: (height, width) of the network's input, pixels.
+        batch: number of images that the kernel writes; images without a frame become zero.
 
     Examples:
-        >>> frame, letterbox = np.zeros((4, 4, 3), np.uint8), Letterbox.fit((4, 4), (32, 32))
-        >>> out = np.zeros(packed_bytes([(4, 4)], batch=1), np.uint8)
-        >>> list(pack([frame], [letterbox], batch=1, out=out))
-        [(0, 304)]
+        >>> frames = [np.zeros((10, 10, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)]
+        >>> layout = layout_of(frames, (32, 32), batch=3)
+        >>> layout.positions, layout.nbytes, len(layout.header)
+        ((512, 1024), 1072, 512)
     """
-    begin, position = 0, _header_bytes(batch)
-    in_host_memory = [frame for frame in frames if isinstance(frame, np.ndarray)]
-    out[:position] = 0  # a row of zeros means no frame
-    for image, (frame, letterbox) in enumerate(zip(frames, letterboxes, strict=True)):
-        write_row(out, image, frame, letterbox, position)
-        if isinstance(frame, np.ndarray):
-            position += _aligned(frame.size)
-    position = _header_bytes(batch)
-    if not in_host_memory:
-        yield 0, position
-    for frame in in_host_memory:
-        target = out[position : position + frame.size].reshape(frame.shape)
-        row_bytes = frame.size // len(frame)
-        rows = max(1, PART_BYTES // row_bytes)
-        for first in range(0, len(frame), rows):
-            target[first : first + rows] = frame[first : first + rows]
-            end = position + min(first + rows, len(frame)) * row_bytes
-            yield begin, end
-            begin = end
-        position += _aligned(frame.size)
+    on_gpu = [None if isinstance(frame, np.ndarray) else frame for frame in frames]
+    sizes = tuple([frame_size(frame) for frame in frames])
+    if on_gpu.count(None) < len(on_gpu):
+        return _lay_out(sizes, on_gpu, input_size, batch)
+    return _lay_out_host_frames(sizes, input_size, batch)
 
 
-def _header_bytes(batch: int) -> int:
-    return _aligned(batch * HEADER.itemsize)
+@functools.lru_cache(maxsize=128)
+def _lay_out_host_frames(sizes: tuple[tuple[int, int], ...], input_size: tuple[int, int], batch: int) -> Layout:
+    return _lay_out(sizes, (None,) * len(sizes), input_size, batch)
+
+
+def _lay_out(
+    sizes: Sequence[tuple[int, int]],
+    on_gpu: Sequence[GpuFrame | FrameRegion | None],
+    input_size: tuple[int, int],
+    batch: int,
+) -> Layout:
+    letterboxes = tuple(Letterbox.fit(size, input_size) for size in sizes)
+    header = np.zeros(_aligned(batch * HEADER.itemsize), np.uint8)  # a row of zeros means no frame
+    positions, end = [], len(header)
+    for image, (frame, letterbox) in enumerate(zip(on_gpu, letterboxes, strict=True)):
+        position = 0
+        if frame is None:
+            position = _aligned(end)
+            end = position + letterbox.frame_size[0] * letterbox.frame_size[1] * 3
+        positions.append(position)
+        write_row(header, image, frame, letterbox, position)
+    header.flags.writeable = False
+    return Layout(letterboxes, tuple(positions), end, header)
 
 
 def _aligned(count: int) -> int:

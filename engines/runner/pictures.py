@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.core.gpu_frame import Pixels
-from engines.runner.packed_frames import PART_BYTES
+from engines.runner.packing import PART_BYTES
 from engines.runner.shared_memory import SharedMemory
 
 # Two blocks: one picture is uploaded while the tiles of the other one are read.

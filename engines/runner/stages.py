@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from engines.plugins.launch import Geometry, postprocess_launches
 from engines.plugins.parameters import pack_parameters, set_thresholds
 from engines.runner.caller_stream import let_writers_wait, wait_for_writers
 from engines.runner.cuda_graph import CudaGraph, GraphUse
+from engines.runner.frame_memory import Upload
 from engines.runner.network import Context, Network
 from engines.runner.packed_frames import FRAMES, letterbox_launch
 from engines.runner.pictures import Pictures
@@ -56,13 +56,13 @@ class Stages:
 
     Attributes:
         outputs: output tensors of the post-processing, for the largest batch.
-        graph_use: how many submissions were launched as a CUDA graph.
     """
 
     def __init__(self, driver: Any, network: Network, *, integrated: bool, cuda_graph: bool) -> None:
         self._driver, self._network = driver, network
         self._captures, self._failed_captures = cuda_graph and not network.captures_graphs, 0
-        self.graph_use = GraphUse(by_library=cuda_graph and network.captures_graphs)
+        self._graphs_by_library = cuda_graph and network.captures_graphs
+        self._with_graph, self._without_graph, self._failure = 0, 0, ""
         self._contexts: dict[tuple[int, ...], Context] = {}  # by batch size and addresses
         self._addresses: dict[str, int] = {}
         self._kernels: PostprocessKernels | None = None
@@ -90,20 +90,17 @@ class Stages:
             stack.callback(self._close_contexts)
             self._stack = stack.pop_all()
 
-    def enqueue(
-        self, slot: Slot, batch: int, parts: Iterable[tuple[int, int]], on_gpu: Sequence[GpuFrame] = ()
-    ) -> None:
+    def enqueue(self, slot: Slot, batch: int, uploads: Iterable[Upload], on_gpu: Sequence[GpuFrame] = ()) -> None:
         """Enqueue all stages of a submission on the streams.
 
         Args:
             slot: slot with room for the frames.
             batch: number of images.
-            parts: positions in the packed frames of the first byte of each part and of the byte after its last. A part
-                is uploaded while the next one is packed.
+            uploads: uploads of the frames. Each runs while the next one is being prepared.
             on_gpu: frames of the submission that callers passed on the GPU.
         """
-        for begin, end in parts:
-            slot.frames.to_device(self._copies, begin, end)
+        for upload in uploads:
+            slot.frames.upload(self._copies, upload)
         slot.uploaded.record(self._copies)
         self._compute.wait_for_event(slot.uploaded)
         steps = self._steps(slot, batch)
@@ -111,32 +108,42 @@ class Stages:
             steps = self._letterbox_now(steps, on_gpu)
         if (graph := slot.graphs.get((batch, bool(on_gpu)))) is not None:
             graph.launch()
-            self.graph_use = replace(self.graph_use, with_graph=self.graph_use.with_graph + 1)
+            self._with_graph += 1
         else:
-            self.graph_use = replace(self.graph_use, without_graph=self.graph_use.without_graph + 1)
+            self._without_graph += 1
             self._run_and_capture(slot, (batch, bool(on_gpu)), steps)
         slot.done.record(self._compute)
+
+    @property
+    def graph_use(self) -> GraphUse:
+        """How many submissions were launched as a CUDA graph so far."""
+        return GraphUse(self._with_graph, self._without_graph, self._graphs_by_library, self._failure)
 
     def upload(self, picture: npt.NDArray[np.uint8], wait: Callable[[], bool]) -> Pixels:
         """Upload a picture on the copy stream, for regions in later submissions; see ``Pictures.upload``."""
         return self._pictures.upload(picture, self._copies, wait)
 
-    def measure(self, slot: Slot, batch: int, nbytes: int, on_gpu: Sequence[GpuFrame] = ()) -> dict[str, float]:
+    def measure(
+        self, slot: Slot, batch: int, uploads: Sequence[Upload], on_gpu: Sequence[GpuFrame] = ()
+    ) -> dict[str, float]:
         """Return the milliseconds of each stage on the GPU, and of all these stages together as ``GPU``.
 
-        The frames must be packed, and the GPU must be idle.
+        The slot must be filled, and the GPU must be idle.
         """
-        whole = [(0, nbytes)]
+
+        def upload_all() -> None:
+            for upload in uploads:
+                slot.frames.upload(self._compute, upload)
+
         # An unmeasured submission keeps the GPU busy while the host enqueues the measured work. Otherwise, the time for
         # enqueueing would count as time of the GPU.
-        self.enqueue(slot, batch, whole, on_gpu)
+        self.enqueue(slot, batch, uploads, on_gpu)
         self._copies.wait_for_event(slot.done)
         begun, ended = self._driver.Event(), self._driver.Event()
         begun.record(self._copies)
-        self.enqueue(slot, batch, whole, on_gpu)
+        self.enqueue(slot, batch, uploads, on_gpu)
         ended.record(self._compute)
-        upload: Steps = {H2D: lambda: slot.frames.to_device(self._compute, 0, nbytes)}
-        steps = upload | self._steps(slot, batch)
+        steps: Steps = {H2D: upload_all} | self._steps(slot, batch)
         marks = [self._driver.Event().record(self._compute)]
         for step in steps.values():
             step()
@@ -218,7 +225,7 @@ class Stages:
             slot.graphs[key] = CudaGraph(self._driver, self._compute, work)
         except (DeviceError, MissingDependencyError) as error:
             self._failed_captures += 1
-            self.graph_use = replace(self.graph_use, failure=str(error))
+            self._failure = str(error)
             self._captures = self._failed_captures < MAX_CAPTURE_ATTEMPTS and isinstance(error, DeviceError)
             if not self._captures:
                 # Log only the text: a handler that keeps the error would keep its traceback, with streams and memory.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from engines.core.errors import SourceError
+from engines.core.frame_pool import FramePool
 from retina_edge.pipeline.stream import State, Stream
 from retina_edge.sources.frames import Source
 from retina_edge.system.worker import Worker
@@ -33,6 +34,7 @@ class Capture:
         stream: the stream to capture; the thread fills its mailbox.
         on_failure: called with an error that reopening cannot fix, such as a bug.
         on_end: called in the capture thread when it ends.
+        pool: pool whose frames the sources fill; None for a pool of each source.
         keep_trying: True to retry forever to open a live stream, even if the first attempt fails. If False, only a
             stream that has delivered a frame is reopened, and an earlier failure is recorded in ``stream.errors``.
 
@@ -54,9 +56,11 @@ class Capture:
         on_failure: Callable[[BaseException], None],
         *,
         on_end: Callable[[], None] = lambda: None,
+        pool: FramePool | None = None,
         keep_trying: bool = True,
     ) -> None:
         self.stream = stream
+        self._pool = pool
         self._keep_trying, self._on_end = keep_trying, on_end
         self._stop = threading.Event()
         self._source: Source | None = None
@@ -124,6 +128,7 @@ class Capture:
             stream.state = State.CONNECTING
         self._stable_for = 0.0
         source = self._source = stream.open()
+        source.pool = self._pool or source.pool
         if self._stop.is_set():  # ``stop`` was called before there was a source to interrupt
             return
         with source:

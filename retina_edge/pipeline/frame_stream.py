@@ -60,7 +60,7 @@ class StreamedFrame(tuple[BgrImage, Detections]):
     result: Result
 
     def __new__(cls, result: Result) -> StreamedFrame:
-        # A view, because the frame pool keeps the image itself and overwrites it once no view is left.
+        # A view, because the pipeline keeps the newest image itself for the status of the stream.
         frame = result.frame.image[:]
         item = super().__new__(cls, (frame, replace(result.detections, stream_frame=weakref.ref(frame))))
         item.result = result

@@ -132,7 +132,14 @@ class Pipeline:
         self._failures: list[BaseException] = []
         self._analyzers = {name: analyze(name) for name in sources} if analyze else {}
         self._captures = [
-            Capture(stream, self._fail, on_end=self._start_captures, keep_trying=keep_trying) for stream in self.streams
+            Capture(
+                stream,
+                self._fail,
+                on_end=self._start_captures,
+                pool=detector.executor.pool,
+                keep_trying=keep_trying,
+            )
+            for stream in self.streams
         ]
         # Reentrant: a signal handler may call ``stop`` while its own thread holds the lock.
         self._starting = threading.RLock()

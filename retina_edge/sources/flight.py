@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 
 import cv2
-import numpy as np
 
 from engines.core.letterbox import BgrImage
 from retina_edge.sources.frames import Frame, Source, SourceInfo
@@ -30,6 +29,7 @@ class Flight(Source):
         window: (height, width) of the frames, pixels.
 
     Examples:
+        >>> import numpy as np
         >>> flight = Flight(np.zeros((625, 1900, 3), np.uint8), frames=2)
         >>> [frame.image.shape for frame in flight]
         [(416, 736, 3), (416, 736, 3)]
@@ -59,5 +59,7 @@ class Flight(Source):
         for index in range(self._frames):
             x, y = self.corner(index)
             center = (x + (width - 1) / 2, y + (height - 1) / 2)
-            image = cv2.getRectSubPix(self._ground, (width, height), center)
-            yield Frame(image.astype(np.uint8, copy=False), index, index / FPS, self.name)
+            image = self.pool.take(height, width)
+            cv2.getRectSubPix(self._ground, (width, height), center, image)
+            yield Frame(image, index, index / FPS, self.name)
+            del image  # a reference here would keep the pool from using the memory again

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.core.contract import BIT_DEPTH
+from engines.core.frame_pool import FramePool
 from engines.core.option_checks import check_number
 
 # Frames per second of images and bare streams whose rate is unknown; FFmpeg assumes the same.
@@ -87,6 +88,7 @@ class Source(ABC):
         live: True if frames arrive in real time, so that a slow reader must drop some. The value is reliable inside
             the ``with`` block, and a guess before it.
         bit_depth: bits that image files of 16 bits use.
+        pool: pool whose frames the source fills; set the detector's pool before the source is iterated.
         output_names: file names under which the frames are saved in a folder.
         info: properties of the source; valid inside the ``with`` block.
         errors: one line for each part that could not be read, although the other parts could.
@@ -109,6 +111,7 @@ class Source(ABC):
     info: SourceInfo = SourceInfo()
 
     def __init__(self) -> None:
+        self.pool = FramePool()
         self.errors: list[str] = []
         self.warnings: list[str] = []
         self._interrupted = threading.Event()

@@ -2,7 +2,7 @@
 
 ``gst-launch-1.0`` runs the user's pipeline with ``videoconvert ! gdppay ! fdsink`` appended. The GStreamer Data
 Protocol puts a header of 62 bytes before each frame, and sends the caps as text whenever they change. The frame size
-is therefore always known, even if it changes, and a frame is read directly into its own array.
+is therefore always known, even if it changes, and a frame is read directly into its memory, if its rows have no gaps.
 
 The process cannot outlive its source: ``close`` ends it, and the kernel kills it if this process dies. A driver that
 hangs the process does not hang the source, because ``interrupt`` ends every wait through a wake-up pipe.
@@ -26,7 +26,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from engines.core.frame_pool import FramePool
+from engines.core.letterbox import BgrImage
 
 TOOL = "gst-launch-1.0"
 
@@ -122,11 +124,11 @@ class GstLaunch:
         """
         deadline = time.monotonic() + seconds
         while self.caps is None:
-            self._read_packet(deadline, seconds)
+            self._read_packet(deadline, seconds, FramePool())
         return self.caps
 
-    def read(self, seconds: float) -> tuple[npt.NDArray[np.uint8], float | None]:
-        """Wait for the next frame, for at most ``seconds``.
+    def read(self, seconds: float, pool: FramePool) -> tuple[BgrImage, float | None]:
+        """Wait for the next frame, for at most ``seconds``, and read it into a frame of the pool.
 
         Returns:
             The frame, uint8 [height, width, 3], BGR, which the caller owns, and its time in seconds, or None if the
@@ -136,7 +138,7 @@ class GstLaunch:
             PipelineEnd: if no frame arrives in time, the pipeline ends or breaks, or ``interrupt`` is called.
         """
         deadline = time.monotonic() + seconds
-        while (frame := self._read_packet(deadline, seconds)) is None:
+        while (frame := self._read_packet(deadline, seconds, pool)) is None:
             pass
         return frame
 
@@ -211,7 +213,7 @@ class GstLaunch:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_STOP_SECONDS)
 
-    def _read_packet(self, deadline: float, seconds: float) -> tuple[npt.NDArray[np.uint8], float | None] | None:
+    def _read_packet(self, deadline: float, seconds: float, pool: FramePool) -> tuple[BgrImage, float | None] | None:
         """Read one packet. Return its frame and time, or None if the packet was not a frame."""
         header = bytearray(_HEADER)
         self._read_into(memoryview(header), deadline, seconds)
@@ -231,10 +233,13 @@ class GstLaunch:
         stride = -(-3 * width // 4) * 4  # GStreamer aligns rows to 4 bytes
         if length != stride * height:
             raise PipelineEnd(f"a frame of {width}x{height} pixels has {length} bytes, expected {stride * height}")
-        data = np.empty((height, stride), np.uint8)
+        image = pool.take(height, width)
+        has_gaps = stride > 3 * width
+        data = np.empty((height, stride), np.uint8) if has_gaps else image
         self._read_into(data.data.cast("B"), deadline, seconds)
+        if has_gaps:
+            image.reshape(height, -1)[:] = data[:, : 3 * width]
         time_ns = int.from_bytes(header[10:18], "big")
-        image = np.ascontiguousarray(data[:, : 3 * width]).reshape(height, width, 3)
         return image, None if time_ns == _NO_TIME else time_ns / 1e9
 
     def _read_into(self, view: memoryview, deadline: float, seconds: float) -> None:

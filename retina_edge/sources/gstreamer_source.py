@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from engines.core.errors import SourceError
+from engines.core.frame_pool import FramePool
 from engines.core.letterbox import BgrImage
 from retina_edge.imaging.opencv_log import quiet_opencv
 from retina_edge.sources.file_clock import FileClock
@@ -50,7 +51,7 @@ class _Reader(Protocol):
 
     def open(self) -> Caps: ...
 
-    def read(self) -> tuple[BgrImage, float | None]: ...
+    def read(self, pool: FramePool) -> tuple[BgrImage, float | None]: ...
 
     def interrupt(self) -> None: ...
 
@@ -132,12 +133,13 @@ class GStreamerSource(Source):
         start, clock, index = time.monotonic(), FileClock(fps=self.info.fps or DEFAULT_FPS), 0
         while not self._interrupted.is_set():
             try:
-                image, position = self._reader.read()
+                image, position = self._reader.read(self.pool)
             except PipelineEnd as end:
                 self._check_end(end, index)
                 return
             seconds = time.monotonic() - start if self.live else clock.tick(position)
             yield Frame(image, index, seconds, self.name)
+            del image  # a reference here would keep the pool from using the memory again
             index += 1
 
     def __exit__(
@@ -193,8 +195,8 @@ class _LaunchReader:
         self._run.start()
         return self._run.read_caps(self._open_timeout)
 
-    def read(self) -> tuple[BgrImage, float | None]:
-        return self._run.read(self._read_timeout)
+    def read(self, pool: FramePool) -> tuple[BgrImage, float | None]:
+        return self._run.read(self._read_timeout, pool)
 
 
 class _OpenCVReader:
@@ -205,6 +207,8 @@ class _OpenCVReader:
         self._open_timeout, self._read_timeout = open_timeout, read_timeout
         self._interrupted = False
         self._capture: cv2.VideoCapture | None = None
+        # (height, width) of the newest frame, pixels.
+        self._size: tuple[int, int] | None = None
 
     def open(self) -> Caps:
         open_ms, read_ms = int(1000 * self._open_timeout), int(1000 * _POLL_SECONDS)
@@ -215,18 +219,22 @@ class _OpenCVReader:
             raise PipelineEnd(f"OpenCV cannot run the pipeline; {TOOL} -v PIPELINE says more")
         height, width = (int(capture.get(item)) for item in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
         fps = capture.get(cv2.CAP_PROP_FPS)
+        self._size = (height, width) if height > 0 and width > 0 else None
         return Caps((height, width), fps if fps > 0 else None)
 
-    def read(self) -> tuple[BgrImage, float | None]:
+    def read(self, pool: FramePool) -> tuple[BgrImage, float | None]:
         if self._capture is None:
             raise PipelineEnd("the pipeline is not open")
         deadline = time.monotonic() + self._read_timeout
         while not self._interrupted:
             start = time.monotonic()
-            ok, image = self._capture.read()
+            ok = self._capture.grab()
             now = time.monotonic()
             if ok:
-                return image.astype(np.uint8, copy=False), self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                ok, image = self._capture.retrieve(pool.take(*self._size) if self._size else None)
+            if ok:
+                self._size = image.shape[0], image.shape[1]
+                return pool.place(image.astype(np.uint8, copy=False)), self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             # At the end of the stream a read fails at once; without a frame it fails after its timeout.
             if now - start < _POLL_SECONDS / 2:
                 raise PipelineEnd("the pipeline ended", end_of_stream=True)

@@ -57,13 +57,14 @@ class ImageSource(Source):
             if self._interrupted.is_set():
                 return
             try:
-                image = read_image(path, self.bit_depth)
+                image = self.pool.place(read_image(path, self.bit_depth))
             except SourceError as error:
                 if len(self.paths) == 1:
                     raise
                 self.errors.append(str(error))
             else:
                 yield Frame(image, index, index / self.fps if self.fps else None, str(path))
+                del image  # a reference here would keep the pool from using the memory again
         if self.fps:
             self.info = replace(self.info, duration=len(self.paths) / self.fps)
 

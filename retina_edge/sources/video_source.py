@@ -18,7 +18,6 @@ from engines.core.errors import SourceError
 from retina_edge.imaging.image_file import IMAGE_SUFFIXES
 from retina_edge.imaging.opencv_log import quiet_opencv
 from retina_edge.sources.file_clock import FileClock
-from retina_edge.sources.frame_pool import FramePool
 from retina_edge.sources.frames import DEFAULT_FPS, Frame, Source, SourceInfo, declared_fps
 from retina_edge.sources.rtsp_probe import wait_for_answer
 from retina_edge.system.redaction import login_ends_early, redact
@@ -183,18 +182,23 @@ class VideoSource(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         start = time.monotonic()
-        index, pool, clock = 0, FramePool(), FileClock(fps=self.info.fps or DEFAULT_FPS)
+        index, size, clock = 0, self.info.size, FileClock(fps=self.info.fps or DEFAULT_FPS)
         while not self._interrupted.is_set():
             began = time.monotonic()
             try:
                 with quiet_opencv() if self.live else nullcontext():
-                    ok, read = self._capture.read(pool.take())
+                    # Taken after ``grab``, so that a source that is silent holds no frame.
+                    ok, read = (
+                        self._capture.retrieve(self.pool.take(*size) if size else None)
+                        if self._capture.grab()
+                        else (False, None)
+                    )
             except cv2.error as error:
                 raise SourceError(f"{self.name}: frame {index} cannot be decoded ({error.err})") from error
             now = time.monotonic()
             # After a timeout OpenCV still returns the frames that its decoder held back, one per further timeout.
             late = self.live and isinstance(self._address, str) and now - began >= self._read_timeout
-            if not ok or late:
+            if not ok or read is None or late:
                 reason = (
                     f"nothing arrived for {now - began:.1f} s"
                     if late
@@ -203,10 +207,11 @@ class VideoSource(Source):
                 self._end(index, reason, clock)
                 return
             seconds = now - start if self.live else self._file_time(index, clock)
-            image = read.astype(np.uint8, copy=False)
-            pool.add(image)
+            image = self.pool.place(read.astype(np.uint8, copy=False))  # OpenCV may have made an image of its own
+            size = image.shape[0], image.shape[1]
+            del read
             yield Frame(image, index, seconds, self.name)
-            del read, image  # a reference here would keep the pool from reusing the memory
+            del image  # a reference here would keep the pool from using the memory again
             index += 1
 
     def _file_time(self, index: int, clock: FileClock) -> float:

@@ -38,6 +38,7 @@ class Driver(types.ModuleType):
         pinned: size of the pinned host memory that is allocated now, by its address.
         calls: launches with their grids, blocks and integers.
         log: names of the operations in the order in which they ran.
+        uploaded: address in host memory that each upload read from.
         fails_in_capture: name of the operation whose capture fails, as if another thread had invalidated the capture.
         fail_at: index of the allocation, device or pinned, that fails for lack of memory; None for no failure.
         integrated: True if the GPU shares the memory of the host.
@@ -50,6 +51,7 @@ class Driver(types.ModuleType):
         self.pinned: dict[int, int] = {}
         self.calls: list[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = []
         self.log: list[str] = []
+        self.uploaded: list[int] = []
         self.fail_at: int | None = None
         self.integrated = integrated
         self.retained = 0
@@ -115,6 +117,8 @@ class Driver(types.ModuleType):
         assert size <= len(self.memory[target])
 
     def memcpy_htod_async(self, target: SupportsInt, source: npt.NDArray[Any], stream: AnyStream) -> None:
+        assert source.flags.c_contiguous
+        self.uploaded.append(source.ctypes.data)
         self._copy("to device", int(target), source.ctypes.data, source, stream)
 
     def memcpy_dtoh_async(self, target: npt.NDArray[Any], source: int, stream: AnyStream) -> None:

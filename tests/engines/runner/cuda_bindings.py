@@ -1,10 +1,13 @@
-"""A stand-in for ``cuda.bindings.driver``: events, and graphs of the operations of pycuda's stand-in."""
+"""A stand-in for ``cuda.bindings.driver``: events, registered memory, and graphs of pycuda's stand-in."""
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import types
 from typing import Any
+
+import numpy as np
 
 from tests.engines.plugins.pycuda_stand_in import Driver, Event, Operation
 
@@ -13,6 +16,7 @@ class Result(enum.Enum):
     CUDA_SUCCESS = 0
     CUDA_ERROR_INVALID_VALUE = 1
     CUDA_ERROR_INVALID_HANDLE = 400
+    CUDA_ERROR_NOT_SUPPORTED = 801
     CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900
     CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901
 
@@ -126,6 +130,30 @@ class Bindings(types.ModuleType):
 
     def cuEventDestroy(self, _event: Event) -> tuple[Result]:
         assert self.driver.contexts
+        return (Result.CUDA_SUCCESS,)
+
+    def cuMemHostRegister(self, address: int, size: int, flags: int) -> tuple[Result]:
+        assert self.driver.contexts
+        assert address % 4096 == size % 4096 == 0
+        assert address not in self.driver.pinned
+        if self.fails == "cuMemHostRegister":
+            return (Result.CUDA_ERROR_NOT_SUPPORTED,)
+        self.driver.pinned[address] = size
+        if flags == 2:
+            self.driver.memory[address] = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+        return (Result.CUDA_SUCCESS,)
+
+    def cuMemHostGetDevicePointer(self, address: int, flags: int) -> tuple[Result, int | None]:
+        assert self.driver.contexts
+        assert (address in self.driver.memory, flags) == (True, 0)
+        if self.fails == "cuMemHostGetDevicePointer":
+            return Result.CUDA_ERROR_NOT_SUPPORTED, None
+        return Result.CUDA_SUCCESS, address
+
+    def cuMemHostUnregister(self, address: int) -> tuple[Result]:
+        assert self.driver.contexts
+        del self.driver.pinned[address]
+        self.driver.memory.pop(address, None)
         return (Result.CUDA_SUCCESS,)
 
     def _destroy(self, graph: Any) -> tuple[Result]:

@@ -101,6 +101,22 @@ def test_repeated_runs_give_the_same_bits(executor: GpuExecutor, frames: Frames)
             assert identical(executor.result(ticket), detections)
 
 
+def test_pinned_frames_give_the_same_bits_while_their_memory_is_used_again(
+    executor: GpuExecutor, frames: Frames
+) -> None:
+    expected = [executor.result(executor.submit([frame])) for frame in frames]
+    for _ in range(50):
+        tickets = [executor.submit([executor.pool.place(frame)]) for frame in frames]
+        for ticket, detections in zip(tickets, expected, strict=True):
+            assert identical(executor.result(ticket), detections)
+    placed = executor.pool.place(frames[0])
+    block = executor.pool.block_of(placed)
+    assert block is not None
+    assert block.pin is not None
+    executor.close()
+    np.testing.assert_array_equal(placed, frames[0])
+
+
 def test_several_threads_and_torch_share_the_gpu(executor: GpuExecutor, frames: Frames) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():

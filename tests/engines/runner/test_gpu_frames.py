@@ -226,3 +226,27 @@ def test_frames_that_the_gpu_cannot_read_are_refused(
     assert executor.result(executor.submit([small_frames[0]])).num_detections[0] > 3
     executor.close()
     end(world, surface)
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_a_batch_mixes_frames_on_the_gpu_pinned_and_packed_ones(
+    monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path, small_frames: Frames, *, integrated: bool
+) -> None:
+    """Each frame in each of the three places, in the same slot, whose header is uploaded again for each submission."""
+    world = World(monkeypatch, Driver(seed=4, integrated=integrated), engine, tmp_path, backend=TENSORRT)
+    executor = EngineExecutor(world.engine, in_flight=1)
+    expected = executor.result(executor.submit(small_frames[:3]))
+    for shift in range(3):
+        on_gpu, in_pool = shift, (shift + 1) % 3
+        frames: list[Any] = list(small_frames[:3])
+        surface = Surface(world.driver, frames[on_gpu].shape)
+        surface.array[:] = frames[on_gpu]
+        pinned = executor.pool.take(*frames[in_pool].shape[:2])
+        pinned[:] = frames[in_pool]
+        frames[on_gpu], frames[in_pool] = GpuFrame(surface, color="bgr"), pinned
+        equal(executor.result(executor.submit(frames)), expected)
+        equal(executor.result(executor.submit(small_frames[:3])), expected)
+        del frames, pinned
+        surface.free()
+    executor.close()
+    end(world)

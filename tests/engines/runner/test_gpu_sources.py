@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.core.frame_region import Frame, FrameRegion, frame_size
+from engines.core.frame_region import Frame, FrameRegion
 from engines.core.gpu_frame import GpuFrame
-from engines.core.letterbox import Letterbox, letterbox_batch
-from engines.runner.packed_frames import letterbox_launch, pack, packed_bytes
+from engines.core.letterbox import letterbox_batch
+from engines.runner.packed_frames import layout_of, letterbox_launch
 from tests.engines.core.gpu_arrays import Interface, surface
 from tests.engines.plugins.emulated import needs_compiler, run_kernel
 
@@ -37,11 +37,12 @@ GRAY_LEVELS_FFMPEG = 3
 def by_kernel(frames: list[Frame], *, batch: int | None = None, seed: int = 0) -> npt.NDArray[np.uint8]:
     """Letterbox frames with the kernel; those that are not on the GPU are packed."""
     batch = batch or len(frames)
-    letterboxes = [Letterbox.fit(frame_size(frame), INPUT) for frame in frames]
-    sizes = [frame_size(frame) for frame in frames if isinstance(frame, np.ndarray)]
-    packed = np.full(packed_bytes(sizes, batch), 0xA5, np.uint8)
-    ends = [end for _, end in pack(frames, letterboxes, batch, packed)]
-    assert ends[-1] <= len(packed)
+    layout = layout_of(frames, INPUT, batch)
+    packed = np.full(layout.nbytes, 0xA5, np.uint8)
+    packed[: len(layout.header)] = layout.header
+    for frame, position in zip(frames, layout.positions, strict=True):
+        if isinstance(frame, np.ndarray):
+            packed[position : position + frame.size] = frame.reshape(-1)
     images: npt.NDArray[np.uint8]
     [images] = run_kernel(letterbox_launch(INPUT, batch), [packed], seed=seed)
     return images

@@ -11,8 +11,9 @@ from engines.core.frame_region import FrameRegion
 from engines.core.gpu_frame import Pixels
 from engines.core.letterbox import Letterbox, letterbox_batch
 from engines.core.yuv import YuvToBgr
-from engines.runner.frame_header import HEADER, IN_FRAMES, NV12, write_row
-from engines.runner.packed_frames import PART_BYTES, UNIT, letterbox_launch, pack, packed_bytes
+from engines.runner.frame_header import HEADER, IN_FRAMES, NV12, header_offsets, write_row
+from engines.runner.packed_frames import UNIT, layout_of, letterbox_launch
+from engines.runner.packing import Packer
 from tests.engines.plugins.emulated import needs_compiler, run_kernel
 
 INPUT = (96, 160)
@@ -24,22 +25,21 @@ def noise(size: tuple[int, int], seed: int = 0) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
 
 
-def fill(
-    packed: npt.NDArray[np.uint8], frames: list[npt.NDArray[np.uint8]], letterboxes: list[Letterbox], batch: int
-) -> None:
-    """Pack frames, and check that the parts follow each other without a gap, from the header to the last frame."""
-    parts = list(pack(frames, letterboxes, batch, packed))
-    begins, ends = zip(*parts, strict=True)
-    assert begins == (0, *ends[:-1])
-    assert len(packed) - UNIT < ends[-1] <= len(packed)
+def packed(frames: list[npt.NDArray[np.uint8]], batch: int) -> npt.NDArray[np.uint8]:
+    """Return a header and frames, and check that the parts of each frame follow each other without a gap."""
+    layout = layout_of(frames, INPUT, batch)
+    memory = np.full(layout.nbytes, 0xA5, np.uint8)
+    memory[: len(layout.header)] = layout.header
+    for frame, position in zip(frames, layout.positions, strict=True):
+        begins, ends = zip(*Packer().pack(frame, memory[position:]), strict=True)
+        assert begins == (0, *ends[:-1])
+        assert ends[-1] == frame.size
+    return memory
 
 
 def by_kernel(frames: list[npt.NDArray[np.uint8]], batch: int, *, seed: int = 0) -> npt.NDArray[np.uint8]:
     """Letterbox frames with the kernel and return ``batch`` images."""
-    letterboxes = [Letterbox.fit((frame.shape[0], frame.shape[1]), INPUT) for frame in frames]
-    packed = np.full(packed_bytes([frame.shape[:2] for frame in frames], batch), 0xA5, np.uint8)
-    fill(packed, frames, letterboxes, batch)
-    [images] = run_kernel(letterbox_launch(INPUT, batch), [packed], seed=seed)
+    [images] = run_kernel(letterbox_launch(INPUT, batch), [packed(frames, batch)], seed=seed)
     return images
 
 
@@ -97,8 +97,7 @@ def test_frames_with_gaps_are_packed_without_gaps() -> None:
     wide = noise((40, 60))
     part = wide[3:30:2, 5:50]
     letterbox = Letterbox.fit((14, 45), INPUT)
-    out = np.zeros(packed_bytes([(14, 45)], 1), np.uint8)
-    fill(out, [part], [letterbox], 1)
+    out = packed([part], 1)
     [row] = out[: HEADER.itemsize].view(HEADER)
     assert (row["kind"], row["pixels"], row["pitch"]) == (IN_FRAMES, UNIT, 3 * 45)
     assert (row["height"], row["width"], row["resized_height"], row["resized_width"]) == (14, 45, *letterbox.resized)
@@ -120,18 +119,17 @@ def test_a_row_has_the_layout_of_the_header() -> None:
     )
 
 
-def test_a_part_is_packed_only_when_it_is_requested() -> None:
-    """The upload of the first part runs while the second part is packed."""
-    frame = noise((1080, 1920))
-    letterbox = Letterbox.fit((1080, 1920), INPUT)
-    out = np.zeros(packed_bytes([(1080, 1920)], 1), np.uint8)
-    parts = pack([frame], [letterbox], 1, out)
-    begin, end = next(parts)
-    assert begin == 0
-    assert 0.5 * PART_BYTES < end <= PART_BYTES + UNIT
-    np.testing.assert_array_equal(out[UNIT:end], frame.reshape(-1)[: end - UNIT])
-    assert not out[end:].any()
-    assert len(list(parts)) == 5
+@needs_compiler
+@pytest.mark.parametrize("distance", [-(1 << 20), 1 << 20])
+def test_a_frame_may_lie_before_or_behind_the_header(distance: int) -> None:
+    frame, memory = noise((50, 70)), np.zeros(4 << 20, np.uint8)
+    header, place = memory[2 << 20 :], (2 << 20) + distance
+    layout = layout_of([frame], INPUT, 1)
+    header[: len(layout.header)] = layout.header
+    header_offsets(header, 1)[0] = distance
+    memory[place : place + frame.size] = frame.reshape(-1)
+    [images] = run_kernel(letterbox_launch(INPUT, 1), [header])
+    np.testing.assert_array_equal(images, by_kernel([frame], 1))
 
 
 @needs_compiler

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from engines.core.errors import SourceError
+from engines.core.frame_pool import FramePool
 from retina_edge.environment import checks as diagnosis
 from retina_edge.environment.checks import BROKEN, MISSING, OK
 from retina_edge.sources import gstreamer_source as gstreamer
@@ -377,7 +378,7 @@ def test_data_outside_the_protocol_ends_the_read() -> None:
         run = GstLaunch(["videotestsrc"])
         os.write(run._write_end, text.encode())
         with pytest.raises(PipelineEnd, match="not the GStreamer Data Protocol"):
-            run.read(1)
+            run.read(1, FramePool())
         run.close()
         run.close()
         run.interrupt()
@@ -404,12 +405,15 @@ class FakeCapture:
     def get(self, item: int) -> float:
         return {cv2.CAP_PROP_FRAME_HEIGHT: 4.0, cv2.CAP_PROP_FRAME_WIDTH: 6.0, cv2.CAP_PROP_FPS: 25.0}.get(item, 0.0)
 
-    def read(self) -> tuple[bool, np.ndarray | None]:
+    def grab(self) -> bool:
         self.frames_left -= 1
-        if self.frames_left >= 0:
-            return True, np.zeros((4, 6, 3), np.uint8)
-        time.sleep(self.timeout if FakeCapture.times_out else 0)
-        return False, None
+        if self.frames_left < 0:
+            time.sleep(self.timeout if FakeCapture.times_out else 0)
+        return self.frames_left >= 0
+
+    def retrieve(self, image: np.ndarray) -> tuple[bool, np.ndarray]:
+        assert image.shape == (4, 6, 3)
+        return True, image
 
     def release(self) -> None:
         pass

@@ -206,9 +206,12 @@ class FakeCamera:
     def set(self, _item: int, _value: float) -> bool:
         return False
 
-    def read(self, _image: np.ndarray | None = None) -> tuple[bool, np.ndarray | None]:
+    def grab(self) -> bool:
         self.frames_left -= 1
-        return (True, np.zeros((4, 6, 3), np.uint8)) if self.frames_left >= 0 else (False, None)
+        return self.frames_left >= 0
+
+    def retrieve(self, image: np.ndarray | None) -> tuple[bool, np.ndarray]:
+        return True, np.zeros((4, 6, 3), np.uint8) if image is None else image
 
     def release(self) -> None:
         self.released = True

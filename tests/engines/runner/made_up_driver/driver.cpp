@@ -15,7 +15,7 @@ typedef unsigned long long Pointer;
 enum Kind { STREAM, EVENT, MODULE, GRAPH, LAUNCHABLE, KINDS };
 
 static std::mutex lock;
-static std::set<Pointer> memory, pinned;
+static std::set<Pointer> memory, pinned, registered;
 static int alive[KINDS], errors, launches, captures;
 static thread_local std::vector<void*> contexts;
 
@@ -97,6 +97,20 @@ CALL cuPointerGetAttribute(void* value, int attribute, Pointer pointer) {
 }
 CALL cuMemHostAlloc(void** out, size_t size, unsigned) { return allocate(pinned, (Pointer*)out, size); }
 CALL cuMemFreeHost(void* pointer) { return release(pinned, (Pointer)pointer); }
+CALL cuMemHostRegister_v2(void* pointer, size_t size, unsigned flags) {
+    if (int failed = checked()) return failed;
+    std::lock_guard<std::mutex> held(lock);
+    // Whole pages, and mapped only on an integrated GPU.
+    if ((uintptr_t)pointer % 4096 || size % 4096 || !registered.insert((Pointer)pointer).second) errors++;
+    if ((flags == 2) != !!getenv("INTEGRATED")) errors++;
+    return 0;
+}
+CALL cuMemHostUnregister(void* pointer) {
+    if (int failed = checked()) return failed;
+    std::lock_guard<std::mutex> held(lock);
+    if (!registered.erase((Pointer)pointer)) errors++;
+    return 0;
+}
 CALL cuMemHostGetDevicePointer_v2(Pointer* out, void* pointer, unsigned) { *out = (Pointer)pointer; return checked(); }
 CALL cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t size, void* stream) {
     return copy((void*)to, from, size, stream);
@@ -143,11 +157,12 @@ CALL cuGetProcAddress_v2(const char* name, void** out, int, unsigned long long, 
     return 0;
 }
 
-// Queries of the test: launches, captures, and the number of errors and of resources that are not freed.
+// Queries of the test: launches, captures, blocks of registered memory, and the number of errors and of resources that are not freed.
 CALL made_up_launches() { return launches; }
 CALL made_up_captures() { return captures; }
+CALL made_up_registered() { return (int)registered.size(); }
 CALL made_up_left() {
-    int left = errors + (int)memory.size() + (int)pinned.size();
+    int left = errors + (int)memory.size() + (int)pinned.size() + (int)registered.size();
     for (int count : alive) left += count;
     return left;
 }

@@ -51,7 +51,9 @@ class EmptyNetwork:
 def exercised_executor(**options: Any) -> GpuExecutor:
     """Return an executor after calls to all of its methods, with a submission in flight."""
     executor = GpuExecutor(lambda _driver: EmptyNetwork(), **options)
-    for frames in ([FRAME], [FRAME], [FRAME] * 3, [FRAME[:40, :30]], [FRAME]):
+    pinned = executor.pool.take(1080, 1920)
+    assert DRIVER.made_up_registered() == 1
+    for frames in ([FRAME], [FRAME], [FRAME] * 3, [FRAME[:40, :30]], [FRAME], [pinned], [FRAME, pinned, pinned[8:]]):
         detections = executor.result(executor.submit(frames))
         assert not detections.num_detections.any()
     assert min(executor.measure([FRAME]).values()) > 0
@@ -94,8 +96,11 @@ def check_nothing_is_left() -> None:
 
 
 def main() -> None:
-    exercised_executor().close()
+    executor = exercised_executor()
+    kept = executor.pool.take(1080, 1920)
+    executor.close()
     check_nothing_is_left()
+    kept[:] = 0  # still valid
     assert DRIVER.made_up_captures() > 0
     captures = DRIVER.made_up_captures()
     executor = exercised_executor(in_flight=3, cuda_graph=False)
