@@ -26,6 +26,7 @@ PLACES: dict[str, tuple[str, ...]] = {
         for name in (
             "detect_loop",
             "load",
+            "host_time",
             "endurance",
             "accuracy",
             "precisions",
