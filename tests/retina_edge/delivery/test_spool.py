@@ -226,7 +226,8 @@ def test_any_damage_leaves_a_spool_that_works(tmp_path: Path, kind: str, seed: i
     path.write_bytes(content)
     with Spool(path) as spool:
         spool.put({"i": 1000})
-        assert numbers(spool.peek(100))[-1] == 1000
+        # The damage may lie inside a message, which SQLite does not notice.
+        assert numbers(spool.peek(100)[-1:]) == [1000]
         assert spool.error is None
 
 
