@@ -22,7 +22,7 @@ from retina_edge.data.anchor_fit import DEFAULT_SIZES
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.system.console import Console
 from retina_edge.training.model_options import ModelOptions
-from retina_edge.training.run_files import run_files
+from retina_edge.training.run_files import last_path, run_files
 from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
 from retina_edge.training.training_progress import TrainingProgress
 
@@ -106,7 +106,7 @@ def _train(
     # Under torchrun only the first process prints.
     console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
     say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
-    last, started = args.output.with_suffix(".last.pt"), time.time() - 1
+    last, started = last_path(args.output), time.time() - 1
     try:
         train(
             TrainingData(args.train, args.images, args.val, args.val_images, args.skip_invalid, args.bit_depth),

@@ -16,7 +16,7 @@ from engines.core.executor import RawDetections
 from engines.core.letterbox import letterbox_batch
 from engines.plugins.specification import detections_of
 from engines.runner.gpu_executor import GpuExecutor
-from retina_edge.evaluation.partners import Partners, agreement, find_partners
+from retina_edge.evaluation.partners import Partners, agreement, sure_partners
 
 # Raw heads in FP16 or TF32, whose letterbox may differ by one gray level in a tenth of the pixels, have 42 dB and more
 # (the worst head of any picture). A letterbox that is off by one pixel has 15 dB, exchanged colors or pictures below 0.
@@ -50,11 +50,9 @@ def least_decibels(heads: Heads, expected: Heads) -> float:
 
 def partners_of(found: RawDetections, expected: RawDetections, image: int) -> Partners:
     """Pair the sure expected detections of one image with boxes of the same class that were found."""
-    count, wanted = int(found.num_detections[image]), int(expected.num_detections[image])
-    sure = expected.scores[image, :wanted] >= SURE
-    boxes, labels = expected.boxes[image, :wanted][sure], expected.labels[image, :wanted][sure]
-    assert len(boxes) > 0
-    return find_partners(boxes, labels, found.boxes[image, :count], found.labels[image, :count])
+    pairs = sure_partners(found, expected, image, sure=SURE)
+    assert pairs.sure > 0
+    return pairs
 
 
 def partners(found: RawDetections, expected: RawDetections, image: int) -> tuple[float, float]:

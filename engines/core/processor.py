@@ -1,4 +1,4 @@
-"""The model, the vector extensions and the usable cores of this machine's processor."""
+"""The processor of this machine, its usable cores, and its memory."""
 
 from __future__ import annotations
 
@@ -39,6 +39,19 @@ def usable_cores() -> int:
         return min(cores, max(1, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # no control groups of version 2, or the quota "max"
         return cores
+
+
+def machine_memory() -> int:
+    """Return the memory of this machine, bytes; 0 if the system does not tell.
+
+    Examples:
+        >>> machine_memory() >= 0
+        True
+    """
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return 0
 
 
 def _cpu_info(field: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import onnxruntime
 
 from engines.core.errors import ModelFileError, reason_of
 from engines.core.json_form import short
+from engines.core.processor import machine_memory
 
 # Share of the memory of this machine or container that all sessions may take together.
 MEMORY_SHARE = 0.5
@@ -100,10 +100,7 @@ def memory_limit() -> int:
         >>> memory_limit() >= 0
         True
     """
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # Windows
-        return 0
+    total = machine_memory()
     with contextlib.suppress(OSError, ValueError):  # no control groups of version 2, or no limit
         total = min(total, int(_CONTAINER_MEMORY.read_text()))
     return int(MEMORY_SHARE * total)

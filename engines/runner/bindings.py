@@ -26,13 +26,14 @@ def load_bindings(purpose: str) -> Any:
     return driver
 
 
-def call(bindings: Any, name: str, *arguments: Any) -> Any:
+def call(bindings: Any, name: str, *arguments: Any, advice: str = "") -> Any:
     """Call a function of the driver and return its first value, or None if it has none.
 
     Args:
         bindings: the module, from ``load_bindings``. The primary context must be current.
         name: name of the function.
         arguments: its arguments.
+        advice: end of the message if the function fails.
 
     Raises:
         DeviceError: if the function fails, or the driver is too old for it.
@@ -42,5 +43,5 @@ def call(bindings: Any, name: str, *arguments: Any) -> Any:
     except RuntimeError as error:  # the driver is too old
         raise DeviceError(f"{name}: {error}") from error
     if status != bindings.CUresult.CUDA_SUCCESS:
-        raise DeviceError(f"{name}: {status.name}")
+        raise DeviceError(f"{name}: {status.name}{advice}")
     return values[0] if values else None

@@ -6,11 +6,12 @@ of them.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from engines.core.errors import DeviceError
 from engines.core.gpu_frame import GpuFrame
-from engines.runner.bindings import load_bindings
+from engines.runner.bindings import call, load_bindings
 
 
 def check_is_on(frame: GpuFrame, device: int) -> None:
@@ -69,16 +70,10 @@ def _wait_for(later: int, earlier: int) -> None:
     if later == earlier:
         return
     bindings = load_bindings("frames on the GPU")
-    event = _call(bindings, "cuEventCreate", bindings.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+    ask = partial(call, bindings, advice="; the stream of a GpuFrame must belong to the GPU of the engine")
+    event = ask("cuEventCreate", bindings.CUevent_flags.CU_EVENT_DISABLE_TIMING)
     try:
-        _call(bindings, "cuEventRecord", event, bindings.CUstream(earlier))
-        _call(bindings, "cuStreamWaitEvent", bindings.CUstream(later), event, 0)
+        ask("cuEventRecord", event, bindings.CUstream(earlier))
+        ask("cuStreamWaitEvent", bindings.CUstream(later), event, 0)
     finally:
-        _call(bindings, "cuEventDestroy", event)  # the driver keeps it until the streams have passed it
-
-
-def _call(bindings: Any, name: str, *arguments: Any) -> Any:
-    status, *values = getattr(bindings, name)(*arguments)
-    if status != bindings.CUresult.CUDA_SUCCESS:
-        raise DeviceError(f"{name}: {status.name}; the stream of a GpuFrame must belong to the GPU of the engine")
-    return values[0] if values else None
+        ask("cuEventDestroy", event)  # the driver keeps it until the streams have passed it

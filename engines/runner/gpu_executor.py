@@ -81,12 +81,12 @@ class GpuExecutor:
             smallest, self.max_batch = self._network.batches
             self.batch: int | None = self.max_batch if smallest == self.max_batch else None
             integrated = bool(driver.Device(device).get_attribute(driver.device_attribute.INTEGRATED))
-            self._stages = Stages(driver, self._network, integrated=integrated, cuda_graph=cuda_graph)
+            packer = Packer()
+            self._stages = Stages(driver, self._network, packer, integrated=integrated, cuda_graph=cuda_graph)
             stack.callback(self._stages.close)
             self.pool = FramePool(partial(pin_memory, gpu=device, integrated=integrated))
             stack.callback(self.pool.close)
             stack.callback(self._forget_slots)
-            packer = Packer()
             for _ in range(in_flight):
                 self._slots.append(Slot(driver, self._stages.outputs, self.pool, packer, integrated=integrated))
                 stack.callback(self._slots[-1].free)
@@ -116,7 +116,7 @@ class GpuExecutor:
         batch = self.batch or len(prepared)
         with self._lock, self._context as driver:
             self._check_open()
-            try:
+            try:  # as in ``_working``, which as a generator would cost each frame more time
                 slot = self._free_slot(layout, on_gpu)
                 self._stages.enqueue(slot, batch, slot.frames.fill(prepared, layout, batch), on_gpu)
             except BaseException:
@@ -305,13 +305,9 @@ class GpuExecutor:
 
 def _as_packable(frame: Frame) -> Frame:
     """Return a frame in host memory as BGR, uint8 [h, w, 3]; one on the GPU, or a region of it, as it is."""
-    if isinstance(frame, np.ndarray):  # the usual case
-        return as_bgr(frame)
-    if isinstance(frame, GpuFrame):
-        return frame
     if isinstance(frame, FrameRegion):
         return frame.crop() if isinstance(frame.frame, np.ndarray) else frame
-    return as_bgr(frame)
+    return frame if isinstance(frame, GpuFrame) else as_bgr(frame)
 
 
 def _wait(ticket: EngineTicket) -> None:

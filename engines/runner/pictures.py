@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.core.gpu_frame import Pixels
-from engines.runner.packing import PART_BYTES
+from engines.runner.packing import Packer
 from engines.runner.shared_memory import SharedMemory
 
 # Two blocks: one picture is uploaded while the tiles of the other one are read.
@@ -26,11 +26,12 @@ class Pictures:
     Args:
         driver: module ``pycuda.driver``, from ``engines.core.cuda_context.primary_context``. Its context must be
             current here and in every call.
+        packer: copies pictures to pinned memory.
         integrated: True if the GPU shares the memory of the host.
     """
 
-    def __init__(self, driver: Any, *, integrated: bool) -> None:
-        self._driver, self._integrated = driver, integrated
+    def __init__(self, driver: Any, packer: Packer, *, integrated: bool) -> None:
+        self._driver, self._packer, self._integrated = driver, packer, integrated
         self._blocks: list[_Block] = []
 
     def upload(self, picture: npt.NDArray[np.uint8], stream: Any, wait: Callable[[], bool]) -> Pixels:
@@ -47,12 +48,8 @@ class Pictures:
         """
         block = self._free_block(picture.nbytes, wait)
         height, width = picture.shape[:2]
-        target = block.memory.host[: picture.nbytes].reshape(picture.shape)
-        rows = max(1, PART_BYTES // (3 * width))
-        for first in range(0, height, rows):
-            last = min(first + rows, height)
-            target[first:last] = picture[first:last]
-            block.memory.to_device(stream, 3 * width * first, 3 * width * last)
+        for begin, end in self._packer.pack(picture, block.memory.host):
+            block.memory.to_device(stream, begin, end)
         block.uploaded.record(stream)
         pixels = Pixels((height, width), block.memory.device, 3 * width)
         block.pixels = weakref.ref(pixels)

@@ -34,6 +34,7 @@ from engines.runner.cuda_graph import CudaGraph, GraphUse
 from engines.runner.frame_memory import Upload
 from engines.runner.network import Context, Network
 from engines.runner.packed_frames import FRAMES, letterbox_launch
+from engines.runner.packing import Packer
 from engines.runner.pictures import Pictures
 from engines.runner.shared_memory import SharedMemory
 from engines.runner.slot import Slot, Steps
@@ -51,6 +52,7 @@ class Stages:
         driver: module ``pycuda.driver``, from ``engines.core.cuda_context.primary_context``. Its context must be
             current here and in every call.
         network: network to run between letterbox and post-processing.
+        packer: copies pictures to pinned memory.
         integrated: True if the GPU shares the memory of the host.
         cuda_graph: True to capture the work on the compute stream as CUDA graphs.
 
@@ -58,7 +60,7 @@ class Stages:
         outputs: output tensors of the post-processing, for the largest batch.
     """
 
-    def __init__(self, driver: Any, network: Network, *, integrated: bool, cuda_graph: bool) -> None:
+    def __init__(self, driver: Any, network: Network, packer: Packer, *, integrated: bool, cuda_graph: bool) -> None:
         self._driver, self._network = driver, network
         self._captures, self._failed_captures = cuda_graph and not network.captures_graphs, 0
         self._graphs_by_library = cuda_graph and network.captures_graphs
@@ -85,7 +87,7 @@ class Stages:
                 allocation = driver.mem_alloc(tensor.nbytes)
                 stack.callback(allocation.free)
                 self._addresses[tensor.name] = int(allocation)
-            self._pictures = Pictures(driver, integrated=integrated)
+            self._pictures = Pictures(driver, packer, integrated=integrated)
             stack.callback(self._pictures.free)
             stack.callback(self._close_contexts)
             self._stack = stack.pop_all()

@@ -25,7 +25,7 @@ from engines.tensorrt.build_options import CURRENT, runs_on_sm
 from engines.tensorrt.build_request import BuildRequest
 from engines.tensorrt.compatibility import check_gpu, check_runs_here
 from engines.tensorrt.passport import Passport, read_engine
-from retina_edge.evaluation.partners import agreement, find_partners
+from retina_edge.evaluation.partners import agreement, sure_partners
 
 # Least signal-to-noise ratio of the worst raw head, decibels. Torch in FP16 and TF32 has 42 dB and more on a GPU. INT8
 # rounds some activations to the neighboring step.
@@ -208,12 +208,11 @@ def _heads_record(
 
 
 def _boxes_record(found: Sequence[RawDetections], expected: Sequence[RawDetections]) -> dict[str, Any]:
-    pairs = []
-    for one, other in zip(found, expected, strict=True):
-        for image, (count, wanted) in enumerate(zip(one.num_detections, other.num_detections, strict=True)):
-            sure = other.scores[image, :wanted] >= SURE
-            boxes, labels = other.boxes[image, :wanted][sure], other.labels[image, :wanted][sure]
-            pairs.append(find_partners(boxes, labels, one.boxes[image, :count], one.labels[image, :count]))
+    pairs = [
+        sure_partners(one, other, image, sure=SURE)
+        for one, other in zip(found, expected, strict=True)
+        for image in range(len(other.num_detections))
+    ]
     share, displacement = agreement(pairs)
     return {
         "sure boxes": sum(each.sure for each in pairs),

@@ -23,7 +23,7 @@ from retina_edge.training.findings import findings
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.observer import TrainingObserver
 from retina_edge.training.plan import CPU, Speed
-from retina_edge.training.run_files import check_log, check_resumable, claim_run_files, kept_path
+from retina_edge.training.run_files import check_log, check_resumable, claim_run_files, kept_path, last_path
 from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _earlier_bit_depth(output: Path, init: Path | str | None, qat: Path | str | 
     """Return the bit depth of the checkpoint that a run starts from; None for a new run."""
     from retina_edge.model.checkpoint import load_checkpoint
 
-    start = qat or init or (output.with_suffix(".last.pt") if resume else None)
+    start = qat or init or (last_path(output) if resume else None)
     return load_checkpoint(start).contract.bit_depth if start else None
 
 
@@ -205,7 +205,7 @@ class _Run:
         from retina_edge.training.processes import describe
 
         source = load_checkpoint(init) if init else None
-        last = self.output.with_suffix(".last.pt")
+        last = last_path(self.output)
         previous = load_checkpoint(last) if resume else None
         if previous and previous.recipe is not None:
             given = given.or_else(previous.recipe, last)

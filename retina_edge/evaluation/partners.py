@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engines.core.executor import RawDetections
 from retina_edge.data.box_overlap import iou
 
 # Boxes of one class with at least this IoU are partners.
@@ -71,6 +72,20 @@ def find_partners(
             pairs.append((row, column))
     found = np.array(sorted(pairs), np.int64).reshape(-1, 2)
     return Partners(found, np.asarray(distance[found[:, 0], found[:, 1]], np.float32), len(sure))
+
+
+def sure_partners(found: RawDetections, expected: RawDetections, image: int, *, sure: float) -> Partners:
+    """Pair the sure expected detections of one image of a batch with detections that were found, whatever their score.
+
+    Args:
+        found, expected: detections of a batch.
+        image: index of the image.
+        sure: least score of an expected detection that counts.
+    """
+    count, wanted = int(found.num_detections[image]), int(expected.num_detections[image])
+    kept = expected.scores[image, :wanted] >= sure
+    boxes, labels = expected.boxes[image, :wanted][kept], expected.labels[image, :wanted][kept]
+    return find_partners(boxes, labels, found.boxes[image, :count], found.labels[image, :count])
 
 
 def agreement(partners: Sequence[Partners]) -> tuple[float | None, float | None]:

@@ -11,7 +11,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from engines.core.processor import usable_cores
+from engines.core.processor import machine_memory, usable_cores
 
 # Only rank 0 evaluates. On a large data set, the other processes wait for longer than torch's default of ten minutes.
 EVALUATION_TIMEOUT = timedelta(hours=6)
@@ -95,13 +95,6 @@ def describe(group: ProcessGroup) -> str:
     if group.device.type == "cuda":
         free, total = (value / 2**30 for value in torch.cuda.mem_get_info(group.device))
         return f"{processes}{torch.cuda.get_device_name(group.device)}, {free:.1f} of {total:.1f} GiB of memory free"
-    return f"{processes}a CPU with {usable_cores()} cores{_memory()}"
-
-
-def _memory() -> str:
-    """Return the memory of this machine as text for the user; empty where the system does not tell."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # Windows
-        return ""
-    return f" and {total / 2**30:.0f} GiB of memory"
+    total = machine_memory()
+    memory = f" and {total / 2**30:.0f} GiB of memory" if total else ""
+    return f"{processes}a CPU with {usable_cores()} cores{memory}"

@@ -27,6 +27,16 @@ def run_files(output: Path) -> list[Path]:
     return [output.with_suffix(suffix) for suffix in SUFFIXES]
 
 
+def last_path(output: Path) -> Path:
+    """Return the path of the latest state, which ``--resume`` reads.
+
+    Examples:
+        >>> last_path(Path("model.pt")).name
+        'model.last.pt'
+    """
+    return output.with_suffix(".last.pt")
+
+
 def kept_path(output: Path) -> Path:
     """Return the path that the best checkpoint of the run before is kept under.
 
@@ -46,7 +56,7 @@ def check_resumable(output: Path) -> None:
     Raises:
         TrainingError: if there is none.
     """
-    last = output.with_suffix(".last.pt")
+    last = last_path(output)
     if not last.is_file():
         raise TrainingError(f"{last}: expected a checkpoint to resume, found no file; start without resuming")
 
@@ -101,7 +111,7 @@ def claim_run_files(output: Path, *, resume: bool) -> Iterator[Path | None]:
 
 def _worth_keeping(output: Path) -> bool:
     """True for a run with a checkpoint, or with a state alone that replaces no kept checkpoint."""
-    return output.is_file() or (output.with_suffix(".last.pt").is_file() and not kept_path(output).is_file())
+    return output.is_file() or (last_path(output).is_file() and not kept_path(output).is_file())
 
 
 def _lock(stack: ExitStack, path: Path) -> None:

@@ -36,6 +36,7 @@ from retina_edge.training.observer import EpochReport, StepReport, TrainingObser
 from retina_edge.training.optimization import amp_dtype, learning_rate, make_optimizer, ramped_ema
 from retina_edge.training.processes import ProcessGroup
 from retina_edge.training.progress import TimeBudget
+from retina_edge.training.run_files import last_path
 from retina_edge.training.step_guard import StepAbandoned, StepGuard
 from retina_edge.training.train_options import TrainOptions
 from retina_edge.training.training_log import TrainingLog
@@ -82,7 +83,7 @@ class Trainer:
         # A resumed run may leave out images that were damaged since.
         self.given_images = len(train_data) + train_data.left_out
         self.observer = observer or TrainingObserver()
-        self.last_path = output.with_suffix(".last.pt")
+        self.last_path = last_path(output)
         self.parallel: nn.Module = self.model
         if group.world > 1:
             ids = [group.device.index] if group.device.type == "cuda" else None
