@@ -22,7 +22,7 @@ from retina_edge.data.anchor_fit import DEFAULT_SIZES
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.system.console import Console
 from retina_edge.training.model_options import ModelOptions
-from retina_edge.training.run_files import last_path, run_files
+from retina_edge.training.run_files import kept_path, last_path, run_files
 from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
 from retina_edge.training.training_progress import TrainingProgress
 
@@ -129,13 +129,22 @@ def _train(
             say("stopped before the first step: there is nothing to resume, start the run again")
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and last.is_file():
-            say(f"an earlier state is whole in {last}; free some space, then {_way_on(arguments, args)}")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            say(_way_on_from_a_full_disk(arguments, args))
         raise
     say(f"wrote {', '.join(str(path) for path in run_files(args.output) if path.exists())}")
     command = ["retina-edge", "export", str(args.output), "-o", str(args.output.with_suffix(".onnx"))]
     say(f"next: {shlex.join(command)}")
     return 0
+
+
+def _way_on_from_a_full_disk(arguments: Sequence[str], args: argparse.Namespace) -> str:
+    """Return what is whole on a full disk, and how to go on, as text for the user."""
+    last, kept = last_path(args.output), kept_path(args.output)
+    if last.is_file():
+        return f"an earlier state is whole in {last}; free some space, then {_way_on(arguments, args)}"
+    earlier = f"; the model of the run before is whole in {kept}" if kept.is_file() else ""
+    return f"the run has saved nothing yet{earlier}; free some space, then start the run again"
 
 
 def _way_on(arguments: Sequence[str], args: argparse.Namespace) -> str:

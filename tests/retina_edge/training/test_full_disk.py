@@ -8,6 +8,7 @@ import pytest
 
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.train import main
+from retina_edge.training.training_progress import TrainingProgress
 from tests.small_disk import small_disk
 
 TINY = "--backbone resnet18 --backbone-weights none --fpn-channels 32 --head-depth 1 --input 96x128 --crop 96x128"
@@ -28,9 +29,39 @@ def fill(disk: Path, left: int) -> None:
         file.truncate(max(0, size - left))
 
 
+def check_full(disk: Path, printed: str) -> None:
+    """Check that one line names the file and that nothing half written is left."""
+    assert "Traceback" not in printed
+    (error,) = [line for line in printed.splitlines() if line.startswith("error:")]
+    assert "No space left on device: '" in error
+    assert f"{disk}/m." in error
+    assert not [path for path in disk.iterdir() if path.name.startswith(".")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 2_000_000])
-def test_a_full_disk_ends_training_with_the_file_and_the_way_on(
+def test_a_disk_that_fills_up_ends_training_with_the_file_and_the_way_on(
+    left: int,
+    tiny_coco: Path,
+    treecrowns: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    command = [str(tiny_coco), "--images", str(treecrowns / "images"), "--val", str(tiny_coco), *TINY.split()]
+    with small_disk(tmp_path / "disk", 700 * 2**20) as disk:
+        monkeypatch.setattr(TrainingProgress, "on_epoch", lambda *_: fill(disk, left))
+        assert main([*command, "-o", str(disk / "m.pt"), *RUN.split()]) == 1
+        printed = capfd.readouterr().err
+        check_full(disk, printed)
+        assert f"an earlier state is whole in {disk / 'm.last.pt'}; free some space, then go on with" in printed
+        assert load_checkpoint(disk / "m.last.pt").training is not None
+        assert load_checkpoint(disk / "m.pt").training is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [0, 2_000_000])
+def test_a_run_on_a_full_disk_keeps_the_model_of_the_run_before(
     left: int, tiny_coco: Path, treecrowns: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command = [str(tiny_coco), "--images", str(treecrowns / "images"), "--val", str(tiny_coco), *TINY.split()]
@@ -40,13 +71,10 @@ def test_a_full_disk_ends_training_with_the_file_and_the_way_on(
         capfd.readouterr()
         before = load_checkpoint(disk / "m.pt")
         fill(disk, left)
-        assert main(run) == 1
-        printed = capfd.readouterr().err
-        assert "Traceback" not in printed
-        (error,) = [line for line in printed.splitlines() if line.startswith("error:")]
-        assert "No space left on device: '" in error
-        assert f"{disk}/m." in error
-        assert "an earlier state is whole in" in printed
-        assert load_checkpoint(disk / "m.pt").recipe == before.recipe
-        assert load_checkpoint(disk / "m.last.pt").training is not None
-        assert not [path for path in disk.iterdir() if path.name.startswith(".")]
+        for _ in range(2):  # a second try must not replace the kept files by nothing
+            assert main(run) == 1
+            printed = capfd.readouterr().err
+            check_full(disk, printed)
+            assert f"the model of the run before is whole in {disk / 'm.previous.pt'}; free some space" in printed
+            assert load_checkpoint(disk / "m.previous.pt").recipe == before.recipe
+            assert load_checkpoint(disk / "m.previous.last.pt").training is not None
