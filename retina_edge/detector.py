@@ -296,15 +296,20 @@ class Detector:
             raise ContractError(f"score: expected {expected}, got {score!r}; {advice}")
         return float(score)
 
-    def choose_batch(self, requested: int | None) -> int:
-        """Return the number of frames in a batch: the requested number, else the model's own, else 1.
+    def choose_batch(self, requested: int | None, *, frames: int = 1) -> int:
+        """Return the number of frames in a batch: the requested number, else the model's own, else those there are.
 
         A warning says if an engine is tuned for another number than the requested one.
+
+        Args:
+            requested: number of frames; None to choose it.
+            frames: number of frames that are there at once, such as the number of streams; the model's largest batch
+                limits it.
 
         Raises:
             RetinaEdgeError: if the model cannot take the requested number.
         """
-        return choose_batch(self.executor, requested)
+        return choose_batch(self.executor, requested, frames=frames)
 
     def close(self) -> None:
         """End all streams and release the executor. The detector cannot be used afterwards."""

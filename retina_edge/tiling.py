@@ -99,8 +99,12 @@ class TiledDetector(Detector):
             )
         self._tiles_per_batch = detector.choose_batch(batch)
 
-    def choose_batch(self, requested: int | None) -> int:
+    def choose_batch(self, requested: int | None, *, frames: int = 1) -> int:
         """Return 1: images are processed one at a time, because their tiles make up the batches.
+
+        Args:
+            requested: number of images; None or 1.
+            frames: not used, since images wait for each other anyway.
 
         Raises:
             RetinaEdgeError: if another number is requested.

@@ -81,6 +81,18 @@ class StandIn(HostExecutor):
         self.closed = True
 
 
+class OpenBatch(StandIn):
+    """A stand-in for an engine that takes 1 to ``largest`` images and is tuned for ``tuned`` of them."""
+
+    def __init__(self, *, largest: int, tuned: int) -> None:
+        super().__init__(contract())
+        self._largest, self.tuned_batch = largest, tuned
+
+    @property
+    def max_batch(self) -> int:
+        return self._largest
+
+
 def detector(**options: object) -> Detector:
     """Return a detector with a new stand-in and its default contract."""
     return Detector(StandIn(contract(), **options))  # type: ignore[arg-type]

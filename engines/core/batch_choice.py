@@ -10,14 +10,16 @@ from engines.core.executor import Executor
 log = logging.getLogger(__name__)
 
 
-def choose_batch(executor: Executor, requested: int | None) -> int:
-    """Return the number of frames in a batch: the requested number, else the executor's own, else 1.
+def choose_batch(executor: Executor, requested: int | None, *, frames: int = 1) -> int:
+    """Return the number of frames in a batch: the requested number, else the executor's own, else those there are.
 
     A warning says if an engine is tuned for another number than the requested one.
 
     Args:
         executor: executor that runs the batches.
-        requested: number of frames; None for the executor's own.
+        requested: number of frames; None to choose it.
+        frames: number of frames that are there at once, such as the number of streams. It is chosen if the executor
+            takes so many, else the largest number that the executor is known to take.
 
     Raises:
         RetinaEdgeError: if the executor cannot take the requested number.
@@ -44,4 +46,4 @@ def choose_batch(executor: Executor, requested: int | None) -> int:
             "engine with --batch %d",
             *(tuned, requested, tuned, requested),
         )
-    return requested or fixed or 1
+    return requested or fixed or min(frames, largest or 1)

@@ -127,7 +127,7 @@ class Pipeline:
         self.streams = tuple(
             Stream.of(name, source, self._changed, max_frames=max_frames) for name, source in sources.items()
         )
-        size = detector.choose_batch(batch if batch is not None else self._default_batch())
+        size = detector.choose_batch(batch, frames=len(self.streams))
         self._batcher = Batcher(self.streams, self._changed, size=size, deadline=deadline, max_age=max_age)
         self._failures: list[BaseException] = []
         self._analyzers = {name: analyze(name) for name in sources} if analyze else {}
@@ -149,10 +149,6 @@ class Pipeline:
         self._unfinished = list(self.streams)
         self._workers = Worker("feeder", self._feed, self._fail), Worker("detector", self._finish_all, self._fail)
         self.preprocess_seconds = self.infer_seconds = self.seconds = 0.0
-
-    def _default_batch(self) -> int | None:
-        largest = self._detector.executor.max_batch
-        return min(largest, len(self.streams)) if largest and self._detector.executor.batch is None else None
 
     def set_score(self, score: float) -> None:
         """Change the score threshold, from the next result on.

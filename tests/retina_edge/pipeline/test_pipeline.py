@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from engines.core.errors import RetinaEdgeError
+from retina_edge.detector import Detector
+from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.sources.frames import Frame
+from retina_edge.tiling import TiledDetector
 from retina_edge.tracking.analysis import StreamAnalyzer
 from retina_edge.tracking.zones import line, zone
 from tests.made_streams import Made
 from tests.retina_edge.pipeline.running import Run, Slow, until
-from tests.stand_in import StandIn, contract, patch_frame
+from tests.stand_in import OpenBatch, StandIn, contract, patch_frame
 
 
 @pytest.mark.parametrize("batch", [None, 1, 3, 8])
@@ -41,6 +44,19 @@ def test_a_fixed_batch_is_filled() -> None:
     run.end()
     assert {shape[0] for shape in stand_in.calls} == {4}
     assert len(stand_in.calls) <= 33  # 30 full batches, and some short ones when streams begin and end
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_several_streams_run_on_an_engine_with_an_open_batch(tiles: bool, caplog: pytest.LogCaptureFixture) -> None:
+    stand_in = OpenBatch(largest=2, tuned=1)
+    whole = Detector(stand_in)
+    sources = {name: partial(Made, name, count=5) for name in ("a", "b", "c")}
+    results: list[int] = []
+    detector = TiledDetector(whole, overlap=20) if tiles else whole
+    Pipeline(detector, sources, on_result=lambda _, result: results.append(result.frame.index)).run()
+    assert sorted(results) == sorted([*range(5)] * 3)
+    assert max(shape[0] for shape in stand_in.calls) == (1 if tiles else 2)
+    assert "tuned" not in caplog.text
 
 
 def test_the_newest_frame_of_a_live_stream_wins_and_drops_are_counted() -> None:
