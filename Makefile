@@ -16,13 +16,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist l
 # A failed python3 -m venv leaves a Python without pip.
 .DELETE_ON_ERROR:
 
-.PHONY: help demo setup test test-all check docs gpu gpu-prepare clean
+.PHONY: help demo setup test test-all test-timed check docs gpu gpu-prepare clean
 
 help:
 	@echo "make demo         detect tree crowns on a flight over a forest; writes out/"
 	@echo "make setup        install everything that needs no GPU into $(VENV)"
 	@echo "make test         run the tests, without the slow ones"
-	@echo "make test-all     run all tests"
+	@echo "make test-all     run the slow tests, too"
+	@echo "make test-timed   run the tests that need a quiet machine, in about 10 minutes"
 	@echo "make check        check formatting, lint and types"
 	@echo "make docs         build the documentation into out/docs"
 	@echo "make gpu          run the tests and benchmarks that need an NVIDIA GPU, in 10 minutes"
@@ -35,10 +36,13 @@ demo: $(BASE)
 setup: $(ALL)
 
 test: setup
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not timed"
 
 test-all: test
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not timed"
+
+test-timed: setup
+	$(BIN)/python -m pytest -m timed
 
 check: setup
 	$(BIN)/ruff format --check .

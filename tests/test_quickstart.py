@@ -69,7 +69,7 @@ def test_the_commands_lead_from_pictures_to_a_video_and_the_last_line_names_the_
     assert "the best score was" in printed or "has not learn" in printed
 
 
-@pytest.mark.slow
+@pytest.mark.timed
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processors")
 def test_eight_minutes_of_training_find_most_shapes(tmp_path: Path) -> None:
     lines = commands()
