@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from engines.core.contract import DetectorContract
 from engines.core.tensor_names import INPUT, head_names
 from engines.onnx.deployable import name_convolutions
+from export.batch_norm import fold_batch_norms
 from export.color_order import fold_color_order
 from export.errors import ExportError
 from export.functions import OPSET
@@ -46,7 +47,8 @@ def export_network(network: Network, contract: DetectorContract, *, batch: int |
 
     Returns:
         ONNX model that returns raw heads. Each convolution is named after its weights. The exchange of blue and red of
-        a model trained on RGB is folded into the first convolution.
+        a model trained on RGB is folded into the first convolution, and batch normalizations are folded into the
+        convolutions before them.
 
     Raises:
         ExportError: if the raw heads have other shapes than the contract requires.
@@ -68,6 +70,7 @@ def export_network(network: Network, contract: DetectorContract, *, batch: int |
     model = fold_color_order(program.model_proto)
     _forget_source(model)
     name_convolutions(model)
+    model = fold_batch_norms(model)
     _check_heads(model, contract)
     return model
 

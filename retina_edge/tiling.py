@@ -99,7 +99,7 @@ class TiledDetector(Detector):
             )
         self._tiles_per_batch = detector.choose_batch(batch)
 
-    def choose_batch(self, requested: int | None, *, frames: int = 1) -> int:
+    def choose_batch(self, requested: int | None, *, frames: int = 1) -> int:  # noqa: ARG002
         """Return 1: images are processed one at a time, because their tiles make up the batches.
 
         Args:

@@ -7,6 +7,7 @@ from torch import nn
 
 from engines.core.contract import DetectorContract
 from retina_edge.model.config import ModelConfig, octave_sizes
+from retina_edge.model.level_norm import LevelBatchNorm
 from retina_edge.model.retinanet import RetinaNet
 
 TINY = ModelConfig(
@@ -24,7 +25,7 @@ def lively(model: RetinaNet, seed: int = 0) -> RetinaNet:
     """Randomize biases and statistics so that scores spread over 0 to 1, instead of staying at the prior's 0.01."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d | LevelBatchNorm):
             module.running_mean.normal_(0, 0.1, generator=generator)  # type: ignore[union-attr]
             module.running_var.uniform_(0.8, 1.2, generator=generator)  # type: ignore[union-attr]
     with torch.no_grad():

@@ -9,7 +9,7 @@ from pathlib import Path
 from retina_edge.api.training_plan import IMAGENET
 from retina_edge.cli import argument_types
 from retina_edge.data.augment_options import ORIENTATIONS
-from retina_edge.model.config import BACKBONES
+from retina_edge.model.config import BACKBONES, HEAD_NORMS
 from retina_edge.training.train_options import AMP_MODES, OPTIMIZERS, SCHEDULES
 
 AUTO, PAPER, NONE = "auto", "paper", "none"
@@ -138,7 +138,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="3x3 convolutions in each head, 1 to 4 (default: 2 on a CPU, 4 on a GPU)",
     )
-    add("--head-norm", choices=("none", "group"), help="normalization in the heads (default: group)")
+    add(
+        "--head-norm",
+        choices=HEAD_NORMS,
+        help="normalization in the heads: group costs time on the device; batch costs none, and needs batches of 8 or "
+        "more; frozen is batch with the statistics of --init (default: group)",
+    )
     add("--box-loss", choices=("l1", "smooth_l1", "giou", "diou", "ciou"), help="loss of the boxes (default: giou)")
     add(
         "--anchors",

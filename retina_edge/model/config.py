@@ -13,6 +13,7 @@ from engines.core.errors import ModelFileError
 from engines.core.json_form import INTEGER, NUMBER, TEXT, Form, read_json, short
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "mobilenet_v3_large")
+HEAD_NORMS = ("none", "group", "batch", "frozen")
 # torchvision's GroupNorm heads have 32 groups.
 GROUPS = 32
 # Far above every pyramid, so that a damaged or hostile file cannot ask for more memory than there is.
@@ -41,7 +42,9 @@ class ModelConfig:
         extra_levels: origin of the two coarser levels: the last pyramid level (``p``) or the last stage (``c``).
         fpn_channels: number of channels of pyramid and heads, a multiple of 32.
         head_depth: number of 3×3 convolutions in each head before its last one, 1 to 4.
-        head_norm: normalization in the heads: ``none`` or ``group``.
+        head_norm: normalization in the heads: ``group``, which costs time on the device; ``batch``, with statistics of
+            each level, which export folds into the convolutions; ``frozen``, which is ``batch`` with fixed statistics;
+            or ``none``.
         backbone_norm: normalization in the backbone: ``batch``, or ``frozen`` with fixed statistics and scale.
         norm_eps: epsilon of the backbone's normalization.
         box_loss: loss of the boxes: ``l1``, ``smooth_l1``, ``giou``, ``diou`` or ``ciou``.
@@ -77,7 +80,7 @@ class ModelConfig:
         _one_of("backbone_levels", self.backbone_levels, ((3,), (3, 4), (3, 4, 5)))
         _one_of("extra_levels", self.extra_levels, ("p", "c"))
         _one_of("head_depth", self.head_depth, (1, 2, 3, 4))
-        _one_of("head_norm", self.head_norm, ("none", "group"))
+        _one_of("head_norm", self.head_norm, HEAD_NORMS)
         _one_of("backbone_norm", self.backbone_norm, ("batch", "frozen"))
         _one_of("box_loss", self.box_loss, ("l1", "smooth_l1", "giou", "diou", "ciou"))
         if not 1 <= self.num_classes <= MAX_CLASSES:

@@ -5,7 +5,7 @@ Modules have the same names as in torchvision, so that the weights of torchvisio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -21,6 +21,7 @@ from engines.core.contract import DetectorContract, PyramidLevel
 from engines.core.errors import ModelFileError
 from engines.core.json_form import short
 from retina_edge.model.config import GROUPS, ModelConfig, pyramid_levels
+from retina_edge.model.level_norm import LevelBatchNorm
 
 # For each stage: name of the module that ends it, and its output channels (in a ResNet, a multiple of layer1's).
 _RESNET_STAGES = {3: ("layer2", 2), 4: ("layer3", 4), 5: ("layer4", 8)}
@@ -48,9 +49,8 @@ class RetinaNet(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = _backbone_with_fpn(config, backbone_weights)
-        norm = partial(nn.GroupNorm, GROUPS) if config.head_norm == "group" else None
         num_anchors = len(config.anchor_sizes[0]) * len(config.aspect_ratios)
-        self.head = RetinaNetHead(config.fpn_channels, num_anchors, config.num_classes, norm_layer=norm)
+        self.head = RetinaNetHead(config.fpn_channels, num_anchors, config.num_classes, norm_layer=_head_norm(config))
         self.head.regression_head._loss_type = config.box_loss
         for branch in (self.head.classification_head, self.head.regression_head):
             branch.conv = branch.conv[: config.head_depth]
@@ -68,8 +68,8 @@ class RetinaNet(nn.Module):
         features = list(self.backbone(images).values())
         classes, boxes = self.head.classification_head, self.head.regression_head
         return (
-            [classes.cls_logits(classes.conv(level)) for level in features],
-            [boxes.bbox_reg(boxes.conv(level)) for level in features],
+            [classes.cls_logits(_tower(classes.conv, x, level)) for level, x in enumerate(features)],
+            [boxes.bbox_reg(_tower(boxes.conv, x, level)) for level, x in enumerate(features)],
         )
 
     def pyramid(self, input_size: tuple[int, int]) -> tuple[PyramidLevel, ...]:
@@ -103,6 +103,23 @@ def check_contract(config: ModelConfig, contract: DetectorContract) -> None:
             f"model and contract differ in classes, anchors or pyramid: expected {config.num_classes} classes and "
             f"{short(levels)}, got {contract.num_classes} classes and {short(contract.levels)}"
         )
+
+
+def _head_norm(config: ModelConfig) -> Callable[[int], nn.Module] | None:
+    """Return what makes a normalization of the heads for a number of channels; None for heads without."""
+    if config.head_norm == "none":
+        return None
+    if config.head_norm == "group":
+        return partial(nn.GroupNorm, GROUPS)
+    return partial(LevelBatchNorm, levels=config.num_levels, fixed=config.head_norm == "frozen")
+
+
+def _tower(blocks: nn.Sequential, x: Tensor, level: int) -> Tensor:
+    """Run the convolutions of a head on the features of one pyramid level."""
+    for block in blocks.children():
+        for module in block.children():
+            x = module(x, level) if isinstance(module, LevelBatchNorm) else module(x)
+    return x
 
 
 def _backbone_with_fpn(config: ModelConfig, weights: Mapping[str, Tensor] | None) -> BackboneWithFPN:

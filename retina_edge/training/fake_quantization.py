@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from retina_edge.model.level_norm import LevelBatchNorm
 from retina_edge.model.retinanet import RetinaNet
 
 # Largest int8 value; a range is divided into this many steps on each side of 0.
@@ -150,6 +151,8 @@ def add_fake_quantization(model: RetinaNet, batches: Iterable[Tensor]) -> None:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d):
                 setattr(parent, name, FixedBatchNorm2d(child))
+            elif isinstance(child, LevelBatchNorm):
+                child.fixed = True
             elif isinstance(child, nn.Conv2d) and child not in kept:
                 setattr(parent, name, QuantizedConv2d(child, levels if child in in_heads else 1))
     for block in model.modules():

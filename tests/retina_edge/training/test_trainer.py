@@ -22,6 +22,7 @@ from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.load import load_dataset
 from retina_edge.evaluation.coco_metrics import METRICS, Evaluation
 from retina_edge.model.checkpoint import load_checkpoint
+from retina_edge.model.config import ModelConfig
 from retina_edge.training.criterion import RetinaNetCriterion
 from retina_edge.training.initialize import initialize_from, new_model
 from retina_edge.training.observer import EpochReport, StepReport, TrainingObserver
@@ -56,9 +57,9 @@ class StepObserver(TrainingObserver):
         self._on_step(report)
 
 
-def make_trainer(data: DetectionDataset, output: Path, **changes: Any) -> Trainer:
+def make_trainer(data: DetectionDataset, output: Path, *, config: ModelConfig = TINY, **changes: Any) -> Trainer:
     observer = StepObserver(changes.pop("on_step", lambda _report: None))
-    model, contract = new_model(TINY, data, SIZE, seed=1)
+    model, contract = new_model(config, data, SIZE, seed=1)
     options = dataclasses.replace(OPTIONS, **changes)
     augment = AugmentOptions(SIZE, SIZE)
     return Trainer(
@@ -81,15 +82,20 @@ def assert_equal(one: Any, other: Any) -> None:
         assert one == other
 
 
-@pytest.mark.parametrize("stop_after", [4, 6])  # at the end of an epoch, and inside one
-def test_a_resumed_run_equals_an_uninterrupted_one(data: DetectionDataset, tmp_path: Path, stop_after: int) -> None:
-    whole = make_trainer(data, tmp_path / "whole.pt")
+@pytest.mark.parametrize(
+    ("stop_after", "head_norm"), [(4, "group"), (6, "group"), (6, "batch"), (6, "frozen")]
+)  # at the end of an epoch, and inside one
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    data: DetectionDataset, tmp_path: Path, stop_after: int, head_norm: str
+) -> None:
+    config = dataclasses.replace(TINY, head_norm=head_norm)
+    whole = make_trainer(data, tmp_path / "whole.pt", config=config)
     whole.run()
-    broken = make_trainer(data, tmp_path / "broken.pt", on_step=interrupt_at(stop_after))
+    broken = make_trainer(data, tmp_path / "broken.pt", config=config, on_step=interrupt_at(stop_after))
     with pytest.raises(KeyboardInterrupt):
         broken.run()
     assert load_checkpoint(broken.last_path).training["step"] == stop_after  # type: ignore[index]
-    resumed = make_trainer(data, tmp_path / "broken.pt", workers=1)
+    resumed = make_trainer(data, tmp_path / "broken.pt", config=config, workers=1)
     resumed.resume()
     resumed.run()
     actual, expected = load_checkpoint(resumed.last_path), load_checkpoint(whole.last_path)
