@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import errno
 import os
 import shlex
@@ -13,17 +12,19 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from retina_edge.api.training import Fields, train
+from retina_edge.api.training import train
 from retina_edge.api.training_data import TrainingData
+from retina_edge.api.training_plan import Fields, GivenOptions
 from retina_edge.cli import argument_types, running, training_options
-from retina_edge.cli.training_options import AUGMENT_FIELDS, AUTO, MODEL_FIELDS, NONE, PAPER, RECIPES, RUN_FIELDS
+from retina_edge.cli.training_options import NONE
 from retina_edge.cli.verb_parser import VerbParser
-from retina_edge.data.anchor_fit import DEFAULT_SIZES
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.system.console import Console
 from retina_edge.training.model_options import ModelOptions
+from retina_edge.training.option_names import AUGMENT_FIELDS, MODEL_FIELDS, RUN_FIELDS
+from retina_edge.training.recipes import AUTO, RECIPES
 from retina_edge.training.run_files import kept_path, last_path, run_files
-from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
+from retina_edge.training.train_options import TrainOptions
 from retina_edge.training.training_progress import TrainingProgress
 
 
@@ -60,10 +61,10 @@ def build_parser() -> VerbParser:
     )
     add(
         "--recipe",
-        choices=RECIPES,
+        choices=(AUTO, *RECIPES),
         default=AUTO,
-        help="options that are not given: auto to choose them, paper for those of the RetinaNet paper, an R50 of "
-        "800x800 pixels (default: auto)",
+        help="options that are not given: auto to choose them; paper or v2 for those of the RetinaNet paper or of "
+        "torchvision's second RetinaNet, an R50 of 800x800 pixels on a GPU (default: auto)",
     )
     add("--device", default="auto", help="auto, cpu or cuda (default: auto, a GPU if torch sees one)")
     training_options.add_data_options(parser)
@@ -89,12 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         if args.minutes and args.epochs:
             parser.error("--minutes: not allowed with --epochs, which decides the length of the run; leave one out")
-        # Checks the options before anything is read.
-        complete = _complete(QAT_OPTIONS if args.qat else TrainOptions(), options=options, model=model, augment=augment)
-        if args.recipe == PAPER:
-            options, model, augment = complete
-            if args.minutes:  # a run with a time has no number of epochs
-                options = {name: value for name, value in options.items() if name != "epochs"}
+        _check_options(args.recipe, GivenOptions(model, augment, options))  # before anything is read
     except ValueError as error:
         parser.error(str(error))
     return running.run(lambda: _train(args, arguments, options=options, model=model, augment=augment))
@@ -116,6 +112,7 @@ def _train(
             augment=augment,
             init=args.init,
             qat=args.qat,
+            recipe=args.recipe,
             resume=args.resume,
             half_weights=args.half_weights,
             device=args.device,
@@ -168,17 +165,16 @@ def _given(args: argparse.Namespace, fields: Mapping[str, str]) -> Fields:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def _complete(run: TrainOptions, *, options: Fields, model: Fields, augment: Fields) -> tuple[Fields, Fields, Fields]:
-    """Return all options, with the defaults of the RetinaNet paper for those that were not given.
+def _check_options(recipe: str, given: GivenOptions) -> None:
+    """Check the given options, with those of a recipe for the others.
 
     Raises:
         ValueError: if an option is out of range.
     """
-    levels = model.get("backbone_levels") or len(model.get("anchor_sizes") or DEFAULT_SIZES)
-    model = {"anchor_sizes": DEFAULT_SIZES[:levels], "backbone_levels": levels, **model}
-    complete = (dataclasses.replace(run, **options), ModelOptions(**model), AugmentOptions(**augment))
-    all_options, all_model, all_augment = (vars(part) for part in complete)
-    return all_options, all_model, all_augment
+    complete, _ = given.with_recipe("paper" if recipe == AUTO else recipe)
+    for kind, values in ((TrainOptions, complete.options), (ModelOptions, complete.model)):
+        kind(**values)
+    AugmentOptions(**complete.augment)
 
 
 def _anchor_sizes(values: Sequence[float | str]) -> tuple[float, ...] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from engines.core.contract import BIT_DEPTH, DetectorContract
 from engines.core.errors import ContractError, TrainingError
 from retina_edge.api.training_data import TrainingData
-from retina_edge.api.training_plan import IMAGENET, GivenOptions, TrainingPlan
+from retina_edge.api.training_plan import IMAGENET, Fields, GivenOptions, TrainingPlan
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.summary import DataSummary
@@ -22,7 +22,8 @@ from retina_edge.system.output_file import Input, check_output
 from retina_edge.training.findings import findings
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.observer import TrainingObserver
-from retina_edge.training.plan import CPU, Speed
+from retina_edge.training.plan import CPU, Choice, Speed
+from retina_edge.training.recipes import AUTO
 from retina_edge.training.run_files import check_log, check_resumable, claim_run_files, kept_path, last_path
 from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
 
@@ -38,8 +39,6 @@ MEASURED_STEPS = 1000
 NOTHING_LEARNED = 0.01
 # Takes one line of text for the user.
 OnMessage = Callable[[str], None]
-# Options as a whole, or some of their fields by name.
-Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ def train(
     augment: AugmentOptions | Fields | None = None,
     init: Path | str | None = None,
     qat: Path | str | None = None,
+    recipe: str = AUTO,
     resume: bool = False,
     half_weights: bool = False,
     device: str = "auto",
@@ -86,6 +86,7 @@ def train(
         augment: augmentation of the training images, or some of its options by name.
         init: path of a checkpoint to fine-tune. Its architecture is kept if no other one is given. Not with ``qat``.
         qat: path of a trained checkpoint to fine-tune with the rounding of INT8 (quantization-aware training).
+        recipe: options that are not given: ``auto`` to choose them, or one of ``RECIPES``. Not used with ``qat``.
         resume: continue from ``NAME.last.pt``, with its options.
         half_weights: store the best weights in float16.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -102,7 +103,7 @@ def train(
     """
     started, output = time.monotonic(), Path(output)
     data = data if isinstance(data, TrainingData) else TrainingData(data)
-    given = GivenOptions(_fields(model, ModelOptions), _fields(augment, AugmentOptions), _fields(options, TrainOptions))
+    given = GivenOptions.of(model, augment, options)
     _check(given, qat, init, model)
     weights = given.model.get("backbone_weights")
     files = [] if weights in (None, IMAGENET) else [("backbone weights", weights)]
@@ -125,7 +126,7 @@ def train(
         if qat is not None:
             trainer = run.for_qat(given, qat)
         else:
-            trainer = run.planned(given, init, resume=resume, started=started)
+            trainer = run.planned(given, init, recipe=recipe, resume=resume, started=started)
         if resume:
             trainer.resume()
             if trainer.has_ended:
@@ -198,7 +199,9 @@ class _Run:
         augment = AugmentOptions(**given.augment).for_input(source.contract.input_size)
         return self._trainer(model, source.contract, augment, options, recipe=None)
 
-    def planned(self, given: GivenOptions, init: Path | str | None, *, resume: bool, started: float) -> Trainer:
+    def planned(
+        self, given: GivenOptions, init: Path | str | None, *, recipe: str, resume: bool, started: float
+    ) -> Trainer:
         """Return a trainer for a new model, with choices for all options that were not given."""
         from retina_edge.model.checkpoint import load_checkpoint
         from retina_edge.training.initialize import initialize_from
@@ -209,11 +212,21 @@ class _Run:
         previous = load_checkpoint(last) if resume else None
         if previous and previous.recipe is not None:
             given = given.or_else(previous.recipe, last)
+            choices = [Choice(**choice) for choice in previous.recipe["choices"]]
+        else:
+            given, choices = given.with_recipe(recipe)
         summary = DataSummary.of(self.train_data)
         for line in (*summary.lines(), f"training on {describe(self.group)}"):
             self.say(line)
         plan = TrainingPlan.of(
-            given, self.train_data, summary, self.group, source=source, resume=resume, on_message=self.say
+            given,
+            self.train_data,
+            summary,
+            self.group,
+            source=source,
+            resume=resume,
+            choices=choices,
+            on_message=self.say,
         )
         model, contract = self._new_model(plan, source or previous)
         if source and init:
@@ -230,9 +243,9 @@ class _Run:
         plan = plan.with_length(given, val_images=len(self.val_data), speed=speed, elapsed=spent)
         trainer = self._trainer(model, contract, plan.augment, plan.options, recipe=plan.recipe(), spent=spent)
         trainer.budget.last_evaluation = speed.image * len(self.val_data) if speed else 0.0
-        for line in plan.choice_lines():
-            self.say(line)
         if not resume:
+            for line in plan.choice_lines():
+                self.say(line)
             self.say(f"starting from {plan.start(init)}")
         about = "about " if plan.options.minutes else ""
         self.say(f"{about}{trainer.total_steps} steps, {trainer.sampler.batches} in an epoch")
@@ -297,25 +310,6 @@ class _Run:
             spent=spent,
             observer=self.observer,
         )
-
-
-def _fields(options: object, kind: type) -> Fields:
-    """Return the fields of options by name: of an object all of them, of a mapping those in it.
-
-    A run with a time has no number of epochs, so those of an object with both are left out.
-    """
-    if options is None:
-        return {}
-    names = [field.name for field in dataclasses.fields(kind)]
-    if isinstance(options, kind):
-        values = {name: getattr(options, name) for name in names}
-        return {name: value for name, value in values.items() if name != "epochs" or not values.get("minutes")}
-    if not isinstance(options, Mapping):
-        raise ContractError(f"options: expected {kind.__name__} or a mapping of its fields, got {options!r}")
-    for name in options:
-        if name not in names:
-            raise ContractError(f"options: expected fields of {kind.__name__}, {', '.join(names)}, got {name!r}")
-    return dict(options)
 
 
 def _check(given: GivenOptions, qat: Path | str | None, init: Path | str | None, model: object) -> None:

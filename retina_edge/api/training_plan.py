@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.core.errors import ContractError, ModelFileError, reason_of
+from engines.core.option_checks import check_choice
 from engines.core.processor import usable_cores
 from retina_edge.data.anchor_fit import AnchorFit, fit_anchors, input_boxes
 from retina_edge.data.augment_options import AugmentOptions
@@ -20,6 +21,7 @@ from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.summary import DataSummary
 from retina_edge.system.printable import printable
 from retina_edge.training.model_options import ModelOptions
+from retina_edge.training.option_names import option_words
 from retina_edge.training.plan import (
     CPU,
     CUDA,
@@ -31,6 +33,7 @@ from retina_edge.training.plan import (
     plan_model,
     plan_steps,
 )
+from retina_edge.training.recipes import AUTO, RECIPES
 from retina_edge.training.train_options import TrainOptions
 
 if TYPE_CHECKING:
@@ -44,6 +47,10 @@ IMAGENET = "imagenet"
 IMPORTANT = ("--minutes", "--epochs", "--backbone-weights", "--input", "--backbone", "--anchors", "--crop", "--lr")
 
 
+# Options as a whole, or some of their fields by name.
+Fields = Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class GivenOptions:
     """The options that the user gave, by the names of the fields; all others are chosen.
@@ -55,6 +62,44 @@ class GivenOptions:
     model: Mapping[str, Any]
     augment: Mapping[str, Any]
     options: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelOptions | Fields | None,
+        augment: AugmentOptions | Fields | None,
+        options: TrainOptions | Fields | None,
+    ) -> GivenOptions:
+        """Return the fields of options: of an object all of them, of a mapping those in it.
+
+        Raises:
+            ContractError: if a mapping has another field.
+        """
+        return cls(_fields(model, ModelOptions), _fields(augment, AugmentOptions), _fields(options, TrainOptions))
+
+    def with_recipe(self, name: str) -> tuple[GivenOptions, list[Choice]]:
+        """Return the options with those of a named recipe for all that were not given, and the recipe's as choices.
+
+        Args:
+            name: ``auto``, which has no options, or one of ``RECIPES``.
+
+        Raises:
+            ContractError: if there is no such recipe.
+        """
+        if name == AUTO:
+            return self, []
+        check_choice("recipe", name, (AUTO, *RECIPES))
+        recipe, choices, found = RECIPES[name], [], {}
+        parts = {"model": recipe.model_for(self.model), "augment": recipe.augment, "options": recipe.options}
+        for part, values in parts.items():
+            given = getattr(self, part)
+            added = {field: value for field, value in values.items() if field not in given}
+            if given.get("minutes"):  # such a run has no number of epochs
+                added.pop("epochs", None)
+            found[part] = {**added, **given}
+            for option, *words in filter(None, map(option_words, added, added.values())):
+                choices.append(Choice(option, " ".join(words), f"recipe {name}"))
+        return GivenOptions(**found), choices
 
     def or_else(self, recipe: Mapping[str, Any], file: Path) -> GivenOptions:
         """Return the options with those of another run's recipe for all that were not given.
@@ -112,6 +157,7 @@ class TrainingPlan:
         *,
         source: Checkpoint | None,
         resume: bool,
+        choices: Sequence[Choice],
         on_message: Callable[[str], None],
     ) -> TrainingPlan:
         """Choose all options except the length of the run.
@@ -123,6 +169,7 @@ class TrainingPlan:
             group: this process and its device.
             source: checkpoint to fine-tune from, which decides the architecture where nothing was given.
             resume: True for a run whose weights are loaded later.
+            choices: choices that were made before.
             on_message: called with each line of text for the user.
 
         Raises:
@@ -134,20 +181,17 @@ class TrainingPlan:
         if source and "anchor_sizes" not in given.model and model["backbone_levels"] != len(model["anchor_sizes"]):
             del model["anchor_sizes"]  # another pyramid was given, which needs other anchors
         backbone = model.get("backbone", "resnet18" if device == CPU else "resnet50")
-        choices: list[Choice] = []
         weights: Mapping[str, Tensor] | None = None
         if source is None and not resume:
             weights, name, choice = _backbone_weights(model, backbone, group, on_message)
             model["backbone_weights"] = name
-            choices += [choice] if choice else []
+            choices = [*choices, *([choice] if choice else [])]
         cores, pretrained = usable_cores(), weights is not None or source is not None
         facts = Facts(summary, device, cores, pretrained, group.world)
         boxes = functools.cache(functools.partial(input_boxes, data))
         model_options, made = plan_model(model, facts, boxes)
-        choices += made
-        augment, made = plan_augmentation(given.augment, facts, model_options.input_size)
-        choices += made
-        options, made = plan_steps(given.options, facts)
+        augment, of_augmentation = plan_augmentation(given.augment, facts, model_options.input_size)
+        options, of_steps = plan_steps(given.options, facts)
         return cls(
             model_options,
             augment.for_input(model_options.input_size),
@@ -155,7 +199,7 @@ class TrainingPlan:
             facts,
             weights,
             boxes(model_options.input_size),
-            (*choices, *made),
+            (*choices, *made, *of_augmentation, *of_steps),
         )
 
     def with_length(self, given: GivenOptions, *, val_images: int, speed: Speed | None, elapsed: float) -> TrainingPlan:
@@ -177,7 +221,7 @@ class TrainingPlan:
         lines = []
         for title, group in (("matter most", important), ("seldom need a change", list(choices.values()))):
             if group:
-                lines.append(f"chosen, because they were not given; these {title}:")
+                lines.append(f"options that were not given; these {title}:")
                 lines += [f"  {choice}" for choice in group]
         return lines
 
@@ -207,6 +251,25 @@ class TrainingPlan:
         """Return the fit of the anchors to the objects."""
         sizes = [level[0] for level in self.model.config(num_classes=1).anchor_sizes]
         return fit_anchors(self.boxes, self.model.input_size, sizes, self.model.aspect_ratios)
+
+
+def _fields(options: object, kind: type) -> Fields:
+    """Return the fields of options by name: of an object all of them, of a mapping those in it.
+
+    A run with a time has no number of epochs, so those of an object with both are left out.
+    """
+    if options is None:
+        return {}
+    names = [field.name for field in dataclasses.fields(kind)]
+    if isinstance(options, kind):
+        values = {name: getattr(options, name) for name in names}
+        return {name: value for name, value in values.items() if name != "epochs" or not values.get("minutes")}
+    if not isinstance(options, Mapping):
+        raise ContractError(f"options: expected {kind.__name__} or a mapping of its fields, got {options!r}")
+    for name in options:
+        if name not in names:
+            raise ContractError(f"options: expected fields of {kind.__name__}, {', '.join(names)}, got {name!r}")
+    return dict(options)
 
 
 def _backbone_weights(

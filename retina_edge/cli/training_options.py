@@ -1,4 +1,4 @@
-"""The options of ``retina-edge train``, and the fields that they set."""
+"""The options of ``retina-edge train``; see ``option_names`` for the fields that they set."""
 
 from __future__ import annotations
 
@@ -10,24 +10,10 @@ from retina_edge.api.training_plan import IMAGENET
 from retina_edge.cli import argument_types
 from retina_edge.data.augment_options import ORIENTATIONS
 from retina_edge.model.config import BACKBONES, HEAD_NORMS
+from retina_edge.training.recipes import AUTO
 from retina_edge.training.train_options import AMP_MODES, OPTIMIZERS, SCHEDULES
 
-AUTO, PAPER, NONE = "auto", "paper", "none"
-RECIPES = (AUTO, PAPER)
-# Names of the options' fields, by the names of the arguments.
-MODEL_FIELDS = {
-    "input": "input_size",
-    "anchors": "anchor_sizes",
-    **{name: name for name in ("aspect_ratios", "backbone", "backbone_levels", "backbone_norm", "fpn_channels")},
-    **{name: name for name in ("head_depth", "head_norm", "box_loss", "backbone_weights")},
-}
-AUGMENT_FIELDS = {"crop": "size", "scale": "scale", "orientation": "orientation", "photometric": "photometric"}
-RUN_FIELDS = {
-    "lr": "learning_rate",
-    "warmup": "warmup_steps",
-    **{name: name for name in ("epochs", "epoch_samples", "batch", "optimizer", "weight_decay", "schedule", "amp")},
-    **{name: name for name in ("ema", "clip_norm", "workers", "seed", "eval_every", "minutes")},
-}
+NONE = "none"
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
