@@ -301,10 +301,7 @@ class Detector:
 
         A warning says if an engine is tuned for another number than the requested one.
 
-        Args:
-            requested: number of frames; None to choose it.
-            frames: number of frames that are there at once, such as the number of streams; the model's largest batch
-                limits it.
+        ``frames`` is the number of frames that are there at once, such as the number of streams.
 
         Raises:
             RetinaEdgeError: if the model cannot take the requested number.
