@@ -87,7 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for seed in args.seeds:  # seed by seed, so that an interrupted run has all steps
             for data in data_sets(folder, args):
                 for step in args.steps:
-                    run = {"data": data.name, "step": step, "seed": seed, "epochs": args.epochs, "samples": args.samples}
+                    run = {
+                        "data": data.name,
+                        "step": step,
+                        "seed": seed,
+                        "epochs": args.epochs,
+                        "samples": args.samples,
+                    }
                     if (data.name, step, seed, args.epochs * args.samples) in done:
                         continue
                     rows.append({**run, "options": STEPS[step], **measure(data, run, folder)})

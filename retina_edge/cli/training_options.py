@@ -8,7 +8,7 @@ from pathlib import Path
 
 from retina_edge.api.training_plan import IMAGENET
 from retina_edge.cli import argument_types
-from retina_edge.data.augment_options import ORIENTATIONS
+from retina_edge.data.augment_options import ORIENTATIONS, PHOTOMETRIC
 from retina_edge.model.config import BACKBONES, HEAD_NORMS
 from retina_edge.training.recipes import AUTO
 from retina_edge.training.train_options import AMP_MODES, OPTIMIZERS, SCHEDULES
@@ -150,7 +150,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def add_augmentation_options(parser: argparse.ArgumentParser) -> None:
     """Add the group of the augmentation."""
-    add = parser.add_argument_group("augmentation").add_argument
+    group = parser.add_argument_group("augmentation")
+    add = group.add_argument
     add(
         "--crop",
         type=argument_types.input_size,
@@ -162,19 +163,40 @@ def add_augmentation_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs=2,
         metavar=("MIN", "MAX"),
-        help="range of the factor by which images are resized (default: 0.7 1.4)",
+        help="range of the factor by which images are resized; 0.1 2.0 for large-scale jitter (default: 0.7 1.4)",
     )
     add(
         "--orientation",
         choices=ORIENTATIONS,
         help="flips: none, horizontal, or dihedral for images from above (default: horizontal)",
     )
-    add(
+    photometric = group.add_mutually_exclusive_group().add_argument
+    photometric(
+        "--photometric",
+        choices=PHOTOMETRIC,
+        help="changes of light and color: none, usual (brightness, contrast, saturation and hue, a little), or strong, "
+        "also cast shadows, haze, white balance, blur and noise, for other cameras, hours and weather (default: usual)",
+    )
+    photometric(
         "--no-photometric",
         action="store_const",
-        const=False,
+        const="none",
         dest="photometric",
-        help="keep brightness, contrast, saturation and hue (default: change them)",
+        help="the same as --photometric none",
+    )
+    add(
+        "--mosaic",
+        type=float,
+        metavar="P",
+        help="probability of a sample that is a mosaic of four images, 0 to 1, except in the last 15%% of the run "
+        "(default: 0)",
+    )
+    add(
+        "--copy-paste",
+        type=float,
+        metavar="P",
+        help="probability of a sample into which objects of another image are pasted, with the background in their "
+        "boxes, 0 to 1, except in the last 15%% of the run (default: 0)",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,15 +12,22 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from retina_edge.data.augment_options import AugmentOptions
+from retina_edge.data.composition import Labeled, mosaic, paste_objects
+from retina_edge.data.photometric import StrongPhotometric
 
 Target = dict[str, Any]
+# An object that a factor below FAR shrinks to a side of less than MIN_SIDE pixels shows nothing to learn.
+FAR, MIN_SIDE = 0.5, 2.0
 
 
-def training_transform(options: AugmentOptions) -> nn.Module:
-    """Return a transform that maps (image, target) to an augmented crop of ``options.size`` and its target.
+class Augmentation(nn.Module):
+    """A transform of an image and its target to an augmented crop of ``options.size`` and its target.
 
-    The image is a ``tv_tensors.Image``, uint8 [3, h, w]. The target holds ``boxes``, ``tv_tensors.BoundingBoxes``
+    An image is a ``tv_tensors.Image``, uint8 [3, h, w]. Its target holds ``boxes``, ``tv_tensors.BoundingBoxes``
     [N, 4] xyxy in pixels, and ``labels``, int64 [N]. Random numbers come from torch's global generator.
+
+    Args:
+        options: the augmentation. ``mosaic`` and ``copy_paste`` are the caller's, who has the other images.
 
     Raises:
         ValueError: if the options lack a size.
@@ -27,32 +35,63 @@ def training_transform(options: AugmentOptions) -> nn.Module:
     Examples:
         >>> image = tv_tensors.Image(torch.zeros(3, 100, 200, dtype=torch.uint8))
         >>> boxes = tv_tensors.BoundingBoxes([[10, 20, 60, 70]], format="XYXY", canvas_size=(100, 200))
-        >>> transform = training_transform(AugmentOptions().for_input((64, 96)))
-        >>> crop, target = transform(image, {"boxes": boxes, "labels": torch.tensor([0])})
+        >>> augment = Augmentation(AugmentOptions().for_input((64, 96)))
+        >>> crop, target = augment(image, {"boxes": boxes, "labels": torch.tensor([0])})
         >>> crop.shape
         torch.Size([3, 64, 96])
     """
-    if options.size is None or options.input_size is None:
-        raise ValueError("augmentation: expected the size of the network's input; call options.for_input(input_size)")
-    steps: list[nn.Module] = [
-        ScaleJitter(options.input_size, options.scale),
-        CropKeepingBoxes(options.size, options.min_visible),
-    ]
-    if options.orientation != "none":
-        steps.append(v2.RandomHorizontalFlip())
-    if options.orientation == "dihedral":
-        steps += [v2.RandomVerticalFlip(), RandomTranspose()]
-    if options.photometric:
-        # v2.RandomPhotometricDistort would also swap color channels, and a purple forest teaches nothing.
-        steps.append(v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03))
-    transform: nn.Module = v2.Compose(steps)
-    return transform
+
+    def __init__(self, options: AugmentOptions) -> None:
+        super().__init__()
+        if options.size is None or options.input_size is None:
+            raise ValueError(
+                "augmentation: expected the size of the network's input; call options.for_input(input_size)"
+            )
+        self.size, self.min_visible = options.size, options.min_visible
+        self.jitter = ScaleJitter(options.input_size, options.scale)
+        self.steps: list[nn.Module] = []
+        if options.orientation != "none":
+            self.steps.append(v2.RandomHorizontalFlip())
+        if options.orientation == "dihedral":
+            self.steps += [v2.RandomVerticalFlip(), RandomTranspose()]
+        if options.photometric == "usual":
+            # v2.RandomPhotometricDistort would also swap color channels, and a purple forest teaches nothing.
+            self.steps.append(v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03))
+        if options.photometric == "strong":
+            self.steps.append(StrongPhotometric())
+
+    def forward(
+        self, image: Tensor, target: Target, *, partners: Sequence[Labeled] = (), donor: Labeled | None = None
+    ) -> Labeled:
+        """Return the crop and its target.
+
+        Args:
+            image, target: the image.
+            partners: three more images for a mosaic; none for a crop of the image alone.
+            donor: an image whose objects are pasted; None for none.
+        """
+        if partners:
+            image, target = mosaic([(image, target), *partners], self.size, self.crop)
+        else:
+            image, target = self.crop(image, target, self.size)
+        if donor is not None:
+            image, target = paste_objects((image, target), self.crop(*donor, self.size), self.min_visible)
+        for step in self.steps:
+            image, target = step(image, target)
+        return image, target
+
+    def crop(self, image: Tensor, target: Target, size: tuple[int, int]) -> Labeled:
+        """Return a random crop of (height, width) of the image, resized by a random factor."""
+        crop: Labeled = CropKeepingBoxes(size, self.min_visible)(*self.jitter(image, target))
+        return crop
 
 
 class ScaleJitter(nn.Module):
     """A resize of an image to its size in the letterbox times a random factor. Each side keeps at least one pixel.
 
-    ``ScaleJitter`` of torchvision can round the short side of a thin image down to zero.
+    The factor is uniform, as in torchvision's ``ScaleJitter``, which can round the short side of a thin image down to
+    zero. A factor below a half makes objects that are far away (large-scale jitter, Ghiasi et al., arXiv 2012.07177).
+    Those of less than 2 pixels lose their box.
 
     Args:
         input_size: (height, width) of the network's input, pixels.
@@ -67,10 +106,15 @@ class ScaleJitter(nn.Module):
     def forward(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         low, high = self.scale
         fit = min(self.input_size[0] / image.shape[-2], self.input_size[1] / image.shape[-1])
-        factor = fit * (low + (high - low) * float(torch.rand(())))
-        size = [max(1, round(side * factor)) for side in image.shape[-2:]]
-        # No antialiasing, because the letterbox does not antialias either.
-        return F.resize(image, size, antialias=False), {**target, "boxes": F.resize(target["boxes"], size)}
+        factor = low + (high - low) * float(torch.rand(()))
+        size = [max(1, round(side * (fit * factor))) for side in image.shape[-2:]]
+        boxes, labels = F.resize(target["boxes"], size), target["labels"]
+        # No antialiasing, because the letterbox does not antialias either; but a lens does that with what is far away.
+        resized = F.resize(image, size, antialias=factor < FAR)
+        if factor < FAR:
+            seen = (boxes[:, 2:] - boxes[:, :2]).amin(1) >= MIN_SIDE
+            boxes, labels = tv_tensors.wrap(boxes[seen], like=boxes), labels[seen]
+        return resized, {**target, "boxes": boxes, "labels": labels}
 
 
 class CropKeepingBoxes(nn.Module):

@@ -2,15 +2,16 @@
 
 The seed depends on the epoch and on the position of the sample in the epoch, not on the worker that makes the sample.
 A resumed run therefore sees the same samples as an uninterrupted run, with any number of workers, even if it resumes in
-the middle of an epoch.
+the middle of an epoch. The other images of a mosaic follow from the seed, too.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,17 +24,22 @@ from torchvision import tv_tensors
 
 from engines.core.contract import BIT_DEPTH
 from engines.core.errors import RetinaEdgeError
-from retina_edge.data.augment import Target, training_transform
+from retina_edge.data.augment import Augmentation, Target
 from retina_edge.data.augment_options import AugmentOptions
+from retina_edge.data.composition import Labeled
 from retina_edge.data.dataset import DetectionDataset
 
 Sample = tuple[Tensor, Target]
 Batch = tuple[Tensor, list[Target]]
+# What a sample is made from: the index of its image, its seed, and whether it may be composed of several images.
+Item = tuple[int, int, bool]
+# The last share of a run, without samples of several images, because a detector sees natural ones.
+NATURAL_SHARE = 0.15
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class AugmentedDataset(Dataset["Sample | RetinaEdgeError"]):
-    """Augmented samples, indexed by (index of the image, seed).
+    """Augmented samples, indexed by (index of the image, seed, whether it may be composed of several images).
 
     A sample is a crop, uint8 [H, W, 3] BGR like the contract's input, and its target: ``boxes``, float32 [N, 4] xyxy
     in pixels of the crop, and ``labels``, int64 [N].
@@ -46,40 +52,56 @@ class AugmentedDataset(Dataset["Sample | RetinaEdgeError"]):
 
     def __init__(self, data: DetectionDataset, options: AugmentOptions, bit_depth: int = BIT_DEPTH) -> None:
         self.data, self.bit_depth = data, bit_depth
-        self.transform = training_transform(options)
+        self.options, self.augment = options, Augmentation(options)
+        self._with_objects = [index for index, image in enumerate(data.images) if len(image.boxes)]
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, item: tuple[int, int]) -> Sample | RetinaEdgeError:
+    def __getitem__(self, item: Item) -> Sample | RetinaEdgeError:
         # DataLoader would turn an exception of a worker into text with a traceback. A returned error stays intact.
         try:
             return self.sample(*item)
         except RetinaEdgeError as error:
             return error
 
-    def sample(self, index: int, seed: int) -> Sample:
+    def sample(self, index: int, seed: int, composed: bool = True) -> Sample:
         """Return a sample of an image; the same seed gives the same sample.
 
+        Args:
+            index: index of the image.
+            seed: seed of all that is random, also of the choice of other images.
+            composed: False for a sample without other images, whatever the options are.
+
         Raises:
-            SourceError: if the image cannot be decoded.
-            DataError: if the image does not have the size given in the annotations.
+            SourceError: if the image, or another one in the sample, cannot be decoded.
+            DataError: if an image does not have the size given in the annotations.
         """
-        labeled = self.data.images[index]
-        rgb = torch.from_numpy(labeled.read(self.bit_depth)[:, :, ::-1].transpose(2, 0, 1).copy())
-        target: Target = {
-            "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(labeled.boxes), format="XYXY", canvas_size=labeled.size),
-            "labels": torch.from_numpy(labeled.labels),
-        }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            image, target = self.transform(tv_tensors.Image(rgb), target)
+            everything = range(len(self.data))
+            partners = self._others(everything, 3, self.options.mosaic if composed else 0.0)
+            donors = self._others(self._with_objects, 1, self.options.copy_paste if composed else 0.0)
+            image, target = self.augment(*self._read(index), partners=partners, donor=donors[0] if donors else None)
         bgr = image.as_subclass(Tensor).flip(0).permute(1, 2, 0).contiguous()
         return bgr, {"boxes": target["boxes"].as_subclass(Tensor), "labels": target["labels"]}
 
+    def _others(self, indices: Sequence[int], count: int, probability: float) -> list[Labeled]:
+        """Return random images out of some, with a probability; else none, also if there are none."""
+        # No number is drawn if it decides nothing, so that the samples of earlier runs stay the same.
+        if not indices or not probability or float(torch.rand(())) >= probability:
+            return []
+        return [self._read(indices[int(position)]) for position in torch.randint(len(indices), (count,))]
 
-class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """The batches of one epoch for one of several processes, as lists of (index of the image, seed).
+    def _read(self, index: int) -> Labeled:
+        labeled = self.data.images[index]
+        rgb = torch.from_numpy(labeled.read(self.bit_depth)[:, :, ::-1].transpose(2, 0, 1).copy())
+        boxes = tv_tensors.BoundingBoxes(torch.from_numpy(labeled.boxes), format="XYXY", canvas_size=labeled.size)
+        return tv_tensors.Image(rgb), {"boxes": boxes, "labels": torch.from_numpy(labeled.labels)}
+
+
+class EpochSampler(Sampler[list[Item]]):
+    """The batches of one epoch for one of several processes, as lists of items for ``AugmentedDataset``.
 
     Args:
         num_images: number of images in the data set.
@@ -93,7 +115,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
     Examples:
         >>> sampler = EpochSampler(num_images=5, samples=4, batch=2, seed=0)
-        >>> [[index for index, seed in batch] for batch in sampler]
+        >>> [[index for index, _seed, _composed in batch] for batch in sampler]
         [[2, 4], [3, 0]]
     """
 
@@ -102,15 +124,22 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         self.batches = max(1, samples // (batch * world))
         self.epoch = 0
         self.start = 0
+        self.composed_steps = math.inf
 
-    def set_position(self, epoch: int, batch: int) -> None:
-        """Choose the epoch to iterate over, and the index of its first batch."""
-        self.epoch, self.start = epoch, batch
+    def set_position(self, epoch: int, batch: int, total_steps: float = math.inf) -> None:
+        """Choose what to iterate over.
+
+        Args:
+            epoch: index of the epoch.
+            batch: index of its first batch.
+            total_steps: number of steps of the run; none of the last ones has a sample of several images.
+        """
+        self.epoch, self.start, self.composed_steps = epoch, batch, (1 - NATURAL_SHARE) * total_steps
 
     def __len__(self) -> int:
         return self.batches - self.start
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Item]]:
         generator = np.random.default_rng([self.seed, self.epoch])
         total = self.batches * self.batch * self.world
         rounds = -(-total // self.num_images)
@@ -119,7 +148,9 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         for number in range(self.start, self.batches):
             first = (number * self.world + self.rank) * self.batch
             rows = slice(first, first + self.batch)
-            yield list(zip(order[rows].tolist(), seeds[rows].tolist(), strict=True))
+            composed = self.epoch * self.batches + number < self.composed_steps
+            pairs = zip(order[rows].tolist(), seeds[rows].tolist(), strict=True)
+            yield [(index, item_seed, composed) for index, item_seed in pairs]
 
 
 class BatchLoader:
@@ -160,7 +191,7 @@ class BatchLoader:
             SourceError, DataError: if a sample failed, as in ``AugmentedDataset.sample``.
         """
         data: Any = self._loader.dataset
-        batch = _collate([data[index % len(data), index] for index in range(count)])
+        batch = _collate([data[index % len(data), index, True] for index in range(count)])
         if isinstance(batch, RetinaEdgeError):
             raise batch
         return batch

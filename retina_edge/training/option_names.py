@@ -11,7 +11,10 @@ MODEL_FIELDS = {
     **{name: name for name in ("aspect_ratios", "backbone", "backbone_levels", "backbone_norm", "fpn_channels")},
     **{name: name for name in ("head_depth", "head_norm", "box_loss", "backbone_weights")},
 }
-AUGMENT_FIELDS = {"crop": "size", "scale": "scale", "orientation": "orientation", "photometric": "photometric"}
+AUGMENT_FIELDS = {
+    "crop": "size",
+    **{name: name for name in ("scale", "orientation", "photometric", "mosaic", "copy_paste")},
+}
 RUN_FIELDS = {
     "lr": "learning_rate",
     "warmup": "warmup_steps",
@@ -35,11 +38,9 @@ def option_words(field: str, value: Any) -> list[str]:
     Examples:
         >>> option_words("input_size", (416, 736)), option_words("anchor_sizes", (16.0, 32.0))
         (['--input', '416x736'], ['--anchors', '16', '32'])
-        >>> option_words("photometric", False), option_words("size", None)
-        (['--no-photometric'], [])
+        >>> option_words("photometric", "none"), option_words("size", None)
+        (['--photometric', 'none'], [])
     """
-    if field == "photometric":
-        return [] if value else ["--no-photometric"]
     if value is None or field not in _OPTIONS:
         return []
     if field in ("input_size", "size"):

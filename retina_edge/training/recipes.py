@@ -64,7 +64,7 @@ V2 = Recipe(
         "box_loss": "giou",
     },
     # The shorter side of an image is 480 to 800 pixels there.
-    {**_defaults(AugmentOptions, "input_size"), "scale": (0.6, 1.0), "photometric": False},
+    {**_defaults(AugmentOptions, "input_size"), "scale": (0.6, 1.0), "photometric": "none"},
     {
         **_defaults(TrainOptions, "minutes", "qat"),
         "epochs": 26,

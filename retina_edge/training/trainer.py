@@ -177,7 +177,7 @@ class Trainer:
             TrainingError: if the loss is not finite.
             KeyboardInterrupt: if a stop was requested; the state is saved.
         """
-        self.sampler.set_position(epoch, first_batch)
+        self.sampler.set_position(epoch, first_batch, self.total_steps)
         self.parallel.train()
         sums: dict[str, float] = {}
         batch, started = first_batch, time.perf_counter()

@@ -11,6 +11,7 @@ from torch import Tensor
 from engines.core.contract import BIT_DEPTH
 from engines.core.errors import ContractError, ModelFileError, TrainingError
 from engines.core.json_form import BOOLEAN, INTEGER, NUMBER, OBJECT, Form, OrNull, check_form, require, short
+from retina_edge.data.augment_options import photometric_level
 from retina_edge.model.checkpoint import check_kinds, load_checkpoint, plain
 from retina_edge.model.torch_file import check_weights
 from retina_edge.training.fake_quantization import ranges_of
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 # Settings that a resumed run may change, because they do not affect the result.
 MAY_CHANGE_ON_RESUME = ("workers", "eval_every")
 # Values of settings that older files lack.
-LATER_SETTINGS = {"qat": False, "minutes": 0.0, "bit_depth": BIT_DEPTH}
+LATER_SETTINGS = {"qat": False, "minutes": 0.0, "bit_depth": BIT_DEPTH, "mosaic": 0.0, "copy_paste": 0.0}
 # Number of settings that an error names.
 _NAMED_SETTINGS = 3
 # The state apart from its tensors. Files without a time lack "spent" and "out of time".
@@ -118,10 +119,11 @@ def restore(trainer: Trainer) -> None:
 
 def _check_settings(trainer: Trainer, saved: Mapping[str, Any]) -> None:
     """Raise TrainingError unless the settings are those of the run that saved them."""
+    saved = {**LATER_SETTINGS, **saved, "photometric": photometric_level(saved.get("photometric"))}
     differences = [
         f"{name}: expected {short(saved.get(name))}, got {short(value)}"
         for name, value in _settings(trainer).items()
-        if name not in MAY_CHANGE_ON_RESUME and saved.get(name, LATER_SETTINGS.get(name)) != value
+        if name not in MAY_CHANGE_ON_RESUME and saved.get(name) != value
     ]
     if differences:
         more = len(differences) - _NAMED_SETTINGS

@@ -9,8 +9,8 @@ import torch
 from torchvision import tv_tensors
 
 from engines.core.errors import ContractError
-from retina_edge.data.augment import CropKeepingBoxes, RandomTranspose, training_transform
-from retina_edge.data.augment_options import AugmentOptions
+from retina_edge.data.augment import Augmentation, CropKeepingBoxes, RandomTranspose
+from retina_edge.data.augment_options import PHOTOMETRIC, AugmentOptions
 
 BOXES = [[40, 60, 90, 140], [200, 30, 300, 80], [330, 330, 400, 400], [0, 200, 60, 230]]
 # Bilinear resizing mixes the outermost pixels of an object with the background.
@@ -37,8 +37,8 @@ def test_boxes_stay_on_their_objects(
     frames: list[npt.NDArray[np.uint8]], orientation: str, size: tuple[int, int], scale: tuple[float, float]
 ) -> None:
     # Keep boxes of which very little is left, so that each blue pixel belongs to a box.
-    options = AugmentOptions(size, (416, 736), scale, orientation, photometric=False, min_visible=0.0)
-    transform = training_transform(options)
+    options = AugmentOptions(size, (416, 736), scale, orientation, photometric="none", min_visible=0.0)
+    transform = Augmentation(options)
     torch.manual_seed(5)
     visible_boxes = 0
     for _ in range(25):
@@ -56,7 +56,7 @@ def test_boxes_stay_on_their_objects(
 
 
 def test_labels_follow_their_boxes(frames: list[npt.NDArray[np.uint8]]) -> None:
-    transform = training_transform(AugmentOptions((416, 416), (400, 400 // 32 * 32), (1, 1), "none", False, 0.99))
+    transform = Augmentation(AugmentOptions((416, 416), (400, 400 // 32 * 32), (1, 1), "none", "none", 0.99))
     torch.manual_seed(0)
     image, target = painted(frames[0])
     out, result = transform(image, target)
@@ -69,14 +69,16 @@ def test_labels_follow_their_boxes(frames: list[npt.NDArray[np.uint8]]) -> None:
 
 def test_photometric_changes_colors_but_not_boxes(frames: list[npt.NDArray[np.uint8]]) -> None:
     results = []
-    for photometric in (False, True):
+    for photometric in PHOTOMETRIC:
         torch.manual_seed(3)
         results.append(
-            training_transform(AugmentOptions((256, 256), (416, 736), photometric=photometric))(*painted(frames[0]))
+            Augmentation(AugmentOptions((256, 256), (416, 736), photometric=photometric))(*painted(frames[0]))
         )
-    (plain, target), (changed, same) = results
-    assert torch.equal(target["boxes"], same["boxes"])
-    assert not torch.equal(plain, changed)
+    (plain, target), *others = results
+    for changed, same in others:
+        assert torch.equal(target["boxes"], same["boxes"])
+        assert torch.equal(target["labels"], same["labels"])
+        assert not torch.equal(plain, changed)
 
 
 def test_a_crop_contains_an_object_and_drops_slivers(frames: list[npt.NDArray[np.uint8]]) -> None:
@@ -124,7 +126,7 @@ def test_every_orientation_occurs(orientation: str, expected: int) -> None:
     image = tv_tensors.Image(torch.zeros(3, 64, 64, dtype=torch.uint8))
     image[:, 0, 1] = 255  # beside a corner, so that its position differs in each of the eight orientations
     box = tv_tensors.BoundingBoxes(torch.tensor([[0.0, 0, 64, 64]]), format="XYXY", canvas_size=(64, 64))
-    transform = training_transform(AugmentOptions((64, 64), (64, 64), (1, 1), orientation, photometric=False))
+    transform = Augmentation(AugmentOptions((64, 64), (64, 64), (1, 1), orientation, photometric="none"))
     torch.manual_seed(0)
     positions = {
         tuple(transform(image, {"boxes": box, "labels": torch.zeros(1)})[0][0].nonzero()[0].tolist())
@@ -136,7 +138,7 @@ def test_every_orientation_occurs(orientation: str, expected: int) -> None:
 def test_scales_span_the_range() -> None:
     image = tv_tensors.Image(torch.zeros(3, 100, 100, dtype=torch.uint8))
     box = tv_tensors.BoundingBoxes(torch.tensor([[40.0, 40, 60, 60]]), format="XYXY", canvas_size=(100, 100))
-    transform = training_transform(AugmentOptions((256, 256), (96, 160), (0.5, 1.5), "none", photometric=False))
+    transform = Augmentation(AugmentOptions((256, 256), (96, 160), (0.5, 1.5), "none", photometric="none"))
     torch.manual_seed(0)
     widths = []
     for _ in range(200):
@@ -151,6 +153,6 @@ def test_thin_images_keep_at_least_one_pixel() -> None:
     for shape in ((900, 4), (1, 5000)):
         image = tv_tensors.Image(torch.zeros(3, *shape, dtype=torch.uint8))
         box = tv_tensors.BoundingBoxes(torch.tensor([[0.0, 0, shape[1], shape[0]]]), format="XYXY", canvas_size=shape)
-        transform = training_transform(AugmentOptions((96, 128), (96, 128), (0.5, 0.5)))
+        transform = Augmentation(AugmentOptions((96, 128), (96, 128), (0.5, 0.5)))
         out, _ = transform(image, {"boxes": box, "labels": torch.zeros(1)})
         assert out.shape == (3, 96, 128)

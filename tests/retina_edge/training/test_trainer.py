@@ -60,8 +60,8 @@ class StepObserver(TrainingObserver):
 def make_trainer(data: DetectionDataset, output: Path, *, config: ModelConfig = TINY, **changes: Any) -> Trainer:
     observer = StepObserver(changes.pop("on_step", lambda _report: None))
     model, contract = new_model(config, data, SIZE, seed=1)
+    augment = changes.pop("augment", AugmentOptions(SIZE, SIZE))
     options = dataclasses.replace(OPTIONS, **changes)
-    augment = AugmentOptions(SIZE, SIZE)
     return Trainer(
         model, contract, data, data, augment=augment, options=options, output=output, group=CPU, observer=observer
     )
