@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     before = begin()
     path = RESULTS / "recipe.json"
     rows = json.loads(path.read_text())["figures"] if args.resume and path.exists() else []
-    done = {(row["data"], row["step"], row["seed"], row["epochs"] * row["samples"]) for row in rows}
+    done = {tuple(row[name] for name in ("data", "step", "seed", "epochs", "samples")) for row in rows}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for seed in args.seeds:  # seed by seed, so that an interrupted run has all steps

@@ -9,7 +9,6 @@ import torch
 
 from engines.core.errors import TrainingError
 from retina_edge.api.training_plan import GivenOptions
-from retina_edge.cli.training_options import AUGMENT_FIELDS
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.load import load_dataset
@@ -17,6 +16,7 @@ from retina_edge.data.loading import AugmentedDataset, Sample
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.system.stop_request import StopRequest
 from retina_edge.train import _given, build_parser
+from retina_edge.training.option_names import AUGMENT_FIELDS
 from retina_edge.training.progress import TimeBudget
 from tests.interruption import interrupt_at
 from tests.retina_edge.training.test_trainer import SIZE, assert_equal, make_trainer
