@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import RESULTS, begin, save
+from benchmarks import record
+from benchmarks.record import begin, save
 from benchmarks.shapes import SIDE, write_shapes
 from retina_edge.data.load import load_dataset
 from retina_edge.detector import Detector
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true", help="keep the runs in the result file")
     args = parser.parse_args(argv)
     before = begin()
-    path = RESULTS / "recipe.json"
+    path = record.RESULTS / "recipe.json"
     rows = json.loads(path.read_text())["figures"] if args.resume and path.exists() else []
     done = {tuple(row[name] for name in ("data", "step", "seed", "epochs", "samples")) for row in rows}
     with tempfile.TemporaryDirectory() as name:
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         "epochs": args.epochs,
                         "samples": args.samples,
                     }
-                    if (data.name, step, seed, args.epochs * args.samples) in done:
+                    if tuple(run.values()) in done:
                         continue
                     rows.append({**run, "options": STEPS[step], **measure(data, run, folder)})
                     path = save("recipe", rows, before=before)

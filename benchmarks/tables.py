@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -265,11 +267,32 @@ def _calibrators(record: Record) -> str:
 
 
 def _recipe(record: Record) -> str:
-    names = ("AP", "AP50", "APs", "APm")
-    rows = [
-        (row["recipe"], f"`{row['options']}`", *(f"{row[name]:.3f}" for name in names)) for row in record["figures"]
-    ]
-    return _table(("", "options", *names), rows)
+    runs: dict[tuple[str, str], list[Any]] = {}
+    for row in record["figures"]:
+        runs.setdefault((row["data"], row["step"]), []).append(row)
+    values = {key: {name: [row[name] for row in rows] for name in ("AP", "AP50")} for key, rows in runs.items()}
+    table = []
+    for (data, step), rows in runs.items():
+        means = [_mean_and_spread(values[data, step][name]) for name in ("AP", "AP50")]
+        gain = "" if step == "base" else _gain(values[data, "base"]["AP"], values[data, step]["AP"])
+        table.append((data, step, f"`{rows[0]['options']}`", *means, gain))
+    table.sort(key=lambda row: row[0])
+    return _table(("data", "step", "options", "AP", "AP50", "gain in AP"), table)
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    """Return the mean and the sample standard deviation as text."""
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+def _gain(base: Sequence[float], values: Sequence[float]) -> str:
+    """Return the gain as text. Within the spread means: less than the deviation of a difference of two runs."""
+    gain = statistics.mean(values) - statistics.mean(base)
+    if len(base) < 2 or len(values) < 2:
+        return f"{gain:+.3f}, one run"
+    within = abs(gain) < math.hypot(statistics.stdev(base), statistics.stdev(values))
+    return f"{gain:+.3f}{', within the spread' if within else ''}"
 
 
 def _first_hour(record: Record) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from benchmarks import recipe
 from benchmarks.shapes import CLASSES, LARGEST, SIDE, SMALLEST, write_shapes
@@ -39,11 +40,36 @@ def test_shapes_are_where_their_boxes_are(tmp_path: Path) -> None:
     assert float(center[1].mean()) < float(cv2.meanStdDev(image.read())[1].mean())
 
 
-def test_both_recipes_are_trained_and_measured(results: Path) -> None:
-    assert recipe.main(["--epochs", "1", "--samples", "16", "--images", "8", "4"]) == 0
+def test_steps_are_trained_and_measured_with_seeds_and_an_interrupted_run_goes_on(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--epochs", "1", "--samples", "16", "--images", "8", "4", "--seeds", "0", "1", "--steps", "base"]
+    assert recipe.main(run) == 0
+    figures = json.loads((results / "recipe.json").read_text())["figures"]
+    assert [(row["data"], row["step"], row["seed"]) for row in figures] == [
+        ("shapes", "base", 0),
+        ("shapes", "base", 1),
+    ]
+    assert all(0 <= row[name] <= 1 for row in figures for name in ("AP", "AP50"))
+    capsys.readouterr()
+    group = "group normalization in the heads"
+    assert recipe.main([*run, group, "--resume"]) == 0
+    assert capsys.readouterr().out.count('"step"') == 2  # the runs of the base are kept
     record = json.loads((results / "recipe.json").read_text())
-    base, tuned = record["figures"]
-    assert base["recipe"] == "the paper's recipe"
-    assert "--anchors auto" in tuned["options"]
-    assert all(0 <= row[name] <= 1 for row in (base, tuned) for name in ("AP", "AP50"))
-    assert TABLES["recipe"](record).count("\n") == 3
+    assert record["figures"][:2] == figures
+    table = TABLES["recipe"](record)
+    assert "| shapes | base | " in table
+    assert f"| shapes | {group} | `--head-norm group` |" in table
+
+
+def test_the_table_tells_gains_from_luck() -> None:
+    def rows(step: str, *values: float) -> list[dict[str, object]]:
+        common = {"data": "shapes", "step": step, "options": f"--{step}", "epochs": 1, "samples": 800}
+        return [{**common, "seed": seed, "AP": ap, "AP50": 2 * ap} for seed, ap in enumerate(values)]
+
+    figures = [*rows("base", 0.2, 0.25, 0.3), *rows("better", 0.5, 0.6, 0.55), *rows("lucky", 0.2, 0.3, 0.4)]
+    base, better, lucky = TABLES["recipe"]({"figures": [*figures, *rows("once", 0.4)]}).splitlines()[2:5]
+    # The mean, the sample standard deviation, and the gain with the deviation of a difference of two runs.
+    assert base == "| shapes | base | `--base` | 0.250 ± 0.050 | 0.500 ± 0.100 |  |"
+    assert better == "| shapes | better | `--better` | 0.550 ± 0.050 | 1.100 ± 0.100 | +0.300 |"
+    assert lucky == "| shapes | lucky | `--lucky` | 0.300 ± 0.100 | 0.600 ± 0.200 | +0.050, within the spread |"
