@@ -5,7 +5,7 @@ An array alone does not say the order of its colors, nor how NV12 was made, so a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ class Pixels:
         chroma: address of the first U of NV12; else 0.
         chroma_pitch: distance of neighboring rows of the chroma plane, bytes.
         conversion: conversion of NV12 to BGR; None if the pixels are BGR.
+        owner: object that owns the memory, if it must live as long as this one; else None.
     """
 
     size: tuple[int, int]
@@ -42,6 +43,7 @@ class Pixels:
     chroma: int = 0
     chroma_pitch: int = 0
     conversion: YuvToBgr | None = None
+    owner: object = field(default=None, compare=False, repr=False)
 
 
 class GpuFrame:

@@ -82,10 +82,11 @@ class GpuExecutor:
             self.batch: int | None = self.max_batch if smallest == self.max_batch else None
             integrated = bool(driver.Device(device).get_attribute(driver.device_attribute.INTEGRATED))
             packer = Packer()
-            self._stages = Stages(driver, self._network, packer, integrated=integrated, cuda_graph=cuda_graph)
-            stack.callback(self._stages.close)
             self.pool = FramePool(partial(pin_memory, gpu=device, integrated=integrated))
             stack.callback(self.pool.close)
+            network, pool = self._network, self.pool
+            self._stages = Stages(driver, network, pool, packer, integrated=integrated, cuda_graph=cuda_graph)
+            stack.callback(self._stages.close)
             stack.callback(self._forget_slots)
             for _ in range(in_flight):
                 self._slots.append(Slot(driver, self._stages.outputs, self.pool, packer, integrated=integrated))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engines.core.frame_pool import FramePool
 from engines.core.gpu_frame import Pixels
 from engines.runner.packing import Packer
 from engines.runner.shared_memory import SharedMemory
@@ -26,16 +27,19 @@ class Pictures:
     Args:
         driver: module ``pycuda.driver``, from ``engines.core.cuda_context.primary_context``. Its context must be
             current here and in every call.
-        packer: copies pictures to pinned memory.
+        pool: pool of the pictures that need no copy.
+        packer: copies the others to pinned memory.
         integrated: True if the GPU shares the memory of the host.
     """
 
-    def __init__(self, driver: Any, packer: Packer, *, integrated: bool) -> None:
-        self._driver, self._packer, self._integrated = driver, packer, integrated
+    def __init__(self, driver: Any, pool: FramePool, packer: Packer, *, integrated: bool) -> None:
+        self._driver, self._pool, self._packer, self._integrated = driver, pool, packer, integrated
         self._blocks: list[_Block] = []
 
     def upload(self, picture: npt.NDArray[np.uint8], stream: Any, wait: Callable[[], bool]) -> Pixels:
-        """Copy a picture to pinned memory in parts, and enqueue the upload of each part.
+        """Enqueue the upload of a picture: from the pool, or copied to pinned memory in parts.
+
+        An integrated GPU reads a picture of the pool where it lies.
 
         Args:
             picture: uint8 [height, width, 3], BGR, any strides.
@@ -46,10 +50,19 @@ class Pictures:
         Returns:
             Where the picture is. Its memory is used again when this object is gone.
         """
-        block = self._free_block(picture.nbytes, wait)
         height, width = picture.shape[:2]
-        for begin, end in self._packer.pack(picture, block.memory.host):
-            block.memory.to_device(stream, begin, end)
+        pooled = self._pool.block_of(picture)
+        pin = pooled.pin if pooled is not None else None
+        if pooled is not None and pin is not None and pin.device is not None:
+            address = pin.device + picture.ctypes.data - pooled.memory.ctypes.data
+            return Pixels((height, width), address, 3 * width, owner=picture)
+        block = self._free_block(picture.nbytes, wait)
+        if pin is not None:
+            block.picture = picture
+            self._driver.memcpy_htod_async(block.memory.device, picture, stream)
+        else:
+            for begin, end in self._packer.pack(picture, block.memory.host):
+                block.memory.to_device(stream, begin, end)
         block.uploaded.record(stream)
         pixels = Pixels((height, width), block.memory.device, 3 * width)
         block.pixels = weakref.ref(pixels)
@@ -67,6 +80,7 @@ class Pictures:
                 return self._blocks[-1]
         block = max(free, key=lambda block: len(block.memory.host))
         block.uploaded.synchronize()  # nobody may have waited for it, if no submission read the picture
+        block.picture = None
         if len(block.memory.host) < nbytes:
             self._blocks.remove(block)
             block.free()
@@ -76,14 +90,17 @@ class Pictures:
 
 
 class _Block:
-    """Memory for a picture, the event at the end of its upload, and a reference to the picture in it."""
+    """Memory for a picture, the event at the end of its upload, and references to the picture in it."""
 
     def __init__(self, driver: Any, nbytes: int, *, integrated: bool) -> None:
         self.memory = SharedMemory(driver, nbytes, integrated=integrated)
         # Created last: if an allocation failed later, the traceback would keep the event alive after the context.
         self.uploaded: Any = driver.Event()
         self.pixels: Callable[[], Pixels | None] = lambda: None
+        # A picture of the pool, which must not go back there before its upload has ended.
+        self.picture: npt.NDArray[np.uint8] | None = None
 
     def free(self) -> None:
+        self.picture = None
         self.memory.free()
         self.uploaded = None

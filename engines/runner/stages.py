@@ -24,6 +24,7 @@ import numpy.typing as npt
 from engines.core.cuda_context import NON_BLOCKING
 from engines.core.errors import DeviceError, MissingDependencyError
 from engines.core.executor import D2H, GPU, H2D, NETWORK, POSTPROCESS, PREPROCESS
+from engines.core.frame_pool import FramePool
 from engines.core.gpu_frame import GpuFrame, Pixels
 from engines.core.tensor_names import PARAMETERS
 from engines.plugins.kernels import PostprocessKernels, launch_kernel, load_kernel
@@ -52,7 +53,8 @@ class Stages:
         driver: module ``pycuda.driver``, from ``engines.core.cuda_context.primary_context``. Its context must be
             current here and in every call.
         network: network to run between letterbox and post-processing.
-        packer: copies pictures to pinned memory.
+        pool: pool of the pictures that need no copy.
+        packer: copies the others to pinned memory.
         integrated: True if the GPU shares the memory of the host.
         cuda_graph: True to capture the work on the compute stream as CUDA graphs.
 
@@ -60,7 +62,9 @@ class Stages:
         outputs: output tensors of the post-processing, for the largest batch.
     """
 
-    def __init__(self, driver: Any, network: Network, packer: Packer, *, integrated: bool, cuda_graph: bool) -> None:
+    def __init__(
+        self, driver: Any, network: Network, pool: FramePool, packer: Packer, *, integrated: bool, cuda_graph: bool
+    ) -> None:
         self._driver, self._network = driver, network
         self._captures, self._failed_captures = cuda_graph and not network.captures_graphs, 0
         self._graphs_by_library = cuda_graph and network.captures_graphs
@@ -87,7 +91,7 @@ class Stages:
                 allocation = driver.mem_alloc(tensor.nbytes)
                 stack.callback(allocation.free)
                 self._addresses[tensor.name] = int(allocation)
-            self._pictures = Pictures(driver, packer, integrated=integrated)
+            self._pictures = Pictures(driver, pool, packer, integrated=integrated)
             stack.callback(self._pictures.free)
             stack.callback(self._close_contexts)
             self._stack = stack.pop_all()

@@ -16,6 +16,7 @@ from engines.core import letterbox
 from retina_edge.assets import MODEL
 from retina_edge.detector import Detector
 from retina_edge.sources import gst_launch
+from retina_edge.tiling import TiledDetector
 from tests.engines.plugins.emulated import needs_compiler
 from tests.engines.plugins.pycuda_stand_in import Driver
 from tests.engines.runner.world import World
@@ -68,6 +69,7 @@ def pipeline(_folder: Path) -> str:
 @needs_compiler
 @pytest.mark.parametrize("source", [video, pipeline])
 @pytest.mark.parametrize("integrated", [False, True])
+@pytest.mark.parametrize("tiles", [False, True])
 def test_frames_are_uploaded_from_where_they_are_decoded(
     monkeypatch: pytest.MonkeyPatch,
     engine: Path,
@@ -75,6 +77,7 @@ def test_frames_are_uploaded_from_where_they_are_decoded(
     decoded: list[int],
     source: Callable[[Path], str],
     *,
+    tiles: bool,
     integrated: bool,
 ) -> None:
     world = World(monkeypatch, Driver(integrated=integrated), engine, tmp_path)
@@ -87,10 +90,14 @@ def test_frames_are_uploaded_from_where_they_are_decoded(
 
     monkeypatch.setattr(world.driver, "proceed", one_at_a_time)
     name = source(tmp_path)
-    with Detector.load(world.engine) as detector:
+    with Detector.load(world.engine) as whole:
+        detector = TiledDetector(whole, tile=(64, 64), overlap=8) if tiles else whole
         assert sum(1 for _ in detector.stream(name)) == FRAMES
     assert len(decoded) == FRAMES
-    if integrated:
+    if tiles:  # whose headers are uploaded, too
+        uploads = [address for address in world.driver.uploaded if address in decoded]
+        assert uploads == ([] if integrated else decoded)
+    elif integrated:
         assert not world.driver.uploaded
     else:
         assert [address for address in world.driver.uploaded if address in decoded] == decoded

@@ -13,6 +13,7 @@ from engines.core.executor import RawDetections
 from engines.core.frame_region import FrameRegion
 from engines.core.gpu_frame import GpuFrame
 from engines.runner.engine_executor import EngineExecutor
+from engines.runner.packing import Packer
 from engines.tensorrt.backend import TENSORRT
 from retina_edge.detector import Detector
 from retina_edge.tiling import TiledDetector, tile_layout
@@ -64,6 +65,37 @@ def test_regions_of_a_picture_give_the_detections_of_the_crops(world: World, sma
     sizes = [int(name.split()[2]) for name in world.driver.log if name.startswith("to device")]
     if not world.driver.integrated:
         assert sum(sizes) == picture.nbytes + len(corners) * HEADER_BYTES
+    executor.close()
+    world.check_nothing_is_left()
+
+
+def test_pictures_of_the_pool_are_read_from_where_they_lie(
+    world: World, small_frames: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A discrete GPU copies them, an integrated one reads them; no processor does. The memory is not used before."""
+    executor = EngineExecutor(world.engine, in_flight=2)
+    (picture, *_) = pictures_of(small_frames)
+    region = (17, 23, SIZE)
+    expected = executor.result(executor.submit([np.array(FrameRegion(picture, *region).crop())]))
+    monkeypatch.setattr(Packer, "pack", lambda *_args, **_options: pytest.fail("packed"))
+    pooled = executor.pool.take(*picture.shape[:2])
+    pooled[:] = picture
+    address = pooled.ctypes.data
+    world.driver.uploaded.clear()
+    uploaded = executor.upload(pooled)
+    ticket = executor.submit([FrameRegion(uploaded, *region)])
+    del uploaded, pooled
+    other = executor.pool.take(*picture.shape[:2])
+    assert other.ctypes.data != address
+    other[:] = 0
+    equal(executor.result(ticket), expected)
+    assert (address in world.driver.uploaded) is not world.driver.integrated
+    del ticket, other
+    if world.driver.integrated:
+        gc.collect()
+        free = [executor.pool.take(*picture.shape[:2]) for _ in range(2)]
+        assert address in {frame.ctypes.data for frame in free}
+        del free
     executor.close()
     world.check_nothing_is_left()
 
