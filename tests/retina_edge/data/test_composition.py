@@ -249,12 +249,14 @@ def test_objects_that_are_shrunk_below_two_pixels_are_dropped(factor: float, kep
 
 
 def test_what_is_far_away_has_no_aliasing() -> None:
-    """A fine checkerboard becomes gray at a tenth of its size, as through a lens; sampling would make it black."""
-    board = torch.zeros(3, 200, 200, dtype=torch.uint8)
-    board[:, ::2, ::2] = board[:, 1::2, 1::2] = 255
+    """At a tenth of the size, stripes of one pixel in ten become a tenth of their value; sampling would miss them."""
+    stripes = torch.zeros(3, 200, 200, dtype=torch.uint8)
+    stripes[:, :, ::10] = 250
     none = {"boxes": target_of([])["boxes"], "labels": torch.zeros(0)}
-    far, _ = ScaleJitter((200, 200), (0.1, 0.1))(tv_tensors.Image(board), none)
-    assert far.float()[:, 2:-2, 2:-2].sub(127.5).abs().max() < 10
+    far, _ = ScaleJitter((200, 200), (0.1, 0.1))(tv_tensors.Image(stripes), none)
+    near, _ = ScaleJitter((200, 200), (0.5, 0.5))(tv_tensors.Image(stripes), none)
+    assert (far.float()[:, :, 1:-1] - 25).abs().max() <= 5  # the weights of the filter are not all equal
+    assert near.unique().tolist() == [0, 125]  # as the letterbox does it: the mean of two pixels
 
 
 @pytest.mark.parametrize("name", ["mosaic", "copy_paste"])

@@ -68,6 +68,8 @@ def test_each_occasional_change_changes_the_image(
     if name == "BLUR":  # less difference between neighbors, the same mean
         assert after.diff(dim=2).abs().mean() < 0.9 * before.diff(dim=2).abs().mean()
         assert after.mean() == pytest.approx(float(before.mean()), abs=0.5)
+    if name == "JPEG":  # the same colors, apart from fine detail
+        assert (after.mean((1, 2)) - before.mean((1, 2))).abs().max() < 2
     if name == "NOISE":
         assert (after - before).mean().abs() < 0.5
         assert 1 < (after - before).std() < 12
@@ -137,16 +139,19 @@ def test_contrast_keeps_the_mean_luma(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shadows_have_soft_edges_and_spare_blue() -> None:
     torch.manual_seed(0)
-    dark, shares = [], []
+    dark, shares, steps = [], [], []
     for _ in range(60):
         light = random_shadows(96, 128)
         assert light.shape == (3, 96, 128)
         assert 1 - 1.06 * photometric.SHADOW_SHARE[1] < light.min() <= light.max() <= 1
         assert (light[2] >= light[0]).all()
-        # A shadow needs more than one pixel from light to dark.
-        assert light.diff(dim=2).abs().max() < 0.75 * float(1 - light.min()) + 1e-6
+        # Of its full depth, a shadow takes at most a quarter in one pixel, because a cell of the grid has four.
+        if light.min() < 1:  # there may be no shade beside the glade
+            steps.append(float(light.diff(dim=2).abs().max() / (1 - light.min())))
         dark.append(float((light[1] < 0.9).float().mean()))
         shares.append(float(light.min()))
+    assert max(steps) <= 0.26
+    assert np.median(steps) < 0.15  # and mostly less, because the mask is blurred
     assert min(dark) < 0.2
     assert max(dark) > 0.8
     assert max(shares) - min(shares) > 0.2
