@@ -20,6 +20,8 @@ from torchvision import tv_tensors
 MAX_GAMMA, MAX_EXPOSURE, MAX_CONTRAST, MAX_SATURATION = 1.5, 1.4, 1.3, 1.8
 # Gains of red over blue (the color temperature of the light) and of green over both (the tint); turns of the hue.
 MAX_TEMPERATURE, MAX_TINT, MAX_HUE = 1.3, 1.08, 0.04
+# Mean luma, 0 to 255, that a change of the exposure does not leave, because cameras choose theirs by it.
+LEVELS = (40.0, 150.0)
 # Probabilities of what not every camera or hour has.
 GRAY, HAZE, SHADOWS, BLUR, NOISE, JPEG = 0.05, 0.2, 0.5, 0.15, 0.15, 0.1
 # Share of the light that haze adds, and its brightness, 0 to 255. Share of the light that a shadow takes.
@@ -83,8 +85,9 @@ def random_color_matrix(mean: Tensor) -> tuple[Tensor, Tensor]:
     saturation = 0.0 if _happens(GRAY) else _factor(MAX_SATURATION)
     matrix = gray + saturation * (hue_rotation(_between(-MAX_HUE, MAX_HUE)) - gray)
     temperature, tint = _factor(MAX_TEMPERATURE) ** 0.5, _factor(MAX_TINT)
-    gains = torch.tensor([temperature, tint, 1 / temperature]) * _factor(MAX_EXPOSURE)
-    matrix = gains[:, None] * matrix
+    matrix = torch.tensor([temperature, tint, 1 / temperature])[:, None] * matrix
+    least, most = (bound / max(1.0, float(LUMA @ matrix @ mean)) for bound in LEVELS)
+    matrix = min(max(_factor(MAX_EXPOSURE), min(1.0, least)), max(1.0, most)) * matrix
     contrast, level = _factor(MAX_CONTRAST), LUMA @ matrix @ mean
     matrix, offset = contrast * matrix, ((1 - contrast) * level).expand(3)
     if _happens(HAZE):

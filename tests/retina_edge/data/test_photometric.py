@@ -137,6 +137,27 @@ def test_contrast_keeps_the_mean_luma(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1.5 < max(contrasts) < 2
 
 
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        (100, (50, 150)),  # bounded by half and by the highest level
+        (60, (40, 120)),  # by the lowest level and by double
+        (200, (100, 200)),  # an image beyond the highest level is not made brighter
+        (0, (0, 0)),
+    ],
+)
+def test_the_exposure_keeps_the_mean_within_levels(
+    monkeypatch: pytest.MonkeyPatch, level: float, expected: tuple[float, float]
+) -> None:
+    without_factors(monkeypatch)
+    only(monkeypatch)
+    monkeypatch.setattr(photometric, "MAX_EXPOSURE", 2.0)
+    torch.manual_seed(0)
+    mean = torch.full((3,), float(level))
+    levels = [float((random_color_matrix(mean)[0] @ mean)[1]) for _ in range(300)]
+    assert (min(levels), max(levels)) == pytest.approx(expected, rel=0.02)
+
+
 def test_shadows_have_soft_edges_and_spare_blue() -> None:
     torch.manual_seed(0)
     dark, shares, steps = [], [], []
