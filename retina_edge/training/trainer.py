@@ -22,13 +22,9 @@ from export.preprocess import Preprocess
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.loading import AugmentedDataset, BatchLoader, EpochSampler
-from retina_edge.detections import DEFAULT_SCORE
-from retina_edge.detector import Detector
-from retina_edge.evaluation.coco_metrics import Evaluation, detect_all, evaluate_detections
-from retina_edge.evaluation.confusion import confusion
+from retina_edge.evaluation.coco_metrics import Evaluation
 from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.retinanet import RetinaNet
-from retina_edge.model.torch_executor import TorchExecutor
 from retina_edge.system.stop_request import StopRequest, stop_on_signal
 from retina_edge.training import training_state
 from retina_edge.training.criterion import RetinaNetCriterion
@@ -40,6 +36,7 @@ from retina_edge.training.run_files import last_path
 from retina_edge.training.step_guard import StepAbandoned, StepGuard
 from retina_edge.training.train_options import TrainOptions
 from retina_edge.training.training_log import TrainingLog
+from retina_edge.training.validation import Validated, validate
 
 
 class Trainer:
@@ -258,25 +255,26 @@ class Trainer:
     ) -> Evaluation | None:
         """Evaluate the model if an evaluation is due, save checkpoints, and write the log."""
         epoch = -(-self.step // self.sampler.batches)
-        result, found = None, None
+        result = None
         if self._evaluation_is_due(epoch):
             # An evaluation can take long and can fail, so the trained epoch is saved first.
             self.save_last()
             begun = time.monotonic()
-            result, found = self._evaluate(stop)
+            result = self._validate(self.evaluated_model(), stop)
             self.budget.evaluated(time.monotonic() - begun)
-            if result.metrics["AP"] > self.best_ap:
-                self.best_ap = result.metrics["AP"]
+            if result.evaluation.metrics["AP"] > self.best_ap:
+                self.best_ap = result.evaluation.metrics["AP"]
                 self.checkpoint().save(self.output, half=self.half)
         self.unfinished = None
         self.save_last()
-        log.write(epoch, self.step, rate, losses, result)
+        evaluation, found = (result.evaluation, result.found) if result else (None, None)
+        log.write(epoch, self.step, rate, losses, evaluation)
         losses = dict(losses)
         speed, objects = losses.pop("images_per_second"), sum(len(image.boxes) for image in self.val_data.images)
         epochs = None if self.budget else self.options.epochs
         steps = self.step, self.total_steps
-        self.observer.on_epoch(EpochReport(epoch, epochs, *steps, losses, speed, result, found, objects))
-        return result
+        self.observer.on_epoch(EpochReport(epoch, epochs, *steps, losses, speed, evaluation, found, objects))
+        return evaluation
 
     def _evaluation_is_due(self, epoch: int) -> bool:
         """True if the model is evaluated after an epoch: at the end of the run always, before that if there is time."""
@@ -302,23 +300,21 @@ class Trainer:
         if self.group.is_main:
             self.observer.on_stop()
 
-    def _evaluate(self, stop: StopRequest) -> tuple[Evaluation, int]:
-        """Return the evaluation of the current model, and the number of objects that it finds."""
-        done = 0
+    def _validate(self, model: RetinaNet, stop: StopRequest) -> Validated:
+        """Return the results of a model on the validation images.
 
-        def on_image() -> None:
-            nonlocal done
-            done += 1
+        Raises:
+            KeyboardInterrupt: if a stop was requested.
+        """
+
+        def on_image(done: int) -> None:
             self.observer.on_evaluated(done, len(self.val_data))
             if stop.requested:
                 raise KeyboardInterrupt
 
-        executor = TorchExecutor(self.evaluated_model(), self.contract, device=self.group.device)
         # On a CPU one by one, because Ctrl-C waits for the images of a batch.
         batch = 1 if self.guard else self.options.batch
-        detections = detect_all(Detector(executor), self.val_data, batch=batch, on_image=on_image)
-        found = sum(row[2] for row in confusion(detections, self.val_data, DEFAULT_SCORE).rows())
-        return evaluate_detections(detections, self.val_data), found
+        return validate(model, self.contract, self.val_data, batch=batch, device=self.group.device, on_image=on_image)
 
     def checkpoint(self) -> Checkpoint:
         """Return a checkpoint of the current model, ready to ship."""

@@ -212,7 +212,7 @@ def script_evaluations(monkeypatch: pytest.MonkeyPatch, *aps: float) -> list[int
         metrics = dict.fromkeys(METRICS, 0.0) | {"AP": aps[len(calls) - 1]}
         return Evaluation(metrics, {"tree": 0.0}, len(data), 0)
 
-    monkeypatch.setattr("retina_edge.training.trainer.evaluate_detections", evaluate)
+    monkeypatch.setattr("retina_edge.training.validation.evaluate_detections", evaluate)
     return calls
 
 
@@ -251,7 +251,7 @@ def test_resuming_after_a_failed_evaluation_repeats_only_the_evaluation(
         raise SourceError("val.jpg: truncated")
 
     with monkeypatch.context() as patch:
-        patch.setattr("retina_edge.training.trainer.detect_all", fail)
+        patch.setattr("retina_edge.training.validation.detect_all", fail)
         with pytest.raises(SourceError):
             make_trainer(data, tmp_path / "model.pt").run()
     resumed = make_trainer(data, tmp_path / "model.pt")
