@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from retina_edge.api.training import Fields, train
+from retina_edge.api.training import train
 from retina_edge.api.training_data import TrainingData
+from retina_edge.api.training_inputs import Fields
 from retina_edge.cli import argument_types, running, training_options
 from retina_edge.cli.training_options import AUGMENT_FIELDS, AUTO, MODEL_FIELDS, NONE, PAPER, RECIPES, RUN_FIELDS
 from retina_edge.cli.verb_parser import VerbParser

@@ -5,25 +5,25 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.core.contract import BIT_DEPTH, DetectorContract
 from engines.core.errors import ContractError, TrainingError
 from retina_edge.api.training_data import TrainingData
+from retina_edge.api.training_inputs import Fields, check_given, check_outputs, fields
 from retina_edge.api.training_plan import IMAGENET, GivenOptions, TrainingPlan
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.summary import DataSummary
-from retina_edge.system.output_file import Input, check_output
 from retina_edge.training.findings import findings
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.observer import TrainingObserver
 from retina_edge.training.plan import CPU, Speed
-from retina_edge.training.run_files import check_log, check_resumable, claim_run_files, kept_path, last_path
+from retina_edge.training.run_files import check_resumable, claim_run_files, last_path
 from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ MEASURED_STEPS = 1000
 NOTHING_LEARNED = 0.01
 # Takes one line of text for the user.
 OnMessage = Callable[[str], None]
-# Options as a whole, or some of their fields by name.
-Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,10 +47,13 @@ class TrainingResult:
     Attributes:
         checkpoint: path of the best checkpoint.
         best_ap: AP of that checkpoint on the validation images, 0 to 1.
+        metrics: all COCO metrics of that checkpoint by name, without those of sizes that no object has. Only the main
+            process of several has them.
     """
 
     checkpoint: Path
     best_ap: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -102,13 +103,13 @@ def train(
     """
     started, output = time.monotonic(), Path(output)
     data = data if isinstance(data, TrainingData) else TrainingData(data)
-    given = GivenOptions(_fields(model, ModelOptions), _fields(augment, AugmentOptions), _fields(options, TrainOptions))
-    _check(given, qat, init, model)
+    given = GivenOptions(fields(model, ModelOptions), fields(augment, AugmentOptions), fields(options, TrainOptions))
+    check_given(given, qat, init, model)
     weights = given.model.get("backbone_weights")
     files = [] if weights in (None, IMAGENET) else [("backbone weights", weights)]
     if resume:
         check_resumable(output)
-    _check_outputs(output, [("checkpoint", init), ("checkpoint", qat), *data.inputs(), *files])
+    check_outputs(output, [("checkpoint", init), ("checkpoint", qat), *data.inputs(), *files])
 
     from retina_edge.model.torch_executor import select_device
     from retina_edge.training.processes import process_group
@@ -129,7 +130,7 @@ def train(
         if resume:
             trainer.resume()
             if trainer.has_ended:
-                say(f"this run has ended; to train longer, start another one with --init {output} and another -o")
+                say(_way_on(trainer, output))
             about = "about " if trainer.options.minutes else ""
             say(f"resuming {trainer.last_path.name} after step {trainer.step} of {about}{trainer.total_steps}")
         claimed = claim_run_files(output, resume=resume) if group.is_main else nullcontext(None)
@@ -138,13 +139,27 @@ def train(
                 names = f"{kept.with_suffix('')}.*"
                 say(f"the files of the last run are kept as {names}; earlier ones of this name are replaced")
             trainer.run()
-        say(f"best AP {trainer.best_ap:.4f} in {output}, after {trainer.step} steps in all")
-        if trainer.best_ap < NOTHING_LEARNED:
+            if trainer.out_of_patience:
+                say(f"ended early: the last {_evaluations(trainer.best.without_gain)} brought no gain of AP")
+        say(f"best AP {trainer.best.ap:.4f} in {output}, after {trainer.step} steps in all")
+        if trainer.best.ap < NOTHING_LEARNED:
             say(
                 "warning: the model finds almost nothing yet: train longer, with more --minutes or --epochs, or with "
                 "pretrained weights"
             )
-    return TrainingResult(output, trainer.best_ap)
+    return TrainingResult(output, trainer.best.ap, trainer.best.metrics)
+
+
+def _way_on(trainer: Trainer, output: Path) -> str:
+    """Return how to train on after the end of a run, as text for the user."""
+    longer = f"this run has ended; to train longer, start another one with --init {output} and another -o"
+    if not trainer.out_of_patience:
+        return longer
+    return f"{longer}, or resume with a --patience of more than {_evaluations(trainer.best.without_gain)}"
+
+
+def _evaluations(count: int) -> str:
+    return f"{count} evaluation{'s' if count > 1 else ''}"
 
 
 def _earlier_bit_depth(output: Path, init: Path | str | None, qat: Path | str | None, *, resume: bool) -> int | None:
@@ -228,8 +243,12 @@ class _Run:
         speed = None if resume else self._speed(given, make_trainer)
         (spent,) = self.group.of_main([time.monotonic() - started])  # all processes must plan alike
         plan = plan.with_length(given, val_images=len(self.val_data), speed=speed, elapsed=spent)
-        trainer = self._trainer(model, contract, plan.augment, plan.options, recipe=plan.recipe(), spent=spent)
-        trainer.budget.last_evaluation = speed.image * len(self.val_data) if speed else 0.0
+        recipe = plan.recipe()
+        if previous and previous.recipe is not None:  # all options are given now, but were chosen when the run began
+            recipe["choices"] = previous.recipe["choices"]
+        trainer = self._trainer(model, contract, plan.augment, plan.options, recipe=recipe, spent=spent)
+        evaluation = speed.image * len(self.val_data) if speed else 0.0
+        trainer.budget.last_evaluation = trainer.last_evaluations * evaluation
         for line in plan.choice_lines():
             self.say(line)
         if not resume:
@@ -237,7 +256,7 @@ class _Run:
         about = "about " if plan.options.minutes else ""
         self.say(f"{about}{trainer.total_steps} steps, {trainer.sampler.batches} in an epoch")
         hours = trainer.total_steps * speed.step / 3600 if speed else None
-        fit, evaluation = plan.anchor_fit(), trainer.budget.last_evaluation
+        fit = plan.anchor_fit()
         for finding in findings(plan.facts, plan.options, plan.augment, fit, hours=hours, evaluation=evaluation):
             self.say(f"warning: {finding}")
         return trainer
@@ -297,44 +316,3 @@ class _Run:
             spent=spent,
             observer=self.observer,
         )
-
-
-def _fields(options: object, kind: type) -> Fields:
-    """Return the fields of options by name: of an object all of them, of a mapping those in it.
-
-    A run with a time has no number of epochs, so those of an object with both are left out.
-    """
-    if options is None:
-        return {}
-    names = [field.name for field in dataclasses.fields(kind)]
-    if isinstance(options, kind):
-        values = {name: getattr(options, name) for name in names}
-        return {name: value for name, value in values.items() if name != "epochs" or not values.get("minutes")}
-    if not isinstance(options, Mapping):
-        raise ContractError(f"options: expected {kind.__name__} or a mapping of its fields, got {options!r}")
-    for name in options:
-        if name not in names:
-            raise ContractError(f"options: expected fields of {kind.__name__}, {', '.join(names)}, got {name!r}")
-    return dict(options)
-
-
-def _check(given: GivenOptions, qat: Path | str | None, init: Path | str | None, model: object) -> None:
-    if given.options.get("minutes") and "epochs" in given.options:
-        raise ContractError("minutes: expected either minutes or epochs, got both; leave one out")
-    if init is not None and given.model.get("backbone_weights") is not None:
-        raise ContractError("backbone_weights: expected none with init, which has its own; leave one out")
-    if qat is not None and (model is not None or init is not None):
-        raise ContractError("qat: expected neither model nor init, because the checkpoint decides both; leave them out")
-    if given.options.get("qat", qat is not None) != (qat is not None):
-        wanted = "without" if qat is None else "with"
-        raise ContractError(
-            f"options: expected qat={qat is not None} {wanted} a checkpoint for qat, got qat={given.options['qat']}"
-        )
-
-
-def _check_outputs(output: Path, inputs: Sequence[Input]) -> None:
-    check_output("output", output, suffix=".pt", inputs=inputs)
-    for suffix in (".pt", ".last.pt", ".csv"):
-        for path in (output, kept_path(output)):
-            check_output("output", path.with_suffix(suffix), inputs=inputs)
-    check_log(output)

@@ -26,7 +26,7 @@ RUN_FIELDS = {
     "lr": "learning_rate",
     "warmup": "warmup_steps",
     **{name: name for name in ("epochs", "epoch_samples", "batch", "optimizer", "weight_decay", "schedule", "amp")},
-    **{name: name for name in ("ema", "clip_norm", "workers", "seed", "eval_every", "minutes")},
+    **{name: name for name in ("ema", "clip_norm", "workers", "seed", "eval_every", "patience", "minutes")},
 }
 
 
@@ -218,6 +218,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, help="number of processes that load images (default: by the number of cores)")
     add("--seed", type=int, help="seed of all randomness (default: 0)")
     add("--eval-every", type=int, metavar="EPOCHS", help="epochs between evaluations (default: 1)")
+    add(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="end the run after N evaluations without a gain of AP; 0 for no such end (default: 0)",
+    )
     add("--half-weights", action="store_true", help="store the best weights in float16")
 
 

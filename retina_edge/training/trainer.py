@@ -27,8 +27,10 @@ from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.retinanet import RetinaNet
 from retina_edge.system.stop_request import StopRequest, stop_on_signal
 from retina_edge.training import training_state
+from retina_edge.training.best_model import BestModel
 from retina_edge.training.criterion import RetinaNetCriterion
-from retina_edge.training.observer import EpochReport, StepReport, TrainingObserver
+from retina_edge.training.epoch_end import finish_epoch
+from retina_edge.training.observer import StepReport, TrainingObserver
 from retina_edge.training.optimization import amp_dtype, learning_rate, make_optimizer, ramped_ema
 from retina_edge.training.processes import ProcessGroup
 from retina_edge.training.progress import TimeBudget
@@ -36,7 +38,6 @@ from retina_edge.training.run_files import last_path
 from retina_edge.training.step_guard import StepAbandoned, StepGuard
 from retina_edge.training.train_options import TrainOptions
 from retina_edge.training.training_log import TrainingLog
-from retina_edge.training.validation import Validated, validate
 
 
 class Trainer:
@@ -110,7 +111,8 @@ class Trainer:
         self.step = 0
         self.budget = TimeBudget(60 * options.minutes, spent=spent)
         self.out_of_time = False
-        self.best_ap = -1.0
+        self.out_of_patience = False
+        self.best = BestModel()
         # Mean losses of an epoch that has been trained but not evaluated; None if there is no such epoch.
         self.unfinished: dict[str, float] | None = None
         self.saved = False
@@ -147,17 +149,24 @@ class Trainer:
                     self.unfinished = self.train_one_epoch(*divmod(self.step, self.sampler.batches), stop)
                 rate = learning_rate(self.options, self.step, self.progress())  # in every process, which may share it
                 if log:
-                    result = self._finish_epoch(self.unfinished, rate, log, stop)
+                    result = finish_epoch(self, self.unfinished, rate, log, stop)
                 self.unfinished = None
                 self.group.wait()
-                if any(self.group.any_of(stop.requested)):
+                # Only the main process evaluates.
+                stopping, self.out_of_patience = self.group.any_of(stop.requested, self.out_of_patience)
+                if stopping:
                     raise KeyboardInterrupt
         return result
 
     @property
     def has_ended(self) -> bool:
-        """True if all steps are trained, or the time is over."""
-        return self.out_of_time if self.budget else self.step >= self.total_steps
+        """True if all steps are trained, the time is over, or AP has not risen for too long."""
+        return self.out_of_patience or (self.out_of_time if self.budget else self.step >= self.total_steps)
+
+    @property
+    def last_evaluations(self) -> int:
+        """The number of evaluations at the end of the run: with EMA also of the weights that are not averaged."""
+        return 2 if self.ema else 1
 
     def train_one_epoch(self, epoch: int, first_batch: int, stop: StopRequest) -> dict[str, float]:
         """Train the steps of one epoch, or fewer if the time of the run ends.
@@ -250,37 +259,6 @@ class Trainer:
             f"(now {self.optimizer.param_groups[0]['lr']:g}), warm up longer, or train with amp off{saved}"
         )
 
-    def _finish_epoch(
-        self, losses: dict[str, float], rate: float, log: TrainingLog, stop: StopRequest
-    ) -> Evaluation | None:
-        """Evaluate the model if an evaluation is due, save checkpoints, and write the log."""
-        epoch = -(-self.step // self.sampler.batches)
-        result = None
-        if self._evaluation_is_due(epoch):
-            # An evaluation can take long and can fail, so the trained epoch is saved first.
-            self.save_last()
-            begun = time.monotonic()
-            result = self._validate(self.evaluated_model(), stop)
-            self.budget.evaluated(time.monotonic() - begun)
-            if result.evaluation.metrics["AP"] > self.best_ap:
-                self.best_ap = result.evaluation.metrics["AP"]
-                self.checkpoint().save(self.output, half=self.half)
-        self.unfinished = None
-        self.save_last()
-        evaluation, found = (result.evaluation, result.found) if result else (None, None)
-        log.write(epoch, self.step, rate, losses, evaluation)
-        losses = dict(losses)
-        speed, objects = losses.pop("images_per_second"), sum(len(image.boxes) for image in self.val_data.images)
-        epochs = None if self.budget else self.options.epochs
-        steps = self.step, self.total_steps
-        self.observer.on_epoch(EpochReport(epoch, epochs, *steps, losses, speed, evaluation, found, objects))
-        return evaluation
-
-    def _evaluation_is_due(self, epoch: int) -> bool:
-        """True if the model is evaluated after an epoch: at the end of the run always, before that if there is time."""
-        due = epoch % self.options.eval_every == 0 and (not self.budget or self.budget.has_time_to_evaluate())
-        return due or self.has_ended
-
     def _step_report(self, epoch: int, batches: int, losses: dict[str, float]) -> StepReport:
         return StepReport(
             epoch=epoch,
@@ -299,22 +277,6 @@ class Trainer:
             self.guard.stop()
         if self.group.is_main:
             self.observer.on_stop()
-
-    def _validate(self, model: RetinaNet, stop: StopRequest) -> Validated:
-        """Return the results of a model on the validation images.
-
-        Raises:
-            KeyboardInterrupt: if a stop was requested.
-        """
-
-        def on_image(done: int) -> None:
-            self.observer.on_evaluated(done, len(self.val_data))
-            if stop.requested:
-                raise KeyboardInterrupt
-
-        # On a CPU one by one, because Ctrl-C waits for the images of a batch.
-        batch = 1 if self.guard else self.options.batch
-        return validate(model, self.contract, self.val_data, batch=batch, device=self.group.device, on_image=on_image)
 
     def checkpoint(self) -> Checkpoint:
         """Return a checkpoint of the current model, ready to ship."""

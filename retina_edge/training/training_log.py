@@ -6,6 +6,7 @@ import csv
 import errno
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from retina_edge.evaluation.coco_metrics import METRICS, Evaluation
 # Space for the log that must be free.
 RESERVED_BYTES = 2**20
 LOSSES = ("classification", "bbox_regression")
-COLUMNS = ("epoch", "step", "learning_rate", *LOSSES, "images_per_second", *METRICS)
+# AP of the weights without averaging, at the end of a run with EMA.
+RAW_AP = "AP_raw"
+COLUMNS = ("epoch", "step", "learning_rate", *LOSSES, "images_per_second", *METRICS, RAW_AP)
 
 
 class TrainingLog:
@@ -29,8 +32,12 @@ class TrainingLog:
         output.parent.mkdir(parents=True, exist_ok=True)
         self._path = output.with_suffix(".csv")
         self._check_space()
+        self._columns: Sequence[str] = COLUMNS
         if step == 0 or not self._path.exists() or not self._path.stat().st_size:
             self._write_row("w", {name: name for name in COLUMNS})
+        else:  # an older log lacks columns
+            with self._path.open(newline="") as file:
+                self._columns = next(csv.reader(file))
         self._writer: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -39,7 +46,13 @@ class TrainingLog:
         self._writer = SummaryWriter(str(output.with_suffix(".tensorboard")), purge_step=step)
 
     def write(
-        self, epoch: int, step: int, learning_rate: float, losses: dict[str, float], result: Evaluation | None
+        self,
+        epoch: int,
+        step: int,
+        learning_rate: float,
+        losses: dict[str, float],
+        result: Evaluation | None,
+        raw: Evaluation | None = None,
     ) -> None:
         """Append the results of an epoch; without an evaluation, the columns of the metrics stay empty.
 
@@ -49,11 +62,14 @@ class TrainingLog:
             learning_rate: learning rate of the next step.
             losses: mean losses of the epoch, and ``images_per_second``.
             result: evaluation after the epoch, or None.
+            raw: evaluation of the weights without averaging, or None.
         """
         row: dict[str, Any] = {"epoch": epoch, "step": step, "learning_rate": f"{learning_rate:.3g}"}
         row.update({name: f"{value:.4f}" for name, value in losses.items()})
         if result:
             row.update({name: f"{value:.4f}" for name, value in result.metrics.items()})
+        if raw:
+            row[RAW_AP] = f"{raw.metrics['AP']:.4f}"
         self._check_space()
         self._write_row("a", row)
         if self._writer:
@@ -70,7 +86,7 @@ class TrainingLog:
     def _write_row(self, mode: str, row: dict[str, Any]) -> None:
         try:
             with self._path.open(mode, newline="") as file:
-                csv.DictWriter(file, COLUMNS).writerow(row)
+                csv.DictWriter(file, self._columns, extrasaction="ignore").writerow(row)
         except OSError as error:  # the error of a full disk does not name the file
             raise OSError(error.errno, error.strerror, str(self._path)) from error
 
