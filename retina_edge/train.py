@@ -88,6 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(
                 f"{option}: not allowed with --qat, which takes the model from its checkpoint; leave {option} out"
             )
+        if args.find_lr and (args.qat or args.lr is not None):
+            other = "--qat, which needs a small rate" if args.qat else "--lr, which is the rate"
+            parser.error(f"--find-lr: not allowed with {other}; leave one out")
         if args.minutes and args.epochs:
             parser.error("--minutes: not allowed with --epochs, which decides the length of the run; leave one out")
         # Checks the options before anything is read.
@@ -96,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             options, model, augment = complete
             if args.minutes:  # a run with a time has no number of epochs
                 options = {name: value for name, value in options.items() if name != "epochs"}
+            if args.find_lr:
+                options = {name: value for name, value in options.items() if name != "learning_rate"}
     except ValueError as error:
         parser.error(str(error))
     return running.run(lambda: _train(args, arguments, options=options, model=model, augment=augment))
@@ -118,6 +123,7 @@ def _train(
             init=args.init,
             qat=args.qat,
             resume=args.resume,
+            find_lr=args.find_lr,
             half_weights=args.half_weights,
             device=args.device,
             on_message=say,

@@ -22,7 +22,7 @@ from retina_edge.data.summary import DataSummary
 from retina_edge.training.findings import findings
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.observer import TrainingObserver
-from retina_edge.training.plan import CPU, Speed
+from retina_edge.training.plan import CPU, CPU_MINUTES, Speed
 from retina_edge.training.run_files import check_resumable, claim_run_files, last_path
 from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
 
@@ -66,6 +66,7 @@ def train(
     init: Path | str | None = None,
     qat: Path | str | None = None,
     resume: bool = False,
+    find_lr: bool = False,
     half_weights: bool = False,
     device: str = "auto",
     on_message: OnMessage = lambda _line: None,
@@ -88,6 +89,8 @@ def train(
         init: path of a checkpoint to fine-tune. Its architecture is kept if no other one is given. Not with ``qat``.
         qat: path of a trained checkpoint to fine-tune with the rounding of INT8 (quantization-aware training).
         resume: continue from ``NAME.last.pt``, with its options.
+        find_lr: find the learning rate with a range test before the first step; see ``training.rate_search``. A resumed
+            run has its rate already. Not with ``qat``, or a given rate.
         half_weights: store the best weights in float16.
         device: ``auto``, ``cpu`` or ``cuda``.
         on_message: called with each line of text for the user.
@@ -104,7 +107,7 @@ def train(
     started, output = time.monotonic(), Path(output)
     data = data if isinstance(data, TrainingData) else TrainingData(data)
     given = GivenOptions(fields(model, ModelOptions), fields(augment, AugmentOptions), fields(options, TrainOptions))
-    check_given(given, qat, init, model)
+    check_given(given, qat, init, model, find_lr=find_lr)
     weights = given.model.get("backbone_weights")
     files = [] if weights in (None, IMAGENET) else [("backbone weights", weights)]
     if resume:
@@ -126,7 +129,7 @@ def train(
         if qat is not None:
             trainer = run.for_qat(given, qat)
         else:
-            trainer = run.planned(given, init, resume=resume, started=started)
+            trainer = run.planned(given, init, resume=resume, find_lr=find_lr, started=started)
         if resume:
             trainer.resume()
             if trainer.has_ended:
@@ -213,7 +216,9 @@ class _Run:
         augment = AugmentOptions(**given.augment).for_input(source.contract.input_size)
         return self._trainer(model, source.contract, augment, options, recipe=None)
 
-    def planned(self, given: GivenOptions, init: Path | str | None, *, resume: bool, started: float) -> Trainer:
+    def planned(
+        self, given: GivenOptions, init: Path | str | None, *, resume: bool, find_lr: bool, started: float
+    ) -> Trainer:
         """Return a trainer for a new model, with choices for all options that were not given."""
         from retina_edge.model.checkpoint import load_checkpoint
         from retina_edge.training.initialize import initialize_from
@@ -241,6 +246,8 @@ class _Run:
             return self._trainer(copy.deepcopy(model), contract, plan.augment, options, recipe=None)
 
         speed = None if resume else self._speed(given, make_trainer)
+        if find_lr and not resume:
+            plan = self._with_found_rate(plan, given, make_trainer, speed)
         (spent,) = self.group.of_main([time.monotonic() - started])  # all processes must plan alike
         plan = plan.with_length(given, val_images=len(self.val_data), speed=speed, elapsed=spent)
         recipe = plan.recipe()
@@ -274,6 +281,19 @@ class _Run:
             self.say("measuring the speed")
             return Speed(estimate_step(make_trainer()), 0.0, 0.0)
         return None
+
+    def _with_found_rate(
+        self, plan: TrainingPlan, given: GivenOptions, make_trainer: Callable[[], Trainer], speed: Speed | None
+    ) -> TrainingPlan:
+        """Return the plan with the learning rate that a range test finds."""
+        from retina_edge.training.rate_search import STEPS, search_rate, steps_for
+
+        steps = STEPS
+        if speed and "epochs" not in given.options:  # the steps of such a run depend on the speed anyway
+            steps = steps_for(given.options.get("minutes") or CPU_MINUTES, speed.step)
+        self.say(f"searching the learning rate: a range test of up to {steps} steps")
+        test = search_rate(make_trainer(), steps)
+        return plan.with_rate(test.rate, test.reason)
 
     def _new_model(self, plan: TrainingPlan, source: Checkpoint | None) -> tuple[RetinaNet, DetectorContract]:
         """Make a new model of the planned architecture; the checkpoint decides what is no option."""

@@ -35,7 +35,9 @@ def fields(options: object, kind: type) -> Fields:
     return dict(options)
 
 
-def check_given(given: GivenOptions, qat: Path | str | None, init: Path | str | None, model: object) -> None:
+def check_given(
+    given: GivenOptions, qat: Path | str | None, init: Path | str | None, model: object, *, find_lr: bool
+) -> None:
     """Check that the options and the checkpoints to start from do not contradict each other.
 
     Raises:
@@ -43,6 +45,10 @@ def check_given(given: GivenOptions, qat: Path | str | None, init: Path | str | 
     """
     if given.options.get("minutes") and "epochs" in given.options:
         raise ContractError("minutes: expected either minutes or epochs, got both; leave one out")
+    if find_lr and "learning_rate" in given.options:
+        raise ContractError("find_lr: expected no learning_rate with it, which it finds; leave one out")
+    if find_lr and qat is not None:
+        raise ContractError("find_lr: not allowed with qat, which needs a small rate; leave one out")
     if init is not None and given.model.get("backbone_weights") is not None:
         raise ContractError("backbone_weights: expected none with init, which has its own; leave one out")
     if qat is not None and (model is not None or init is not None):

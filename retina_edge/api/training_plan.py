@@ -158,6 +158,18 @@ class TrainingPlan:
             (*choices, *made),
         )
 
+    def with_rate(self, rate: float | None, reason: str) -> TrainingPlan:
+        """Choose the learning rate that a search has found.
+
+        Args:
+            rate: the rate; None to keep the usual one.
+            reason: reason of the choice, for the user.
+        """
+        rate = self.options.learning_rate if rate is None else float(f"{rate:.2g}")
+        choice = Choice("--lr", f"{rate:g}", reason)
+        choices = tuple(choice if old.option == "--lr" else old for old in self.choices)
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, learning_rate=rate), choices=choices)
+
     def with_length(self, given: GivenOptions, *, val_images: int, speed: Speed | None, elapsed: float) -> TrainingPlan:
         """Choose the length of the run. See ``plan_length``."""
         options, made = plan_length(

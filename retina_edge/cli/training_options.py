@@ -200,6 +200,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, help="samples per step in each process (default: 8 on a CPU, 16 on a GPU)")
     add("--optimizer", choices=OPTIMIZERS, help="optimizer (default: adamw)")
     add("--lr", type=float, help="learning rate after the warm-up (default: by optimizer, batch and weights)")
+    add(
+        "--find-lr",
+        action="store_true",
+        help="find the learning rate by a range test, up to 100 steps with rising rates, before the run; not with --lr "
+        "or --qat (default: no test)",
+    )
     add("--weight-decay", type=float, help="weight decay (default: 0.05 with adamw, 0.0001 with sgd)")
     add("--warmup", type=int, metavar="STEPS", help="steps in which the learning rate rises (default: 5%% of the run)")
     add("--schedule", choices=SCHEDULES, help="schedule of the learning rate (default: cosine)")
