@@ -6,12 +6,18 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
+from engines.core.letterbox import BgrImage
+from retina_edge.detections import DEFAULT_SCORE
 from retina_edge.evaluation.coco_metrics import Evaluation
+from retina_edge.evaluation.error_picture import draw_errors, examples
 from retina_edge.model.retinanet import RetinaNet
 from retina_edge.system.stop_request import StopRequest
 from retina_edge.training.observer import EpochReport
 from retina_edge.training.training_log import TrainingLog
 from retina_edge.training.validation import Validated, validate
+
+# Number of pictures for TensorBoard, and their longest side, pixels.
+PICTURES, PICTURE_SIDE = 4, 512
 
 if TYPE_CHECKING:
     from retina_edge.training.trainer import Trainer
@@ -60,6 +66,9 @@ def finish_epoch(
     evaluation, found = (result.evaluation, result.found) if result else (None, None)
     raw_evaluation = raw.evaluation if raw else None
     log.write(epoch, trainer.step, rate, losses, evaluation, raw_evaluation)
+    progress = trainer.step / trainer.total_steps
+    if result and log.wants_pictures(progress):
+        log.add_pictures(_pictures(trainer, result), trainer.step, progress)
     losses = dict(losses)
     speed, objects = losses.pop("images_per_second"), sum(len(image.boxes) for image in trainer.val_data.images)
     epochs = None if trainer.budget else trainer.options.epochs
@@ -88,6 +97,22 @@ def _validate(trainer: Trainer, model: RetinaNet, stop: StopRequest) -> Validate
     # On a CPU one by one, because Ctrl-C waits for the images of a batch.
     batch = 1 if trainer.guard else trainer.options.batch
     return validate(model, trainer.contract, data, batch=batch, device=trainer.group.device, on_image=on_image)
+
+
+def _pictures(trainer: Trainer, result: Validated) -> dict[str, BgrImage]:
+    """Return pictures of the detections in a few validation images, always the same."""
+    data, depth = trainer.val_data, trainer.contract.bit_depth
+    return {
+        f"validation/{number}": draw_errors(
+            data.images[index],
+            result.detections[index],
+            data,
+            score=DEFAULT_SCORE,
+            side=PICTURE_SIDE,
+            bit_depth=depth,
+        )
+        for number, index in enumerate(examples(data, PICTURES), 1)
+    }
 
 
 def _save_raw(trainer: Trainer, result: Evaluation) -> None:
