@@ -50,8 +50,8 @@ def build_parser() -> VerbParser:
         type=Path,
         required=True,
         metavar="MODEL.pt",
-        help="file for the best checkpoint; MODEL.last.pt for --resume, MODEL.csv and MODEL.tensorboard/ are written "
-        "beside it; those of an earlier run are kept as MODEL.previous.*",
+        help="file for the best checkpoint; MODEL.last.pt for --resume, MODEL.csv, MODEL.tensorboard/ and "
+        "MODEL.report.html are written beside it; those of an earlier run are kept as MODEL.previous.*",
     )
     add(
         "--minutes",

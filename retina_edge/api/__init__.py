@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from retina_edge.api.tiles import TileOptions
     from retina_edge.api.training import TrainingResult, train
     from retina_edge.api.training_data import TrainingData
+    from retina_edge.api.training_report import write_training_report
     from retina_edge.data.augment_options import AugmentOptions
     from retina_edge.sinks.output_options import OutputOptions
     from retina_edge.tracking.analysis import TrackingOptions
@@ -58,6 +59,7 @@ __all__ = [
     "export",
     "open_run",
     "train",
+    "write_training_report",
 ]
 
 # These modules are imported on first use: training needs torch, exporting needs onnx, and a machine that only detects
@@ -86,6 +88,7 @@ _MODULES = {
     "export": "retina_edge.api.exporting",
     "open_run": "retina_edge.api.running",
     "train": "retina_edge.api.training",
+    "write_training_report": "retina_edge.api.training_report",
 }
 
 

@@ -16,6 +16,7 @@ from engines.core.errors import ContractError, TrainingError
 from retina_edge.api.training_data import TrainingData
 from retina_edge.api.training_inputs import Fields, check_given, check_outputs, fields
 from retina_edge.api.training_plan import IMAGENET, GivenOptions, TrainingPlan
+from retina_edge.api.training_report import report_run
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.summary import DataSummary
@@ -79,9 +80,9 @@ def train(
 
     Args:
         data: data sets to train on and to validate on; a path stands for ``TrainingData(path)``.
-        output: path of the best checkpoint, which ends in ``.pt``. ``NAME.last.pt`` (for ``resume``), ``NAME.csv`` and,
-            if TensorBoard is installed, the folder ``NAME.tensorboard`` are written beside it. Those of an earlier run
-            are kept as ``NAME.previous.pt`` and so on.
+        output: path of the best checkpoint, which ends in ``.pt``. ``NAME.last.pt`` (for ``resume``), ``NAME.csv``,
+            the report ``NAME.report.html`` and, if TensorBoard is installed, the folder ``NAME.tensorboard`` are
+            written beside it. Those of an earlier run are kept as ``NAME.previous.pt`` and so on.
         options: options of the training, or some of them by name; the others are chosen. With ``qat``, the others are
             those of ``QAT_OPTIONS``.
         model: options of the new model, or some of them by name. Not with ``qat``.
@@ -144,6 +145,9 @@ def train(
             trainer.run()
             if trainer.out_of_patience:
                 say(f"ended early: the last {_evaluations(trainer.best.without_gain)} brought no gain of AP")
+            if group.is_main:
+                found, on = trainer.best.detections, str(group.device)
+                report_run(output, train_data, val_data, found, device=on, on_message=say)
         say(f"best AP {trainer.best.ap:.4f} in {output}, after {trainer.step} steps in all")
         if trainer.best.ap < NOTHING_LEARNED:
             say(
