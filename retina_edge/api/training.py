@@ -24,7 +24,7 @@ from retina_edge.training.findings import findings
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.observer import TrainingObserver
 from retina_edge.training.plan import CPU, CPU_MINUTES, Speed
-from retina_edge.training.run_files import check_resumable, claim_run_files, last_path
+from retina_edge.training.run_files import check_resumable, claim_run_files, last_path, report_path
 from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
 
 if TYPE_CHECKING:
@@ -131,9 +131,10 @@ def train(
             trainer = run.for_qat(given, qat)
         else:
             trainer = run.planned(given, init, resume=resume, find_lr=find_lr, started=started)
+        had_ended = False
         if resume:
             trainer.resume()
-            if trainer.has_ended:
+            if had_ended := trainer.has_ended:
                 say(_way_on(trainer, output))
             about = "about " if trainer.options.minutes else ""
             say(f"resuming {trainer.last_path.name} after step {trainer.step} of {about}{trainer.total_steps}")
@@ -145,7 +146,7 @@ def train(
             trainer.run()
             if trainer.out_of_patience:
                 say(f"ended early: the last {_evaluations(trainer.best.without_gain)} brought no gain of AP")
-            if group.is_main:
+            if group.is_main and not (had_ended and report_path(output).is_file()):
                 found, on = trainer.best.detections, str(group.device)
                 report_run(output, train_data, val_data, found, device=on, on_message=say)
         say(f"best AP {trainer.best.ap:.4f} in {output}, after {trainer.step} steps in all")

@@ -64,9 +64,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 def add_start_options(parser: argparse.ArgumentParser) -> None:
     """Add the group of the weights that a run starts from."""
     group = parser.add_argument_group("start")
-    start = group.add_mutually_exclusive_group()
-    start.add_argument("--resume", action="store_true", help="continue from MODEL.last.pt, with its options")
-    start.add_argument(
+    group.add_argument("--resume", action="store_true", help="continue from MODEL.last.pt, with its options")
+    group.add_argument(
         "--init", type=Path, metavar="PATH", help="checkpoint to fine-tune from, also for other classes (default: none)"
     )
     weights = group.add_mutually_exclusive_group()
@@ -223,6 +222,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--clip-norm", type=float, help="upper bound of the gradient norm; 0 for no bound (default: 10)")
     add("--workers", type=int, help="number of processes that load images (default: by the number of cores)")
     add("--seed", type=int, help="seed of all randomness (default: 0)")
+    add(
+        "--seeds",
+        type=argument_types.positive_int,
+        default=1,
+        metavar="N",
+        help="train N times with the seeds from --seed on, each for all of --minutes or --epochs, print mean and "
+        "spread of AP, and copy the best of MODEL.seed0.pt, MODEL.seed1.pt ... to MODEL.pt (default: 1, a single run)",
+    )
     add("--eval-every", type=int, metavar="EPOCHS", help="epochs between evaluations (default: 1)")
     add(
         "--patience",

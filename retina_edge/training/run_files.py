@@ -47,6 +47,16 @@ def report_path(output: Path) -> Path:
     return output.with_suffix(".report.html")
 
 
+def seed_path(output: Path, seed: int) -> Path:
+    """Return the path of the best checkpoint of one of several runs that differ in their seed.
+
+    Examples:
+        >>> seed_path(Path("model.pt"), 2).name
+        'model.seed2.pt'
+    """
+    return output.with_name(f"{output.stem}.seed{seed}{output.suffix}")
+
+
 def kept_path(output: Path) -> Path:
     """Return the path that the best checkpoint of the run before is kept under.
 
