@@ -36,6 +36,8 @@ STYLE: dict[Any, Any] = {
 }
 # Lines of fewer points have marks on them.
 FEW_POINTS = 20
+# Points of a line, at most.
+MAX_POINTS = 1000
 # Bars of the histogram, and the smallest size that it shows, pixels.
 BINS, SMALLEST = 40, 0.5
 # Classes whose precision is drawn as thin lines, at most.
@@ -62,6 +64,7 @@ def lines_chart(
         figure, axes = _figure("epoch", label)
         for index, (name, values) in enumerate(lines.items()):
             kept = np.array([point for point in zip(x, values, strict=True) if math.isfinite(point[1])]).reshape(-1, 2)
+            kept = kept[:: 1 + len(kept) // MAX_POINTS]
             # A line through a single point would not be seen.
             marker = "o" if len(kept) < FEW_POINTS else ""
             axes.plot(*kept.T, marker=marker, ms=3, color=COLORS[index % len(COLORS)], label=name)

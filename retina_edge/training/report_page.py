@@ -21,6 +21,8 @@ from retina_edge.training.training_log import RAW_AP
 
 # Rows of a table of classes, at most: those with the most objects.
 MAX_CLASSES = 100
+# Characters of a text of others, at most.
+MAX_TEXT = 500
 # Columns of the log that are no losses.
 NO_LOSSES = ("epoch", "step", "learning_rate", "images_per_second", *METRICS, RAW_AP)
 STYLE = """
@@ -249,8 +251,8 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[object]], kind: str =
 
 
 def _text(text: str) -> str:
-    """Return text of a file for HTML: names of classes and images can contain anything."""
-    return escape(printable(text))
+    """Return text of a file for HTML: names of classes and images can contain anything, and be of any length."""
+    return escape(printable(text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"))
 
 
 def _option(value: object) -> str:

@@ -190,11 +190,24 @@ def test_init_is_for_new_runs_only(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_two_processes_train_several_seeds(tiny_coco: Path, treecrowns: Path, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     run = command(
-        tiny_coco, treecrowns, tmp_path / "m.pt", "--seeds", "2", "--backbone-norm", "frozen", "--patience", "1"
+        tiny_coco,
+        treecrowns,
+        tmp_path / "m.pt",
+        "--seeds",
+        "2",
+        "--epochs",
+        "9",
+        "--lr",
+        "1e-9",
+        "--backbone-norm",
+        "frozen",
+        "--patience",
+        "1",
     )
     done = subprocess.run([*torchrun, "-m", "retina_edge.train", *run], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("spread: ") == 1
+    assert done.stderr.count("ended early: the last 1 evaluation brought no gain of AP") == 2
     assert (tmp_path / "m.pt").is_file()
     assert (tmp_path / "m.seed1.report.html").is_file()
     again = subprocess.run(

@@ -13,8 +13,10 @@ from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.load import load_dataset
 from retina_edge.evaluation.coco_metrics import METRICS, Evaluation
 from retina_edge.model.checkpoint import load_checkpoint
+from retina_edge.train import main
 from retina_edge.training.best_model import MIN_GAIN, BestModel
 from retina_edge.training.observer import EpochReport, TrainingObserver
+from retina_edge.training.train_options import TrainOptions
 from retina_edge.training.trainer import Trainer
 from retina_edge.training.validation import Validated
 from tests.interruption import interrupt_at
@@ -127,6 +129,28 @@ def test_a_run_ends_after_evaluations_without_a_gain(
     longer.resume()
     assert ended(longer) == 5
     assert len(calls) == 2
+
+
+def test_the_verb_says_that_a_run_ended_early_and_how_it_goes_on(
+    tiny_coco: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that finds nothing gains nothing after its first evaluation."""
+    small = (
+        "--backbone resnet18 --backbone-weights none --backbone-levels 3 --fpn-channels 32 --head-depth 1 "
+        "--input 96x128 --crop 96x128 --anchors 32 64 128 --epochs 9 --epoch-samples 2 --batch 2 --workers 0 --lr 1e-9"
+    )
+    command = [str(tiny_coco), "--images", str(treecrowns / "images"), "--val", str(tiny_coco), *small.split()]
+    command += ["-o", str(tmp_path / "m.pt"), "--device", "cpu"]
+    assert main([*command, "--patience", "1"]) == 0
+    assert "ended early: the last 1 evaluation brought no gain of AP" in capsys.readouterr().err
+    rows = list(csv.DictReader((tmp_path / "m.csv").read_text().splitlines()))
+    assert [row["AP"] for row in rows] == ["0.0000", "0.0000"]
+    assert main([*command, "--resume"]) == 0  # takes the patience from the checkpoint
+    assert "or resume with a --patience of more than 1 evaluation" in capsys.readouterr().err
+    assert main([*command, "--resume", "--patience", "2"]) == 0
+    assert "after 3 steps in all" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="patience: expected 0 to 1000000, got -1"):
+        TrainOptions(patience=-1)
 
 
 def test_without_patience_a_run_trains_all_its_steps(

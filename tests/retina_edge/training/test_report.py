@@ -181,6 +181,7 @@ def test_hostile_names_of_classes_and_images_stay_text(sample: Checkpoint, tmp_p
     cells = page.texts["td"]
     for name in HOSTILE[:4]:
         assert name in cells
+    assert "a" * 500 + "…" in cells
     assert r"\x1b[2J\x00" in cells
     assert page.texts["h1"] == ["Training of <b>m.pt"]
     assert "b" not in page.tags[: page.tags.index("ul")]
@@ -210,6 +211,22 @@ def test_a_run_without_an_error_and_without_an_evaluation_in_its_log_has_a_repor
     log = read_log(tmp_path / "m.csv")
     assert log["epoch"] == [1.0]
     assert math.isnan(log["learning_rate"][0])
+
+
+def test_a_log_of_very_many_epochs_gives_a_small_page(
+    trees: DetectionDataset, sample: Checkpoint, tmp_path: Path
+) -> None:
+    numbers = np.random.default_rng(0).random((20_000, 3))
+    write_log(
+        tmp_path / "m.csv",
+        *({"epoch": n, "classification": a, "bbox_regression": b, "AP": c} for n, (a, b, c) in enumerate(numbers, 1)),
+    )
+    path = write_report(tmp_path / "m.pt", sample, trees, trees, [Detections.empty(["tree"], [1])] * len(trees))
+    checked(path)
+    write_log(tmp_path / "m.csv", {"epoch": 1, "classification": 1, "bbox_regression": 1, "AP": 0})
+    short = path.stat().st_size
+    write_report(tmp_path / "m.pt", sample, trees, trees, [Detections.empty(["tree"], [1])] * len(trees))
+    assert short - path.stat().st_size < 150_000
 
 
 def test_the_images_with_the_most_errors_come_first(tmp_path: Path) -> None:
