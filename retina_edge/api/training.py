@@ -296,6 +296,8 @@ class _Run:
         steps = STEPS
         if speed and "epochs" not in given.options:  # the steps of such a run depend on the speed anyway
             steps = steps_for(given.options.get("minutes") or CPU_MINUTES, speed.step)
+        if not steps:
+            return plan.with_rate(None, "usual; the time of the run is too short for a range test")
         self.say(f"searching the learning rate: a range test of up to {steps} steps")
         test = search_rate(make_trainer(), steps)
         return plan.with_rate(test.rate, test.reason)

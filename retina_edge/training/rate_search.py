@@ -28,8 +28,8 @@ DIVERGED = 3.0
 SHARE = 0.1
 # Number of steps whose mean loss counts as the loss at the beginning, and the share by which the loss must fall below.
 FIRST_STEPS, CLEAR_FALL = 10, 0.05
-# The largest share of the time of a run that a test takes.
-TIME_SHARE = 0.1
+# The share of the time of a run that a test takes at most, and the largest one if it has the fewest steps.
+TIME_SHARE, LARGEST_SHARE = 0.1, 0.5
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,18 @@ def range_test(step: Callable[[float], float], tried: Iterable[float]) -> RangeT
 
 
 def steps_for(minutes: float, step_seconds: float) -> int:
-    """Return the number of steps of a test in a run with a time.
+    """Return the number of steps of a test in a run with a time; 0 if the time is too short for a test.
 
     Args:
         minutes: time of the run.
         step_seconds: time of a step, seconds.
 
     Examples:
-        >>> steps_for(30, 0.5), steps_for(10, 1.2), steps_for(1, 5)
-        (100, 50, 40)
+        >>> steps_for(30, 0.5), steps_for(10, 1.2), steps_for(2, 1.2), steps_for(2, 1.8)
+        (100, 50, 40, 0)
     """
+    if MIN_STEPS * step_seconds > LARGEST_SHARE * 60 * minutes:
+        return 0
     return max(MIN_STEPS, min(STEPS, int(TIME_SHARE * 60 * minutes / step_seconds)))
 
 

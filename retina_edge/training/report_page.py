@@ -43,7 +43,8 @@ img { display: block; width: 100%; height: auto; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: .5rem 0; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--soft); text-align: right; vertical-align: top; }
-th:first-child, td:first-child, .text td { max-width: 24em; overflow-wrap: break-word; text-align: left; }
+th:first-child, td:first-child, .text th, .text td { overflow-wrap: break-word; text-align: left; }
+td { max-width: 28em; }
 .found, .missed, .wrong { border: 3px solid; box-sizing: border-box; display: inline-block; height: .9em; width: .9em; }
 span ~ span { margin-left: 1em; }
 .found { border-color: #56b4e9; } .missed { border-color: #e69f00; } .wrong { border-color: #cc79a7; }

@@ -131,3 +131,20 @@ def test_two_processes_search_together(tiny_coco: Path, treecrowns: Path, tmp_pa
     recipe = load_checkpoint(tmp_path / "two.pt").recipe
     assert recipe is not None
     assert [choice["option"] for choice in recipe["choices"]] == ["--lr"]
+
+
+def test_a_run_whose_time_is_too_short_for_a_test_keeps_the_usual_rate(
+    tiny_coco: Path,
+    treecrowns: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("retina_edge.training.rate_search.LARGEST_SHARE", 1e-6)
+    monkeypatch.setattr("retina_edge.training.speed.SECONDS", 0.2)
+    run = command(tiny_coco, treecrowns, tmp_path / "m.pt", "--find-lr", "--minutes", "0.05")
+    epochs = run.index("--epochs")
+    assert main([*run[:epochs], *run[epochs + 2 :]]) == 0
+    printed = capsys.readouterr().err
+    assert "usual; the time of the run is too short for a range test" in printed
+    assert "searching the learning rate" not in printed
