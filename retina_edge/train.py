@@ -14,8 +14,11 @@ from pathlib import Path
 
 from retina_edge.api.training import train
 from retina_edge.api.training_data import TrainingData
-from retina_edge.api.training_plan import Fields, GivenOptions
+from retina_edge.api.training_inputs import Fields
+from retina_edge.api.training_plan import GivenOptions
+from retina_edge.api.training_seeds import train_seeds
 from retina_edge.cli import argument_types, running, training_options
+from retina_edge.cli.training_end import print_seeds, run_outputs, way_on, way_on_from_a_full_disk
 from retina_edge.cli.training_options import NONE
 from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.data.augment_options import AugmentOptions
@@ -23,7 +26,7 @@ from retina_edge.system.console import Console
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.option_names import AUGMENT_FIELDS, MODEL_FIELDS, RUN_FIELDS
 from retina_edge.training.recipes import AUTO, RECIPES
-from retina_edge.training.run_files import kept_path, last_path, run_files
+from retina_edge.training.run_files import last_path, run_files
 from retina_edge.training.train_options import TrainOptions
 from retina_edge.training.training_progress import TrainingProgress
 
@@ -50,8 +53,8 @@ def build_parser() -> VerbParser:
         type=Path,
         required=True,
         metavar="MODEL.pt",
-        help="file for the best checkpoint; MODEL.last.pt for --resume, MODEL.csv and MODEL.tensorboard/ are written "
-        "beside it; those of an earlier run are kept as MODEL.previous.*",
+        help="file for the best checkpoint; MODEL.last.pt for --resume, MODEL.csv, MODEL.tensorboard/ and "
+        "MODEL.report.html are written beside it; those of an earlier run are kept as MODEL.previous.*",
     )
     add(
         "--minutes",
@@ -88,6 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(
                 f"{option}: not allowed with --qat, which takes the model from its checkpoint; leave {option} out"
             )
+        if args.resume and args.init and args.seeds == 1:
+            parser.error("--init: not allowed with --resume, which has its weights already; leave one out")
+        if args.find_lr and (args.qat or args.lr is not None):
+            other = "--qat, which needs a small rate" if args.qat else "--lr, which is the rate"
+            parser.error(f"--find-lr: not allowed with {other}; leave one out")
         if args.minutes and args.epochs:
             parser.error("--minutes: not allowed with --epochs, which decides the length of the run; leave one out")
         _check_options(args.recipe, GivenOptions(model, augment, options))  # before anything is read
@@ -102,57 +110,46 @@ def _train(
     # Under torchrun only the first process prints.
     console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
     say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
-    last, started = last_path(args.output), time.time() - 1
+    started = time.time() - 1
+    data = TrainingData(args.train, args.images, args.val, args.val_images, args.skip_invalid, args.bit_depth)
+    common = {
+        "model": None if args.qat else model,
+        "augment": augment,
+        "init": args.init,
+        "qat": args.qat,
+        "recipe": args.recipe,
+        "resume": args.resume,
+        "find_lr": args.find_lr,
+        "half_weights": args.half_weights,
+        "device": args.device,
+        "on_message": say,
+    }
     try:
-        train(
-            TrainingData(args.train, args.images, args.val, args.val_images, args.skip_invalid, args.bit_depth),
-            args.output,
-            options,
-            model=None if args.qat else model,
-            augment=augment,
-            init=args.init,
-            qat=args.qat,
-            recipe=args.recipe,
-            resume=args.resume,
-            half_weights=args.half_weights,
-            device=args.device,
-            on_message=say,
-            observer=TrainingProgress(console),
-        )
+        if args.seeds == 1:
+            train(data, args.output, options, observer=TrainingProgress(console), **common)
+        else:
+            observer = partial(TrainingProgress, console)
+            result = train_seeds(data, args.output, options, seeds=args.seeds, make_observer=observer, **common)
+            print_seeds(console, result)
     except KeyboardInterrupt:
-        if last.is_file() and last.stat().st_mtime >= started:
-            say(f"the state is in {last}; {_way_on(arguments, args)}")
+        saved = [last for last in map(last_path, run_outputs(args)) if last.is_file()]
+        if not args.resume:
+            saved = [last for last in saved if last.stat().st_mtime >= started]
+        if saved:
+            say(f"the state is in {saved[-1]}; {way_on(arguments, args)}")
         else:
             say("stopped before the first step: there is nothing to resume, start the run again")
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            say(_way_on_from_a_full_disk(arguments, args))
+            say(way_on_from_a_full_disk(arguments, args))
         raise
-    say(f"wrote {', '.join(str(path) for path in run_files(args.output) if path.exists())}")
+    outputs = dict.fromkeys((args.output, *run_outputs(args)))
+    written = [path for output in outputs for path in run_files(output) if path.exists()]
+    say(f"wrote {', '.join(map(str, written))}")
     command = ["retina-edge", "export", str(args.output), "-o", str(args.output.with_suffix(".onnx"))]
     say(f"next: {shlex.join(command)}")
     return 0
-
-
-def _way_on_from_a_full_disk(arguments: Sequence[str], args: argparse.Namespace) -> str:
-    """Return what is whole on a full disk, and how to go on, as text for the user."""
-    last, kept = last_path(args.output), kept_path(args.output)
-    if last.is_file():
-        return f"an earlier state is whole in {last}; free some space, then {_way_on(arguments, args)}"
-    earlier = f"; the model of the run before is whole in {kept}" if kept.is_file() else ""
-    return f"the run has saved nothing yet{earlier}; free some space, then start the run again"
-
-
-def _way_on(arguments: Sequence[str], args: argparse.Namespace) -> str:
-    """Return the command that resumes the run, as text for the user."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return "start the run again in the same way, with --resume"
-    # A resumed run has its weights from its own checkpoint.
-    kept = [word for word in arguments if word != f"--init={args.init}"]
-    if "--init" in kept:
-        del kept[kept.index("--init") : kept.index("--init") + 2]
-    return f"go on with: {shlex.join(['retina-edge', 'train', *kept, *([] if args.resume else ['--resume'])])}"
 
 
 def _given(args: argparse.Namespace, fields: Mapping[str, str]) -> Fields:

@@ -28,6 +28,8 @@ EXTRAS = frozenset(
         "uvicorn",
         "starlette",
         "prometheus_client",
+        "matplotlib",
+        "tensorboard",
     }
 )
 FORBIDDEN = {

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from retina_edge.api.tiles import TileOptions
     from retina_edge.api.training import TrainingResult, train
     from retina_edge.api.training_data import TrainingData
+    from retina_edge.api.training_report import write_training_report
+    from retina_edge.api.training_seeds import SeedsResult, train_seeds
     from retina_edge.data.augment_options import AugmentOptions
     from retina_edge.sinks.output_options import OutputOptions
     from retina_edge.tracking.analysis import TrackingOptions
@@ -47,6 +49,7 @@ __all__ = [
     "ModelOptions",
     "OutputOptions",
     "RunOptions",
+    "SeedsResult",
     "StreamRun",
     "TileOptions",
     "TrackingOptions",
@@ -58,6 +61,8 @@ __all__ = [
     "export",
     "open_run",
     "train",
+    "train_seeds",
+    "write_training_report",
 ]
 
 # These modules are imported on first use: training needs torch, exporting needs onnx, and a machine that only detects
@@ -75,6 +80,7 @@ _MODULES = {
     "ModelOptions": "retina_edge.training.model_options",
     "OutputOptions": "retina_edge.sinks.output_options",
     "RunOptions": "retina_edge.api.running",
+    "SeedsResult": "retina_edge.api.training_seeds",
     "StreamRun": "retina_edge.api.running",
     "TileOptions": "retina_edge.api.tiles",
     "TrackingOptions": "retina_edge.tracking.analysis",
@@ -86,6 +92,8 @@ _MODULES = {
     "export": "retina_edge.api.exporting",
     "open_run": "retina_edge.api.running",
     "train": "retina_edge.api.training",
+    "train_seeds": "retina_edge.api.training_seeds",
+    "write_training_report": "retina_edge.api.training_report",
 }
 
 

@@ -5,26 +5,27 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.core.contract import BIT_DEPTH, DetectorContract
 from engines.core.errors import ContractError, TrainingError
 from retina_edge.api.training_data import TrainingData
-from retina_edge.api.training_plan import IMAGENET, Fields, GivenOptions, TrainingPlan
+from retina_edge.api.training_inputs import Fields, check_given, check_outputs, fields
+from retina_edge.api.training_plan import IMAGENET, GivenOptions, TrainingPlan
+from retina_edge.api.training_report import report_run
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.summary import DataSummary
-from retina_edge.system.output_file import Input, check_output
 from retina_edge.training.findings import findings
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.observer import TrainingObserver
-from retina_edge.training.plan import CPU, Choice, Speed
+from retina_edge.training.plan import CPU, CPU_MINUTES, Choice, Speed
 from retina_edge.training.recipes import AUTO
-from retina_edge.training.run_files import check_log, check_resumable, claim_run_files, kept_path, last_path
+from retina_edge.training.run_files import check_resumable, claim_run_files, last_path, report_path
 from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
 
 if TYPE_CHECKING:
@@ -48,10 +49,13 @@ class TrainingResult:
     Attributes:
         checkpoint: path of the best checkpoint.
         best_ap: AP of that checkpoint on the validation images, 0 to 1.
+        metrics: all COCO metrics of that checkpoint by name, without those of sizes that no object has. Only the main
+            process of several has them.
     """
 
     checkpoint: Path
     best_ap: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -65,6 +69,7 @@ def train(
     qat: Path | str | None = None,
     recipe: str = AUTO,
     resume: bool = False,
+    find_lr: bool = False,
     half_weights: bool = False,
     device: str = "auto",
     on_message: OnMessage = lambda _line: None,
@@ -77,9 +82,9 @@ def train(
 
     Args:
         data: data sets to train on and to validate on; a path stands for ``TrainingData(path)``.
-        output: path of the best checkpoint, which ends in ``.pt``. ``NAME.last.pt`` (for ``resume``), ``NAME.csv`` and,
-            if TensorBoard is installed, the folder ``NAME.tensorboard`` are written beside it. Those of an earlier run
-            are kept as ``NAME.previous.pt`` and so on.
+        output: path of the best checkpoint, which ends in ``.pt``. ``NAME.last.pt`` (for ``resume``), ``NAME.csv``,
+            the report ``NAME.report.html`` and, if TensorBoard is installed, the folder ``NAME.tensorboard`` are
+            written beside it. Those of an earlier run are kept as ``NAME.previous.pt`` and so on.
         options: options of the training, or some of them by name; the others are chosen. With ``qat``, the others are
             those of ``QAT_OPTIONS``.
         model: options of the new model, or some of them by name. Not with ``qat``.
@@ -88,6 +93,8 @@ def train(
         qat: path of a trained checkpoint to fine-tune with the rounding of INT8 (quantization-aware training).
         recipe: options that are not given: ``auto`` to choose them, or one of ``RECIPES``. Not used with ``qat``.
         resume: continue from ``NAME.last.pt``, with its options.
+        find_lr: find the learning rate with a range test before the first step; see ``training.rate_search``. A resumed
+            run has its rate already. Not with ``qat``, or a given rate.
         half_weights: store the best weights in float16.
         device: ``auto``, ``cpu`` or ``cuda``.
         on_message: called with each line of text for the user.
@@ -103,13 +110,13 @@ def train(
     """
     started, output = time.monotonic(), Path(output)
     data = data if isinstance(data, TrainingData) else TrainingData(data)
-    given = GivenOptions.of(model, augment, options)
-    _check(given, qat, init, model)
+    given = GivenOptions(fields(model, ModelOptions), fields(augment, AugmentOptions), fields(options, TrainOptions))
+    check_given(given, qat, init, model, find_lr=find_lr)
     weights = given.model.get("backbone_weights")
     files = [] if weights in (None, IMAGENET) else [("backbone weights", weights)]
     if resume:
         check_resumable(output)
-    _check_outputs(output, [("checkpoint", init), ("checkpoint", qat), *data.inputs(), *files])
+    check_outputs(output, [("checkpoint", init), ("checkpoint", qat), *data.inputs(), *files])
 
     from retina_edge.model.torch_executor import select_device
     from retina_edge.training.processes import process_group
@@ -126,11 +133,12 @@ def train(
         if qat is not None:
             trainer = run.for_qat(given, qat)
         else:
-            trainer = run.planned(given, init, recipe=recipe, resume=resume, started=started)
+            trainer = run.planned(given, init, recipe=recipe, resume=resume, find_lr=find_lr, started=started)
+        had_ended = False
         if resume:
             trainer.resume()
-            if trainer.has_ended:
-                say(f"this run has ended; to train longer, start another one with --init {output} and another -o")
+            if had_ended := trainer.has_ended:
+                say(_way_on(trainer, output))
             about = "about " if trainer.options.minutes else ""
             say(f"resuming {trainer.last_path.name} after step {trainer.step} of {about}{trainer.total_steps}")
         claimed = claim_run_files(output, resume=resume) if group.is_main else nullcontext(None)
@@ -139,13 +147,30 @@ def train(
                 names = f"{kept.with_suffix('')}.*"
                 say(f"the files of the last run are kept as {names}; earlier ones of this name are replaced")
             trainer.run()
-        say(f"best AP {trainer.best_ap:.4f} in {output}, after {trainer.step} steps in all")
-        if trainer.best_ap < NOTHING_LEARNED:
+            if trainer.out_of_patience:
+                say(f"ended early: the last {_evaluations(trainer.best.without_gain)} brought no gain of AP")
+            if group.is_main and not (had_ended and report_path(output).is_file()):
+                found, on = trainer.best.detections, str(group.device)
+                report_run(output, train_data, val_data, found, device=on, on_message=say)
+        say(f"best AP {trainer.best.ap:.4f} in {output}, after {trainer.step} steps in all")
+        if trainer.best.ap < NOTHING_LEARNED:
             say(
                 "warning: the model finds almost nothing yet: train longer, with more --minutes or --epochs, or with "
                 "pretrained weights"
             )
-    return TrainingResult(output, trainer.best_ap)
+    return TrainingResult(output, trainer.best.ap, trainer.best.metrics)
+
+
+def _way_on(trainer: Trainer, output: Path) -> str:
+    """Return how to train on after the end of a run, as text for the user."""
+    longer = f"this run has ended; to train longer, start another one with --init {output} and another -o"
+    if not trainer.out_of_patience:
+        return longer
+    return f"{longer}, or resume with a --patience of more than {_evaluations(trainer.best.without_gain)}"
+
+
+def _evaluations(count: int) -> str:
+    return f"{count} evaluation{'s' if count > 1 else ''}"
 
 
 def _earlier_bit_depth(output: Path, init: Path | str | None, qat: Path | str | None, *, resume: bool) -> int | None:
@@ -200,7 +225,14 @@ class _Run:
         return self._trainer(model, source.contract, augment, options, recipe=None)
 
     def planned(
-        self, given: GivenOptions, init: Path | str | None, *, recipe: str, resume: bool, started: float
+        self,
+        given: GivenOptions,
+        init: Path | str | None,
+        *,
+        recipe: str,
+        resume: bool,
+        find_lr: bool,
+        started: float,
     ) -> Trainer:
         """Return a trainer for a new model, with choices for all options that were not given."""
         from retina_edge.model.checkpoint import load_checkpoint
@@ -214,7 +246,7 @@ class _Run:
             given = given.or_else(previous.recipe, last)
             choices = [Choice(**choice) for choice in previous.recipe["choices"]]
         else:
-            given, choices = given.with_recipe(recipe)
+            given, choices = given.with_recipe(recipe, find_lr=find_lr)
         summary = DataSummary.of(self.train_data)
         for line in (*summary.lines(), f"training on {describe(self.group)}"):
             self.say(line)
@@ -239,10 +271,13 @@ class _Run:
             return self._trainer(copy.deepcopy(model), contract, plan.augment, options, recipe=None)
 
         speed = None if resume else self._speed(given, make_trainer)
+        if find_lr and not resume:
+            plan = self._with_found_rate(plan, given, make_trainer, speed)
         (spent,) = self.group.of_main([time.monotonic() - started])  # all processes must plan alike
         plan = plan.with_length(given, val_images=len(self.val_data), speed=speed, elapsed=spent)
         trainer = self._trainer(model, contract, plan.augment, plan.options, recipe=plan.recipe(), spent=spent)
-        trainer.budget.last_evaluation = speed.image * len(self.val_data) if speed else 0.0
+        evaluation = speed.image * len(self.val_data) if speed else 0.0
+        trainer.budget.last_evaluation = trainer.last_evaluations * evaluation
         if not resume:
             for line in plan.choice_lines():
                 self.say(line)
@@ -250,7 +285,7 @@ class _Run:
         about = "about " if plan.options.minutes else ""
         self.say(f"{about}{trainer.total_steps} steps, {trainer.sampler.batches} in an epoch")
         hours = trainer.total_steps * speed.step / 3600 if speed else None
-        fit, evaluation = plan.anchor_fit(), trainer.budget.last_evaluation
+        fit = plan.anchor_fit()
         for finding in findings(plan.facts, plan.options, plan.augment, fit, hours=hours, evaluation=evaluation):
             self.say(f"warning: {finding}")
         return trainer
@@ -268,6 +303,21 @@ class _Run:
             self.say("measuring the speed")
             return Speed(estimate_step(make_trainer()), 0.0, 0.0)
         return None
+
+    def _with_found_rate(
+        self, plan: TrainingPlan, given: GivenOptions, make_trainer: Callable[[], Trainer], speed: Speed | None
+    ) -> TrainingPlan:
+        """Return the plan with the learning rate that a range test finds."""
+        from retina_edge.training.rate_search import STEPS, search_rate, steps_for
+
+        steps = STEPS
+        if speed and "epochs" not in given.options:  # the steps of such a run depend on the speed anyway
+            steps = steps_for(given.options.get("minutes") or CPU_MINUTES, speed.step)
+        if not steps:
+            return plan.with_rate(None, "usual; the time of the run is too short for a range test")
+        self.say(f"searching the learning rate: a range test of up to {steps} steps")
+        test = search_rate(make_trainer(), steps)
+        return plan.with_rate(test.rate, test.reason)
 
     def _new_model(self, plan: TrainingPlan, source: Checkpoint | None) -> tuple[RetinaNet, DetectorContract]:
         """Make a new model of the planned architecture; the checkpoint decides what is no option."""
@@ -310,25 +360,3 @@ class _Run:
             spent=spent,
             observer=self.observer,
         )
-
-
-def _check(given: GivenOptions, qat: Path | str | None, init: Path | str | None, model: object) -> None:
-    if given.options.get("minutes") and "epochs" in given.options:
-        raise ContractError("minutes: expected either minutes or epochs, got both; leave one out")
-    if init is not None and given.model.get("backbone_weights") is not None:
-        raise ContractError("backbone_weights: expected none with init, which has its own; leave one out")
-    if qat is not None and (model is not None or init is not None):
-        raise ContractError("qat: expected neither model nor init, because the checkpoint decides both; leave them out")
-    if given.options.get("qat", qat is not None) != (qat is not None):
-        wanted = "without" if qat is None else "with"
-        raise ContractError(
-            f"options: expected qat={qat is not None} {wanted} a checkpoint for qat, got qat={given.options['qat']}"
-        )
-
-
-def _check_outputs(output: Path, inputs: Sequence[Input]) -> None:
-    check_output("output", output, suffix=".pt", inputs=inputs)
-    for suffix in (".pt", ".last.pt", ".csv"):
-        for path in (output, kept_path(output)):
-            check_output("output", path.with_suffix(suffix), inputs=inputs)
-    check_log(output)

@@ -47,10 +47,6 @@ IMAGENET = "imagenet"
 IMPORTANT = ("--minutes", "--epochs", "--backbone-weights", "--input", "--backbone", "--anchors", "--crop", "--lr")
 
 
-# Options as a whole, or some of their fields by name.
-Fields = Mapping[str, Any]
-
-
 @dataclass(frozen=True)
 class GivenOptions:
     """The options that the user gave, by the names of the fields; all others are chosen.
@@ -63,25 +59,12 @@ class GivenOptions:
     augment: Mapping[str, Any]
     options: Mapping[str, Any]
 
-    @classmethod
-    def of(
-        cls,
-        model: ModelOptions | Fields | None,
-        augment: AugmentOptions | Fields | None,
-        options: TrainOptions | Fields | None,
-    ) -> GivenOptions:
-        """Return the fields of options: of an object all of them, of a mapping those in it.
-
-        Raises:
-            ContractError: if a mapping has another field.
-        """
-        return cls(_fields(model, ModelOptions), _fields(augment, AugmentOptions), _fields(options, TrainOptions))
-
-    def with_recipe(self, name: str) -> tuple[GivenOptions, list[Choice]]:
+    def with_recipe(self, name: str, *, find_lr: bool = False) -> tuple[GivenOptions, list[Choice]]:
         """Return the options with those of a named recipe for all that were not given, and the recipe's as choices.
 
         Args:
             name: ``auto``, which has no options, or one of ``RECIPES``.
+            find_lr: True to leave the learning rate open.
 
         Raises:
             ContractError: if there is no such recipe.
@@ -96,6 +79,8 @@ class GivenOptions:
             added = {field: value for field, value in values.items() if field not in given}
             if given.get("minutes"):  # such a run has no number of epochs
                 added.pop("epochs", None)
+            if find_lr:
+                added.pop("learning_rate", None)
             found[part] = {**added, **given}
             for option, *words in filter(None, map(option_words, added, added.values())):
                 choices.append(Choice(option, " ".join(words), f"recipe {name}"))
@@ -202,6 +187,18 @@ class TrainingPlan:
             (*choices, *made, *of_augmentation, *of_steps),
         )
 
+    def with_rate(self, rate: float | None, reason: str) -> TrainingPlan:
+        """Choose the learning rate that a search has found.
+
+        Args:
+            rate: the rate; None to keep the usual one.
+            reason: reason of the choice, for the user.
+        """
+        rate = self.options.learning_rate if rate is None else float(f"{rate:.2g}")
+        choice = Choice("--lr", f"{rate:g}", reason)
+        choices = tuple(choice if old.option == "--lr" else old for old in self.choices)
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, learning_rate=rate), choices=choices)
+
     def with_length(self, given: GivenOptions, *, val_images: int, speed: Speed | None, elapsed: float) -> TrainingPlan:
         """Choose the length of the run. See ``plan_length``."""
         options, made = plan_length(
@@ -251,25 +248,6 @@ class TrainingPlan:
         """Return the fit of the anchors to the objects."""
         sizes = [level[0] for level in self.model.config(num_classes=1).anchor_sizes]
         return fit_anchors(self.boxes, self.model.input_size, sizes, self.model.aspect_ratios)
-
-
-def _fields(options: object, kind: type) -> Fields:
-    """Return the fields of options by name: of an object all of them, of a mapping those in it.
-
-    A run with a time has no number of epochs, so those of an object with both are left out.
-    """
-    if options is None:
-        return {}
-    names = [field.name for field in dataclasses.fields(kind)]
-    if isinstance(options, kind):
-        values = {name: getattr(options, name) for name in names}
-        return {name: value for name, value in values.items() if name != "epochs" or not values.get("minutes")}
-    if not isinstance(options, Mapping):
-        raise ContractError(f"options: expected {kind.__name__} or a mapping of its fields, got {options!r}")
-    for name in options:
-        if name not in names:
-            raise ContractError(f"options: expected fields of {kind.__name__}, {', '.join(names)}, got {name!r}")
-    return dict(options)
 
 
 def _backbone_weights(

@@ -120,6 +120,39 @@ def evaluate_detections(
         MissingDependencyError: if faster-coco-eval is not installed.
         ContractError: if ``max_detections`` is less than 1.
     """
+    run, results = _run_coco(detections, dataset, max_detections)
+    run.summarize()
+    # COCOeval returns -1 if the data set has no objects of a size.
+    stats = [float(value) if value >= 0 else float("nan") for value in run.stats[: len(METRICS)]]
+    precision = run.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class], all sizes, most detections
+    per_class = {}
+    for label, name in enumerate(dataset.class_names):
+        values = precision[:, :, label]
+        values = values[values > -1]
+        per_class[name] = float(values.mean()) if values.size else float("nan")
+    return Evaluation(dict(zip(METRICS, stats, strict=True)), per_class, len(dataset), results)
+
+
+def precision_curves(detections: Sequence[Detections], dataset: DetectionDataset) -> dict[str, list[float]]:
+    """Return the precision at each recall of 0, 0.01 ... 1, by class, for boxes with an IoU of at least 0.5.
+
+    The precision is the highest one at this recall or a higher one, and 0 at a recall that is not reached, as COCOeval
+    interpolates it. Its mean is the AP50 of the class. Classes without objects are left out.
+
+    Args:
+        detections, dataset: as for ``evaluate_detections``.
+
+    Raises:
+        DataError, MissingDependencyError: as for ``evaluate_detections``.
+    """
+    run, _ = _run_coco(detections, dataset, MAX_DETECTIONS)
+    precision = run.eval["precision"][0, :, :, 0, -1]  # [recall, class] at the first IoU, which is 0.5
+    curves = {name: precision[:, label].tolist() for label, name in enumerate(dataset.class_names)}
+    return {name: curve for name, curve in curves.items() if min(curve) > -1}
+
+
+def _run_coco(detections: Sequence[Detections], dataset: DetectionDataset, max_detections: int) -> tuple[Any, int]:
+    """Return COCOeval after its accumulation, and the number of detections that it was given."""
     # COCOeval computes a wrong AP from other values.
     check_integer("max_detections", max_detections, 1)
     results: list[dict[str, Any]] = []
@@ -134,16 +167,7 @@ def evaluate_detections(
     run.params.maxDets = [1, 10, max_detections]
     run.evaluate()
     run.accumulate()
-    run.summarize()
-    # COCOeval returns -1 if the data set has no objects of a size.
-    stats = [float(value) if value >= 0 else float("nan") for value in run.stats[: len(METRICS)]]
-    precision = run.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class], all sizes, most detections
-    per_class = {}
-    for label, name in enumerate(dataset.class_names):
-        values = precision[:, :, label]
-        values = values[values > -1]
-        per_class[name] = float(values.mean()) if values.size else float("nan")
-    return Evaluation(dict(zip(METRICS, stats, strict=True)), per_class, len(dataset), len(results))
+    return run, len(results)
 
 
 def match_labels(class_names: Sequence[str], dataset: DetectionDataset) -> dict[int, int]:

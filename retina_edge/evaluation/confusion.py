@@ -84,34 +84,78 @@ def confusion(detections: Sequence[Detections], dataset: DetectionDataset, score
     outcomes: Counter[tuple[str, str]] = Counter()
     alarms: Counter[str] = Counter()
     for image, in_image in zip(dataset.images, detections, strict=True):
-        confident = in_image.above(score)
-        true = [dataset.class_names[label] for label in image.labels.tolist()]
-        overlap = iou(confident.boxes[:, None], image.boxes)
-        taken: dict[int, str] = {}
-        unmatched = []
-        for row, name in enumerate(confident.names):
-            free = [
-                column
-                for column in np.argsort(-overlap[row])
-                if overlap[row, column] >= CORRECT_IOU and column not in taken
-            ]
-            same = [column for column in free if true[column] == name]
-            if chosen := (same or free)[:1]:
-                taken[int(chosen[0])] = name
-            else:
-                unmatched.append((row, name))
-        for row, name in unmatched:
-            near = [
-                column
-                for column in np.argsort(-overlap[row])
-                if NEARBY_IOU <= overlap[row, column] < CORRECT_IOU and column not in taken and true[column] == name
-            ]
-            if near:
-                taken[int(near[0])] = BOX_OFF
-            elif name in dataset.class_names and not _in_crowd(confident.boxes[row], name, image, dataset):
-                alarms[name] += 1
-        outcomes.update((name, taken.get(column, MISSED)) for column, name in enumerate(true))
+        result = match_image(in_image, image, dataset, score)
+        outcomes.update(
+            (dataset.class_names[label], outcome)
+            for label, outcome in zip(image.labels.tolist(), result.objects, strict=True)
+        )
+        alarms.update(result.detections[result.false_alarms].names)
     return Confusion(dataset.class_names, dict(outcomes), dict(alarms))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageOutcome:
+    """The outcomes in one image.
+
+    Attributes:
+        detections: detections that score more than the threshold, best first.
+        objects: outcome of each object, as in ``Confusion``.
+        taken: index of the object that each detection takes, int64 [N]; -1 for none.
+        false_alarms: True for the detections that are false alarms, bool [N].
+    """
+
+    detections: Detections
+    objects: tuple[str, ...]
+    taken: npt.NDArray[np.int64]
+    false_alarms: npt.NDArray[np.bool_]
+
+    def found(self, image: LabeledImage, dataset: DetectionDataset) -> npt.NDArray[np.bool_]:
+        """Return True for each detection that has found an object of its class, bool [N]."""
+        names = [dataset.class_names[label] for label in image.labels.tolist()]
+        right = [outcome == name for outcome, name in zip(self.objects, names, strict=True)]
+        return np.array([column >= 0 and right[column] for column in self.taken.tolist()], np.bool_)
+
+
+def match_image(detections: Detections, image: LabeledImage, dataset: DetectionDataset, score: float) -> ImageOutcome:
+    """Match the boxes that score more than ``score`` with the objects of one image; see ``confusion``.
+
+    Args:
+        detections: detections in the image.
+        image: image of the data set.
+        dataset: data set, for its class names.
+        score: boxes that score this or less are ignored.
+    """
+    confident = detections.above(score)
+    true = [dataset.class_names[label] for label in image.labels.tolist()]
+    overlap = iou(confident.boxes[:, None], image.boxes)
+    outcomes: dict[int, str] = {}
+    taken = np.full(len(confident), -1, np.int64)
+    alarms = np.zeros(len(confident), np.bool_)
+    for row, name in enumerate(confident.names):
+        free = [
+            column
+            for column in np.argsort(-overlap[row])
+            if overlap[row, column] >= CORRECT_IOU and column not in outcomes
+        ]
+        same = [column for column in free if true[column] == name]
+        if chosen := (same or free)[:1]:
+            taken[row] = chosen[0]
+            outcomes[int(chosen[0])] = name
+    for row, name in enumerate(confident.names):
+        if taken[row] >= 0:
+            continue
+        near = [
+            column
+            for column in np.argsort(-overlap[row])
+            if NEARBY_IOU <= overlap[row, column] < CORRECT_IOU and column not in outcomes and true[column] == name
+        ]
+        if near:
+            taken[row] = near[0]
+            outcomes[int(near[0])] = BOX_OFF
+        elif name in dataset.class_names and not _in_crowd(confident.boxes[row], name, image, dataset):
+            alarms[row] = True
+    objects = tuple(outcomes.get(column, MISSED) for column in range(len(true)))
+    return ImageOutcome(confident, objects, taken, alarms)
 
 
 def _in_crowd(box: npt.NDArray[np.float32], name: str, image: LabeledImage, dataset: DetectionDataset) -> bool:

@@ -49,6 +49,7 @@ class EpochReport:
         evaluation: evaluation after the epoch; None if the epoch was not evaluated.
         found: number of objects of the validation images that were found; None if the epoch was not evaluated.
         objects: number of objects in the validation images.
+        raw: evaluation of the weights without averaging, at the end of a run with EMA; else None.
     """
 
     epoch: int
@@ -60,6 +61,7 @@ class EpochReport:
     evaluation: Evaluation | None
     found: int | None
     objects: int
+    raw: Evaluation | None = None
 
 
 class TrainingObserver:

@@ -19,7 +19,7 @@ RUN_FIELDS = {
     "lr": "learning_rate",
     "warmup": "warmup_steps",
     **{name: name for name in ("epochs", "epoch_samples", "batch", "optimizer", "weight_decay", "schedule", "amp")},
-    **{name: name for name in ("ema", "clip_norm", "workers", "seed", "eval_every", "minutes")},
+    **{name: name for name in ("ema", "clip_norm", "workers", "seed", "eval_every", "patience", "minutes")},
 }
 _OPTIONS = {
     field: f"--{argument.replace('_', '-')}"

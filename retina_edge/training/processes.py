@@ -82,6 +82,9 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
+    if dist.is_initialized():  # by a caller, for several runs
+        yield ProcessGroup(dist.get_rank(), world, device)
+        return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=EVALUATION_TIMEOUT)
     try:
         yield ProcessGroup(dist.get_rank(), world, device)

@@ -18,7 +18,7 @@ class TimeBudget:
         clock: function that returns the time in seconds.
 
     Attributes:
-        last_evaluation: seconds of the last evaluation, which are reserved for the one at the end.
+        last_evaluation: seconds that are reserved for the evaluations at the end.
 
     Examples:
         >>> now = iter([100.0, 130.0])
@@ -56,10 +56,10 @@ class TimeBudget:
         """Return the share of the time for training that has passed, 0 to 1."""
         return min(1.0, self.spent / max(1e-9, self._seconds - self.last_evaluation))
 
-    def evaluated(self, seconds: float) -> None:
-        """Record the duration of an evaluation."""
+    def evaluated(self, seconds: float, *, reserved: int = 1) -> None:
+        """Record the duration of an evaluation, and reserve the time of ``reserved`` evaluations for the end."""
         self._evaluating += seconds
-        self.last_evaluation = seconds
+        self.last_evaluation = reserved * seconds
 
     def has_time_to_evaluate(self) -> bool:
         """True if evaluations have not taken too much of the time so far."""

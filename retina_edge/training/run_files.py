@@ -12,7 +12,7 @@ from engines.core.errors import SinkError, TrainingError
 from engines.core.file_lock import lock
 
 # What a run writes, as suffixes of the path of its best checkpoint.
-SUFFIXES = (".pt", ".last.pt", ".csv", ".tensorboard")
+SUFFIXES = (".pt", ".last.pt", ".csv", ".tensorboard", ".report.html")
 # What the log in the CSV file begins with.
 LOG_START = b"epoch,step,"
 
@@ -22,7 +22,7 @@ def run_files(output: Path) -> list[Path]:
 
     Examples:
         >>> [path.name for path in run_files(Path("model.pt"))]
-        ['model.pt', 'model.last.pt', 'model.csv', 'model.tensorboard']
+        ['model.pt', 'model.last.pt', 'model.csv', 'model.tensorboard', 'model.report.html']
     """
     return [output.with_suffix(suffix) for suffix in SUFFIXES]
 
@@ -35,6 +35,26 @@ def last_path(output: Path) -> Path:
         'model.last.pt'
     """
     return output.with_suffix(".last.pt")
+
+
+def report_path(output: Path) -> Path:
+    """Return the path of the report.
+
+    Examples:
+        >>> report_path(Path("model.pt")).name
+        'model.report.html'
+    """
+    return output.with_suffix(".report.html")
+
+
+def seed_path(output: Path, seed: int) -> Path:
+    """Return the path of the best checkpoint of one of several runs that differ in their seed.
+
+    Examples:
+        >>> seed_path(Path("model.pt"), 2).name
+        'model.seed2.pt'
+    """
+    return output.with_name(f"{output.stem}.seed{seed}{output.suffix}")
 
 
 def kept_path(output: Path) -> Path:

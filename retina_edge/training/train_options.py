@@ -19,6 +19,7 @@ MOST = {
     "workers": 1024,
     "seed": 2**63 - 1,
     "eval_every": 10**6,
+    "patience": 10**6,
     "minutes": 10**7,
 }
 
@@ -46,6 +47,7 @@ class TrainOptions:
         workers: number of processes that load images; 0 loads in the training process.
         seed: seed of initialization, order and augmentation.
         eval_every: number of epochs between evaluations; the last epoch is always evaluated.
+        patience: number of evaluations without a gain of AP after which the run ends; 0 for no such end.
         minutes: time of the run with its evaluations, minutes. The run then ends by its time, and the learning rate
             follows the time, so no two such runs are equal. 0 for a run of ``epochs``.
 
@@ -73,6 +75,7 @@ class TrainOptions:
     workers: int = 2
     seed: int = 0
     eval_every: int = 1
+    patience: int = 0
     minutes: float = 0.0
 
     def __post_init__(self) -> None:
@@ -80,7 +83,7 @@ class TrainOptions:
             check_choice(name, getattr(self, name), allowed)
         for name in ("epochs", "batch", "eval_every"):
             check_integer(name, getattr(self, name), 1, MOST[name])
-        for name in ("epoch_samples", "warmup_steps", "workers", "seed"):
+        for name in ("epoch_samples", "warmup_steps", "workers", "seed", "patience"):
             check_integer(name, getattr(self, name), 0, MOST[name])
         for name in ("weight_decay", "clip_norm"):
             check_number(name, getattr(self, name), "0 or more", lambda value: 0 <= value < math.inf)

@@ -22,17 +22,15 @@ from export.preprocess import Preprocess
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.loading import AugmentedDataset, BatchLoader, EpochSampler
-from retina_edge.detections import DEFAULT_SCORE
-from retina_edge.detector import Detector
-from retina_edge.evaluation.coco_metrics import Evaluation, detect_all, evaluate_detections
-from retina_edge.evaluation.confusion import confusion
+from retina_edge.evaluation.coco_metrics import Evaluation
 from retina_edge.model.checkpoint import Checkpoint
 from retina_edge.model.retinanet import RetinaNet
-from retina_edge.model.torch_executor import TorchExecutor
 from retina_edge.system.stop_request import StopRequest, stop_on_signal
 from retina_edge.training import training_state
+from retina_edge.training.best_model import BestModel
 from retina_edge.training.criterion import RetinaNetCriterion
-from retina_edge.training.observer import EpochReport, StepReport, TrainingObserver
+from retina_edge.training.epoch_end import finish_epoch
+from retina_edge.training.observer import StepReport, TrainingObserver
 from retina_edge.training.optimization import amp_dtype, learning_rate, make_optimizer, ramped_ema
 from retina_edge.training.processes import ProcessGroup
 from retina_edge.training.progress import TimeBudget
@@ -113,7 +111,8 @@ class Trainer:
         self.step = 0
         self.budget = TimeBudget(60 * options.minutes, spent=spent)
         self.out_of_time = False
-        self.best_ap = -1.0
+        self.out_of_patience = False
+        self.best = BestModel()
         # Mean losses of an epoch that has been trained but not evaluated; None if there is no such epoch.
         self.unfinished: dict[str, float] | None = None
         self.saved = False
@@ -150,17 +149,24 @@ class Trainer:
                     self.unfinished = self.train_one_epoch(*divmod(self.step, self.sampler.batches), stop)
                 rate = learning_rate(self.options, self.step, self.progress())  # in every process, which may share it
                 if log:
-                    result = self._finish_epoch(self.unfinished, rate, log, stop)
+                    result = finish_epoch(self, self.unfinished, rate, log, stop)
                 self.unfinished = None
                 self.group.wait()
-                if any(self.group.any_of(stop.requested)):
+                # Only the main process evaluates.
+                stopping, self.out_of_patience = self.group.any_of(stop.requested, self.out_of_patience)
+                if stopping:
                     raise KeyboardInterrupt
         return result
 
     @property
     def has_ended(self) -> bool:
-        """True if all steps are trained, or the time is over."""
-        return self.out_of_time if self.budget else self.step >= self.total_steps
+        """True if all steps are trained, the time is over, or AP has not risen for too long."""
+        return self.out_of_patience or (self.out_of_time if self.budget else self.step >= self.total_steps)
+
+    @property
+    def last_evaluations(self) -> int:
+        """The number of evaluations at the end of the run: with EMA also of the weights that are not averaged."""
+        return 2 if self.ema else 1
 
     def train_one_epoch(self, epoch: int, first_batch: int, stop: StopRequest) -> dict[str, float]:
         """Train the steps of one epoch, or fewer if the time of the run ends.
@@ -253,36 +259,6 @@ class Trainer:
             f"(now {self.optimizer.param_groups[0]['lr']:g}), warm up longer, or train with amp off{saved}"
         )
 
-    def _finish_epoch(
-        self, losses: dict[str, float], rate: float, log: TrainingLog, stop: StopRequest
-    ) -> Evaluation | None:
-        """Evaluate the model if an evaluation is due, save checkpoints, and write the log."""
-        epoch = -(-self.step // self.sampler.batches)
-        result, found = None, None
-        if self._evaluation_is_due(epoch):
-            # An evaluation can take long and can fail, so the trained epoch is saved first.
-            self.save_last()
-            begun = time.monotonic()
-            result, found = self._evaluate(stop)
-            self.budget.evaluated(time.monotonic() - begun)
-            if result.metrics["AP"] > self.best_ap:
-                self.best_ap = result.metrics["AP"]
-                self.checkpoint().save(self.output, half=self.half)
-        self.unfinished = None
-        self.save_last()
-        log.write(epoch, self.step, rate, losses, result)
-        losses = dict(losses)
-        speed, objects = losses.pop("images_per_second"), sum(len(image.boxes) for image in self.val_data.images)
-        epochs = None if self.budget else self.options.epochs
-        steps = self.step, self.total_steps
-        self.observer.on_epoch(EpochReport(epoch, epochs, *steps, losses, speed, result, found, objects))
-        return result
-
-    def _evaluation_is_due(self, epoch: int) -> bool:
-        """True if the model is evaluated after an epoch: at the end of the run always, before that if there is time."""
-        due = epoch % self.options.eval_every == 0 and (not self.budget or self.budget.has_time_to_evaluate())
-        return due or self.has_ended
-
     def _step_report(self, epoch: int, batches: int, losses: dict[str, float]) -> StepReport:
         return StepReport(
             epoch=epoch,
@@ -301,24 +277,6 @@ class Trainer:
             self.guard.stop()
         if self.group.is_main:
             self.observer.on_stop()
-
-    def _evaluate(self, stop: StopRequest) -> tuple[Evaluation, int]:
-        """Return the evaluation of the current model, and the number of objects that it finds."""
-        done = 0
-
-        def on_image() -> None:
-            nonlocal done
-            done += 1
-            self.observer.on_evaluated(done, len(self.val_data))
-            if stop.requested:
-                raise KeyboardInterrupt
-
-        executor = TorchExecutor(self.evaluated_model(), self.contract, device=self.group.device)
-        # On a CPU one by one, because Ctrl-C waits for the images of a batch.
-        batch = 1 if self.guard else self.options.batch
-        detections = detect_all(Detector(executor), self.val_data, batch=batch, on_image=on_image)
-        found = sum(row[2] for row in confusion(detections, self.val_data, DEFAULT_SCORE).rows())
-        return evaluate_detections(detections, self.val_data), found
 
     def checkpoint(self) -> Checkpoint:
         """Return a checkpoint of the current model, ready to ship."""

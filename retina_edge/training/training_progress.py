@@ -85,6 +85,8 @@ class TrainingProgress(TrainingObserver):
                 self._metrics[name] = value
             if report.found is not None:
                 parts.append(f"found {report.found} of {report.objects} objects")
+        if report.raw:
+            parts.append(f"AP {report.raw.metrics['AP']:.3f} without averaging the weights")
         total = f"/{report.epochs}" if report.epochs else ""
         self._print(f"epoch {report.epoch}{total}  {'  '.join(parts)}")
         self._watch = self._watch or LearningWatch(report.total_steps)

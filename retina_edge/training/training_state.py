@@ -14,6 +14,7 @@ from engines.core.json_form import BOOLEAN, INTEGER, NUMBER, OBJECT, Form, OrNul
 from retina_edge.data.augment_options import photometric_level
 from retina_edge.model.checkpoint import check_kinds, load_checkpoint, plain
 from retina_edge.model.torch_file import check_weights
+from retina_edge.training import best_model
 from retina_edge.training.fake_quantization import ranges_of
 from retina_edge.training.optimization import moments_of
 from retina_edge.training.progress import TimeBudget
@@ -23,13 +24,14 @@ from retina_edge.training.training_log import LOSSES
 if TYPE_CHECKING:
     from retina_edge.training.trainer import Trainer
 
-# Settings that a resumed run may change, because they do not affect the result.
-MAY_CHANGE_ON_RESUME = ("workers", "eval_every")
+# Settings that a resumed run may change, because they do not affect the steps.
+MAY_CHANGE_ON_RESUME = ("workers", "eval_every", "patience")
 # Values of settings that older files lack.
 LATER_SETTINGS = {"qat": False, "minutes": 0.0, "bit_depth": BIT_DEPTH, "mosaic": 0.0, "copy_paste": 0.0}
 # Number of settings that an error names.
 _NAMED_SETTINGS = 3
-# The state apart from its tensors. Files without a time lack "spent" and "out of time".
+# The state apart from its tensors. Files without a time lack "spent" and "out of time",
+# older ones "best".
 _FORM: Form = {
     "step": INTEGER,
     "spent?": NUMBER,
@@ -37,6 +39,7 @@ _FORM: Form = {
     "unfinished": OrNull(dict.fromkeys((*LOSSES, "images_per_second"), NUMBER)),
     "settings": OBJECT,
     "best_ap": NUMBER,
+    "best?": best_model.FORM,
     "scaler": {"*": NUMBER},
 }
 _TENSORS = ("model", "ema", "ranges", "optimizer")
@@ -53,7 +56,8 @@ def save(trainer: Trainer) -> None:
         "out of time": trainer.out_of_time,
         "unfinished": trainer.unfinished,
         "settings": _settings(trainer),
-        "best_ap": trainer.best_ap,
+        "best_ap": trainer.best.ap,
+        "best": trainer.best.state(),
         "model": trainer.model.state_dict(),
         "ema": trainer.ema.state_dict() if trainer.ema else None,
         "ranges": [value.cpu() for value in ranges_of(trainer.model)],
@@ -109,7 +113,9 @@ def restore(trainer: Trainer) -> None:
     trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": moments})
     scaler = trainer.scaler.state_dict()
     trainer.scaler.load_state_dict(scaler | {name: state["scaler"][name] for name in _OF_SCALER if name in scaler})
-    trainer.step, trainer.best_ap, trainer.unfinished = state["step"], state["best_ap"], state["unfinished"]
+    trainer.step, trainer.unfinished = state["step"], state["unfinished"]
+    trainer.best.restore(state["best_ap"], state.get("best"))
+    trainer.out_of_patience = 0 < trainer.options.patience <= trainer.best.without_gain
     if trainer.budget:
         reserved = trainer.budget.last_evaluation
         trainer.budget = TimeBudget(60 * trainer.options.minutes, spent=state["spent"])
@@ -137,6 +143,8 @@ def _check_settings(trainer: Trainer, saved: Mapping[str, Any]) -> None:
 def _check_numbers(trainer: Trainer, state: Mapping[str, Any]) -> None:
     """Raise ContractError if a number is out of range, or missing."""
     require(0 <= state["step"] <= _MAX_STEPS, "step", f"0 to {_MAX_STEPS}", state["step"])
+    if "best" in state:
+        best_model.check_state(state["best"])
     if trainer.budget:
         require("out of time" in state, "out of time", "true or false", None)
         require(state.get("spent", -1) >= 0, "spent", "0 s or more", state.get("spent"))

@@ -8,7 +8,7 @@ import pytest
 
 from engines.core.errors import SinkError
 from retina_edge import api
-from retina_edge.training.run_files import check_log, claim_run_files, run_files
+from retina_edge.training.run_files import SUFFIXES, check_log, claim_run_files, run_files
 from retina_edge.training.training_log import COLUMNS
 
 
@@ -33,8 +33,8 @@ def test_the_files_of_the_last_run_are_kept(tmp_path: Path) -> None:
             assert earlier == (kept if number else None)
             assert not output.exists()
             write_run(output, f"run{number}")
-    assert content(output) == ["run2"] * 4
-    assert content(kept) == ["run1"] * 4
+    assert content(output) == ["run2"] * len(SUFFIXES)
+    assert content(kept) == ["run1"] * len(SUFFIXES)
     assert len(list(kept.with_suffix(".tensorboard").iterdir())) == 1
 
 
@@ -43,7 +43,7 @@ def test_a_run_that_goes_on_moves_nothing(tmp_path: Path) -> None:
     write_run(output, "run")
     with claim_run_files(output, resume=True) as earlier:
         assert earlier is None
-        assert content(output) == ["run"] * 4
+        assert content(output) == ["run"] * len(SUFFIXES)
 
 
 def test_a_run_without_a_checkpoint_does_not_replace_the_kept_one(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_run_without_a_checkpoint_does_not_replace_the_kept_one(tmp_path: Path
     output.with_suffix(".last.pt").write_text("stopped after a step")
     with claim_run_files(output, resume=False) as earlier:
         assert earlier is None
-    assert content(kept) == ["good"] * 4
+    assert content(kept) == ["good"] * len(SUFFIXES)
 
 
 def test_a_state_without_a_checkpoint_is_kept_if_no_checkpoint_is(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def script_evaluations(monkeypatch: pytest.MonkeyPatch, *aps: float) -> list[int
         metrics = dict.fromkeys(METRICS, 0.0) | {"AP": aps[len(calls) - 1]}
         return Evaluation(metrics, {"tree": 0.0}, len(data), 0)
 
-    monkeypatch.setattr("retina_edge.training.trainer.evaluate_detections", evaluate)
+    monkeypatch.setattr("retina_edge.training.validation.evaluate_detections", evaluate)
     return calls
 
 
@@ -227,7 +227,7 @@ def test_the_checkpoint_with_the_best_ap_is_kept(
 ) -> None:
     calls = script_evaluations(monkeypatch, 0.1, 0.3, 0.2)
     kept: list[bytes] = []
-    trainer = make_trainer(data, tmp_path / "model.pt", epochs=3, epoch_samples=2)
+    trainer = make_trainer(data, tmp_path / "model.pt", epochs=3, epoch_samples=2, ema=0.0)
 
     class Keeper(TrainingObserver):
         def on_epoch(self, _report: EpochReport) -> None:
@@ -237,14 +237,14 @@ def test_the_checkpoint_with_the_best_ap_is_kept(
     trainer.run()
     assert len(calls) == 3
     assert kept[0] != kept[1] == kept[2]
-    assert trainer.best_ap == 0.3
+    assert trainer.best.ap == 0.3
 
 
 def test_eval_every_skips_evaluations_except_the_last(
     data: DetectionDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = script_evaluations(monkeypatch, 0.1, 0.2, 0.3)
-    make_trainer(data, tmp_path / "model.pt", epochs=5, epoch_samples=2, eval_every=2).run()
+    make_trainer(data, tmp_path / "model.pt", epochs=5, epoch_samples=2, eval_every=2, ema=0.0).run()
     assert len(calls) == 3  # after epochs 2, 4 and the last
     rows = list(csv.DictReader((tmp_path / "model.csv").read_text().splitlines()))
     assert [row["AP"] for row in rows] == ["", "0.1000", "", "0.2000", "0.3000"]
@@ -257,10 +257,10 @@ def test_resuming_after_a_failed_evaluation_repeats_only_the_evaluation(
         raise SourceError("val.jpg: truncated")
 
     with monkeypatch.context() as patch:
-        patch.setattr("retina_edge.training.trainer.detect_all", fail)
+        patch.setattr("retina_edge.training.validation.detect_all", fail)
         with pytest.raises(SourceError):
-            make_trainer(data, tmp_path / "model.pt").run()
-    resumed = make_trainer(data, tmp_path / "model.pt")
+            make_trainer(data, tmp_path / "model.pt", ema=0.0).run()
+    resumed = make_trainer(data, tmp_path / "model.pt", ema=0.0)
     resumed.resume()
     assert resumed.step == 4
     calls = script_evaluations(monkeypatch, 0.5, 0.4)
