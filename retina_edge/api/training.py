@@ -15,7 +15,7 @@ from engines.core.contract import BIT_DEPTH, DetectorContract
 from engines.core.errors import ContractError, TrainingError
 from retina_edge.api.training_data import TrainingData
 from retina_edge.api.training_inputs import Fields, check_given, check_outputs, fields
-from retina_edge.api.training_plan import IMAGENET, GivenOptions, TrainingPlan
+from retina_edge.api.training_plan import IMAGENET, GivenOptions, TrainingPlan, losses_of
 from retina_edge.api.training_report import report_run
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
@@ -214,8 +214,8 @@ class _Run:
         from retina_edge.model.checkpoint import load_checkpoint
         from retina_edge.training.initialize import quantized_model
 
-        options = dataclasses.replace(QAT_OPTIONS, **given.options)
         source = load_checkpoint(qat)
+        options = dataclasses.replace(QAT_OPTIONS, **{**losses_of(source), **given.options})
         if source.contract.bit_depth != self.bit_depth:
             raise ContractError(
                 f"bit_depth: expected {source.contract.bit_depth} as in {qat}, got {self.bit_depth}; leave it out"

@@ -289,6 +289,12 @@ def _imagenet(backbone: str, group: ProcessGroup) -> Mapping[str, Tensor]:
     return imagenet_weights(backbone) if weights is None else weights
 
 
+def losses_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the fields of ``TrainOptions`` that decide the losses a checkpoint was trained with, if it knows them."""
+    options = (checkpoint.recipe or {}).get("options", {})
+    return {name: options[name] for name in ("assigner", "class_loss") if name in options}
+
+
 def _model_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the model options of a checkpoint."""
     config = checkpoint.config

@@ -11,7 +11,7 @@ from retina_edge.cli import argument_types
 from retina_edge.data.augment_options import ORIENTATIONS, PHOTOMETRIC
 from retina_edge.model.config import BACKBONES, HEAD_NORMS
 from retina_edge.training.recipes import AUTO
-from retina_edge.training.train_options import AMP_MODES, OPTIMIZERS, SCHEDULES
+from retina_edge.training.train_options import AMP_MODES, ASSIGNERS, CLASS_LOSSES, OPTIMIZERS, SCHEDULES
 
 NONE = "none"
 
@@ -251,6 +251,24 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="end the run after N evaluations without a gain of AP; 0 for no such end (default: 0)",
     )
     add("--half-weights", action="store_true", help="store the best weights in float16")
+
+
+def add_loss_options(parser: argparse.ArgumentParser) -> None:
+    """Add the group of assignment and losses."""
+    title = "assignment and losses"
+    add = parser.add_argument_group(title, "What training optimizes. The model runs as fast with each.").add_argument
+    add(
+        "--assigner",
+        choices=ASSIGNERS,
+        help="which anchors learn an object: iou, those with an IoU of 0.5 or more; atss, those near its center with "
+        "the largest IoUs; free-anchor, those that detect it best so far (default: iou)",
+    )
+    add(
+        "--class-loss",
+        choices=CLASS_LOSSES,
+        help="loss of the scores: focal, or quality-focal, by which a score learns the IoU of its box; not with "
+        "--assigner free-anchor, which has its own (default: focal)",
+    )
 
 
 def _anchor_size(text: str) -> float | str:

@@ -1,4 +1,4 @@
-"""The losses of a RetinaNet, computed by torchvision's matcher and head."""
+"""The losses of a RetinaNet: by default those of torchvision's matcher and head, else those of later papers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from torchvision.ops import box_iou
 
 from retina_edge.data.augment import Target
 from retina_edge.model.retinanet import RetinaNet
+from retina_edge.training.atss import atss_matches
+from retina_edge.training.free_anchor import free_anchor_losses
+from retina_edge.training.paired_iou import paired_iou
+from retina_edge.training.quality_focal_loss import quality_focal_loss
 
 # arXiv 1708.02002, section 4: an anchor is assigned to an object from an IoU of 0.5, is background below 0.4, and is
 # ignored in between. The focal loss has alpha 0.25 and gamma 2, the defaults of torchvision's sigmoid_focal_loss.
@@ -20,10 +24,18 @@ BACKGROUND_IOU = 0.4
 
 
 class RetinaNetCriterion:
-    """The focal loss and the box loss of raw heads.
+    """The class loss and the box loss of raw heads.
+
+    As in torchvision, the losses of an image are divided by the number of its positives, which are the anchors that
+    learn an object, and averaged over the images. So they do not depend on how images are grouped into batches and
+    processes. ``free-anchor`` divides by the number of objects.
 
     Args:
         model: model that computes the raw heads; its anchors and its kind of box loss are used.
+        assigner: which anchors learn which object: ``iou``, ``atss`` (see ``atss_matches``), or ``free-anchor``, which
+            has losses of its own (see ``free_anchor_losses``): ``classification`` is then that of the background, and
+            ``bbox_regression`` that of the objects, their classes included.
+        class_loss: ``focal``, or ``quality-focal`` (see ``quality_focal_loss``). Not used with ``free-anchor``.
 
     Examples:
         >>> from retina_edge.model.config import ModelConfig
@@ -34,7 +46,8 @@ class RetinaNetCriterion:
         ['bbox_regression', 'classification']
     """
 
-    def __init__(self, model: RetinaNet) -> None:
+    def __init__(self, model: RetinaNet, *, assigner: str = "iou", class_loss: str = "focal") -> None:
+        self._assigner, self._class_loss = assigner, class_loss
         self._head = model.head
         self._anchor_generator = model.anchor_generator
         self._matcher = Matcher(FOREGROUND_IOU, BACKGROUND_IOU, allow_low_quality_matches=True)
@@ -62,16 +75,67 @@ class RetinaNetCriterion:
             "cls_logits": _flatten(logits, self._head.classification_head.num_classes),
             "bbox_regression": _flatten(deltas, 4),
         }
-        matches = [self._match(target["boxes"], anchors[n]) for n, target in enumerate(targets)]
+        if self._assigner == "free-anchor":
+            return self._free_anchor(targets, outputs, anchors)
+        grids = [(level.shape[2], level.shape[3]) for level in logits]
+        matches = [self._match(target["boxes"], anchors[n], grids) for n, target in enumerate(targets)]
+        if self._class_loss == "quality-focal":
+            return {
+                "classification": self._quality_focal(targets, outputs, anchors, matches),
+                "bbox_regression": self._head.regression_head.compute_loss(targets, outputs, anchors, matches),
+            }
         losses: dict[str, Tensor] = self._head.compute_loss(targets, outputs, anchors, matches)
         return losses
 
-    def _match(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+    def _match(self, boxes: Tensor, anchors: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
         """Return the index of the box of each anchor, int64 [anchors]; a constant of ``Matcher`` if it has no box."""
+        if self._assigner == "atss":
+            return atss_matches(boxes, anchors, grids)
         if len(boxes) == 0:
             return torch.full((len(anchors),), Matcher.BELOW_LOW_THRESHOLD, dtype=torch.int64, device=anchors.device)
         matched: Tensor = self._matcher(box_iou(boxes, anchors))
         return matched
+
+    def _quality_focal(
+        self,
+        targets: Sequence[Target],
+        outputs: dict[str, Tensor],
+        anchors: Sequence[Tensor],
+        matches: Sequence[Tensor],
+    ) -> Tensor:
+        """Return the quality focal loss. Anchors that torchvision ignores in the focal loss are ignored here, too."""
+        coder = self._head.regression_head.box_coder
+        losses = []
+        for n, target in enumerate(targets):
+            logits, deltas = outputs["cls_logits"][n], outputs["bbox_regression"][n].detach()
+            positive = torch.where(matches[n] >= 0)[0]
+            objects = matches[n][positive]
+            predicted = coder.decode_single(deltas[positive], anchors[n][positive])
+            quality = torch.zeros_like(logits)
+            quality[positive, target["labels"][objects]] = paired_iou(predicted, target["boxes"][objects])
+            used = matches[n] != Matcher.BETWEEN_THRESHOLDS
+            losses.append(quality_focal_loss(logits[used], quality[used]) / max(1, len(positive)))
+        return torch.stack(losses).mean()
+
+    def _free_anchor(
+        self, targets: Sequence[Target], outputs: dict[str, Tensor], anchors: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the losses of FreeAnchor, averaged over the images."""
+        head = self._head.regression_head
+        losses = [
+            free_anchor_losses(
+                outputs["cls_logits"][n],
+                outputs["bbox_regression"][n],
+                anchors[n],
+                target["boxes"],
+                target["labels"],
+                box_coder=head.box_coder,
+                box_loss=head._loss_type,
+            )
+            for n, target in enumerate(targets)
+        ]
+        classification, bbox_regression = (torch.stack(values).mean() for values in zip(*losses, strict=True))
+        return {"classification": classification, "bbox_regression": bbox_regression}
 
 
 def _flatten(levels: Sequence[Tensor], last: int) -> Tensor:

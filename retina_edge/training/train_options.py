@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from engines.core.errors import ContractError
 from engines.core.option_checks import check_choice, check_integer, check_number
 
 SCHEDULES = ("multistep", "cosine", "constant")
 OPTIMIZERS = ("sgd", "adamw")
 AMP_MODES = ("auto", "bf16", "fp16", "off")
+ASSIGNERS = ("iou", "atss", "free-anchor")
+CLASS_LOSSES = ("focal", "quality-focal")
 # Bounds far above every run, because a resumed run takes its options from a file.
 MOST = {
     "epochs": 10**6,
@@ -50,9 +53,14 @@ class TrainOptions:
         patience: number of evaluations without a gain of AP after which the run ends; 0 for no such end.
         minutes: time of the run with its evaluations, minutes. The run then ends by its time, and the learning rate
             follows the time, so no two such runs are equal. 0 for a run of ``epochs``.
+        assigner: which anchors learn an object: ``iou`` those that overlap it by 0.5 or more, as in the paper; ``atss``
+            those near its center that overlap it more than most (Zhang et al., arXiv 1912.02424); ``free-anchor`` those
+            that detect it best so far (Zhang et al., arXiv 1909.02466).
+        class_loss: loss of the scores: ``focal``, as in the paper, or ``quality-focal``, by which a score learns the
+            IoU of its box (Li et al., arXiv 2006.04388). ``free-anchor`` has its own, and allows only ``focal``.
 
     Raises:
-        ContractError: if an option is out of range.
+        ContractError: if an option is out of range, or two contradict each other.
 
     Examples:
         >>> TrainOptions(epochs=0)
@@ -77,6 +85,8 @@ class TrainOptions:
     eval_every: int = 1
     patience: int = 0
     minutes: float = 0.0
+    assigner: str = "iou"
+    class_loss: str = "focal"
 
     def __post_init__(self) -> None:
         for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("amp", AMP_MODES)):
@@ -91,6 +101,13 @@ class TrainOptions:
         check_number("minutes", self.minutes, f"0 to {most}", lambda value: 0 <= value <= most)
         check_number("learning_rate", self.learning_rate, "more than 0", lambda rate: 0 < rate < math.inf)
         check_number("ema", self.ema, "0 <= decay < 1", lambda decay: 0 <= decay < 1)
+        check_choice("assigner", self.assigner, ASSIGNERS)
+        check_choice("class_loss", self.class_loss, CLASS_LOSSES)
+        if self.assigner == "free-anchor" and self.class_loss != "focal":
+            raise ContractError(
+                f"class_loss: expected focal with the assigner free-anchor, whose loss joins classes and boxes, got "
+                f"{self.class_loss}; choose the assigner iou or atss, or leave class_loss out"
+            )
 
 
 # For a trained model, a small, decaying learning rate is enough (Krishnamoorthi, arXiv 1806.08342, section 4).

@@ -86,7 +86,7 @@ class Trainer:
         if group.world > 1:
             ids = [group.device.index] if group.device.type == "cuda" else None
             self.parallel = DistributedDataParallel(self.model, device_ids=ids)
-        self.criterion = RetinaNetCriterion(self.model)
+        self.criterion = RetinaNetCriterion(self.model, assigner=options.assigner, class_loss=options.class_loss)
         self.preprocess = Preprocess(contract).to(group.device)
         self.optimizer = make_optimizer(self.model, options)
         self.amp = amp_dtype(options.amp, group.device)

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 # Settings that a resumed run may change, because they do not affect the steps.
 MAY_CHANGE_ON_RESUME = ("workers", "eval_every", "patience")
 # Values of settings that older files lack.
-LATER_SETTINGS = {"qat": False, "minutes": 0.0, "bit_depth": BIT_DEPTH, "mosaic": 0.0, "copy_paste": 0.0}
+LATER_SETTINGS = {
+    "qat": False,
+    "minutes": 0.0,
+    "bit_depth": BIT_DEPTH,
+    "mosaic": 0.0,
+    "copy_paste": 0.0,
+    "assigner": "iou",
+    "class_loss": "focal",
+}
 # Number of settings that an error names.
 _NAMED_SETTINGS = 3
 # The state apart from its tensors. Files without a time lack "spent" and "out of time",

@@ -38,8 +38,16 @@ def arguments(tiny_coco: Path, treecrowns: Path, output: Path, *more: str) -> li
     return [str(tiny_coco), "--images", images, "--val", str(tiny_coco), "-o", str(output), *SMALL, *more]
 
 
-def test_two_processes_compute_the_same_as_one(tiny_coco: Path, treecrowns: Path, tmp_path: Path) -> None:
-    run = "--epochs 2 --epoch-samples 8 --workers 0 --ema 0.9".split()
+@pytest.mark.parametrize(
+    "losses",
+    [
+        "--assigner iou",
+        pytest.param("--assigner atss --class-loss quality-focal", marks=pytest.mark.slow),
+        pytest.param("--assigner free-anchor", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_compute_the_same_as_one(tiny_coco: Path, treecrowns: Path, tmp_path: Path, losses: str) -> None:
+    run = [*"--epochs 2 --epoch-samples 8 --workers 0 --ema 0.9".split(), *losses.split()]
     one = arguments(tiny_coco, treecrowns, tmp_path / "one.pt", *run, "--batch", "2")
     assert main(one) == 0
     two = arguments(tiny_coco, treecrowns, tmp_path / "two.pt", *run, "--batch", "1")
@@ -198,6 +206,33 @@ def test_the_recipe_of_the_paper_has_the_defaults_of_the_options(
     assert not {"--epochs", "--lr", "--input", "--crop"} & choices.keys()  # given, or left out
     given = {"epochs": 1, "batch": 2, "workers": 0, "learning_rate": 0.002, "warmup_steps": 2, "amp": "off", "seed": 3}
     assert recipe["options"] == {**vars(TrainOptions()), **given}
+
+
+def test_the_losses_reach_the_checkpoint_and_the_fine_tuning_for_int8(
+    tiny_coco: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = "--epochs 1 --epoch-samples 2 --batch 2 --workers 0".split()
+    trained, tuned = tmp_path / "model.pt", tmp_path / "int8.pt"
+    command = arguments(tiny_coco, treecrowns, trained, *run)
+    losses = ["--assigner", "atss", "--class-loss", "quality-focal"]
+    assert main([*command, *losses]) == 0
+    recipe = load_checkpoint(trained).recipe
+    assert recipe is not None
+    assert (recipe["options"]["assigner"], recipe["options"]["class_loss"]) == ("atss", "quality-focal")
+    assert main([*command, *losses, "--resume"]) == 0
+    assert main([*command, "--resume"]) == 1
+    assert "assigner: expected 'atss', got 'iou'" in capsys.readouterr().err
+
+    data = [*command[:5], "-o", str(tuned), "--qat", str(trained), *run]
+    assert main([*data, "--class-loss", "focal"]) == 0
+    state = load_checkpoint(tuned.with_suffix(".last.pt")).training
+    assert state is not None
+    assert (state["settings"]["assigner"], state["settings"]["class_loss"]) == ("atss", "focal")
+
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--assigner", "free-anchor", "--class-loss", "quality-focal"])
+    assert stopped.value.code == 2
+    assert "class_loss: expected focal with the assigner free-anchor" in capsys.readouterr().err
 
 
 def test_ctrl_c_names_the_command_that_goes_on(
