@@ -68,6 +68,7 @@ def build_parser() -> VerbParser:
     add("--device", default="auto", help="auto, cpu or cuda (default: auto, a GPU if torch sees one)")
     training_options.add_data_options(parser)
     training_options.add_start_options(parser)
+    training_options.add_teacher_options(parser)
     training_options.add_model_options(parser)
     training_options.add_augmentation_options(parser)
     training_options.add_run_options(parser)
@@ -81,12 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         model, augment, options = (_given(args, fields) for fields in (MODEL_FIELDS, AUGMENT_FIELDS, RUN_FIELDS))
-        given = [name for name in (*MODEL_FIELDS, "init") if getattr(args, name) is not None]
+        given = [name for name in (*MODEL_FIELDS, "init", "teacher") if getattr(args, name) is not None]
         if args.qat and given:
             option = f"--{given[0].replace('_', '-')}"
             parser.error(
                 f"{option}: not allowed with --qat, which takes the model from its checkpoint; leave {option} out"
             )
+        if args.distill_weight and not args.teacher:
+            parser.error("--distill-weight: expected --teacher, whose losses it weights, got none; leave it out")
         if args.minutes and args.epochs:
             parser.error("--minutes: not allowed with --epochs, which decides the length of the run; leave one out")
         # Checks the options before anything is read.
@@ -116,6 +119,7 @@ def _train(
             augment=augment,
             init=args.init,
             qat=args.qat,
+            teacher=args.teacher,
             resume=args.resume,
             half_weights=args.half_weights,
             device=args.device,

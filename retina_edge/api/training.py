@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.core.contract import BIT_DEPTH, DetectorContract
-from engines.core.errors import ContractError, TrainingError
+from engines.core.errors import ContractError
 from retina_edge.api.training_data import TrainingData
 from retina_edge.api.training_plan import IMAGENET, GivenOptions, TrainingPlan
 from retina_edge.data.augment_options import AugmentOptions
@@ -20,6 +20,7 @@ from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.summary import DataSummary
 from retina_edge.system.output_file import Input, check_output
 from retina_edge.training.findings import findings
+from retina_edge.training.memory_errors import memory_errors
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.observer import TrainingObserver
 from retina_edge.training.plan import CPU, Speed
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from retina_edge.model.checkpoint import Checkpoint
     from retina_edge.model.retinanet import RetinaNet
     from retina_edge.training.processes import ProcessGroup
+    from retina_edge.training.teacher import Teacher
     from retina_edge.training.trainer import Trainer
 
 # Length of the epoch in which the speed is measured, which ends earlier.
@@ -64,6 +66,7 @@ def train(
     augment: AugmentOptions | Fields | None = None,
     init: Path | str | None = None,
     qat: Path | str | None = None,
+    teacher: Path | str | None = None,
     resume: bool = False,
     half_weights: bool = False,
     device: str = "auto",
@@ -86,7 +89,8 @@ def train(
         augment: augmentation of the training images, or some of its options by name.
         init: path of a checkpoint to fine-tune. Its architecture is kept if no other one is given. Not with ``qat``.
         qat: path of a trained checkpoint to fine-tune with the rounding of INT8 (quantization-aware training).
-        resume: continue from ``NAME.last.pt``, with its options.
+        teacher: path of a checkpoint, or a deployable ONNX, whose outputs the model also learns. Not with ``qat``.
+        resume: continue from ``NAME.last.pt``, with its options and the same teacher.
         half_weights: store the best weights in float16.
         device: ``auto``, ``cpu`` or ``cuda``.
         on_message: called with each line of text for the user.
@@ -103,25 +107,27 @@ def train(
     started, output = time.monotonic(), Path(output)
     data = data if isinstance(data, TrainingData) else TrainingData(data)
     given = GivenOptions(_fields(model, ModelOptions), _fields(augment, AugmentOptions), _fields(options, TrainOptions))
-    _check(given, qat, init, model)
+    _check(given, qat, init, model, teacher)
     weights = given.model.get("backbone_weights")
     files = [] if weights in (None, IMAGENET) else [("backbone weights", weights)]
     if resume:
         check_resumable(output)
-    _check_outputs(output, [("checkpoint", init), ("checkpoint", qat), *data.inputs(), *files])
+    _check_outputs(output, [("checkpoint", init), ("checkpoint", qat), ("teacher", teacher), *data.inputs(), *files])
 
     from retina_edge.model.torch_executor import select_device
+    from retina_edge.training.load_teacher import load_teacher
     from retina_edge.training.processes import process_group
 
     chosen_device = select_device(device)
     if data.bit_depth is None:
         data = dataclasses.replace(data, bit_depth=_earlier_bit_depth(output, init, qat, resume=resume))
-    with _memory_errors(), process_group(chosen_device) as group:
+    with memory_errors(), process_group(chosen_device) as group:
         say = on_message if group.is_main else lambda _line: None
+        taught_by = load_teacher(teacher, group.device) if teacher else None  # fails sooner than the images
         train_data, val_data = data.load(say)
         active = observer if observer and group.is_main else TrainingObserver()
         depth = BIT_DEPTH if data.bit_depth is None else data.bit_depth
-        run = _Run(output, train_data, val_data, depth, group, half_weights, active, say)
+        run = _Run(output, train_data, val_data, depth, group, half_weights, active, say, taught_by)
         if qat is not None:
             trainer = run.for_qat(given, qat)
         else:
@@ -155,21 +161,6 @@ def _earlier_bit_depth(output: Path, init: Path | str | None, qat: Path | str | 
     return load_checkpoint(start).contract.bit_depth if start else None
 
 
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Turn the error of a GPU without memory into advice."""
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        reason = str(error).partition(". ")[0]
-        raise TrainingError(
-            f"memory of the GPU: expected room for a step, found too little ({reason}); train with a smaller --batch, "
-            "--crop or --input, or a smaller --backbone, and close other programs on the GPU"
-        ) from error
-
-
 @dataclass(frozen=True)
 class _Run:
     """The parts of a run that do not depend on its options."""
@@ -182,6 +173,7 @@ class _Run:
     half: bool
     observer: TrainingObserver
     say: OnMessage
+    teacher: Teacher | None
 
     def for_qat(self, given: GivenOptions, qat: Path | str) -> Trainer:
         """Return a trainer that fine-tunes a checkpoint with the rounding of INT8."""
@@ -203,19 +195,22 @@ class _Run:
         from retina_edge.model.checkpoint import load_checkpoint
         from retina_edge.training.initialize import initialize_from
         from retina_edge.training.processes import describe
+        from retina_edge.training.teacher import introduce
 
         source = load_checkpoint(init) if init else None
         last = last_path(self.output)
         previous = load_checkpoint(last) if resume else None
         if previous and previous.recipe is not None:
             given = given.or_else(previous.recipe, last)
+        given = given.with_teacher(self.teacher)
         summary = DataSummary.of(self.train_data)
         for line in (*summary.lines(), f"training on {describe(self.group)}"):
             self.say(line)
-        plan = TrainingPlan.of(
-            given, self.train_data, summary, self.group, source=source, resume=resume, on_message=self.say
-        )
+        facts = (self.train_data, summary, self.group)
+        plan = TrainingPlan.of(given, *facts, source=source, teacher=self.teacher, resume=resume, on_message=self.say)
         model, contract = self._new_model(plan, source or previous)
+        for line in introduce(self.teacher, contract, plan.augment, summary) if self.teacher else ():
+            self.say(line)
         if source and init:
             for line in initialize_from(model, contract, source):
                 self.say(f"{Path(init).name}: {line}")
@@ -281,9 +276,10 @@ class _Run:
         recipe: dict[str, Any] | None,
         spent: float = 0.0,
     ) -> Trainer:
+        from retina_edge.training.distillation import attach
         from retina_edge.training.trainer import Trainer
 
-        return Trainer(
+        trainer = Trainer(
             model,
             contract,
             self.train_data,
@@ -297,6 +293,9 @@ class _Run:
             spent=spent,
             observer=self.observer,
         )
+        if self.teacher:
+            attach(trainer, self.teacher)
+        return trainer
 
 
 def _fields(options: object, kind: type) -> Fields:
@@ -318,11 +317,17 @@ def _fields(options: object, kind: type) -> Fields:
     return dict(options)
 
 
-def _check(given: GivenOptions, qat: Path | str | None, init: Path | str | None, model: object) -> None:
+def _check(
+    given: GivenOptions, qat: Path | str | None, init: Path | str | None, model: object, teacher: object
+) -> None:
     if given.options.get("minutes") and "epochs" in given.options:
         raise ContractError("minutes: expected either minutes or epochs, got both; leave one out")
     if init is not None and given.model.get("backbone_weights") is not None:
         raise ContractError("backbone_weights: expected none with init, which has its own; leave one out")
+    if qat is not None and teacher is not None:
+        raise ContractError(
+            "qat: expected no teacher, because a model is distilled before it is quantized; leave it out"
+        )
     if qat is not None and (model is not None or init is not None):
         raise ContractError("qat: expected neither model nor init, because the checkpoint decides both; leave them out")
     if given.options.get("qat", qat is not None) != (qat is not None):

@@ -24,6 +24,7 @@ from retina_edge.training.plan import (
     CPU,
     CUDA,
     Choice,
+    Chooser,
     Facts,
     Speed,
     plan_augmentation,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from retina_edge.model.checkpoint import Checkpoint
     from retina_edge.training.processes import ProcessGroup
+    from retina_edge.training.teacher import Teacher
 
 IMAGENET = "imagenet"
 # The chosen options that decide most of the result, the most important first.
@@ -81,6 +83,24 @@ class GivenOptions:
             found[name] = {**values, **getattr(self, name)}
         return GivenOptions(**found)
 
+    def with_teacher(self, teacher: Teacher | None) -> GivenOptions:
+        """Return the options with the record of the teacher, which a resumed run must be given again.
+
+        Raises:
+            ContractError: if it is not the teacher of the run that is resumed.
+        """
+        name, digest = self.options.get("teacher"), self.options.get("teacher_sha256")
+        if digest and digest != (teacher.sha256 if teacher else None):
+            got = f"{teacher.name} with {teacher.sha256[:12]}..." if teacher else "none"
+            raise ContractError(
+                f"teacher: expected that of the run, {printable(str(name))} with SHA-256 {printable(digest)[:12]}..., "
+                f"got {got}; give the same file with --teacher"
+            )
+        if teacher is None:
+            return self
+        record = {"teacher": name or teacher.name, "teacher_sha256": teacher.sha256}
+        return dataclasses.replace(self, options={**self.options, **record})
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -111,6 +131,7 @@ class TrainingPlan:
         group: ProcessGroup,
         *,
         source: Checkpoint | None,
+        teacher: Teacher | None,
         resume: bool,
         on_message: Callable[[str], None],
     ) -> TrainingPlan:
@@ -122,6 +143,7 @@ class TrainingPlan:
             summary: numbers of the data set.
             group: this process and its device.
             source: checkpoint to fine-tune from, which decides the architecture where nothing was given.
+            teacher: teacher to distill, which decides the input and the anchors where nothing else does.
             resume: True for a run whose weights are loaded later.
             on_message: called with each line of text for the user.
 
@@ -134,7 +156,7 @@ class TrainingPlan:
         if source and "anchor_sizes" not in given.model and model["backbone_levels"] != len(model["anchor_sizes"]):
             del model["anchor_sizes"]  # another pyramid was given, which needs other anchors
         backbone = model.get("backbone", "resnet18" if device == CPU else "resnet50")
-        choices: list[Choice] = []
+        model, given_augment, choices = like_teacher(teacher, model, given.augment)
         weights: Mapping[str, Tensor] | None = None
         if source is None and not resume:
             weights, name, choice = _backbone_weights(model, backbone, group, on_message)
@@ -145,7 +167,7 @@ class TrainingPlan:
         boxes = functools.cache(functools.partial(input_boxes, data))
         model_options, made = plan_model(model, facts, boxes)
         choices += made
-        augment, made = plan_augmentation(given.augment, facts, model_options.input_size)
+        augment, made = plan_augmentation(given_augment, facts, model_options.input_size)
         choices += made
         options, made = plan_steps(given.options, facts)
         return cls(
@@ -207,6 +229,45 @@ class TrainingPlan:
         """Return the fit of the anchors to the objects."""
         sizes = [level[0] for level in self.model.config(num_classes=1).anchor_sizes]
         return fit_anchors(self.boxes, self.model.input_size, sizes, self.model.aspect_ratios)
+
+
+def like_teacher(
+    teacher: Teacher | None, model: Mapping[str, Any], augment: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], list[Choice]]:
+    """Return options of model and augmentation with those that must be, or had better be, as the teacher's.
+
+    Args:
+        teacher: the teacher; None to change nothing.
+        model, augment: the options so far, which stay.
+
+    Returns:
+        The options of the model, those of the augmentation, and the choices.
+    """
+    of_model, of_augment = Chooser(model), Chooser(augment)
+    if teacher:
+        contract = teacher.contract
+        height, width = contract.input_size
+        of_model.choose(
+            "input_size",
+            (height, width),
+            "--input",
+            "objects have the size that the teacher knows",
+            text=f"{height}x{width}",
+        )
+        levels = len(contract.levels)  # two levels have no stage, and the first stage is C3
+        reason = "the teacher's, because logits are compared anchor by anchor"
+        if of_model.choose("backbone_levels", levels, "--backbone-levels", reason) == levels:
+            sizes = tuple(level.anchor_sizes[0] for level in contract.levels)
+            of_model.choose("anchor_sizes", sizes, "--anchors", reason, text=" ".join(f"{size:g}" for size in sizes))
+            ratios = contract.levels[0].aspect_ratios
+            text = " ".join(f"{ratio:g}" for ratio in ratios)
+            of_model.choose("aspect_ratios", ratios, "--aspect-ratios", reason, text=text)
+        if teacher.crop:
+            height, width = teacher.crop
+            of_augment.choose(
+                "size", (height, width), "--crop", "the size that the ONNX takes", text=f"{height}x{width}"
+            )
+    return of_model.values, of_augment.values, [*of_model.choices, *of_augment.choices]
 
 
 def _backbone_weights(

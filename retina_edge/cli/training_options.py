@@ -26,7 +26,7 @@ RUN_FIELDS = {
     "lr": "learning_rate",
     "warmup": "warmup_steps",
     **{name: name for name in ("epochs", "epoch_samples", "batch", "optimizer", "weight_decay", "schedule", "amp")},
-    **{name: name for name in ("ema", "clip_norm", "workers", "seed", "eval_every", "minutes")},
+    **{name: name for name in ("ema", "clip_norm", "workers", "seed", "eval_every", "minutes", "distill_weight")},
 }
 
 
@@ -89,6 +89,25 @@ def add_start_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="trained checkpoint to fine-tune with the rounding of INT8 (quantization-aware training), by default for "
         "3 epochs of AdamW with a small, falling learning rate; the model options come from it (default: none)",
+    )
+
+
+def add_teacher_options(parser: argparse.ArgumentParser) -> None:
+    """Add the group of distillation."""
+    note = "A larger model teaches a small one. They must have the same classes and anchors. Not with --qat."
+    add = parser.add_argument_group("teacher", note).add_argument
+    add(
+        "--teacher",
+        type=Path,
+        metavar="BIG.pt|.onnx",
+        help="trained model whose outputs the new one also learns: logits, boxes and, of a checkpoint, features; input "
+        "and anchors are by default the teacher's (default: none)",
+    )
+    add(
+        "--distill-weight",
+        type=argument_types.positive_float,
+        metavar="W",
+        help="factor of the losses towards the teacher, beside those of the labels (default: 1)",
     )
 
 

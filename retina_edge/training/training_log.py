@@ -6,6 +6,7 @@ import csv
 import errno
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from retina_edge.evaluation.coco_metrics import METRICS, Evaluation
 # Space for the log that must be free.
 RESERVED_BYTES = 2**20
 LOSSES = ("classification", "bbox_regression")
+# Further losses of a run with a teacher; the last one only if the teacher has features to give.
+DISTILLATION_LOSSES = ("distill_logits", "distill_boxes", "distill_features")
 COLUMNS = ("epoch", "step", "learning_rate", *LOSSES, "images_per_second", *METRICS)
 
 
@@ -23,14 +26,16 @@ class TrainingLog:
     Args:
         output: path of the checkpoint; the log is written beside it.
         step: number of steps already trained; if it is 0, an existing CSV file is overwritten.
+        more_losses: names of losses beside ``LOSSES``, which get the last columns.
     """
 
-    def __init__(self, output: Path, step: int) -> None:
+    def __init__(self, output: Path, step: int, more_losses: Sequence[str] = ()) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
+        self._columns = (*COLUMNS, *more_losses)
         self._path = output.with_suffix(".csv")
         self._check_space()
         if step == 0 or not self._path.exists() or not self._path.stat().st_size:
-            self._write_row("w", {name: name for name in COLUMNS})
+            self._write_row("w", {name: name for name in self._columns})
         self._writer: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -57,7 +62,7 @@ class TrainingLog:
         self._check_space()
         self._write_row("a", row)
         if self._writer:
-            for name in COLUMNS[2:]:
+            for name in self._columns[2:]:
                 if name in row:
                     self._writer.add_scalar(name, float(row[name]), step)
             self._writer.flush()
@@ -70,7 +75,7 @@ class TrainingLog:
     def _write_row(self, mode: str, row: dict[str, Any]) -> None:
         try:
             with self._path.open(mode, newline="") as file:
-                csv.DictWriter(file, COLUMNS).writerow(row)
+                csv.DictWriter(file, self._columns).writerow(row)
         except OSError as error:  # the error of a full disk does not name the file
             raise OSError(error.errno, error.strerror, str(self._path)) from error
 
