@@ -242,6 +242,10 @@ def like_teacher(
 
     Returns:
         The options of the model, those of the augmentation, and the choices.
+
+    Examples:
+        >>> like_teacher(None, {"head_depth": 2}, {})
+        ({'head_depth': 2}, {}, [])
     """
     of_model, of_augment = Chooser(model), Chooser(augment)
     if teacher:

@@ -28,7 +28,7 @@ class CheckpointTeacher(Teacher):
         >>> teacher = CheckpointTeacher(CHECKPOINT, torch.device("cpu"))
         >>> output = teacher(torch.zeros(1, 64, 96, 3, dtype=torch.uint8))
         >>> output.logits[0].shape, output.features[0].shape
-        (torch.Size([1, 9, 8, 12]), torch.Size([1, 64, 8, 12]))
+        (torch.Size([1, 9, 8, 12]), torch.Size([1, 96, 8, 12]))
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
@@ -52,6 +52,14 @@ class FeatureHook:
 
     Args:
         model: model that gets the hook.
+
+    Examples:
+        >>> from retina_edge.model.config import ModelConfig
+        >>> model = RetinaNet(ModelConfig(num_classes=2, backbone="resnet18", fpn_channels=32, head_depth=1))
+        >>> hook = FeatureHook(model)
+        >>> heads = model(torch.zeros(1, 3, 64, 96))
+        >>> hook.take()[0].shape
+        torch.Size([1, 32, 8, 12])
     """
 
     def __init__(self, model: RetinaNet) -> None:

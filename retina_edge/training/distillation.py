@@ -33,6 +33,10 @@ class Adaptation(nn.Module):
     Args:
         channels: number of channels of the student's features.
         taught: number of channels of the teacher's features; 0 if there are none.
+
+    Examples:
+        >>> [level.shape for level in Adaptation(32, 64)([torch.zeros(2, 32, 8, 12), torch.zeros(2, 32, 4, 6)])]
+        [torch.Size([2, 64, 8, 12]), torch.Size([2, 64, 4, 6])]
     """
 
     def __init__(self, channels: int, taught: int) -> None:
@@ -60,6 +64,19 @@ class Distillation:
         teacher: the teacher.
         losses: names of the losses.
         adaptation: the adaptation of the student's features to the teacher's channels.
+
+    Examples:
+        >>> from retina_edge.assets import CHECKPOINT
+        >>> from retina_edge.model.checkpoint import load_checkpoint
+        >>> from retina_edge.training.load_teacher import load_teacher
+        >>> group = ProcessGroup(rank=0, world=1, device=torch.device("cpu"))
+        >>> student = load_checkpoint(CHECKPOINT).build_model()
+        >>> teacher = load_teacher(CHECKPOINT, group.device)
+        >>> distillation = Distillation(teacher, student, weight=1.0, amp=None, group=group, seed=0)
+        >>> targets = [{"boxes": torch.tensor([[8.0, 8, 40, 40]])}]
+        >>> heads = student(torch.zeros(1, 3, 64, 96))
+        >>> list(distillation(torch.zeros(1, 64, 96, 3, dtype=torch.uint8), heads, targets))
+        ['distill_logits', 'distill_boxes', 'distill_features']
     """
 
     def __init__(

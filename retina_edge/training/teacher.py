@@ -75,6 +75,15 @@ def introduce(teacher: Teacher, contract: DetectorContract, augment: AugmentOpti
 
     Raises:
         ContractError: if classes, anchors, bit depth or the size of the crops differ.
+
+    Examples:
+        >>> import torch
+        >>> from retina_edge.assets import CHECKPOINT
+        >>> from retina_edge.training.load_teacher import load_teacher
+        >>> teacher = load_teacher(CHECKPOINT, torch.device("cpu"))
+        >>> data = DataSummary(10, 0, (400, 400), {"tree": 90}, (20.0, 40.0, 60.0))
+        >>> introduce(teacher, teacher.contract, AugmentOptions().for_input((416, 736)), data)
+        ['learning logits, boxes and features from the teacher treecrowns.pt, retinanet_resnet18_fpn96-C3-C4']
     """
     own = teacher.contract
     if own.class_names != contract.class_names:
@@ -109,9 +118,9 @@ def introduce(teacher: Teacher, contract: DetectorContract, augment: AugmentOpti
     factor = data.scale_to(contract.input_size) / data.scale_to(own.input_size)
     if abs(factor - 1) > SAME_SCALE:
         lines.append(
-            f"warning: in the student's input of {_size(contract.input_size)} pixels, objects are {factor:.2g} times as "
-            f"large as in the teacher's of {_size(own.input_size)}, and crops are as in the student's: omit --input to "
-            "take the teacher's, or let the teacher be trained like the student"
+            f"warning: in the student's input of {_size(contract.input_size)} pixels, objects are {factor:.2g} times "
+            f"as large as in the teacher's of {_size(own.input_size)}, so the teacher sees unusual sizes: omit --input "
+            "to take the teacher's"
         )
     return lines
 
