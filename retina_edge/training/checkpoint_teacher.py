@@ -20,6 +20,9 @@ class CheckpointTeacher(Teacher):
         path: path of the checkpoint.
         device: device to run on.
 
+    Attributes:
+        model: the model, in evaluation mode.
+
     Raises:
         ModelFileError: if the file is missing, corrupt, or not a checkpoint of retina_edge.
 
@@ -36,14 +39,14 @@ class CheckpointTeacher(Teacher):
         best = (checkpoint.training or {}).get("best_ap")
         super().__init__(path, checkpoint.contract, best if isinstance(best, float) and best >= 0 else None)
         model = checkpoint.build_model().requires_grad_(requires_grad=False)
-        self._model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._preprocess = Preprocess(self.contract).to(device)
-        self._features = FeatureHook(self._model)
+        self._features = FeatureHook(self.model)
         self.channels = checkpoint.config.fpn_channels
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> TeacherOutput:
-        logits, deltas = self._model(self._preprocess(images).contiguous(memory_format=torch.channels_last))
+        logits, deltas = self.model(self._preprocess(images).contiguous(memory_format=torch.channels_last))
         return TeacherOutput(logits, deltas, self._features.take())
 
 

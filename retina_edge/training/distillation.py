@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from retina_edge.data.augment import Target
 from retina_edge.model.config import FINEST_STRIDE
 from retina_edge.model.retinanet import RetinaNet
-from retina_edge.training.checkpoint_teacher import FeatureHook
+from retina_edge.training.checkpoint_teacher import CheckpointTeacher, FeatureHook
 from retina_edge.training.distillation_losses import Heads, feature_loss, head_losses
 from retina_edge.training.processes import ProcessGroup
 from retina_edge.training.teacher import Teacher
@@ -140,4 +140,6 @@ def attach(trainer: Trainer, teacher: Teacher) -> None:
     )
     if parameters := distillation.parameters():
         trainer.optimizer.add_param_group({"params": parameters, "weight_decay": options.weight_decay})
+    if trainer.guard and isinstance(teacher, CheckpointTeacher):
+        trainer.guard.watch(teacher.model)
     trainer.distillation = distillation

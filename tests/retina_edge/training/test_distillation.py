@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,7 +123,7 @@ def test_each_teacher_gets_images_normalized_as_in_its_own_training(tmp_path: Pa
 def test_only_the_student_and_its_adaptation_learn(data: DetectionDataset, tmp_path: Path, big: Path) -> None:
     trainer = distilling(data, tmp_path / "model.pt", big)
     assert trainer.distillation is not None
-    teacher = trainer.distillation.teacher._model  # type: ignore[attr-defined]
+    teacher = trainer.distillation.teacher.model  # type: ignore[attr-defined]
     modules = {"teacher": teacher, "student": trainer.model, "adaptation": trainer.distillation.adaptation}
     before = {name: copied(module.state_dict()) for name, module in modules.items()}
     trainer.parallel.train()
@@ -213,6 +215,34 @@ def test_a_resumed_run_with_a_teacher_equals_an_uninterrupted_one(
     assert expected.training["adaptation"]["conv.weight"].shape == (64, 32, 1, 1)
     (_, row) = csv.DictReader((tmp_path / "broken.csv").read_text().splitlines())
     assert float(row["distill_features"]) > 0
+
+
+def test_a_long_forward_pass_of_the_teacher_is_abandoned_after_ctrl_c(
+    data: DetectionDataset, tmp_path: Path, big: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retina_edge.training.step_guard.PATIENCE", 0.0)
+    whole = distilling(data, tmp_path / "whole.pt", big)
+    whole.run()
+    broken = distilling(data, tmp_path / "broken.pt", big)
+    assert broken.distillation is not None
+    model = broken.distillation.teacher.model  # type: ignore[attr-defined]
+    finished: list[int] = []
+
+    def interrupt(*_: object) -> None:
+        if broken.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    model.backbone.body.conv1.register_forward_pre_hook(interrupt)
+    model.head.regression_head.bbox_reg.register_forward_hook(lambda *_: finished.append(broken.step))
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    assert broken.step == 2
+    assert set(finished) == {0, 1}
+    resumed = distilling(data, tmp_path / "broken.pt", big)
+    resumed.resume()
+    resumed.run()
+    actual, expected = load_checkpoint(resumed.last_path), load_checkpoint(whole.last_path)
+    assert_equal(actual.training, expected.training)
 
 
 def test_a_run_without_a_teacher_has_the_former_files(data: DetectionDataset, tmp_path: Path) -> None:
