@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from retina_edge.api.given_options import GivenOptions
 from retina_edge.api.training import train
 from retina_edge.api.training_data import TrainingData
 from retina_edge.api.training_inputs import Fields
-from retina_edge.api.training_plan import GivenOptions
 from retina_edge.api.training_seeds import train_seeds
 from retina_edge.cli import argument_types, running, training_options
 from retina_edge.cli.training_end import print_seeds, run_outputs, way_on, way_on_from_a_full_disk
@@ -72,6 +72,7 @@ def build_parser() -> VerbParser:
     add("--device", default="auto", help="auto, cpu or cuda (default: auto, a GPU if torch sees one)")
     training_options.add_data_options(parser)
     training_options.add_start_options(parser)
+    training_options.add_teacher_options(parser)
     training_options.add_model_options(parser)
     training_options.add_augmentation_options(parser)
     training_options.add_run_options(parser)
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         model, augment, options = (_given(args, fields) for fields in (MODEL_FIELDS, AUGMENT_FIELDS, RUN_FIELDS))
-        given = [name for name in (*MODEL_FIELDS, "init") if getattr(args, name) is not None]
+        given = [name for name in (*MODEL_FIELDS, "init", "teacher") if getattr(args, name) is not None]
         if args.qat and given:
             option = f"--{given[0].replace('_', '-')}"
             parser.error(
@@ -97,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.find_lr and (args.qat or args.lr is not None):
             other = "--qat, which needs a small rate" if args.qat else "--lr, which is the rate"
             parser.error(f"--find-lr: not allowed with {other}; leave one out")
+        if args.distill_weight and not args.teacher:
+            parser.error("--distill-weight: expected --teacher, whose losses it weights, got none; leave it out")
         if args.minutes and args.epochs:
             parser.error("--minutes: not allowed with --epochs, which decides the length of the run; leave one out")
         _check_options(args.recipe, GivenOptions(model, augment, options))  # before anything is read
@@ -118,6 +121,7 @@ def _train(
         "augment": augment,
         "init": args.init,
         "qat": args.qat,
+        "teacher": args.teacher,
         "recipe": args.recipe,
         "resume": args.resume,
         "find_lr": args.find_lr,

@@ -68,6 +68,19 @@ def check_number(name: str, value: object, expected: str, allowed: Callable[[flo
         raise ContractError(f"{name}: expected {expected}, got {value!r}")
 
 
+def check_text(name: str, value: object) -> None:
+    """Check that an option is text.
+
+    Raises:
+        ContractError: if it is not.
+
+    Examples:
+        >>> check_text("teacher", "big.pt")
+    """
+    if not isinstance(value, str):
+        raise ContractError(f"{name}: expected text, got {value!r}")
+
+
 def check_pair(name: str, value: object, meaning: str) -> None:
     """Check that an option is a tuple or a list of two numbers.
 

@@ -86,12 +86,12 @@ def provider_of(device: str) -> tuple[Provider | None, int]:
 
 
 def open_on_gpu(
-    path: Path, options: onnxruntime.SessionOptions, provider: Provider, gpu: int, *, precision: str
+    model: Path | bytes, options: onnxruntime.SessionOptions, provider: Provider, gpu: int, *, precision: str
 ) -> onnxruntime.InferenceSession:
     """Open an ONNX that ``check_onnx`` accepts with a provider for GPUs.
 
     Args:
-        path: the ONNX.
+        model: path or content of the ONNX.
         options: options of the session.
         provider: the provider.
         gpu: number of the GPU.
@@ -102,9 +102,10 @@ def open_on_gpu(
         DeviceError: if the provider cannot be loaded, or finds no GPU that it supports.
     """
     options.add_session_config_entry(_RECORD_NODES, "1")
+    source = str(model) if isinstance(model, Path) else model
     if provider.plugin:
         options.add_provider_for_devices([_plugin_device(provider, gpu)], {})
-        return onnxruntime.InferenceSession(str(path), options)
+        return onnxruntime.InferenceSession(source, options)
     if provider.name not in onnxruntime.get_available_providers():
         raise MissingDependencyError(
             f"{provider.name}: expected it in ONNX Runtime {onnxruntime.__version__}, found only "
@@ -112,7 +113,7 @@ def open_on_gpu(
             f"{provider.install}"
         )
     with _quiet() as said:
-        session = _open_built_in(path, options, provider, gpu, precision)
+        session = _open_built_in(source, options, provider, gpu, precision)
     if session is None or provider.name not in session.get_providers():
         reason = f" ({said[0]})" if said else ""
         raise DeviceError(
@@ -124,7 +125,7 @@ def open_on_gpu(
 
 
 def _open_built_in(
-    path: Path, options: onnxruntime.SessionOptions, provider: Provider, gpu: int, precision: str
+    source: str | bytes, options: onnxruntime.SessionOptions, provider: Provider, gpu: int, precision: str
 ) -> onnxruntime.InferenceSession | None:
     """Open an ONNX with a provider of the package itself; None if the provider cannot be loaded."""
     settings: dict[str, Any] = {"device_id": gpu}
@@ -135,7 +136,7 @@ def _open_built_in(
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # finds the libraries of NVIDIA's packages
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=[*providers, CPU], enable_fallback=0)
+        return onnxruntime.InferenceSession(source, options, providers=[*providers, CPU], enable_fallback=0)
     except RuntimeError as error:
         print(reason_of(error))
         return None

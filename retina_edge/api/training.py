@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from engines.core.contract import BIT_DEPTH, DetectorContract
-from engines.core.errors import ContractError, TrainingError
+from engines.core.contract import BIT_DEPTH
+from retina_edge.api.given_options import GivenOptions
 from retina_edge.api.training_data import TrainingData
 from retina_edge.api.training_inputs import Fields, check_given, check_outputs, fields
-from retina_edge.api.training_plan import IMAGENET, GivenOptions, TrainingPlan, losses_of
+from retina_edge.api.training_plan import IMAGENET
 from retina_edge.api.training_report import report_run
+from retina_edge.api.training_run import OnMessage, TrainingRun
 from retina_edge.data.augment_options import AugmentOptions
-from retina_edge.data.dataset import DetectionDataset
-from retina_edge.data.summary import DataSummary
-from retina_edge.training.findings import findings
+from retina_edge.training.memory_errors import memory_errors
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.observer import TrainingObserver
-from retina_edge.training.plan import CPU, CPU_MINUTES, Choice, Speed
 from retina_edge.training.recipes import AUTO
 from retina_edge.training.run_files import check_resumable, claim_run_files, last_path, report_path
-from retina_edge.training.train_options import QAT_OPTIONS, TrainOptions
+from retina_edge.training.train_options import TrainOptions
 
 if TYPE_CHECKING:
-    from retina_edge.model.checkpoint import Checkpoint
-    from retina_edge.model.retinanet import RetinaNet
-    from retina_edge.training.processes import ProcessGroup
     from retina_edge.training.trainer import Trainer
 
-# Length of the epoch in which the speed is measured, which ends earlier.
-MEASURED_STEPS = 1000
 # AP below which a model is of no use.
 NOTHING_LEARNED = 0.01
-# Takes one line of text for the user.
-OnMessage = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -68,6 +58,7 @@ def train(
     init: Path | str | None = None,
     qat: Path | str | None = None,
     recipe: str = AUTO,
+    teacher: Path | str | None = None,
     resume: bool = False,
     find_lr: bool = False,
     half_weights: bool = False,
@@ -91,8 +82,9 @@ def train(
         augment: augmentation of the training images, or some of its options by name.
         init: path of a checkpoint to fine-tune. Its architecture is kept if no other one is given. Not with ``qat``.
         qat: path of a trained checkpoint to fine-tune with the rounding of INT8 (quantization-aware training).
+        teacher: path of a checkpoint, or a deployable ONNX, whose outputs the model also learns. Not with ``qat``.
         recipe: options that are not given: ``auto`` to choose them, or one of ``RECIPES``. Not used with ``qat``.
-        resume: continue from ``NAME.last.pt``, with its options.
+        resume: continue from ``NAME.last.pt``, with its options and the same teacher.
         find_lr: find the learning rate with a range test before the first step; see ``training.rate_search``. A resumed
             run has its rate already. Not with ``qat``, or a given rate.
         half_weights: store the best weights in float16.
@@ -111,25 +103,27 @@ def train(
     started, output = time.monotonic(), Path(output)
     data = data if isinstance(data, TrainingData) else TrainingData(data)
     given = GivenOptions(fields(model, ModelOptions), fields(augment, AugmentOptions), fields(options, TrainOptions))
-    check_given(given, qat, init, model, find_lr=find_lr)
+    check_given(given, qat, init, model, teacher, find_lr=find_lr)
     weights = given.model.get("backbone_weights")
     files = [] if weights in (None, IMAGENET) else [("backbone weights", weights)]
     if resume:
         check_resumable(output)
-    check_outputs(output, [("checkpoint", init), ("checkpoint", qat), *data.inputs(), *files])
+    check_outputs(output, [("checkpoint", init), ("checkpoint", qat), ("teacher", teacher), *data.inputs(), *files])
 
     from retina_edge.model.torch_executor import select_device
+    from retina_edge.training.load_teacher import load_teacher
     from retina_edge.training.processes import process_group
 
     chosen_device = select_device(device)
     if data.bit_depth is None:
         data = dataclasses.replace(data, bit_depth=_earlier_bit_depth(output, init, qat, resume=resume))
-    with _memory_errors(), process_group(chosen_device) as group:
+    with memory_errors(), process_group(chosen_device) as group:
         say = on_message if group.is_main else lambda _line: None
+        taught_by = load_teacher(teacher, group.device) if teacher else None  # fails sooner than the images
         train_data, val_data = data.load(say)
         active = observer if observer and group.is_main else TrainingObserver()
         depth = BIT_DEPTH if data.bit_depth is None else data.bit_depth
-        run = _Run(output, train_data, val_data, depth, group, half_weights, active, say)
+        run = TrainingRun(output, train_data, val_data, depth, group, half_weights, active, say, taught_by)
         if qat is not None:
             trainer = run.for_qat(given, qat)
         else:
@@ -179,184 +173,3 @@ def _earlier_bit_depth(output: Path, init: Path | str | None, qat: Path | str | 
 
     start = qat or init or (last_path(output) if resume else None)
     return load_checkpoint(start).contract.bit_depth if start else None
-
-
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Turn the error of a GPU without memory into advice."""
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        reason = str(error).partition(". ")[0]
-        raise TrainingError(
-            f"memory of the GPU: expected room for a step, found too little ({reason}); train with a smaller --batch, "
-            "--crop or --input, or a smaller --backbone, and close other programs on the GPU"
-        ) from error
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The parts of a run that do not depend on its options."""
-
-    output: Path
-    train_data: DetectionDataset
-    val_data: DetectionDataset
-    bit_depth: int
-    group: ProcessGroup
-    half: bool
-    observer: TrainingObserver
-    say: OnMessage
-
-    def for_qat(self, given: GivenOptions, qat: Path | str) -> Trainer:
-        """Return a trainer that fine-tunes a checkpoint with the rounding of INT8."""
-        from retina_edge.model.checkpoint import load_checkpoint
-        from retina_edge.training.initialize import quantized_model
-
-        source = load_checkpoint(qat)
-        options = dataclasses.replace(QAT_OPTIONS, **{**losses_of(source), **given.options})
-        if source.contract.bit_depth != self.bit_depth:
-            raise ContractError(
-                f"bit_depth: expected {source.contract.bit_depth} as in {qat}, got {self.bit_depth}; leave it out"
-            )
-        model = quantized_model(source, self.train_data, batch=options.batch, device=self.group.device)
-        augment = AugmentOptions(**given.augment).for_input(source.contract.input_size)
-        return self._trainer(model, source.contract, augment, options, recipe=None)
-
-    def planned(
-        self,
-        given: GivenOptions,
-        init: Path | str | None,
-        *,
-        recipe: str,
-        resume: bool,
-        find_lr: bool,
-        started: float,
-    ) -> Trainer:
-        """Return a trainer for a new model, with choices for all options that were not given."""
-        from retina_edge.model.checkpoint import load_checkpoint
-        from retina_edge.training.initialize import initialize_from
-        from retina_edge.training.processes import describe
-
-        source = load_checkpoint(init) if init else None
-        last = last_path(self.output)
-        previous = load_checkpoint(last) if resume else None
-        if previous and previous.recipe is not None:
-            given = given.or_else(previous.recipe, last)
-            choices = [Choice(**choice) for choice in previous.recipe["choices"]]
-        else:
-            given, choices = given.with_recipe(recipe, find_lr=find_lr)
-        summary = DataSummary.of(self.train_data)
-        for line in (*summary.lines(), f"training on {describe(self.group)}"):
-            self.say(line)
-        plan = TrainingPlan.of(
-            given,
-            self.train_data,
-            summary,
-            self.group,
-            source=source,
-            resume=resume,
-            choices=choices,
-            on_message=self.say,
-        )
-        model, contract = self._new_model(plan, source or previous)
-        if source and init:
-            for line in initialize_from(model, contract, source):
-                self.say(f"{Path(init).name}: {line}")
-
-        def make_trainer() -> Trainer:
-            samples = MEASURED_STEPS * plan.options.batch * self.group.world
-            options = dataclasses.replace(plan.options, epoch_samples=samples)
-            return self._trainer(copy.deepcopy(model), contract, plan.augment, options, recipe=None)
-
-        speed = None if resume else self._speed(given, make_trainer)
-        if find_lr and not resume:
-            plan = self._with_found_rate(plan, given, make_trainer, speed)
-        (spent,) = self.group.of_main([time.monotonic() - started])  # all processes must plan alike
-        plan = plan.with_length(given, val_images=len(self.val_data), speed=speed, elapsed=spent)
-        trainer = self._trainer(model, contract, plan.augment, plan.options, recipe=plan.recipe(), spent=spent)
-        evaluation = speed.image * len(self.val_data) if speed else 0.0
-        trainer.budget.last_evaluation = trainer.last_evaluations * evaluation
-        if not resume:
-            for line in plan.choice_lines():
-                self.say(line)
-            self.say(f"starting from {plan.start(init)}")
-        about = "about " if plan.options.minutes else ""
-        self.say(f"{about}{trainer.total_steps} steps, {trainer.sampler.batches} in an epoch")
-        hours = trainer.total_steps * speed.step / 3600 if speed else None
-        fit = plan.anchor_fit()
-        for finding in findings(plan.facts, plan.options, plan.augment, fit, hours=hours, evaluation=evaluation):
-            self.say(f"warning: {finding}")
-        return trainer
-
-    def _speed(self, given: GivenOptions, make_trainer: Callable[[], Trainer]) -> Speed | None:
-        """Return the measured speed if the length of the run, or a warning, depends on it."""
-        from retina_edge.training.speed import estimate_step, measure_speed
-
-        on_cpu = self.group.device.type == CPU
-        if "epochs" not in given.options and (on_cpu or given.options.get("minutes")):
-            self.say("measuring the speed")
-            speed = measure_speed(make_trainer)
-            return Speed(*self.group.of_main(dataclasses.astuple(speed)))
-        if on_cpu and self.group.world == 1 and "epochs" in given.options:
-            self.say("measuring the speed")
-            return Speed(estimate_step(make_trainer()), 0.0, 0.0)
-        return None
-
-    def _with_found_rate(
-        self, plan: TrainingPlan, given: GivenOptions, make_trainer: Callable[[], Trainer], speed: Speed | None
-    ) -> TrainingPlan:
-        """Return the plan with the learning rate that a range test finds."""
-        from retina_edge.training.rate_search import STEPS, search_rate, steps_for
-
-        steps = STEPS
-        if speed and "epochs" not in given.options:  # the steps of such a run depend on the speed anyway
-            steps = steps_for(given.options.get("minutes") or CPU_MINUTES, speed.step)
-        if not steps:
-            return plan.with_rate(None, "usual; the time of the run is too short for a range test")
-        self.say(f"searching the learning rate: a range test of up to {steps} steps")
-        test = search_rate(make_trainer(), steps)
-        return plan.with_rate(test.rate, test.reason)
-
-    def _new_model(self, plan: TrainingPlan, source: Checkpoint | None) -> tuple[RetinaNet, DetectorContract]:
-        """Make a new model of the planned architecture; the checkpoint decides what is no option."""
-        from retina_edge.training.initialize import new_model
-
-        config = plan.model.config(num_classes=len(self.train_data.class_names))
-        if source:
-            # These two fields differ only between torchvision's two architectures, and are no options.
-            config = dataclasses.replace(
-                config, extra_levels=source.config.extra_levels, norm_eps=source.config.norm_eps
-            )
-        size, seed = plan.model.input_size, plan.options.seed
-        return new_model(
-            config, self.train_data, size, seed=seed, bit_depth=self.bit_depth, backbone_weights=plan.weights
-        )
-
-    def _trainer(
-        self,
-        model: RetinaNet,
-        contract: DetectorContract,
-        augment: AugmentOptions,
-        options: TrainOptions,
-        *,
-        recipe: dict[str, Any] | None,
-        spent: float = 0.0,
-    ) -> Trainer:
-        from retina_edge.training.trainer import Trainer
-
-        return Trainer(
-            model,
-            contract,
-            self.train_data,
-            self.val_data,
-            augment=augment,
-            options=options,
-            output=self.output,
-            group=self.group,
-            half=self.half,
-            recipe=recipe,
-            spent=spent,
-            observer=self.observer,
-        )

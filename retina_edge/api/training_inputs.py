@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.core.errors import ContractError
-from retina_edge.api.training_plan import GivenOptions
+from retina_edge.api.given_options import GivenOptions
 from retina_edge.system.output_file import Input, check_output
 from retina_edge.training.run_files import check_log, kept_path
 
@@ -36,7 +36,13 @@ def fields(options: object, kind: type) -> Fields:
 
 
 def check_given(
-    given: GivenOptions, qat: Path | str | None, init: Path | str | None, model: object, *, find_lr: bool
+    given: GivenOptions,
+    qat: Path | str | None,
+    init: Path | str | None,
+    model: object,
+    teacher: object,
+    *,
+    find_lr: bool,
 ) -> None:
     """Check that the options and the checkpoints to start from do not contradict each other.
 
@@ -49,6 +55,10 @@ def check_given(
         raise ContractError("find_lr: expected no learning_rate with it, which it finds; leave one out")
     if find_lr and qat is not None:
         raise ContractError("find_lr: not allowed with qat, which needs a small rate; leave one out")
+    if qat is not None and teacher is not None:
+        raise ContractError(
+            "qat: expected no teacher, because a model is distilled before it is quantized; leave it out"
+        )
     if init is not None and given.model.get("backbone_weights") is not None:
         raise ContractError("backbone_weights: expected none with init, which has its own; leave one out")
     if qat is not None and (model is not None or init is not None):

@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.core.errors import ContractError, ModelFileError, reason_of
-from engines.core.option_checks import check_choice
+from engines.core.errors import ModelFileError
 from engines.core.processor import usable_cores
+from retina_edge.api.given_options import GivenOptions
 from retina_edge.data.anchor_fit import AnchorFit, fit_anchors, input_boxes
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.summary import DataSummary
-from retina_edge.system.printable import printable
 from retina_edge.training.model_options import ModelOptions
-from retina_edge.training.option_names import option_words
 from retina_edge.training.plan import (
     CPU,
     CUDA,
     Choice,
+    Chooser,
     Facts,
     Speed,
     plan_augmentation,
@@ -33,7 +32,6 @@ from retina_edge.training.plan import (
     plan_model,
     plan_steps,
 )
-from retina_edge.training.recipes import AUTO, RECIPES
 from retina_edge.training.train_options import TrainOptions
 
 if TYPE_CHECKING:
@@ -41,75 +39,11 @@ if TYPE_CHECKING:
 
     from retina_edge.model.checkpoint import Checkpoint
     from retina_edge.training.processes import ProcessGroup
+    from retina_edge.training.teacher import Teacher
 
 IMAGENET = "imagenet"
 # The chosen options that decide most of the result, the most important first.
 IMPORTANT = ("--minutes", "--epochs", "--backbone-weights", "--input", "--backbone", "--anchors", "--crop", "--lr")
-
-
-@dataclass(frozen=True)
-class GivenOptions:
-    """The options that the user gave, by the names of the fields; all others are chosen.
-
-    Attributes:
-        model, augment, options: fields of ``ModelOptions``, ``AugmentOptions`` and ``TrainOptions``.
-    """
-
-    model: Mapping[str, Any]
-    augment: Mapping[str, Any]
-    options: Mapping[str, Any]
-
-    def with_recipe(self, name: str, *, find_lr: bool = False) -> tuple[GivenOptions, list[Choice]]:
-        """Return the options with those of a named recipe for all that were not given, and the recipe's as choices.
-
-        Args:
-            name: ``auto``, which has no options, or one of ``RECIPES``.
-            find_lr: True to leave the learning rate open.
-
-        Raises:
-            ContractError: if there is no such recipe.
-        """
-        if name == AUTO:
-            return self, []
-        check_choice("recipe", name, (AUTO, *RECIPES))
-        recipe, choices, found = RECIPES[name], [], {}
-        parts = {"model": recipe.model_for(self.model), "augment": recipe.augment, "options": recipe.options}
-        for part, values in parts.items():
-            given = getattr(self, part)
-            added = {field: value for field, value in values.items() if field not in given}
-            if given.get("minutes"):  # such a run has no number of epochs
-                added.pop("epochs", None)
-            if find_lr:
-                added.pop("learning_rate", None)
-            found[part] = {**added, **given}
-            for option, *words in filter(None, map(option_words, added, added.values())):
-                choices.append(Choice(option, " ".join(words), f"recipe {name}"))
-        return GivenOptions(**found), choices
-
-    def or_else(self, recipe: Mapping[str, Any], file: Path) -> GivenOptions:
-        """Return the options with those of another run's recipe for all that were not given.
-
-        Args:
-            recipe: the recipe of a checkpoint.
-            file: the checkpoint.
-
-        Raises:
-            ModelFileError: if the recipe has other options, or one of another type or out of range.
-        """
-        found: dict[str, Mapping[str, Any]] = {}
-        kinds: dict[str, Any] = {"model": ModelOptions, "augment": AugmentOptions, "options": TrainOptions}
-        for name, kind in kinds.items():
-            values = {key: tuple(value) if isinstance(value, list) else value for key, value in recipe[name].items()}
-            try:
-                kind(**values)
-            except (TypeError, ValueError, ArithmeticError) as error:  # TypeError also for an unknown option
-                reason = printable(reason_of(error)).removeprefix(f"{ContractError.__name__} ")
-                raise ModelFileError(
-                    f"{file}: expected a recipe with the options of a training, got a damaged one: {name}: {reason}; "
-                    "use a copy of the file, or start without resuming"
-                ) from error
-            found[name] = {**values, **getattr(self, name)}
-        return GivenOptions(**found)
 
 
 @dataclass(frozen=True)
@@ -141,6 +75,7 @@ class TrainingPlan:
         group: ProcessGroup,
         *,
         source: Checkpoint | None,
+        teacher: Teacher | None,
         resume: bool,
         choices: Sequence[Choice],
         on_message: Callable[[str], None],
@@ -153,6 +88,7 @@ class TrainingPlan:
             summary: numbers of the data set.
             group: this process and its device.
             source: checkpoint to fine-tune from, which decides the architecture where nothing was given.
+            teacher: teacher to distill, which decides the input and the anchors where nothing else does.
             resume: True for a run whose weights are loaded later.
             choices: choices that were made before.
             on_message: called with each line of text for the user.
@@ -166,16 +102,17 @@ class TrainingPlan:
         if source and "anchor_sizes" not in given.model and model["backbone_levels"] != len(model["anchor_sizes"]):
             del model["anchor_sizes"]  # another pyramid was given, which needs other anchors
         backbone = model.get("backbone", "resnet18" if device == CPU else "resnet50")
+        model, given_augment, like = like_teacher(teacher, model, given.augment)
         weights: Mapping[str, Tensor] | None = None
         if source is None and not resume:
             weights, name, choice = _backbone_weights(model, backbone, group, on_message)
             model["backbone_weights"] = name
-            choices = [*choices, *([choice] if choice else [])]
+            like += [choice] if choice else []
         cores, pretrained = usable_cores(), weights is not None or source is not None
         facts = Facts(summary, device, cores, pretrained, group.world)
         boxes = functools.cache(functools.partial(input_boxes, data))
         model_options, made = plan_model(model, facts, boxes)
-        augment, of_augmentation = plan_augmentation(given.augment, facts, model_options.input_size)
+        augment, of_augmentation = plan_augmentation(given_augment, facts, model_options.input_size)
         options, of_steps = plan_steps(given.options, facts)
         return cls(
             model_options,
@@ -184,7 +121,7 @@ class TrainingPlan:
             facts,
             weights,
             boxes(model_options.input_size),
-            (*choices, *made, *of_augmentation, *of_steps),
+            (*choices, *like, *made, *of_augmentation, *of_steps),
         )
 
     def with_rate(self, rate: float | None, reason: str) -> TrainingPlan:
@@ -248,6 +185,53 @@ class TrainingPlan:
         """Return the fit of the anchors to the objects."""
         sizes = [level[0] for level in self.model.config(num_classes=1).anchor_sizes]
         return fit_anchors(self.boxes, self.model.input_size, sizes, self.model.aspect_ratios)
+
+
+# Fields of the options that ``like_teacher`` chooses.
+DECIDED_BY_TEACHER = ("input_size", "backbone_levels", "anchor_sizes", "aspect_ratios", "size")
+
+
+def like_teacher(
+    teacher: Teacher | None, model: Mapping[str, Any], augment: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], list[Choice]]:
+    """Return options of model and augmentation with those that must be, or had better be, as the teacher's.
+
+    Args:
+        teacher: the teacher; None to change nothing.
+        model, augment: the options so far, which stay.
+
+    Returns:
+        The options of the model, those of the augmentation, and the choices.
+
+    Examples:
+        >>> like_teacher(None, {"head_depth": 2}, {})
+        ({'head_depth': 2}, {}, [])
+    """
+    of_model, of_augment = Chooser(model), Chooser(augment)
+    if teacher:
+        contract = teacher.contract
+        height, width = contract.input_size
+        of_model.choose(
+            "input_size",
+            (height, width),
+            "--input",
+            "objects have the size that the teacher knows",
+            text=f"{height}x{width}",
+        )
+        levels = len(contract.levels)  # two levels have no stage, and the first stage is C3
+        reason = "the teacher's, because logits are compared anchor by anchor"
+        if of_model.choose("backbone_levels", levels, "--backbone-levels", reason) == levels:
+            sizes = tuple(level.anchor_sizes[0] for level in contract.levels)
+            of_model.choose("anchor_sizes", sizes, "--anchors", reason, text=" ".join(f"{size:g}" for size in sizes))
+            ratios = contract.levels[0].aspect_ratios
+            text = " ".join(f"{ratio:g}" for ratio in ratios)
+            of_model.choose("aspect_ratios", ratios, "--aspect-ratios", reason, text=text)
+        if teacher.crop:
+            height, width = teacher.crop
+            of_augment.choose(
+                "size", (height, width), "--crop", "the size that the ONNX takes", text=f"{height}x{width}"
+            )
+    return of_model.values, of_augment.values, [*of_model.choices, *of_augment.choices]
 
 
 def _backbone_weights(

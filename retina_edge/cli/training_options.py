@@ -77,6 +77,25 @@ def add_start_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_teacher_options(parser: argparse.ArgumentParser) -> None:
+    """Add the group of distillation."""
+    note = "A larger model teaches a small one. They must have the same classes and anchors. Not with --qat."
+    add = parser.add_argument_group("teacher", note).add_argument
+    add(
+        "--teacher",
+        type=Path,
+        metavar="BIG.pt|.onnx",
+        help="trained model whose outputs the new one also learns: logits, boxes and, of a checkpoint, features; input "
+        "and anchors are by default the teacher's (default: none)",
+    )
+    add(
+        "--distill-weight",
+        type=argument_types.positive_float,
+        metavar="W",
+        help="factor of the losses towards the teacher, beside those of the labels (default: 1)",
+    )
+
+
 def add_size_options(add: Callable[..., object], *, size: str, levels: str) -> None:
     """Add the options of the input size and the pyramid, which ``train`` and ``anchors`` share.
 

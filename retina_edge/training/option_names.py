@@ -20,7 +20,7 @@ RUN_FIELDS = {
     "warmup": "warmup_steps",
     **{name: name for name in ("epochs", "epoch_samples", "batch", "optimizer", "weight_decay", "schedule", "amp")},
     **{name: name for name in ("ema", "clip_norm", "workers", "seed", "eval_every", "patience", "minutes")},
-    **{name: name for name in ("assigner", "class_loss")},
+    **{name: name for name in ("assigner", "class_loss", "distill_weight")},
 }
 _OPTIONS = {
     field: f"--{argument.replace('_', '-')}"

@@ -32,6 +32,12 @@ class StepGuard:
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(self._after_forward)
 
+    def watch(self, model: nn.Module) -> None:
+        """Also end the forward pass of a model that takes part in a step without being trained."""
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(lambda *_: self._check())
+
     def begin(self) -> None:
         """Keep the statistics that the forward pass of a step changes."""
         self._kept = [(value, value.clone()) for value in self._model.buffers()]

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from engines.core.errors import ContractError
-from engines.core.option_checks import check_choice, check_integer, check_number
+from engines.core.option_checks import check_choice, check_integer, check_number, check_text
 
 SCHEDULES = ("multistep", "cosine", "constant")
 OPTIMIZERS = ("sgd", "adamw")
@@ -51,6 +51,9 @@ class TrainOptions:
         seed: seed of initialization, order and augmentation.
         eval_every: number of epochs between evaluations; the last epoch is always evaluated.
         patience: number of evaluations without a gain of AP after which the run ends; 0 for no such end.
+        teacher, teacher_sha256: name and SHA-256 of the file that the run distills, set by ``train``; empty without
+            one.
+        distill_weight: factor of the losses towards the teacher.
         minutes: time of the run with its evaluations, minutes. The run then ends by its time, and the learning rate
             follows the time, so no two such runs are equal. 0 for a run of ``epochs``.
         assigner: which anchors learn an object: ``iou`` those that overlap it by 0.5 or more, as in the paper; ``atss``
@@ -87,6 +90,9 @@ class TrainOptions:
     minutes: float = 0.0
     assigner: str = "iou"
     class_loss: str = "focal"
+    teacher: str = ""
+    teacher_sha256: str = ""
+    distill_weight: float = 1.0
 
     def __post_init__(self) -> None:
         for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("amp", AMP_MODES)):
@@ -99,6 +105,9 @@ class TrainOptions:
             check_number(name, getattr(self, name), "0 or more", lambda value: 0 <= value < math.inf)
         most = MOST["minutes"]
         check_number("minutes", self.minutes, f"0 to {most}", lambda value: 0 <= value <= most)
+        for name in ("teacher", "teacher_sha256"):
+            check_text(name, getattr(self, name))
+        check_number("distill_weight", self.distill_weight, "more than 0", lambda weight: 0 < weight < math.inf)
         check_number("learning_rate", self.learning_rate, "more than 0", lambda rate: 0 < rate < math.inf)
         check_number("ema", self.ema, "0 <= decay < 1", lambda decay: 0 <= decay < 1)
         check_choice("assigner", self.assigner, ASSIGNERS)

@@ -29,6 +29,7 @@ from retina_edge.system.stop_request import StopRequest, stop_on_signal
 from retina_edge.training import training_state
 from retina_edge.training.best_model import BestModel
 from retina_edge.training.criterion import RetinaNetCriterion
+from retina_edge.training.distillation import Distillation
 from retina_edge.training.epoch_end import finish_epoch
 from retina_edge.training.observer import StepReport, TrainingObserver
 from retina_edge.training.optimization import amp_dtype, learning_rate, make_optimizer, ramped_ema
@@ -87,6 +88,7 @@ class Trainer:
             ids = [group.device.index] if group.device.type == "cuda" else None
             self.parallel = DistributedDataParallel(self.model, device_ids=ids)
         self.criterion = RetinaNetCriterion(self.model, assigner=options.assigner, class_loss=options.class_loss)
+        self.distillation: Distillation | None = None  # ``distillation.attach`` sets it
         self.preprocess = Preprocess(contract).to(group.device)
         self.optimizer = make_optimizer(self.model, options)
         self.amp = amp_dtype(options.amp, group.device)
@@ -141,7 +143,8 @@ class Trainer:
             KeyboardInterrupt: after Ctrl-C or SIGTERM; the state is saved.
         """
         result = None
-        log = TrainingLog(self.output, self.step) if self.group.is_main else None
+        more_losses = self.distillation.losses if self.distillation else ()
+        log = TrainingLog(self.output, self.step, more_losses) if self.group.is_main else None
         self.budget.start()
         with contextlib.closing(log) if log else contextlib.nullcontext(), stop_on_signal(self._stop) as stop:
             while not self.has_ended or self.unfinished:
@@ -228,10 +231,13 @@ class Trainer:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         targets = [{name: value.to(device, non_blocking=True) for name, value in target.items()} for target in targets]
-        x = self.preprocess(images.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
+        images = images.to(device, non_blocking=True)
+        x = self.preprocess(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, self.amp, enabled=self.amp is not None):
             heads = self.parallel(x)
         losses = self.criterion(heads, targets, (images.shape[1], images.shape[2]))
+        if self.distillation:
+            losses |= self.distillation(images, heads, targets)
         total = sum(losses.values(), torch.zeros((), device=device))
         values = {name: value.item() for name, value in losses.items()}
         self.optimizer.zero_grad(set_to_none=True)

@@ -19,6 +19,8 @@ RESERVED_BYTES = 2**20
 # Number of evaluations whose pictures TensorBoard gets, at most, and their JPEG quality, 0 to 100.
 MAX_PICTURED, PICTURE_QUALITY = 100, 80
 LOSSES = ("classification", "bbox_regression")
+# Further losses of a run with a teacher; the last one only if the teacher has features to give.
+DISTILLATION_LOSSES = ("distill_logits", "distill_boxes", "distill_features")
 # AP of the weights without averaging, at the end of a run with EMA.
 RAW_AP = "AP_raw"
 COLUMNS = ("epoch", "step", "learning_rate", *LOSSES, "images_per_second", *METRICS, RAW_AP)
@@ -30,15 +32,16 @@ class TrainingLog:
     Args:
         output: path of the checkpoint; the log is written beside it.
         step: number of steps already trained; if it is 0, an existing CSV file is overwritten.
+        more_losses: names of losses beside ``LOSSES``, which get the last columns.
     """
 
-    def __init__(self, output: Path, step: int) -> None:
+    def __init__(self, output: Path, step: int, more_losses: Sequence[str] = ()) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         self._path = output.with_suffix(".csv")
         self._check_space()
-        self._columns: Sequence[str] = COLUMNS
+        self._columns: Sequence[str] = (*COLUMNS, *more_losses)
         if step == 0 or not self._path.exists() or not self._path.stat().st_size:
-            self._write_row("w", {name: name for name in COLUMNS})
+            self._write_row("w", {name: name for name in self._columns})
         else:  # an older log lacks columns
             with self._path.open(newline="") as file:
                 self._columns = next(csv.reader(file))
@@ -78,7 +81,7 @@ class TrainingLog:
         self._check_space()
         self._write_row("a", row)
         if self._writer:
-            for name in COLUMNS[2:]:
+            for name in self._columns[2:]:
                 if name in row:
                     self._writer.add_scalar(name, float(row[name]), step)
             self._writer.flush()

@@ -19,13 +19,13 @@ from retina_edge.training.fake_quantization import ranges_of
 from retina_edge.training.optimization import moments_of
 from retina_edge.training.progress import TimeBudget
 from retina_edge.training.run_files import check_resumable
-from retina_edge.training.training_log import LOSSES
+from retina_edge.training.training_log import DISTILLATION_LOSSES, LOSSES
 
 if TYPE_CHECKING:
     from retina_edge.training.trainer import Trainer
 
-# Settings that a resumed run may change, because they do not affect the steps.
-MAY_CHANGE_ON_RESUME = ("workers", "eval_every", "patience")
+# Settings that a resumed run may change, because they do not affect the steps. ``teacher`` is the name of its file.
+MAY_CHANGE_ON_RESUME = ("workers", "eval_every", "patience", "teacher")
 # Values of settings that older files lack.
 LATER_SETTINGS = {
     "qat": False,
@@ -35,6 +35,8 @@ LATER_SETTINGS = {
     "copy_paste": 0.0,
     "assigner": "iou",
     "class_loss": "focal",
+    "teacher_sha256": "",
+    "distill_weight": 1.0,
 }
 # Number of settings that an error names.
 _NAMED_SETTINGS = 3
@@ -44,13 +46,15 @@ _FORM: Form = {
     "step": INTEGER,
     "spent?": NUMBER,
     "out of time?": BOOLEAN,
-    "unfinished": OrNull(dict.fromkeys((*LOSSES, "images_per_second"), NUMBER)),
+    "unfinished": OrNull(
+        dict.fromkeys((*LOSSES, "images_per_second", *(f"{name}?" for name in DISTILLATION_LOSSES)), NUMBER)
+    ),
     "settings": OBJECT,
     "best_ap": NUMBER,
     "best?": best_model.FORM,
     "scaler": {"*": NUMBER},
 }
-_TENSORS = ("model", "ema", "ranges", "optimizer")
+_TENSORS = ("model", "ema", "ranges", "adaptation", "optimizer")
 _OF_SCALER = ("scale", "_growth_tracker")
 # Far above every run.
 _MAX_STEPS = 10**15
@@ -69,6 +73,7 @@ def save(trainer: Trainer) -> None:
         "model": trainer.model.state_dict(),
         "ema": trainer.ema.state_dict() if trainer.ema else None,
         "ranges": [value.cpu() for value in ranges_of(trainer.model)],
+        "adaptation": trainer.distillation.adaptation.state_dict() if trainer.distillation else None,
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
     }
@@ -113,6 +118,8 @@ def restore(trainer: Trainer) -> None:
     for model in (trainer.model, trainer.ema) if trainer.ema else (trainer.model,):
         for current, value in zip(ranges_of(model), tensors["ranges"].values(), strict=True):
             current.copy_(value)
+    if trainer.distillation:
+        trainer.distillation.adaptation.load_state_dict(tensors["adaptation"])
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors["optimizer"].items():
         index, kind = name.split(".")
@@ -179,7 +186,14 @@ def _checked_tensors(trainer: Trainer, state: Mapping[str, Any]) -> dict[str, di
     begun = {name.split(".")[1] for name in actual if name.startswith("optimizer.")}
     moments = {index: entry for index, entry in moments_of(trainer.optimizer).items() if str(index) in begun}
     ema = trainer.ema.state_dict() if trainer.ema else None
-    own = {"model": trainer.model.state_dict(), "ema": ema, "ranges": ranges_of(trainer.model), "optimizer": moments}
+    adaptation = trainer.distillation.adaptation.state_dict() if trainer.distillation else None
+    own = {
+        "model": trainer.model.state_dict(),
+        "ema": ema,
+        "ranges": ranges_of(trainer.model),
+        "adaptation": adaptation,
+        "optimizer": moments,
+    }
     check_kinds(_flat(own), actual)
     check_weights(actual, trainer.last_path)
     for name, value in actual.items():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engines.core.errors import TrainingError
-from retina_edge.api.training_plan import GivenOptions
+from retina_edge.api.given_options import GivenOptions
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.load import load_dataset

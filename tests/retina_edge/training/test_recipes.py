@@ -7,7 +7,7 @@ import torch
 from torchvision.models.detection import retinanet_resnet50_fpn_v2
 
 from engines.core.errors import ContractError
-from retina_edge.api.training_plan import GivenOptions
+from retina_edge.api.given_options import GivenOptions
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.model.retinanet import RetinaNet
 from retina_edge.train import build_parser

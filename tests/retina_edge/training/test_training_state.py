@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.core.errors import ModelFileError, TrainingError
-from retina_edge.api.training_plan import GivenOptions
+from retina_edge.api.given_options import GivenOptions
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.load import load_dataset
