@@ -77,6 +77,7 @@ def build_parser() -> VerbParser:
     training_options.add_augmentation_options(parser)
     training_options.add_run_options(parser)
     training_options.add_loss_options(parser)
+    training_options.add_schedule_options(parser)
     return parser
 
 

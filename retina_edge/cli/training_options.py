@@ -231,12 +231,6 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, help="samples per step in each process (default: 8 on a CPU, 16 on a GPU)")
     add("--optimizer", choices=OPTIMIZERS, help="optimizer (default: adamw)")
     add("--lr", type=float, help="learning rate after the warm-up (default: by optimizer, batch and weights)")
-    add(
-        "--find-lr",
-        action="store_true",
-        help="find the learning rate by a range test, up to 100 steps with rising rates, before the run; not with --lr "
-        "or --qat (default: no test)",
-    )
     add("--weight-decay", type=float, help="weight decay (default: 0.05 with adamw, 0.0001 with sgd)")
     add("--warmup", type=int, metavar="STEPS", help="steps in which the learning rate rises (default: 5%% of the run)")
     add("--schedule", choices=SCHEDULES, help="schedule of the learning rate (default: cosine)")
@@ -254,6 +248,25 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--clip-norm", type=float, help="upper bound of the gradient norm; 0 for no bound (default: 10)")
     add("--workers", type=int, help="number of processes that load images (default: by the number of cores)")
     add("--seed", type=int, help="seed of all randomness (default: 0)")
+    add("--eval-every", type=int, metavar="EPOCHS", help="epochs between evaluations (default: 1)")
+    add("--half-weights", action="store_true", help="store the best weights in float16")
+
+
+def add_schedule_options(parser: argparse.ArgumentParser) -> None:
+    """Add the group of what finds the rate, the end and the luck of a run."""
+    add = parser.add_argument_group("schedule").add_argument
+    add(
+        "--find-lr",
+        action="store_true",
+        help="find the learning rate by a range test, up to 100 steps with rising rates, before the run; not with --lr "
+        "or --qat (default: no test)",
+    )
+    add(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="end the run after N evaluations without a gain of AP; 0 for no such end (default: 0)",
+    )
     add(
         "--seeds",
         type=argument_types.positive_int,
@@ -262,14 +275,6 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="train N times with the seeds from --seed on, each for all of --minutes or --epochs, print mean and "
         "spread of AP, and copy the best of MODEL.seed0.pt, MODEL.seed1.pt ... to MODEL.pt (default: 1, a single run)",
     )
-    add("--eval-every", type=int, metavar="EPOCHS", help="epochs between evaluations (default: 1)")
-    add(
-        "--patience",
-        type=int,
-        metavar="N",
-        help="end the run after N evaluations without a gain of AP; 0 for no such end (default: 0)",
-    )
-    add("--half-weights", action="store_true", help="store the best weights in float16")
 
 
 def add_loss_options(parser: argparse.ArgumentParser) -> None:

@@ -144,6 +144,12 @@ def precision_curves(detections: Sequence[Detections], dataset: DetectionDataset
 
     Raises:
         DataError, MissingDependencyError: as for ``evaluate_detections``.
+
+    Examples:
+        >>> from retina_edge.data.load import load_dataset
+        >>> data = load_dataset("tests/data/treecrowns/val.json", None)
+        >>> set(precision_curves([Detections.empty(["tree"], [1])] * len(data), data)["tree"])
+        {0.0}
     """
     run, _ = _run_coco(detections, dataset, MAX_DETECTIONS)
     precision = run.eval["precision"][0, :, :, 0, -1]  # [recall, class] at the first IoU, which is 0.5

@@ -124,6 +124,12 @@ def match_image(detections: Detections, image: LabeledImage, dataset: DetectionD
         image: image of the data set.
         dataset: data set, for its class names.
         score: boxes that score this or less are ignored.
+
+    Examples:
+        >>> from retina_edge.data.load import load_dataset
+        >>> data = load_dataset("tests/data/treecrowns/val.json", None)
+        >>> set(match_image(Detections.empty(["tree"], [1]), data.images[0], data, 0.4).objects)
+        {'missed'}
     """
     confident = detections.above(score)
     true = [dataset.class_names[label] for label in image.labels.tolist()]

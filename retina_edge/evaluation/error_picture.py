@@ -49,6 +49,12 @@ def draw_errors(
 
     Raises:
         SourceError: if the image cannot be decoded.
+
+    Examples:
+        >>> from retina_edge.data.load import load_dataset
+        >>> data = load_dataset("tests/data/treecrowns/val.json", None)
+        >>> draw_errors(data.images[0], Detections.empty(["tree"], [1]), data, score=0.4, side=200).shape
+        (200, 200, 3)
     """
     frame = image.read(bit_depth)
     scale = min(1.0, side / max(frame.shape[:2]))
@@ -82,6 +88,11 @@ def examples(dataset: DetectionDataset, count: int) -> list[int]:
     Args:
         dataset: the data set.
         count: number of indices, at most.
+
+    Examples:
+        >>> from retina_edge.data.load import load_dataset
+        >>> examples(load_dataset("tests/data/treecrowns/val.json", None), 4)
+        [0, 5, 10, 15]
     """
     labeled = [index for index, image in enumerate(dataset.images) if len(image.boxes)]
     places = np.linspace(0, len(labeled) - 1, min(count, len(labeled))).round().astype(int)

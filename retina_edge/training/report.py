@@ -76,6 +76,10 @@ def read_log(path: Path) -> dict[str, list[float]]:
 
     Args:
         path: path of the CSV file; without one, there are no columns.
+
+    Examples:
+        >>> read_log(Path("none.csv"))
+        {}
     """
     if not path.is_file():
         return {}

@@ -82,6 +82,10 @@ def precision_chart(key: str, curves: Mapping[str, Sequence[float]]) -> str:
     Args:
         key: as for ``lines_chart``.
         curves: precision of each class at recalls of 0, 0.01 ... 1, as from ``precision_curves``; at least one.
+
+    Examples:
+        >>> precision_chart("precision", {"tree": [1.0] * 51 + [0.5] * 50})[:4]
+        '<svg'
     """
     with rc_context(STYLE):
         figure, axes = _figure("recall", "precision")
@@ -102,6 +106,10 @@ def sizes_chart(key: str, sizes: npt.NDArray[np.float32], anchors: Sequence[floa
         key: as for ``lines_chart``.
         sizes: square roots of the areas of the objects, float32 [N], input pixels.
         anchors: sizes of the anchors, input pixels.
+
+    Examples:
+        >>> sizes_chart("sizes", np.array([20, 30, 50], np.float32), [16, 32, 64])[:4]
+        '<svg'
     """
     with rc_context(STYLE):
         figure, axes = _figure("size in the input, pixels", "objects")
