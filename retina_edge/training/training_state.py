@@ -160,6 +160,9 @@ def _check_numbers(trainer: Trainer, state: Mapping[str, Any]) -> None:
     require(0 <= state["step"] <= _MAX_STEPS, "step", f"0 to {_MAX_STEPS}", state["step"])
     if "best" in state:
         best_model.check_state(state["best"])
+    more_losses = trainer.distillation.losses if trainer.distillation else ()
+    losses = dict.fromkeys((*LOSSES, *more_losses, "images_per_second"), NUMBER)
+    check_form(state["unfinished"], OrNull(losses), "unfinished")
     if trainer.budget:
         require("out of time" in state, "out of time", "true or false", None)
         require(state.get("spent", -1) >= 0, "spent", "0 s or more", state.get("spent"))

@@ -124,6 +124,7 @@ BIAS = "head.regression_head.bbox_reg.bias"
         (("step",), -1, r"step: expected 0 to \d+, got -1"),
         (("best_ap",), math.nan, "best_ap: expected a finite number, got nan"),
         (("unfinished",), {}, "unfinished: expected other fields: missing"),
+        (("unfinished", "distill_logits"), 1.0, "unfinished: expected other fields: unknown .'distill_logits'"),
         (("settings",), {}, "made with other settings: .*; and \\d+ more; resume with the same settings"),
         (("model", BIAS), STRETCHED, rf"'model.{BIAS}': expected float32 \[36\], got float32 \[{1 << 40}\]"),
         (("ema", f"module.{BIAS}"), torch.full((36,), math.nan), "expected finite numbers, got NaN or infinity"),
