@@ -326,7 +326,7 @@ def test_a_state_without_losses_is_one_of_the_paper(data: DetectionDataset, tmp_
         del content["training"]["settings"][name]
     torch.save(content, trainer.last_path)
     trainer.resume()
-    with pytest.raises(TrainingError, match="class_loss: expected None, got 'quality-focal'"):
+    with pytest.raises(TrainingError, match="class_loss: expected 'focal', got 'quality-focal'"):
         make_trainer(data, tmp_path / "model.pt", epochs=1, class_loss="quality-focal").resume()
 
 
