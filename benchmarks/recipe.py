@@ -2,19 +2,23 @@
 
     python -m benchmarks.recipe --treecrowns DIR
 
-The data are shapes over windows of the forest, and the tree crowns of the sample model, measured on their validation
-strips. All runs train the same network from random weights. The base has the options that ``train`` chooses, with heads
-without normalization. The figures are those of the end of a run, so that no choice flatters them. The number of steps
-is fixed, so other programs on the machine do not change the result. ``--resume`` keeps the runs that are in the result
-file.
+The data are shapes over windows of the forest, and tree crowns: trained on one of the sample model's two scenes and
+measured on the other one, so that the recipe of the sample model can be chosen without its validation strips. All runs
+train the same network from random weights. The base has the options that ``train`` chooses, with heads without
+normalization. The figures are those of the end of a run. The number of steps is fixed, so other programs on the machine
+do not change the result. ``--resume`` keeps the runs that are in the result file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +26,7 @@ from typing import Any
 from benchmarks import record
 from benchmarks.record import begin, save
 from benchmarks.shapes import SIDE, write_shapes
-from retina_edge.data.load import load_dataset
-from retina_edge.detector import Detector
-from retina_edge.evaluation.coco_metrics import evaluate
-from retina_edge.train import main as train
 
-ROOT = Path(__file__).parents[1]
-STRIPS = ROOT / "tests" / "data" / "treecrowns"
 SEEDS = (0, 1, 2)
 SHAPES, TREES = "shapes", "tree crowns"
 NETWORK = {
@@ -40,26 +38,43 @@ COMMON = (
     "--crop 128x128 --orientation dihedral --batch 8 --optimizer adamw --lr 1e-3 --weight-decay 0.05 --warmup 50 "
     "--schedule cosine --ema 0.98 --workers 1 --device cpu"
 )
-BASE, PAPER, TEACHER, DISTILLED, ALL = "base", "the paper's options", "teacher", "distillation", "all together"
+BASE, DISTILLATION = "base", "distillation"
 # Options that each step adds to the base.
 STEPS = {
     BASE: "--head-norm none",
-    PAPER: "--head-norm none --box-loss l1 --optimizer sgd --lr 0.01 --weight-decay 1e-4 --schedule multistep --ema 0",
+    "the paper's options": (
+        "--head-norm none --box-loss l1 --optimizer sgd --lr 0.01 --weight-decay 1e-4 --schedule multistep --ema 0"
+    ),
     "group normalization in the heads": "--head-norm group",
     "batch normalization in the heads": "--head-norm batch",
+    "ATSS": "--head-norm none --assigner atss",
+    "FreeAnchor": "--head-norm none --assigner free-anchor",
+    "quality focal loss": "--head-norm none --class-loss quality-focal",
+    "large-scale jitter": "--head-norm none --scale 0.1 2.0",
+    "mosaic": "--head-norm none --mosaic 0.5",
+    "copy-paste": "--head-norm none --copy-paste 0.5",
+    "strong lighting": "--head-norm none --photometric strong",
+    DISTILLATION: "--head-norm none --teacher TEACHER",
+    "all together": (
+        "--head-norm batch --assigner atss --class-loss quality-focal --photometric strong --mosaic 0.5 --scale 0.5 1.6"
+    ),
 }
 # The teacher is larger, and trains for this many times as many steps.
-TEACHER_OPTIONS, TEACHER_STEPS = "--backbone resnet34 --fpn-channels 128 --head-norm batch", 3
+TEACHER, TEACHER_STEPS = "--backbone resnet34 --fpn-channels 128 --head-norm batch", 3
+
+
+# The scene of the tree crowns that a run is measured on; it is trained on the others.
+MEASURED_SCENE = "yell541"
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set: its name, and the arguments of ``train``."""
+    """A data set: its name, and COCO files with the folder of their images."""
 
     name: str
-    arguments: list[str]
+    train: Path
     val: Path
-    val_images: Path
+    images: Path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,54 +93,85 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="seeds of the runs (default: 0 1 2)")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=tuple(STEPS), help="steps to measure")
     parser.add_argument("--resume", action="store_true", help="keep the runs in the result file")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
     args = parser.parse_args(argv)
     before = begin()
     path = record.RESULTS / "recipe.json"
     rows = json.loads(path.read_text())["figures"] if args.resume and path.exists() else []
     done = {tuple(row[name] for name in ("data", "step", "seed", "epochs", "samples")) for row in rows}
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(args.jobs) as pool:
         folder = Path(name)
-        for seed in args.seeds:  # seed by seed, so that an interrupted run has all steps
-            for data in data_sets(folder, args):
-                for step in args.steps:
-                    run = {
-                        "data": data.name,
-                        "step": step,
-                        "seed": seed,
-                        "epochs": args.epochs,
-                        "samples": args.samples,
-                    }
-                    if tuple(run.values()) in done:
-                        continue
-                    rows.append({**run, "options": STEPS[step], **measure(data, run, folder)})
-                    path = save("recipe", rows, before=before)
-                    print(json.dumps(rows[-1]), flush=True)
+        length = {"epochs": args.epochs, "samples": args.samples}
+        runs = [
+            (data, {"data": data.name, "step": step, "seed": seed, **length})
+            for seed in args.seeds  # seed by seed, so that an interrupted benchmark has all steps
+            for data in data_sets(folder, args)
+            for step in args.steps
+        ]
+        runs = [(data, run) for data, run in runs if tuple(run.values()) not in done]
+        taught = {data for data, run in runs if run["step"] == DISTILLATION}
+        long = {"epochs": TEACHER_STEPS * args.epochs, "samples": args.samples, "seed": SEEDS[0]}
+        list(pool.map(lambda data: fit(data, teacher_path(data, folder), TEACHER, long), taught))
+        measured = {pool.submit(measure, data, run, folder): run for data, run in runs}
+        for future in as_completed(measured):
+            run = measured[future]
+            rows.append({**run, "options": STEPS[run["step"]], **future.result()})
+            path = save("recipe", rows, before=before)
+            print(json.dumps(rows[-1]), flush=True)
     print(f"written to {path.name}")
     return 0
 
 
 def data_sets(folder: Path, args: argparse.Namespace) -> Iterator[Data]:
-    """Yield the data sets; the shapes are rendered into a folder."""
-    train_file, val_file = write_shapes(folder / "shapes", train=args.images[0], val=args.images[1])
-    images = folder / "shapes" / "images"
-    yield Data(SHAPES, [str(train_file), "--images", str(images), "--val", str(val_file)], val_file, images)
+    """Yield the data sets; their annotations, and the images of the shapes, are written to a folder."""
+    if not (folder / "shapes").exists():
+        write_shapes(folder / "shapes", train=args.images[0], val=args.images[1])
+    files = (folder / "shapes" / name for name in ("train.json", "val.json", "images"))
+    yield Data(SHAPES, *files)
     if args.treecrowns:
-        val = ["--val", str(STRIPS / "val.json"), "--val-images", str(STRIPS / "images")]
-        yield Data(TREES, [str(args.treecrowns / "train.json"), *val], STRIPS / "val.json", STRIPS / "images")
+        content = json.loads((args.treecrowns / "train.json").read_text())
+        yield Data(TREES, *split_scenes(content, folder), args.treecrowns / "images")
+
+
+def split_scenes(content: dict[str, Any], folder: Path) -> tuple[Path, Path]:
+    """Write the tiles of the measured scene and those of the others as two COCO files; return their paths."""
+    paths = folder / "scene-train.json", folder / "scene-val.json"
+    for path, wanted in zip(paths, (False, True), strict=True):
+        images = [item for item in content["images"] if item["file_name"].startswith(MEASURED_SCENE) is wanted]
+        ids = {item["id"] for item in images}
+        boxes = [item for item in content["annotations"] if item["image_id"] in ids]
+        path.write_text(json.dumps({**content, "images": images, "annotations": boxes}))
+    return paths
+
+
+def teacher_path(data: Data, folder: Path) -> Path:
+    """Return the path of the teacher of a data set."""
+    return folder / f"teacher-{data.name.replace(' ', '-')}.pt"
 
 
 def measure(data: Data, run: dict[str, Any], folder: Path) -> dict[str, float]:
     """Train once and return the metrics of the last epoch."""
-    model = folder / "model.pt"
-    epochs = str(run["epochs"])
-    length = ["--epochs", epochs, "--epoch-samples", str(run["samples"]), "--eval-every", epochs]
-    options = [NETWORK[data.name], COMMON, STEPS[run["step"]]]
-    words = [word for part in options for word in part.split()]
-    if train([*data.arguments, "-o", str(model), *words, *length, "--seed", str(run["seed"])]):
-        raise RuntimeError("train: expected it to succeed; see its error message above")
-    with Detector.load(model, device="cpu") as detector:
-        metrics = evaluate(detector, load_dataset(data.val, data.val_images), batch=8).metrics
+    own = Path(tempfile.mkdtemp(dir=folder))
+    fit(data, own / "model.pt", STEPS[run["step"]].replace("TEACHER", str(teacher_path(data, folder))), run)
+    report = ["--json", str(own / "metrics.json"), "--device", "cpu"]
+    call("evaluate", str(own / "model.pt"), str(data.val), "--images", str(data.images), *report)
+    metrics = json.loads((own / "metrics.json").read_text())["metrics"]
     return {name: round(metrics[name], 4) for name in ("AP", "AP50", "APs", "APm")}
+
+
+def fit(data: Data, model: Path, options: str, run: dict[str, Any]) -> None:
+    """Train a model, and evaluate it only at the end."""
+    length = f"--epochs {run['epochs']} --eval-every {run['epochs']} --epoch-samples {run['samples']}"
+    words = f"{COMMON} {NETWORK[data.name]} {options} {length} --seed {run['seed']}".split()
+    call("train", str(data.train), "--images", str(data.images), "--val", str(data.val), "-o", str(model), *words)
+
+
+def call(verb: str, *arguments: str) -> None:
+    """Run a verb of retina_edge in a process of its own, with one thread, so that several can run at once."""
+    command = [sys.executable, "-m", f"retina_edge.{verb}", *arguments]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{verb}: expected it to succeed, got exit code {done.returncode}: {done.stderr[-2000:]}")
 
 
 if __name__ == "__main__":

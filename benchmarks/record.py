@@ -25,7 +25,7 @@ LOAD = "load average"
 MAX_LOAD = 0.5
 DIGITS = 5
 # Options that name folders of this machine.
-LOCAL = ("--work", "--modelopt", "--treecrowns")
+LOCAL = ("--work", "--modelopt", "--treecrowns", "--deepforest")
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ def test_shapes_are_where_their_boxes_are(tmp_path: Path) -> None:
     assert float(center[1].mean()) < float(cv2.meanStdDev(image.read())[1].mean())
 
 
+@pytest.mark.slow
 def test_steps_are_trained_and_measured_with_seeds_and_an_interrupted_run_goes_on(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,14 +53,32 @@ def test_steps_are_trained_and_measured_with_seeds_and_an_interrupted_run_goes_o
     ]
     assert all(0 <= row[name] <= 1 for row in figures for name in ("AP", "AP50"))
     capsys.readouterr()
-    group = "group normalization in the heads"
-    assert recipe.main([*run, group, "--resume"]) == 0
+    assert recipe.main([*run, "distillation", "--resume", "--jobs", "2"]) == 0
     assert capsys.readouterr().out.count('"step"') == 2  # the runs of the base are kept
     record = json.loads((results / "recipe.json").read_text())
     assert record["figures"][:2] == figures
     table = TABLES["recipe"](record)
     assert "| shapes | base | " in table
-    assert f"| shapes | {group} | `--head-norm group` |" in table
+    assert "| shapes | distillation | `--head-norm none --teacher TEACHER` |" in table
+
+
+def test_tree_crowns_are_measured_on_a_scene_that_is_not_trained(tmp_path: Path) -> None:
+    names = ["yell528_train_0_0.jpg", "yell541_train_0_0.jpg", "yell528_train_0_300.jpg"]
+    images = [{"id": n, "file_name": name} for n, name in enumerate(names)]
+    boxes = [{"id": n, "image_id": n % 3} for n in range(6)]
+    categories = [{"id": 1, "name": "tree"}]
+    paths = recipe.split_scenes({"images": images, "annotations": boxes, "categories": categories}, tmp_path)
+    train, val = (json.loads(path.read_text()) for path in paths)
+    assert [item["id"] for item in train["images"]] == [0, 2]
+    assert [item["id"] for item in val["images"]] == [1]
+    assert [item["id"] for item in train["annotations"]] == [0, 2, 3, 5]
+    assert [item["id"] for item in val["annotations"]] == [1, 4]
+    assert train["categories"] == val["categories"] == categories
+
+
+def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"evaluate: expected it to succeed, got exit code 1: (.|\n)*missing.pt"):
+        recipe.call("evaluate", str(tmp_path / "missing.pt"), str(tmp_path))
 
 
 def test_the_table_tells_gains_from_luck() -> None:
