@@ -94,13 +94,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=tuple(STEPS), help="steps to measure")
     parser.add_argument("--resume", action="store_true", help="keep the runs in the result file")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="folder that keeps the teachers for --resume (default: a temporary one)",
+    )
     args = parser.parse_args(argv)
     before = begin()
     path = record.RESULTS / "recipe.json"
     rows = json.loads(path.read_text())["figures"] if args.resume and path.exists() else []
     done = {tuple(row[name] for name in ("data", "step", "seed", "epochs", "samples")) for row in rows}
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(args.jobs) as pool:
-        folder = Path(name)
+        folder = args.work or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         length = {"epochs": args.epochs, "samples": args.samples}
         runs = [
             (data, {"data": data.name, "step": step, "seed": seed, **length})
@@ -109,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for step in args.steps
         ]
         runs = [(data, run) for data, run in runs if tuple(run.values()) not in done]
-        taught = {data for data, run in runs if run["step"] == DISTILLATION}
+        distilled = {data for data, run in runs if run["step"] == DISTILLATION}
+        taught = [data for data in distilled if not teacher_path(data, folder).exists()]
         long = {"epochs": TEACHER_STEPS * args.epochs, "samples": args.samples, "seed": SEEDS[0]}
         list(pool.map(lambda data: fit(data, teacher_path(data, folder), TEACHER, long), taught))
         measured = {pool.submit(measure, data, run, folder): run for data, run in runs}
