@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--work",
         type=Path,
         metavar="DIR",
-        help="folder that keeps the teachers for --resume (default: a temporary one)",
+        help="folder that keeps the teachers (default: a temporary one)",
     )
     args = parser.parse_args(argv)
     before = begin()
