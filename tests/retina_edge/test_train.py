@@ -39,15 +39,16 @@ def arguments(tiny_coco: Path, treecrowns: Path, output: Path, *more: str) -> li
 
 
 @pytest.mark.parametrize(
-    "losses",
+    "options",
     [
         "--assigner iou",
         pytest.param("--assigner atss --class-loss quality-focal", marks=pytest.mark.slow),
         pytest.param("--assigner free-anchor", marks=pytest.mark.slow),
+        pytest.param("--head-norm batch", marks=pytest.mark.slow),
     ],
 )
-def test_two_processes_compute_the_same_as_one(tiny_coco: Path, treecrowns: Path, tmp_path: Path, losses: str) -> None:
-    run = [*"--epochs 2 --epoch-samples 8 --workers 0 --ema 0.9".split(), *losses.split()]
+def test_two_processes_compute_the_same_as_one(tiny_coco: Path, treecrowns: Path, tmp_path: Path, options: str) -> None:
+    run = [*"--epochs 2 --epoch-samples 8 --workers 0 --ema 0.9".split(), *options.split()]
     one = arguments(tiny_coco, treecrowns, tmp_path / "one.pt", *run, "--batch", "2")
     assert main(one) == 0
     two = arguments(tiny_coco, treecrowns, tmp_path / "two.pt", *run, "--batch", "1")
