@@ -140,6 +140,18 @@ def test_a_checkpoint_that_the_copy_would_replace_is_refused(tmp_path: Path) -> 
         train_seeds(tmp_path, tmp_path / "m.pt", seeds=2, init=tmp_path / "m.pt")
 
 
+@pytest.mark.parametrize(("kind", "name"), [("teacher", "m.pt"), ("teacher", "m.seed1.pt"), ("init", "m.seed1.pt")])
+def test_inputs_that_any_run_would_replace_are_refused_before_the_first_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+) -> None:
+    runs = Runs(monkeypatch, 0.1, 0.2)
+    (tmp_path / name).write_text("good")
+    with pytest.raises(SinkError, match=rf"{re.escape(name)} would overwrite the (teacher|checkpoint)"):
+        train_seeds(tmp_path, tmp_path / "m.pt", seeds=2, **{kind: tmp_path / name})
+    assert (tmp_path / name).read_text() == "good"
+    assert not runs.calls
+
+
 def command(tiny_coco: Path, treecrowns: Path, output: Path, *more: str) -> list[str]:
     images = str(treecrowns / "images")
     return [str(tiny_coco), "--images", images, "--val", str(tiny_coco), "-o", str(output), *SMALL, *more]
