@@ -157,12 +157,13 @@ def _claimed(output: Path, *, resume: bool, main: bool) -> Iterator[None]:
     if not main:
         yield
         return
-    log = output.with_suffix(".csv")
+    log, claimed = output.with_suffix(".csv"), False
     try:
         with claim_run_files(output, resume=resume):
+            claimed = True
             yield
     finally:
-        if log.is_file() and not log.stat().st_size:
+        if claimed and log.is_file() and not log.stat().st_size:
             log.unlink()  # it only held the lock
 
 
