@@ -147,8 +147,9 @@ def test_inputs_that_any_run_would_replace_are_refused_before_the_first_one(
 ) -> None:
     runs = Runs(monkeypatch, 0.1, 0.2)
     (tmp_path / name).write_text("good")
+    given: dict[str, Any] = {kind: tmp_path / name}
     with pytest.raises(SinkError, match=rf"{re.escape(name)} would overwrite the (teacher|checkpoint)"):
-        train_seeds(tmp_path, tmp_path / "m.pt", seeds=2, **{kind: tmp_path / name})
+        train_seeds(tmp_path, tmp_path / "m.pt", seeds=2, **given)
     assert (tmp_path / name).read_text() == "good"
     assert not runs.calls
 
