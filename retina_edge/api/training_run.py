@@ -77,7 +77,7 @@ class TrainingRun:
     ) -> Trainer:
         """Return a trainer for a new model, with choices for all options that were not given."""
         from retina_edge.model.checkpoint import load_checkpoint
-        from retina_edge.training.initialize import initialize_from
+        from retina_edge.training.initialize import check_statistics, initialize_from
         from retina_edge.training.processes import describe
         from retina_edge.training.teacher import introduce
 
@@ -106,6 +106,8 @@ class TrainingRun:
             on_message=self.say,
         )
         model, contract = self._new_model(plan, source or previous)
+        if not resume:
+            check_statistics(model, source)
         for line in introduce(self.teacher, contract, plan.augment, summary) if self.teacher else ():
             self.say(line)
         if source and init:
