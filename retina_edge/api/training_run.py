@@ -92,7 +92,7 @@ class TrainingRun:
             if source:
                 left_open |= model_of(source).keys() - {"box_loss"}  # the architecture is the checkpoint's
             given, choices = given.with_recipe(recipe, left_open=left_open)
-        given = given.with_teacher(self.teacher)
+        given = given.with_teacher(self.teacher, resume=resume)
         summary = DataSummary.of(self.train_data)
         for line in (*summary.lines(), f"training on {describe(self.group)}"):
             self.say(line)
