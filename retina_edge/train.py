@@ -94,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(
                 f"{option}: not allowed with --qat, which takes the model from its checkpoint; leave {option} out"
             )
+        if args.qat and args.recipe != AUTO:
+            parser.error("--recipe: not allowed with --qat, which has options of its own; leave --recipe out")
         if args.resume and args.init and args.seeds == 1:
             parser.error("--init: not allowed with --resume, which has its weights already; leave one out")
         if args.find_lr and (args.qat or args.lr is not None):

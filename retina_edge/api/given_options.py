@@ -84,8 +84,12 @@ class GivenOptions:
             found[name] = {**values, **getattr(self, name)}
         return GivenOptions(**found)
 
-    def with_teacher(self, teacher: Teacher | None) -> GivenOptions:
+    def with_teacher(self, teacher: Teacher | None, *, resume: bool) -> GivenOptions:
         """Return the options with the record of the teacher, which a resumed run must be given again.
+
+        Args:
+            teacher: the teacher; None for none.
+            resume: True if the options are those of a run that is resumed.
 
         Raises:
             ContractError: if it is not the teacher of the run that is resumed.
@@ -99,5 +103,10 @@ class GivenOptions:
             )
         if teacher is None:
             return self
+        if resume and not digest:
+            raise ContractError(
+                f"teacher: expected none, because the run that is resumed has none, got {teacher.name}; leave "
+                "--teacher out, or distill in a new run"
+            )
         record = {"teacher": name or teacher.name, "teacher_sha256": teacher.sha256}
         return dataclasses.replace(self, options={**self.options, **record})

@@ -98,7 +98,7 @@ class TrainingPlan:
             ContractError: if an option is out of range.
         """
         device = CUDA if group.device.type == "cuda" else CPU
-        model = {**(_model_of(source) if source else {}), **given.model}
+        model = {**(model_of(source) if source else {}), **given.model}
         if source and "anchor_sizes" not in given.model and model["backbone_levels"] != len(model["anchor_sizes"]):
             del model["anchor_sizes"]  # another pyramid was given, which needs other anchors
         backbone = model.get("backbone", "resnet18" if device == CPU else "resnet50")
@@ -279,7 +279,7 @@ def losses_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return {name: options[name] for name in ("assigner", "class_loss") if name in options}
 
 
-def _model_of(checkpoint: Checkpoint) -> dict[str, Any]:
+def model_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the model options of a checkpoint."""
     config = checkpoint.config
     return {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from engines.core.contract import DetectorContract
 from engines.core.errors import ContractError
 from retina_edge.api.given_options import GivenOptions
-from retina_edge.api.training_plan import DECIDED_BY_TEACHER, TrainingPlan, losses_of
+from retina_edge.api.training_plan import DECIDED_BY_TEACHER, TrainingPlan, losses_of, model_of
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.summary import DataSummary
@@ -77,7 +77,7 @@ class TrainingRun:
     ) -> Trainer:
         """Return a trainer for a new model, with choices for all options that were not given."""
         from retina_edge.model.checkpoint import load_checkpoint
-        from retina_edge.training.initialize import initialize_from
+        from retina_edge.training.initialize import check_statistics, initialize_from
         from retina_edge.training.processes import describe
         from retina_edge.training.teacher import introduce
 
@@ -89,8 +89,10 @@ class TrainingRun:
             choices = [Choice(**choice) for choice in previous.recipe["choices"]]
         else:
             left_open = {*(("learning_rate",) if find_lr else ()), *(DECIDED_BY_TEACHER if self.teacher else ())}
+            if source:
+                left_open |= model_of(source).keys() - {"box_loss"}  # the architecture is the checkpoint's
             given, choices = given.with_recipe(recipe, left_open=left_open)
-        given = given.with_teacher(self.teacher)
+        given = given.with_teacher(self.teacher, resume=resume)
         summary = DataSummary.of(self.train_data)
         for line in (*summary.lines(), f"training on {describe(self.group)}"):
             self.say(line)
@@ -106,6 +108,8 @@ class TrainingRun:
             on_message=self.say,
         )
         model, contract = self._new_model(plan, source or previous)
+        if not resume:
+            check_statistics(model, source)
         for line in introduce(self.teacher, contract, plan.augment, summary) if self.teacher else ():
             self.say(line)
         if source and init:

@@ -75,6 +75,7 @@ def train_seeds(
     seeds: int,
     init: Path | str | None = None,
     qat: Path | str | None = None,
+    teacher: Path | str | None = None,
     resume: bool = False,
     device: str = "auto",
     on_message: Callable[[str], None] = lambda _line: None,
@@ -91,7 +92,7 @@ def train_seeds(
         output: path for a copy of the best checkpoint, which ends in ``.pt``.
         options: as for ``train``.
         seeds: number of runs, at least 2.
-        init, qat, device, on_message: as for ``train``.
+        init, qat, teacher, device, on_message: as for ``train``.
         resume: continue runs that were interrupted. Those that have ended are not repeated, and those that have not
             begun start with the options given here.
         make_observer: function that makes the observer of a run; used in the main process only.
@@ -107,7 +108,9 @@ def train_seeds(
     given = fields(options, TrainOptions)
     first = given.get("seed", TrainOptions.seed)
     paths = {seed: seed_path(output, seed) for seed in range(first, first + seeds)}
-    check_outputs(output, [("checkpoint", init), ("checkpoint", qat), *data.inputs()])
+    inputs = [("checkpoint", init), ("checkpoint", qat), ("teacher", teacher), *data.inputs()]
+    for path in (output, *paths.values()):  # those of the last run, too, before the first one takes its time
+        check_outputs(path, inputs)
     begun = {seed for seed, path in paths.items() if resume and last_path(path).is_file()}
     if resume and not begun:
         check_resumable(paths[first])
@@ -128,6 +131,7 @@ def train_seeds(
                 {**given, "seed": seed},
                 init=None if going_on else init,
                 qat=qat,
+                teacher=teacher,
                 resume=going_on,
                 device=device,
                 on_message=on_message,
@@ -153,12 +157,13 @@ def _claimed(output: Path, *, resume: bool, main: bool) -> Iterator[None]:
     if not main:
         yield
         return
-    log = output.with_suffix(".csv")
+    log, claimed = output.with_suffix(".csv"), False
     try:
         with claim_run_files(output, resume=resume):
+            claimed = True
             yield
     finally:
-        if log.is_file() and not log.stat().st_size:
+        if claimed and log.is_file() and not log.stat().st_size:
             log.unlink()  # it only held the lock
 
 

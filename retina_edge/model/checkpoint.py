@@ -61,9 +61,11 @@ class Checkpoint:
             half: store the weights of convolutions in float16, which halves the file; loading converts them to float32.
         """
         weights = {
-            # Biases and normalization stay in float32: they take little space, and a variance can be too small for
-            # float16.
-            name: value.detach().cpu().to(torch.float16 if half and value.ndim > 1 else value.dtype)
+            # Biases and normalization stay in float32: they take little space, and a variance can be too small or too
+            # large for float16. The statistics of the heads have a row for each level.
+            name: value.detach()
+            .cpu()
+            .to(torch.float16 if half and value.ndim > 1 and ".running_" not in name else value.dtype)
             for name, value in self.weights.items()
         }
         content = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn import functional as synchronized
 from torch.nn import functional as F
 
 MOMENTUM = 0.1
@@ -69,7 +70,7 @@ class LevelBatchNorm(nn.Module):
         # torch's SyncBatchNorm does the same on GPUs only.
         values = x.float()
         moments = torch.stack([values.mean((0, 2, 3)), values.square().mean((0, 2, 3))])
-        moments = synchronized.all_reduce(moments) / processes  # type: ignore[no-untyped-call]
+        moments = _SumOverProcesses.apply(moments) / processes
         mean, variance = moments[0], (moments[1] - moments[0].square()).clamp_min(0)
         with torch.no_grad():
             count = processes * x.numel() // x.shape[1]
@@ -79,3 +80,22 @@ class LevelBatchNorm(nn.Module):
         normalized = values * factor[:, None, None] + (self.bias - mean * factor)[:, None, None]
         output: Tensor = normalized.to(x.dtype)
         return output
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes. Its gradient is the sum of those of all processes.
+
+    The function of ``torch.distributed.nn`` for it is deprecated.
+    """
+
+    @staticmethod
+    def forward(_context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        return total

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engines.core.contract import BIT_DEPTH, DetectorContract, package_versions
-from engines.core.errors import DataError
+from engines.core.errors import ContractError, DataError
 from engines.core.letterbox import letterbox_batch
 from export.preprocess import Preprocess
 from retina_edge.data.dataset import DetectionDataset
@@ -98,6 +98,28 @@ def initialize_from(model: RetinaNet, contract: DetectorContract, source: Checkp
         fresh.append(f"{len(missing)} tensors keep their new values; the first is {missing[0]}")
     model.load_state_dict({**own, **fitting})
     return fresh
+
+
+def check_statistics(model: RetinaNet, source: Checkpoint | None) -> None:
+    """Check that heads whose statistics are frozen take them from the checkpoint that a new run starts from.
+
+    Args:
+        model: the new model.
+        source: the checkpoint; None for random heads.
+
+    Raises:
+        ContractError: if the heads are frozen, and a statistic is not in the checkpoint, or does not fit.
+    """
+    own = model.state_dict()
+    statistics = {name for name in own if name.startswith("head.") and ".running_" in name}
+    weights = source.weights if source else {}
+    fitting = {name for name in statistics & weights.keys() if weights[name].shape == own[name].shape}
+    if model.config.head_norm == "frozen" and fitting != statistics:
+        got = f"head_norm {source.config.head_norm} or other levels or channels" if source else "none"
+        raise ContractError(
+            f"head_norm: frozen: expected a checkpoint for --init with head_norm batch or frozen and the same heads, "
+            f"whose statistics stay as they are, got {got}; choose --head-norm batch or group"
+        )
 
 
 def quantized_model(source: Checkpoint, data: DetectionDataset, *, batch: int, device: torch.device) -> RetinaNet:

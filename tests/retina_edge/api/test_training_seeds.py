@@ -25,6 +25,7 @@ from retina_edge.cli.training_end import print_seeds
 from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.system.console import Console
 from retina_edge.train import main
+from retina_edge.training.run_files import claim_run_files
 from retina_edge.training.train_options import TrainOptions
 from tests.interruption import interrupt_at
 from tests.retina_edge.training.test_trainer import assert_equal
@@ -138,6 +139,27 @@ def test_a_checkpoint_that_the_copy_would_replace_is_refused(tmp_path: Path) -> 
     (tmp_path / "m.pt").write_text("good")
     with pytest.raises(SinkError, match=r"m\.pt would overwrite the checkpoint"):
         train_seeds(tmp_path, tmp_path / "m.pt", seeds=2, init=tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("teacher", "m.pt"), ("teacher", "m.seed1.pt"), ("init", "m.seed1.pt")])
+def test_inputs_that_any_run_would_replace_are_refused_before_the_first_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+) -> None:
+    runs = Runs(monkeypatch, 0.1, 0.2)
+    (tmp_path / name).write_text("good")
+    given: dict[str, Any] = {kind: tmp_path / name}
+    with pytest.raises(SinkError, match=rf"{re.escape(name)} would overwrite the (teacher|checkpoint)"):
+        train_seeds(tmp_path, tmp_path / "m.pt", seeds=2, **given)
+    assert (tmp_path / name).read_text() == "good"
+    assert not runs.calls
+
+
+def test_a_second_start_leaves_the_lock_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Runs(monkeypatch, 0.1, 0.2)
+    with claim_run_files(tmp_path / "m.pt", resume=False):
+        for _ in range(2):
+            with pytest.raises(SinkError, match="another training run writes this file"):
+                train_seeds(tmp_path, tmp_path / "m.pt", seeds=2)
 
 
 def command(tiny_coco: Path, treecrowns: Path, output: Path, *more: str) -> list[str]:

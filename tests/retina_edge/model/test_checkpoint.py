@@ -73,6 +73,16 @@ def test_half_weights_halve_the_file(tmp_path: Path, checkpoint: Checkpoint) -> 
             assert torch.equal(value, expected.half().float() if value.ndim > 1 else expected)
 
 
+def test_half_weights_keep_the_statistics_of_each_level(tmp_path: Path) -> None:
+    """Variances of 1e5 and of 1e-9, which are infinity and 0 in float16."""
+    model = RetinaNet(dataclasses.replace(TINY, head_norm="batch"))
+    statistics = model.head.classification_head.conv[0][1].running_var
+    statistics[0], statistics[1] = 1e5, 1e-9
+    Checkpoint(contract_of(model), model.config, model.state_dict()).save(tmp_path / "half.pt", half=True)
+    loaded = load_checkpoint(tmp_path / "half.pt").build_model()
+    assert torch.equal(loaded.head.classification_head.conv[0][1].running_var, statistics)
+
+
 def test_writing_is_atomic(tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.pt"
     checkpoint.save(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ def test_heads_with_frozen_statistics_take_the_weights_of_heads_with_batch_stati
 
 
 def _process(rank: int, world: int, folder: str, state: dict[str, Any]) -> None:
+    warnings.simplefilter("error", FutureWarning)  # those of deprecated functions would reach the user
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     norm = LevelBatchNorm(5, levels=3)
     norm.load_state_dict(state)

@@ -20,6 +20,7 @@ from torch import Tensor
 from engines.core.contract import DetectorContract
 from engines.core.errors import ContractError, ModelFileError, TrainingError
 from export.preprocess import Preprocess
+from retina_edge.api.given_options import GivenOptions
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.load import load_dataset
@@ -425,6 +426,15 @@ def test_the_verb_distills_ships_the_student_alone_and_resumes(
     assert shipped.training is None
     assert shipped.config == dataclasses.replace(TINY, box_loss="giou")
     assert export([str(output), "-o", str(tmp_path / "small.onnx")]) == 0
+
+
+def test_a_run_without_a_teacher_is_not_resumed_with_one(big: Path) -> None:
+    teacher = load_teacher(big, torch.device("cpu"))
+    of_run = GivenOptions({}, {}, {"teacher": "", "teacher_sha256": ""})
+    assert of_run.with_teacher(teacher, resume=False).options["teacher"] == "big.pt"
+    assert of_run.with_teacher(None, resume=True) is of_run
+    with pytest.raises(ContractError, match=r"the run that is resumed has none, got big\.pt; leave --teacher out"):
+        of_run.with_teacher(teacher, resume=True)
 
 
 def test_the_crop_is_that_of_an_onnx(

@@ -208,6 +208,7 @@ def test_qat_refuses_model_options_and_other_classes(
         (("--backbone", "resnet50"), "--backbone"),  # the default value, too
         (("--fpn-channels", "64"), "--fpn-channels"),
         (("--init", str(checkpoint)), "--init"),
+        (("--recipe", "v2"), "--recipe"),
     ):
         with pytest.raises(SystemExit):
             main(arguments(tiny_coco, treecrowns, checkpoint, output, *more))
