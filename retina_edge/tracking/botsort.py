@@ -29,11 +29,6 @@ class BotSort(ByteTrack):
         super().__init__(**options)
         self._motion = CameraMotion()
 
-    def reset(self) -> None:
-        """Forget all objects and the last frame; later detections begin new tracks."""
-        super().reset()
-        self._motion.reset()
-
     def _move_tracks(self, image: BgrImage | None, detections: Detections, usable: npt.NDArray[np.bool_]) -> None:
         if image is None:
             return

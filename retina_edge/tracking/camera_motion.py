@@ -1,8 +1,8 @@
 """The motion of a camera between two frames, from the background: a step of trackers that know a moving camera.
 
-The method is that of BoT-SORT (Aharon et al., 2022, https://arxiv.org/abs/2206.14651, section 3.1): corners of a frame are
-followed into the next one by sparse optical flow, and RANSAC fits a rotation, scale and translation to them. Here,
-corners on detected objects do not count, and a motion that the background does not clearly show is no motion.
+The method is that of BoT-SORT (Aharon et al., 2022, https://arxiv.org/abs/2206.14651, section 3.1): sparse optical flow
+follows corners of a frame into the next one, and RANSAC fits a rotation, scale and translation to them. Here, corners
+on detected objects do not count, and a motion that the background does not clearly show is no motion.
 """
 
 from __future__ import annotations
@@ -54,10 +54,6 @@ class CameraMotion:
         self._size: tuple[int, int] | None = None
         self._gray: GrayImage | None = None
         self._corners: npt.NDArray[np.float32] | None = None
-
-    def reset(self) -> None:
-        """Forget the last frame; the next one has no motion."""
-        self._size = self._gray = self._corners = None
 
     def estimate(self, image: npt.NDArray[np.uint8], boxes: npt.NDArray[np.floating]) -> Affine:
         """Return the motion since the frame of the last call, whether or not there were frames between.
