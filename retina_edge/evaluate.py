@@ -1,4 +1,4 @@
-"""``retina-edge evaluate``: measure the COCO average precision of a model on labeled images."""
+"""``retina-edge evaluate``: measure a model on labeled images, or tracks against ground truth."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from retina_edge.api.evaluating import EvaluationOptions, EvaluationResult, eval
 from retina_edge.cli import argument_types, running
 from retina_edge.cli.no_objects import why_no_objects
 from retina_edge.cli.tile_options import add_tile_options, tile_options
+from retina_edge.cli.track_evaluation import check_track_options, measure_tracks
 from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.detections import DEFAULT_SCORE
@@ -35,17 +36,23 @@ def build_parser() -> VerbParser:
     """Return the parser of the verb."""
     parser = VerbParser(
         "retina-edge evaluate",
-        "Measure the COCO average precision of a model on labeled images.",
+        "Measure the COCO average precision of a model on labeled images; with --tracks, measure tracks.",
         example="retina-edge evaluate model.onnx val.json",
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="model.pt, model.onnx or model.engine")
+    add("model", type=Path, metavar="MODEL", help="model.pt, model.onnx or model.engine; tracks with --tracks")
     add(
         "annotations",
         type=Path,
         metavar="DATA",
         help="labeled images: a COCO file, a YOLO data.yaml or obj.data, or a folder with val.json, data.yaml, "
-        "obj.data, classes.txt or the XML files of Pascal VOC",
+        "obj.data, classes.txt or the XML files of Pascal VOC; the ground truth with --tracks",
+    )
+    add(
+        "--tracks",
+        action="store_true",
+        help="measure HOTA, IDF1 and MOTA of tracks, without a model: MODEL is then MOTChallenge text or the JSON "
+        "lines of detect --track, DATA is MOTChallenge text such as gt.txt, or both are folders of sequences",
     )
     add("--images", type=Path, metavar="DIR", help="folder of the images (default: found near the annotations)")
     add(
@@ -102,6 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb and return its exit code."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    if args.tracks:
+        check_track_options(parser, args)
+        return running.run(lambda: measure_tracks(args))
     args.tiles = tile_options(parser, args)
     if args.report and not args.against:
         parser.error("--report belongs to --against OTHER_MODEL; give both or leave --report out")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from retina_edge.api.training_report import write_training_report
     from retina_edge.api.training_seeds import SeedsResult, train_seeds
     from retina_edge.data.augment_options import AugmentOptions
+    from retina_edge.evaluation.track_metrics import TrackEvaluation, evaluate_tracks
     from retina_edge.sinks.output_options import OutputOptions
     from retina_edge.tracking.analysis import TrackingOptions
     from retina_edge.training.model_options import ModelOptions
@@ -52,12 +53,14 @@ __all__ = [
     "SeedsResult",
     "StreamRun",
     "TileOptions",
+    "TrackEvaluation",
     "TrackingOptions",
     "TrainOptions",
     "TrainingData",
     "TrainingResult",
     "build",
     "evaluate",
+    "evaluate_tracks",
     "export",
     "open_run",
     "train",
@@ -83,12 +86,14 @@ _MODULES = {
     "SeedsResult": "retina_edge.api.training_seeds",
     "StreamRun": "retina_edge.api.running",
     "TileOptions": "retina_edge.api.tiles",
+    "TrackEvaluation": "retina_edge.evaluation.track_metrics",
     "TrackingOptions": "retina_edge.tracking.analysis",
     "TrainOptions": "retina_edge.training.train_options",
     "TrainingData": "retina_edge.api.training_data",
     "TrainingResult": "retina_edge.api.training",
     "build": "retina_edge.api.building",
     "evaluate": "retina_edge.api.evaluating",
+    "evaluate_tracks": "retina_edge.evaluation.track_metrics",
     "export": "retina_edge.api.exporting",
     "open_run": "retina_edge.api.running",
     "train": "retina_edge.api.training",

@@ -18,6 +18,7 @@ from retina_edge.sinks.output_options import OutputOptions
 from retina_edge.tracking import zones
 from retina_edge.tracking.analysis import TrackingOptions
 from retina_edge.tracking.counting import ANCHORS
+from retina_edge.tracking.tracker_names import TRACKERS
 
 EPILOG = (
     "@FILE stands for the arguments in that file, one per line; lines that begin with # are comments. Use such a file "
@@ -134,6 +135,12 @@ class StreamParser(VerbParser):
             "--track", action="store_true", help="follow objects from frame to frame; --zone and --line imply it"
         )
         group.add_argument(
+            "--tracker",
+            choices=TRACKERS,
+            help="tracker that follows objects; implies --track: bytetrack for a camera that stands still, botsort for "
+            f"one that moves, which measures the motion in the picture (default: {TRACKERS[0]})",
+        )
+        group.add_argument(
             "--zone",
             type=zones.zone,
             action="append",
@@ -188,7 +195,9 @@ def run_options(args: argparse.Namespace) -> RunOptions:
         batch=args.batch,
         bit_depth=args.bit_depth,
         tiles=args.tiles,
-        tracking=TrackingOptions(args.track, [*args.zone, *args.line], args.anchor),
+        tracking=TrackingOptions(
+            args.track or args.tracker is not None, [*args.zone, *args.line], args.anchor, args.tracker or TRACKERS[0]
+        ),
         outputs=OutputOptions(args.save, args.json, args.csv, args.events, args.spool),
         fps=args.fps,
     )

@@ -10,7 +10,8 @@ from retina_edge.detections import Detections
 from retina_edge.sources.frames import Frame
 from retina_edge.tracking.counting import Anchor, Tally, make_counters
 from retina_edge.tracking.events import Event
-from retina_edge.tracking.tracker import MIN_TRACKED_SCORE, ByteTrack, Tracks
+from retina_edge.tracking.tracker import MIN_TRACKED_SCORE, Tracks
+from retina_edge.tracking.tracker_names import TrackerName, check_tracker, make_tracker
 from retina_edge.tracking.zones import Line, Zone, check_regions
 
 
@@ -38,13 +39,21 @@ class StreamAnalyzer:
         stream: name of the stream, for events.
         regions: zones and lines; regions of other streams are ignored.
         anchor: point of a box that decides whether it is inside a region.
+        tracker: name of the tracker.
 
     Raises:
         MissingDependencyError: if the trackers package is not installed.
     """
 
-    def __init__(self, stream: str, regions: Sequence[Zone | Line], *, anchor: Anchor = "bottom") -> None:
-        self._tracker = ByteTrack()
+    def __init__(
+        self,
+        stream: str,
+        regions: Sequence[Zone | Line],
+        *,
+        anchor: Anchor = "bottom",
+        tracker: TrackerName = "bytetrack",
+    ) -> None:
+        self._tracker = make_tracker(tracker)
         self._counters = make_counters(regions, stream=stream, anchor=anchor)
 
     def __call__(self, frame: Frame, detections: Detections, score: float, *, seconds: float) -> FrameAnalysis:
@@ -60,7 +69,7 @@ class StreamAnalyzer:
         """
         self._tracker.set_score(max(score, MIN_TRACKED_SCORE))
         size = frame.image.shape[0], frame.image.shape[1]
-        tracks = self._tracker.update(detections, seconds, size=size)
+        tracks = self._tracker.update(detections, seconds, size=size, image=frame.image)
         keep = detections.scores > score
         detections, tracks = detections[keep], tracks[keep]
         captured = frame.captured_at
@@ -80,6 +89,10 @@ class TrackingOptions:
         track: True to track objects from frame to frame; regions imply tracking.
         regions: zones and lines in which objects are counted.
         anchor_point: ``bottom`` or ``center``, the point of a box that decides whether it is inside a region.
+        tracker: ``bytetrack``, or ``botsort`` for cameras that move.
+
+    Raises:
+        ContractError: if there is no such tracker.
 
     Examples:
         >>> from retina_edge.tracking.zones import line
@@ -91,6 +104,10 @@ class TrackingOptions:
     track: bool = False
     regions: Sequence[Zone | Line] = ()
     anchor_point: Anchor = "bottom"
+    tracker: TrackerName = "bytetrack"
+
+    def __post_init__(self) -> None:
+        check_tracker(self.tracker)
 
     def analyzers(self, streams: Sequence[str], class_names: Sequence[str]) -> Callable[[str], StreamAnalyzer] | None:
         """Return a function that makes the analyzer of a stream from its name; None without tracking.
@@ -105,4 +122,4 @@ class TrackingOptions:
         check_regions(self.regions, streams=streams, class_names=class_names)
         if not self.track and not self.regions:
             return None
-        return partial(StreamAnalyzer, regions=self.regions, anchor=self.anchor_point)
+        return partial(StreamAnalyzer, regions=self.regions, anchor=self.anchor_point, tracker=self.tracker)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.core.errors import MissingDependencyError
+from engines.core.letterbox import BgrImage
 from retina_edge.detections import DEFAULT_SCORE, Detections
 
 Tracks = npt.NDArray[np.int64]
@@ -90,7 +91,14 @@ class ByteTrack:
         """Forget all objects; later detections begin new tracks."""
         self._classes.clear()
 
-    def update(self, detections: Detections, timestamp: float, *, size: tuple[int, int] | None = None) -> Tracks:
+    def update(
+        self,
+        detections: Detections,
+        timestamp: float,
+        *,
+        size: tuple[int, int] | None = None,
+        image: BgrImage | None = None,
+    ) -> Tracks:
         """Return the track of each detection. Call this method with every frame, in order, and never concurrently.
 
         A time that is more than ``away_seconds`` before or after the last one resets the tracker. A smaller step back,
@@ -100,6 +108,8 @@ class ByteTrack:
             detections: detections of one frame, in any order.
             timestamp: time of capture, in seconds of any monotonic clock.
             size: (height, width) of the frame, pixels; a change of size resets the tracker. None skips this check.
+            image: the frame, uint8 [height, width, 3], BGR, for trackers that look at it. ByteTrack does not. It is not
+                kept.
 
         Returns:
             Track ids, int64 [N], in the order of ``detections``. Ids begin at 1, are unique in this stream and never
@@ -119,6 +129,7 @@ class ByteTrack:
         boxes = detections.boxes
         usable = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         usable &= detections.scores >= min(MIN_TRACKED_SCORE, self._score)
+        self._move_tracks(image, detections, usable)
         # Classes without a detection in this frame need an update too, so that their objects expire.
         for label in sorted({*self._classes, *detections.labels[usable].tolist()}):
             rows = np.flatnonzero(usable & (detections.labels == label))
@@ -141,6 +152,9 @@ class ByteTrack:
             self.reset()
         self._clock += max(step, MIN_TIME_STEP)
         self._timestamp = timestamp
+
+    def _move_tracks(self, image: BgrImage | None, detections: Detections, usable: npt.NDArray[np.bool_]) -> None:
+        """Move the tracks with the camera, before they are matched. ByteTrack assumes that the camera stands still."""
 
     def _new_tracker(self) -> Any:
         return self._package.ByteTrackTracker(
