@@ -33,6 +33,7 @@ PLACES: dict[str, tuple[str, ...]] = {
             "calibrators",
             "recipe",
             "first_hour",
+            "elsewhere",
         )
     },
     "gpu": ("gpu", "runner_gpu"),

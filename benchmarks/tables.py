@@ -295,6 +295,13 @@ def _gain(base: Sequence[float], values: Sequence[float]) -> str:
     return f"{gain:+.3f}{', within the spread' if within else ''}"
 
 
+def _elsewhere(record: Record) -> str:
+    rows = [
+        (row["forest"], str(row["trees"]), f"{row['AP']:.3f}", f"{row['AP50']:.3f}") for row in record["figures"]
+    ]
+    return _table(("forest", "trees", "AP", "AP50"), rows)
+
+
 def _first_hour(record: Record) -> str:
     rows = [
         (
@@ -387,6 +394,7 @@ TABLES: dict[str, Callable[[Record], str]] = {
     "calibrators": _calibrators,
     "recipe": _recipe,
     "first_hour": _first_hour,
+    "elsewhere": _elsewhere,
     "end_to_end_gpu": _end_to_end_gpu,
     "detectors_gpu": _detectors_gpu,
     "preprocess_gpu": _preprocess_gpu,
