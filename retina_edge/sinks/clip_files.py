@@ -1,8 +1,8 @@
 """The files of clips: their names, and the descriptions beside them.
 
-A clip is ``STREAM-20261126T070000Z-0123abcd.webm``: the stream, the time of the first event in UTC, and random digits.
-Beside it lies ``STREAM-20261126T070000Z-0123abcd.json``, which describes it. The description is written first, so each
-clip has one.
+A clip is ``STREAM-20261126T070000.000Z-0123abcd.webm``: the stream, the time of the first event in UTC, and random
+digits. The file of this name that ends in ``.json`` describes it. The description is written first, so each clip has
+one. While a clip is incomplete, its name ends in ``.partial.mkv``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from typing import Any
 from engines.core.file_lock import is_left
 from retina_edge.sources.stream_names import NAME
 
-SUFFIX, DESCRIPTION = ".webm", ".json"
-_STEM = rf"(?P<stream>{NAME.pattern})-(?P<time>\d{{8}}T\d{{6}}Z)-[0-9a-f]{{8}}"
+SUFFIX, DESCRIPTION_SUFFIX, PARTIAL_SUFFIX = ".webm", ".json", ".partial.mkv"
+_STEM = rf"(?P<stream>{NAME.pattern})-(?P<time>\d{{8}}T\d{{6}}\.\d{{3}}Z)-[0-9a-f]{{8}}"
 CLIP = re.compile(_STEM + re.escape(SUFFIX), re.ASCII)
-PARTIAL = re.compile(_STEM + r"\.[0-9a-f]{16}\.partial" + re.escape(SUFFIX), re.ASCII)
+PARTIAL = re.compile(_STEM + re.escape(PARTIAL_SUFFIX), re.ASCII)
+DESCRIPTION = re.compile(_STEM + r"(\.partial)?" + re.escape(DESCRIPTION_SUFFIX), re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class ClipFile:
         events: the events that the clip shows, as they were delivered.
 
     Examples:
-        >>> ClipFile("a-20261126T070000Z-0123abcd.webm", "a", "2026-11-26T07:00:00.000Z", 5.0, 10.0, 0, 80_000, []).lost
-        0
+        >>> name, time = "a-20261126T070000.000Z-0123abcd.webm", "2026-11-26T07:00:00.000Z"
+        >>> ClipFile(name, "a", time, before=5.0, duration=10.0, lost=0, bytes=80_000, events=[]).bytes
+        80000
     """
 
     name: str
@@ -61,10 +63,10 @@ def clip_name(stream: str, moment: datetime) -> str:
 
     Examples:
         >>> from datetime import timezone
-        >>> clip_name("gate", datetime(2026, 11, 26, 7, tzinfo=timezone.utc))[:23]
-        'gate-20261126T070000Z-'
+        >>> clip_name("gate", datetime(2026, 11, 26, 7, tzinfo=timezone.utc))[:26]
+        'gate-20261126T070000.000Z-'
     """
-    return f"{stream}-{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}{SUFFIX}"
+    return f"{stream}-{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z-{secrets.token_hex(4)}{SUFFIX}"
 
 
 def write_description(clip: Path, *, time: str, before: float, duration: float, lost: int, events: list[Any]) -> None:
@@ -84,10 +86,10 @@ def write_description(clip: Path, *, time: str, before: float, duration: float, 
         "lost": lost,
         "events": events,
     }
-    partial = clip.with_suffix(".partial" + DESCRIPTION)
+    partial = clip.with_suffix(".partial" + DESCRIPTION_SUFFIX)
     try:
         partial.write_text(json.dumps(values), encoding="utf-8")
-        os.replace(partial, clip.with_suffix(DESCRIPTION))
+        os.replace(partial, clip.with_suffix(DESCRIPTION_SUFFIX))
     except OSError:
         with suppress(OSError):
             partial.unlink()
@@ -113,7 +115,7 @@ def newest_clips(folder: Path, stream: str, limit: int) -> list[ClipFile]:
         if (path := clip_path(folder, stream, name)) is None:
             continue
         with suppress(OSError, ValueError, TypeError):
-            values = json.loads(path.with_suffix(DESCRIPTION).read_text(encoding="utf-8"))
+            values = json.loads(path.with_suffix(DESCRIPTION_SUFFIX).read_text(encoding="utf-8"))
             clips.append(ClipFile(name, stream, **values, bytes=path.stat().st_size))
     return clips
 

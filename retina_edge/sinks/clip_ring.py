@@ -12,7 +12,7 @@ from retina_edge.tracking.events import Event
 from retina_edge.tracking.tracker import Tracks
 
 # Longest clip of events that follow one another, seconds; longer only if ``before`` and ``after`` together are.
-MAX_CLIP_SECONDS = 60.0
+MAX_CLIP_SECONDS = 30.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,7 +42,7 @@ class ClipSink(Sink):
     """A sink that keeps the newest frames of all streams as JPEG, and writes clips of events in a background thread.
 
     A clip is a WebM video (VP8), which browsers play, of at most 15 frames per second and 960 pixels. Its boxes are
-    drawn when it is written. An event that falls into the clip of an earlier event extends it, up to a minute. A frame
+    drawn when it is written. An event that falls into the clip of an earlier event extends it, up to 30 s. A frame
     of another size is fitted into the clip. A clip has its final name only if it is complete.
 
     A clip that cannot be written is an error in the log and in ``error``, and ends neither the run nor other clips.
@@ -95,7 +95,7 @@ class ClipSink(Sink):
             return result
         moment = _time(result)
         with self._changed:
-            name = clip_name(result.stream, result.frame.captured_at)
+            name = clip_name(result.stream, result.events[0].captured)
             clip = self._rings[result.stream].clip_at(moment, name)
             events = tuple(replace(event, clip=clip.name) for event in result.events)
             clip.events += events
@@ -104,7 +104,7 @@ class ClipSink(Sink):
             self._changed.notify_all()
         return replace(result, events=events)
 
-    def __enter__(self) -> Sink:
+    def __enter__(self) -> ClipSink:
         self._options.folder.mkdir(parents=True, exist_ok=True)
         remove_left(self._options.folder, frozenset(self._rings))
         self._thread.start()

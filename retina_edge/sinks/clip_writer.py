@@ -11,13 +11,14 @@ import cv2
 import numpy as np
 
 from engines.core.errors import SinkError
+from engines.core.file_lock import claim
 from engines.core.letterbox import BgrImage
 from retina_edge.detections import Detections
 from retina_edge.pipeline.annotation import annotate
 from retina_edge.pipeline.result import Result
-from retina_edge.sinks.clip_files import write_description
+from retina_edge.sinks.clip_files import PARTIAL_SUFFIX, write_description
 from retina_edge.sinks.clip_ring import Clip, ClipFrame
-from retina_edge.sinks.video_sink import VideoSink, partial_files
+from retina_edge.sinks.video_sink import VideoSink
 from retina_edge.sources.frames import Frame
 from retina_edge.system.timestamps import utc_iso
 
@@ -31,7 +32,8 @@ class _Video:
         self.path = path
         self.began = self.latest = 0.0
         self.frames = 0
-        self._sink = VideoSink(path, fps=fps)
+        self._partial = path.with_suffix(PARTIAL_SUFFIX)
+        self._sink = VideoSink(path, fps=fps, claimed=(self._partial, claim(self._partial)))
         self._size = (0, 0)
 
     def write(self, frame: ClipFrame) -> None:
@@ -54,8 +56,7 @@ class _Video:
         with suppress(Exception):  # the error that matters is known already
             self._sink.__exit__(SinkError, None, None)
         with suppress(OSError):
-            for file in partial_files(self.path):
-                file.unlink()
+            self._partial.unlink()
 
 
 class ClipWriter:
@@ -86,10 +87,10 @@ class ClipWriter:
         if clip in self._failed:
             self.lost += len(frames)
             return
-        if frames and clip not in self._videos:
-            self._videos[clip] = _Video(self._folder / clip.name, fps=self._fps)
         for index, frame in enumerate(frames):
             try:
+                if clip not in self._videos:
+                    self._videos[clip] = _Video(self._folder / clip.name, fps=self._fps)
                 self._videos[clip].write(frame)
             except Exception as error:
                 self.lost += len(frames) - index

@@ -34,7 +34,6 @@ DAY, GIGABYTE = 86400.0, 1e9
 _RECORDING = re.compile(
     rf"(?P<stream>{NAME.pattern})-(?P<time>\d{{8}}T\d{{6}}Z)(-\d+)?(?P<partial>\.partial)?\.mkv", re.ASCII
 )
-_DESCRIPTION = re.compile(rf"{NAME.pattern}-(?P<time>\d{{8}}T\d{{6}}Z)-[0-9a-f]{{8}}(\.partial)?\.json", re.ASCII)
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +137,7 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Delete what is too old or too much, and log it in one line."""
-        files = sorted(self._files(), key=lambda file: (file.time, file.path.name))
+        files = sorted(self._files(), key=_order)
         by_age = self._clock_is_trusted(files)
         deleted: list[_Kept] = []
         days, gigabytes = self._retention.days, self._retention.gigabytes
@@ -211,12 +210,17 @@ class Sweeper:
         return True
 
 
+def _order(file: _Kept) -> tuple[float, str, bool]:
+    """Order files by time; a clip goes before its description, without which it would not be listed."""
+    return file.time, file.path.stem, file.path.suffix == clip_files.DESCRIPTION_SUFFIX
+
+
 def _kind(name: str) -> tuple[float, bool] | None:
     """Return the time in the name of a recording, a clip or a description, and if it is partial; None for others."""
-    for pattern in (_RECORDING, clip_files.CLIP, clip_files.PARTIAL, _DESCRIPTION):
+    for pattern in (_RECORDING, clip_files.CLIP, clip_files.PARTIAL, clip_files.DESCRIPTION):
         if match := pattern.fullmatch(name):
             try:
-                moment = datetime.strptime(match["time"], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+                moment = datetime.strptime(match["time"][:15], "%Y%m%dT%H%M%S").replace(tzinfo=timezone.utc)
             except ValueError:  # such as month 13
                 return None
             return moment.timestamp(), ".partial." in name

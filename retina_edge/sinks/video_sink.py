@@ -44,6 +44,9 @@ MAX_GAP_SECONDS = 3600.0
 # OpenCV would not report that it could not be written.
 RESERVED_BYTES = 16 * 2**20
 
+# The element DocType of a Matroska file; the same of WebM, followed by an empty element that fills the space (Void).
+_MATROSKA, _WEBM = b"\x42\x82\x88matroska", b"\x42\x82\x84webm\xec\x82\0\0"
+
 logger = logging.getLogger(__name__)
 
 
@@ -63,7 +66,8 @@ class VideoSink(Sink):
     file's frame is that in the file; the time of a live stream's frame is that of its capture.
 
     Args:
-        path: path of the video, ending in .mp4, .mkv or .webm; an older file is overwritten at the end.
+        path: path of the video, ending in .mp4 or .mkv; an older file is overwritten at the end. For WebM, ending in
+            .webm, the partial file must be claimed and end in .mkv.
         fps: frames per second; None for 25.
         duration: called at the end; returns the seconds from the first frame of the source to the end of its last one,
             or None if the last frame lasts one interval.
@@ -225,6 +229,8 @@ class VideoSink(Sink):
         # time, and a camera that hangs would hold up this sink.
         if self.path.suffix.lower() == ".mp4" and not _has_index(self._partial):
             raise SinkError(f"{self._partial}: the video is cut off and cannot be played; check the space on the disk")
+        if self.path.suffix == ".webm":
+            _declare_webm(self._partial)
         os.replace(self._partial, self.path)
         self.written = (self.path,)
 
@@ -277,6 +283,19 @@ def _has_index(path: Path) -> bool:
                 return kind == b"moov" and start + size <= end
             start += size
     return False
+
+
+def _declare_webm(path: Path) -> None:
+    """Change the document type of a Matroska file with VP8 to WebM, its subset (RFC 9559, 7.1; RFC 8794, 11.2).
+
+    OpenCV writes WebM too, but then prints a line on stderr for each file, which nothing can silence.
+    """
+    with path.open("r+b") as file:
+        begin = file.read(64).find(_MATROSKA)
+        if begin < 0:
+            raise SinkError(f"{path}: expected a Matroska file, got something else; check the space on the disk")
+        file.seek(begin)
+        file.write(_WEBM)
 
 
 def _padded_to_even(image: BgrImage) -> BgrImage:

@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,15 @@ def room_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "FREE_BYTES", 0)
 
 
-def recording(folder: Path, age: float, *, size: int = 1000, suffix: str = ".mkv") -> Path:
+def recording(folder: Path, age: float, *, size: int = 1000, suffix: str = "Z.mkv") -> Path:
     """Write a file named as a recording that began ``age`` seconds before noon."""
-    path = folder / f"gate-{NOON - timedelta(seconds=age):%Y%m%dT%H%M%SZ}{suffix}"
+    path = folder / f"gate-{NOON - timedelta(seconds=age):%Y%m%dT%H%M%S}{suffix}"
     path.write_bytes(bytes(size))
     return path
+
+
+def gone(path: Path) -> bool:
+    return not path.exists()
 
 
 def names(folder: Path) -> set[str]:
@@ -58,9 +63,9 @@ def names(folder: Path) -> set[str]:
 
 
 def test_files_go_by_age(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    clip = recording(tmp_path, 8 * DAY, suffix="-0123abcd.webm")
-    description = recording(tmp_path, 8 * DAY, suffix="-0123abcd.json")
-    old, second = recording(tmp_path, 7 * DAY + 60), recording(tmp_path, 7 * DAY + 60, suffix="-2.mkv")
+    clip = recording(tmp_path, 8 * DAY, suffix=".250Z-0123abcd.webm")
+    description = recording(tmp_path, 8 * DAY, suffix=".250Z-0123abcd.json")
+    old, second = recording(tmp_path, 7 * DAY + 60), recording(tmp_path, 7 * DAY + 60, suffix="Z-2.mkv")
     kept = [recording(tmp_path, 7 * DAY - 60), recording(tmp_path, HOUR), recording(tmp_path, -HOUR)]
     clocks = Clocks()
     sweeper = clocks.sweeper(tmp_path, days=7)
@@ -69,7 +74,7 @@ def test_files_go_by_age(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert names(tmp_path) == {path.name for path in kept}
     assert not any(path.exists() for path in (clip, description, old, second))
     assert len(caplog.messages) == 1
-    assert f"deleted 4 old recordings and clips, 0.0 MB, from {description.name}" in caplog.text
+    assert f"deleted 4 old recordings and clips, 0.0 MB, from {clip.name} to {old.name}" in caplog.text
     clocks.pass_by(120)
     sweeper.sweep()
     assert names(tmp_path) == {path.name for path in kept[1:]}
@@ -83,6 +88,12 @@ def test_the_oldest_go_by_size_across_folders(tmp_path: Path) -> None:
     files = [recording(folders[hours % 2], hours * HOUR) for hours in range(6)]
     Clocks().sweeper(*folders, gigabytes=4500e-9).sweep()
     assert [path.exists() for path in files] == [True, True, True, True, False, False]
+
+
+def test_a_clip_goes_before_its_description(tmp_path: Path) -> None:
+    clip, description = (recording(tmp_path, HOUR, suffix=f".250Z-0123abcd{suffix}") for suffix in (".webm", ".json"))
+    Clocks().sweeper(tmp_path, gigabytes=1500e-9).sweep()
+    assert (clip.exists(), description.exists()) == (False, True)
 
 
 def test_a_folder_that_is_given_twice_counts_once(tmp_path: Path) -> None:
@@ -105,7 +116,8 @@ def test_only_our_files_go(tmp_path: Path) -> None:
     for name in (
         *("holiday.mkv", "gate-20200101T000000Z.mp4", "gate-20200101.mkv", "-20200101T000000Z.mkv"),
         *("gate-20201301T000000Z.mkv", "a b-20200101T000000Z.mkv", "gate-20200101T000000Z.mkv.bak"),
-        *("gate-20200101T000000Z-0123.webm", "gate-20200101T000000Z.json", "gate-20200101T000000Z-0123abcd.webm\n"),
+        *("gate-20200101T000000.000Z-0123.webm", "gate-20200101T000000Z.json"),
+        "gate-20200101T000000.000Z-0123abcd.webm\n",
     ):
         (folder / name).write_bytes(bytes(1000))
     before = names(folder)
@@ -121,7 +133,7 @@ def test_a_file_that_is_being_written_stays_and_one_that_was_left_goes(
 ) -> None:
     monkeypatch.setattr("engines.core.file_lock.LEFT_SECONDS", 0.0)
     written = tmp_path / "gate-20260101T000000Z.partial.mkv"
-    left = tmp_path / "gate-20260101T000001Z-0123abcd.0123456789abcdef.partial.webm"
+    left = tmp_path / "gate-20260101T000001.000Z-0123abcd.partial.mkv"
     newest = recording(tmp_path, 60)
     with claim(written) as file:
         file.write(bytes(5000))
@@ -236,6 +248,6 @@ def test_the_thread_sweeps_until_its_block_ends(tmp_path: Path, monkeypatch: pyt
     with Clocks().sweeper(tmp_path, gigabytes=1e-9):
         for age in (HOUR, 2 * HOUR):  # also after the first sweep
             path = recording(tmp_path, age)
-            wait_for(lambda path=path: not path.exists())
+            wait_for(partial(gone, path))
     path = recording(tmp_path, HOUR)
     assert path.exists()
