@@ -74,7 +74,7 @@ def test_files_go_by_age(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert names(tmp_path) == {path.name for path in kept}
     assert not any(path.exists() for path in (clip, description, old, second))
     assert len(caplog.messages) == 1
-    assert f"deleted 4 old recordings and clips, 0.0 MB, from {clip.name} to {old.name}" in caplog.text
+    assert f"deleted 4 old recordings and clips, 0.0 MB, from {clip.name} to {second.name}" in caplog.text
     clocks.pass_by(120)
     sweeper.sweep()
     assert names(tmp_path) == {path.name for path in kept[1:]}
