@@ -1,6 +1,10 @@
 """Cost of the pipeline: four videos with a detector that takes no time, against bare decoding.
 
     python -m benchmarks.load
+    python -m benchmarks.load --clips
+
+With ``--clips``, the pipeline also runs with frames kept for clips; the table has its share of the pipeline without.
+No event happens, because files would wait for the writer, which live streams do not.
 
 Bare decoding calls OpenCV's ``VideoCapture.read`` again and again, in one thread for each video. The two run in turn on
 four videos of different lengths, flights over the forest at 1280x720 in H.264. Requires ffmpeg, which encodes them.
@@ -14,6 +18,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,6 +32,10 @@ from benchmarks.record import begin, save
 from retina_edge.assets import FOREST
 from retina_edge.detector import Detector
 from retina_edge.pipeline.pipeline import Pipeline
+from retina_edge.sinks.background_sink import BackgroundSink
+from retina_edge.sinks.clip_options import ClipOptions
+from retina_edge.sinks.clip_sink import ClipSink
+from retina_edge.sinks.outputs import QUEUE_CAPACITY
 from retina_edge.sources.video_source import VideoSource
 
 SIZE = (720, 1280)
@@ -37,15 +46,19 @@ LENGTHS = (300, 360, 420, 480)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=9, help="runs of bare decoding and of the pipeline (default: 9)")
-    rounds = parser.parse_args(argv).rounds
+    parser.add_argument("--clips", action="store_true", help="also run the pipeline with frames kept for clips")
+    args = parser.parse_args(argv)
     before = begin()
     with tempfile.TemporaryDirectory() as name:
         videos = {f"video{count}": write_video(Path(name, f"{count}.mp4"), count) for count in LENGTHS}
-        figures = measure(videos, rounds)
-    table = Table("bare, frames/s", "pipeline, frames/s", "share")
-    table.add_row(*(str(figures[key]) for key in ("bare_fps", "pipeline_fps", "share")))
+        figures = measure(videos, args.rounds, clips=args.clips)
+    table = Table("bare, frames/s", "pipeline, frames/s", "share", *["with clips, share"] * args.clips)
+    table.add_row(
+        *(str(figures[key]) for key in ("bare_fps", "pipeline_fps", "share", "clips_share") if key in figures)
+    )
     Console().print(table)
-    Console().print(f"written to {save('load', figures, before=before).name}")
+    name = "load-clips" if args.clips else "load"
+    Console().print(f"written to {save(name, figures, before=before).name}")
     return 0
 
 
@@ -58,16 +71,20 @@ def write_video(path: Path, frames: int) -> Path:
     return path
 
 
-def measure(videos: dict[str, Path], rounds: int) -> dict[str, Any]:
+def measure(videos: dict[str, Path], rounds: int, *, clips: bool = False) -> dict[str, Any]:
     """Return the frames per second of bare decoding and of the pipeline, and the pipeline's share of bare decoding.
+
+    With ``clips``, also return the share that the pipeline with clips has of the pipeline without.
 
     The share is computed for each round; the result holds its median, least and greatest value.
     """
     bare_decoding(videos)  # warm-up
-    bare, piped = [], []
+    bare, piped, clips_shares = [], [], []
     for number in range(rounds):
         bare.append(bare_decoding(videos))
         piped.append(pipeline(videos))
+        if clips:
+            clips_shares.append(pipeline(videos, clips=True) / piped[-1])
         Console().print(f"{number + 1}/{rounds}: bare {bare[-1]:.0f}, pipeline {piped[-1]:.0f} frames per second")
     shares = [pipeline_fps / bare_fps for pipeline_fps, bare_fps in zip(piped, bare, strict=True)]
     return {
@@ -80,6 +97,7 @@ def measure(videos: dict[str, Path], rounds: int) -> dict[str, Any]:
         "share": round(statistics.median(shares), 3),
         "least_share": round(min(shares), 3),
         "greatest_share": round(max(shares), 3),
+        **({"clips_share": round(statistics.median(clips_shares), 3)} if clips else {}),
     }
 
 
@@ -102,7 +120,7 @@ def bare_decoding(videos: dict[str, Path]) -> float:
     return sum(counts.values()) / (perf_counter() - start)
 
 
-def pipeline(videos: dict[str, Path]) -> float:
+def pipeline(videos: dict[str, Path], *, clips: bool = False) -> float:
     """Run all videos through the pipeline, check that no frame is missing, and return the frames per second."""
     sources = {name: lambda video=video: VideoSource(video) for name, video in videos.items()}
     next_frame = dict.fromkeys(videos, 0)
@@ -110,8 +128,16 @@ def pipeline(videos: dict[str, Path]) -> float:
     def on_result(stream: Any, result: Any) -> None:
         assert result.frame.index == next_frame[stream.name], "out of order"
         next_frame[stream.name] += 1
+        if sink is not None:
+            sink.write(result)
 
-    with Detector(FreeExecutor(max_batch=len(videos))) as detector:
+    with ExitStack() as stack:
+        sink = None
+        if clips:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            queued = BackgroundSink(ClipSink(ClipOptions(folder), videos), capacity=QUEUE_CAPACITY)
+            sink = stack.enter_context(queued)
+        detector = stack.enter_context(Detector(FreeExecutor(max_batch=len(videos))))
         streams = Pipeline(detector, sources, on_result=on_result)
         start = perf_counter()
         streams.run()

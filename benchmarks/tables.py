@@ -296,9 +296,7 @@ def _gain(base: Sequence[float], values: Sequence[float]) -> str:
 
 
 def _elsewhere(record: Record) -> str:
-    rows = [
-        (row["forest"], str(row["trees"]), f"{row['AP']:.3f}", f"{row['AP50']:.3f}") for row in record["figures"]
-    ]
+    rows = [(row["forest"], str(row["trees"]), f"{row['AP']:.3f}", f"{row['AP50']:.3f}") for row in record["figures"]]
     return _table(("forest", "trees", "AP", "AP50"), rows)
 
 

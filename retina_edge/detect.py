@@ -50,18 +50,22 @@ def _detect(args: argparse.Namespace) -> int:
     console = Console()
     run: StreamRun | None = None
     window = WindowSink() if args.show else None
+    options = run_options(args)
     try:
         with (
             running.exit_if(lambda: run is not None and run.pipeline.hangs),
             window or nullcontext(),
             open_run(
-                run_options(args),
+                options,
                 strict=True,
                 on_result=window.write if window else lambda _: None,
                 max_frames=args.max_frames,
                 keep_trying=False,
             ) as run,
         ):
+            if options.outputs.clips is not None:
+                notice = options.outputs.clips.describe(streams=len(run.pipeline.streams))
+                console.print(notice, highlight=False, markup=False, soft_wrap=True)
             _run(console, run, window, max_frames=args.max_frames)
     finally:
         if run is not None:

@@ -10,15 +10,17 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from engines.core.errors import MissingDependencyError, RetinaEdgeError
-from retina_edge.api.running import StreamRun, open_run
+from retina_edge.api.running import RunOptions, StreamRun, open_run
 from retina_edge.cli import argument_types, running
 from retina_edge.cli.stream_options import StreamParser, run_options
 from retina_edge.deployment.systemd import NAME, systemd_service
 from retina_edge.pipeline.pipeline import DEADLINE
 from retina_edge.pipeline.result import Result
+from retina_edge.sinks.retention import Retention
 from retina_edge.system.console import Console
 from retina_edge.system.worker import Worker
 
@@ -66,6 +68,18 @@ def build_parser() -> StreamParser:
         metavar="S",
         help="drop frames and results of live streams that are older than S seconds (default: keep all)",
     )
+    add(
+        "--keep-days",
+        type=argument_types.positive_float,
+        metavar="D",
+        help="delete recordings of --save DIR and clips that are older than D days (default: keep all)",
+    )
+    add(
+        "--keep-gb",
+        type=argument_types.positive_float,
+        metavar="G",
+        help="delete the oldest recordings and clips if all together exceed G times 10^9 bytes (default: keep all)",
+    )
     add("--install-service", action="store_true", help="print a systemd unit that runs this command, and exit")
     return parser
 
@@ -101,6 +115,7 @@ def _serve(args: argparse.Namespace) -> int:
     console = Console()
     generated = args.token is None and not is_loopback(args.host)
     token = secrets.token_urlsafe(24) if generated else args.token
+    options = _serve_options(args)
     events = EventLog()
     run: StreamRun | None = None
 
@@ -113,7 +128,7 @@ def _serve(args: argparse.Namespace) -> int:
         # Listen first: if another server uses the port, it may write to the same output files.
         _listen(args.host, args.port) as listening,
         open_run(
-            run_options(args),
+            options,
             strict=False,
             on_result=on_result,
             deadline=args.deadline,
@@ -139,12 +154,16 @@ def _serve(args: argparse.Namespace) -> int:
             token=token,
             healthy=lambda: worker.running and not stop.requested,
             outputs=outputs.status,
+            clips=args.clips,
         )
         server = WebServer(app)
         host = f"[{args.host}]" if ":" in args.host else args.host
         console.print(f"http://{host}:{listening.getsockname()[1]}/", highlight=False, markup=False)
         if generated:
             console.print(f"token: {token}", highlight=False)
+        if options.outputs.clips is not None:
+            notice = options.outputs.clips.describe(streams=len(pipeline.streams))
+            console.print(notice, highlight=False, markup=False, soft_wrap=True)
         timeout: float | None = None
         try:
             worker.start()
@@ -164,6 +183,17 @@ def _serve(args: argparse.Namespace) -> int:
     if stop.number == signal.SIGINT:
         raise KeyboardInterrupt
     return 1 if any(stream.errors for stream in pipeline.streams) else 0
+
+
+def _serve_options(args: argparse.Namespace) -> RunOptions:
+    """Return the options of the run, with what is kept of recordings and clips."""
+    options = run_options(args)
+    if args.keep_days is None and args.keep_gb is None:
+        return options
+    recorded = args.save is not None and args.save.suffix.lower() != ".mp4"
+    if not recorded and args.clips is None:
+        raise RetinaEdgeError("--keep-days, --keep-gb: expected --save DIR or --clips DIR, got neither folder")
+    return replace(options, outputs=replace(options.outputs, keep=Retention(args.keep_days, args.keep_gb)))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -202,7 +232,7 @@ def _output_folders(args: argparse.Namespace) -> list[Path]:
     """Return the folders that outputs are written to, without folders that systemd makes writable anyway."""
     saved = args.save.parent if args.save is not None and args.save.suffix.lower() == ".mp4" else args.save
     files = [path.parent for path in (args.json, args.csv) if path is not None]
-    folders = {path.absolute() for path in (saved, args.spool, *files) if path is not None}
+    folders = {path.absolute() for path in (saved, args.spool, args.clips, *files) if path is not None}
     return sorted(folder for folder in folders if Path("/var/lib", NAME) not in (folder, *folder.parents))
 
 

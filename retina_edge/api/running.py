@@ -124,6 +124,7 @@ def open_run(
         contract = detector.contract
 
         def pass_on(_stream: Stream, result: Result) -> None:
+            result = outputs.name_clips(result)
             on_result(result)
             outputs.write(result)
 

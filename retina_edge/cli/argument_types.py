@@ -84,6 +84,19 @@ def positive_float(text: str) -> float:
     return value
 
 
+def clip_seconds(text: str) -> float:
+    """Convert text to seconds before or after an event: 0 to 60.
+
+    Examples:
+        >>> clip_seconds("2.5")
+        2.5
+    """
+    value = to_float(text)
+    if not 0 <= value <= 60:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0 to 60, got {text!r}")
+    return value
+
+
 def frame_rate(text: str) -> float:
     """Convert text to a rate in frames per second: above 0 and at most 1000.
 

@@ -14,6 +14,7 @@ from retina_edge.cli.argument_files import with_files
 from retina_edge.cli.tile_options import add_tile_options, tile_options
 from retina_edge.cli.verb_parser import VerbParser
 from retina_edge.detections import DEFAULT_SCORE
+from retina_edge.sinks.clip_options import ClipOptions
 from retina_edge.sinks.output_options import OutputOptions
 from retina_edge.tracking import zones
 from retina_edge.tracking.analysis import TrackingOptions
@@ -130,6 +131,21 @@ class StreamParser(VerbParser):
             "user or the service)",
         )
 
+        group.add_argument(
+            "--clips",
+            type=Path,
+            metavar="DIR",
+            help="folder for a short video of each zone and line event, which begins before the event (default: no "
+            "clips)",
+        )
+        for name, side in (("before", "before an event"), ("after", "after it")):
+            group.add_argument(
+                f"--{name}",
+                type=argument_types.clip_seconds,
+                metavar="S",
+                help=f"seconds of a clip {side}, 0 to 60 (default: 5)",
+            )
+
     def _add_tracking_options(self, group: argparse._ArgumentGroup) -> None:
         group.add_argument(
             "--track", action="store_true", help="follow objects from frame to frame; --zone and --line imply it"
@@ -173,6 +189,10 @@ class StreamParser(VerbParser):
         except RetinaEdgeError as error:
             self.error(str(error))
         parsed = super().parse_args(arguments, namespace)
+        if parsed.clips is None and (parsed.before is not None or parsed.after is not None):
+            self.error("--before and --after: expected --clips DIR with them, got no folder for clips")
+        if parsed.clips is not None and not (parsed.zone or parsed.line):
+            self.error("--clips: expected a --zone or --line, because clips show their events; got neither")
         parsed.tiles = tile_options(self, parsed)
         return parsed
 
@@ -198,6 +218,13 @@ def run_options(args: argparse.Namespace) -> RunOptions:
         tracking=TrackingOptions(
             args.track or args.tracker is not None, [*args.zone, *args.line], args.anchor, args.tracker or TRACKERS[0]
         ),
-        outputs=OutputOptions(args.save, args.json, args.csv, args.events, args.spool),
+        outputs=OutputOptions(args.save, args.json, args.csv, args.events, args.spool, _clip_options(args)),
         fps=args.fps,
     )
+
+
+def _clip_options(args: argparse.Namespace) -> ClipOptions | None:
+    if args.clips is None:
+        return None
+    seconds = {name: getattr(args, name) for name in ("before", "after") if getattr(args, name) is not None}
+    return ClipOptions(args.clips, **seconds)

@@ -9,9 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from retina_edge.pipeline.stream import Stream
+from retina_edge.sinks.clip_options import ClipOptions
+from retina_edge.sinks.clip_sink import ClipSink
 from retina_edge.sinks.output_checks import check_outputs
 from retina_edge.sinks.outputs import Outputs, open_outputs
 from retina_edge.sinks.per_stream_sink import sink_for_stream
+from retina_edge.sinks.retention import Retention, Sweeper
 from retina_edge.sinks.retrying_sink import RetryingSink
 from retina_edge.sinks.sink import Sink
 from retina_edge.sources.frames import Source
@@ -27,6 +30,8 @@ class OutputOptions:
         csv: file for detections as a table; None for no file.
         receivers: addresses that events are delivered to, ``mqtt://`` or ``https://``.
         spool: folder for events that wait for delivery; None for the user's own.
+        clips: folder of clips of events, and what they show; None for no clips.
+        keep: what is kept of recordings in the folder ``save`` and of clips; None to keep all.
 
     Examples:
         >>> from retina_edge.sources.opening import open_sources
@@ -41,6 +46,8 @@ class OutputOptions:
     csv: Path | None = None
     receivers: Sequence[str] = ()
     spool: Path | None = None
+    clips: ClipOptions | None = None
+    keep: Retention | None = None
 
     def check(self, model: Path, sources: Sequence[Source], *, endless: bool) -> None:
         """Refuse outputs that would overwrite the model, a source or one another.
@@ -84,6 +91,7 @@ class OutputOptions:
             )
             return make() if strict else RetryingSink(f"{self.save}, {name}", make)
 
+        clips = None if self.clips is None else (self.clips.folder, ClipSink(self.clips, sources))
         return open_outputs(
             jsonl=self.jsonl,
             csv=self.csv,
@@ -91,5 +99,12 @@ class OutputOptions:
             open_sink=open_sink,
             receivers=self.receivers,
             spool=self.spool,
+            clips=clips,
+            sweeper=None if self.keep is None else Sweeper(self._kept_folders(), self.keep),
             strict=strict,
         )
+
+    def _kept_folders(self) -> list[Path]:
+        """Return the folders in which old files are deleted."""
+        folders = [self.save, None if self.clips is None else self.clips.folder]
+        return [folder for folder in folders if folder is not None and folder.suffix.lower() != ".mp4"]

@@ -18,8 +18,10 @@ from retina_edge.delivery.event_dispatcher import EventDispatcher
 from retina_edge.delivery.receivers import deliver_to
 from retina_edge.pipeline.result import Result
 from retina_edge.sinks.background_sink import BackgroundSink
+from retina_edge.sinks.clip_sink import ClipSink
 from retina_edge.sinks.csv_sink import CsvSink
 from retina_edge.sinks.per_stream_sink import PerStreamSink
+from retina_edge.sinks.retention import Sweeper
 from retina_edge.sinks.retrying_sink import RetryingSink
 from retina_edge.sinks.sink import Sink
 from retina_edge.sinks.text_sink import JsonlSink, TextFileSink
@@ -82,12 +84,21 @@ class Outputs:
         files: sinks by name; their background threads already run.
         receivers: deliveries to the receivers of events, by name.
         events: dispatcher that puts events into the spools of the receivers.
+        clips: sink of clips, which is one of the files; None without clips.
     """
 
     def __init__(
-        self, files: Mapping[str, BackgroundSink], receivers: Mapping[str, DeliveryWorker], events: EventDispatcher
+        self,
+        files: Mapping[str, BackgroundSink],
+        receivers: Mapping[str, DeliveryWorker],
+        events: EventDispatcher,
+        clips: ClipSink | None = None,
     ) -> None:
-        self._files, self._receivers, self._events = files, receivers, events
+        self._files, self._receivers, self._events, self._clips = files, receivers, events, clips
+
+    def name_clips(self, result: Result) -> Result:
+        """Return the result with events that name their clips, to be written next; unchanged without clips."""
+        return result if self._clips is None else self._clips.name_clips(result)
 
     def write(self, result: Result) -> None:
         """Pass a result to the files and its events to the receivers. A failed file counts the result as lost."""
@@ -133,6 +144,8 @@ def open_outputs(
     open_sink: Callable[[str], Sink] | None = None,
     receivers: Sequence[str] = (),
     spool: Path | None = None,
+    clips: tuple[Path, ClipSink] | None = None,
+    sweeper: Sweeper | None = None,
     strict: bool,
 ) -> Iterator[Outputs]:
     """Open files and event deliveries for the duration of the block.
@@ -148,6 +161,8 @@ def open_outputs(
         open_sink: callback that returns the sink of a stream for ``save``, given the name of the stream.
         receivers: addresses that events are delivered to, ``mqtt://`` or ``https://``.
         spool: folder for waiting events, with one file for each receiver; None for ``event_spool()``.
+        clips: folder and sink of clips, not entered yet; None for no clips.
+        sweeper: sweeper of old recordings and clips, not entered yet; None to keep all.
         strict: True to overwrite older files and to raise errors.
 
     Raises:
@@ -179,6 +194,8 @@ def open_outputs(
             sinks.append((path, make() if strict else RetryingSink(str(path), make)))
     if save is not None and open_sink is not None:
         sinks.append((save, PerStreamSink(open_sink)))
+    if clips is not None:
+        sinks.append(clips)
     with ExitStack() as stack:
         deliveries = [
             stack.enter_context(deliver_to(address, path)) for address, path in zip(receivers, spools, strict=True)
@@ -189,10 +206,13 @@ def open_outputs(
         ]
         for file in files:
             stack.enter_context(file)
+        if sweeper is not None:
+            stack.enter_context(sweeper)
         outputs = Outputs(
             dict(zip(_names(str(path) for path, _ in sinks), files, strict=True)),
             dict(zip(_names(delivery.state.name for delivery in deliveries), deliveries, strict=True)),
             events,
+            None if clips is None else clips[1],
         )
         opened = stack.pop_all()
     try:

@@ -30,6 +30,7 @@ class Event:
         captured: time of capture of that frame, in UTC; for a file, the time at which it was read.
         counts: counts of the region, including this event.
         timestamp: time of that frame in its source, in seconds, as in ``Frame``; None for an image file without a rate.
+        clip: file name of the clip that shows the event; None without clips.
 
     Raises:
         ValueError: if a crossing has no direction, another event has one, or the time is not in UTC.
@@ -55,6 +56,7 @@ class Event:
     captured: datetime
     counts: Mapping[str, int]
     timestamp: float | None = None
+    clip: str | None = None
 
     def __post_init__(self) -> None:
         if self.direction not in (("in", "out") if self.kind == "crossed" else (None,)):
@@ -63,8 +65,11 @@ class Event:
             raise ValueError(f"captured: expected a time in UTC with its time zone, got {self.captured!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the event as a dict for ``json.dumps``. The time is ISO 8601 to the millisecond, with Z for UTC."""
-        return {
+        """Return the event as a dict for ``json.dumps``. The time is ISO 8601 to the millisecond, with Z for UTC.
+
+        ``clip`` is left out if there is none.
+        """
+        values = {
             "time": utc_iso(self.captured),
             "timestamp": None if self.timestamp is None else round(self.timestamp, 6),
             "stream": self.stream,
@@ -79,3 +84,4 @@ class Event:
             "height": self.size[0],
             "counts": dict(self.counts),
         }
+        return values if self.clip is None else {**values, "clip": self.clip}

@@ -1,10 +1,11 @@
-"""The web application of a running pipeline: API, page and metrics. No path of a request reaches the file system."""
+"""The web application of a pipeline: API, page and metrics. Of requests, only names of clips reach the disk."""
 
 from __future__ import annotations
 
 import html
 import importlib.resources
 import json
+import pathlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from retina_edge.pipeline.stream import StreamStatus
 from retina_edge.sinks.outputs import OutputStatus
 from retina_edge.web import live_video
 from retina_edge.web.access import AccessControl
+from retina_edge.web.clip_routes import add_clip_routes
 from retina_edge.web.event_log import EventLog
 from retina_edge.web.live_video import MjpegResponse, ViewerLimit
 from retina_edge.web.metrics import exposition
@@ -52,6 +54,7 @@ def create_app(
     token: str | None,
     healthy: Callable[[], bool],
     outputs: Callable[[], list[OutputStatus]] = list,
+    clips: pathlib.Path | None = None,
 ) -> AccessControl:
     """Return the web application, behind its access control.
 
@@ -61,6 +64,7 @@ def create_app(
         token: access token, required on every request; None on loopback.
         healthy: function that returns True while the pipeline runs.
         outputs: function that returns the status of every output; by default there are no outputs.
+        clips: folder of the clips of events; None without clips, when the API does not have them.
     """
     # A proxy may serve the application under a path, so every address in its answers is relative: that of the API, and
     # no redirects from /path/ to /path, which would be absolute.
@@ -172,6 +176,9 @@ def create_app(
         if content is None:
             raise HTTPException(404, "no event has this number, or the event is no longer kept")
         return Response(content, media_type="image/jpeg")
+
+    if clips is not None:
+        add_clip_routes(app, clips, preview_of, problems=not_found)
 
     @app.get("/api/score")
     def score() -> Score:

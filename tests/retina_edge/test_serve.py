@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -261,6 +261,41 @@ def test_events_reach_their_receiver(model: Path, tmp_path: Path) -> None:
     assert len({event["id"] for event in received}) == len(received)
 
 
+@needs_rtsp
+def test_a_camera_has_clips_and_old_recordings_are_deleted(model: Path, tmp_path: Path) -> None:
+    """A zone covers the whole frame, so every object enters it. The event names its clip, which the API has."""
+    video, lines = write_video(tmp_path / "v.mp4", count=50), tmp_path / "out.jsonl"
+    clips, saved = tmp_path / "clips", tmp_path / "saved"
+    saved.mkdir()
+    old, other = saved / "cam-20200101T000000Z.mkv", saved / "holiday.mkv"
+    old.write_bytes(bytes(1000))
+    other.write_bytes(bytes(1000))
+    # Nothing is deleted by age for a day after a long pause, so a newer file shows that there was none.
+    (saved / f"cam-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-2.mkv").write_bytes(bytes(1000))
+    with RtspServer({"/a": video}) as server:
+        arguments = [f"cam={server.url('/a')}", "--zone", "all=0,0 1,0 1,1 0,1", "--score", "0.1", "--json", lines]
+        arguments += ["--clips", clips, "--before", "1", "--after", "0.1", "--save", saved, "--keep-days", "7"]
+        with serve(model, *arguments) as serving:
+            assert serving.process.stdout is not None
+            assert "1 s before and 0.1 s after each event" in serving.process.stdout.readline()
+            url = f"{serving.url}/api/streams/cam/clips"
+            until(lambda: httpx.get(url).json())
+            (first, *_) = httpx.get(url).json()[::-1]
+            content = httpx.get(f"{url}/{first['name']}").content
+            shown = [event.get("clip") for event in httpx.get(f"{serving.url}/api/events?limit=100").json()]
+            until(lambda: not old.exists())
+            returned, errors = serving.end(signal.SIGTERM)
+    assert returned == 0, errors
+    assert other.exists()
+    assert content == (clips / first["name"]).read_bytes()
+    assert first["name"] in shown
+    written = [event for line in lines.read_text().splitlines() for event in json.loads(line)["events"]]
+    assert first["events"][0] in written
+    assert all((clips / event["clip"]).exists() for event in written)
+    assert sorted({path.suffix for path in clips.iterdir()}) == [".json", ".webm"]
+    assert count_frames(clips / first["name"])[0] / 15 == pytest.approx(first["duration"], abs=0.2)
+
+
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
 FULL_DISK_ERROR = r"outputs failed: /dev/full: \d+ results lost \(.*No space left on device: '/dev/full'\)"
 
@@ -313,6 +348,8 @@ def states(serving: Serving) -> dict[str, str]:
         (["0", "--score", "0.001"], "score: expected 0.05 <= score < 1"),
         (["0", "--events", "ftp://x/y"], "ftp"),
         (["0", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
+        (["0", "--keep-days", "3"], "--keep-days, --keep-gb: expected --save DIR or --clips DIR, got neither folder"),
+        (["0", "--clips", "/dev/null/clips", "--line", "gate=0,0.5 1,0.5"], "/dev/null/clips"),
     ],
 )
 def test_a_wrong_argument_is_an_error_of_one_line(
@@ -334,6 +371,23 @@ def test_a_port_in_use_is_an_error_that_leaves_the_outputs(
         assert main([str(model), "0", "--port", port, "--json", str(lines)]) == 1
     assert lines.read_text() == "output of the server that uses the port\n"
     assert f"cannot listen on 127.0.0.1, port {port} (Address already in use); give another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--after", "3"], "--before and --after: expected --clips DIR with them"),
+        (["--clips", "c"], "--clips: expected a --zone or --line, because clips show their events; got neither"),
+        (["--clips", "c", "--before", "61"], "argument --before: expected seconds from 0 to 60, got '61'"),
+        (["--keep-gb", "0"], "argument --keep-gb: expected a number above 0, got '0'"),
+    ],
+)
+def test_options_of_clips_that_cannot_work_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["m.onnx", "0", *arguments])
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_abbreviated_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,6 +416,7 @@ def test_the_printed_unit_contains_no_credentials(model: Path, capsys: pytest.Ca
             ["--json", "/data/a/o.jsonl", "--csv", "/data/a/o.csv", "--save", "/rec", "--spool", "/s"],
             ["/data/a", "/rec", "/s"],
         ),
+        (["--clips", "/clips", "--zone", "lawn=0,0 1,0 1,1"], ["/clips"]),
         (["--save", "/rec/o.mp4"], ["/rec"]),
     ],
 )

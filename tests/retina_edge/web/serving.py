@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -52,8 +53,10 @@ class Served:
 
 
 @contextmanager
-def serving(token: str | None = None, sources: dict[str, Callable[[], Source]] | None = None) -> Iterator[Served]:
-    """Serve two cameras that work and one that does not, or the given sources."""
+def serving(
+    token: str | None = None, sources: dict[str, Callable[[], Source]] | None = None, *, clips: Path | None = None
+) -> Iterator[Served]:
+    """Serve two cameras that work and one that does not, or the given sources; with a folder of clips or without."""
     sources = sources or {
         "north": partial(Made, "north", rate=30, live=True, size=(120, 160)),
         "south": partial(Made, "south", rate=30, live=True, size=(96, 64)),
@@ -62,7 +65,7 @@ def serving(token: str | None = None, sources: dict[str, Callable[[], Source]] |
     events = EventLog()
     pipeline = Pipeline(Detector(StandIn(contract())), sources, on_result=lambda *_: None, score=0.4)
     runner = threading.Thread(target=pipeline.run)
-    app = create_app(pipeline, events, token=token, healthy=runner.is_alive, outputs=lambda: OUTPUTS)
+    app = create_app(pipeline, events, token=token, healthy=runner.is_alive, outputs=lambda: OUTPUTS, clips=clips)
     server = WebServer(app)
     server.config.timeout_graceful_shutdown = 1  # so that tests end sooner
     listening = socket.create_server(("127.0.0.1", 0))
