@@ -17,7 +17,8 @@ from retina_edge.detections import DEFAULT_SCORE
 from retina_edge.sinks.output_options import OutputOptions
 from retina_edge.tracking import zones
 from retina_edge.tracking.analysis import TrackingOptions
-from retina_edge.tracking.counting import ANCHORS
+from retina_edge.tracking.region_counter import ANCHORS
+from retina_edge.tracking.zone_counter import inertia
 
 EPILOG = (
     "@FILE stands for the arguments in that file, one per line; lines that begin with # are comments. Use such a file "
@@ -131,7 +132,9 @@ class StreamParser(VerbParser):
 
     def _add_tracking_options(self, group: argparse._ArgumentGroup) -> None:
         group.add_argument(
-            "--track", action="store_true", help="follow objects from frame to frame; --zone and --line imply it"
+            "--track",
+            action="store_true",
+            help="follow objects from frame to frame; --zone, --line and --regions imply it",
         )
         group.add_argument(
             "--zone",
@@ -150,6 +153,27 @@ class StreamParser(VerbParser):
             metavar="LINE",
             help=f"count objects that cross a line, in and out: {zones.LINE_SYNTAX}. May be repeated (default: no "
             "line)",
+        )
+        group.add_argument(
+            "--regions",
+            type=Path,
+            metavar="FILE",
+            help="file of zones, lines and masks that are drawn while serve runs, JSON; serve creates it and saves "
+            "changes in it, detect only reads it (default: no file, and regions cannot be drawn)",
+        )
+        group.add_argument(
+            "--dwell",
+            type=_dwell,
+            metavar="S",
+            help="seconds after which an object that stays in a zone is an event, once per visit; a zone of --regions "
+            "may have its own (default: no such event)",
+        )
+        group.add_argument(
+            "--inertia",
+            type=inertia,
+            metavar="M/N",
+            help="against flicker at the border of a zone: an object enters or leaves after M of its last N frames "
+            "on the other side (default: 1/1, at once)",
         )
         group.add_argument(
             "--anchor",
@@ -188,7 +212,23 @@ def run_options(args: argparse.Namespace) -> RunOptions:
         batch=args.batch,
         bit_depth=args.bit_depth,
         tiles=args.tiles,
-        tracking=TrackingOptions(args.track, [*args.zone, *args.line], args.anchor),
+        tracking=TrackingOptions(
+            args.track,
+            [*args.zone, *args.line],
+            args.anchor,
+            dwell=args.dwell,
+            inertia=args.inertia,
+            regions_file=args.regions,
+        ),
         outputs=OutputOptions(args.save, args.json, args.csv, args.events, args.spool),
         fps=args.fps,
     )
+
+
+def _dwell(text: str) -> float:
+    seconds = argument_types.to_float(text)
+    try:
+        zones.check_dwell(seconds)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return seconds

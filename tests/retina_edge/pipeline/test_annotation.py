@@ -10,7 +10,8 @@ import pytest
 from retina_edge import Detections
 from retina_edge.imaging.drawing import PALETTE, color_of, label_size
 from retina_edge.pipeline.annotation import annotate
-from retina_edge.tracking.counting import LineCounter, Tally
+from retina_edge.tracking.counting import LineCounter
+from retina_edge.tracking.region_counter import Tally
 from retina_edge.tracking.zones import line, zone
 
 GATE = Tally(zone("gate=100,100px 300,100px 300,300px 100,300px"), {"inside": {"a": 2}, "entered": {"a": 3, "b": 1}})

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from retina_edge.tracking.analysis import TrackingOptions
 from retina_edge.web import access
 from tests.retina_edge.web.serving import Served, serving_an_event
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Served]:
     """A server without a limit on the rate of changes, which ``test_access`` tests.
 
     On a fast machine the limit would refuse most changes, and the fuzzer would warn about them.
     """
     monkeypatch.setattr(access, "CHANGE_RATE", (1e6, 1e6))
-    with serving_an_event() as server:
+    with serving_an_event(TrackingOptions(regions_file=tmp_path / "regions.json")) as server:
         yield server
 
 
