@@ -141,7 +141,7 @@ def add_region_routes(app: FastAPI, store: RegionStore, stream_of: Callable[[str
         store: the regions.
         stream_of: function that returns the stream of a name, or raises an HTTPException with status 404.
     """
-    refused: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (403, 404, 422, 429, 503)}
+    refused: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 403, 404, 422, 429, 503)}
     unknown: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (404, 422)}
 
     def answer(name: str) -> dict[str, Any]:

@@ -143,7 +143,8 @@ def test_a_zone_has_a_limit_of_its_own() -> None:
     own = Zone("gate", GATE.points, unit="px", dwell=0.2)
     counter = ZoneCounter(own, stream="yard", dwell=5.0)
     events = [event for i in range(10) for event in show(counter, [(150.0, 200.0)], seconds=i * STEP)]
-    assert [(event.kind, event.dwell) for event in events] == [("entered", None), ("dwelled", pytest.approx(0.2))]
+    assert [event.kind for event in events] == ["entered", "dwelled"]
+    assert events[1].dwell == pytest.approx(0.2)
 
 
 def test_without_a_limit_nothing_dwells_and_the_counts_are_as_before() -> None:
@@ -170,7 +171,8 @@ def test_a_clock_that_is_set_back_keeps_the_dwell_time() -> None:
     show(counter, [(150.0, 200.0)], seconds=100.6)
     assert show(counter, [(150.0, 200.0)], seconds=7.0) == []
     (event,) = show(counter, [(150.0, 200.0)], seconds=7.5)
-    assert (event.kind, event.dwell) == ("dwelled", pytest.approx(1.1))
+    assert event.kind == "dwelled"
+    assert event.dwell == pytest.approx(1.1)
 
 
 # Changes of a region
@@ -196,7 +198,8 @@ def test_a_move_keeps_the_totals_and_makes_no_crossing() -> None:
         assert show(counter, points, seconds=i * STEP) == []
     # Track 1 is in the zone since 0.1 s, when the zone came to it.
     (dwelled,) = show(counter, points, seconds=0.4)
-    assert (dwelled.kind, dwelled.track, dwelled.dwell) == ("dwelled", 1, pytest.approx(0.3))
+    assert (dwelled.kind, dwelled.track) == ("dwelled", 1)
+    assert dwelled.dwell == pytest.approx(0.3)
     # What moves now, counts: track 1 leaves, track 2 enters.
     events = show(counter, [(150.0, 200.0), (550.0, 200.0), (400.0, 200.0)], seconds=0.5)
     assert [(event.kind, event.track) for event in events] == [("left", 1), ("entered", 2)]
@@ -265,7 +268,8 @@ def test_a_rename_or_another_limit_keeps_counts_and_visits() -> None:
     show(counter, [(150.0, 200.0)], seconds=0.0)
     counter.replace(Zone("entry", GATE.points, unit="px", dwell=0.3))
     (event,) = show(counter, [(150.0, 200.0)], seconds=0.3)
-    assert (event.region, event.kind, event.dwell) == ("entry", "dwelled", pytest.approx(0.3))
+    assert (event.region, event.kind) == ("entry", "dwelled")
+    assert event.dwell == pytest.approx(0.3)
     assert counter.tally().counts == {"inside": 1, "entered": 1, "left": 0, "dwelled": 1}
 
 

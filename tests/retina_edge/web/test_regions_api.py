@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.sync.client import ClientConnection, connect
 
 from retina_edge.tracking.analysis import TrackingOptions
-from retina_edge.tracking.zones import line, zone
+from retina_edge.tracking.zones import Line, Zone, line, zone
 from retina_edge.web import access
 from tests.retina_edge.web.serving import TOKEN, Served, serving
 from tests.waiting import wait_for
@@ -34,7 +34,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(file: Path) -> Iterator[Served]:
     """A server with a file of regions, and a line and a zone of the command line; without a limit on changes."""
-    fixed = [line("north:exit=0.1,0.5 0.9,0.5"), zone("north:half=0,0px 80,0px 80,120px 0,120px")]
+    fixed: list[Zone | Line] = [line("north:exit=0.1,0.5 0.9,0.5"), zone("north:half=0,0px 80,0px 80,120px 0,120px")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(access, "CHANGE_RATE", (1e6, 1e6))
         with serving(tracking=TrackingOptions(regions=fixed, regions_file=file, dwell=0.2)) as made:
