@@ -155,6 +155,7 @@ def _serve(args: argparse.Namespace) -> int:
             healthy=lambda: worker.running and not stop.requested,
             outputs=outputs.status,
             clips=args.clips,
+            regions=run.regions,
         )
         server = WebServer(app)
         host = f"[{args.host}]" if ":" in args.host else args.host
@@ -231,7 +232,7 @@ def _print_service(args: argparse.Namespace, arguments: Sequence[str]) -> int:
 def _output_folders(args: argparse.Namespace) -> list[Path]:
     """Return the folders that outputs are written to, without folders that systemd makes writable anyway."""
     saved = args.save.parent if args.save is not None and args.save.suffix.lower() == ".mp4" else args.save
-    files = [path.parent for path in (args.json, args.csv) if path is not None]
+    files = [path.parent for path in (args.json, args.csv, args.regions) if path is not None]
     folders = {path.absolute() for path in (saved, args.spool, args.clips, *files) if path is not None}
     return sorted(folder for folder in folders if Path("/var/lib", NAME) not in (folder, *folder.parents))
 

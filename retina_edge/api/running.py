@@ -21,6 +21,7 @@ from retina_edge.sources.frames import Source, check_fps
 from retina_edge.sources.stream_names import named_sources, with_bit_depth
 from retina_edge.system.stop_request import StopRequest, stop_on_signal
 from retina_edge.tracking.analysis import TrackingOptions
+from retina_edge.tracking.region_store import RegionStore
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,14 @@ class StreamRun:
         sources: a source for each stream, by name. These sources only describe the streams; the pipeline opens its own
             ones.
         pipeline: the pipeline over all streams.
+        regions: zones, lines and masks of the streams, which may be changed while it runs.
         outputs: files and event receivers.
         stop: request to end the pipeline, which Ctrl-C and SIGTERM set.
     """
 
     sources: Mapping[str, Source]
     pipeline: Pipeline
+    regions: RegionStore
     outputs: Outputs
     stop: StopRequest
 
@@ -122,6 +125,7 @@ def open_run(
         loaded = stack.enter_context(Detector.load(options.model, device=options.device))
         detector = options.tiles.apply(loaded, batch=options.batch) if options.tiles else loaded
         contract = detector.contract
+        regions = options.tracking.store(list(named), contract.class_names, editable=not strict)
 
         def pass_on(_stream: Stream, result: Result) -> None:
             result = outputs.name_clips(result)
@@ -133,7 +137,7 @@ def open_run(
             with_bit_depth(named, options.bit_depth or contract.bit_depth),
             on_result=pass_on,
             on_end=lambda stream: outputs.end(stream.name),
-            analyze=options.tracking.analyzers(list(named), contract.class_names),
+            analyze=options.tracking.analyzers(regions),
             score=options.score,
             batch=1 if options.tiles else options.batch,
             **pipeline_options,
@@ -144,7 +148,7 @@ def open_run(
             stop_on_signal(pipeline.stop) as stop,
             options.outputs.open(sources, pipeline.streams, strict=strict) as outputs,
         ):
-            yield StreamRun(sources, pipeline, outputs, stop)
+            yield StreamRun(sources, pipeline, regions, outputs, stop)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from retina_edge.sinks.outputs import OutputStatus
 from retina_edge.system.console import Console
 from retina_edge.system.printable import printable
 from retina_edge.system.table import Table
-from retina_edge.tracking.counting import Tally
+from retina_edge.tracking.region_counter import Tally
 from retina_edge.tracking.zones import Zone
 
 # Stages of a run, in the order of the table.

@@ -18,8 +18,9 @@ from retina_edge.sinks.clip_options import ClipOptions
 from retina_edge.sinks.output_options import OutputOptions
 from retina_edge.tracking import zones
 from retina_edge.tracking.analysis import TrackingOptions
-from retina_edge.tracking.counting import ANCHORS
+from retina_edge.tracking.region_counter import ANCHORS
 from retina_edge.tracking.tracker_names import TRACKERS
+from retina_edge.tracking.zone_counter import inertia
 
 EPILOG = (
     "@FILE stands for the arguments in that file, one per line; lines that begin with # are comments. Use such a file "
@@ -148,7 +149,9 @@ class StreamParser(VerbParser):
 
     def _add_tracking_options(self, group: argparse._ArgumentGroup) -> None:
         group.add_argument(
-            "--track", action="store_true", help="follow objects from frame to frame; --zone and --line imply it"
+            "--track",
+            action="store_true",
+            help="follow objects from frame to frame; --zone, --line and --regions imply it",
         )
         group.add_argument(
             "--tracker",
@@ -175,6 +178,27 @@ class StreamParser(VerbParser):
             "line)",
         )
         group.add_argument(
+            "--regions",
+            type=Path,
+            metavar="FILE",
+            help="file of zones, lines and masks that are drawn while serve runs, JSON; serve creates it and saves "
+            "changes in it, detect only reads it (default: no file, and regions cannot be drawn)",
+        )
+        group.add_argument(
+            "--dwell",
+            type=_dwell,
+            metavar="S",
+            help="seconds after which an object that stays in a zone is an event, once per visit; a zone of --regions "
+            "may have its own (default: no such event)",
+        )
+        group.add_argument(
+            "--inertia",
+            type=inertia,
+            metavar="M/N",
+            help="against flicker at the border of a zone: an object enters or leaves after M of its last N frames "
+            "on the other side (default: 1/1, at once)",
+        )
+        group.add_argument(
             "--anchor",
             choices=ANCHORS,
             default=ANCHORS[0],
@@ -191,8 +215,8 @@ class StreamParser(VerbParser):
         parsed = super().parse_args(arguments, namespace)
         if parsed.clips is None and (parsed.before is not None or parsed.after is not None):
             self.error("--before and --after: expected --clips DIR with them, got no folder for clips")
-        if parsed.clips is not None and not (parsed.zone or parsed.line):
-            self.error("--clips: expected a --zone or --line, because clips show their events; got neither")
+        if parsed.clips is not None and not (parsed.zone or parsed.line or parsed.regions):
+            self.error("--clips: expected --zone, --line or --regions, because clips show their events; got none")
         parsed.tiles = tile_options(self, parsed)
         return parsed
 
@@ -216,7 +240,13 @@ def run_options(args: argparse.Namespace) -> RunOptions:
         bit_depth=args.bit_depth,
         tiles=args.tiles,
         tracking=TrackingOptions(
-            args.track or args.tracker is not None, [*args.zone, *args.line], args.anchor, args.tracker or TRACKERS[0]
+            args.track or args.tracker is not None,
+            [*args.zone, *args.line],
+            args.anchor,
+            args.tracker or TRACKERS[0],
+            dwell=args.dwell,
+            inertia=args.inertia,
+            regions_file=args.regions,
         ),
         outputs=OutputOptions(args.save, args.json, args.csv, args.events, args.spool, _clip_options(args)),
         fps=args.fps,
@@ -228,3 +258,12 @@ def _clip_options(args: argparse.Namespace) -> ClipOptions | None:
         return None
     seconds = {name: getattr(args, name) for name in ("before", "after") if getattr(args, name) is not None}
     return ClipOptions(args.clips, **seconds)
+
+
+def _dwell(text: str) -> float:
+    seconds = argument_types.to_float(text)
+    try:
+        zones.check_dwell(seconds)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return seconds

@@ -20,7 +20,7 @@ from retina_edge.imaging.drawing import (
     label_texts,
     line_thickness,
 )
-from retina_edge.tracking.counting import Tally
+from retina_edge.tracking.region_counter import Tally
 from retina_edge.tracking.zones import Line, Zone
 
 # Opacity of the white tint over a zone.
@@ -44,7 +44,7 @@ def annotate(
         tracks: track id of each detection, int64 [N]; negative for a detection without a track. Track 12 is drawn as
             #12 before the class; a narrow box shows only #12.
         tallies: zones and lines with their counts. The arrow of a line points to the side that counts as "in", and
-            has this word at its tip.
+            has this word at its tip. In a zone with a limit on the dwell time, a track shows its dwell time.
 
     Examples:
         >>> frame = np.zeros((120, 160, 3), np.uint8)
@@ -58,7 +58,7 @@ def annotate(
     thickness = line_thickness(annotated)
     for tally in tallies:
         _draw_region(annotated, tally, thickness)
-    draw_boxes(annotated, detections.boxes, detections.labels, _texts(detections, tracks))
+    draw_boxes(annotated, detections.boxes, detections.labels, _texts(detections, tracks, tallies))
     for tally in tallies:
         if isinstance(tally.region, Line):
             _draw_direction(annotated, tally.region, thickness)
@@ -66,12 +66,28 @@ def annotate(
     return annotated
 
 
-def _texts(detections: Detections, tracks: npt.NDArray[np.int64] | None) -> list[tuple[str, str]]:
+def _texts(
+    detections: Detections, tracks: npt.NDArray[np.int64] | None, tallies: Sequence[Tally]
+) -> list[tuple[str, str]]:
     texts = label_texts(detections.names, detections.scores)
     if tracks is None:
         return texts
     rows = zip(texts, tracks.tolist(), strict=True)
-    return [(f"#{track} {text}", f"#{track}") if track >= 0 else (text, short) for (text, short), track in rows]
+    dwell = {track: f" {seconds:.0f} s" for track, seconds in _dwell_times(tallies).items()}
+    return [
+        (f"#{track} {text}{dwell.get(track, '')}", f"#{track}") if track >= 0 else (text, short)
+        for (text, short), track in rows
+    ]
+
+
+def _dwell_times(tallies: Sequence[Tally]) -> dict[int, float]:
+    """Return the dwell time in seconds by track, the longest one of all zones with a limit."""
+    longest: dict[int, float] = {}
+    for tally in tallies:
+        if "dwelled" in tally.by_class:
+            for visit in tally.visits:
+                longest[visit.track] = max(visit.seconds, longest.get(visit.track, 0.0))
+    return longest
 
 
 def _draw_region(image: BgrImage, tally: Tally, thickness: int) -> None:

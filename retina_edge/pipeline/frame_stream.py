@@ -23,8 +23,8 @@ from retina_edge.pipeline.stream import Stream
 from retina_edge.sources.stream_names import named_sources, with_bit_depth
 from retina_edge.system.worker import Worker, in_worker
 from retina_edge.tracking.analysis import TrackingOptions
-from retina_edge.tracking.counting import Tally
 from retina_edge.tracking.events import Event
+from retina_edge.tracking.region_counter import Tally
 from retina_edge.tracking.tracker import Tracks
 from retina_edge.tracking.zones import Line, Zone
 
@@ -165,7 +165,7 @@ class FrameStream(Iterator[StreamedFrame]):
         self._run = run = _Run(
             detector,
             with_bit_depth(named, detector.contract.bit_depth),
-            analyze=tracking.analyzers(list(named), detector.contract.class_names),
+            analyze=tracking.analyzers(tracking.store(list(named), detector.contract.class_names)),
             score=score,
             max_frames=max_frames,
             keep_trying=False,

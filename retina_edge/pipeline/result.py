@@ -11,8 +11,8 @@ from retina_edge.detections import Detections
 from retina_edge.pipeline.annotation import annotate
 from retina_edge.sources.frames import Frame
 from retina_edge.system.timestamps import utc_iso
-from retina_edge.tracking.counting import Tally
 from retina_edge.tracking.events import Event
+from retina_edge.tracking.region_counter import Tally
 from retina_edge.tracking.tracker import Tracks
 
 
@@ -81,6 +81,12 @@ class Result:
             "detections": detections,
             "events": [event.to_dict() for event in self.events],
             "regions": {tally.region.name: tally.counts for tally in self.tallies},
+            "visits": [
+                {"zone": tally.region.name, "track": visit.track, "class": visit.class_name, "seconds": seconds}
+                for tally in self.tallies
+                for visit in tally.visits
+                for seconds in (round(visit.seconds, 3),)
+            ],
         }
 
 

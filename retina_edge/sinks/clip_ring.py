@@ -7,8 +7,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from retina_edge.detections import Detections
-from retina_edge.tracking.counting import Tally
 from retina_edge.tracking.events import Event
+from retina_edge.tracking.region_counter import Tally
 from retina_edge.tracking.tracker import Tracks
 
 # Longest clip of events that follow one another, seconds; longer only if ``before`` and ``after`` together are.

@@ -23,7 +23,7 @@ from retina_edge.sinks.clip_options import ClipOptions, bytes_per_stream
 from retina_edge.sinks.clip_ring import Clip, ClipFrame, ClipRing
 from retina_edge.sinks.clip_writer import ClipWriter
 from retina_edge.sinks.sink import Sink
-from retina_edge.tracking.counting import Tally
+from retina_edge.tracking.region_counter import Tally
 
 # Longer side of the frames of a clip in pixels, JPEG quality from 0 to 100, and most frames per second.
 CLIP_SIDE, JPEG_QUALITY, MAX_FPS = 960, 80, 15.0

@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 from retina_edge.system.timestamps import utc_iso
 
-Kind = Literal["entered", "left", "crossed"]
+Kind = Literal["entered", "left", "dwelled", "crossed"]
 Direction = Literal["in", "out"]
 
 
 @dataclass(frozen=True)
 class Event:
-    """An event of one object, which entered or left a zone, or crossed a line.
+    """An event of one object, which entered or left a zone, dwelled in it, or crossed a line.
 
     Attributes:
-        kind: "entered" or "left" a zone, or "crossed" a line.
+        kind: "entered" or "left" a zone, "dwelled" in it as long as its limit, or "crossed" a line.
         stream: name of the stream, without credentials.
         region: name of the zone or line.
         direction: "in" or "out" for a crossing; None otherwise.
@@ -31,6 +31,7 @@ class Event:
         counts: counts of the region, including this event.
         timestamp: time of that frame in its source, in seconds, as in ``Frame``; None for an image file without a rate.
         clip: file name of the clip that shows the event; None without clips.
+        dwell: dwell time of an object that left a zone or dwelled in it, in seconds; None for the other events.
 
     Raises:
         ValueError: if a crossing has no direction, another event has one, or the time is not in UTC.
@@ -57,6 +58,7 @@ class Event:
     counts: Mapping[str, int]
     timestamp: float | None = None
     clip: str | None = None
+    dwell: float | None = None
 
     def __post_init__(self) -> None:
         if self.direction not in (("in", "out") if self.kind == "crossed" else (None,)):
@@ -83,5 +85,6 @@ class Event:
             "width": self.size[1],
             "height": self.size[0],
             "counts": dict(self.counts),
+            "dwell": None if self.dwell is None else round(self.dwell, 3),
         }
         return values if self.clip is None else {**values, "clip": self.clip}

@@ -1,4 +1,7 @@
-"""Zones and lines, the regions of a frame that objects are counted in: their checks and their command-line syntax."""
+"""Regions of a frame: zones and lines, where objects are counted, and masks, where objects are ignored.
+
+This module holds their checks and the command-line syntax of zones and lines.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.core.errors import RetinaEdgeError
+from retina_edge.system.printable import printable
 
 Point = tuple[float, float]
 Unit = Literal["relative", "px"]
@@ -25,6 +29,8 @@ POINT_SYNTAX = (
 )
 # A zone is flat if twice its area, divided by the square of its perimeter, is less than this limit for rounding errors.
 FLAT = 1e-9
+# Longest limit on the dwell time in a zone, seconds.
+MAX_DWELL = 86400.0
 # The separators in the command-line text of a region.
 RESERVED = ":@="
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
@@ -39,7 +45,7 @@ class ZoneError(RetinaEdgeError, ValueError):
 
 @dataclass(frozen=True)
 class Region:
-    """The common part of zones and lines.
+    """The common part of zones, lines and masks.
 
     Attributes:
         name: name in events and on drawings.
@@ -94,13 +100,8 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Zone(Region):
-    """A polygon of three or more points that does not cross or touch itself. The last side closes it automatically.
-
-    Examples:
-        >>> Zone("gate", ((0.1, 0.2), (0.5, 0.2), (0.5, 0.9)), classes=("car",)).classes
-        ('car',)
-    """
+class Polygon(Region):
+    """A polygon of three or more points that does not cross or touch itself. The last side closes it automatically."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,6 +124,39 @@ class Zone(Region):
         length = sum(math.dist(*side) for side in sides)
         if abs(sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in sides)) < FLAT * length**2:
             raise ZoneError(f"{self.name}: expected a zone with area, got points on one line")
+
+
+@dataclass(frozen=True)
+class Zone(Polygon):
+    """A polygon in which objects are counted.
+
+    Attributes:
+        dwell: seconds after which an object dwells in the zone, which is an event; None for the run's default.
+
+    Examples:
+        >>> Zone("gate", ((0.1, 0.2), (0.5, 0.2), (0.5, 0.9)), classes=("car",)).classes
+        ('car',)
+    """
+
+    dwell: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dwell is not None:
+            try:
+                check_dwell(self.dwell)
+            except ValueError as error:
+                raise ZoneError(f"{self.name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Mask(Polygon):
+    """A polygon in which objects are ignored: a detection with its anchor point inside is dropped before tracking.
+
+    Examples:
+        >>> Mask("street", ((0.1, 0.2), (0.5, 0.2), (0.5, 0.9))).classes
+        ()
+    """
 
 
 @dataclass(frozen=True)
@@ -155,6 +189,19 @@ class Line(Region):
 
 
 AnyRegion = TypeVar("AnyRegion", Zone, Line)
+
+
+def check_dwell(seconds: float) -> None:
+    """Check a limit on the dwell time.
+
+    Raises:
+        ValueError: if it is not above 0 and at most ``MAX_DWELL`` seconds.
+
+    Examples:
+        >>> check_dwell(2.5)
+    """
+    if not 0 < seconds <= MAX_DWELL:
+        raise ValueError(f"dwell: expected seconds above 0 and at most {MAX_DWELL:g}, got {seconds:g}")
 
 
 def zone(text: str) -> Zone:
@@ -206,11 +253,11 @@ def check_regions(regions: Sequence[Region], *, streams: Sequence[str], class_na
             raise ZoneError(f"{region.name}: expected one of the streams {', '.join(streams)}; got {region.stream!r}")
         if unknown := [name for name in region.classes if name not in class_names]:
             known = ", ".join(class_names)
-            raise ZoneError(f"{region.name}: expected classes among {known}; got {', '.join(unknown)}")
+            raise ZoneError(f"{region.name}: expected classes among {known}; got {printable(', '.join(unknown))}")
     for stream in streams:
         names = [region.name for region in regions if region.applies_to(stream)]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise ZoneError(f"{stream}: expected zones and lines with different names, got {twice[0]} twice")
+            raise ZoneError(f"{stream}: expected regions with different names, got {twice[0]} twice")
 
 
 def warn_if_outside(region: Region, size: tuple[int, int]) -> None:

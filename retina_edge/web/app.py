@@ -20,6 +20,7 @@ from retina_edge import __version__
 from retina_edge.pipeline.pipeline import Pipeline
 from retina_edge.pipeline.stream import StreamStatus
 from retina_edge.sinks.outputs import OutputStatus
+from retina_edge.tracking.region_store import RegionStore
 from retina_edge.web import live_video
 from retina_edge.web.access import AccessControl
 from retina_edge.web.clip_routes import add_clip_routes
@@ -27,10 +28,10 @@ from retina_edge.web.event_log import EventLog
 from retina_edge.web.live_video import MjpegResponse, ViewerLimit
 from retina_edge.web.metrics import exposition
 from retina_edge.web.preview import Preview
+from retina_edge.web.regions_api import NAME, Problem, add_region_routes
 
 PAGE = ("index.html", "login.html", "page.css", "page.js", "login.js", "icon.svg")
 TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-NAME = Path(description="name of a stream", max_length=64)
 # An entry of the Attributes section of a docstring: the names of one field or of several, and their description.
 _ATTRIBUTE = re.compile(r"^    ([\w, ]+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 
@@ -41,12 +42,6 @@ class Score(BaseModel):
     score: float = Field(ge=0, lt=1, allow_inf_nan=False, strict=True, description="minimum score of a detection")
 
 
-class Problem(BaseModel):
-    """The reason for which a request was refused."""
-
-    detail: str = Field(description="the reason, and what to do")
-
-
 def create_app(
     pipeline: Pipeline,
     events: EventLog,
@@ -55,6 +50,7 @@ def create_app(
     healthy: Callable[[], bool],
     outputs: Callable[[], list[OutputStatus]] = list,
     clips: pathlib.Path | None = None,
+    regions: RegionStore | None = None,
 ) -> AccessControl:
     """Return the web application, behind its access control.
 
@@ -65,6 +61,7 @@ def create_app(
         healthy: function that returns True while the pipeline runs.
         outputs: function that returns the status of every output; by default there are no outputs.
         clips: folder of the clips of events; None without clips, when the API does not have them.
+        regions: zones, lines and masks of the streams; by default there are none, and none can be drawn.
     """
     # A proxy may serve the application under a path, so every address in its answers is relative: that of the API, and
     # no redirects from /path/ to /path, which would be absolute.
@@ -81,6 +78,7 @@ def create_app(
     files = {name: (importlib.resources.files(__package__) / "page" / name).read_bytes() for name in PAGE}
     previews = {stream.name: Preview(stream) for stream in pipeline.streams}
     viewers = ViewerLimit(live_video.MAX_VIEWERS)
+    store = regions or RegionStore(list(previews), ())
 
     def status() -> list[StreamStatus]:
         return [stream.status() for stream in pipeline.streams]
@@ -104,7 +102,10 @@ def create_app(
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     def metrics() -> Response:
         """Return the metrics of all streams and outputs in Prometheus's text format."""
-        return Response(exposition(status, outputs), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(
+            exposition(status, outputs, counted=pipeline.streams),
+            media_type="text/plain; version=0.0.4; charset=utf-8",
+        )
 
     @app.get("/api/streams")
     def streams() -> list[StreamStatus]:
@@ -194,6 +195,8 @@ def create_app(
             raise HTTPException(400, str(error)) from error
         return Score(score=pipeline.score)
 
+    add_region_routes(app, store, lambda name: preview_of(name).stream)
+
     @app.get("/api", include_in_schema=False)
     def operations() -> HTMLResponse:
         return HTMLResponse(_operations(app.openapi()))
@@ -213,8 +216,8 @@ def create_app(
 
     @app.websocket("/api/watch")
     async def watch(socket: WebSocket) -> None:
-        """Send the frames of all streams: the number of the stream in two bytes, big-endian, then the JPEG."""
-        await live_video.watch(socket, list(previews.values()), viewers, healthy)
+        """Send the frames of all streams, and a text when the regions of a stream have changed."""
+        await live_video.watch(socket, list(previews.values()), viewers, healthy, store.regions)
 
     return AccessControl(app, token)
 

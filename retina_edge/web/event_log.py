@@ -63,4 +63,6 @@ class EventLog:
 def _text(event: Event) -> str:
     """Describe an event in one line."""
     name = f"{event.class_name} {event.track}"
+    if event.dwell is not None and event.kind == "dwelled":
+        return f"{event.stream}: {name} dwelled in {event.region}, {event.dwell:.0f} s"
     return f"{event.stream}: {name} {event.kind} {event.region}" + (f", {event.direction}" if event.direction else "")

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from retina_edge.pipeline.result import Result
+from retina_edge.tracking.region_file import StreamRegions
 from retina_edge.web.preview import Preview
 
 # Largest number of frames per second that a viewer receives of each stream, and of viewers at once.
@@ -87,9 +88,16 @@ class MjpegResponse(Response):
 
 
 async def watch(
-    socket: WebSocket, previews: Sequence[Preview], viewers: ViewerLimit, healthy: Callable[[], bool]
+    socket: WebSocket,
+    previews: Sequence[Preview],
+    viewers: ViewerLimit,
+    healthy: Callable[[], bool],
+    regions: Callable[[str], StreamRegions],
 ) -> None:
-    """Send the newest frames of all streams: the number of the stream in two bytes, big-endian, then the JPEG.
+    """Send the newest frames of all streams, and tell which streams have other regions.
+
+    A frame is the number of the stream in two bytes, big-endian, then the JPEG. When the regions of a stream have
+    changed since the viewer connected, it gets a text: ``{"regions": {"stream": NAME, "revision": N}}``.
 
     A slow viewer gets fewer frames, but no delayed ones. If the limit on viewers is reached, the socket is closed with
     code 1013 (try again later).
@@ -101,9 +109,14 @@ async def watch(
             return
         disconnected = asyncio.ensure_future(socket.receive())
         shown: dict[int, Result] = {}
+        told = [regions(preview.stream.name).revision for preview in previews]
         try:
             while healthy() and not disconnected.done():
                 for number, preview in enumerate(previews):
+                    name = preview.stream.name
+                    if (revision := regions(name).revision) != told[number]:
+                        told[number] = revision
+                        await socket.send_json({"regions": {"stream": name, "revision": revision}})
                     newest = await run_in_threadpool(preview.newest)
                     if newest is not None and newest[0] is not shown.get(number):
                         shown[number] = newest[0]

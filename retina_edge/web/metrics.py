@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from retina_edge.pipeline.stream import State, StreamStatus
+from retina_edge.pipeline.stream import State, Stream, StreamStatus
 from retina_edge.sinks.outputs import OutputStatus
+from retina_edge.system.printable import printable
 
 # Help texts of the counters, by the name of the field of StreamStatus.
 COUNTERS = {
@@ -99,16 +100,63 @@ class OutputCollector(Collector):
         yield from (waiting, up)
 
 
+class RegionCollector(Collector):
+    """A collector that reads the counts of zones and lines at each scrape and keeps no state.
+
+    Args:
+        streams: the streams.
+    """
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self._streams = streams
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of the zones and lines of all streams."""
+        labels = ["stream", "region", "class"]
+        counts = CounterMetricFamily(
+            "retina_edge_region_objects",
+            "Objects that entered, left or dwelled in a zone, or crossed a line in or out.",
+            labels=[*labels, "count"],
+        )
+        inside = GaugeMetricFamily("retina_edge_zone_objects", "Objects in a zone.", labels=labels)
+        visits = SummaryMetricFamily(
+            "retina_edge_zone_visit_seconds", "Dwell time of objects that have left a zone.", labels=labels
+        )
+        longest = GaugeMetricFamily(
+            "retina_edge_zone_longest_visit_seconds", "Longest dwell time of the objects in a zone.", labels=labels[:2]
+        )
+        for stream in self._streams:
+            online = stream.state is State.ONLINE
+            for tally in stream.latest.tallies if stream.latest else ():
+                region = [stream.name, printable(tally.region.name)]
+                for count, by_class in tally.by_class.items():
+                    for name, number in by_class.items():
+                        if count != "inside":
+                            counts.add_metric([*region, printable(name), count], number)
+                        elif online:
+                            inside.add_metric([*region, printable(name)], number)
+                for name, seconds in tally.visit_seconds.items():
+                    visits.add_metric([*region, printable(name)], tally.by_class["left"][name], seconds)
+                if tally.visits and online:
+                    longest.add_metric(region, max(visit.seconds for visit in tally.visits))
+        yield from (counts, inside, visits, longest)
+
+
 def exposition(
-    streams: Callable[[], Sequence[StreamStatus]], outputs: Callable[[], Sequence[OutputStatus]] = list
+    streams: Callable[[], Sequence[StreamStatus]],
+    outputs: Callable[[], Sequence[OutputStatus]] = list,
+    *,
+    counted: Sequence[Stream] = (),
 ) -> bytes:
-    """Return the metrics of all streams and outputs as text.
+    """Return the metrics of all streams, outputs, zones and lines as text.
 
     Args:
         streams: function that returns the status of all streams.
         outputs: function that returns the status of all outputs.
+        counted: the streams whose zones and lines are counted.
     """
     registry = CollectorRegistry()
     registry.register(StreamCollector(streams))
     registry.register(OutputCollector(outputs))
+    registry.register(RegionCollector(counted))
     return generate_latest(registry)

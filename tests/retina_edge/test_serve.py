@@ -377,7 +377,7 @@ def test_a_port_in_use_is_an_error_that_leaves_the_outputs(
     ("arguments", "message"),
     [
         (["--after", "3"], "--before and --after: expected --clips DIR with them"),
-        (["--clips", "c"], "--clips: expected a --zone or --line, because clips show their events; got neither"),
+        (["--clips", "c"], "--clips: expected --zone, --line or --regions, because clips show their events; got none"),
         (["--clips", "c", "--before", "61"], "argument --before: expected seconds from 0 to 60, got '61'"),
         (["--keep-gb", "0"], "argument --keep-gb: expected a number above 0, got '0'"),
     ],

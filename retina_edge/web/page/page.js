@@ -102,6 +102,7 @@ function openVideo() {
   socket = new WebSocket(address);
   socket.binaryType = "arraybuffer";
   socket.onmessage = ({ data }) => {
+    if (typeof data === "string") return; // a change of regions
     const card = cards[new DataView(data).getUint16(0)];
     if (!card) return;
     const image = card.querySelector("img");

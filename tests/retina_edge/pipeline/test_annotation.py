@@ -10,7 +10,8 @@ import pytest
 from retina_edge import Detections
 from retina_edge.imaging.drawing import PALETTE, color_of, label_size
 from retina_edge.pipeline.annotation import annotate
-from retina_edge.tracking.counting import LineCounter, Tally
+from retina_edge.tracking.counting import LineCounter
+from retina_edge.tracking.region_counter import Tally, Visit
 from retina_edge.tracking.zones import line, zone
 
 GATE = Tally(zone("gate=100,100px 300,100px 300,300px 100,300px"), {"inside": {"a": 2}, "entered": {"a": 3, "b": 1}})
@@ -70,6 +71,18 @@ def test_a_label_has_the_track_before_the_class_or_alone(monkeypatch: pytest.Mon
     boxes: list[list[float]] = [[100, 100, 400, 300], [10, 10, 20, 20], [50, 50, 60, 60]]
     annotate(np.zeros((400, 600, 3), np.uint8), make(boxes), tracks=np.array([12, 3, -1], np.int64))
     assert texts == ["0.50", "#3", "#12 a 0.90"]
+
+
+def test_a_track_shows_its_dwell_time_in_a_zone_with_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    for module in ("imaging.drawing", "pipeline.annotation"):
+        monkeypatch.setattr(f"retina_edge.{module}.draw_label", lambda _image, text, *_: texts.append(text))
+    visits = (Visit(12, "a", 7.6),)
+    limited = Tally(GATE.region, {"inside": {"a": 1}, "dwelled": {"a": 1}}, visits)
+    free = Tally(GATE.region, {"inside": {"a": 1}}, (Visit(3, "a", 9.0),))
+    boxes = make([[100, 100, 400, 300], [450, 10, 590, 220]], names=("a", "b"))
+    annotate(np.zeros((400, 600, 3), np.uint8), boxes, tracks=np.array([12, 3], np.int64), tallies=[limited, free])
+    assert {text for text in texts if text.startswith("#")} == {"#12 a 0.90 8 s", "#3 a 0.50"}
 
 
 def test_negative_tracks_and_empty_tallies_change_nothing() -> None:

@@ -32,7 +32,7 @@ from retina_edge.sinks.clip_sink import ClipSink
 from retina_edge.sinks.outputs import open_outputs
 from retina_edge.sinks.video_sink import RESERVED_BYTES
 from retina_edge.sources.frames import Frame
-from retina_edge.tracking.counting import Tally
+from retina_edge.tracking.region_counter import Tally
 from retina_edge.tracking.zones import Zone
 from tests.events import entered
 from tests.small_disk import small_disk

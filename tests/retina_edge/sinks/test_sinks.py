@@ -228,6 +228,7 @@ def test_json_lines_hold_a_line_per_frame(tmp_path: Path) -> None:
     captured = [datetime.fromisoformat(line.pop("captured").replace("Z", "+00:00")) for line in lines]
     assert all(abs((datetime.now(timezone.utc) - moment).total_seconds()) < 10 for moment in captured)
     common = {"stream": "a", "source": "v.mp4", "width": 96, "height": 64, "events": [], "regions": {}}
+    common |= {"visits": []}
     common |= {"age_at_inference": None, "age_at_output": None}
     detection = {"box": [1.0, 2.0, 30.12, 40.0], "score": 0.75, "label": 1, "name": "naïve"}
     assert lines[0] == {**common, "frame": 0, "timestamp": 0.0, "detections": [detection]}

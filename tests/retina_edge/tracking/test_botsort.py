@@ -139,7 +139,7 @@ def test_lost_objects_expire_and_leave_nothing_behind() -> None:
 
 def test_the_stream_passes_its_frames_to_the_tracker() -> None:
     options = TrackingOptions(track=True, tracker="botsort")
-    make = options.analyzers(["yard"], ["car"])
+    make = options.analyzers(options.store(["yard"], ["car"]))
     assert make is not None
     kept, broken = make("yard"), StreamAnalyzer("yard", [])
     for i, (image, found) in enumerate(filmed(SHAKE, OBJECTS)):

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from retina_edge import Detections
-from retina_edge.tracking.counting import LineCounter, Tally, ZoneCounter
+from retina_edge.tracking.counting import LineCounter
 from retina_edge.tracking.events import Event
+from retina_edge.tracking.region_counter import Tally
+from retina_edge.tracking.zone_counter import ZoneCounter
 from retina_edge.tracking.zones import Line, Zone, line, zone
 
 NAMES = ("person", "car")
@@ -350,6 +352,7 @@ def test_an_event_converts_to_json() -> None:
         "width": 600,
         "height": 400,
         "counts": {"in": 1, "out": 0},
+        "dwell": None,
     }
 
 

@@ -106,8 +106,8 @@ def test_points_scale_with_the_frame_unless_in_pixels() -> None:
     [
         (["yrd:a=0,0 1,0 1,1"], "a: expected one of the streams yard, road; got 'yrd'"),
         (["a@lorry=0,0 1,0 1,1"], "a: expected classes among person, car; got lorry"),
-        (["a=0,0 1,0 1,1", "a=0,0 1,0 1,1"], "yard: expected zones and lines with different names, got a twice"),
-        (["a=0,0 1,0 1,1", "road:a=0,0 1,0 1,1"], "road: expected zones"),
+        (["a=0,0 1,0 1,1", "a=0,0 1,0 1,1"], "yard: expected regions with different names, got a twice"),
+        (["a=0,0 1,0 1,1", "road:a=0,0 1,0 1,1"], "road: expected regions"),
     ],
 )
 def test_regions_that_do_not_fit_the_streams_or_the_model_are_refused(texts: list[str], message: str) -> None:

@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from retina_edge.sources.frames import Frame, Source
+from retina_edge.tracking.region_store import RegionStore
 from retina_edge.web import connections, live_video
 from retina_edge.web.live_video import MAX_VIEWERS, ViewerLimit
 from retina_edge.web.preview import Preview
@@ -117,7 +118,7 @@ def test_viewers_that_do_not_read_do_not_delay_the_shutdown() -> None:
 
 def test_stream_numbers_above_255_are_sent() -> None:
     """A folder of videos may contain that many streams."""
-    streams = [SimpleNamespace(latest=None) for _ in range(300)]
+    streams = [SimpleNamespace(name=str(number), latest=None) for number in range(300)]
     streams[298].latest = result()
     sent: list[bytes] = []
 
@@ -132,6 +133,7 @@ def test_stream_numbers_above_255_are_sent() -> None:
             sent.append(data)
 
     previews = [Preview(stream) for stream in streams]  # type: ignore[arg-type]
-    asyncio.run(live_video.watch(Viewer(), previews, ViewerLimit(1), lambda: not sent))  # type: ignore[arg-type]
+    unchanged = RegionStore([stream.name for stream in streams], ()).regions
+    asyncio.run(live_video.watch(Viewer(), previews, ViewerLimit(1), lambda: not sent, unchanged))  # type: ignore[arg-type]
     assert [int.from_bytes(data[:2], "big") for data in sent] == [298]
     assert sent[0][2:4] == b"\xff\xd8"
