@@ -149,8 +149,11 @@ def read_regions(path: Path) -> dict[str, StreamRegions]:
         raise ZoneError(f"{path}: expected JSON in UTF-8, got a damaged file ({reason}); restore a copy") from error
 
 
-def write_regions(path: Path, streams: Mapping[str, StreamRegions]) -> None:
+def write_regions(path: Path, streams: Mapping[str, StreamRegions]) -> bytes:
     """Write the regions that are not read-only, atomically.
+
+    Returns:
+        The content of the file.
 
     Raises:
         OSError: if the file cannot be written; the old file is unchanged.
@@ -172,8 +175,10 @@ def write_regions(path: Path, streams: Mapping[str, StreamRegions]) -> None:
             for name, stream in streams.items()
         },
     }
+    content = json.dumps(values, indent=1).encode() + b"\n"
     with atomic_file(path) as file:
-        file.write(json.dumps(values, indent=1).encode() + b"\n")
+        file.write(content)
+    return content
 
 
 def _points(name: str, values: object) -> tuple[tuple[float, float], ...]:

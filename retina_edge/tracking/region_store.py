@@ -81,6 +81,8 @@ class RegionStore:
         if path is not None and self._editable and not path.exists():
             write_regions(path, {})  # a folder that cannot be written to shows now, not after the first drawing
         saved = {} if path is None else read_regions(path)
+        # The file as this run knows it: what another program wrote there later must not be lost.
+        self._content = b"" if path is None else path.read_bytes()
         self._streams = {
             name: replace(
                 saved.get(name, StreamRegions()),
@@ -193,7 +195,12 @@ class RegionStore:
         assert self._path is not None
         streams = {**self._streams, name: changed}
         try:
-            write_regions(self._path, {**self._others, **streams})
+            if self._path.exists() and self._path.read_bytes() != self._content:
+                raise NotSavedError(
+                    f"the change was not made, because another program has changed {self._path.name}; start serve "
+                    "again, and let only one serve use the file"
+                )
+            self._content = write_regions(self._path, {**self._others, **streams})
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise NotSavedError(

@@ -195,6 +195,19 @@ def test_a_file_system_that_is_read_only_refuses_changes(tmp_path: Path, monkeyp
         store_of(tmp_path / "other.json")
 
 
+def test_what_another_program_wrote_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "regions.json"
+    first, second = store_of(path), store_of(path)
+    first.put("yard", LEFT)
+    with pytest.raises(NotSavedError, match=r"another program has changed regions\.json; start serve again"):
+        second.put("yard", DOOR)
+    assert names(store_of(path)) == ["gate"]
+    assert names(second) == []
+    path.unlink()
+    first.put("yard", DOOR)
+    assert names(store_of(path)) == ["gate", "door"]
+
+
 def test_there_is_a_limit_on_regions(tmp_path: Path) -> None:
     store = store_of(tmp_path / "regions.json")
     for number in range(MAX_REGIONS):

@@ -61,9 +61,10 @@ def drawn(answer: dict[str, Any]) -> list[str]:
 
 def told(socket: ClientConnection) -> dict[str, Any]:
     """Return the next text of the socket, which also carries frames."""
-    while isinstance(message := socket.recv(timeout=5), bytes):
-        pass
-    return dict(json.loads(message))
+    for _ in range(150):  # about three seconds of frames
+        if isinstance(message := socket.recv(timeout=5), str):
+            return dict(json.loads(message))
+    raise AssertionError("no text arrived among 150 frames")
 
 
 def test_regions_of_the_command_line_are_shown_read_only(http: httpx.Client) -> None:
