@@ -51,9 +51,12 @@ class GivenOptions:
         parts = {"model": recipe.model_for(self.model), "augment": recipe.augment, "options": recipe.options}
         for part, values in parts.items():
             given = getattr(self, part)
-            added = {field: value for field, value in values.items() if field not in given and field not in left_open}
-            if given.get("minutes"):  # such a run has no number of epochs
-                added.pop("epochs", None)
+            open_fields = {*given, *left_open}
+            if given.get("minutes"):  # such a run has no number of epochs or steps
+                open_fields |= {"epochs", "warmup_steps"}
+            if given.get("optimizer", values.get("optimizer")) != values.get("optimizer"):
+                open_fields |= {"learning_rate", "weight_decay"}
+            added = {field: value for field, value in values.items() if field not in open_fields}
             found[part] = {**added, **given}
             for option, *words in filter(None, map(option_words, added, added.values())):
                 choices.append(Choice(option, " ".join(words), f"recipe {name}"))

@@ -187,8 +187,11 @@ class TrainingPlan:
         return fit_anchors(self.boxes, self.model.input_size, sizes, self.model.aspect_ratios)
 
 
-# Fields of the options that ``like_teacher`` chooses.
-DECIDED_BY_TEACHER = ("input_size", "backbone_levels", "anchor_sizes", "aspect_ratios", "size")
+def decided_by(teacher: Teacher | None) -> tuple[str, ...]:
+    """Return the fields of options that ``like_teacher`` chooses."""
+    if teacher is None:
+        return ()
+    return ("input_size", "backbone_levels", "anchor_sizes", "aspect_ratios", *(("size",) if teacher.crop else ()))
 
 
 def like_teacher(

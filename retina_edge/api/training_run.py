@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from engines.core.contract import DetectorContract
 from engines.core.errors import ContractError
 from retina_edge.api.given_options import GivenOptions
-from retina_edge.api.training_plan import DECIDED_BY_TEACHER, TrainingPlan, losses_of, model_of
+from retina_edge.api.training_plan import TrainingPlan, decided_by, losses_of, model_of
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.summary import DataSummary
@@ -88,7 +88,7 @@ class TrainingRun:
             given = given.or_else(previous.recipe, last)
             choices = [Choice(**choice) for choice in previous.recipe["choices"]]
         else:
-            left_open = {*(("learning_rate",) if find_lr else ()), *(DECIDED_BY_TEACHER if self.teacher else ())}
+            left_open = {*(("learning_rate",) if find_lr else ()), *decided_by(self.teacher)}
             if source:
                 left_open |= model_of(source).keys() - {"box_loss"}  # the architecture is the checkpoint's
             given, choices = given.with_recipe(recipe, left_open=left_open)

@@ -49,11 +49,17 @@ def _defaults(kind: type, *left_out: str) -> dict[str, Any]:
     return {field.name: field.default for field in fields(kind) if field.name not in left_out}
 
 
+# Fields that belong to a run, and to no recipe.
+_LEFT_OUT = (
+    *("minutes", "seed", "workers", "eval_every", "patience", "qat", "teacher", "teacher_sha256", "distill_weight"),
+    *("min_visible", "mosaic", "copy_paste"),
+)
+
 PAPER = Recipe(
     "the RetinaNet paper, arXiv 1708.02002",
     _defaults(ModelOptions),
-    _defaults(AugmentOptions, "input_size"),
-    _defaults(TrainOptions, "minutes", "qat"),
+    _defaults(AugmentOptions, *_LEFT_OUT, "input_size"),
+    _defaults(TrainOptions, *_LEFT_OUT),
 )
 # The weights of the backbone are left open: ImageNet's if they can be downloaded.
 V2 = Recipe(
@@ -64,9 +70,9 @@ V2 = Recipe(
         "box_loss": "giou",
     },
     # The shorter side of an image is 480 to 800 pixels there.
-    {**_defaults(AugmentOptions, "input_size"), "scale": (0.6, 1.0), "photometric": "none"},
+    {**_defaults(AugmentOptions, *_LEFT_OUT, "input_size"), "scale": (0.6, 1.0), "photometric": "none"},
     {
-        **_defaults(TrainOptions, "minutes", "qat"),
+        **_defaults(TrainOptions, *_LEFT_OUT),
         "epochs": 26,
         "batch": 16,
         "optimizer": "adamw",

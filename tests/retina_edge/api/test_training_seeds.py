@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.core.errors import SinkError, TrainingError
+from engines.core.errors import ContractError, SinkError, TrainingError
 from retina_edge import api
 from retina_edge.api.training_seeds import SeedsResult, train_seeds
 from retina_edge.assets import CHECKPOINT
@@ -151,6 +151,15 @@ def test_inputs_that_any_run_would_replace_are_refused_before_the_first_one(
     with pytest.raises(SinkError, match=rf"{re.escape(name)} would overwrite the (teacher|checkpoint)"):
         train_seeds(tmp_path, tmp_path / "m.pt", seeds=2, **given)
     assert (tmp_path / name).read_text() == "good"
+    assert not runs.calls
+
+
+def test_a_seed_without_room_for_the_others_is_refused_before_the_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = Runs(monkeypatch, 0.1, 0.2)
+    with pytest.raises(ContractError, match=f"seed: expected 0 to {2**63 - 2}, got {2**63 - 1}"):
+        train_seeds(tmp_path, tmp_path / "m.pt", {"seed": 2**63 - 1}, seeds=2)
     assert not runs.calls
 
 

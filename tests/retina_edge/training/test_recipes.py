@@ -46,10 +46,24 @@ def test_given_options_win(name: str) -> None:
     ModelOptions(**complete.model), AugmentOptions(**complete.augment), TrainOptions(**complete.options)
 
 
-def test_a_time_replaces_the_epochs_of_a_recipe() -> None:
+def test_a_time_replaces_the_epochs_and_the_warm_up_of_a_recipe() -> None:
     timed, _ = GivenOptions({}, {}, {"minutes": 5}).with_recipe("v2")
-    assert "epochs" not in timed.options
+    assert not {"epochs", "warmup_steps"} & timed.options.keys()
     assert NOTHING.with_recipe("v2")[0].options["epochs"] == 26
+
+
+def test_another_optimizer_gets_a_rate_of_its_own() -> None:
+    changed, _ = GivenOptions({}, {}, {"optimizer": "sgd"}).with_recipe("v2")
+    assert not {"learning_rate", "weight_decay"} & changed.options.keys()
+    same, _ = GivenOptions({}, {}, {"optimizer": "adamw"}).with_recipe("v2")
+    assert same.options["learning_rate"] == 1e-4
+
+
+def test_what_something_else_decides_stays_open() -> None:
+    left_open, choices = NOTHING.with_recipe("v2", left_open=("learning_rate", "anchor_sizes"))
+    assert "learning_rate" not in left_open.options
+    assert "anchor_sizes" not in left_open.model
+    assert not {"--lr", "--anchors", "--seed", "--distill-weight"} & {choice.option for choice in choices}
 
 
 def test_auto_leaves_all_options_open_and_other_names_are_refused() -> None:
