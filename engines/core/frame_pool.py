@@ -55,6 +55,13 @@ class Block:
         self.memory: Memory = whole[begin : begin + size]
         self.pin: Pin | None = None
 
+    def device_address(self, frame: npt.NDArray[Any]) -> int | None:
+        """Return the address at which the GPU reads a frame in this block in place; None if it must be copied there."""
+        pin = self.pin
+        if pin is None or pin.device is None:
+            return None
+        return pin.device + frame.ctypes.data - self.memory.ctypes.data
+
     def unpin(self) -> None:
         """Let the GPU go of the memory."""
         pin, self.pin = self.pin, None
@@ -131,6 +138,11 @@ class FramePool:
         while isinstance(base, np.ndarray):
             base = base.base
         return base.block if type(base) is _Loan and base.pool is self and frame.flags.c_contiguous else None
+
+    def pinned_block_of(self, frame: npt.NDArray[Any]) -> Block | None:
+        """Return the block of a frame as ``block_of`` does, if the GPU can access it; else None."""
+        block = self.block_of(frame)
+        return block if block is not None and block.pin is not None else None
 
     def give_back(self, block: Block) -> None:
         """Take back the block of a frame that has ended."""

@@ -67,18 +67,15 @@ class FrameMemory:
         for n, (frame, position) in enumerate(zip(frames, layout.positions, strict=True)):
             if not isinstance(frame, np.ndarray):
                 continue
-            block = self._pool.block_of(frame)
-            pin = block.pin if block is not None else None
-            if block is None or pin is None:
+            block = self._pool.pinned_block_of(frame)
+            address = None if block is None else block.device_address(frame)
+            if block is None:
                 for begin, end in self._packer.pack(frame, host[position:]):
                     yield position + begin, host[position + begin : position + end]
-            elif pin.device is None:
+            elif address is None:
                 yield position, frame
             if self._integrated:
-                place = position
-                if block is not None and pin is not None and pin.device is not None:
-                    place = pin.device + frame.ctypes.data - block.memory.ctypes.data - self.device
-                header_offsets(host, batch)[n] = place
+                header_offsets(host, batch)[n] = position if address is None else address - self.device
 
     def upload(self, stream: Any, upload: Upload) -> None:
         """Enqueue an upload on a stream. An integrated GPU needs none."""

@@ -51,13 +51,11 @@ class Pictures:
             Where the picture is. Its memory is used again when this object is gone.
         """
         height, width = picture.shape[:2]
-        pooled = self._pool.block_of(picture)
-        pin = pooled.pin if pooled is not None else None
-        if pooled is not None and pin is not None and pin.device is not None:
-            address = pin.device + picture.ctypes.data - pooled.memory.ctypes.data
+        pooled = self._pool.pinned_block_of(picture)
+        if pooled is not None and (address := pooled.device_address(picture)) is not None:
             return Pixels((height, width), address, 3 * width, owner=picture)
         block = self._free_block(picture.nbytes, wait)
-        if pin is not None:
+        if pooled is not None:
             block.picture = picture
             self._driver.memcpy_htod_async(block.memory.device, picture, stream)
         else:
