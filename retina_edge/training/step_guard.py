@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +35,16 @@ class StepGuard:
 
     def watch(self, model: nn.Module) -> None:
         """Also end the forward pass of a model that takes part in a step without being trained."""
+        # Weak, because the model outlives the guards of the trainers that only measure the speed.
+        guard = weakref.ref(self)
+
+        def check(*_: object) -> None:
+            if (watching := guard()) is not None:
+                watching._check()
+
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
-                module.register_forward_hook(lambda *_: self._check())
+                module.register_forward_hook(check)
 
     def begin(self) -> None:
         """Keep the statistics that the forward pass of a step changes."""
