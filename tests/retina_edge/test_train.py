@@ -21,6 +21,7 @@ from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.train import main
 from retina_edge.training.train_options import TrainOptions
 from tests.interruption import interrupt_at
+from tests.training_command import ON_STEP, training_data
 
 pytestmark = pytest.mark.start_first
 
@@ -34,8 +35,7 @@ SAME_WEIGHTS = 2e-6
 
 
 def arguments(tiny_coco: Path, treecrowns: Path, output: Path, *more: str) -> list[str]:
-    images = str(treecrowns / "images")
-    return [str(tiny_coco), "--images", images, "--val", str(tiny_coco), "-o", str(output), *SMALL, *more]
+    return [*training_data(tiny_coco, treecrowns, output), *SMALL, *more]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_training_without_options_chooses_them_and_says_why(
     output = tmp_path / "model.pt"
     command = [str(treecrowns / "val.json"), "-o", str(output), "--device", "cpu"]
     with monkeypatch.context() as patch:
-        patch.setattr("retina_edge.training.training_progress.TrainingProgress.on_step", interrupt_at(1))
+        patch.setattr(ON_STEP, interrupt_at(1))
         assert main([*command, "--minutes", "0.1"]) == 130
     printed = capsys.readouterr().err
     for line in (
@@ -245,7 +245,7 @@ def test_ctrl_c_names_the_command_that_goes_on(
 ) -> None:
     command = arguments(tiny_coco, treecrowns, tmp_path / "a b.pt", *"--epochs 2 --batch 2 --workers 0".split())
     with monkeypatch.context() as patch:
-        patch.setattr("retina_edge.training.training_progress.TrainingProgress.on_step", interrupt_at(1))
+        patch.setattr(ON_STEP, interrupt_at(1))
         assert main(command) == 130
     printed = capsys.readouterr().err
     assert "stopping after this step; again to stop now" in printed
@@ -310,7 +310,7 @@ def test_the_command_after_ctrl_c_of_a_fine_tuning_goes_on_without_init(
     assert main(arguments(tiny_coco, treecrowns, tmp_path / "a.pt", *run)) == 0
     tuned = arguments(tiny_coco, treecrowns, tmp_path / "b.pt", *run)
     with monkeypatch.context() as patch:
-        patch.setattr("retina_edge.training.training_progress.TrainingProgress.on_step", interrupt_at(1))
+        patch.setattr(ON_STEP, interrupt_at(1))
         assert main([*tuned, "--init", str(tmp_path / "a.pt")]) == 130
     named = capsys.readouterr().err.partition("go on with: ")[2].splitlines()[0]
     assert "--init" not in named

@@ -29,14 +29,9 @@ from retina_edge.training.run_files import claim_run_files
 from retina_edge.training.train_options import TrainOptions
 from tests.interruption import interrupt_at
 from tests.retina_edge.training.test_trainer import assert_equal
+from tests.training_command import ON_STEP, SMALL, training_data
 
 pytestmark = pytest.mark.start_first
-
-SMALL = (
-    "--backbone resnet18 --backbone-weights none --backbone-levels 3 --fpn-channels 32 --head-depth 1 --input 96x128 "
-    "--crop 96x128 --anchors 32 64 128 --epochs 1 --epoch-samples 4 --batch 2 --workers 0 --amp off --device cpu"
-).split()
-ON_STEP = "retina_edge.training.training_progress.TrainingProgress.on_step"
 
 
 def results(*aps: float) -> SeedsResult:
@@ -172,8 +167,7 @@ def test_a_second_start_leaves_the_lock_of_the_first(tmp_path: Path, monkeypatch
 
 
 def command(tiny_coco: Path, treecrowns: Path, output: Path, *more: str) -> list[str]:
-    images = str(treecrowns / "images")
-    return [str(tiny_coco), "--images", images, "--val", str(tiny_coco), "-o", str(output), *SMALL, *more]
+    return [*training_data(tiny_coco, treecrowns, output), *SMALL, "--epochs", "1", *more]
 
 
 def test_each_run_is_that_of_its_seed_also_after_an_interruption(

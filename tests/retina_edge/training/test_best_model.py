@@ -86,8 +86,13 @@ def test_the_better_of_averaged_and_raw_weights_is_shipped(
     assert (shipped[2] != shipped[1]) == raw_is_better
     assert trainer.best.ap == max(raw_ap, 0.3)
     if raw_is_better:
-        assert_equal(checkpoint.weights, {name: value.float() if value.is_floating_point() else value
-                                          for name, value in trainer.model.state_dict().items()})  # fmt: skip
+        assert_equal(
+            checkpoint.weights,
+            {
+                name: value.float() if value.is_floating_point() else value
+                for name, value in trainer.model.state_dict().items()
+            },
+        )
         (choice,) = checkpoint.recipe["choices"]
         assert (choice["option"], choice["value"]) == ("weights", "not averaged")
         assert "0.3100" in choice["reason"]

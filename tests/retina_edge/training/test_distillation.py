@@ -37,6 +37,7 @@ from retina_edge.training.trainer import Trainer
 from tests.interruption import interrupt_at
 from tests.models import TINY, contract_of, lively
 from tests.retina_edge.training.test_trainer import CPU, SIZE, assert_equal, make_trainer
+from tests.training_command import ON_STEP, training_data
 
 pytestmark = pytest.mark.start_first
 
@@ -375,17 +376,7 @@ RUN = "--backbone resnet18 --fpn-channels 32 --head-depth 1 --backbone-weights n
 
 def command(tiny_coco: Path, treecrowns: Path, output: Path, *more: str) -> list[str]:
     run = [*RUN.split(), "--epochs", "2", "--epoch-samples", "4"]
-    return [
-        str(tiny_coco),
-        "--images",
-        str(treecrowns / "images"),
-        "--val",
-        str(tiny_coco),
-        "-o",
-        str(output),
-        *run,
-        *more,
-    ]
+    return [*training_data(tiny_coco, treecrowns, output), *run, *more]
 
 
 def test_the_verb_distills_ships_the_student_alone_and_resumes(
@@ -394,7 +385,7 @@ def test_the_verb_distills_ships_the_student_alone_and_resumes(
     output = tmp_path / "small.pt"
     arguments = command(tiny_coco, treecrowns, output)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("retina_edge.training.training_progress.TrainingProgress.on_step", interrupt_at(3))
+        patch.setattr(ON_STEP, interrupt_at(3))
         assert main([*arguments, "--teacher", str(big), "--distill-weight", "0.5"]) == 130
     printed = capsys.readouterr().err
     for line in (

@@ -35,6 +35,7 @@ from retina_edge.training.fake_quantization import (
 )
 from tests.interruption import interrupt_at
 from tests.models import TINY, contract_of, lively
+from tests.training_command import ON_STEP, training_data
 
 pytestmark = pytest.mark.start_first
 
@@ -153,9 +154,13 @@ def test_no_batches_is_an_error() -> None:
 
 
 def arguments(tiny_coco: Path, treecrowns: Path, checkpoint: Path, output: Path, *more: str) -> list[str]:
-    images = str(treecrowns / "images")
-    words = [str(tiny_coco), "--images", images, "--val", str(tiny_coco), "-o", str(output)]
-    return [*words, "--qat", str(checkpoint), *"--batch 2 --workers 0 --epoch-samples 4 --amp off".split(), *more]
+    return [
+        *training_data(tiny_coco, treecrowns, output),
+        "--qat",
+        str(checkpoint),
+        *"--batch 2 --workers 0 --epoch-samples 4 --amp off".split(),
+        *more,
+    ]
 
 
 def test_qat_fine_tunes_a_checkpoint_and_resumes(
@@ -180,7 +185,7 @@ def test_qat_fine_tunes_a_checkpoint_and_resumes(
     again = tmp_path / "again.pt"
     given = arguments(tiny_coco, treecrowns, checkpoint, again)
     with monkeypatch.context() as patch:
-        patch.setattr("retina_edge.training.training_progress.TrainingProgress.on_step", interrupt_at(3))
+        patch.setattr(ON_STEP, interrupt_at(3))
         assert main([*given, "--epochs", "2"]) == 130
     given = arguments(tiny_coco, treecrowns, output, again)
     assert main([*given, "--epochs", "2", "--resume"]) == 0

@@ -16,13 +16,9 @@ from retina_edge.train import main
 from retina_edge.training.rate_search import DIVERGED, STEPS, range_test, rates
 from tests.interruption import interrupt_at
 from tests.retina_edge.training.test_trainer import assert_equal
+from tests.training_command import ON_STEP, SMALL, training_data
 
 pytestmark = pytest.mark.start_first
-
-SMALL = (
-    "--backbone resnet18 --backbone-weights none --backbone-levels 3 --fpn-channels 32 --head-depth 1 --input 96x128 "
-    "--crop 96x128 --anchors 32 64 128 --epochs 2 --epoch-samples 4 --batch 2 --workers 0 --amp off --device cpu"
-).split()
 
 
 @pytest.mark.parametrize("curvature", [0.01, 1.0, 300.0])
@@ -70,8 +66,7 @@ def test_a_loss_that_diverges_ends_the_test(bad: float) -> None:
 
 
 def command(tiny_coco: Path, treecrowns: Path, output: Path, *more: str) -> list[str]:
-    return [str(tiny_coco), "--images", str(treecrowns / "images"), "--val", str(tiny_coco), "-o", str(output), *SMALL,
-            *more]  # fmt: skip
+    return [*training_data(tiny_coco, treecrowns, output), *SMALL, "--epochs", "2", *more]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("sgd", marks=pytest.mark.slow)])
@@ -86,7 +81,7 @@ def test_a_run_with_a_found_rate_equals_one_with_that_rate(
     """The test leaves weights, statistics and optimizer as they were; also a resumed run has the rate."""
     found = command(tiny_coco, treecrowns, tmp_path / "found.pt", "--find-lr", "--optimizer", optimizer)
     with monkeypatch.context() as patch:
-        patch.setattr("retina_edge.training.training_progress.TrainingProgress.on_step", interrupt_at(3))
+        patch.setattr(ON_STEP, interrupt_at(3))
         assert main(found) == 130
     printed = capsys.readouterr().err
     assert main([*found, "--resume"]) == 0
@@ -123,8 +118,18 @@ def test_a_given_rate_and_a_search_exclude_each_other(tmp_path: Path, capsys: py
 @pytest.mark.slow
 def test_two_processes_search_together(tiny_coco: Path, treecrowns: Path, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = command(tiny_coco, treecrowns, tmp_path / "two.pt", "--find-lr", "--recipe", "paper", "--backbone-norm",
-                  "frozen", "--batch", "1")  # fmt: skip
+    run = command(
+        tiny_coco,
+        treecrowns,
+        tmp_path / "two.pt",
+        "--find-lr",
+        "--recipe",
+        "paper",
+        "--backbone-norm",
+        "frozen",
+        "--batch",
+        "1",
+    )
     done = subprocess.run([*torchrun, "-m", "retina_edge.train", *run], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("searching the learning rate") == 1

@@ -25,18 +25,19 @@ from retina_edge.train import main
 from retina_edge.training.report import PICTURE_BYTES, PICTURES, read_log, worst_images, write_report
 from retina_edge.training.training_log import COLUMNS, MAX_PICTURED, TrainingLog
 from tests.retina_edge.evaluation.test_error_picture import dataset_of, found, labeled
+from tests.training_command import SMALL, training_data
 
 pytestmark = pytest.mark.start_first
 
 VOID = ("meta", "img", "br", "link")
 SECTIONS = [
-    "Curves", "Precision and recall", "Outcome of the objects", "Images with the most errors", "Objects and anchors",
+    "Curves",
+    "Precision and recall",
+    "Outcome of the objects",
+    "Images with the most errors",
+    "Objects and anchors",
     "Options",
-]  # fmt: skip
-SMALL = (
-    "--backbone resnet18 --backbone-weights none --backbone-levels 3 --fpn-channels 32 --head-depth 1 --input 96x128 "
-    "--crop 96x128 --anchors 32 64 128 --epochs 2 --epoch-samples 4 --batch 2 --workers 0 --amp off --device cpu"
-).split()
+]
 
 
 class Page(HTMLParser):
@@ -158,9 +159,16 @@ def test_the_precision_of_a_class_has_its_ap50_as_mean(
 
 
 HOSTILE = (
-    "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "&lt;b&gt;", "$\\frac{", "\x1b[2J\x00", "名前",
-    "a" * 3000, "_hidden", "</td></table>",
-)  # fmt: skip
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "&lt;b&gt;",
+    "$\\frac{",
+    "\x1b[2J\x00",
+    "名前",
+    "a" * 3000,
+    "_hidden",
+    "</td></table>",
+)
 
 
 def test_hostile_names_of_classes_and_images_stay_text(sample: Checkpoint, tmp_path: Path) -> None:
@@ -172,9 +180,11 @@ def test_hostile_names_of_classes_and_images_stay_text(sample: Checkpoint, tmp_p
     wrong = [(box, (label + 1) % len(HOSTILE), 0.8) for label, box in enumerate(boxes)]
     output = tmp_path / "<b>m.pt"
     recipe = {
-        "model": {"x": HOSTILE[0]}, "augment": {}, "options": {},
+        "model": {"x": HOSTILE[0]},
+        "augment": {},
+        "options": {},
         "choices": [{"option": HOSTILE[1], "value": HOSTILE[2], "reason": HOSTILE[8]}],
-    }  # fmt: skip
+    }
     hostile = Checkpoint(sample.contract, sample.config, {}, recipe=recipe)
     path = write_report(output, hostile, data, data, [found(HOSTILE, *rows), found(HOSTILE, *wrong)])
     page = checked(path)
@@ -250,7 +260,7 @@ def test_a_run_ends_with_a_report_that_can_be_made_again(
     tiny_coco: Path, treecrowns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, output = treecrowns / "images", tmp_path / "m.pt"
-    command = [str(tiny_coco), "--images", str(images), "--val", str(tiny_coco), "-o", str(output), *SMALL]
+    command = [*training_data(tiny_coco, treecrowns, output), *SMALL, "--epochs", "2"]
     report = tmp_path / "m.report.html"
     assert main(command) == 0
     assert f", {report}" in capsys.readouterr().err
@@ -291,10 +301,7 @@ def test_a_report_that_cannot_be_written_does_not_fail_the_run(
         raise error
 
     monkeypatch.setattr("retina_edge.training.report.write_report", fail)
-    images = str(treecrowns / "images")
-    assert (
-        main([str(tiny_coco), "--images", images, "--val", str(tiny_coco), "-o", str(tmp_path / "m.pt"), *SMALL]) == 0
-    )
+    assert main([*training_data(tiny_coco, treecrowns, tmp_path / "m.pt"), *SMALL, "--epochs", "2"]) == 0
     printed = capsys.readouterr().err
     assert message in printed
     assert (tmp_path / "m.pt").is_file()
@@ -306,8 +313,7 @@ def test_tensorboard_gets_pictures_of_the_same_images_at_each_evaluation(
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    images = str(treecrowns / "images")
-    command = [str(tiny_coco), "--images", images, "--val", str(tiny_coco), "-o", str(tmp_path / "m.pt"), *SMALL]
+    command = [*training_data(tiny_coco, treecrowns, tmp_path / "m.pt"), *SMALL, "--epochs", "2"]
     assert main(command) == 0
     events = EventAccumulator(str(tmp_path / "m.tensorboard"))
     events.Reload()
