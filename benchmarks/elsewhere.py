@@ -61,7 +61,7 @@ def write_coco(package: zipfile.ZipFile, names: Sequence[str], folder: Path) -> 
         root = ElementTree.fromstring(package.read(f"deepforest/data/{name}.xml"))
         width, height = (int(root.findtext(f"size/{side}", "0")) for side in ("width", "height"))
         images.append({"id": len(images), "file_name": f"{name}.png", "width": width, "height": height})
-        for item in root.iter("bndbox"):
+        for item in root.iter("bndbox"):  # counted from 0, as in the package's CSV files, not from 1 as in Pascal VOC
             x1, y1, x2, y2 = (float(item.findtext(side, "")) for side in ("xmin", "ymin", "xmax", "ymax"))
             box = {"image_id": images[-1]["id"], "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
             boxes.append({"id": len(boxes) + 1, **box})

@@ -152,6 +152,11 @@ class Detections:
             tuple(category_ids),
         )
 
+    def with_boxes(self, boxes: npt.NDArray[np.floating]) -> Detections:
+        """Return the same detections with other boxes, [n, 4], and without a frame to plot on."""
+        moved = np.asarray(boxes, np.float32)
+        return Detections(moved, self.scores, self.labels, self.class_names, self.category_ids)
+
     def __len__(self) -> int:
         return len(self.scores)
 

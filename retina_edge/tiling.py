@@ -174,7 +174,7 @@ def _own_boxes(tile: Tile, detections: Detections) -> Detections:
     x, y = (boxes[:, :2] + boxes[:, 2:]).T / 2
     top, left, bottom, right = tile.share
     keep: npt.NDArray[np.bool_] = (top <= y) & (y < bottom) & (left <= x) & (x < right)
-    moved = Detections(boxes, detections.scores, detections.labels, detections.class_names, detections.category_ids)
+    moved = detections.with_boxes(boxes)
     return moved[keep]
 
 

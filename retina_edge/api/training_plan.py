@@ -189,9 +189,8 @@ class TrainingPlan:
 
 def decided_by(teacher: Teacher | None) -> tuple[str, ...]:
     """Return the fields of options that ``like_teacher`` chooses."""
-    if teacher is None:
-        return ()
-    return ("input_size", "backbone_levels", "anchor_sizes", "aspect_ratios", *(("size",) if teacher.crop else ()))
+    model, augment, _ = like_teacher(teacher, {}, {})
+    return (*model, *augment)
 
 
 def like_teacher(

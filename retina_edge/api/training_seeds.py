@@ -17,7 +17,7 @@ from retina_edge.api.training import TrainingResult, train
 from retina_edge.api.training_data import TrainingData
 from retina_edge.api.training_inputs import Fields, check_outputs, fields
 from retina_edge.training.observer import TrainingObserver
-from retina_edge.training.run_files import check_resumable, claim_run_files, last_path, seed_path
+from retina_edge.training.run_files import check_resumable, claim_run_files, last_path, seed_paths
 from retina_edge.training.train_options import MOST, TrainOptions
 
 # Far more seeds than tell a gain from luck.
@@ -108,7 +108,7 @@ def train_seeds(
     given = fields(options, TrainOptions)
     first = given.get("seed", TrainOptions.seed)
     check_integer("seed", first, 0, MOST["seed"] - seeds + 1)
-    paths = {seed: seed_path(output, seed) for seed in range(first, first + seeds)}
+    paths = seed_paths(output, first, seeds)
     inputs = [("checkpoint", init), ("checkpoint", qat), ("teacher", teacher), *data.inputs()]
     for path in (output, *paths.values()):  # those of the last run, too, before the first one takes its time
         check_outputs(path, inputs)

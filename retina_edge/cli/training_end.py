@@ -13,7 +13,7 @@ from pathlib import Path
 from retina_edge.api.training_seeds import SeedsResult
 from retina_edge.system.console import Console
 from retina_edge.system.table import Table
-from retina_edge.training.run_files import kept_path, last_path, seed_path
+from retina_edge.training.run_files import kept_path, last_path, seed_paths
 from retina_edge.training.train_options import TrainOptions
 
 # Columns of the table of several seeds.
@@ -25,7 +25,7 @@ def run_outputs(args: argparse.Namespace) -> list[Path]:
     if args.seeds == 1:
         return [args.output]
     first = TrainOptions.seed if args.seed is None else args.seed
-    return [seed_path(args.output, seed) for seed in range(first, first + args.seeds)]
+    return list(seed_paths(args.output, first, args.seeds).values())
 
 
 def print_seeds(console: Console, result: SeedsResult) -> None:

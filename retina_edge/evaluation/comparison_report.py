@@ -13,9 +13,9 @@ import numpy as np
 
 from engines.core.atomic_file import atomic_file
 from engines.core.letterbox import BgrImage
-from retina_edge.detections import Detections
 from retina_edge.evaluation.coco_metrics import METRICS
 from retina_edge.evaluation.comparison import Comparison, ImageDifference
+from retina_edge.system.html_page import html_page
 
 # Width of the panel of each model, and of the gap between the panels, pixels.
 PANEL_WIDTH, GAP = 480, 8
@@ -90,7 +90,7 @@ def draw_change(change: ImageDifference, comparison: Comparison) -> BgrImage:
         panel = np.asarray(resized, np.uint8).copy()
         for x1, y1, x2, y2 in np.round(scale * detections.boxes[change.pairs[:, column]]).astype(int).tolist():
             cv2.rectangle(panel, (x1, y1), (x2, y2), MATCHED_COLOR, 1)
-        panel = _scaled(unmatched, scale).plot(panel)
+        panel = unmatched.with_boxes(scale * unmatched.boxes).plot(panel)
         panels.append(_captioned(panel, f"{name}: {len(detections)} boxes, {len(unmatched)} only here"))
     gap = np.full((panels[0].shape[0], GAP, 3), BACKGROUND, np.uint8)
     return np.concatenate([panels[0], gap, panels[1]], axis=1)
@@ -110,11 +110,6 @@ def stack_images(images: Sequence[BgrImage]) -> BgrImage:
     for image in images:
         rows += [image, np.full((GAP, image.shape[1], 3), BACKGROUND, np.uint8)]
     return np.concatenate(rows[:-1], axis=0)
-
-
-def _scaled(detections: Detections, scale: float) -> Detections:
-    boxes = np.asarray(scale * detections.boxes, np.float32)
-    return Detections(boxes, detections.scores, detections.labels, detections.class_names, detections.category_ids)
 
 
 def _captioned(image: BgrImage, text: str) -> BgrImage:
@@ -153,27 +148,15 @@ def _page(comparison: Comparison, changes: Sequence[ImageDifference], images: Se
     columns = (f"{first.evaluation.images} images", first.name, second.name, "difference")
     header = f"<tr>{''.join(f'<th>{escape(column)}</th>' for column in columns)}</tr>"
     title = f"{escape(second.name)} compared with {escape(first.name)}"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>{escape(comparison.summary())}.</p>
+    body = f"""<p>{escape(comparison.summary())}.</p>
 <table>
 {header}
 {table}
 </table>
 <h2>Largest changes</h2>
 <p>Thin, pale boxes are found by both models. Boxes with a score are found by only one model.</p>
-{figures or "<p>Nothing changed.</p>"}
-</body>
-</html>
-"""
+{figures or "<p>Nothing changed.</p>"}"""
+    return html_page(title, STYLE, body)
 
 
 def _number(value: float, sign: str = "") -> str:

@@ -67,8 +67,10 @@ def draw_errors(
     missed = ~np.isin(np.arange(len(image.boxes)), outcome.taken)
     several = len(dataset.class_names) > 1
     boxes = outcome.detections
-    texts = [f"{name} {value:.2f}" if several else f"{value:.2f}"
-             for name, value in zip(boxes.names, boxes.scores.tolist(), strict=True)]  # fmt: skip
+    texts = [
+        f"{name} {value:.2f}" if several else f"{value:.2f}"
+        for name, value in zip(boxes.names, boxes.scores.tolist(), strict=True)
+    ]
     names = [dataset.class_names[label] if several else "" for label in image.labels.tolist()]
     wrong = ~found & ((outcome.taken >= 0) | outcome.false_alarms)
     _draw(picture, scale * boxes.boxes[found], [""] * int(found.sum()), FOUND_COLOR)

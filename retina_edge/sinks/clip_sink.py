@@ -16,7 +16,6 @@ import numpy as np
 
 from engines.core.errors import SinkError
 from engines.core.letterbox import BgrImage
-from retina_edge.detections import Detections
 from retina_edge.pipeline.result import Result
 from retina_edge.sinks.clip_files import clip_name, remove_left
 from retina_edge.sinks.clip_options import ClipOptions, bytes_per_stream
@@ -56,6 +55,7 @@ class ClipSink(Sink):
     Examples:
         >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
+        >>> from retina_edge.detections import Detections
         >>> from retina_edge.sources.frames import Frame
         >>> frame = Frame(np.zeros((48, 64, 3), np.uint8), index=0, timestamp=0.0, name="yard.mp4")
         >>> with TemporaryDirectory() as folder, ClipSink(ClipOptions(Path(folder)), ["yard"]) as sink:
@@ -207,11 +207,7 @@ def _encode(result: Result) -> ClipFrame:
         raise SinkError(
             f"clip of {result.stream}: JPEG cannot hold a frame of {image.shape[1]}x{image.shape[0]} pixels"
         )
-    found = result.detections
-    # Without references to the frame.
-    detections = Detections(
-        (found.boxes * scale).astype(np.float32), found.scores, found.labels, found.class_names, found.category_ids
-    )
+    detections = result.detections.with_boxes(result.detections.boxes * scale)
     tallies = tuple(_scaled_tally(tally, scale) for tally in result.tallies)
     return ClipFrame(_time(result), data.tobytes(), detections, result.tracks, tallies)
 

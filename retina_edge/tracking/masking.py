@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from retina_edge.detections import Detections
-from retina_edge.tracking.region_counter import Anchor
+from retina_edge.tracking.region_counter import Anchor, anchor_point
 from retina_edge.tracking.zones import Mask
 
 
@@ -30,11 +30,13 @@ def outside_masks(
         >>> outside_masks(detections, [left], size=(100, 100)).boxes.tolist()
         [[60.0, 10.0, 70.0, 20.0]]
     """
+    if not masks:
+        return detections
     keep = np.ones(len(detections), bool)
+    points = [anchor_point(box, anchor) for box in detections.boxes.tolist()]
     for mask in masks:
         polygon = mask.in_pixels(size)
-        for row, (name, (x1, y1, x2, y2)) in enumerate(zip(detections.names, detections.boxes.tolist(), strict=True)):
+        for row, (name, point) in enumerate(zip(detections.names, points, strict=True)):
             if keep[row] and (not mask.classes or name in mask.classes):
-                point = ((x1 + x2) / 2, y2 if anchor == "bottom" else (y1 + y2) / 2)
                 keep[row] = cv2.pointPolygonTest(polygon, point, measureDist=False) < 0
-    return detections[keep] if masks else detections
+    return detections[keep]

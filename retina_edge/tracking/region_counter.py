@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
@@ -31,6 +31,21 @@ ANCHORS: tuple[Anchor, ...] = ("bottom", "center")
 HYSTERESIS = 0.1
 # Longer than the tracker keeps a lost object: an object that the tracker finds again must not have left in between.
 VANISHED_SECONDS = 2.0
+
+
+def anchor_point(box: Sequence[float], anchor: Anchor) -> tuple[float, float]:
+    """Return the point (x, y) of a box that is the position of its object.
+
+    Args:
+        box: the box, xyxy, pixels.
+        anchor: ``bottom`` for the middle of the lower side, or ``center``.
+
+    Examples:
+        >>> anchor_point((10, 10, 20, 30), "bottom"), anchor_point((10, 10, 20, 30), "center")
+        ((15.0, 30), (15.0, 20.0))
+    """
+    x1, y1, x2, y2 = box
+    return (x1 + x2) / 2, y2 if anchor == "bottom" else (y1 + y2) / 2
 
 
 @dataclass(frozen=True)
@@ -244,7 +259,7 @@ class RegionCounter(ABC, Generic[AnyRegion, AnySeen]):
         )
         for track, name, score, (x1, y1, x2, y2) in rows:
             if track >= 0:
-                point = ((x1 + x2) / 2, y2 if self._anchor == "bottom" else (y1 + y2) / 2)
+                point = anchor_point((x1, y1, x2, y2), self._anchor)
                 margin = self._hysteresis * min(x2 - x1, y2 - y1)
                 yield Sighting(track, name, score, (x1, y1, x2, y2), point, margin, size, captured, position)
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from retina_edge.data.anchor_fit import AnchorFit
 from retina_edge.evaluation.coco_metrics import METRICS, Evaluation
 from retina_edge.evaluation.confusion import BOX_OFF, Confusion
+from retina_edge.system.html_page import html_page
 from retina_edge.system.printable import printable
 from retina_edge.training.report_charts import lines_chart, precision_chart, sizes_chart
 from retina_edge.training.training_log import RAW_AP
@@ -102,17 +103,7 @@ class TrainingReport:
 def page(report: TrainingReport) -> str:
     """Return the page of a report as HTML."""
     title = f"Training of {_text(report.name)}"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{title}</h1>
-{_numbers(report)}
+    body = f"""{_numbers(report)}
 <h2>Curves</h2>
 {_curves(report.curves)}
 <h2>Precision and recall</h2>
@@ -124,10 +115,8 @@ def page(report: TrainingReport) -> str:
 <h2>Objects and anchors</h2>
 {_anchors(report)}
 <h2>Options</h2>
-{_options(report.recipe)}
-</body>
-</html>
-"""
+{_options(report.recipe)}"""
+    return html_page(title, STYLE, body)
 
 
 def _numbers(report: TrainingReport) -> str:

@@ -47,14 +47,19 @@ def report_path(output: Path) -> Path:
     return output.with_suffix(".report.html")
 
 
-def seed_path(output: Path, seed: int) -> Path:
-    """Return the path of the best checkpoint of one of several runs that differ in their seed.
+def seed_paths(output: Path, first: int, count: int) -> dict[int, Path]:
+    """Return the paths of the best checkpoints of several runs that differ in their seed, by seed.
+
+    Args:
+        output: path of the copy of the best of them.
+        first: the first seed.
+        count: number of runs.
 
     Examples:
-        >>> seed_path(Path("model.pt"), 2).name
-        'model.seed2.pt'
+        >>> {seed: path.name for seed, path in seed_paths(Path("model.pt"), 2, 2).items()}
+        {2: 'model.seed2.pt', 3: 'model.seed3.pt'}
     """
-    return output.with_name(f"{output.stem}.seed{seed}{output.suffix}")
+    return {seed: output.with_name(f"{output.stem}.seed{seed}{output.suffix}") for seed in range(first, first + count)}
 
 
 def kept_path(output: Path) -> Path:

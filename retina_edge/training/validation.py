@@ -1,4 +1,4 @@
-"""The evaluation of a model on the validation images of a run, and the best model so far."""
+"""The evaluation of a model on the validation images of a run."""
 
 from __future__ import annotations
 
