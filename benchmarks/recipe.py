@@ -90,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="images to render for training and for validation (default: 120 60)",
     )
     parser.add_argument("--treecrowns", type=Path, metavar="DIR", help="folder with train.json of the tree crowns")
+    parser.add_argument("--data", nargs="+", choices=NETWORK, default=tuple(NETWORK), help="data sets (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="seeds of the runs (default: 0 1 2)")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=tuple(STEPS), help="steps to measure")
     parser.add_argument("--resume", action="store_true", help="keep the runs in the result file")
@@ -113,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             (data, {"data": data.name, "step": step, "seed": seed, **length})
             for seed in args.seeds  # seed by seed, so that an interrupted benchmark has all steps
             for data in data_sets(folder, args)
+            if data.name in args.data
             for step in args.steps
         ]
         runs = [(data, run) for data, run in runs if tuple(run.values()) not in done]
