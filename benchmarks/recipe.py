@@ -2,8 +2,8 @@
 
     python -m benchmarks.recipe --treecrowns DIR
 
-The data are shapes over windows of the forest, and tree crowns: trained on one of the sample model's two scenes and
-measured on the other one, so that the recipe of the sample model can be chosen without its validation strips. All runs
+The data are shapes over windows of the forest, and tree crowns: trained on a part of the sample model's training tiles
+and measured on others, so that the recipe of the sample model can be chosen without its validation strips. All runs
 train the same network from random weights. The base has the options that ``train`` chooses, with heads without
 normalization. The figures are those of the end of a run. The number of steps is fixed, so other programs on the machine
 do not change the result. ``--resume`` keeps the runs that are in the result file.
@@ -62,9 +62,9 @@ STEPS = {
 # The teacher is larger, and trains for this many times as many steps.
 TEACHER, TEACHER_STEPS = "--backbone resnet34 --fpn-channels 128 --head-norm batch", 3
 
-
-# The scene of the tree crowns that a run is measured on; it is trained on the others.
-MEASURED_SCENE = "yell541"
+# Position from the left of the tiles of each scene that a run is measured on, and the size of a tile, in pixels. Tiles
+# that overlap with these by more than one column of pixels are left out.
+MEASURED_TILES, TILE = {"yell528": 1899, "yell541": 849}, 400
 
 
 @dataclass(frozen=True)
@@ -140,16 +140,24 @@ def data_sets(folder: Path, args: argparse.Namespace) -> Iterator[Data]:
     yield Data(SHAPES, *files)
     if args.treecrowns:
         content = json.loads((args.treecrowns / "train.json").read_text())
-        yield Data(TREES, *split_scenes(content, folder), args.treecrowns / "images")
+        yield Data(TREES, *split_tiles(content, folder), args.treecrowns / "images")
 
 
-def split_scenes(content: dict[str, Any], folder: Path) -> tuple[Path, Path]:
-    """Write the tiles of the measured scene and those of the others as two COCO files; return their paths."""
-    paths = folder / "scene-train.json", folder / "scene-val.json"
-    for path, wanted in zip(paths, (False, True), strict=True):
-        images = [item for item in content["images"] if item["file_name"].startswith(MEASURED_SCENE) is wanted]
-        ids = {item["id"] for item in images}
-        boxes = [item for item in content["annotations"] if item["image_id"] in ids]
+def split_tiles(content: dict[str, Any], folder: Path) -> tuple[Path, Path]:
+    """Write the tiles to train on and those to measure on as two COCO files; return their paths."""
+
+    def distance(image: dict[str, Any]) -> int:
+        scene, _, left, _ = image["file_name"].split("_")  # for instance yell528_train_0300_0600.jpg
+        return MEASURED_TILES[scene] - int(left)
+
+    paths = folder / "tiles-train.json", folder / "tiles-val.json"
+    parts = (
+        [image for image in content["images"] if distance(image) >= TILE - 1],
+        [image for image in content["images"] if distance(image) == 0],
+    )
+    for path, images in zip(paths, parts, strict=True):
+        ids = {image["id"] for image in images}
+        boxes = [box for box in content["annotations"] if box["image_id"] in ids]
         path.write_text(json.dumps({**content, "images": images, "annotations": boxes}))
     return paths
 

@@ -89,7 +89,7 @@ class Capture:
         try:
             self._read_until_end()
         finally:
-            self.stream.state = State.ENDED
+            self.stream.set_state(State.ENDED)
             self.stream.mailbox.close()
             self._on_end()
 
@@ -114,7 +114,8 @@ class Capture:
                 return
             if stream.state is not State.OFFLINE:
                 logger.warning("%s", reason)
-            stream.error, stream.state = reason, State.OFFLINE
+            stream.error = reason
+            stream.set_state(State.OFFLINE)
             if self._stable_for > STABLE_SECONDS:
                 wait = MIN_BACKOFF
             self._pause(wait)
@@ -125,7 +126,7 @@ class Capture:
         """Open the source once and read it to its end."""
         stream = self.stream
         if stream.state is not State.OFFLINE:
-            stream.state = State.CONNECTING
+            stream.set_state(State.CONNECTING)
         self._stable_for = 0.0
         source = self._source = stream.open()
         source.pool = self._pool or source.pool
@@ -146,7 +147,7 @@ class Capture:
                 stream.captured += 1
                 if stream.state is State.OFFLINE:
                     logger.warning("%s: online again", stream.source)
-                stream.state = State.ONLINE
+                stream.set_state(State.ONLINE)
                 began = time.perf_counter()
             stream.info = source.info  # with the duration of a file
             if stream.live and source.warnings:

@@ -14,12 +14,15 @@ from retina_edge.pipeline.mailbox import Mailbox
 from retina_edge.pipeline.result import Result
 from retina_edge.sources.frames import Source, SourceInfo
 from retina_edge.system.printable import printable
+from retina_edge.tracking.region_counter import Tally
 from retina_edge.tracking.tracker import Tracks
 
 # Number of newest results that the latency is computed from.
 LATENCY_RESULTS = 300
 # Seconds that the rate is computed over: short, so that a stalled stream soon shows 0.
 RATE_SECONDS = 5.0
+# Number of newest changes of the state that are kept: enough for the longest back-off of the capture over an hour.
+STATE_CHANGES = 512
 
 
 class State(Enum):
@@ -29,6 +32,22 @@ class State(Enum):
     ONLINE = "online"
     OFFLINE = "offline"
     ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class RegionStatus:
+    """The counts of a zone or line after the newest result.
+
+    Attributes:
+        name: name of the region.
+        counts: number of objects by what they did: ``inside``, ``entered`` and ``left`` for a zone, and ``dwelled`` if
+            it has a limit on the dwell time; ``in`` and ``out`` for a line.
+        longest: longest dwell time so far of the objects that are in a zone, in seconds; None if there are none.
+    """
+
+    name: str
+    counts: dict[str, int]
+    longest: float | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,7 @@ class StreamStatus:
         fps: results per second.
         latency_p50, latency_p95: milliseconds from capture to result; None before the first result.
         objects: objects in the newest result, by class.
+        regions: counts of zones and lines after the newest result.
     """
 
     name: str
@@ -70,6 +90,7 @@ class StreamStatus:
     latency_p50: float | None
     latency_p95: float | None
     objects: dict[str, int]
+    regions: list[RegionStatus]
 
 
 @dataclass(eq=False)
@@ -91,6 +112,7 @@ class Stream:
         started: True once the capture thread has been started.
         read_seconds: seconds that the capture thread has spent waiting for frames and decoding them.
         latest: the newest result; None before the first one.
+        changes: time by ``time.time`` and new state of each change of the state, oldest first; limited in number.
         state, error, captured, detected, expired, failed, reconnects: as in ``StreamStatus``.
 
     Examples:
@@ -122,6 +144,7 @@ class Stream:
     failed: int = 0
     reconnects: int = 0
     latest: Result | None = None
+    changes: deque[tuple[float, State]] = field(default_factory=lambda: deque(maxlen=STATE_CHANGES))
     _tracked: bytearray | None = None  # a byte for each id, 1 if it has been in a result
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=LATENCY_RESULTS))
@@ -161,6 +184,12 @@ class Stream:
     def duration(self) -> float | None:
         """Seconds from the first frame to the end of the last one, if a file was read and detected to its end."""
         return self.info.duration if self.mailbox.taken == self.captured else None
+
+    def set_state(self, state: State) -> None:
+        """Set the state, and remember when it changed."""
+        if state is not self.state or not self.changes:
+            self.changes.append((time.time(), state))
+        self.state = state
 
     def record(self, result: Result, seconds: float, best_score: float) -> None:
         """Count a result and keep it as the newest result.
@@ -219,7 +248,13 @@ class Stream:
             objects=dict(Counter(map(printable, latest.detections.names)))
             if latest and self.state is State.ONLINE
             else {},
+            regions=[_region_status(tally) for tally in latest.tallies] if latest else [],
         )
+
+
+def _region_status(tally: Tally) -> RegionStatus:
+    longest = max((visit.seconds for visit in tally.visits), default=None)
+    return RegionStatus(tally.region.name, tally.counts, None if longest is None else round(longest, 1))
 
 
 def _quantile(ordered: list[float], share: float) -> float | None:

@@ -19,7 +19,7 @@ COOKIE = "retina_edge_token"
 LOGIN = "/login"
 # Served without the token: the login page has to load before it can ask for the token, and supervisors check the
 # health. Nothing in these responses is secret.
-OPEN_PATHS = frozenset({LOGIN, "/healthz", "/page.css", "/login.js", "/icon.svg"})
+OPEN_PATHS = frozenset({LOGIN, "/healthz", "/page.css", "/login.js", "/words.js", "/icon.svg"})
 # Largest body of a request, bytes. The longest legitimate body is a region with all its points and classes.
 MAX_BODY_BYTES = 16384
 # Limits on wrong tokens and on changes, for all clients together: (burst size, rate per second after the burst).

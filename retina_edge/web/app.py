@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Path, Query, Request, Response, WebSocket
+from fastapi import FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
@@ -22,15 +22,18 @@ from retina_edge.pipeline.stream import StreamStatus
 from retina_edge.sinks.outputs import OutputStatus
 from retina_edge.tracking.region_store import RegionStore
 from retina_edge.web import live_video
+from retina_edge.web import snapshot as snapshots
 from retina_edge.web.access import AccessControl
 from retina_edge.web.clip_routes import add_clip_routes
 from retina_edge.web.event_log import EventLog
+from retina_edge.web.event_routes import add_event_routes
 from retina_edge.web.live_video import MjpegResponse, ViewerLimit
 from retina_edge.web.metrics import exposition
 from retina_edge.web.preview import Preview
 from retina_edge.web.regions_api import NAME, Problem, add_region_routes
 
-PAGE = ("index.html", "login.html", "page.css", "page.js", "login.js", "icon.svg")
+# The page: the files of the folder of this name.
+PAGE = importlib.resources.files(__package__) / "page"
 TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 # An entry of the Attributes section of a docstring: the names of one field or of several, and their description.
 _ATTRIBUTE = re.compile(r"^    ([\w, ]+): (.+(?:\n {8}.+)*)", re.MULTILINE)
@@ -75,7 +78,7 @@ def create_app(
         redirect_slashes=False,
         exception_handlers={RequestValidationError: _invalid},
     )
-    files = {name: (importlib.resources.files(__package__) / "page" / name).read_bytes() for name in PAGE}
+    files = {file.name: file.read_bytes() for file in PAGE.iterdir()}
     previews = {stream.name: Preview(stream) for stream in pipeline.streams}
     viewers = ViewerLimit(live_video.MAX_VIEWERS)
     store = regions or RegionStore(list(previews), ())
@@ -139,6 +142,18 @@ def create_app(
         return Response(newest[1], media_type="image/jpeg")
 
     @app.get(
+        "/api/streams/{name}/snapshot",
+        response_class=Response,
+        responses={200: {"content": {snapshots.MEDIA_TYPE: {}}}, **not_found},
+    )
+    def snapshot(name: Annotated[str, NAME]) -> Response:
+        """Return the newest frame in full size as two JPEG files in one form: `annotated` with boxes, and `plain`."""
+        result = preview_of(name).stream.latest
+        if result is None:
+            raise HTTPException(404, "no frame yet")
+        return snapshots.snapshot(result)
+
+    @app.get(
         "/api/streams/{name}/stream.mjpg",
         status_code=200,
         response_class=MjpegResponse,
@@ -157,26 +172,7 @@ def create_app(
         """Return the status of every output: files for results, and receivers of events."""
         return outputs()
 
-    @app.get("/api/events", responses=invalid)
-    def last_events(
-        limit: Annotated[int, Query(ge=1, le=100, description="largest number of events")] = 20,
-    ) -> list[dict[str, Any]]:
-        """Return the latest events, newest first."""
-        return events.newest(limit)
-
-    @app.get(
-        "/api/events/{number}/thumbnail.jpg",
-        response_class=Response,
-        responses={200: {"content": {"image/jpeg": {}}}, **not_found},
-    )
-    def event_thumbnail(
-        number: Annotated[int, Path(ge=0, le=2**53, description="number of the event, as in the list of events")],
-    ) -> Response:
-        """Return a thumbnail of the object of an event as JPEG."""
-        content = events.thumbnail(number)
-        if content is None:
-            raise HTTPException(404, "no event has this number, or the event is no longer kept")
-        return Response(content, media_type="image/jpeg")
+    add_event_routes(app, events, lambda name: preview_of(name).stream, problems=not_found)
 
     if clips is not None:
         add_clip_routes(app, clips, preview_of, problems=not_found)
@@ -211,7 +207,7 @@ def create_app(
             return RedirectResponse("./", 303)
         return Response(files["login.html"], media_type=TYPES["html"])
 
-    for name in ("page.css", "page.js", "login.js", "icon.svg"):
+    for name in files.keys() - {"index.html", "login.html"}:
         _serve(app, name, files)
 
     @app.websocket("/api/watch")

@@ -41,12 +41,13 @@ class Preview:
             return result, self._content
 
 
-def jpeg(image: npt.NDArray[np.uint8], side: int) -> bytes:
+def jpeg(image: npt.NDArray[np.uint8], side: int, quality: int = JPEG_QUALITY) -> bytes:
     """Encode an image as JPEG.
 
     Args:
         image: uint8 [height, width, 3], BGR.
         side: largest length of the longer side, pixels; a larger image is scaled down.
+        quality: JPEG quality, 0 to 100.
 
     Raises:
         ValueError: if the image cannot be encoded.
@@ -55,7 +56,7 @@ def jpeg(image: npt.NDArray[np.uint8], side: int) -> bytes:
     if scale < 1:
         size = [max(1, round(length * scale)) for length in (image.shape[1], image.shape[0])]
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
         raise ValueError(f"image: expected a size that JPEG supports, got {image.shape}")
     return data.tobytes()

@@ -62,17 +62,19 @@ def test_steps_are_trained_and_measured_with_seeds_and_an_interrupted_run_goes_o
     assert "| shapes | distillation | `--head-norm none --teacher TEACHER` |" in table
 
 
-def test_tree_crowns_are_measured_on_a_scene_that_is_not_trained(tmp_path: Path) -> None:
-    names = ["yell528_train_0_0.jpg", "yell541_train_0_0.jpg", "yell528_train_0_300.jpg"]
+def test_tree_crowns_are_measured_on_tiles_that_share_no_pixels_with_those_to_train_on(tmp_path: Path) -> None:
+    """But for one column: a tile from 1500 ends at 1899 and another one begins there."""
+    lefts = {"yell528": (0, 1499, 1500, 1501, 1899), "yell541": (300, 600, 849)}
+    names = [f"{scene}_train_{left:04}_0300.jpg" for scene, some in lefts.items() for left in some]
     images = [{"id": n, "file_name": name} for n, name in enumerate(names)]
-    boxes = [{"id": n, "image_id": n % 3} for n in range(6)]
+    boxes = [{"id": n, "image_id": n % len(images)} for n in range(2 * len(images))]
     categories = [{"id": 1, "name": "tree"}]
-    paths = recipe.split_scenes({"images": images, "annotations": boxes, "categories": categories}, tmp_path)
+    paths = recipe.split_tiles({"images": images, "annotations": boxes, "categories": categories}, tmp_path)
     train, val = (json.loads(path.read_text()) for path in paths)
-    assert [item["id"] for item in train["images"]] == [0, 2]
-    assert [item["id"] for item in val["images"]] == [1]
-    assert [item["id"] for item in train["annotations"]] == [0, 2, 3, 5]
-    assert [item["id"] for item in val["annotations"]] == [1, 4]
+    assert [item["id"] for item in train["images"]] == [0, 1, 2, 5]
+    assert [item["id"] for item in val["images"]] == [4, 7]
+    assert [item["id"] for item in train["annotations"]] == [0, 1, 2, 5, 8, 9, 10, 13]
+    assert [item["id"] for item in val["annotations"]] == [4, 7, 12, 15]
     assert train["categories"] == val["categories"] == categories
 
 

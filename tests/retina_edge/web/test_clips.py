@@ -174,12 +174,12 @@ def test_a_browser_plays_a_clip(
     browser = open_browser(DESKTOP)
     browser.get(f"{with_clips.url}/")
     browser.execute_script(
-        "const video = document.createElement('video'); video.id = 'clip'; video.muted = true;"
+        "const video = document.createElement('video'); video.id = 'played'; video.muted = true;"
         "video.src = arguments[0]; document.body.append(video); video.currentTime = 2;",
         f"api/streams/south/clips/{clip['name']}",
     )
     script = (
-        "const video = document.getElementById('clip'); if (video.readyState < 2 || video.seeking) return null;"
+        "const video = document.getElementById('played'); if (video.readyState < 2 || video.seeking) return null;"
         "const canvas = document.createElement('canvas'); canvas.width = video.videoWidth;"
         "canvas.height = video.videoHeight; const context = canvas.getContext('2d'); context.drawImage(video, 0, 0);"
         "return [video.duration, video.videoWidth, video.videoHeight, context.getImageData(9, 9, 1, 1).data[0]];"

@@ -63,8 +63,11 @@ def test_streams_are_live_and_fit_the_window(
     until(lambda: bool(browser.execute_script("return arguments[0].naturalWidth > 0", thumbnail)))
     width, inner = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert width <= inner
-    script = "showOutputs([]); return getComputedStyle(document.getElementById('outputs-section')).display"
-    assert browser.execute_script(script) == "none"
+    script = (
+        "const done = arguments[0]; import('./outputs.js').then(({ showOutputs }) => { showOutputs([]);"
+        "done(getComputedStyle(document.getElementById('outputs-section')).display); })"
+    )
+    assert browser.execute_async_script(script) == "none"
     until(lambda: browser.find_element(By.ID, "outputs").is_displayed())  # at the next refresh
     browser.execute_script("scrollTo(0, 0)")
     save_screenshot(browser, f"page-{size[0]}")

@@ -1,0 +1,24 @@
+// The frames of all streams arrive through one connection, because a browser opens at most six connections to a host.
+
+const RETRY_MS = 1000;
+
+// Watch all streams for as long as the page is open.
+//   onFrame(index, blob): a JPEG of the stream with this index.
+//   onRegions(stream, revision): the regions of a stream have changed.
+//   onOpen(): the connection is open; what happened before may have been missed.
+export function watch({ onFrame, onRegions, onOpen }) {
+  const address = new URL("api/watch", location.href);
+  address.protocol = address.protocol.replace("http", "ws");
+  const socket = new WebSocket(address);
+  socket.binaryType = "arraybuffer";
+  socket.onopen = onOpen;
+  socket.onmessage = ({ data }) => {
+    if (typeof data === "string") {
+      const { stream, revision } = JSON.parse(data).regions;
+      onRegions(stream, revision);
+    } else {
+      onFrame(new DataView(data).getUint16(0), new Blob([data.slice(2)], { type: "image/jpeg" }));
+    }
+  };
+  socket.onclose = () => setTimeout(() => watch({ onFrame, onRegions, onOpen }), RETRY_MS);
+}

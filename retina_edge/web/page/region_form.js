@@ -1,0 +1,83 @@
+// The list of the regions of a stream, and the form of the one that is selected.
+
+import { say } from "./words.js";
+
+export class RegionForm {
+  // Show regions in an element. onSelect(id) is called if one is chosen, onChange(values) if values of it are changed.
+  constructor(element, { onSelect, onChange }) {
+    this.list = element.querySelector(".region-list");
+    this.form = element.querySelector("form.region");
+    this.onSelect = onSelect;
+    this.shownId = null;
+    this.form.addEventListener("submit", (event) => event.preventDefault());
+    const { name, dwell } = this.form.elements;
+    name.addEventListener("change", () => name.checkValidity() && onChange({ name: name.value.trim() }));
+    dwell.addEventListener("change", () => {
+      if (dwell.checkValidity()) onChange({ dwell: dwell.value === "" ? null : Number(dwell.value) });
+      else dwell.reportValidity();
+    });
+    this.form.querySelector(".classes").addEventListener("change", () => {
+      onChange({ classes: [...this.form.querySelectorAll(".classes :checked")].map((box) => box.value) });
+    });
+  }
+
+  show(regions, selected, classes) {
+    const focused = document.activeElement?.dataset?.select;
+    this.list.replaceChildren(...(regions.length ? regions.map((region) => item(region, region.id === selected)) : [empty()]));
+    for (const button of this.list.querySelectorAll("button")) button.onclick = () => this.onSelect(button.dataset.select);
+    if (focused) this.list.querySelector(`[data-select="${CSS.escape(focused)}"]`)?.focus();
+    const region = regions.find(({ id, read_only }) => id === selected && !read_only);
+    this.form.hidden = !region;
+    if (region) this.fill(region, classes);
+  }
+
+  // Fill the form in. A text that is being typed stays.
+  fill(region, classes) {
+    const other = this.shownId !== region.id;
+    this.shownId = region.id;
+    const { name, dwell } = this.form.elements;
+    for (const [field, value] of [[name, region.name], [dwell, region.dwell ?? ""]]) {
+      const typing = document.activeElement === field && field.value !== field.defaultValue;
+      if (other || !typing) field.value = value;
+      field.defaultValue = value;
+    }
+    this.form.querySelector(".dwell").hidden = region.kind !== "zone";
+    this.form.querySelector("[data-act=reverse]").hidden = region.kind !== "line";
+    const boxes = this.form.querySelector(".classes");
+    if (boxes.childElementCount !== classes.length) boxes.replaceChildren(...classes.map(checkbox));
+    for (const box of boxes.querySelectorAll("input")) box.checked = region.classes.includes(box.value);
+  }
+
+  // Let the user type a name for a new region. On a phone, this would cover the picture with the keyboard.
+  askForName() {
+    if (this.form.hidden || !matchMedia("(pointer: fine)").matches) return;
+    this.form.elements.name.focus({ preventScroll: true });
+    this.form.elements.name.select();
+  }
+}
+
+function item({ id, kind, name, read_only }, selected) {
+  const element = document.createElement("li");
+  const button = document.createElement("button");
+  button.type = "button";
+  button.dataset.select = id;
+  button.setAttribute("aria-pressed", String(selected));
+  button.textContent = say(read_only ? "list-item.fixed" : "list-item", { name, kind: say(`kind.${kind}`) });
+  element.append(button);
+  return element;
+}
+
+function empty() {
+  const element = document.createElement("li");
+  element.textContent = say("no-regions");
+  return element;
+}
+
+function checkbox(name) {
+  const label = document.createElement("label");
+  const box = document.createElement("input");
+  box.type = "checkbox";
+  box.value = name;
+  label.append(box, ` ${name}`);
+  return label;
+}
