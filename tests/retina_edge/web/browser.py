@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from selenium.webdriver import Chrome
@@ -59,7 +59,7 @@ def pointer(browser: Chrome, card: WebElement, kind: Literal["mouse", "touch"] =
     def press_at(*points: tuple[float, float]) -> None:
         left, top, width, height = browser.execute_script(script, picture)
         places = [(round(left + x * width), round(top + y * height)) for x, y in points]
-        actions = ActionBuilder(browser, mouse=PointerInput(kind, kind), duration=20)
+        actions: Any = ActionBuilder(browser, mouse=PointerInput(kind, kind), duration=20)  # type: ignore[no-untyped-call]
         actions.pointer_action.move_to_location(*places[0]).pointer_down()
         for place in places[1:]:
             actions.pointer_action.move_to_location(*place)

@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
 
 from retina_edge.detections import Detections
 from retina_edge.pipeline.result import Result
@@ -163,6 +164,45 @@ def test_the_token_is_required(folder: Path) -> None:
 def test_without_clips_there_are_no_routes(client: httpx.Client) -> None:
     assert client.get("/api/streams/north/clips").status_code == 404
     assert not any("clips" in path for path in client.get("/openapi.json").json()["paths"])
+
+
+@NEEDS_BROWSER
+def test_the_page_plays_the_clip_of_an_event_as_soon_as_it_is_complete(
+    open_browser: Callable[[tuple[int, int]], Chrome], with_clips: Served, http: httpx.Client, folder: Path
+) -> None:
+    """The video begins before the event: its gray is the number of the frame, and frame 50 is the event."""
+    (clip,) = http.get("/api/streams/south/clips").json()
+    path, hidden = folder / clip["name"], folder / "hidden"
+    path.rename(hidden)
+    try:
+        image = np.full((96, 128, 3), 50, np.uint8)
+        moment = datetime.now(timezone.utc)
+        event = replace(entered(50), stream="south", captured=moment, clip=clip["name"])
+        with_clips.events.add(event, image)
+        browser = open_browser(DESKTOP)
+        browser.get(f"{with_clips.url}/")
+        wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, "#events .play"))
+        play = browser.find_element(By.CSS_SELECTOR, "#events .play")
+        assert (play.get_attribute("aria-label") or "").startswith("Play the clip: south: ")
+        play.click()
+        dialog = browser.find_element(By.ID, "clip")
+        wait_for(lambda: "The clip is still being written." in dialog.text)
+    finally:
+        hidden.rename(path)
+    script = (
+        "const video = document.querySelector('#clip video'); if (video.readyState < 2) return null;"
+        "const canvas = document.createElement('canvas'); const context = canvas.getContext('2d');"
+        "context.drawImage(video, 0, 0); return [video.currentTime, context.getImageData(9, 9, 1, 1).data[0]];"
+    )
+    wait_for(lambda: browser.execute_script(script))
+    time, gray = browser.execute_script(script)
+    assert time < 1.5  # it has just begun to play
+    assert gray < 50
+    wait_for(lambda: browser.execute_script(script)[0] > 2)  # it plays on to the event
+    assert browser.execute_script(script)[1] >= 46
+    dialog.find_element(By.TAG_NAME, "button").click()
+    wait_for(lambda: not dialog.is_displayed())
+    wait_for(lambda: browser.switch_to.active_element.get_attribute("class") == "play")
 
 
 @NEEDS_BROWSER
