@@ -30,6 +30,7 @@ export class RegionEditor {
     this.moved = null; // {id, points} of a region that is being moved, before it is saved
     this.drag = null;
     this.saving = null; // timer of a move with the keys
+    this.touched = false; // true if the newest corner was drawn with a finger
     store.addEventListener("change", () => this.changed());
     store.addEventListener("notice", ({ detail }) => this.open && announce(detail));
     const actions = {
@@ -134,6 +135,7 @@ export class RegionEditor {
     const point = this.overlay.locate(event);
     if (this.tool) {
       this.svg.focus();
+      this.touched = event.pointerType === "touch";
       this.addCorner(point, REACH[event.pointerType] ?? REACH.mouse);
       return;
     }
@@ -213,8 +215,10 @@ export class RegionEditor {
       [this.pointer] = shifted([this.pointer], by);
       this.announce(say("cursor", percent(this.pointer)));
       this.draw();
-    } else if (event.key === " ") this.addCorner(this.pointer, 0);
-    else if (event.key === "Enter") this.finish();
+    } else if (event.key === " ") {
+      this.touched = false;
+      this.addCorner(this.pointer, 0);
+    } else if (event.key === "Enter") this.finish();
     else if (event.key === "Backspace") this.removeDraftCorner();
     else if (event.key === "Escape") this.setTool(null);
     else return;
@@ -290,7 +294,7 @@ export class RegionEditor {
     }
     this.setTool(null);
     this.select(id);
-    this.form.askForName();
+    if (!this.touched) this.form.askForName(); // the keyboard of a phone would cover the picture
   }
 
   newName(kind) {

@@ -48,9 +48,9 @@ export class RegionForm {
     for (const box of boxes.querySelectorAll("input")) box.checked = region.classes.includes(box.value);
   }
 
-  // Let the user type a name for a new region. On a phone, this would cover the picture with the keyboard.
+  // Let the user type a name for a new region.
   askForName() {
-    if (this.form.hidden || !matchMedia("(pointer: fine)").matches) return;
+    if (this.form.hidden) return;
     this.form.elements.name.focus({ preventScroll: true });
     this.form.elements.name.select();
   }
