@@ -25,7 +25,9 @@ from retina_edge.sinks.sink import Sink
 from retina_edge.tracking.region_counter import Tally
 
 # Longer side of the frames of a clip in pixels, JPEG quality from 0 to 100, and most frames per second.
-CLIP_SIDE, JPEG_QUALITY, MAX_FPS = 960, 80, 15.0
+CLIP_SIDE, JPEG_QUALITY, MAX_FPS = 960, 80, 10.0
+# Seconds between two frames, and the part of them that a frame may come early: cameras are not even.
+INTERVAL, EARLY = 1 / MAX_FPS, 0.25
 # Frames that the writer takes from a clip before it turns to the next one.
 TURN = 4
 # Frames of a file that may wait for the writer.
@@ -41,10 +43,10 @@ NICENESS = 10
 class ClipSink(Sink):
     """A sink that keeps the newest frames of all streams as JPEG, and writes clips of events in a background thread.
 
-    A clip is a WebM video (VP8), which browsers play, of at most 15 frames per second and 960 pixels: 640x360
-    for 720p, 960x540 for 1080p. Its boxes are
-    drawn when it is written. An event that falls into the clip of an earlier event extends it, up to 30 s. A frame
-    of another size is fitted into the clip. A clip has its final name only if it is complete.
+    A clip is a WebM video (VP8), which browsers play, of at most 10 frames per second and 960 pixels: 640x360 for 720p,
+    960x540 for 1080p. Its boxes are drawn when it is written. An event that falls into the clip of an earlier event
+    extends it, up to 30 s. A frame of another size is fitted into the clip. A clip has its final name only if it is
+    complete.
 
     A clip that cannot be written is an error in the log and in ``error``, and ends neither the run nor other clips.
 
@@ -71,7 +73,8 @@ class ClipSink(Sink):
         self._rings = {name: ClipRing(before=options.before, after=options.after, max_bytes=share) for name in names}
         # Protects the rings. The detector's thread holds it too, so nothing slow may happen inside.
         self._changed = threading.Condition()
-        self._kept_at: dict[str, float] = {}
+        # Time from which the next frame of each stream is kept.
+        self._due: dict[str, float] = {}
         self._writer = ClipWriter(options.folder, fps=MAX_FPS)
         self._live: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="clips", daemon=True)
@@ -114,12 +117,15 @@ class ClipSink(Sink):
 
     def write(self, result: Result) -> None:
         ring, moment = self._rings[result.stream], _time(result)
-        since = moment - self._kept_at.get(result.stream, -np.inf)
-        # A tenth less, because frames do not arrive evenly.
-        if 0 <= since < 0.9 / MAX_FPS and not result.events:
+        due = self._due.get(result.stream, moment)
+        if not due - INTERVAL <= moment < due + INTERVAL:  # after a gap, or the clock was set back
+            due = moment
+        early = moment < due - EARLY * INTERVAL
+        if early and not result.events:
             return
         frame = _encode(result)
-        self._kept_at[result.stream] = moment
+        # From the time when the frame was due, so that any rate of the source gives the same rate on average.
+        self._due[result.stream] = due if early else due + INTERVAL
         with self._changed:
             if not result.live:
                 self._changed.wait_for(
