@@ -118,7 +118,7 @@ class ClipSink(Sink):
     def write(self, result: Result) -> None:
         ring, moment = self._rings[result.stream], _time(result)
         due = self._due.get(result.stream, moment)
-        if not due - INTERVAL <= moment < due + INTERVAL:  # after a gap, or the clock was set back
+        if not due - 2 * INTERVAL < moment < due + INTERVAL:  # after a gap, or the clock was set back
             due = moment
         early = moment < due - EARLY * INTERVAL
         if early and not result.events:
