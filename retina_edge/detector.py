@@ -23,6 +23,7 @@ from retina_edge.model.model_file import open_executor
 
 if TYPE_CHECKING:
     from retina_edge.pipeline.frame_stream import FrameStream, SourceName
+    from retina_edge.tracking.tracker_names import TrackerName
     from retina_edge.tracking.zones import Line, Zone
 
 T = TypeVar("T")
@@ -224,7 +225,7 @@ class Detector:
         sources: SourceName | Iterable[SourceName],
         *,
         score: float | None = None,
-        track: bool = False,
+        track: bool | TrackerName = False,
         regions: Sequence[Zone | Line] = (),
         max_frames: int | None = None,
         fps: float | None = None,
@@ -239,7 +240,8 @@ class Detector:
             sources: one or several sources as ``retina-edge detect`` takes them: a path, a glob, a camera index, a URL,
                 ``gst:...``, ``csi://0``; ``NAME=SOURCE`` names the stream.
             score: keep only detections that score more than this; by default ``default_score``.
-            track: follow objects from frame to frame and give each an id; this needs the extra ``track``.
+            track: follow objects from frame to frame and give each an id; ``botsort`` for cameras that move. This needs
+                the extra ``track``.
             regions: zones and lines at which objects are counted; they turn tracking on.
             max_frames: end each source after this many frames, at least 1; None for all frames.
             fps: frames per second of image files and video files; None for the times in them.
@@ -299,9 +301,8 @@ class Detector:
     def choose_batch(self, requested: int | None, *, frames: int = 1) -> int:
         """Return the number of frames in a batch: the requested number, else the model's own, else those there are.
 
-        A warning says if an engine is tuned for another number than the requested one.
-
-        ``frames`` is the number of frames that are there at once, such as the number of streams.
+        A warning says if an engine is tuned for another number than the requested one. ``frames`` is the number of
+        frames that are there at once, such as the number of streams.
 
         Raises:
             RetinaEdgeError: if the model cannot take the requested number.

@@ -26,6 +26,7 @@ from retina_edge.tracking.analysis import TrackingOptions
 from retina_edge.tracking.events import Event
 from retina_edge.tracking.region_counter import Tally
 from retina_edge.tracking.tracker import Tracks
+from retina_edge.tracking.tracker_names import TRACKERS, TrackerName
 from retina_edge.tracking.zones import Line, Zone
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class FrameStream(Iterator[StreamedFrame]):
         sources: SourceName | Iterable[SourceName],
         *,
         score: float | None = None,
-        track: bool = False,
+        track: bool | TrackerName = False,
         regions: Sequence[Zone | Line] = (),
         max_frames: int | None = None,
         fps: float | None = None,
@@ -161,7 +162,8 @@ class FrameStream(Iterator[StreamedFrame]):
         self._detector = detector
         self._check_detector()
         named = named_sources(_source_names(sources), fps=fps)
-        tracking = TrackingOptions(track, regions)
+        tracker = TRACKERS[0] if isinstance(track, bool) else track
+        tracking = TrackingOptions(bool(track), regions, tracker=tracker)
         self._run = run = _Run(
             detector,
             with_bit_depth(named, detector.contract.bit_depth),

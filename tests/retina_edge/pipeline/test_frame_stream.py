@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.core.errors import RetinaEdgeError, SourceError
+from engines.core.errors import ContractError, RetinaEdgeError, SourceError
 from retina_edge import TiledDetector
 from retina_edge.assets import MODEL
 from retina_edge.detector import Detector
 from retina_edge.pipeline import frame_stream
+from retina_edge.tracking import analysis
+from retina_edge.tracking.tracker import ByteTrack
+from retina_edge.tracking.tracker_names import TrackerName, make_tracker
 from retina_edge.tracking.zones import Line, Zone
 from tests.made_streams import Made
 from tests.media import write_patch_image, write_video
@@ -134,6 +137,24 @@ def test_tracks_events_and_tallies(video: Path) -> None:
     assert counts["yard"]["inside"] == 1
     (first,) = detector().stream(video, max_frames=1)
     assert first.tracks is None
+
+
+def test_a_tracker_is_chosen_by_its_name(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def make(name: TrackerName) -> ByteTrack:
+        made.append(name)
+        return make_tracker(name)
+
+    monkeypatch.setattr(analysis, "make_tracker", make)
+    chosen: tuple[bool | TrackerName, ...] = (True, "bytetrack", "botsort")
+    for track in chosen:
+        items = list(detector().stream(video, track=track))
+        assert items[-1].tracks is not None
+        assert items[-1].tracks.tolist() == [1]
+    assert made == ["bytetrack", "bytetrack", "botsort"]
+    with pytest.raises(ContractError, match="tracker: expected bytetrack or botsort, got 'sort'"):
+        detector().stream(video, track="sort")  # type: ignore[arg-type]
 
 
 def test_a_missing_source_is_named_at_the_call(tmp_path: Path) -> None:
