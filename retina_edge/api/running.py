@@ -127,8 +127,9 @@ def open_run(
         contract = detector.contract
         regions = options.tracking.store(list(named), contract.class_names, editable=not strict)
 
-        def pass_on(_stream: Stream, result: Result) -> None:
-            result = outputs.name_clips(result)
+        def pass_on(stream: Stream, result: Result) -> None:
+            # The API names clips in the newest result, too.
+            stream.latest = result = outputs.name_clips(result)
             on_result(result)
             outputs.write(result)
 
