@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,20 +171,33 @@ class TrainingPlan:
 
     def recipe(self) -> dict[str, Any]:
         """Return the record for checkpoints: all options, and the choices with their reasons."""
-        from retina_edge.model.checkpoint import plain
-
-        recipe: dict[str, Any] = {
-            "model": dataclasses.asdict(self.model),
-            "augment": dataclasses.asdict(self.augment),
-            "options": dataclasses.asdict(self.options),
-            "choices": [dataclasses.asdict(choice) for choice in self.choices],
-        }
-        return dict(plain(recipe))
+        return recipe_record(dataclasses.asdict(self.model), self.augment, self.options, self.choices)
 
     def anchor_fit(self) -> AnchorFit:
         """Return the fit of the anchors to the objects."""
         sizes = [level[0] for level in self.model.config(num_classes=1).anchor_sizes]
         return fit_anchors(self.boxes, self.model.input_size, sizes, self.model.aspect_ratios)
+
+
+def recipe_record(
+    model: Mapping[str, Any], augment: AugmentOptions, options: TrainOptions, choices: Iterable[Choice] = ()
+) -> dict[str, Any]:
+    """Return the record of a run's options for checkpoints.
+
+    Args:
+        model: the options of the model.
+        augment, options: the other options.
+        choices: those that were chosen, with their reasons.
+    """
+    from retina_edge.model.checkpoint import plain
+
+    recipe: dict[str, Any] = {
+        "model": model,
+        "augment": dataclasses.asdict(augment),
+        "options": dataclasses.asdict(options),
+        "choices": [dataclasses.asdict(choice) for choice in choices],
+    }
+    return dict(plain(recipe))
 
 
 def decided_by(teacher: Teacher | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from engines.core.contract import DetectorContract
 from engines.core.errors import ContractError
 from retina_edge.api.given_options import GivenOptions
-from retina_edge.api.training_plan import TrainingPlan, decided_by, losses_of, model_of
+from retina_edge.api.training_plan import TrainingPlan, decided_by, losses_of, model_of, recipe_record
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.summary import DataSummary
@@ -63,7 +63,8 @@ class TrainingRun:
             )
         model = quantized_model(source, self.train_data, batch=options.batch, device=self.group.device)
         augment = AugmentOptions(**given.augment).for_input(source.contract.input_size)
-        return self._trainer(model, source.contract, augment, options, recipe=None)
+        recipe = recipe_record(model_of(source), augment, options)
+        return self._trainer(model, source.contract, augment, options, recipe=recipe)
 
     def planned(
         self,
@@ -84,7 +85,7 @@ class TrainingRun:
         source = load_checkpoint(init) if init else None
         last = last_path(self.output)
         previous = load_checkpoint(last) if resume else None
-        if previous and previous.recipe is not None:
+        if previous and previous.recipe is not None and not previous.recipe["options"].get("qat"):
             given = given.or_else(previous.recipe, last)
             choices = [Choice(**choice) for choice in previous.recipe["choices"]]
         else:

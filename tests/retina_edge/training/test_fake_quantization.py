@@ -177,6 +177,9 @@ def test_qat_fine_tunes_a_checkpoint_and_resumes(
     assert "epoch 2/2" in capsys.readouterr().err
     source, tuned = load_checkpoint(checkpoint), load_checkpoint(output)
     assert tuned.contract == source.contract
+    assert tuned.recipe is not None
+    assert (tuned.recipe["options"]["qat"], tuned.recipe["options"]["epochs"]) == (True, 2)
+    assert tuned.recipe["model"]["backbone"] == source.config.backbone
     moved = [name for name, value in source.weights.items() if not torch.equal(tuned.weights[name], value)]
     assert {name.rpartition(".")[2] for name in moved} == {"weight", "bias"}  # but not the statistics
     assert len(moved) > 20
