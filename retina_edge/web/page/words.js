@@ -12,6 +12,7 @@ const WORDS = {
     "Wrong token. Use the token that was given with --token, or the one that was printed when the server started.",
 
   "online": "{online} of {all} streams online",
+  "full": "too many viewers: close the page in another window to see frames here",
   "no-answer": "the server does not answer",
   "connecting": "connecting",
   "state.connecting": "connecting",
@@ -103,8 +104,8 @@ const WORDS = {
   "in": "in",
 
   "last-hour": "last hour of {stream}",
-  "minute": "{time}: {events} events",
-  "minute.offline": "{time}: {events} events, {seconds} s without frames",
+  "minute": "{time}: events: {events}",
+  "minute.offline": "{time}: events: {events}; without frames: {seconds} s",
   "minute.none": "{time}: not running yet",
   "now": "now",
   "hour-ago": "60 min ago",
@@ -119,6 +120,7 @@ const WORDS = {
   "events": "Events",
   "no-events": "no events yet",
   "no-such-events": "no such events",
+  "no-kept-events": "no such events, or they are no longer kept",
   "filter": "filter of the events",
   "stream": "Stream",
   "class": "Class",
@@ -131,7 +133,7 @@ const WORDS = {
   "event.crossed": "{stream}: {class} {track} crossed {region}, {direction}",
   "play": "Play the clip: {event}",
   "close": "Close",
-  "clip.waiting": "The clip is still being written.",
+  "clip.waiting": "The clip is not there yet: it is still being written, or no longer kept.",
   "clip.gone": "The clip is not there: it is no longer kept, or could not be written.",
 };
 
