@@ -11,11 +11,10 @@ const CORNERS = { zone: 3, mask: 3, line: 2 };
 const KEY_PAUSE_MS = 400;
 
 export class RegionEditor {
-  // Edit the regions of a store on a card; announce(text) tells the user something.
-  constructor(card, store, announce) {
-    this.card = card;
-    this.store = store;
-    this.announce = announce;
+  // Edit the regions of a store on a card; announce(text) tells the user something, onOpen() is called if the editor is
+  // opened or closed.
+  constructor(card, store, { announce, onOpen }) {
+    Object.assign(this, { card, store, announce, onOpen });
     this.svg = card.querySelector(".overlay");
     this.overlay = new RegionOverlay(this.svg);
     this.form = new RegionForm(card.querySelector(".editor"), {
@@ -72,6 +71,7 @@ export class RegionEditor {
     }
     if (open) this.store.load(); // a stream without frames has not loaded them yet
     else this.announce("");
+    this.onOpen();
     this.changed();
   }
 

@@ -18,7 +18,8 @@ export class StreamCard {
     this.shots = null; // while paused: the paused frame, with and without boxes
     this.pausing = false; // true while the frame to pause at is on its way
     this.regions = new RegionStore(stream);
-    this.editor = new RegionEditor(this.element, this.regions, (text) => this.announce(text));
+    const editing = { announce: (text) => this.announce(text), onOpen: () => this.showShot() };
+    this.editor = new RegionEditor(this.element, this.regions, editing);
     this.timeline = new Timeline(this.find(".last-hour"), stream, onMinute);
     this.find("[data-act=pause]").onclick = () => this.pause();
     this.find("[data-act=full]").onclick = () => this.toggleFullScreen();
@@ -96,10 +97,16 @@ export class StreamCard {
       if (!this.pausing) return; // the button was pressed again meanwhile
       this.pausing = false;
       this.shots = shots;
-      if (shots) this.showPicture(shots.get("annotated"));
+      this.showShot();
     }
     this.find("[data-act=pause]").setAttribute("aria-pressed", String(Boolean(this.shots)));
     this.find(".paused").hidden = !this.shots;
+  }
+
+  // Show the frame at which the picture is paused. While regions are drawn it has no boxes, because it would show the
+  // regions as they were.
+  showShot() {
+    if (this.shots) this.showPicture(this.shots.get(this.editor.open ? "plain" : "annotated"));
   }
 
   // Return the newest frame, with and without boxes; null if there is none, which the card says.

@@ -166,6 +166,29 @@ def test_a_second_finger_moves_nothing(drawable: Served, open_browser: Open) -> 
     assert_no_errors(browser)
 
 
+def test_a_paused_picture_does_not_show_a_zone_where_it_was(drawable: Served, open_browser: Open) -> None:
+    browser = open_browser(DESKTOP)
+    card = edited(browser, drawable.url)
+    script = """
+    const [image] = arguments, canvas = document.createElement("canvas");
+    if (!image.complete || !image.naturalWidth) return false;
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    const context = canvas.getContext("2d");
+    context.drawImage(image, 0, 0);
+    const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+    return data.some((red, index) => index % 4 === 0 && Math.abs(red - data[index + 2]) > 60);
+    """
+    picture = card.find_element(By.TAG_NAME, "img")
+    press(card, "pause")
+    wait_for(lambda: card.find_element(By.CSS_SELECTOR, ".paused").is_displayed())
+    wait_for(lambda: not browser.execute_script(script, picture))
+    press(card, "done")
+    wait_for(lambda: browser.execute_script(script, picture))  # the frame with its boxes and the zone
+    press(card, "edit")
+    wait_for(lambda: not browser.execute_script(script, picture))
+    assert_no_errors(browser)
+
+
 def test_done_saves_a_drawing_with_enough_corners(drawable: Served, open_browser: Open) -> None:
     browser = open_browser(DESKTOP)
     card = edited(browser, drawable.url)
