@@ -21,8 +21,9 @@ from retina_edge.tracking.tracker import Tracks
 LATENCY_RESULTS = 300
 # Seconds that the rate is computed over: short, so that a stalled stream soon shows 0.
 RATE_SECONDS = 5.0
-# Number of newest changes of the state that are kept: enough for the longest back-off of the capture over an hour.
-STATE_CHANGES = 512
+# Number of newest changes of the state that are kept: more than an hour of a camera that is lost every five seconds. If
+# it is lost sooner, the capture waits longer before it tries again.
+STATE_CHANGES = 2048
 
 
 class State(Enum):

@@ -45,12 +45,12 @@ def timeline(changes: Iterable[tuple[float, State]], events: Mapping[int, int], 
     last = int(now // 60)
     first = max(int(spans[0][0] // 60), last - MINUTES + 1)
     ends = [*(moment for moment, _ in spans[1:]), now]
-    offline = [(start, end) for (start, state), end in zip(spans, ends, strict=True) if state is not State.ONLINE]
+    offline = dict.fromkeys(range(first, last + 1), 0.0)
+    for (start, state), end in zip(spans, ends, strict=True):
+        if state is not State.ONLINE:
+            for minute in range(max(first, int(start // 60)), min(last, int(end // 60)) + 1):
+                offline[minute] += max(0.0, min(end, 60 * minute + 60) - max(start, 60 * minute))
     return [
-        Minute(
-            utc_iso(datetime.fromtimestamp(60 * minute, timezone.utc)),
-            events.get(minute, 0),
-            round(sum(max(0.0, min(end, 60 * minute + 60) - max(start, 60 * minute)) for start, end in offline), 1),
-        )
-        for minute in range(first, last + 1)
+        Minute(utc_iso(datetime.fromtimestamp(60 * minute, timezone.utc)), events.get(minute, 0), round(seconds, 1))
+        for minute, seconds in offline.items()
     ]

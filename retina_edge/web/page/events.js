@@ -1,6 +1,7 @@
 // The list of events with its filters, and the clips of events.
 
 import { fetchJson, request, streamAddress } from "./api.js";
+import { showList } from "./lists.js";
 import { say } from "./words.js";
 
 const SHOWN = 20, SHOWN_OF_A_MINUTE = 100;
@@ -11,13 +12,13 @@ export class EventList {
   // Show the events; onClear() is called when all times are to be shown again.
   constructor(onClear) {
     this.minute = null; // {start, time} of the chosen minute
-    this.shown = "";
     this.playing = 0; // number of the clip that was opened last
-    byId("filter").addEventListener("change", () => this.refresh());
+    this.opener = document.body; // what had the focus when it was opened
+    byId("filter").addEventListener("change", () => this.update());
     byId("all-times").onclick = () => {
       this.minute = null;
       onClear();
-      this.refresh();
+      this.update();
       byId("filter-stream").focus();
     };
     const dialog = byId("clip");
@@ -26,6 +27,8 @@ export class EventList {
       this.playing += 1;
       dialog.querySelector("video").removeAttribute("src");
       dialog.querySelector("video").load();
+      // The browser gives the focus back to the button that opened the dialog, if that is still there.
+      if (!this.opener.isConnected) byId("filter-stream").focus({ preventScroll: true });
     });
   }
 
@@ -33,7 +36,7 @@ export class EventList {
   chooseMinute(stream, start, time) {
     this.minute = { start, time };
     byId("filter-stream").value = stream;
-    this.refresh();
+    this.update();
   }
 
   // Offer streams, classes, and zones and lines as filters; a choice that is still there stays.
@@ -46,6 +49,11 @@ export class EventList {
       select.replaceChildren(...wanted.map((name) => new Option(name || say("all"), name)));
       select.value = chosen;
     }
+  }
+
+  // Show what is chosen at once. If the server does not answer, the next refresh of the page says so.
+  update() {
+    this.refresh().catch(() => {});
   }
 
   async refresh() {
@@ -66,27 +74,24 @@ export class EventList {
   }
 
   show(events, query) {
-    const filtered = query !== `limit=${SHOWN}`;
+    const nothing = this.minute ? "no-kept-events" : query === `limit=${SHOWN}` ? "no-events" : "no-such-events";
     byId("no-events").hidden = events.length > 0;
-    byId("no-events").textContent = say(filtered ? "no-such-events" : "no-events");
-    const shown = JSON.stringify([query, events.map(({ number }) => number)]);
-    if (shown === this.shown) return;
-    this.shown = shown;
-    const focused = document.activeElement?.closest("#events li")?.dataset.number;
-    byId("events").replaceChildren(...events.map((event) => this.item(event)));
-    if (focused) byId("events").querySelector(`[data-number="${focused}"] button`)?.focus();
+    byId("no-events").textContent = say(nothing);
+    const list = byId("events");
+    const focused = list.contains(document.activeElement);
+    showList(list, events, keyOf, (event) => this.item(event));
+    if (focused && !list.contains(document.activeElement)) list.querySelector("li:last-child button")?.focus({ preventScroll: true });
   }
 
   item(event) {
     const item = byId("event").content.firstElementChild.cloneNode(true);
-    item.dataset.number = event.number;
     const seconds = Math.round(event.dwell ?? 0);
     const direction = event.direction && say(`count.${event.direction}`);
     const text = say(`event.${event.kind}`, { ...event, seconds, direction });
     item.querySelector(".text").textContent = text;
     const time = item.querySelector("time");
     time.dateTime = event.time;
-    time.textContent = new Date(event.time).toLocaleTimeString();
+    time.textContent = timeOf(new Date(event.time));
     item.querySelector("img").src = `api/events/${event.number}/thumbnail.jpg`;
     const play = item.querySelector("button");
     if (event.clip) {
@@ -102,6 +107,7 @@ export class EventList {
   async play(event, text) {
     const dialog = byId("clip"), video = dialog.querySelector("video"), notice = dialog.querySelector("[role=status]");
     const number = (this.playing += 1);
+    this.opener = document.activeElement;
     dialog.querySelector("h2").textContent = text;
     notice.textContent = "";
     dialog.showModal();
@@ -123,4 +129,13 @@ export class EventList {
     }
     notice.textContent = say("clip.gone");
   }
+}
+
+// A server that was started again counts from 0, so the number alone is not enough.
+const keyOf = ({ number, time }) => `${number} ${time}`;
+
+// Return a time for people, with the date if that is not today's.
+function timeOf(moment) {
+  const today = moment.toDateString() === new Date().toDateString();
+  return today ? moment.toLocaleTimeString() : moment.toLocaleString();
 }

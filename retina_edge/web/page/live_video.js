@@ -1,12 +1,15 @@
 // The frames of all streams arrive through one connection, because a browser opens at most six connections to a host.
 
-const RETRY_MS = 1000;
+const RETRY_MS = 1000, RETRY_IF_FULL_MS = 10_000;
+const TRY_AGAIN_LATER = 1013; // the server has as many viewers as it allows
 
 // Watch all streams for as long as the page is open.
 //   onFrame(index, blob): a JPEG of the stream with this index.
 //   onRegions(stream, revision): the regions of a stream have changed.
 //   onOpen(): the connection is open; what happened before may have been missed.
-export function watch({ onFrame, onRegions, onOpen }) {
+//   onFull(): the server has too many viewers.
+export function watch(handlers) {
+  const { onFrame, onRegions, onOpen, onFull } = handlers;
   const address = new URL("api/watch", location.href);
   address.protocol = address.protocol.replace("http", "ws");
   const socket = new WebSocket(address);
@@ -20,5 +23,9 @@ export function watch({ onFrame, onRegions, onOpen }) {
       onFrame(new DataView(data).getUint16(0), new Blob([data.slice(2)], { type: "image/jpeg" }));
     }
   };
-  socket.onclose = () => setTimeout(() => watch({ onFrame, onRegions, onOpen }), RETRY_MS);
+  socket.onclose = ({ code }) => {
+    const full = code === TRY_AGAIN_LATER;
+    if (full) onFull();
+    setTimeout(() => watch(handlers), full ? RETRY_IF_FULL_MS : RETRY_MS);
+  };
 }

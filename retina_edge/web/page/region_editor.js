@@ -3,7 +3,7 @@
 import { between, keyStep, percent, shifted } from "./points.js";
 import { RegionForm } from "./region_form.js";
 import { REACH, RegionOverlay } from "./region_overlay.js";
-import { drawingOf } from "./region_store.js";
+import { RegionTools } from "./region_tools.js";
 import { say } from "./words.js";
 
 const CORNERS = { zone: 3, mask: 3, line: 2 };
@@ -11,39 +11,37 @@ const CORNERS = { zone: 3, mask: 3, line: 2 };
 const KEY_PAUSE_MS = 400;
 
 export class RegionEditor {
-  // Edit the regions of a store on a card; announce(text) tells the user something.
-  constructor(card, store, announce) {
-    this.card = card;
-    this.store = store;
-    this.announce = announce;
+  // Edit the regions of a store on a card; announce(text) tells the user something, onOpen() is called if the editor is
+  // opened or closed.
+  constructor(card, store, { announce, onOpen }) {
+    Object.assign(this, { card, store, announce, onOpen });
     this.svg = card.querySelector(".overlay");
     this.overlay = new RegionOverlay(this.svg);
     this.form = new RegionForm(card.querySelector(".editor"), {
-      onSelect: (id) => this.select(id),
-      onChange: (values) => this.save(this.selected, values),
+      onSelect: (id) => { this.setTool(null); this.select(id); },
+      onChange: (values) => this.store.change(this.selected, values),
     });
     this.open = false;
     this.tool = null; // kind of the region that is being drawn
     this.draft = []; // its corners
     this.pointer = null; // where the next corner would be
     this.selected = null;
+    this.corner = null; // number of the corner of the selected region that was chosen last
     this.moved = null; // {id, points} of a region that is being moved, before it is saved
     this.drag = null;
     this.saving = null; // timer of a move with the keys
     this.touched = false; // true if the newest corner was drawn with a finger
     store.addEventListener("change", () => this.changed());
     store.addEventListener("notice", ({ detail }) => this.open && announce(detail));
-    const actions = {
-      edit: () => this.setOpen(!this.open), done: () => this.setOpen(false), undo: () => this.undo(), redo: () => this.redo(),
-      finish: () => this.finish(), "remove-corner": () => this.removeDraftCorner(), cancel: () => this.setTool(null),
-      reverse: () => this.reverse(), delete: () => this.remove(),
-    };
-    for (const [name, act] of Object.entries(actions)) card.querySelector(`[data-act=${name}]`).onclick = act;
-    for (const button of card.querySelectorAll("[data-draw]")) {
-      button.onclick = () => this.setTool(this.tool === button.dataset.draw ? null : button.dataset.draw);
-    }
+    this.tools = new RegionTools(card, {
+      edit: () => (this.open ? this.close() : this.setOpen(true)), done: () => this.close(), undo: () => this.undo(),
+      redo: () => this.redo(), finish: () => this.finish(), cancel: () => this.setTool(null), reverse: () => this.reverse(),
+      "remove-corner": () => (this.tool ? this.removeDraftCorner() : this.removeCorner(this.selected, this.corner)),
+      delete: () => this.remove(),
+    }, (kind) => this.setTool(this.tool === kind ? null : kind));
+    // A second finger neither draws nor moves anything.
     for (const kind of ["down", "move", "up", "cancel"]) {
-      this.svg.addEventListener(`pointer${kind}`, (event) => this.open && this.overlay.size && this[kind](event));
+      this.svg.addEventListener(`pointer${kind}`, (event) => this.open && this.overlay.size && event.isPrimary && this[kind](event));
     }
     card.addEventListener("keydown", (event) => this.open && this.key(event));
     this.svg.addEventListener("focusin", ({ target }) => this.focused(target));
@@ -54,21 +52,32 @@ export class RegionEditor {
   setSize(width, height) {
     if (!width || String(this.overlay.size) === `${width},${height}`) return;
     this.overlay.size = [width, height];
-    this.store.load(); // regions in pixels are known in parts of the frame now
+    this.store.load(); // regions in pixels are other parts of the frame now
   }
 
   setOpen(open) {
     this.open = open;
     this.setTool(null);
+    const button = this.card.querySelector("[data-act=edit]"), editor = this.card.querySelector(".editor");
+    if (!open && editor.contains(document.activeElement)) button.focus();
     this.card.classList.toggle("editing", open);
-    this.card.querySelector(".editor").hidden = !open;
-    this.card.querySelector("[data-act=edit]").setAttribute("aria-expanded", String(open));
-    for (const [name, value] of [["role", "application"], ["tabindex", "0"], ["aria-label", say("drawing-area", { stream: this.store.stream })]]) {
+    editor.hidden = !open;
+    button.setAttribute("aria-expanded", String(open));
+    const label = say("drawing-area", { stream: this.store.stream });
+    const attributes = { role: "application", tabindex: 0, "aria-label": label, "aria-describedby": this.tools.hint.id };
+    for (const [name, value] of Object.entries(attributes)) {
       if (open) this.svg.setAttribute(name, value);
       else this.svg.removeAttribute(name);
     }
-    if (!open) this.announce("");
+    if (open) this.store.load(); // a stream without frames has not loaded them yet
+    else this.announce("");
+    this.onOpen();
     this.changed();
+  }
+
+  // Close the editor. A drawing with enough corners is saved; if it is refused, the editor stays open.
+  async close() {
+    if (!this.complete || (await this.finish())) this.setOpen(false);
   }
 
   setTool(kind) {
@@ -76,7 +85,7 @@ export class RegionEditor {
     this.draft = [];
     this.pointer = null;
     if (kind) {
-      this.selected = null;
+      this.select(null);
       this.pointer = [0.5, 0.5];
       this.svg.focus();
     }
@@ -86,89 +95,79 @@ export class RegionEditor {
   select(id) {
     this.flush();
     this.selected = id;
+    this.corner = null;
     this.changed();
+  }
+
+  // True if what is being drawn has enough corners.
+  get complete() {
+    return this.draft.length >= (CORNERS[this.tool] ?? Infinity);
+  }
+
+  removable({ kind, points }) {
+    return points.length > CORNERS[kind];
   }
 
   // Show the state of the store and of the editor.
   changed() {
-    if (this.selected && !this.store.get(this.selected)) this.selected = null;
     const region = this.store.get(this.selected);
+    if (!region) this.selected = null;
+    if (!(this.corner < region?.points.length)) this.corner = null;
     this.form.show(this.store.regions, this.selected, this.store.classes);
-    const find = (name) => this.card.querySelector(`[data-act=${name}]`);
-    const ready = this.store.editable && Boolean(this.overlay.size);
-    for (const button of this.card.querySelectorAll("[data-draw]")) {
-      button.disabled = !ready;
-      button.setAttribute("aria-pressed", String(button.dataset.draw === this.tool));
-    }
-    find("undo").disabled = !this.store.done.length;
-    find("redo").disabled = !this.store.undone.length;
-    for (const name of ["finish", "remove-corner", "cancel"]) find(name).hidden = !this.tool;
-    find("finish").disabled = this.draft.length < CORNERS[this.tool];
-    find("remove-corner").disabled = !this.draft.length;
-    this.card.querySelector(".hint").textContent = this.hint(region);
+    this.tools.show({
+      store: this.store, hasPicture: Boolean(this.overlay.size), tool: this.tool, corners: this.draft.length,
+      complete: this.complete, selected: region, removable: this.corner !== null && this.removable(region),
+    });
     this.draw();
-  }
-
-  hint(region) {
-    if (!this.store.editable) return this.store.whyNot;
-    if (!this.overlay.size) return say("hint.no-picture");
-    if (this.tool) return say(this.tool === "line" ? "hint.line" : "hint.zone");
-    if (region) return say(region.read_only ? "hint.fixed" : "hint.selected");
-    return say("hint.idle");
   }
 
   draw() {
     const regions = this.store.regions.map((region) => (
       region.id === this.moved?.id ? { ...region, points: this.moved.points } : region
     ));
+    this.redrawing = true;
     this.overlay.draw({
-      regions, editing: this.open, selected: this.selected, draft: this.tool ? this.draft : null, pointer: this.pointer,
+      regions, editing: this.open, selected: this.selected, corner: this.corner, draft: this.tool ? this.draft : null,
+      pointer: this.pointer,
     });
+    this.redrawing = false;
   }
 
   // Pointer.
 
   down(event) {
-    if (event.button !== 0 || !event.isPrimary) return;
+    if (event.button !== 0) return;
     event.preventDefault();
     this.svg.setPointerCapture(event.pointerId);
+    this.focus(this.svg); // a text that is being typed is saved before another region is selected
     const point = this.overlay.locate(event);
+    const reach = REACH[event.pointerType] ?? REACH.mouse;
     if (this.tool) {
-      this.svg.focus();
       this.touched = event.pointerType === "touch";
-      this.addCorner(point, REACH[event.pointerType] ?? REACH.mouse);
+      this.addCorner(point, reach);
       return;
     }
     this.flush();
     const region = this.store.get(this.selected);
-    const handle = region && !region.read_only && this.store.editable ? this.handleAt(region, point, REACH[event.pointerType]) : null;
+    const handle = region && this.store.canChange(region) ? this.overlay.handleAt(region, point, reach) : null;
     if (handle) {
       this.drag = { region, index: handle.index, points: handle.points, start: point };
       if (handle.added) this.moved = { id: region.id, points: handle.points };
-      this.svg.querySelector(`[data-key="corner-${region.id}-${handle.index}"]`)?.focus();
+      this.corner = handle.index;
+      this.changed();
+      this.focus(this.svg.querySelector(`[data-key="corner-${region.id}-${handle.index}"]`));
     } else {
       const id = event.target.dataset.id ?? null;
       this.select(id);
-      if (id) this.svg.querySelector(`[data-key="shape-${id}"]`)?.focus();
+      if (id) this.focus(this.svg.querySelector(`[data-key="shape-${id}"]`));
       const hit = this.store.get(id);
-      if (hit && !hit.read_only && this.store.editable) this.drag = { region: hit, index: null, points: hit.points, start: point };
+      if (hit && this.store.canChange(hit)) this.drag = { region: hit, index: null, points: hit.points, start: point };
     }
   }
 
-  // Return the corner near a point, or a new one if the middle of a side is near; null if neither is.
-  handleAt(region, point, reach = REACH.mouse) {
-    const { points } = region;
-    const nearest = (places) => {
-      const distances = places.map((place) => this.overlay.distance(place, point));
-      const index = distances.indexOf(Math.min(...distances));
-      return distances[index] <= reach ? index : null;
-    };
-    const corner = nearest(points);
-    if (corner !== null) return { index: corner, points };
-    if (region.kind === "line") return null;
-    const middle = nearest(points.map((place, index) => between(place, points[(index + 1) % points.length])));
-    if (middle === null) return null;
-    return { index: middle + 1, points: points.toSpliced(middle + 1, 0, point), added: true };
+  // Give an element the focus. The page does not scroll, because that would move the picture under the pointer.
+  focus(element) {
+    element?.focus({ preventScroll: true });
   }
 
   move(event) {
@@ -200,11 +199,13 @@ export class RegionEditor {
   key(event) {
     if (event.target.closest("input, select, textarea") && event.target.type !== "checkbox") return;
     const letter = event.key.toLowerCase();
-    if ((event.ctrlKey || event.metaKey) && (letter === "z" || letter === "y")) {
+    const shortcut = event.ctrlKey || event.metaKey;
+    if (shortcut && !event.altKey && (letter === "z" || letter === "y")) {
       event.preventDefault();
       if (letter === "y" || event.shiftKey) this.redo();
       else this.undo();
-    } else if (this.tool && (event.target === this.svg || event.key === "Escape")) this.drawingKey(event);
+    } else if (shortcut || event.altKey) return; // a key of the browser, such as Alt+Left
+    else if (this.tool && (event.target === this.svg || event.key === "Escape")) this.drawingKey(event);
     else if (this.svg.contains(event.target) && event.target.dataset.id) this.handleKey(event, event.target.dataset);
     else if (event.key === "Escape" && this.selected) this.select(null);
   }
@@ -226,12 +227,12 @@ export class RegionEditor {
   }
 
   handleKey(event, { id, corner, middle }) {
-    const region = this.store.get(id);
     const by = keyStep(event);
-    const fixed = region.read_only || !this.store.editable;
+    if (!by) this.flush();
+    const region = this.store.get(id);
     if ((event.key === "Enter" || event.key === " ") && middle === undefined) this.select(id);
     else if (event.key === "Escape") this.select(null);
-    else if (fixed) return;
+    else if (!this.store.canChange(region)) return;
     else if (event.key === "Enter" || event.key === " ") this.insertCorner(region, Number(middle));
     else if (by && middle === undefined) {
       const points = this.moved?.id === id ? this.moved.points : region.points;
@@ -242,29 +243,41 @@ export class RegionEditor {
       this.saving = setTimeout(() => this.flush(), KEY_PAUSE_MS);
     } else if (event.key === "Delete" || event.key === "Backspace") {
       if (corner === undefined) this.remove(id);
-      else if (region.points.length > CORNERS[region.kind]) this.save(id, { points: region.points.toSpliced(corner, 1) });
+      else this.removeCorner(id, Number(corner));
     } else return;
     event.preventDefault();
   }
 
-  // The focus selects a region, so that its corners are the next stops of the Tab key.
+  // The focus selects a region, so that its corners are the next stops of the Tab key. It does not if a region is being
+  // drawn or dragged, or if the focus only comes back after the regions were drawn again.
   focused({ dataset }) {
-    if (dataset.key?.startsWith("shape-") && dataset.id !== this.selected && !this.drag) this.select(dataset.id);
+    if (this.redrawing || this.drag || this.tool) return;
+    if (dataset.key?.startsWith("shape-") && dataset.id !== this.selected) this.select(dataset.id);
+    else if (dataset.corner !== undefined) {
+      this.corner = Number(dataset.corner);
+      this.changed();
+    }
   }
 
-  insertCorner(region, index) {
-    const { points } = region;
+  insertCorner({ id, points }, index) {
     const added = between(points[index], points[(index + 1) % points.length]);
-    this.save(region.id, { points: points.toSpliced(index + 1, 0, added) });
+    this.store.change(id, { points: points.toSpliced(index + 1, 0, added) });
+  }
+
+  removeCorner(id, corner) {
+    this.flush();
+    const region = this.store.get(id);
+    this.corner = null;
+    if (this.removable(region)) this.store.change(id, { points: region.points.toSpliced(corner, 1) });
   }
 
   // Drawing.
 
   // Add a corner to the draft; a corner within reach of the first one closes a polygon.
   addCorner(point, reach) {
-    const least = CORNERS[this.tool];
+    if (this.finishing) return;
     const near = (other) => other && this.overlay.distance(point, other) <= reach;
-    if (this.tool !== "line" && this.draft.length >= least && (near(this.draft[0]) || near(this.draft.at(-1)))) {
+    if (this.tool !== "line" && this.complete && (near(this.draft[0]) || near(this.draft.at(-1)))) {
       this.finish();
       return;
     }
@@ -272,36 +285,32 @@ export class RegionEditor {
     this.draft.push(point);
     this.pointer = point;
     this.announce(say("corner-added", { number: this.draft.length, ...percent(point) }));
-    if (this.tool === "line" && this.draft.length === 2) this.finish();
+    if (this.tool === "line" && this.complete) this.finish();
     else this.changed();
   }
 
   removeDraftCorner() {
+    if (this.finishing) return;
     this.draft.pop();
     this.changed();
   }
 
-  // Save the draft. If the server refuses it, it stays, so that it can be corrected.
+  // Save the draft, and return true. If the server refuses it, it stays, so that it can be corrected.
   async finish() {
-    if (this.draft.length < CORNERS[this.tool] || this.finishing) return;
+    if (!this.complete || this.finishing) return false;
     this.finishing = true;
-    const kind = this.tool;
-    const id = await this.store.draw({ kind, name: this.newName(kind), points: this.draft, classes: [], dwell: null });
+    const { tool: kind, draft } = this;
+    const id = await this.store.draw({ kind, name: this.store.newName(kind), points: draft, classes: [], dwell: null });
     this.finishing = false;
+    if (this.draft !== draft) return false; // it was canceled meanwhile
     if (!id) {
       if (kind === "line") this.removeDraftCorner();
-      return;
+      return false;
     }
     this.setTool(null);
     this.select(id);
     if (!this.touched) this.form.askForName(); // the keyboard of a phone would cover the picture
-  }
-
-  newName(kind) {
-    const names = new Set(this.store.regions.map(({ name }) => name));
-    let number = 1;
-    while (names.has(`${say(`kind.${kind}`)} ${number}`)) number += 1;
-    return `${say(`kind.${kind}`)} ${number}`;
+    return true;
   }
 
   // Changes.
@@ -309,22 +318,15 @@ export class RegionEditor {
   // Save what was moved.
   flush() {
     clearTimeout(this.saving);
-    const moved = this.moved;
-    if (!moved) return;
-    this.save(moved.id, { points: moved.points }).finally(() => {
-      if (this.moved === moved) this.moved = null;
-      this.draw();
-    });
-  }
-
-  async save(id, values) {
-    const region = this.store.get(id);
-    if (region) await this.store.change(id, { ...drawingOf(region), ...values });
+    const { moved } = this;
+    this.moved = null;
+    if (moved) this.store.change(moved.id, { points: moved.points });
   }
 
   reverse() {
-    const region = this.store.get(this.selected);
-    this.save(region.id, { points: region.points.toReversed() });
+    this.flush();
+    const { id, points } = this.store.get(this.selected);
+    this.store.change(id, { points: points.toReversed() });
   }
 
   async remove(id = this.selected) {
@@ -334,11 +336,13 @@ export class RegionEditor {
   }
 
   undo() {
+    this.flush();
     if (this.tool && this.draft.length) this.removeDraftCorner();
     else this.store.undo();
   }
 
   redo() {
+    this.flush();
     this.store.redo();
   }
 }

@@ -1,20 +1,21 @@
 // The list of the regions of a stream, and the form of the one that is selected.
 
+import { showList } from "./lists.js";
 import { say } from "./words.js";
 
 export class RegionForm {
   // Show regions in an element. onSelect(id) is called if one is chosen, onChange(values) if values of it are changed.
   constructor(element, { onSelect, onChange }) {
     this.list = element.querySelector(".region-list");
+    this.empty = element.querySelector(".no-regions");
     this.form = element.querySelector("form.region");
     this.onSelect = onSelect;
     this.shownId = null;
     this.form.addEventListener("submit", (event) => event.preventDefault());
     const { name, dwell } = this.form.elements;
-    name.addEventListener("change", () => name.checkValidity() && onChange({ name: name.value.trim() }));
+    name.addEventListener("change", () => name.reportValidity() && onChange({ name: name.value.trim() }));
     dwell.addEventListener("change", () => {
-      if (dwell.checkValidity()) onChange({ dwell: dwell.value === "" ? null : Number(dwell.value) });
-      else dwell.reportValidity();
+      if (dwell.reportValidity()) onChange({ dwell: dwell.value === "" ? null : Number(dwell.value) });
     });
     this.form.querySelector(".classes").addEventListener("change", () => {
       onChange({ classes: [...this.form.querySelectorAll(".classes :checked")].map((box) => box.value) });
@@ -22,13 +23,21 @@ export class RegionForm {
   }
 
   show(regions, selected, classes) {
-    const focused = document.activeElement?.dataset?.select;
-    this.list.replaceChildren(...(regions.length ? regions.map((region) => item(region, region.id === selected)) : [empty()]));
-    for (const button of this.list.querySelectorAll("button")) button.onclick = () => this.onSelect(button.dataset.select);
-    if (focused) this.list.querySelector(`[data-select="${CSS.escape(focused)}"]`)?.focus();
+    const items = showList(this.list, regions, ({ id }) => id, ({ id }) => this.item(id));
+    items.forEach((item, index) => describe(item.firstElementChild, regions[index], selected));
+    this.empty.hidden = regions.length > 0;
     const region = regions.find(({ id, read_only }) => id === selected && !read_only);
     this.form.hidden = !region;
     if (region) this.fill(region, classes);
+  }
+
+  item(id) {
+    const item = document.createElement("li");
+    const button = document.createElement("button");
+    button.type = "button";
+    button.onclick = () => this.onSelect(id);
+    item.append(button);
+    return item;
   }
 
   // Fill the form in. A text that is being typed stays.
@@ -44,7 +53,8 @@ export class RegionForm {
     this.form.querySelector(".dwell").hidden = region.kind !== "zone";
     this.form.querySelector("[data-act=reverse]").hidden = region.kind !== "line";
     const boxes = this.form.querySelector(".classes");
-    if (boxes.childElementCount !== classes.length) boxes.replaceChildren(...classes.map(checkbox));
+    const offered = [...boxes.querySelectorAll("input")].map((box) => box.value);
+    if (String(offered) !== String(classes)) boxes.replaceChildren(...classes.map(checkbox));
     for (const box of boxes.querySelectorAll("input")) box.checked = region.classes.includes(box.value);
   }
 
@@ -56,21 +66,9 @@ export class RegionForm {
   }
 }
 
-function item({ id, kind, name, read_only }, selected) {
-  const element = document.createElement("li");
-  const button = document.createElement("button");
-  button.type = "button";
-  button.dataset.select = id;
-  button.setAttribute("aria-pressed", String(selected));
+function describe(button, { id, kind, name, read_only }, selected) {
+  button.setAttribute("aria-pressed", String(id === selected));
   button.textContent = say(read_only ? "list-item.fixed" : "list-item", { name, kind: say(`kind.${kind}`) });
-  element.append(button);
-  return element;
-}
-
-function empty() {
-  const element = document.createElement("li");
-  element.textContent = say("no-regions");
-  return element;
 }
 
 function checkbox(name) {

@@ -1,6 +1,6 @@
 // Regions drawn over the picture of a stream, with handles for what is being edited.
 
-import { clamp, percent } from "./points.js";
+import { between, clamp, percent } from "./points.js";
 import { say } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -8,11 +8,14 @@ const SVG = "http://www.w3.org/2000/svg";
 const CORNER = 7, MIDDLE = 5, ARROW = 30, TEXT = 14;
 // Farthest distance from a handle that grabs it, in pixels of the screen: for a mouse, and for a finger.
 export const REACH = { mouse: 12, touch: 24, pen: 16 };
+let patterns = 0;
 
 export class RegionOverlay {
   constructor(svg) {
     this.svg = svg;
     this.size = null; // [width, height] of the frames
+    this.hatch = document.getElementById("hatch").cloneNode(true); // an own one, because it has the scale of the picture
+    this.hatch.id = `hatch-${(patterns += 1)}`;
   }
 
   // Pixels of the screen per pixel of the frame.
@@ -31,26 +34,50 @@ export class RegionOverlay {
     return this.scale * Math.hypot((one[0] - other[0]) * this.size[0], (one[1] - other[1]) * this.size[1]);
   }
 
-  // Draw regions. The one with the id "selected" has handles, if it can be changed; draft has the corners of a region
-  // that is being drawn, pointer is the point under the pointer or under the keys.
-  draw({ regions, editing, selected = null, draft = null, pointer = null }) {
-    if (!this.size) return;
-    const focused = this.svg.contains(document.activeElement) && document.activeElement.dataset.key;
-    this.svg.setAttribute("viewBox", `0 0 ${this.size[0]} ${this.size[1]}`);
-    const parts = regions.filter(({ kind, unit }) => unit === "relative" && (editing || kind === "mask"))
-      .map((region) => this.region(region, editing, region.id === selected));
-    if (draft) parts.push(...this.draft(draft, pointer));
-    this.svg.replaceChildren(...parts);
-    if (focused) this.svg.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+  // Return the corner near a point, or a new one if the middle of a side is near; null if neither is.
+  handleAt({ kind, points }, point, reach) {
+    const nearest = (places) => {
+      const distances = places.map((place) => this.distance(place, point));
+      const index = distances.indexOf(Math.min(...distances));
+      return distances[index] <= reach ? index : null;
+    };
+    const corner = nearest(points);
+    if (corner !== null) return { index: corner, points };
+    if (kind === "line") return null;
+    const middle = nearest(points.map((place, index) => between(place, points[(index + 1) % points.length])));
+    if (middle === null) return null;
+    return { index: middle + 1, points: points.toSpliced(middle + 1, 0, point), added: true };
   }
 
-  region(region, editing, selected) {
+  // Draw regions. The one with the id "selected" has handles, if it can be changed, and "corner" is the number of the
+  // corner that was chosen. draft has the corners of a region that is being drawn; pointer is the point at which the
+  // pointer is, or to which the keys have moved.
+  draw({ regions, editing, selected, corner, draft, pointer }) {
+    if (!this.size) return;
+    const focused = this.svg.contains(document.activeElement) && { ...document.activeElement.dataset };
+    this.svg.setAttribute("viewBox", `0 0 ${this.size[0]} ${this.size[1]}`);
+    this.hatch.setAttribute("patternTransform", `rotate(45) scale(${1 / this.scale})`);
+    const parts = regions.filter(({ kind, unit }) => unit === "relative" && (editing || kind === "mask"))
+      .map((region) => this.region(region, editing, region.id === selected, corner));
+    if (draft) parts.push(...this.draft(draft, pointer));
+    this.svg.replaceChildren(this.hatch, ...parts);
+    if (focused?.key) this.refocus(focused);
+  }
+
+  // Give the focus back to the element that has taken the place of another one. A corner that was removed passes it to
+  // its region, and a region that was deleted to the whole drawing area.
+  refocus({ key, id }) {
+    const find = (name) => this.svg.querySelector(`[data-key="${CSS.escape(name)}"]`);
+    (find(key) ?? find(`shape-${id}`) ?? this.svg).focus({ preventScroll: true });
+  }
+
+  region(region, editing, selected, corner) {
     const { id, kind, name, points } = region;
     const group = make("g", { class: `region ${kind} ${selected ? "selected" : ""} ${region.read_only ? "fixed" : ""}` });
     const shape = make(kind === "line" ? "polyline" : "polygon", { points: this.list(points), class: "shape" });
     const outline = shape.cloneNode(); // wider, so that a thin line can be hit
     outline.setAttribute("class", "outline");
-    if (kind === "mask") shape.setAttribute("fill", "url(#hatch)");
+    if (kind === "mask") shape.setAttribute("fill", `url(#${this.hatch.id})`);
     if (editing) {
       const label = say("shape", { kind: say(`kind.${kind}`), name });
       set(outline, { tabindex: 0, role: "button", "aria-label": label, "aria-pressed": selected });
@@ -60,11 +87,11 @@ export class RegionOverlay {
     // The frames themselves show the names of zones and lines, and the directions of lines.
     if (selected && kind === "line") group.append(...this.arrow(points));
     if (kind === "mask") group.append(this.text(name, [Math.min(...points.map(([x]) => x)), Math.min(...points.map(([, y]) => y))], -6));
-    if (editing && selected && !region.read_only) group.append(...this.handles(region));
+    if (editing && selected && !region.read_only) group.append(...this.handles(region, corner));
     return group;
   }
 
-  handles({ id, kind, name, points }) {
+  handles({ id, kind, name, points }, chosen) {
     const middles = kind === "line" ? [] : points.map((point, index) => {
       const next = points[(index + 1) % points.length];
       const handle = this.circle([(point[0] + next[0]) / 2, (point[1] + next[1]) / 2], MIDDLE, "middle");
@@ -73,7 +100,7 @@ export class RegionOverlay {
       return handle;
     });
     const corners = points.map((point, index) => {
-      const handle = this.circle(point, CORNER, "corner");
+      const handle = this.circle(point, CORNER, index === chosen ? "corner chosen" : "corner");
       const where = { name, number: index + 1, all: points.length, ...percent(point) };
       set(handle, { tabindex: 0, role: "button", "aria-label": say("corner", where) });
       Object.assign(handle.dataset, { key: `corner-${id}-${index}`, id, corner: index });

@@ -7,7 +7,7 @@ import { Timeline } from "./timeline.js";
 import { say } from "./words.js";
 
 export class StreamCard {
-  // Make the card of a stream; onMinute(stream, start) is called if a minute of its last hour is chosen.
+  // Make the card of a stream; onMinute(stream, start, time) is called if a minute of its last hour is chosen.
   constructor(stream, onMinute) {
     this.stream = stream;
     this.element = document.getElementById("stream").content.firstElementChild.cloneNode(true);
@@ -16,8 +16,10 @@ export class StreamCard {
     this.find("img").alt = say("picture", { stream });
     this.find(".tools").setAttribute("aria-label", say("stream-tools", { stream }));
     this.shots = null; // while paused: the paused frame, with and without boxes
+    this.pausing = false; // true while the frame to pause at is on its way
     this.regions = new RegionStore(stream);
-    this.editor = new RegionEditor(this.element, this.regions, (text) => this.announce(text));
+    const editing = { announce: (text) => this.announce(text), onOpen: () => this.showShot() };
+    this.editor = new RegionEditor(this.element, this.regions, editing);
     this.timeline = new Timeline(this.find(".last-hour"), stream, onMinute);
     this.find("[data-act=pause]").onclick = () => this.pause();
     this.find("[data-act=full]").onclick = () => this.toggleFullScreen();
@@ -32,7 +34,11 @@ export class StreamCard {
         event.stopPropagation();
       }
     });
-    menu.addEventListener("focusout", (event) => { if (!menu.contains(event.relatedTarget)) menu.open = false; });
+    // A click on a button does not give it the focus in every browser, so only another focus closes the menu.
+    menu.addEventListener("focusout", ({ relatedTarget }) => {
+      if (relatedTarget && !menu.contains(relatedTarget)) menu.open = false;
+    });
+    document.addEventListener("pointerdown", ({ target }) => { if (!menu.contains(target)) menu.open = false; });
   }
 
   find(selector) {
@@ -75,58 +81,70 @@ export class StreamCard {
   }
 
   showPicture(blob) {
-    const image = this.find("img");
-    const address = URL.createObjectURL(blob);
-    image.onload = image.onerror = () => URL.revokeObjectURL(address);
-    image.src = address;
+    const image = this.find("img"), shown = image.src;
+    image.src = URL.createObjectURL(blob);
+    URL.revokeObjectURL(shown); // a frame that another one replaces while it loads is neither loaded nor an error
   }
 
   // Pause the picture at a frame in full size, or show live frames again.
   async pause() {
-    const button = this.find("[data-act=pause]");
-    if (this.shots) {
+    if (this.shots || this.pausing) {
       this.shots = null;
+      this.pausing = false;
     } else {
-      try {
-        this.shots = await this.takeShots();
-        this.showPicture(this.shots.get("annotated"));
-      } catch (error) {
-        this.announce(say("no-snapshot", { reason: error.message }));
-      }
+      this.pausing = true;
+      const shots = await this.takeShots();
+      if (!this.pausing) return; // the button was pressed again meanwhile
+      this.pausing = false;
+      this.shots = shots;
+      this.showShot();
     }
-    button.setAttribute("aria-pressed", String(Boolean(this.shots)));
+    this.find("[data-act=pause]").setAttribute("aria-pressed", String(Boolean(this.shots)));
     this.find(".paused").hidden = !this.shots;
   }
 
+  // Show the frame at which the picture is paused. While regions are drawn it has no boxes, because it would show the
+  // regions as they were.
+  showShot() {
+    if (this.shots) this.showPicture(this.shots.get(this.editor.open ? "plain" : "annotated"));
+  }
+
+  // Return the newest frame, with and without boxes; null if there is none, which the card says.
   async takeShots() {
-    return (await request(`${streamAddress(this.stream)}/snapshot`)).formData();
+    try {
+      const shots = await (await request(`${streamAddress(this.stream)}/snapshot`)).formData();
+      this.announce("");
+      return shots;
+    } catch (error) {
+      this.announce(say("no-snapshot", { reason: error.message }));
+      return null;
+    }
   }
 
   // Save the paused frame, or else the newest one: "annotated" with boxes, or "plain".
   async save(field) {
     this.find("details.menu").open = false;
     this.find("summary").focus();
-    try {
-      const file = (this.shots ?? (await this.takeShots())).get(field);
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(file);
-      link.download = file.name;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    } catch (error) {
-      this.announce(say("no-snapshot", { reason: error.message }));
+    const file = (this.shots ?? (await this.takeShots()))?.get(field);
+    if (!file) return;
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(file);
+    link.download = file.name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  }
+
+  // A phone may have no full screen for elements, and a browser may refuse it; then the card fills the page.
+  async toggleFullScreen() {
+    if (document.fullscreenElement) await document.exitFullscreen();
+    else if (this.element.classList.contains("full")) this.showFullScreen(false);
+    else {
+      await this.element.requestFullscreen?.().catch(() => {});
+      this.showFullScreen(true);
     }
   }
 
-  // A phone may have no full screen for elements; there, the card fills the page.
-  async toggleFullScreen() {
-    if (document.fullscreenElement) await document.exitFullscreen();
-    else if (this.element.requestFullscreen) await this.element.requestFullscreen();
-    else this.find("[data-act=full]").setAttribute("aria-pressed", String(this.element.classList.toggle("full")));
-  }
-
-  showFullScreen() {
-    const full = document.fullscreenElement === this.element;
+  showFullScreen(full = document.fullscreenElement === this.element) {
     this.element.classList.toggle("full", full);
     this.find("[data-act=full]").setAttribute("aria-pressed", String(full));
   }

@@ -8,11 +8,13 @@ const REFRESH_MS = 10_000;
 const SVG = "http://www.w3.org/2000/svg";
 
 export class Timeline {
-  // Show the last hour of a stream in an element; onMinute(stream, start) is called with the minute that is chosen.
+  // Show the last hour of a stream in an element; onMinute(stream, start, time) is called with the minute that is
+  // chosen.
   constructor(element, stream, onMinute) {
     this.element = element;
     this.stream = stream;
     this.minutes = [];
+    this.start = null; // start of the minute that was chosen
     const slider = element.querySelector("input");
     slider.setAttribute("aria-label", say("last-hour", { stream }));
     // A click on the minute that is chosen already is no input event.
@@ -35,7 +37,16 @@ export class Timeline {
       const start = last - (MINUTES - 1 - index) * MINUTE_MS;
       return { start, ...known.get(start) };
     });
+    this.follow();
     this.draw();
+  }
+
+  // Keep the slider on the minute that was chosen, while the hour goes on.
+  follow() {
+    if (this.start === null) return;
+    const index = this.minutes.findIndex(({ start }) => start === this.start);
+    if (index >= 0) this.element.querySelector("input").value = index;
+    else this.clear();
   }
 
   draw() {
@@ -72,6 +83,7 @@ export class Timeline {
   choose(onMinute) {
     const chosen = this.chosen();
     if (!chosen) return;
+    this.start = chosen.start;
     this.element.querySelector("output").textContent = chosen.text;
     this.describe();
     onMinute(this.stream, chosen.start, chosen.time);
@@ -79,6 +91,7 @@ export class Timeline {
 
   // Choose no minute.
   clear() {
+    this.start = null;
     this.element.querySelector("output").textContent = "";
     this.element.querySelector("input").value = MINUTES - 1;
     this.describe();

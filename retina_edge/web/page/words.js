@@ -12,6 +12,7 @@ const WORDS = {
     "Wrong token. Use the token that was given with --token, or the one that was printed when the server started.",
 
   "online": "{online} of {all} streams online",
+  "full": "too many viewers: close the page in another window to see frames here",
   "no-answer": "the server does not answer",
   "connecting": "connecting",
   "state.connecting": "connecting",
@@ -67,11 +68,14 @@ const WORDS = {
   "remove-corner": "Remove corner",
   "cancel": "Cancel",
   "hint.idle": "Draw a new one, or choose one to change it. A mask is an area in which objects are ignored.",
-  "hint.zone": "Click the corners, and the first one again to finish. Keys: arrows, Space for a corner, Enter to finish.",
+  "hint.zone": "Click the corners, then the first corner again to finish. Keys: arrows, Space for a corner, Enter to finish.",
   "hint.line":
     "Click the two ends. A crossing to the right, seen from the first end toward the second, counts as in. " +
     "Keys: arrows, Space for an end.",
-  "hint.selected": "Drag corners, or the whole. A small corner in the middle of a side adds a corner; Delete removes one.",
+  "hint.selected":
+    "Drag a corner to move it, or the inside to move the whole region. To add a corner, drag the small circle in the " +
+    "middle of a side.",
+  "hint.selected-line": "Drag an end to move it, or the line to move all of it.",
   "hint.fixed": "Set with --zone or --line when the server started; it cannot be changed here.",
   "hint.no-picture": "Zones and lines can be drawn once the stream has delivered a frame.",
   "region-list": "zones, lines and masks",
@@ -80,7 +84,7 @@ const WORDS = {
   "list-item.fixed": "{name} ({kind}, from the command line)",
   "name": "Name",
   "dwell": "Dwell time, seconds",
-  "dwell.hint": "An object that stays this long is an event. Empty: the default of --dwell.",
+  "dwell.hint": "An object that stays this long is an event. Empty: the value of --dwell.",
   "classes": "Classes",
   "classes.hint": "None chosen: all classes.",
   "reverse": "Reverse direction",
@@ -100,8 +104,8 @@ const WORDS = {
   "in": "in",
 
   "last-hour": "last hour of {stream}",
-  "minute": "{time}: {events} events",
-  "minute.offline": "{time}: {events} events, {seconds} s without frames",
+  "minute": "{time}: events: {events}",
+  "minute.offline": "{time}: events: {events}; without frames: {seconds} s",
   "minute.none": "{time}: not running yet",
   "now": "now",
   "hour-ago": "60 min ago",
@@ -116,6 +120,7 @@ const WORDS = {
   "events": "Events",
   "no-events": "no events yet",
   "no-such-events": "no such events",
+  "no-kept-events": "no such events, or they are no longer kept",
   "filter": "filter of the events",
   "stream": "Stream",
   "class": "Class",
@@ -128,7 +133,7 @@ const WORDS = {
   "event.crossed": "{stream}: {class} {track} crossed {region}, {direction}",
   "play": "Play the clip: {event}",
   "close": "Close",
-  "clip.waiting": "The clip is still being written.",
+  "clip.waiting": "The clip is not there yet: it is still being written, or no longer kept.",
   "clip.gone": "The clip is not there: it is no longer kept, or could not be written.",
 };
 

@@ -19,6 +19,14 @@ NEEDS_BROWSER = pytest.mark.skipif(
     reason="needs a browser: apt-get install chromium chromium-driver",
 )
 DESKTOP, PHONE = (1280, 900), (390, 844)
+# Script that delays each request of the page, as a server far away does.
+SLOW_SERVER = """
+const quick = window.fetch;
+window.fetch = async (...request) => {
+  await new Promise((proceed) => setTimeout(proceed, 500));
+  return quick(...request);
+};
+"""
 
 
 def frames_shown(browser: Chrome, stream: str) -> int:

@@ -186,7 +186,7 @@ def test_the_page_plays_the_clip_of_an_event_as_soon_as_it_is_complete(
         assert (play.get_attribute("aria-label") or "").startswith("Play the clip: south: ")
         play.click()
         dialog = browser.find_element(By.ID, "clip")
-        wait_for(lambda: "The clip is still being written." in dialog.text)
+        wait_for(lambda: "it is still being written" in dialog.text)
     finally:
         hidden.rename(path)
     script = (

@@ -133,7 +133,7 @@ def test_the_last_hour_leads_to_the_events_of_a_minute(drawable: Served, open_br
         assert len(card.find_elements(By.CSS_SELECTOR, ".last-hour rect.events")) >= 2
         slider.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT, Keys.ARROW_LEFT)
         spoken = slider.get_attribute("aria-valuetext")
-        assert spoken.endswith("2 events, 60 s without frames"), spoken
+        assert spoken.endswith("events: 2; without frames: 60 s"), spoken
         events = browser.find_element(By.ID, "events")
         wait_for(
             lambda: [text for text in events.text.splitlines() if "left yard" in text] != [] and "33" not in events.text

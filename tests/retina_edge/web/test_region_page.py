@@ -5,24 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
-from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 
 from retina_edge.tracking.analysis import TrackingOptions
 from retina_edge.tracking.zones import line
 from tests.retina_edge.web.browser import DESKTOP, NEEDS_BROWSER, PHONE, assert_no_errors, card_of, pointer, press
+from tests.retina_edge.web.drawing import SQUARE, choose_tool, edited, names, notice, regions, wait_for_corners
 from tests.retina_edge.web.serving import Served, serving
 from tests.waiting import wait_for
 
 pytestmark = NEEDS_BROWSER
 Open = Callable[[tuple[int, int]], Chrome]
-SQUARE = [(0.4, 0.3), (0.8, 0.3), (0.8, 0.8), (0.4, 0.8)]
 
 
 @pytest.fixture
@@ -35,41 +33,6 @@ def drawable(path: Path) -> Iterator[Served]:
     """A server with regions that can be drawn, and a line of the command line."""
     with serving(tracking=TrackingOptions(regions=[line("north:door=0.1,0.9 0.4,0.9")], regions_file=path)) as server:
         yield server
-
-
-def edited(browser: Chrome, url: str, stream: str = "north") -> WebElement:
-    """Open the page and the editor of a stream; return its card."""
-    browser.get(url)
-    wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, f"[data-stream='{stream}'] img[src]"))
-    card = card_of(browser, stream)
-    press(card, "edit")
-    wait_for(lambda: card.find_element(By.CSS_SELECTOR, "[data-draw='zone']").is_enabled())
-    return card
-
-
-def choose_tool(card: WebElement, kind: str) -> None:
-    card.find_element(By.CSS_SELECTOR, f"[data-draw='{kind}']").click()
-
-
-def regions(server: Served, stream: str = "north") -> list[dict[str, Any]]:
-    """Return the regions of a stream that were drawn."""
-    answer = httpx.get(f"{server.url}/api/streams/{stream}/regions").json()
-    return [region for region in answer["regions"] if not region["read_only"]]
-
-
-def names(card: WebElement) -> list[str]:
-    """Return what the list of regions says."""
-    script = "return [...arguments[0].querySelectorAll('.region-list li')].map((item) => item.innerText)"
-    return list(card.parent.execute_script(script, card))
-
-
-def wait_for_corners(card: WebElement, count: int) -> None:
-    """Wait until the page has selected a region of this number of corners: the server knows it before the page does."""
-    wait_for(lambda: len(card.find_elements(By.CSS_SELECTOR, ".overlay .selected .corner")) == count)
-
-
-def notice(card: WebElement) -> str:
-    return card.find_element(By.CSS_SELECTOR, ".notice").text
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
@@ -115,7 +78,7 @@ def test_a_zone_is_drawn_changed_named_and_is_still_there_after_a_restart(
     width, inner = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert width <= inner
     browser.refresh()
-    wait_for(lambda: "gate" in card_of(browser, "north").text)  # its counts
+    wait_for(lambda: "gate" in browser.find_element(By.ID, "streams").text)  # its counts
     assert_no_errors(browser)
     with serving(tracking=TrackingOptions(regions_file=path)) as again:
         card = edited(browser, again.url)
@@ -332,4 +295,4 @@ def test_without_a_file_the_page_says_how_to_draw(served: Served, open_browser: 
     press(card, "edit")
     wait_for(lambda: "start serve with --regions FILE" in card.find_element(By.CSS_SELECTOR, ".hint").text)
     assert not card.find_element(By.CSS_SELECTOR, "[data-draw='zone']").is_enabled()
-    assert names(card) == ["There are no zones, lines or masks yet."]
+    assert card.find_element(By.CSS_SELECTOR, ".no-regions").text == "There are no zones, lines or masks yet."
