@@ -50,6 +50,7 @@ STEPS = {
     "ATSS": "--head-norm none --assigner atss",
     "FreeAnchor": "--head-norm none --assigner free-anchor",
     "quality focal loss": "--head-norm none --class-loss quality-focal",
+    "scale jitter": "--head-norm none --scale 0.5 2.0",
     "large-scale jitter": "--head-norm none --scale 0.1 2.0",
     "mosaic": "--head-norm none --mosaic 0.5",
     "copy-paste": "--head-norm none --copy-paste 0.5",
