@@ -1,4 +1,4 @@
-"""The newest frames of one stream, encoded, and the clips that are cut from them."""
+"""The newest frames of one stream, and the clips that are cut from them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
+import cv2
+import numpy as np
+
+from engines.core.letterbox import BgrImage
 from retina_edge.detections import Detections
 from retina_edge.tracking.events import Event
 from retina_edge.tracking.region_counter import Tally
@@ -17,17 +21,17 @@ MAX_CLIP_SECONDS = 30.0
 
 @dataclass(frozen=True, eq=False)
 class ClipFrame:
-    """A frame as JPEG, with what is drawn into it when a clip is written.
+    """A frame, with what is drawn into it when a clip is written.
 
     Attributes:
         time: seconds, by the clock of the stream.
-        jpeg: the frame without drawings.
-        detections: detections in pixels of the JPEG.
+        picture: the frame without drawings, BGR: pixels, uint8 [height, width, 3], or a JPEG.
+        detections: detections in pixels of the picture.
         tracks, tallies: as in ``Result``.
     """
 
     time: float
-    jpeg: bytes
+    picture: BgrImage | bytes
     detections: Detections
     tracks: Tracks | None
     tallies: tuple[Tally, ...]
@@ -35,8 +39,17 @@ class ClipFrame:
     @property
     def bytes(self) -> int:
         """Memory that the frame takes, without the small objects around the arrays."""
-        found = self.detections
-        return len(self.jpeg) + found.boxes.nbytes + found.scores.nbytes + found.labels.nbytes + 8 * len(found)
+        found, picture = self.detections, self.picture
+        size = len(picture) if isinstance(picture, bytes) else picture.nbytes
+        return size + found.boxes.nbytes + found.scores.nbytes + found.labels.nbytes + 8 * len(found)
+
+    def pixels(self) -> BgrImage:
+        """Return the picture as pixels, uint8 [height, width, 3], BGR. Do not modify them."""
+        if not isinstance(self.picture, bytes):
+            return self.picture
+        decoded = cv2.imdecode(np.frombuffer(self.picture, np.uint8), cv2.IMREAD_COLOR)
+        assert decoded is not None  # the JPEG is our own
+        return decoded.astype(np.uint8, copy=False)
 
 
 @dataclass(eq=False)

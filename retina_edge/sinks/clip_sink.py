@@ -28,6 +28,9 @@ from retina_edge.tracking.region_counter import Tally
 CLIP_SIDE, JPEG_QUALITY, MAX_FPS = 960, 80, 10.0
 # Seconds between two frames, and the part of them that a frame may come early: cameras are not even.
 INTERVAL, EARLY = 1 / MAX_FPS, 0.25
+# A frame is kept as pixels if the memory holds as many as there are in the time before an event and these seconds, in
+# which the writer takes them; else as JPEG, which is an eighth as large and takes three times as long.
+SPARE_SECONDS = 2.0
 # Frames that the writer takes from a clip before it turns to the next one.
 TURN = 4
 # Frames of a file that may wait for the writer.
@@ -41,7 +44,7 @@ NICENESS = 10
 
 
 class ClipSink(Sink):
-    """A sink that keeps the newest frames of all streams as JPEG, and writes clips of events in a background thread.
+    """A sink that keeps the newest frames of all streams, and writes clips of events in a background thread.
 
     A clip is a WebM video (VP8), which browsers play, of at most 10 frames per second and 960 pixels: 640x360 for 720p,
     960x540 for 1080p. Its boxes are drawn when it is written. An event that falls into the clip of an earlier event
@@ -70,6 +73,7 @@ class ClipSink(Sink):
         self._options = options
         names = list(dict.fromkeys(streams))
         share = bytes_per_stream(len(names))
+        self._most_pixels = share / ((options.before + SPARE_SECONDS) * MAX_FPS) / 3
         self._rings = {name: ClipRing(before=options.before, after=options.after, max_bytes=share) for name in names}
         # Protects the rings. The detector's thread holds it too, so nothing slow may happen inside.
         self._changed = threading.Condition()
@@ -123,7 +127,7 @@ class ClipSink(Sink):
         early = moment < due - EARLY * INTERVAL
         if early and not result.events:
             return
-        frame = _encode(result)
+        frame = _kept(result, self._most_pixels)
         # From the time when the frame was due, so that any rate of the source gives the same rate on average.
         self._due[result.stream] = due if early else due + INTERVAL
         with self._changed:
@@ -198,24 +202,33 @@ def _time(result: Result) -> float:
     return result.frame.captured if result.live else result.frame.seconds
 
 
-def _encode(result: Result) -> ClipFrame:
-    """Return a frame as JPEG of at most ``CLIP_SIDE`` pixels; it does not hold the memory of the frame.
+def _kept(result: Result, most_pixels: float) -> ClipFrame:
+    """Return a frame of at most ``CLIP_SIDE`` pixels a side, which does not hold the memory of the result.
+
+    Args:
+        result: the result.
+        most_pixels: largest number of pixels that are not compressed.
 
     Raises:
-        SinkError: if the frame cannot be encoded.
+        SinkError: if the frame cannot be compressed.
     """
     image = result.frame.image
     # OpenCV scales by 1/2 or 1/3 at a sixth of the cost of other factors.
     scale = 1 / math.ceil(max(image.shape[:2]) / CLIP_SIDE)
     small = image if scale == 1 else _scaled(image, scale)
-    ok, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    if not ok:
-        raise SinkError(
-            f"clip of {result.stream}: JPEG cannot hold a frame of {image.shape[1]}x{image.shape[0]} pixels"
-        )
+    picture: BgrImage | bytes
+    if small.shape[0] * small.shape[1] <= most_pixels:
+        picture = small.copy() if small is image else small
+    else:
+        ok, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        if not ok:
+            raise SinkError(
+                f"clip of {result.stream}: JPEG cannot hold a frame of {image.shape[1]}x{image.shape[0]} pixels"
+            )
+        picture = data.tobytes()
     detections = result.detections.with_boxes(result.detections.boxes * scale)
     tallies = tuple(_scaled_tally(tally, scale) for tally in result.tallies)
-    return ClipFrame(_time(result), data.tobytes(), detections, result.tracks, tallies)
+    return ClipFrame(_time(result), picture, detections, result.tracks, tallies)
 
 
 def _scaled(image: BgrImage, scale: float) -> BgrImage:

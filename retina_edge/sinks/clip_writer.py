@@ -37,11 +37,7 @@ class _Video:
         self._size = (0, 0)
 
     def write(self, frame: ClipFrame) -> None:
-        decoded = cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR)
-        assert decoded is not None  # the JPEG is our own
-        image = annotate(
-            decoded.astype(np.uint8, copy=False), frame.detections, tracks=frame.tracks, tallies=frame.tallies
-        )
+        image = annotate(frame.pixels(), frame.detections, tracks=frame.tracks, tallies=frame.tallies)
         if self.frames == 0:
             self._size, self.began = (image.shape[0], image.shape[1]), frame.time
         fitted = _fitted(image, self._size)

@@ -91,10 +91,15 @@ def clips(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if CLIP.fullmatch(path.name))
 
 
-def test_a_clip_begins_before_its_event_and_ends_after_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Of 25 frames per second, every second one is kept: at most 15 per second."""
+@pytest.mark.parametrize(("memory", "kept"), [(256 << 20, np.ndarray), (1 << 20, bytes)])
+def test_a_clip_begins_before_its_event_and_ends_after_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, memory: int, kept: type
+) -> None:
+    """Frames wait as pixels if the memory holds enough of them, else as JPEG."""
+    monkeypatch.setattr(clip_options, "MEMORY_BYTES", memory)
     with ClipSink(ClipOptions(tmp_path, before=2, after=1), ["gate"]) as sink:
         (name,) = play(sink, [at(number, event=number == 100) for number in range(200)])
+        assert {type(frame.picture) for frame in sink._rings["gate"]._frames} == {kept}
     assert clips(tmp_path) == [tmp_path / name]
     shown = numbers(tmp_path / name)
     # From 2 s before frame 100 (frame 50) to 1 s after it (frame 125).
