@@ -66,8 +66,9 @@ def build_parser() -> VerbParser:
         "--recipe",
         choices=(AUTO, *RECIPES),
         default=AUTO,
-        help="options that are not given: auto to choose them; paper or v2 for those of the RetinaNet paper or of "
-        "torchvision's second RetinaNet, an R50 of 800x800 pixels on a GPU (default: auto)",
+        help="options that are not given: auto to choose them; small-data to choose them for a few dozen images; paper "
+        "or v2 for those of the RetinaNet paper or of torchvision's second RetinaNet, an R50 of 800x800 pixels on a "
+        "GPU (default: auto)",
     )
     add("--device", default="auto", help="auto, cpu or cuda (default: auto, a GPU if torch sees one)")
     training_options.add_data_options(parser)
@@ -171,12 +172,12 @@ def _given(args: argparse.Namespace, fields: Mapping[str, str]) -> Fields:
 
 
 def _check_options(recipe: str, given: GivenOptions) -> None:
-    """Check the given options, with those of a recipe for the others.
+    """Check the given options, with those of a recipe for the others, and the paper's for what that leaves open.
 
     Raises:
         ValueError: if an option is out of range.
     """
-    complete, _ = given.with_recipe("paper" if recipe == AUTO else recipe)
+    complete, _ = given.with_recipe(recipe)[0].with_recipe("paper")
     for kind, values in ((TrainOptions, complete.options), (ModelOptions, complete.model)):
         kind(**values)
     AugmentOptions(**complete.augment)

@@ -43,7 +43,16 @@ def test_given_options_win(name: str) -> None:
     assert len(complete.model.get("anchor_sizes", (0,) * 4)) == 4
     assert (complete.augment["scale"], complete.options["batch"]) == ((0.5, 2.0), 3)
     assert not {"--backbone", "--backbone-levels", "--scale", "--batch"} & {choice.option for choice in choices}
+    complete, _ = complete.with_recipe("paper")  # for what the recipe leaves open
     ModelOptions(**complete.model), AugmentOptions(**complete.augment), TrainOptions(**complete.options)
+
+
+def test_small_data_adds_to_what_is_chosen() -> None:
+    complete, choices = NOTHING.with_recipe("small-data")
+    assert {choice.option for choice in choices} == {
+        *("--head-norm", "--box-loss", "--mosaic", "--copy-paste", "--optimizer", "--weight-decay", "--schedule"),
+    }
+    assert complete.augment == {"mosaic": 0.5, "copy_paste": 0.3}
 
 
 def test_a_time_replaces_the_epochs_and_the_warm_up_of_a_recipe() -> None:
@@ -68,7 +77,7 @@ def test_what_something_else_decides_stays_open() -> None:
 
 def test_auto_leaves_all_options_open_and_other_names_are_refused() -> None:
     assert NOTHING.with_recipe(AUTO) == (NOTHING, [])
-    with pytest.raises(ContractError, match="recipe: expected one of auto, paper, v2"):
+    with pytest.raises(ContractError, match="recipe: expected one of auto, paper, v2, small-data"):
         NOTHING.with_recipe("v3")
 
 
