@@ -1,10 +1,9 @@
 """Cost of the pipeline: four videos with a detector that takes no time, against bare decoding.
 
     python -m benchmarks.load
-    python -m benchmarks.load --clips
 
-With ``--clips``, the pipeline also runs with frames kept for clips; the table has its share of the pipeline without.
-No event happens, because files would wait for the writer, which live streams do not.
+The pipeline also runs with frames kept for clips of events. No event happens, because files would wait for the writer,
+which live streams do not.
 
 Bare decoding calls OpenCV's ``VideoCapture.read`` again and again, in one thread for each video. The two run in turn on
 four videos of different lengths, flights over the forest at 1280x720 in H.264. Requires ffmpeg, which encodes them.
@@ -46,19 +45,15 @@ LENGTHS = (300, 360, 420, 480)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=9, help="runs of bare decoding and of the pipeline (default: 9)")
-    parser.add_argument("--clips", action="store_true", help="also run the pipeline with frames kept for clips")
     args = parser.parse_args(argv)
     before = begin()
     with tempfile.TemporaryDirectory() as name:
         videos = {f"video{count}": write_video(Path(name, f"{count}.mp4"), count) for count in LENGTHS}
-        figures = measure(videos, args.rounds, clips=args.clips)
-    table = Table("bare, frames/s", "pipeline, frames/s", "share", *["with clips, share"] * args.clips)
-    table.add_row(
-        *(str(figures[key]) for key in ("bare_fps", "pipeline_fps", "share", "clips_share") if key in figures)
-    )
+        figures = measure(videos, args.rounds)
+    table = Table("bare, frames/s", "pipeline, frames/s", "share of bare", "with clips, share of the pipeline")
+    table.add_row(*(str(figures[key]) for key in ("bare_fps", "pipeline_fps", "share", "clips_share")))
     Console().print(table)
-    name = "load-clips" if args.clips else "load"
-    Console().print(f"written to {save(name, figures, before=before).name}")
+    Console().print(f"written to {save('load', figures, before=before).name}")
     return 0
 
 
@@ -71,20 +66,18 @@ def write_video(path: Path, frames: int) -> Path:
     return path
 
 
-def measure(videos: dict[str, Path], rounds: int, *, clips: bool = False) -> dict[str, Any]:
+def measure(videos: dict[str, Path], rounds: int) -> dict[str, Any]:
     """Return the frames per second of bare decoding and of the pipeline, and the pipeline's share of bare decoding.
 
-    With ``clips``, also return the share that the pipeline with clips has of the pipeline without.
-
-    The share is computed for each round; the result holds its median, least and greatest value.
+    The result also has the share that the pipeline with frames kept for clips has of the one without. The shares are
+    computed for each round; the result holds their median, least and greatest values.
     """
     bare_decoding(videos)  # warm-up
     bare, piped, clips_shares = [], [], []
     for number in range(rounds):
         bare.append(bare_decoding(videos))
         piped.append(pipeline(videos))
-        if clips:
-            clips_shares.append(pipeline(videos, clips=True) / piped[-1])
+        clips_shares.append(pipeline(videos, clips=True) / piped[-1])
         Console().print(f"{number + 1}/{rounds}: bare {bare[-1]:.0f}, pipeline {piped[-1]:.0f} frames per second")
     shares = [pipeline_fps / bare_fps for pipeline_fps, bare_fps in zip(piped, bare, strict=True)]
     return {
@@ -97,7 +90,9 @@ def measure(videos: dict[str, Path], rounds: int, *, clips: bool = False) -> dic
         "share": round(statistics.median(shares), 3),
         "least_share": round(min(shares), 3),
         "greatest_share": round(max(shares), 3),
-        **({"clips_share": round(statistics.median(clips_shares), 3)} if clips else {}),
+        "clips_share": round(statistics.median(clips_shares), 3),
+        "least_clips_share": round(min(clips_shares), 3),
+        "greatest_clips_share": round(max(clips_shares), 3),
     }
 
 
