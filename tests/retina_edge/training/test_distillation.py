@@ -419,6 +419,25 @@ def test_the_verb_distills_ships_the_student_alone_and_resumes(
     assert export([str(output), "-o", str(tmp_path / "small.onnx")]) == 0
 
 
+@pytest.mark.slow
+def test_several_seeds_learn_from_a_teacher_with_a_recipe(
+    tiny_coco: Path, treecrowns: Path, tmp_path: Path, big: Path
+) -> None:
+    """The teacher decides what has to agree with it, and the recipe the rest."""
+    arguments = command(tiny_coco, treecrowns, tmp_path / "small.pt")
+    assert main([*arguments, "--teacher", str(big), "--recipe", "small-data", "--seeds", "2"]) == 0
+    for seed in (0, 1):
+        recipe = load_checkpoint(tmp_path / f"small.seed{seed}.pt").recipe
+        assert recipe is not None
+        assert (recipe["options"]["teacher"], recipe["options"]["seed"]) == ("big.pt", seed)
+        assert (recipe["augment"]["mosaic"], recipe["augment"]["copy_paste"]) == (0.5, 0.3)
+        reasons = {choice["option"]: choice["reason"] for choice in recipe["choices"]}
+        assert (reasons["--mosaic"], reasons["--input"]) == (
+            "recipe small-data",
+            "objects have the size that the teacher knows",
+        )
+
+
 def test_a_run_without_a_teacher_is_not_resumed_with_one(big: Path) -> None:
     teacher = load_teacher(big, torch.device("cpu"))
     of_run = GivenOptions({}, {}, {"teacher": "", "teacher_sha256": ""})
