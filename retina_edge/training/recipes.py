@@ -87,7 +87,7 @@ V2 = Recipe(
 SMALL_DATA = Recipe(
     "the steps that gain over few images, in the benchmarks of retina_edge",
     {"head_norm": "group", "box_loss": "giou"},
-    {"mosaic": 0.5, "copy_paste": 0.3},
+    {"copy_paste": 0.5},
     {"optimizer": "adamw", "weight_decay": 0.05, "schedule": "cosine"},
 )
 RECIPES = {"paper": PAPER, "v2": V2, "small-data": SMALL_DATA}

@@ -430,9 +430,9 @@ def test_several_seeds_learn_from_a_teacher_with_a_recipe(
         recipe = load_checkpoint(tmp_path / f"small.seed{seed}.pt").recipe
         assert recipe is not None
         assert (recipe["options"]["teacher"], recipe["options"]["seed"]) == ("big.pt", seed)
-        assert (recipe["augment"]["mosaic"], recipe["augment"]["copy_paste"]) == (0.5, 0.3)
+        assert recipe["augment"]["copy_paste"] == 0.5
         reasons = {choice["option"]: choice["reason"] for choice in recipe["choices"]}
-        assert (reasons["--mosaic"], reasons["--input"]) == (
+        assert (reasons["--copy-paste"], reasons["--input"]) == (
             "recipe small-data",
             "objects have the size that the teacher knows",
         )

@@ -50,9 +50,9 @@ def test_given_options_win(name: str) -> None:
 def test_small_data_adds_to_what_is_chosen() -> None:
     complete, choices = NOTHING.with_recipe("small-data")
     assert {choice.option for choice in choices} == {
-        *("--head-norm", "--box-loss", "--mosaic", "--copy-paste", "--optimizer", "--weight-decay", "--schedule"),
+        *("--head-norm", "--box-loss", "--copy-paste", "--optimizer", "--weight-decay", "--schedule"),
     }
-    assert complete.augment == {"mosaic": 0.5, "copy_paste": 0.3}
+    assert complete.augment == {"copy_paste": 0.5}
 
 
 def test_a_time_replaces_the_epochs_and_the_warm_up_of_a_recipe() -> None:
