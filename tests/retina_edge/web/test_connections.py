@@ -220,6 +220,6 @@ def test_garbage_after_an_answer_ends_the_connection_without_a_word(
         client = opened(stack, guarded, b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         assert client.recv(100).startswith(b"HTTP/1.1 401")
         client.sendall(b"no chunk\r\n" * 3)
-        wait_for(lambda: has_ended(client), 3)
+        wait_for(lambda: has_ended(client), 10)
     assert "Traceback" not in capsys.readouterr().err
     assert not [record for record in caplog.records if record.exc_info]
