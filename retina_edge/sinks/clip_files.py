@@ -20,6 +20,7 @@ from typing import Any
 
 from engines.core.file_lock import is_left
 from retina_edge.sources.stream_names import NAME
+from retina_edge.system.timestamps import file_time
 
 SUFFIX, DESCRIPTION_SUFFIX, PARTIAL_SUFFIX = ".webm", ".json", ".partial.mkv"
 _STEM = rf"(?P<stream>{NAME.pattern})-(?P<time>\d{{8}}T\d{{6}}\.\d{{3}}Z)-[0-9a-f]{{8}}"
@@ -66,7 +67,7 @@ def clip_name(stream: str, moment: datetime) -> str:
         >>> clip_name("gate", datetime(2026, 11, 26, 7, tzinfo=timezone.utc))[:26]
         'gate-20261126T070000.000Z-'
     """
-    return f"{stream}-{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z-{secrets.token_hex(4)}{SUFFIX}"
+    return f"{stream}-{file_time(moment)}-{secrets.token_hex(4)}{SUFFIX}"
 
 
 def write_description(clip: Path, *, time: str, before: float, duration: float, lost: int, events: list[Any]) -> None:

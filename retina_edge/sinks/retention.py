@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Retention:
-    """What is kept of recordings and clips.
+    """Limits on the age and the size of recordings and clips.
 
     Attributes:
         days: age in days, by the time in the name, after which a file is deleted; None for no limit.

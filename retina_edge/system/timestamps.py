@@ -13,3 +13,13 @@ def utc_iso(moment: datetime) -> str:
         '2026-11-26T07:00:00.000Z'
     """
     return f"{moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+
+
+def file_time(moment: datetime) -> str:
+    """Format a point in time in UTC for a file name, to the millisecond: ISO 8601 without colons, with Z.
+
+    Examples:
+        >>> file_time(datetime(2026, 11, 26, 7, 0, tzinfo=timezone.utc))
+        '20261126T070000.000Z'
+    """
+    return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z"

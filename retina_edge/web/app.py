@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from engines.core.errors import RetinaEdgeError
 from retina_edge import __version__
 from retina_edge.pipeline.pipeline import Pipeline
-from retina_edge.pipeline.stream import StreamStatus
+from retina_edge.pipeline.stream import Stream, StreamStatus
 from retina_edge.sinks.outputs import OutputStatus
 from retina_edge.tracking.region_store import RegionStore
 from retina_edge.web import live_video
@@ -91,6 +91,9 @@ def create_app(
             raise HTTPException(404, f"no stream has this name; the streams are {', '.join(previews)}")
         return previews[name]
 
+    def stream_of(name: str) -> Stream:
+        return preview_of(name).stream
+
     invalid: dict[int | str, dict[str, Any]] = {422: {"model": Problem}}
     not_found: dict[int | str, dict[str, Any]] = {404: {"model": Problem}, **invalid}
 
@@ -118,12 +121,12 @@ def create_app(
     @app.get("/api/streams/{name}", responses=not_found)
     def stream(name: Annotated[str, NAME]) -> StreamStatus:
         """Return the state, counts, rate and latency of one stream."""
-        return preview_of(name).stream.status()
+        return stream_of(name).status()
 
     @app.get("/api/streams/{name}/detections", responses=not_found)
     def detections(name: Annotated[str, NAME]) -> Response:
         """Return the newest result of a stream: boxes xyxy in frame pixels, times in UTC, ages in seconds."""
-        result = preview_of(name).stream.latest
+        result = stream_of(name).latest
         if result is None:
             raise HTTPException(404, "no frame yet")
         # json.dumps escapes all characters that are not ASCII; the name of a file may not be valid UTF-8.
@@ -148,7 +151,7 @@ def create_app(
     )
     def snapshot(name: Annotated[str, NAME]) -> Response:
         """Return the newest frame in full size as two JPEG files in one form: `annotated` with boxes, and `plain`."""
-        result = preview_of(name).stream.latest
+        result = stream_of(name).latest
         if result is None:
             raise HTTPException(404, "no frame yet")
         return snapshots.snapshot(result)
@@ -172,7 +175,7 @@ def create_app(
         """Return the status of every output: files for results, and receivers of events."""
         return outputs()
 
-    add_event_routes(app, events, lambda name: preview_of(name).stream, problems=not_found)
+    add_event_routes(app, events, stream_of, problems=not_found)
 
     if clips is not None:
         add_clip_routes(app, clips, preview_of, problems=not_found)
@@ -191,7 +194,7 @@ def create_app(
             raise HTTPException(400, str(error)) from error
         return Score(score=pipeline.score)
 
-    add_region_routes(app, store, lambda name: preview_of(name).stream)
+    add_region_routes(app, store, stream_of)
 
     @app.get("/api", include_in_schema=False)
     def operations() -> HTMLResponse:

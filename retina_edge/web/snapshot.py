@@ -10,6 +10,7 @@ import secrets
 from fastapi import Response
 
 from retina_edge.pipeline.result import Result
+from retina_edge.system.timestamps import file_time
 from retina_edge.web.preview import jpeg
 
 MEDIA_TYPE = "multipart/form-data"
@@ -24,8 +25,7 @@ def snapshot(result: Result) -> Response:
         result: the result; its stream and time of capture are in the file names.
     """
     height, width = result.frame.image.shape[:2]
-    captured = result.frame.captured_at
-    name = f"{result.stream}-{captured:%Y%m%dT%H%M%S}.{captured.microsecond // 1000:03d}Z"
+    name = f"{result.stream}-{file_time(result.frame.captured_at)}"
     boundary = secrets.token_hex(16)
     body = b""
     for field, image in (("annotated", result.annotated), ("plain", result.frame.image)):

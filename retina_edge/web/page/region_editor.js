@@ -4,6 +4,7 @@ import { between, keyStep, percent, shifted } from "./points.js";
 import { RegionForm } from "./region_form.js";
 import { REACH, RegionOverlay } from "./region_overlay.js";
 import { RegionTools } from "./region_tools.js";
+import { setAttributes } from "./svg.js";
 import { say } from "./words.js";
 
 const CORNERS = { zone: 3, mask: 3, line: 2 };
@@ -65,10 +66,8 @@ export class RegionEditor {
     button.setAttribute("aria-expanded", String(open));
     const label = say("drawing-area", { stream: this.store.stream });
     const attributes = { role: "application", tabindex: 0, "aria-label": label, "aria-describedby": this.tools.hint.id };
-    for (const [name, value] of Object.entries(attributes)) {
-      if (open) this.svg.setAttribute(name, value);
-      else this.svg.removeAttribute(name);
-    }
+    if (open) setAttributes(this.svg, attributes);
+    else for (const name of Object.keys(attributes)) this.svg.removeAttribute(name);
     if (open) this.store.load(); // a stream without frames has not loaded them yet
     else this.announce("");
     this.onOpen();

@@ -1,9 +1,9 @@
 // Regions drawn over the picture of a stream, with handles for what is being edited.
 
 import { between, clamp, percent } from "./points.js";
+import { makeSvg as make, setAttributes as set } from "./svg.js";
 import { say } from "./words.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 // Lengths in pixels of the screen.
 const CORNER = 7, MIDDLE = 5, ARROW = 30, TEXT = 14;
 // Farthest distance from a handle that grabs it, in pixels of the screen: for a mouse, and for a finger.
@@ -14,7 +14,7 @@ export class RegionOverlay {
   constructor(svg) {
     this.svg = svg;
     this.size = null; // [width, height] of the frames
-    this.hatch = document.getElementById("hatch").cloneNode(true); // an own one, because it has the scale of the picture
+    this.hatch = document.getElementById("hatch").cloneNode(true); // with the scale of this picture
     this.hatch.id = `hatch-${(patterns += 1)}`;
   }
 
@@ -148,13 +148,4 @@ export class RegionOverlay {
   list(points) {
     return points.map(([x, y]) => `${x * this.size[0]},${y * this.size[1]}`).join(" ");
   }
-}
-
-function make(kind, attributes) {
-  return set(document.createElementNS(SVG, kind), attributes);
-}
-
-function set(element, attributes) {
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  return element;
 }

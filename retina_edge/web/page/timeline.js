@@ -1,11 +1,11 @@
 // The last hour of a stream: a bar for the events of each minute, and the time without frames.
 
 import { fetchJson, streamAddress } from "./api.js";
+import { makeSvg } from "./svg.js";
 import { say } from "./words.js";
 
 const MINUTES = 60, MINUTE_MS = 60_000;
 const REFRESH_MS = 10_000;
-const SVG = "http://www.w3.org/2000/svg";
 
 export class Timeline {
   // Show the last hour of a stream in an element; onMinute(stream, start, time) is called with the minute that is
@@ -99,8 +99,6 @@ export class Timeline {
 }
 
 function rectangle(kind, index, top, bottom) {
-  const element = document.createElementNS(SVG, "rect");
-  const values = { class: kind, x: index + 0.05, y: top, width: kind === "running" ? 1 : 0.9, height: bottom - top };
-  for (const [name, value] of Object.entries(values)) element.setAttribute(name, value);
-  return element;
+  const width = kind === "running" ? 1 : 0.9;
+  return makeSvg("rect", { class: kind, x: index + 0.05, y: top, width, height: bottom - top });
 }

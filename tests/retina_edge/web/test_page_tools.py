@@ -1,4 +1,4 @@
-"""What a person does with a stream on the page: pause, snapshots, full screen, the last hour, clips; accessibility."""
+"""The tools of the page: pause, snapshots, full screen and the last hour of a stream. The page is accessible."""
 
 from __future__ import annotations
 
