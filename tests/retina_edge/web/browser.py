@@ -13,6 +13,8 @@ from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
+from tests.waiting import wait_for
+
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 NEEDS_BROWSER = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None,
@@ -44,6 +46,13 @@ def assert_no_errors(browser: Chrome) -> None:
 def card_of(browser: Chrome, stream: str) -> WebElement:
     """Return the element of a stream."""
     return browser.find_element(By.CSS_SELECTOR, f"[data-stream='{stream}']")
+
+
+def opened(browser: Chrome, url: str, stream: str = "north") -> WebElement:
+    """Open the page; return the card of a stream once it shows a frame."""
+    browser.get(url)
+    wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, f"[data-stream='{stream}'] img[src]"))
+    return card_of(browser, stream)
 
 
 def press(card: WebElement, action: str) -> None:

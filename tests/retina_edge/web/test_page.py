@@ -20,8 +20,8 @@ from tests.retina_edge.web.browser import (
     PHONE,
     SLOW_SERVER,
     assert_no_errors,
-    card_of,
     frames_shown,
+    opened,
     press,
 )
 from tests.retina_edge.web.serving import OUTPUTS, TOKEN, Served, serving, serving_an_event
@@ -162,8 +162,7 @@ def test_the_page_begins_again_when_the_server_has_other_streams(
     served: Served, open_browser: Callable[[tuple[int, int]], Chrome]
 ) -> None:
     browser = open_browser(DESKTOP)
-    browser.get(served.url)
-    until(lambda: browser.find_elements(By.CSS_SELECTOR, "[data-stream='north'] img[src]"))
+    opened(browser, served.url)
     script = """
     window.before = true;
     const send = window.fetch;
@@ -182,9 +181,7 @@ def test_pause_pressed_twice_goes_on_and_frames_free_their_memory(
     served: Served, open_browser: Callable[[tuple[int, int]], Chrome]
 ) -> None:
     browser = open_browser(DESKTOP)
-    browser.get(served.url)
-    until(lambda: browser.find_elements(By.CSS_SELECTOR, "[data-stream='north'] img[src]"))
-    card = card_of(browser, "north")
+    card = opened(browser, served.url)
     browser.execute_script(SLOW_SERVER)
     press(card, "pause")
     press(card, "pause")

@@ -17,7 +17,8 @@ from selenium.webdriver.common.by import By
 
 from retina_edge.tracking.analysis import TrackingOptions
 from retina_edge.tracking.events import Event
-from tests.retina_edge.web.browser import DESKTOP, NEEDS_BROWSER, PHONE, assert_no_errors, card_of, pointer, press
+from tests.retina_edge.web.browser import DESKTOP, NEEDS_BROWSER, PHONE, assert_no_errors, card_of, opened, press
+from tests.retina_edge.web.drawing import SQUARE, draw
 from tests.retina_edge.web.serving import TOKEN, Served, serving_an_event
 from tests.waiting import wait_for
 
@@ -31,13 +32,6 @@ def drawable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     path = tmp_path_factory.mktemp("regions") / "regions.json"
     with serving_an_event(TrackingOptions(regions_file=path)) as server:
         yield server
-
-
-def opened(browser: Chrome, url: str) -> Any:
-    """Open the page; return the card of the stream north, which is live."""
-    browser.get(url)
-    wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, "[data-stream='north'] img[src]"))
-    return card_of(browser, "north")
 
 
 def frames(card: Any) -> int:
@@ -132,7 +126,7 @@ def test_the_last_hour_leads_to_the_events_of_a_minute(drawable: Served, open_br
         assert len(card.find_elements(By.CSS_SELECTOR, ".last-hour rect.offline")) >= 9
         assert len(card.find_elements(By.CSS_SELECTOR, ".last-hour rect.events")) >= 2
         slider.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT, Keys.ARROW_LEFT)
-        spoken = slider.get_attribute("aria-valuetext")
+        spoken = slider.get_attribute("aria-valuetext") or ""
         assert spoken.endswith("events: 2; without frames: 60 s"), spoken
         events = browser.find_element(By.ID, "events")
         wait_for(
@@ -186,10 +180,7 @@ def test_the_page_is_accessible(drawable: Served, open_browser: Open, size: tupl
     wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, "#events li"))
     check_accessibility(browser)
     press(card, "edit")
-    card.find_element(By.CSS_SELECTOR, "[data-draw='zone']").click()
-    click = pointer(browser, card)
-    for point in [(0.4, 0.3), (0.8, 0.3), (0.8, 0.8)]:
-        click(point)
+    draw(browser, card, "zone", SQUARE[:3])
     check_accessibility(browser)
     press(card, "finish")
     wait_for(lambda: card.find_element(By.CSS_SELECTOR, "form.region").is_displayed())

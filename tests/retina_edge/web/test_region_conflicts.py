@@ -12,7 +12,17 @@ from selenium.webdriver.common.by import By
 
 from retina_edge.tracking.analysis import TrackingOptions
 from tests.retina_edge.web.browser import DESKTOP, NEEDS_BROWSER, SLOW_SERVER, assert_no_errors, pointer, press
-from tests.retina_edge.web.drawing import SQUARE, choose_tool, edited, notice, regions, wait_for_corners
+from tests.retina_edge.web.drawing import (
+    SQUARE,
+    choose_tool,
+    draw,
+    edited,
+    focus,
+    notice,
+    press_keys,
+    regions,
+    wait_for_corners,
+)
 from tests.retina_edge.web.serving import Served, serving
 from tests.waiting import wait_for
 
@@ -39,7 +49,7 @@ def test_a_click_beside_a_region_and_escape_select_nothing(drawable: Served, ope
     click((0.1, 0.1))
     assert not form.is_displayed()
     click((0.6, 0.5))
-    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    press_keys(browser, Keys.ESCAPE)
     assert not form.is_displayed()
     # Alt+Left goes back to the page before; it moves nothing.
     click((0.6, 0.5))
@@ -74,9 +84,9 @@ def test_changes_that_follow_quickly_are_all_saved(drawable: Served, open_browse
     wait_for(lambda: regions(drawable)[0]["points"][2] == pytest.approx([0.8, 0.8], abs=0.01))
     assert regions(drawable)[0]["classes"] == ["patch"]
     # A corner that is deleted right after a move stays deleted.
-    browser.execute_script("arguments[0].focus()", card.find_element(By.CSS_SELECTOR, ".overlay [data-corner='3']"))
-    browser.switch_to.active_element.send_keys(Keys.ARROW_LEFT)
-    browser.switch_to.active_element.send_keys(Keys.DELETE)
+    focus(card, ".overlay [data-corner='3']")
+    press_keys(browser, Keys.ARROW_LEFT)
+    press_keys(browser, Keys.DELETE)
     wait_for(lambda: len(regions(drawable)[0]["points"]) == 3)
     wait_for(lambda: notice(card) == "gate: saved")
     assert len(card.find_elements(By.CSS_SELECTOR, ".overlay .selected .corner")) == 3
@@ -192,10 +202,7 @@ def test_a_paused_picture_does_not_show_a_zone_where_it_was(drawable: Served, op
 def test_done_saves_a_drawing_with_enough_corners(drawable: Served, open_browser: Open) -> None:
     browser = open_browser(DESKTOP)
     card = edited(browser, drawable.url)
-    choose_tool(card, "mask")
-    click = pointer(browser, card)
-    for point in [(0.05, 0.05), (0.3, 0.05), (0.3, 0.3)]:
-        click(point)
+    draw(browser, card, "mask", [(0.05, 0.05), (0.3, 0.05), (0.3, 0.3)])
     press(card, "done")
     wait_for(lambda: [region["name"] for region in regions(drawable)] == ["yard", "mask 1"])
     wait_for(lambda: browser.switch_to.active_element.get_attribute("data-act") == "edit")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -14,8 +15,20 @@ from selenium.webdriver.support.ui import Select
 
 from retina_edge.tracking.analysis import TrackingOptions
 from retina_edge.tracking.zones import line
-from tests.retina_edge.web.browser import DESKTOP, NEEDS_BROWSER, PHONE, assert_no_errors, card_of, pointer, press
-from tests.retina_edge.web.drawing import SQUARE, choose_tool, edited, names, notice, regions, wait_for_corners
+from tests.retina_edge.web.browser import DESKTOP, NEEDS_BROWSER, PHONE, assert_no_errors, card_of, opened, press
+from tests.retina_edge.web.drawing import (
+    SQUARE,
+    UPRIGHT,
+    choose_tool,
+    draw,
+    edited,
+    focus,
+    names,
+    notice,
+    press_keys,
+    regions,
+    wait_for_corners,
+)
 from tests.retina_edge.web.serving import Served, serving
 from tests.waiting import wait_for
 
@@ -42,10 +55,7 @@ def test_a_zone_is_drawn_changed_named_and_is_still_there_after_a_restart(
     browser = open_browser(size)
     card = edited(browser, drawable.url)
     assert names(card) == ["door (line, from the command line)"]
-    choose_tool(card, "zone")
-    touch = pointer(browser, card, "touch" if size == PHONE else "mouse")
-    for point in [*SQUARE, SQUARE[0]]:
-        touch(point)
+    touch = draw(browser, card, "zone", [*SQUARE, SQUARE[0]], "touch" if size == PHONE else "mouse")
     wait_for_corners(card, 4)
     (zone,) = regions(drawable)
     assert (zone["kind"], zone["name"], zone["classes"]) == ("zone", "zone 1", [])
@@ -89,10 +99,7 @@ def test_a_line_counts_toward_its_arrow_and_can_be_reversed(drawable: Served, op
     """The patch moves from left to right through x = 0.25, and jumps back."""
     browser = open_browser(DESKTOP)
     card = edited(browser, drawable.url)
-    choose_tool(card, "line")
-    click = pointer(browser, card)
-    click((0.25, 0.9))
-    click((0.25, 0.02))
+    draw(browser, card, "line", UPRIGHT)
     wait_for_corners(card, 2)
 
     def counts() -> dict[str, int]:
@@ -122,9 +129,7 @@ def test_everything_can_be_done_with_the_keys(drawable: Served, open_browser: Op
     browser = open_browser(DESKTOP)
     card = edited(browser, drawable.url)
 
-    def keys(*pressed: str) -> None:
-        browser.switch_to.active_element.send_keys(*pressed)
-
+    keys = partial(press_keys, browser)
     choose_tool(card, "zone")  # the focus goes to the picture, and the point of the keys to its middle
     keys(" ")
     assert notice(card) == "corner 1 at 50 %, 50 %"
@@ -136,26 +141,23 @@ def test_everything_can_be_done_with_the_keys(drawable: Served, open_browser: Op
     assert regions(drawable)[0]["points"] == [[0.5, 0.5], [0.7, 0.5], [0.7, 0.7]]
     # The name has the focus. A label says which corner has it, and where the corner is.
     wait_for(lambda: browser.switch_to.active_element.get_attribute("name") == "name")
-    corner = card.find_element(By.CSS_SELECTOR, ".overlay [data-corner='1']")
-    assert corner.get_attribute("aria-label") == "zone 1: corner 2 of 3, 70 % from the left, 50 % from the top"
-    browser.execute_script("arguments[0].focus()", corner)
+    script = "return arguments[0].querySelector('.overlay [data-corner=\"1\"]').ariaLabel"
+    assert browser.execute_script(script, card) == "zone 1: corner 2 of 3, 70 % from the left, 50 % from the top"
+    focus(card, ".overlay [data-corner='1']")
     keys(Keys.ARROW_UP, Keys.ARROW_UP)
     wait_for(lambda: regions(drawable)[0]["points"][1] == [0.7, 0.49])
-    browser.execute_script("arguments[0].focus()", card.find_element(By.CSS_SELECTOR, "[data-middle='2']"))
+    focus(card, "[data-middle='2']")
     keys(Keys.ENTER)
     wait_for_corners(card, 4)
     assert regions(drawable)[0]["points"][3] == [0.6, 0.6]
-    browser.execute_script("arguments[0].focus()", card.find_element(By.CSS_SELECTOR, "[data-corner='3']"))
+    focus(card, "[data-corner='3']")
     keys(Keys.DELETE)
     wait_for_corners(card, 3)
-    shape = card.find_element(By.CSS_SELECTOR, ".overlay .zone [data-id]")
-    browser.execute_script("arguments[0].focus()", shape)
+    focus(card, ".overlay .zone [data-id]")
     keys(Keys.SHIFT, *[Keys.ARROW_LEFT] * 20)  # as far as the border
     keys(Keys.NULL)
     wait_for(lambda: regions(drawable)[0]["points"] == [[0.0, 0.5], [0.2, 0.49], [0.2, 0.7]])
-    browser.execute_script(
-        "arguments[0].focus()", card.find_element(By.CSS_SELECTOR, ".overlay .zone [data-key^='shape']")
-    )
+    focus(card, ".overlay .zone [data-key^='shape']")
     keys(Keys.DELETE)
     wait_for(lambda: regions(drawable) == [])
     keys(Keys.CONTROL, "z")
@@ -175,10 +177,7 @@ def test_everything_can_be_done_with_the_keys(drawable: Served, open_browser: Op
 def test_changes_are_undone_and_the_counts_of_the_others_stay(drawable: Served, open_browser: Open) -> None:
     browser = open_browser(DESKTOP)
     card = edited(browser, drawable.url)
-    choose_tool(card, "line")
-    click = pointer(browser, card)
-    click((0.25, 0.9))
-    click((0.25, 0.02))
+    draw(browser, card, "line", UPRIGHT)
 
     def crossings() -> int:
         status = httpx.get(f"{drawable.url}/api/streams/north").json()["regions"]
@@ -186,9 +185,7 @@ def test_changes_are_undone_and_the_counts_of_the_others_stay(drawable: Served, 
 
     wait_for(lambda: crossings() >= 1)
     before = crossings()
-    choose_tool(card, "mask")
-    for point in [(0.6, 0.6), (0.9, 0.6), (0.9, 0.9), (0.6, 0.6)]:
-        click(point)
+    draw(browser, card, "mask", [(0.6, 0.6), (0.9, 0.6), (0.9, 0.9), (0.6, 0.6)])
     wait_for_corners(card, 3)
     press(card, "delete")
     wait_for(lambda: len(regions(drawable)) == 1)
@@ -208,10 +205,7 @@ def test_objects_in_a_mask_are_ignored(drawable: Served, open_browser: Open) -> 
     browser = open_browser(DESKTOP)
     card = edited(browser, drawable.url)
     wait_for(lambda: "1 patch" in card.text)
-    choose_tool(card, "mask")
-    click = pointer(browser, card)
-    for point in [(0.01, 0.01), (0.99, 0.01), (0.99, 0.5), (0.01, 0.5), (0.01, 0.01)]:
-        click(point)
+    draw(browser, card, "mask", [(0.01, 0.01), (0.99, 0.01), (0.99, 0.5), (0.01, 0.5), (0.01, 0.01)])
     wait_for(lambda: "1 patch" not in card.text)
     press(card, "delete")
     wait_for(lambda: "1 patch" in card.text)
@@ -226,10 +220,7 @@ def test_two_windows_show_the_same_regions_and_the_later_change_wins(drawable: S
     try:
         second = browser.current_window_handle
         card = edited(browser, drawable.url)
-        choose_tool(card, "zone")
-        click = pointer(browser, card)
-        for point in [*SQUARE, SQUARE[0]]:
-            click(point)
+        draw(browser, card, "zone", [*SQUARE, SQUARE[0]])
         wait_for(lambda: len(regions(drawable)) == 1)
         browser.switch_to.window(first)
         card = card_of(browser, "north")
@@ -263,10 +254,7 @@ def test_two_windows_show_the_same_regions_and_the_later_change_wins(drawable: S
 def test_a_refused_drawing_stays_to_be_corrected(drawable: Served, open_browser: Open) -> None:
     browser = open_browser(DESKTOP)
     card = edited(browser, drawable.url)
-    choose_tool(card, "zone")
-    click = pointer(browser, card)
-    for point in [(0.2, 0.3), (0.8, 0.8), (0.8, 0.3), (0.2, 0.8)]:  # crosses itself
-        click(point)
+    draw(browser, card, "zone", [(0.2, 0.3), (0.8, 0.8), (0.8, 0.3), (0.2, 0.8)])  # crosses itself
     press(card, "finish")
     wait_for(lambda: "does not cross itself" in notice(card))
     assert regions(drawable) == []
@@ -289,9 +277,7 @@ def test_a_refused_drawing_stays_to_be_corrected(drawable: Served, open_browser:
 
 def test_without_a_file_the_page_says_how_to_draw(served: Served, open_browser: Open) -> None:
     browser = open_browser(DESKTOP)
-    browser.get(served.url)
-    wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, "[data-stream='north'] img[src]"))
-    card = card_of(browser, "north")
+    card = opened(browser, served.url)
     press(card, "edit")
     wait_for(lambda: "start serve with --regions FILE" in card.find_element(By.CSS_SELECTOR, ".hint").text)
     assert not card.find_element(By.CSS_SELECTOR, "[data-draw='zone']").is_enabled()
