@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.core.errors import ModelFileError
+from engines.core.errors import ContractError, ModelFileError
 from engines.core.processor import usable_cores
 from retina_edge.api.given_options import GivenOptions
 from retina_edge.data.anchor_fit import AnchorFit, fit_anchors, input_boxes
@@ -288,10 +288,19 @@ def _imagenet(backbone: str, group: ProcessGroup) -> Mapping[str, Tensor]:
     return imagenet_weights(backbone) if weights is None else weights
 
 
-def losses_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the fields of ``TrainOptions`` that decide the losses a checkpoint was trained with, if it knows them."""
+def losses_of(checkpoint: Checkpoint, path: Path | str) -> dict[str, Any]:
+    """Return the fields of ``TrainOptions`` that decide the losses a checkpoint was trained with, if it knows them.
+
+    Raises:
+        ModelFileError: if a field has no value that is known.
+    """
     options = (checkpoint.recipe or {}).get("options", {})
-    return {name: options[name] for name in ("assigner", "class_loss") if name in options}
+    fields = {name: options[name] for name in ("assigner", "class_loss") if name in options}
+    try:
+        TrainOptions(**fields)
+    except ContractError as error:
+        raise ModelFileError(f"{path}: damaged recipe: {error}") from error
+    return fields
 
 
 def model_of(checkpoint: Checkpoint) -> dict[str, Any]:

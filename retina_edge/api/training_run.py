@@ -56,7 +56,7 @@ class TrainingRun:
         from retina_edge.training.initialize import quantized_model
 
         source = load_checkpoint(qat)
-        options = dataclasses.replace(QAT_OPTIONS, **{**losses_of(source), **given.options})
+        options = dataclasses.replace(QAT_OPTIONS, **{**losses_of(source, qat), **given.options})
         if source.contract.bit_depth != self.bit_depth:
             raise ContractError(
                 f"bit_depth: expected {source.contract.bit_depth} as in {qat}, got {self.bit_depth}; leave it out"
@@ -138,7 +138,8 @@ class TrainingRun:
         self.say(f"{about}{trainer.total_steps} steps, {trainer.sampler.batches} in an epoch")
         hours = trainer.total_steps * speed.step / 3600 if speed else None
         fit = plan.anchor_fit()
-        for finding in findings(plan.facts, plan.options, plan.augment, fit, hours=hours, evaluation=evaluation):
+        planned = plan.facts, plan.options, plan.augment, plan.model
+        for finding in findings(*planned, fit, hours=hours, evaluation=evaluation):
             self.say(f"warning: {finding}")
         return trainer
 

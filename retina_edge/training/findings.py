@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from retina_edge.data.anchor_fit import AnchorFit
 from retina_edge.data.augment_options import AugmentOptions
-from retina_edge.model.config import FINEST_STRIDE
+from retina_edge.model.config import FINEST_STRIDE, GROUPS
+from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.plan import Facts, learning_rate
 from retina_edge.training.train_options import TrainOptions
 
@@ -34,6 +35,7 @@ def findings(
     facts: Facts,
     options: TrainOptions,
     augment: AugmentOptions,
+    model: ModelOptions,
     fit: AnchorFit,
     *,
     hours: float | None,
@@ -45,6 +47,7 @@ def findings(
         facts: facts about the run.
         options: options of the run.
         augment: augmentation, with both sizes set.
+        model: options of the model.
         fit: fit of the model's anchors to the objects.
         hours: estimated time of the run; None if it is unknown.
         evaluation: estimated seconds of an evaluation; 0 if they are unknown.
@@ -81,6 +84,12 @@ def findings(
         yield (
             f"the rate of {options.learning_rate:g} is far from the usual {usual:g} for {options.optimizer} and "
             f"batches of {samples_of_step}: omit --lr to take the usual one"
+        )
+    if model.head_norm == "group" and model.fpn_channels == GROUPS:
+        yield (
+            f"group normalization makes {GROUPS} groups, so each of the {GROUPS} channels is normalized alone, which "
+            "removes how strong it is, and leaves nothing on a level of one pixel: use --fpn-channels 64 or more, or "
+            "--head-norm batch"
         )
     if absent := [name for name, boxes in facts.data.boxes.items() if not boxes]:
         yield f"no object to learn from has the class {', '.join(absent[:10])}, so it will never be found"

@@ -9,7 +9,7 @@ from engines.core.contract import check_input_size
 from engines.core.errors import ContractError
 from engines.core.option_checks import check_integer, check_number
 from retina_edge.data.anchor_fit import DEFAULT_RATIOS, DEFAULT_SIZES
-from retina_edge.model.config import ModelConfig, octave_sizes
+from retina_edge.model.config import GROUPS, ModelConfig, octave_sizes
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,14 @@ class ModelOptions:
             self.config(num_classes=1)  # raises for a wrong option before any data is read
         except ValueError as error:
             raise ContractError(str(error)) from error
+        coarsest = 4 << self.backbone_levels  # two levels above the last stage
+        if self.head_norm == "group" and self.fpn_channels == GROUPS and max(self.input_size) <= coarsest:
+            raise ContractError(
+                f"head_norm: expected more than {GROUPS} channels for group normalization if the coarsest level has "
+                f"one pixel, got {self.fpn_channels} channels and an input of {self.input_size[0]}x"
+                f"{self.input_size[1]}, where each group has one value; use another head_norm, more channels or a "
+                "larger input"
+            )
 
     def config(self, *, num_classes: int) -> ModelConfig:
         """Return the architecture for a number of classes.

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from retina_edge.data.anchor_fit import input_boxes, suggest_anchors
 from retina_edge.data.load import load_dataset
@@ -21,7 +20,7 @@ from retina_edge.model.checkpoint import load_checkpoint
 from retina_edge.train import main
 from retina_edge.training.train_options import TrainOptions
 from tests.interruption import interrupt_at
-from tests.training_command import ON_STEP, training_data
+from tests.training_command import ON_STEP, assert_same_training, train_in_two_processes, training_data
 
 pytestmark = pytest.mark.start_first
 
@@ -52,16 +51,8 @@ def test_two_processes_compute_the_same_as_one(tiny_coco: Path, treecrowns: Path
     one = arguments(tiny_coco, treecrowns, tmp_path / "one.pt", *run, "--batch", "2")
     assert main(one) == 0
     two = arguments(tiny_coco, treecrowns, tmp_path / "two.pt", *run, "--batch", "1")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*torchrun, "-m", "retina_edge.train", *two], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("epoch 2/2") == 1  # only one process prints
-    states = [load_checkpoint(tmp_path / name).training for name in ("one.last.pt", "two.last.pt")]
-    assert states[0] is not None
-    assert states[1] is not None
-    assert states[0]["step"] == states[1]["step"] == 8
-    for name, value in states[0]["model"].items():
-        torch.testing.assert_close(states[1]["model"][name], value, atol=SAME_WEIGHTS, rtol=0, msg=name)
+    assert train_in_two_processes(two).count("epoch 2/2") == 1  # only one process prints
+    assert_same_training(tmp_path / "one.pt", tmp_path / "two.pt", steps=8, tolerance=SAME_WEIGHTS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
@@ -291,10 +282,7 @@ def test_ctrl_c_ends_a_step_of_a_large_network_on_a_cpu_within_ten_seconds(
 def test_two_processes_with_a_time_end_together(tiny_coco: Path, treecrowns: Path, tmp_path: Path) -> None:
     run = "--minutes 0.1 --epoch-samples 8 --batch 1 --workers 0".split()
     command = arguments(tiny_coco, treecrowns, tmp_path / "two.pt", *run)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*torchrun, "-m", "retina_edge.train", *command], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert "best AP" in done.stderr
+    assert "best AP" in train_in_two_processes(command)
     assert (tmp_path / "two.pt").is_file()
 
 

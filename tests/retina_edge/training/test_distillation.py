@@ -7,8 +7,6 @@ import dataclasses
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +35,7 @@ from retina_edge.training.trainer import Trainer
 from tests.interruption import interrupt_at
 from tests.models import TINY, contract_of, lively
 from tests.retina_edge.training.test_trainer import CPU, SIZE, assert_equal, make_trainer
-from tests.training_command import ON_STEP, training_data
+from tests.training_command import ON_STEP, assert_same_training, train_in_two_processes, training_data
 
 pytestmark = pytest.mark.start_first
 
@@ -509,12 +507,8 @@ def test_two_processes_train_one_student_and_one_adaptation(
 ) -> None:
     """Each process has other crops, so equal weights come from gradients that were averaged."""
     (tmp_path / "witness.py").write_text(f"FOLDER = {str(tmp_path)!r}\n{WITNESS}")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = command(tiny_coco, treecrowns, tmp_path / "two.pt", "--teacher", str(big))
-    done = subprocess.run(
-        [*torchrun, str(tmp_path / "witness.py"), *arguments], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    train_in_two_processes(arguments, [str(tmp_path / "witness.py")])
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert_equal(one, other)
     assert not torch.equal(one["adaptation"]["conv.weight"], one["adaptation"]["begin"])
@@ -543,13 +537,6 @@ def test_two_processes_learn_the_same_logits_and_boxes_as_one(
     one = command(tiny_coco, treecrowns, tmp_path / "one.pt", *fixed)
     assert main(one) == 0
     two = command(tiny_coco, treecrowns, tmp_path / "two.pt", *fixed, "--batch", "1")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*torchrun, "-m", "retina_edge.train", *two], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    states = [load_checkpoint(tmp_path / name).training for name in ("one.last.pt", "two.last.pt")]
-    assert states[0] is not None
-    assert states[1] is not None
-    assert states[0]["step"] == states[1]["step"] == 4
-    for name, value in states[0]["model"].items():
-        # SGD changes weights by 1e-4 or more in these steps.
-        torch.testing.assert_close(states[1]["model"][name], value, atol=2e-6, rtol=0, msg=name)
+    train_in_two_processes(two)
+    # SGD changes weights by 1e-4 or more in these steps.
+    assert_same_training(tmp_path / "one.pt", tmp_path / "two.pt", steps=4, tolerance=2e-6)

@@ -22,7 +22,7 @@ from export.precision.quantization import quantize
 from export.precision.ranges import ranges_on
 from export.preprocess import Preprocess
 from export.verify import onnx_heads
-from retina_edge.model.checkpoint import load_checkpoint
+from retina_edge.model.checkpoint import Checkpoint, load_checkpoint
 from retina_edge.model.config import octave_sizes
 from retina_edge.model.retinanet import RetinaNet
 from retina_edge.train import main
@@ -35,7 +35,7 @@ from retina_edge.training.fake_quantization import (
 )
 from tests.interruption import interrupt_at
 from tests.models import TINY, contract_of, lively
-from tests.training_command import ON_STEP, training_data
+from tests.training_command import ON_STEP, assert_same_training, train_in_two_processes, training_data
 
 pytestmark = pytest.mark.start_first
 
@@ -205,6 +205,35 @@ def test_qat_fine_tunes_a_checkpoint_and_resumes(
     tiny = "--backbone resnet18 --backbone-levels 3 --fpn-channels 32 --head-depth 1 --head-norm group".split()
     assert main([*without, *tiny, *"--anchors 32 64 128 --input 128x160 --resume".split()]) == 1
     assert "qat: expected True, got False" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_heads_with_batch_normalization_as_one(
+    tiny_coco: Path, treecrowns: Path, tmp_path: Path
+) -> None:
+    """The statistics of each level are fixed, so the batch of a process does not matter."""
+    model = lively(RetinaNet(dataclasses.replace(TINY, head_norm="batch")))
+    source = tmp_path / "batch.pt"
+    Checkpoint(contract_of(model), model.config, dict(model.state_dict())).save(source)
+    fixed = "--epochs 2 --optimizer sgd --lr 0.002 --warmup 1".split()
+    one, two = tmp_path / "one.pt", tmp_path / "two.pt"
+    assert main(arguments(tiny_coco, treecrowns, source, one, *fixed)) == 0
+    train_in_two_processes(arguments(tiny_coco, treecrowns, source, two, *fixed, "--batch", "1"))
+    # SGD changes weights by 1e-4 or more in these steps.
+    assert_same_training(one, two, steps=4, tolerance=2e-6)
+
+
+def test_qat_names_the_checkpoint_whose_losses_are_unknown(
+    tiny_coco: Path, treecrowns: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "later.pt"
+    recipe = {"model": {}, "augment": {}, "options": {"assigner": "later"}, "choices": []}
+    dataclasses.replace(load_checkpoint(checkpoint), recipe=recipe).save(source)
+    assert main(arguments(tiny_coco, treecrowns, source, tmp_path / "qat.pt")) == 1
+    assert (
+        f"{source}: damaged recipe: assigner: expected one of iou, atss, free-anchor, got later"
+        in capsys.readouterr().err
+    )
 
 
 def test_qat_refuses_model_options_and_other_classes(

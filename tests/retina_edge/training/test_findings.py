@@ -11,6 +11,7 @@ from retina_edge.data.anchor_fit import AnchorFit, SizeFit
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.summary import DataSummary
 from retina_edge.training.findings import LearningWatch, findings
+from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.plan import CPU, Facts
 from retina_edge.training.train_options import TrainOptions
 
@@ -20,11 +21,12 @@ GOOD = TrainOptions(
     epochs=8, epoch_samples=1600, batch=8, optimizer="adamw", learning_rate=1e-3, warmup_steps=80, minutes=8
 )
 AUGMENT = AugmentOptions(size=(160, 160)).for_input((480, 640))
+MODEL = ModelOptions(fpn_channels=64, head_norm="group")
 FIT = AnchorFit((16.0, 32.0, 64.0), (1.0,), {"all": SizeFit(130, 0.98, 0.7)}, under_stride=0.0)
 
 
 def found(options: TrainOptions = GOOD, fit: AnchorFit = FIT, hours: float | None = 0.1, **augment: Any) -> list[str]:
-    return list(findings(FACTS, options, dataclasses.replace(AUGMENT, **augment), fit, hours=hours))
+    return list(findings(FACTS, options, dataclasses.replace(AUGMENT, **augment), MODEL, fit, hours=hours))
 
 
 def test_a_good_run_gets_no_remark() -> None:
@@ -65,16 +67,24 @@ def test_objects_that_cannot_be_learned_are_named() -> None:
     assert "large objects have 90 pixels in the input, more than the crop of 64x64" in cut
 
 
+def test_groups_of_one_channel_are_named() -> None:
+    model = dataclasses.replace(MODEL, fpn_channels=32)
+    (only,) = findings(FACTS, GOOD, AUGMENT, model, FIT, hours=0.1)
+    assert "each of the 32 channels is normalized alone" in only
+    assert "use --fpn-channels 64 or more, or --head-norm batch" in only
+    assert not list(findings(FACTS, GOOD, AUGMENT, dataclasses.replace(model, head_norm="batch"), FIT, hours=0.1))
+
+
 def test_a_time_that_the_user_gave_is_not_called_long_and_a_long_evaluation_is_named() -> None:
     assert found(hours=14.2) == []
-    (only,) = findings(FACTS, GOOD, AUGMENT, FIT, hours=0.1, evaluation=1000.0)
+    (only,) = findings(FACTS, GOOD, AUGMENT, MODEL, FIT, hours=0.1, evaluation=1000.0)
     assert "an evaluation takes about 17 min of a run of 8 min: validate on fewer images" in only
 
 
 def test_images_that_repeat_are_not_called_left_out() -> None:
     few = dataclasses.replace(FACTS, data=dataclasses.replace(SHAPES, images=5))
     options = dataclasses.replace(GOOD, epochs=300, epoch_samples=0, warmup_steps=5, minutes=0)
-    assert list(findings(few, options, AUGMENT, FIT, hours=0.1)) == []
+    assert list(findings(few, options, AUGMENT, MODEL, FIT, hours=0.1)) == []
 
 
 def test_a_run_of_many_hours_on_a_cpu_is_named() -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from engines.core.errors import ContractError
 from retina_edge.data.summary import DataSummary
+from retina_edge.model.retinanet import RetinaNet
 from retina_edge.training.plan import (
     CPU,
     CPU_MINUTES,
@@ -77,6 +79,15 @@ def test_given_options_are_kept_and_not_reported() -> None:
     steps, choices = plan_steps({"learning_rate": 0.5, "batch": 3}, facts())
     assert (steps.learning_rate, steps.batch) == (0.5, 3)
     assert not {"--lr", "--batch"} & {choice.option for choice in choices}
+
+
+def test_group_normalization_needs_more_than_one_value_in_a_group() -> None:
+    given = {"fpn_channels": 32, "input_size": (128, 128), "backbone_levels": 5}
+    with pytest.raises(ContractError, match=r"^head_norm: expected more than 32 channels .* input of 128x128"):
+        plan_model(given, facts(), lambda _size: boxes(30))
+    for change in ({"fpn_channels": 64}, {"input_size": (128, 160)}, {"backbone_levels": 4}, {"head_norm": "batch"}):
+        model, _ = plan_model({**given, **change}, facts(), lambda _size: boxes(30))
+        RetinaNet(model.config(num_classes=1)).pyramid(model.input_size)  # runs on one image
 
 
 def test_crops_on_a_cpu_hold_most_objects() -> None:

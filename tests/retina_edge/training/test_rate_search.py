@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from retina_edge.train import main
 from retina_edge.training.rate_search import DIVERGED, STEPS, range_test, rates
 from tests.interruption import interrupt_at
 from tests.retina_edge.training.test_trainer import assert_equal
-from tests.training_command import ON_STEP, SMALL, training_data
+from tests.training_command import ON_STEP, SMALL, train_in_two_processes, training_data
 
 pytestmark = pytest.mark.start_first
 
@@ -117,7 +115,6 @@ def test_a_given_rate_and_a_search_exclude_each_other(tmp_path: Path, capsys: py
 
 @pytest.mark.slow
 def test_two_processes_search_together(tiny_coco: Path, treecrowns: Path, tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     run = command(
         tiny_coco,
         treecrowns,
@@ -130,9 +127,7 @@ def test_two_processes_search_together(tiny_coco: Path, treecrowns: Path, tmp_pa
         "--batch",
         "1",
     )
-    done = subprocess.run([*torchrun, "-m", "retina_edge.train", *run], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("searching the learning rate") == 1
+    assert train_in_two_processes(run).count("searching the learning rate") == 1
     recipe = load_checkpoint(tmp_path / "two.pt").recipe
     assert recipe is not None
     (reason,) = (choice["reason"] for choice in recipe["choices"] if choice["option"] == "--lr")
