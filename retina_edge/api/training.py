@@ -22,7 +22,7 @@ from retina_edge.training.memory_errors import memory_errors
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.observer import TrainingObserver
 from retina_edge.training.recipes import AUTO
-from retina_edge.training.run_files import check_resumable, claim_run_files, last_path, report_path
+from retina_edge.training.run_files import check_resumable, claim_run_files, kept_message, last_path, report_path
 from retina_edge.training.train_options import TrainOptions
 
 if TYPE_CHECKING:
@@ -138,8 +138,7 @@ def train(
         claimed = claim_run_files(output, resume=resume) if group.is_main else nullcontext(None)
         with claimed as kept, active:
             if kept:
-                names = f"{kept.with_suffix('')}.*"
-                say(f"the files of the last run are kept as {names}; earlier ones of this name are replaced")
+                say(kept_message(kept))
             trainer.run()
             if trainer.out_of_patience:
                 say(f"ended early: the last {_evaluations(trainer.best.without_gain)} brought no gain of AP")

@@ -17,7 +17,14 @@ from retina_edge.api.training import TrainingResult, train
 from retina_edge.api.training_data import TrainingData
 from retina_edge.api.training_inputs import Fields, check_outputs, fields
 from retina_edge.training.observer import TrainingObserver
-from retina_edge.training.run_files import check_resumable, claim_run_files, last_path, seed_paths
+from retina_edge.training.run_files import (
+    check_resumable,
+    claim_run_files,
+    kept_message,
+    last_path,
+    seed_paths,
+    set_aside,
+)
 from retina_edge.training.train_options import MOST, TrainOptions
 
 # Far more seeds than tell a gain from luck.
@@ -121,6 +128,10 @@ def train_seeds(
 
     runs: dict[int, TrainingResult] = {}
     with process_group(select_device(device)) as group, _claimed(output, resume=resume, main=group.is_main):
+        if group.is_main and not resume:
+            for path in paths.values():  # those of all seeds, so that resuming takes none of an earlier command
+                if kept := set_aside(path):
+                    on_message(kept_message(kept))
         group.wait()  # until all processes have seen which runs have begun
         for number, (seed, path) in enumerate(paths.items(), 1):
             if group.is_main:

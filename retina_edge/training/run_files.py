@@ -109,7 +109,9 @@ def check_log(output: Path) -> None:
 
 @contextmanager
 def claim_run_files(output: Path, *, resume: bool) -> Iterator[Path | None]:
-    """Keep other runs from writing the same files, and keep the files of an earlier run that has a checkpoint.
+    """Keep other runs from writing the same files, and keep or remove the files of an earlier run.
+
+    They are kept if the run has a checkpoint, or a state that replaces no kept checkpoint.
 
     Args:
         output: path of the best checkpoint.
@@ -131,7 +133,41 @@ def claim_run_files(output: Path, *, resume: bool) -> Iterator[Path | None]:
             for source, target in zip(run_files(output), run_files(kept), strict=True):
                 _move(source, target)
             _lock(stack, log)
+        elif not resume:
+            for path in run_files(output):
+                if path != log:  # it holds the lock, and the log of the new run replaces it
+                    _remove(path)
         yield kept
+
+
+def set_aside(output: Path) -> Path | None:
+    """Keep or remove the files of an earlier run, as the start of a new one does.
+
+    Args:
+        output: path of the best checkpoint.
+
+    Returns:
+        The path under which the earlier checkpoint is kept; None if there was none.
+
+    Raises:
+        SinkError: if another run writes these files.
+    """
+    if not any(path.exists() for path in run_files(output)):
+        return None
+    with claim_run_files(output, resume=False) as kept:
+        pass
+    output.with_suffix(".csv").unlink()  # it only held the lock
+    return kept
+
+
+def kept_message(kept: Path) -> str:
+    """Return the text for the user about an earlier run whose files are kept.
+
+    Examples:
+        >>> kept_message(Path("model.previous.pt"))
+        'the files of the last run are kept as model.previous.*; earlier ones of this name are replaced'
+    """
+    return f"the files of the last run are kept as {kept.with_suffix('')}.*; earlier ones of this name are replaced"
 
 
 def _worth_keeping(output: Path) -> bool:
@@ -146,9 +182,14 @@ def _lock(stack: ExitStack, path: Path) -> None:
 
 def _move(source: Path, target: Path) -> None:
     """Replace a file or folder by another one. If that is missing, the target is removed, so that runs do not mix."""
-    if target.is_dir() and not target.is_symlink():
-        shutil.rmtree(target)
-    else:
-        target.unlink(missing_ok=True)
+    _remove(target)
     if source.exists():
         os.replace(source, target)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

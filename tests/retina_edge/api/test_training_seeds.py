@@ -124,6 +124,29 @@ def test_resuming_goes_on_with_begun_runs_and_starts_the_others(
     assert "the runs differ in batch, so the spread" in warning
 
 
+def test_resuming_takes_no_run_of_an_earlier_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Runs(monkeypatch, 0.1, 0.2, 0.3)
+    train_seeds(tmp_path, tmp_path / "m.pt", seeds=3)
+    earlier = (tmp_path / "m.seed1.pt").read_bytes()
+    runs = Runs(monkeypatch)  # the first run is interrupted before it writes anything
+    with pytest.raises(IndexError):
+        train_seeds(tmp_path, tmp_path / "m.pt", {"batch": 3}, seeds=3)
+    assert not [path for path in tmp_path.glob("m.seed*") if "previous" not in path.name]
+    assert (tmp_path / "m.seed1.previous.pt").read_bytes() == earlier
+    with pytest.raises(TrainingError, match="expected a checkpoint to resume, found no file"):
+        train_seeds(tmp_path, tmp_path / "m.pt", {"batch": 3}, seeds=3, resume=True)
+    assert not runs.calls
+
+    # A state without a checkpoint, which is not kept beside a kept checkpoint, is not resumed either.
+    (tmp_path / "m.seed2.last.pt").write_bytes(earlier)
+    runs = Runs(monkeypatch, 0.3)
+    with pytest.raises(IndexError):
+        train_seeds(tmp_path, tmp_path / "m.pt", {"batch": 3}, seeds=3)
+    runs = Runs(monkeypatch, 0.1, 0.2, 0.3)
+    train_seeds(tmp_path, tmp_path / "m.pt", {"batch": 3}, seeds=3, resume=True)
+    assert [call["resume"] for _, call in runs.calls] == [True, False, False]
+
+
 @pytest.mark.parametrize("seeds", [1, 0, 1001])
 def test_the_number_of_seeds_is_checked(tmp_path: Path, seeds: int) -> None:
     with pytest.raises(ValueError, match=r"seeds: expected 2 to 1000"):

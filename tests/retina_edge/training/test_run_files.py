@@ -8,7 +8,7 @@ import pytest
 
 from engines.core.errors import SinkError
 from retina_edge import api
-from retina_edge.training.run_files import SUFFIXES, check_log, claim_run_files, run_files
+from retina_edge.training.run_files import SUFFIXES, check_log, claim_run_files, run_files, set_aside
 from retina_edge.training.training_log import COLUMNS
 
 
@@ -53,6 +53,24 @@ def test_a_run_without_a_checkpoint_does_not_replace_the_kept_one(tmp_path: Path
     with claim_run_files(output, resume=False) as earlier:
         assert earlier is None
     assert content(kept) == ["good"] * len(SUFFIXES)
+
+
+def test_files_that_are_not_kept_do_not_mix_with_the_new_run(tmp_path: Path) -> None:
+    output, kept = tmp_path / "model.pt", tmp_path / "model.previous.pt"
+    write_run(kept, "good")
+    write_run(output, "stopped")
+    output.unlink()
+    with claim_run_files(output, resume=False) as earlier:
+        assert earlier is None
+        assert [path.name for path in run_files(output) if path.exists()] == ["model.csv"]  # holds the lock
+    write_run(output, "stopped")
+    output.unlink()
+    assert set_aside(output) is None
+    assert not [path for path in run_files(output) if path.exists()]
+    write_run(output, "done")
+    assert set_aside(output) == kept
+    assert content(kept) == ["done"] * len(SUFFIXES)
+    assert set_aside(output) is None
 
 
 def test_a_state_without_a_checkpoint_is_kept_if_no_checkpoint_is(tmp_path: Path) -> None:
