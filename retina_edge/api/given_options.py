@@ -53,7 +53,7 @@ class GivenOptions:
             given = getattr(self, part)
             open_fields = {*given, *left_open}
             if given.get("minutes"):  # such a run has no number of epochs or steps
-                open_fields |= {"epochs", "warmup_steps"}
+                open_fields |= {"epochs", "epoch_samples", "warmup_steps"}
             if given.get("optimizer", values.get("optimizer")) != values.get("optimizer"):
                 open_fields |= {"learning_rate", "weight_decay"}
             added = {field: value for field, value in values.items() if field not in open_fields}

@@ -103,7 +103,7 @@ def train(
     started, output = time.monotonic(), Path(output)
     data = data if isinstance(data, TrainingData) else TrainingData(data)
     given = GivenOptions(fields(model, ModelOptions), fields(augment, AugmentOptions), fields(options, TrainOptions))
-    check_given(given, qat, init, model, teacher, find_lr=find_lr)
+    check_given(given, qat, init, model, teacher, find_lr=find_lr, resume=resume)
     weights = given.model.get("backbone_weights")
     files = [] if weights in (None, IMAGENET) else [("backbone weights", weights)]
     if resume:
@@ -125,7 +125,7 @@ def train(
         depth = BIT_DEPTH if data.bit_depth is None else data.bit_depth
         run = TrainingRun(output, train_data, val_data, depth, group, half_weights, active, say, taught_by)
         if qat is not None:
-            trainer = run.for_qat(given, qat)
+            trainer = run.for_qat(given, qat, started=started)
         else:
             trainer = run.planned(given, init, recipe=recipe, resume=resume, find_lr=find_lr, started=started)
         had_ended = False

@@ -11,6 +11,7 @@ from engines.core.errors import ContractError
 from retina_edge.api.given_options import GivenOptions
 from retina_edge.system.output_file import Input, check_output
 from retina_edge.training.run_files import check_log, kept_path
+from retina_edge.training.train_options import TrainOptions
 
 # Options as a whole, or some of their fields by name.
 Fields = Mapping[str, Any]
@@ -43,6 +44,7 @@ def check_given(
     teacher: object,
     *,
     find_lr: bool,
+    resume: bool,
 ) -> None:
     """Check that the options and the checkpoints to start from do not contradict each other.
 
@@ -59,6 +61,10 @@ def check_given(
         raise ContractError(
             "qat: expected no teacher, because a model is distilled before it is quantized; leave it out"
         )
+    if teacher is None and given.options.get("distill_weight", TrainOptions.distill_weight) != 1:
+        raise ContractError("distill_weight: expected a teacher with it, got none; give one, or leave it out")
+    if resume and init is not None:
+        raise ContractError("init: not allowed with resume, which continues with its own weights; leave one out")
     if init is not None and given.model.get("backbone_weights") is not None:
         raise ContractError("backbone_weights: expected none with init, which has its own; leave one out")
     if qat is not None and (model is not None or init is not None):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from engines.core.errors import ContractError, ModelFileError
 from engines.core.processor import usable_cores
 from retina_edge.api.given_options import GivenOptions
-from retina_edge.data.anchor_fit import AnchorFit, fit_anchors, input_boxes
+from retina_edge.data.anchor_fit import input_boxes
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.summary import DataSummary
@@ -172,11 +172,6 @@ class TrainingPlan:
     def recipe(self) -> dict[str, Any]:
         """Return the record for checkpoints: all options, and the choices with their reasons."""
         return recipe_record(dataclasses.asdict(self.model), self.augment, self.options, self.choices)
-
-    def anchor_fit(self) -> AnchorFit:
-        """Return the fit of the anchors to the objects."""
-        sizes = [level[0] for level in self.model.config(num_classes=1).anchor_sizes]
-        return fit_anchors(self.boxes, self.model.input_size, sizes, self.model.aspect_ratios)
 
 
 def recipe_record(

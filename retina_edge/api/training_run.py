@@ -14,6 +14,7 @@ from engines.core.contract import DetectorContract
 from engines.core.errors import ContractError
 from retina_edge.api.given_options import GivenOptions
 from retina_edge.api.training_plan import TrainingPlan, decided_by, losses_of, model_of, recipe_record
+from retina_edge.data.anchor_fit import fit_pyramid
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.data.summary import DataSummary
@@ -50,7 +51,7 @@ class TrainingRun:
     say: OnMessage
     teacher: Teacher | None
 
-    def for_qat(self, given: GivenOptions, qat: Path | str) -> Trainer:
+    def for_qat(self, given: GivenOptions, qat: Path | str, *, started: float) -> Trainer:
         """Return a trainer that fine-tunes a checkpoint with the rounding of INT8."""
         from retina_edge.model.checkpoint import load_checkpoint
         from retina_edge.training.initialize import quantized_model
@@ -64,7 +65,8 @@ class TrainingRun:
         model = quantized_model(source, self.train_data, batch=options.batch, device=self.group.device)
         augment = AugmentOptions(**given.augment).for_input(source.contract.input_size)
         recipe = recipe_record(model_of(source), augment, options)
-        return self._trainer(model, source.contract, augment, options, recipe=recipe)
+        (spent,) = self.group.of_main([time.monotonic() - started])
+        return self._trainer(model, source.contract, augment, options, recipe=recipe, spent=spent)
 
     def planned(
         self,
@@ -108,7 +110,8 @@ class TrainingRun:
             choices=choices,
             on_message=self.say,
         )
-        model, contract = self._new_model(plan, source or previous)
+        keep_sizes = resume or "anchor_sizes" not in given.model  # those of a recipe are not given with ``init``
+        model, contract = self._new_model(plan, source or previous, keep_sizes=keep_sizes)
         if not resume:
             check_statistics(model, source)
         for line in introduce(self.teacher, contract, plan.augment, summary) if self.teacher else ():
@@ -137,7 +140,7 @@ class TrainingRun:
         about = "about " if plan.options.minutes else ""
         self.say(f"{about}{trainer.total_steps} steps, {trainer.sampler.batches} in an epoch")
         hours = trainer.total_steps * speed.step / 3600 if speed else None
-        fit = plan.anchor_fit()
+        fit = fit_pyramid(plan.boxes, contract.levels)
         planned = plan.facts, plan.options, plan.augment, plan.model
         for finding in findings(*planned, fit, hours=hours, evaluation=evaluation):
             self.say(f"warning: {finding}")
@@ -172,8 +175,17 @@ class TrainingRun:
         test = search_rate(make_trainer(), steps)
         return plan.with_rate(test.rate, test.reason)
 
-    def _new_model(self, plan: TrainingPlan, source: Checkpoint | None) -> tuple[RetinaNet, DetectorContract]:
-        """Make a new model of the planned architecture; the checkpoint decides what is no option."""
+    def _new_model(
+        self, plan: TrainingPlan, source: Checkpoint | None, *, keep_sizes: bool
+    ) -> tuple[RetinaNet, DetectorContract]:
+        """Make a new model of the planned architecture; the checkpoint, or the teacher, decides what is no option.
+
+        Args:
+            plan: the plan.
+            source: checkpoint whose run goes on, or that is fine-tuned; None for none.
+            keep_sizes: True to keep its anchors if only the smallest of each level are those of the plan. Options
+                cannot express others, such as those of a converted model.
+        """
         from retina_edge.training.initialize import new_model
 
         config = plan.model.config(num_classes=len(self.train_data.class_names))
@@ -182,6 +194,10 @@ class TrainingRun:
             config = dataclasses.replace(
                 config, extra_levels=source.config.extra_levels, norm_eps=source.config.norm_eps
             )
+        levels = source.contract.levels if source else self.teacher.contract.levels if self.teacher else ()
+        sizes = tuple(level.anchor_sizes for level in levels)
+        if keep_sizes and tuple(level[0] for level in sizes) == tuple(level[0] for level in config.anchor_sizes):
+            config = dataclasses.replace(config, anchor_sizes=sizes)
         size, seed = plan.model.input_size, plan.options.seed
         return new_model(
             config, self.train_data, size, seed=seed, bit_depth=self.bit_depth, backbone_weights=plan.weights

@@ -175,13 +175,31 @@ def fit_anchors(
         >>> fit.recall, fit.under_stride
         (0.5, 0.5)
     """
-    overlap = best_iou(boxes, pyramid(input_size, anchor_sizes, aspect_ratios))
+    fit = fit_pyramid(boxes, pyramid(input_size, anchor_sizes, aspect_ratios))
+    return dataclasses.replace(fit, anchor_sizes=tuple(anchor_sizes))
+
+
+def fit_pyramid(boxes: npt.NDArray[np.float32], levels: Sequence[PyramidLevel]) -> AnchorFit:
+    """Measure how well the anchors of a pyramid fit boxes.
+
+    Args:
+        boxes: float32 [N, 4], xyxy, input pixels; at least one box.
+        levels: levels of the pyramid, with any number of sizes on each.
+
+    Examples:
+        >>> boxes = np.array([[16, 16, 64, 64]], np.float32)
+        >>> fit = fit_pyramid(boxes, pyramid_levels((64, 64), [(48,), (64,), (128,)], (1,)))
+        >>> fit.anchor_sizes, fit.recall
+        ((48, 64, 128), 1.0)
+    """
+    overlap = best_iou(boxes, levels)
     sides = boxes[:, 2:] - boxes[:, :2]
     size = np.sqrt(sides.prod(axis=1))
     sizes = {"all": _size_fit(overlap)}
     sizes |= {name: _size_fit(overlap[(low <= size) & (size < high)]) for name, (low, high) in SIZE_CLASSES.items()}
     under = float((sides.min(axis=1) < FINEST_STRIDE).mean())
-    return AnchorFit(tuple(anchor_sizes), tuple(aspect_ratios), sizes, under)
+    first = tuple(level.anchor_sizes[0] for level in levels)
+    return AnchorFit(first, tuple(levels[0].aspect_ratios), sizes, under)
 
 
 def suggest_anchors(

@@ -134,7 +134,12 @@ class EpochSampler(Sampler[list[Item]]):
             batch: index of its first batch.
             total_steps: number of steps of the run; none of the last ones has a sample of several images.
         """
-        self.epoch, self.start, self.composed_steps = epoch, batch, (1 - NATURAL_SHARE) * total_steps
+        self.epoch, self.start = epoch, batch
+        self.expect(total_steps)
+
+    def expect(self, total_steps: float) -> None:
+        """Set the number of steps of the run, also during an iteration."""
+        self.composed_steps = (1 - NATURAL_SHARE) * total_steps
 
     def __len__(self) -> int:
         return self.batches - self.start

@@ -36,8 +36,7 @@ class CheckpointTeacher(Teacher):
 
     def __init__(self, path: Path, device: torch.device) -> None:
         checkpoint = load_checkpoint(path)
-        best = (checkpoint.training or {}).get("best_ap")
-        super().__init__(path, checkpoint.contract, best if isinstance(best, float) and best >= 0 else None)
+        super().__init__(path, checkpoint.contract)
         model = checkpoint.build_model().requires_grad_(requires_grad=False)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._preprocess = Preprocess(self.contract).to(device)

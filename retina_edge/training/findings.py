@@ -22,6 +22,8 @@ LONGEST_EVALUATION = 0.3
 MANY_SMALL, MANY_UNMATCHED = 0.1, 0.1
 # Hours from which on a run on a CPU is worth a remark.
 LONG_HOURS = 2.0
+# Batch normalization needs the statistics of this many images.
+FEW_IN_BATCH = 8
 # A run with fewer steps than this learns little, from pretrained weights and from random ones.
 FEW_STEPS = {True: 100, False: 250}
 # An epoch's loss has moved if it is below this share of the first one's. The share of the run after which a loss that
@@ -91,6 +93,16 @@ def findings(
             "removes how strong it is, and leaves nothing on a level of one pixel: use --fpn-channels 64 or more, or "
             "--head-norm batch"
         )
+    if model.head_norm == "batch" and samples_of_step < FEW_IN_BATCH:
+        yield (
+            f"batch normalization in the heads needs the statistics of {FEW_IN_BATCH} images or more, and a step has "
+            f"{samples_of_step}: use a larger --batch, or --head-norm group"
+        )
+    if model.backbone_norm == "frozen" and not facts.pretrained:
+        yield (
+            "a backbone with fixed statistics and random weights has no normalization: use --backbone-norm batch, or "
+            "pretrained weights"
+        )
     if absent := [name for name, boxes in facts.data.boxes.items() if not boxes]:
         yield f"no object to learn from has the class {', '.join(absent[:10])}, so it will never be found"
     if fit.under_stride > MANY_SMALL:
@@ -134,7 +146,7 @@ class LearningWatch:
     """
 
     def __init__(self, total_steps: int) -> None:
-        self._total, self._first, self._told = total_steps, math.nan, False
+        self._total, self._first, self._told, self._found = total_steps, math.nan, False, False
 
     def check(self, *, step: int, loss: float, ap50: float | None) -> str | None:
         """Return a sentence for the user if the run learns nothing, at most once; else None.
@@ -145,10 +157,11 @@ class LearningWatch:
             ap50: AP at an IoU of 0.5 on the validation images; None if it was not measured.
         """
         first, self._first = self._first, loss if math.isnan(self._first) else self._first
+        nothing_found = ap50 is not None and ap50 <= NOTHING
+        self._found |= ap50 is not None and not nothing_found
         if self._told or step < FAIR_STEPS or step < FAIR_SHARE * self._total:
             return None
-        nothing_found = ap50 is not None and ap50 <= NOTHING
-        still = loss > MOVED * first and (ap50 is None or nothing_found)
+        still = loss > MOVED * first and (nothing_found or not self._found)
         if not still and not nothing_found:
             return None
         self._told = True

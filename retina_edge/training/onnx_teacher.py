@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engines.core.contract import TENSORRT
 from engines.core.errors import MissingDependencyError, ModelFileError
-from engines.core.tensor_names import ACCURACY_KEY, INPUT, QUANTIZATION_KEY
+from engines.core.tensor_names import INPUT, QUANTIZATION_KEY
 from retina_edge.training.teacher import Teacher, TeacherOutput
 
 try:
@@ -51,12 +51,12 @@ class OnnxTeacher(Teacher):
             raise ModelFileError(f"{path}: expected an ONNX file, found none; make it with retina-edge export")
         try:
             model = read_deployable(path.read_bytes())
-            contract, accuracy = contract_of(model), record_of(model, ACCURACY_KEY)
+            contract = contract_of(model)
             for_tensorrt = (record_of(model, QUANTIZATION_KEY) or {}).get("layout") == TENSORRT
             network = heads_only(model)
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
-        super().__init__(path, contract, None if accuracy is None else accuracy["ap"])
+        super().__init__(path, contract)
         self.crop = contract.input_size
         self._batch, self._device = batch_of(model), device
         options = onnxruntime.SessionOptions()

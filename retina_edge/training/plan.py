@@ -287,10 +287,12 @@ def plan_length(
             chooser.choose("minutes", CPU_MINUTES, "--minutes", f"{reason}, would take longer on this CPU", text=text)
         minutes = chooser.values.get("minutes")
         if minutes and speed is not None:
-            epochs, steps = _fit(speed, 60 * minutes - elapsed, val_images)
+            last = 1 if given.get("ema") == 0 else 2  # with EMA, both weights are evaluated at the end
+            epochs, steps = _fit(speed, 60 * minutes - elapsed, val_images, last=last)
             reason = f"about; the time decides, which is enough for about {steps} steps of {speed.step:.2g} s"
-        if given.get("epoch_samples"):
-            epochs = max(1, round(steps / max(1, given["epoch_samples"] // samples_of_step)))
+        if "epoch_samples" in given:  # 0 for each image once
+            in_epoch = given["epoch_samples"] or facts.data.images
+            epochs = max(1, round(steps / max(1, in_epoch // samples_of_step)))
         chooser.choose("epochs", epochs, "--epochs", reason)
         samples = steps // epochs * samples_of_step
         reason = f"{steps // epochs} steps from one evaluation to the next"
@@ -332,9 +334,10 @@ def _usual_length(facts: Facts, samples_of_step: int) -> tuple[int, int, str]:
     return epochs, steps, f"{samples} samples, usual for {'pretrained' if facts.pretrained else 'random'} weights"
 
 
-def _fit(speed: Speed, seconds: float, val_images: int) -> tuple[int, int]:
-    """Return the epochs and the steps that fill a time; at least one of each."""
+def _fit(speed: Speed, seconds: float, val_images: int, *, last: int) -> tuple[int, int]:
+    """Return the epochs and the steps that fill a time, with ``last`` evaluations at the end; at least one of each."""
     evaluation = speed.epoch + speed.image * val_images
     epochs = max(1, min(EVALUATIONS, int(PLANNED_EVALUATION_SHARE * seconds / evaluation)))
-    steps = max(epochs, int((seconds - epochs * evaluation) / speed.step))
+    more = (last - 1) * speed.image * val_images
+    steps = max(epochs, int((seconds - epochs * evaluation - more) / speed.step))
     return epochs, steps

@@ -15,9 +15,11 @@ class TimeBudget:
     Args:
         seconds: time of the run; 0 for a run that ends after a number of steps.
         spent: seconds that have passed before.
+        evaluating: seconds of these that evaluations took.
         clock: function that returns the time in seconds.
 
     Attributes:
+        evaluating: seconds that evaluations have taken.
         last_evaluation: seconds that are reserved for the evaluations at the end.
 
     Examples:
@@ -28,10 +30,17 @@ class TimeBudget:
         0.5
     """
 
-    def __init__(self, seconds: float, *, spent: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        spent: float = 0.0,
+        evaluating: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._seconds, self._spent, self._clock = seconds, spent, clock
         self._started: float | None = None
-        self._evaluating = 0.0
+        self.evaluating = evaluating
         self.last_evaluation = 0.0
 
     def __bool__(self) -> bool:
@@ -58,9 +67,9 @@ class TimeBudget:
 
     def evaluated(self, seconds: float, *, reserved: int = 1) -> None:
         """Record the duration of an evaluation, and reserve the time of ``reserved`` evaluations for the end."""
-        self._evaluating += seconds
+        self.evaluating += seconds
         self.last_evaluation = reserved * seconds
 
     def has_time_to_evaluate(self) -> bool:
         """True if evaluations have not taken too much of the time so far."""
-        return self._evaluating <= MAX_EVALUATION_SHARE * self.spent
+        return self.evaluating <= MAX_EVALUATION_SHARE * self.spent

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from engines.core.atomic_file import atomic_file
-from retina_edge.data.anchor_fit import fit_anchors, input_boxes
+from retina_edge.data.anchor_fit import fit_pyramid, input_boxes
 from retina_edge.data.dataset import DetectionDataset
 from retina_edge.detections import DEFAULT_SCORE, Detections
 from retina_edge.evaluation.coco_metrics import evaluate_detections, precision_curves
@@ -51,7 +51,6 @@ def write_report(
     contract = checkpoint.contract
     boxes = input_boxes(train_data, contract.input_size)
     sizes = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
-    first = [level.anchor_sizes[0] for level in contract.levels]
     report = TrainingReport(
         name=output.name,
         curves=read_log(output.with_suffix(".csv")),
@@ -62,7 +61,7 @@ def write_report(
         worst=worst_images(detections, val_data, contract.bit_depth),
         sizes=np.asarray(sizes, np.float32),
         anchors=[size for level in contract.levels for size in level.anchor_sizes],
-        fit=fit_anchors(boxes, contract.input_size, first, contract.levels[0].aspect_ratios),
+        fit=fit_pyramid(boxes, contract.levels),
         recipe=checkpoint.recipe,
     )
     path = report_path(output)

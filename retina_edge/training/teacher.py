@@ -40,7 +40,6 @@ class Teacher(ABC):
     Args:
         path: file of the model.
         contract: contract of the model.
-        ap: AP of the model, 0 to 1, as its file records it; None if it does not.
 
     Attributes:
         name: name of the file.
@@ -52,8 +51,8 @@ class Teacher(ABC):
     channels = 0
     crop: tuple[int, int] | None = None
 
-    def __init__(self, path: Path, contract: DetectorContract, ap: float | None) -> None:
-        self.name, self.sha256, self.contract, self.ap = path.name, sha256(path), contract, ap
+    def __init__(self, path: Path, contract: DetectorContract) -> None:
+        self.name, self.sha256, self.contract = path.name, sha256(path), contract
 
     @abstractmethod
     def __call__(self, images: Tensor) -> TeacherOutput:
@@ -112,9 +111,8 @@ def introduce(teacher: Teacher, contract: DetectorContract, augment: AugmentOpti
             f"teacher {teacher.name}: expected crops of the one size that an ONNX takes, {_size(teacher.crop)}, got "
             f"{_size(augment.size)}; give --crop {_size(teacher.crop)}, or the teacher's checkpoint, which takes any"
         )
-    ap = "" if teacher.ap is None else f", AP {teacher.ap:.4f}"
     gives = "logits, boxes and features" if teacher.channels else "logits and boxes"
-    lines = [f"learning {gives} from the teacher {teacher.name}, {own.architecture}{ap}"]
+    lines = [f"learning {gives} from the teacher {teacher.name}, {own.architecture}"]
     factor = data.scale_to(contract.input_size) / data.scale_to(own.input_size)
     if abs(factor - 1) > SAME_SCALE:
         lines.append(

@@ -204,6 +204,8 @@ class Trainer:
             if not_finite:
                 raise TrainingError(self._not_finite(losses if not finite else "in another process"))
             self.step += 1
+            if self.budget:
+                self.sampler.expect(self.total_steps)
             sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
             self.out_of_time = bool(self.budget) and self.progress() >= 1
             if self.out_of_time:
@@ -245,7 +247,8 @@ class Trainer:
         if bool(torch.isfinite(total)):
             self.scaler.unscale_(self.optimizer)
             if self.options.clip_norm:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
+                trained = [*self.model.parameters(), *(self.distillation.parameters() if self.distillation else ())]
+                nn.utils.clip_grad_norm_(trained, self.options.clip_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if self.ema:

@@ -51,7 +51,9 @@ class TrainingLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self._writer = SummaryWriter(str(output.with_suffix(".tensorboard")), purge_step=step)
+        # TensorBoard then hides what an interrupted run wrote from that step on; the step itself is of the kept part.
+        purged = step + 1 if step else 0
+        self._writer = SummaryWriter(str(output.with_suffix(".tensorboard")), purge_step=purged)
 
     def write(
         self,

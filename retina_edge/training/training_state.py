@@ -38,13 +38,14 @@ LATER_SETTINGS = {
     "teacher_sha256": "",
     "distill_weight": 1.0,
 }
+_VALIDATION = "validation images"
 # Number of settings that an error names.
 _NAMED_SETTINGS = 3
-# The state apart from its tensors. Files without a time lack "spent" and "out of time",
-# older ones "best".
+# The state apart from its tensors. Files without a time lack "spent" and "out of time", older ones "best", "evaluating"
+# and "reserved".
 _FORM: Form = {
     "step": INTEGER,
-    "spent?": NUMBER,
+    **dict.fromkeys(("spent?", "evaluating?", "reserved?"), NUMBER),
     "out of time?": BOOLEAN,
     "unfinished": OrNull(
         dict.fromkeys((*LOSSES, "images_per_second", *(f"{name}?" for name in DISTILLATION_LOSSES)), NUMBER)
@@ -65,6 +66,8 @@ def save(trainer: Trainer) -> None:
     state = {
         "step": trainer.step,
         "spent": trainer.budget.spent if trainer.budget else 0.0,
+        "evaluating": trainer.budget.evaluating,
+        "reserved": trainer.budget.last_evaluation,
         "out of time": trainer.out_of_time,
         "unfinished": trainer.unfinished,
         "settings": _settings(trainer),
@@ -90,6 +93,7 @@ def _settings(trainer: Trainer) -> dict[str, Any]:
         "classes": trainer.contract.class_names,
         "bit_depth": trainer.contract.bit_depth,
         "training images": trainer.given_images,
+        _VALIDATION: len(trainer.val_data) + trainer.val_data.left_out,
         "processes": trainer.group.world,
         "amp": str(trainer.amp),
     }
@@ -132,8 +136,9 @@ def restore(trainer: Trainer) -> None:
     trainer.best.restore(state["best_ap"], state.get("best"))
     trainer.out_of_patience = 0 < trainer.options.patience <= trainer.best.without_gain
     if trainer.budget:
-        reserved = trainer.budget.last_evaluation
-        trainer.budget = TimeBudget(60 * trainer.options.minutes, spent=state["spent"])
+        reserved = state.get("reserved", trainer.budget.last_evaluation)
+        times = {"spent": state["spent"], "evaluating": state.get("evaluating", 0.0)}
+        trainer.budget = TimeBudget(60 * trainer.options.minutes, **times)
         trainer.budget.last_evaluation = reserved
         trainer.out_of_time = state["out of time"]
 
@@ -141,6 +146,7 @@ def restore(trainer: Trainer) -> None:
 def _check_settings(trainer: Trainer, saved: Mapping[str, Any]) -> None:
     """Raise TrainingError unless the settings are those of the run that saved them."""
     saved = {**LATER_SETTINGS, **saved, "photometric": photometric_level(saved.get("photometric"))}
+    saved.setdefault(_VALIDATION, _settings(trainer)[_VALIDATION])  # older files lack it
     differences = [
         f"{name}: expected {short(saved.get(name))}, got {short(value)}"
         for name, value in _settings(trainer).items()
@@ -165,7 +171,8 @@ def _check_numbers(trainer: Trainer, state: Mapping[str, Any]) -> None:
     check_form(state["unfinished"], OrNull(losses), "unfinished")
     if trainer.budget:
         require("out of time" in state, "out of time", "true or false", None)
-        require(state.get("spent", -1) >= 0, "spent", "0 s or more", state.get("spent"))
+        for name, missing in (("spent", -1), ("evaluating", 0), ("reserved", 0)):
+            require(state.get(name, missing) >= 0, name, "0 s or more", state.get(name))
     if scaler := trainer.scaler.state_dict():
         check_form(state["scaler"], dict.fromkeys(scaler, NUMBER), "scaler")
         scale, tracker = (state["scaler"][name] for name in _OF_SCALER)

@@ -79,12 +79,26 @@ def test_a_run_with_a_time_ends_on_natural_images(
     assert composed == [expected] * 4
 
 
+def test_a_run_with_a_time_and_one_epoch_ends_on_natural_images(
+    data: DetectionDataset, tmp_path: Path, composed: list[bool]
+) -> None:
+    """The plan says 100 steps, but the time ends after 10."""
+    trainer = make_trainer(
+        data, tmp_path / "model.pt", augment=COMPOSED, minutes=1.0, epochs=1, epoch_samples=200, workers=0, ema=0.0
+    )
+    trainer.budget = TimeBudget(60.0, clock=lambda: 6.0 * trainer.step)
+    trainer.budget.start()
+    trainer.train_one_epoch(0, 0, StopRequest())
+    assert trainer.step == 10
+    assert composed == [True] * (9 * 2) + [False] * 2
+
+
 def test_a_state_of_an_earlier_version_can_be_resumed(data: DetectionDataset, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path / "model.pt")
     trainer.save_last()
     content = torch.load(trainer.last_path, weights_only=True)
     settings = content["training"]["settings"]
-    del settings["mosaic"], settings["copy_paste"]
+    del settings["mosaic"], settings["copy_paste"], settings["validation images"]
     settings["photometric"] = True
     torch.save(content, trainer.last_path)
     trainer.resume()

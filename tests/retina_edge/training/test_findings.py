@@ -103,6 +103,30 @@ def test_a_run_that_learns_nothing_is_named_once() -> None:
     assert watch.check(step=600, loss=1.131, ap50=0.0) is None
 
 
+def test_a_model_that_finds_something_is_not_called_unmoved_in_an_epoch_without_an_evaluation() -> None:
+    watch = LearningWatch(total_steps=1000)
+    assert watch.check(step=900, loss=0.300, ap50=0.62) is None
+    assert watch.check(step=950, loss=0.298, ap50=None) is None
+    unmeasured = LearningWatch(total_steps=1000)
+    assert unmeasured.check(step=900, loss=0.300, ap50=None) is None
+    assert unmeasured.check(step=950, loss=0.298, ap50=None) is not None
+
+
+def test_normalization_that_cannot_work_is_named() -> None:
+    batch = dataclasses.replace(MODEL, head_norm="batch")
+    small = dataclasses.replace(GOOD, batch=4)
+    (few,) = findings(FACTS, small, AUGMENT, batch, FIT, hours=0.1)
+    assert "needs the statistics of 8 images or more, and a step has 4: use a larger --batch, or --head-norm" in few
+    two = dataclasses.replace(FACTS, world=2)  # the statistics are those of both processes
+    assert not list(findings(two, small, AUGMENT, batch, FIT, hours=0.1))
+    frozen = dataclasses.replace(MODEL, backbone_norm="frozen")
+    (fixed,) = findings(FACTS, GOOD, AUGMENT, frozen, FIT, hours=0.1)
+    assert "random weights has no normalization: use --backbone-norm batch, or pretrained weights" in fixed
+    pretrained = dataclasses.replace(FACTS, pretrained=True)
+    options = dataclasses.replace(GOOD, learning_rate=2e-4)
+    assert not list(findings(pretrained, options, AUGMENT, frozen, FIT, hours=0.1))
+
+
 def test_an_ap_of_zero_is_named_although_the_loss_falls_and_learning_is_not() -> None:
     watch = LearningWatch(1000)
     watch.check(step=100, loss=1.1, ap50=0.0)

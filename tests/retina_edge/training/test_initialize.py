@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,31 @@ def test_frozen_heads_with_random_weights_are_refused_before_the_first_step(
     with pytest.raises(ContractError, match="whose statistics stay as they are, got none; choose --head-norm batch"):
         api.train(data, tmp_path / "m.pt", {"epochs": 1}, model=model, device="cpu")
     assert not list(tmp_path.iterdir())
+
+
+def test_anchors_that_options_cannot_express_are_kept(tiny_coco: Path, treecrowns: Path, tmp_path: Path) -> None:
+    """As those of a converted model: fine-tuned, resumed, and of a teacher; given ones replace them."""
+    sizes = ((32.0, 48.0, 64.0), (64.0, 96.0, 128.0), (128.0, 192.0, 256.0))
+    other = RetinaNet(dataclasses.replace(TINY, anchor_sizes=sizes))
+    source = tmp_path / "other.pt"
+    Checkpoint(contract_of(other), other.config, other.state_dict()).save(source)
+    data = api.TrainingData(tiny_coco, treecrowns / "images", tiny_coco)
+    options = {"epochs": 1, "epoch_samples": 2, "batch": 2, "workers": 0, "warmup_steps": 0}
+    said: list[str] = []
+
+    def trained(name: str, **others: Any) -> tuple[tuple[float, ...], ...]:
+        path = tmp_path / f"{name}.pt"
+        api.train(data, path, options, device="cpu", on_message=said.append, **others)
+        checkpoint = load_checkpoint(path)
+        assert tuple(level.anchor_sizes for level in checkpoint.contract.levels) == checkpoint.config.anchor_sizes
+        return checkpoint.config.anchor_sizes
+
+    assert trained("tuned", init=source) == sizes
+    assert trained("tuned", resume=True) == sizes
+    assert not [line for line in said if "do not fit" in line]
+    small = {"backbone": "resnet18", "backbone_weights": None, "fpn_channels": 32, "head_depth": 1}
+    assert trained("taught", teacher=source, model=small) == sizes
+    assert trained("given", init=source, model={"anchor_sizes": (32.0, 64.0, 128.0)}) == TINY.anchor_sizes
 
 
 def test_a_recipe_keeps_the_architecture_of_a_checkpoint(tiny_coco: Path, treecrowns: Path, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_the_length_fills_the_time(minutes: float, step: float) -> None:
     speed = Speed(step=step, image=0.1, epoch=1.0)
     options = planned({"minutes": minutes}, facts(), speed)
     steps = total_steps(options, SHAPES)
-    seconds = steps * step + options.epochs * (speed.epoch + 6 * speed.image)
+    seconds = steps * step + options.epochs * (speed.epoch + 6 * speed.image) + 6 * speed.image  # two at the end
     assert 0.75 * 60 * minutes < seconds <= 60.001 * minutes
     assert options.warmup_steps <= max(1, 0.1 * steps)
     assert 1 / (1 - options.ema) < max(2.1, 0.1 * steps)
@@ -154,6 +154,16 @@ def test_without_a_time_the_length_follows_the_data() -> None:
     assert many.epochs == 12  # as in the paper
     assert total_steps(many, COCO) * many.batch == pytest.approx(12 * COCO.images, rel=0.01)
     assert many.warmup_steps == 500
+
+
+@pytest.mark.parametrize("given", [{}, {"minutes": 8.0}])
+def test_each_image_once_in_an_epoch_changes_the_epochs_and_not_the_length(given: dict[str, Any]) -> None:
+    speed = Speed(step=0.4, image=0.1, epoch=1.0) if given else None
+    usual = planned(given, facts(device=CUDA), speed)
+    options = planned({**given, "epoch_samples": 0}, facts(device=CUDA), speed)
+    assert options.epoch_samples == 0
+    assert total_steps(options, SHAPES) == pytest.approx(total_steps(usual, SHAPES), rel=0.01)
+    assert (options.warmup_steps, options.ema) == (usual.warmup_steps, usual.ema)
 
 
 def test_a_cpu_gets_a_time_if_the_usual_length_would_take_longer() -> None:

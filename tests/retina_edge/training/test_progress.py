@@ -48,6 +48,12 @@ def test_evaluations_stop_if_they_take_too_much_of_the_time() -> None:
     assert budget.has_time_to_evaluate()
 
 
+def test_the_times_of_evaluations_go_on_with_a_resumed_run() -> None:
+    budget = TimeBudget(1000.0, spent=50.0, evaluating=20.0, clock=lambda: 0.0)
+    budget.start()
+    assert not budget.has_time_to_evaluate()
+
+
 def step(number: int) -> StepReport:
     return StepReport(0, number, 50, number, 400, {"classification": 1.0 / number}, 0.001, images=8)
 

@@ -57,7 +57,7 @@ def test_small_data_adds_to_what_is_chosen() -> None:
 
 def test_a_time_replaces_the_epochs_and_the_warm_up_of_a_recipe() -> None:
     timed, _ = GivenOptions({}, {}, {"minutes": 5}).with_recipe("v2")
-    assert not {"epochs", "warmup_steps"} & timed.options.keys()
+    assert not {"epochs", "epoch_samples", "warmup_steps"} & timed.options.keys()
     assert NOTHING.with_recipe("v2")[0].options["epochs"] == 26
 
 

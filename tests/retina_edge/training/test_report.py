@@ -330,6 +330,21 @@ def test_tensorboard_gets_pictures_of_the_same_images_at_each_evaluation(
     assert "AP" in events.Tags()["scalars"]
 
 
+def test_tensorboard_keeps_what_was_written_before_resuming_and_hides_the_rest(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    losses = {"classification": 1.0, "bbox_regression": 0.5, "images_per_second": 3.0}
+    for first, last in ((0, 4), (2, 3), (3, 3)):  # interrupted after its state of step 2, resumed; resumed at the end
+        log = TrainingLog(tmp_path / "m.pt", first)
+        for step in range(first + 1, last + 1):
+            log.write(step, step, 0.1 * (first + 1), losses, None)
+        log.close()
+    events = EventAccumulator(str(tmp_path / "m.tensorboard"))
+    events.Reload()
+    found = [(event.step, round(event.value, 3)) for event in events.Scalars("learning_rate")]
+    assert found == [(1, 0.1), (2, 0.1), (3, 0.3)]
+
+
 def test_a_run_with_many_evaluations_writes_a_limited_number_of_pictures(tmp_path: Path) -> None:
     log = TrainingLog(tmp_path / "m.pt", 0)
     written = 0

@@ -28,6 +28,7 @@ from retina_edge.training.initialize import initialize_from, new_model
 from retina_edge.training.observer import EpochReport, StepReport, TrainingObserver
 from retina_edge.training.optimization import amp_dtype, learning_rate, make_optimizer
 from retina_edge.training.processes import ProcessGroup
+from retina_edge.training.progress import TimeBudget
 from retina_edge.training.train_options import TrainOptions
 from retina_edge.training.trainer import Trainer
 from tests.interruption import interrupt_at
@@ -304,6 +305,21 @@ def test_a_run_with_a_time_ends_by_the_clock_with_a_rate_of_zero(data: Detection
     resumed = make_trainer(data, tmp_path / "model.pt", **run)
     resumed.resume()
     assert resumed.run() is None  # no time is left
+
+
+def test_a_resumed_run_with_a_time_has_the_progress_of_the_interrupted_one(
+    data: DetectionDataset, tmp_path: Path
+) -> None:
+    """The time of the last evaluations stays reserved, so the rate does not rise."""
+    run: dict[str, Any] = {"epochs": 1, "minutes": 30.0}
+    trainer = make_trainer(data, tmp_path / "model.pt", **run)
+    trainer.budget = TimeBudget(1800.0, spent=1500.0)
+    trainer.budget.evaluated(120.0, reserved=2)
+    trainer.save_last()
+    resumed = make_trainer(data, tmp_path / "model.pt", **run)
+    resumed.resume()
+    assert resumed.progress() == trainer.progress() == pytest.approx(1500 / 1560)
+    assert resumed.budget.evaluating == 120
 
 
 def test_a_step_that_goes_on_too_long_after_ctrl_c_is_abandoned(
