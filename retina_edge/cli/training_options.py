@@ -186,7 +186,7 @@ def add_augmentation_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--orientation",
         choices=ORIENTATIONS,
-        help="flips: none, horizontal, or dihedral for images from above (default: horizontal)",
+        help="flips: none, horizontal, or dihedral for images from above, with a square --crop (default: horizontal)",
     )
     photometric = group.add_mutually_exclusive_group().add_argument
     photometric(

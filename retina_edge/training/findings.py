@@ -117,6 +117,11 @@ def findings(
         )
     assert augment.size is not None
     assert augment.input_size is not None
+    if augment.orientation == "dihedral" and augment.size[0] != augment.size[1]:
+        yield (
+            f"a crop of {augment.size[0]}x{augment.size[1]} has no quarter turns, so dihedral is only half turns and "
+            "flips: use a square --crop"
+        )
     large = facts.data.sizes[2] * facts.data.scale_to(augment.input_size)
     if large > min(augment.size):
         yield (

@@ -31,7 +31,8 @@ MOST = {
 class TrainOptions:
     """The options of a training run.
 
-    The defaults follow the paper. Its learning rate of 0.01 for batches of 16 images becomes 0.005 for batches of 8.
+    The defaults follow the paper, apart from ``clip_norm``. Its learning rate of 0.01 for batches of 16 images becomes
+    0.005 for batches of 8.
 
     Attributes:
         epochs: number of passes over the data set, or over ``epoch_samples`` samples.

@@ -63,6 +63,9 @@ def test_objects_that_cannot_be_learned_are_named() -> None:
     assert "40% of the objects have a side shorter than 8 pixels" in small
     (unmatched,) = found(fit=dataclasses.replace(FIT, sizes={"all": SizeFit(130, 0.6, 0.5)}))
     assert "no anchor matches 40% of the objects: use --anchors auto" in unmatched
+    (turned,) = found(size=(96, 160), orientation="dihedral")
+    assert "a crop of 96x160 has no quarter turns" in turned
+    assert not found(size=(160, 160), orientation="dihedral")
     (cut,) = found(size=(64, 64))
     assert "large objects have 90 pixels in the input, more than the crop of 64x64" in cut
 
