@@ -13,7 +13,8 @@ from pathlib import Path
 
 from benchmarks import record
 from benchmarks.summary import summary
-from benchmarks.tables import TABLES, source
+from benchmarks.table_parts import source
+from benchmarks.tables import TABLES
 
 ROOT = Path(__file__).parents[1]
 README, BENCHMARKS = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"

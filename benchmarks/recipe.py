@@ -56,6 +56,7 @@ STEPS = {
     "copy-paste": "--head-norm none --copy-paste 0.5",
     "strong lighting": "--head-norm none --photometric strong",
     DISTILLATION: "--head-norm none --teacher TEACHER",
+    "small-data: group normalization and copy-paste": "--head-norm group --copy-paste 0.5",
     "all together": (
         "--head-norm batch --assigner atss --class-loss quality-focal --photometric strong --mosaic 0.5 --scale 0.5 1.6"
     ),
@@ -126,11 +127,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         measured = {pool.submit(measure, data, run, folder): run for data, run in runs}
         for future in as_completed(measured):
             run = measured[future]
-            rows.append({**run, "options": STEPS[run["step"]], **future.result()})
+            row = {**run, "options": STEPS[run["step"]], **future.result()}
+            rows = sorted([*rows, row], key=position)
             path = save("recipe", rows, before=before)
-            print(json.dumps(rows[-1]), flush=True)
+            print(json.dumps(row), flush=True)
     print(f"written to {path.name}")
     return 0
+
+
+def position(row: dict[str, Any]) -> tuple[int, int, int]:
+    """Return the position of a run in the result file: by data, step and seed."""
+    return list(NETWORK).index(row["data"]), list(STEPS).index(row["step"]), row["seed"]
 
 
 def data_sets(folder: Path, args: argparse.Namespace) -> Iterator[Data]:

@@ -12,7 +12,8 @@ import pytest
 from benchmarks import record
 from benchmarks.documentation import BENCHMARKS, NOT_YET, PLACES, with_figures
 from benchmarks.plots import DRAWINGS, SOURCE, draw, source_of
-from benchmarks.tables import TABLES, source
+from benchmarks.table_parts import source
+from benchmarks.tables import TABLES
 
 TIMES = {"min_ms": 1.0, "p10_ms": 1.0, "p90_ms": 2.0, "rounds": 200}
 NO_ENGINE = "no engine for this GPU | or that"
