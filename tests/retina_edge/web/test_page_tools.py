@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -36,6 +37,30 @@ def drawable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def frames(card: Any) -> int:
     return int(card.get_attribute("data-frames"))
+
+
+def set_hidden(browser: Chrome, *, hidden: bool) -> None:
+    """Let the page see what it sees if its tab goes to the background, which a headless browser does not do."""
+    browser.execute_script(
+        "Object.defineProperty(document, 'hidden', { configurable: true, value: arguments[0] });"
+        "document.dispatchEvent(new Event('visibilitychange'));",
+        hidden,
+    )
+
+
+def test_a_hidden_page_gets_no_frames_and_goes_on_when_it_is_shown(drawable: Served, open_browser: Open) -> None:
+    browser = open_browser(DESKTOP)
+    card = opened(browser, drawable.url)
+    wait_for(lambda: frames(card) > 5)
+    set_hidden(browser, hidden=True)
+    time.sleep(2.5)  # longer than the page waits before it connects again
+    shown = frames(card)
+    time.sleep(1)
+    assert frames(card) == shown
+    for hidden in (False, True, False):  # quickly: the page connects only once
+        set_hidden(browser, hidden=hidden)
+    wait_for(lambda: frames(card) > shown + 5)
+    assert_no_errors(browser)
 
 
 def test_a_paused_picture_stays_and_others_go_on(drawable: Served, open_browser: Open) -> None:
