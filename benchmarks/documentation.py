@@ -1,4 +1,4 @@
-"""Update of the tables and pictures of README and documentation from ``benchmarks/results``.
+"""Update of the tables and pictures of README and documentation from ``benchmarks/results``, and of the platforms.
 
 python -m benchmarks.documentation
 """
@@ -15,10 +15,10 @@ from benchmarks import record
 from benchmarks.summary import summary
 from benchmarks.table_parts import source
 from benchmarks.tables import TABLES
+from retina_edge.environment.platforms import PLATFORMS
 
 ROOT = Path(__file__).parents[1]
-README, BENCHMARKS = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
-SUMMARY = "summary"
+README, BENCHMARKS, PLATFORMS_PAGE = (ROOT / name for name in ("README.md", "docs/benchmarks.md", "docs/platforms.md"))
 # Result files of each mark of docs/benchmarks.md. The first is required; those of a GPU are shown once they exist.
 PLACES: dict[str, tuple[str, ...]] = {
     **{name: (name, f"{name}_gpu") for name in ("end_to_end", "detectors", "preprocess", "postprocess", "scaling")},
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args(argv)
     from benchmarks.plots import DRAWINGS, draw
 
-    for path, with_tables in ((README, with_summary), (BENCHMARKS, with_figures)):
+    for path, with_tables in ((README, with_summary), (BENCHMARKS, with_figures), (PLATFORMS_PAGE, with_platforms)):
         path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
     for name in DRAWINGS:
         if (record.RESULTS / f"{name}.json").is_file():
@@ -62,7 +62,7 @@ def with_summary(text: str, results: Path | None = None) -> str:
         text: text of the README.
         results: folder of the result files; None for the project's own.
     """
-    return _filled(text, SUMMARY, summary(results or record.RESULTS))
+    return _filled(text, "summary", summary(results or record.RESULTS))
 
 
 def with_figures(text: str, results: Path | None = None) -> str:
@@ -75,6 +75,20 @@ def with_figures(text: str, results: Path | None = None) -> str:
     for mark, names in PLACES.items():
         text = _filled(text, mark, _tables(mark, names, results or record.RESULTS))
     return text
+
+
+def with_platforms(text: str) -> str:
+    """Return ``docs/platforms.md`` with the commands for each platform.
+
+    Args:
+        text: text of the page.
+    """
+    lines = ["| Platform | Decode and NMS | Tested by this project |", "|---|---|---|"]
+    lines += [f"| {platform.name} | {platform.postprocess} | {platform.proven} |" for platform in PLATFORMS]
+    for platform in PLATFORMS:
+        commands = "\n".join(platform.commands).replace(" && ", "\n")
+        lines += ["", f"## {platform.name}", "", f"```bash\n{commands}\n```"]
+    return _filled(text, "platforms", "\n".join(lines))
 
 
 def _filled(text: str, mark: str, content: str) -> str:

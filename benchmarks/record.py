@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,9 @@ LOAD = "load average"
 # Largest load per core at the start; with more than this, other processes disturb the measurement.
 MAX_LOAD = 0.5
 DIGITS = 5
-# Options that name folders of this machine.
-LOCAL = ("--work", "--modelopt", "--treecrowns", "--deepforest")
+# Options that do not change a figure, and options with a path of this machine, beside what a command shows for it.
+PRIVATE = ("--work", "--modelopt")
+FOLDERS = {"--treecrowns": "DIR", "--deepforest": "FILE"}
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def save(name: str, figures: Any, *, suffix: str = "", before: Mapping[str, Any]
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}{suffix}.json"
     content = {
-        "command": " ".join(["python -m", f"benchmarks.{name}", *_arguments(sys.argv[1:])]),
+        "command": shlex.join(["python", "-m", f"benchmarks.{name}", *_arguments(sys.argv[1:])]),
         "machine": describe_machine(),
         "versions": versions(),
         "conditions": {**({} if before is None else {"before": dict(before)}), "after": conditions()},
@@ -137,14 +139,16 @@ def save(name: str, figures: Any, *, suffix: str = "", before: Mapping[str, Any]
 
 
 def _arguments(given: Sequence[str]) -> list[str]:
-    """Remove the options in ``LOCAL``, which do not change a figure."""
+    """Remove the options in ``PRIVATE``, and the paths of those in ``FOLDERS``."""
     kept, given = [], list(given)
     while given:
-        argument = given.pop(0)
-        if argument in LOCAL:
+        option, equals, value = given.pop(0).partition("=")
+        if option in (*PRIVATE, *FOLDERS) and not equals:
             given = given[1:]
-        elif argument.partition("=")[0] not in LOCAL:
-            kept.append(without_folders(argument))
+        if option in FOLDERS:
+            kept += [option, FOLDERS[option]]
+        elif option not in PRIVATE:
+            kept.append(without_folders(f"{option}{equals}{value}"))
     return kept
 
 

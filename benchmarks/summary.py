@@ -36,7 +36,7 @@ def _cpu_rows(results: Path) -> list[tuple[str, str, str]]:
             f"{cpu}, ONNX Runtime",
         ),
         (
-            "AP of the sample model: FP32, FP16, INT8 for TensorRT",
+            "AP of the sample model, which was fine-tuned for INT8: FP32, FP16, INT8 for TensorRT",
             f"{ap['fp32']:.3f}, {ap['fp16']:.3f}, {ap['int8 for tensorrt']:.3f}",
             "ONNX Runtime",
         ),

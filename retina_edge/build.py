@@ -109,8 +109,8 @@ def _add_engine_options(parser: VerbParser) -> None:
         "--postprocess",
         choices=POSTPROCESS,
         default="auto",
-        help="where decode and NMS run: plugin is inside the engine (TensorRT 10.9 or newer), kernels is after it "
-        "(default: auto, plugin if possible)",
+        help="where decode and NMS run: plugin is inside the engine (TensorRT 10.9 or newer, except 10.14), "
+        "kernels is after it (default: auto, plugin if possible)",
     )
 
 

@@ -5,14 +5,28 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+from datetime import datetime, timezone
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import record
-from benchmarks.documentation import BENCHMARKS, README, with_figures, with_summary
+from benchmarks.documentation import (
+    BENCHMARKS,
+    PLATFORMS_PAGE,
+    README,
+    with_figures,
+    with_platforms,
+    with_summary,
+)
 from benchmarks.plots import DRAWINGS, PICTURES, SOURCE, draw, source_of
+from retina_edge.detections import Detection, Detections
+from retina_edge.pipeline.result import Result
+from retina_edge.sinks.csv_sink import HEADER
+from retina_edge.sources.frames import Frame
+from retina_edge.tracking.events import Event
 from tests.import_graph import ROOT
 
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
@@ -32,10 +46,25 @@ def commands(path: Path) -> list[list[str]]:
     return [line[1:] for line in words if line[:1] == ["retina-edge"]]
 
 
-def test_figures_are_those_of_the_result_files() -> None:
-    for path, with_tables in ((README, with_summary), (BENCHMARKS, with_figures)):
+def test_generated_parts_are_up_to_date() -> None:
+    for path, with_tables in ((README, with_summary), (BENCHMARKS, with_figures), (PLATFORMS_PAGE, with_platforms)):
         text = path.read_text(encoding="utf-8")
         assert with_tables(text) == text, "run python -m benchmarks.documentation"
+
+
+def test_the_fields_of_results_are_those_of_the_documentation() -> None:
+    rows = re.findall(r"^\| (an? [^|]+) \| ([^|]+) \|$", (ROOT / "docs/cameras.md").read_text(encoding="utf-8"), re.M)
+    fields = {name: re.sub(r"\([^)]*\)", "", text) for name, text in rows}
+    documented = {name: set(re.findall(r"`(\w+)`", text)) for name, text in fields.items()}
+    box, now = (10.0, 20.0, 50.0, 90.0), datetime.now(timezone.utc)
+    event = Event("crossed", "yard", "gate", "in", 3, "car", 0.5, box, (480, 640), now, {}, clip="a.webm")
+    assert documented["an event"] == event.to_dict().keys()
+    assert documented["a detection"] == {*Detection(box, 0.5, 0, "car").to_dict(), "track"}
+    assert documented["a row of `--csv`"] == set(HEADER)
+    result = Result(
+        Frame(np.zeros((48, 64, 3), np.uint8), index=7, timestamp=0.28, name="a.mp4"), Detections.empty((), ())
+    )
+    assert documented["a line of `--json`"] == result.to_dict().keys()
 
 
 def test_pictures_are_drawn_from_the_result_files() -> None:

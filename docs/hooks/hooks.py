@@ -1,4 +1,4 @@
-"""Generated parts of the documentation: command line, platforms, rooms and their picture.
+"""Generated parts of the documentation: command line, rooms and their picture.
 
 MkDocs calls ``on_files`` and ``on_page_markdown``; see https://www.mkdocs.org/user-guide/configuration/#hooks.
 """
@@ -19,8 +19,6 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 from command_line import command_line_page  # noqa: E402
 from room_picture import draw_rooms, rooms  # noqa: E402
 
-from retina_edge.environment.platforms import PLATFORMS  # noqa: E402
-
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages and pictures that are generated as a whole."""
@@ -30,20 +28,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
-    """Replace each mark in the text of a page by its generated part."""
-    for name, fill in (("platforms", _platforms), ("rooms", _rooms)):
-        mark = f"*`make docs` writes the list of {name} here.*"
-        markdown = markdown.replace(mark, fill()) if mark in markdown else markdown
-    return markdown
-
-
-def _platforms() -> str:
-    lines = ["| Platform | Decode and NMS | Tested by this project |", "|---|---|---|"]
-    lines += [f"| {platform.name} | {platform.postprocess} | {platform.proven} |" for platform in PLATFORMS]
-    for platform in PLATFORMS:
-        commands = "\n".join(platform.commands).replace(" && ", "\n")
-        lines += ["", f"## {platform.name}", "", f"```bash\n{commands}\n```"]
-    return "\n".join(lines)
+    """Replace the mark in the text of a page by the picture and the list of the rooms."""
+    mark = "*`make docs` draws the rooms and their imports here, and lists the rooms.*"
+    return markdown.replace(mark, f"![Rooms of the code and their imports](pictures/rooms.svg)\n\n{_rooms()}")
 
 
 def _rooms() -> str:

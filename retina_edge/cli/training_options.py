@@ -186,7 +186,8 @@ def add_augmentation_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--orientation",
         choices=ORIENTATIONS,
-        help="flips: none, horizontal, or dihedral for images from above, with a square --crop (default: horizontal)",
+        help="flips: none, horizontal, or dihedral for images from above: all eight rotations and flips of a square "
+        "--crop, four of others (default: horizontal)",
     )
     photometric = group.add_mutually_exclusive_group().add_argument
     photometric(
@@ -232,12 +233,18 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--optimizer", choices=OPTIMIZERS, help="optimizer (default: adamw)")
     add("--lr", type=float, help="learning rate after the warm-up (default: by optimizer, batch and weights)")
     add("--weight-decay", type=float, help="weight decay (default: 0.05 with adamw, 0.0001 with sgd)")
-    add("--warmup", type=int, metavar="STEPS", help="steps in which the learning rate rises (default: 5%% of the run)")
+    add(
+        "--warmup",
+        type=int,
+        metavar="STEPS",
+        help="steps in which the learning rate rises (default: 5%% of the run, at most 500)",
+    )
     add("--schedule", choices=SCHEDULES, help="schedule of the learning rate (default: cosine)")
     add(
         "--amp",
         choices=AMP_MODES,
-        help="data type of mixed precision (default: auto, bf16 if the device supports it)",
+        help="data type of mixed precision (default: auto, bf16 if the device supports it, else fp16 on a GPU and off "
+        "on a CPU)",
     )
     add(
         "--ema",

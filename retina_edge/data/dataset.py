@@ -24,7 +24,7 @@ class LabeledImage:
         boxes: boxes of the objects without crowds, float32 [N, 4], xyxy, image pixels, clipped to the image.
         labels: labels of the boxes, int64 [N], indices into the data set's ``class_names``.
         crowds: boxes of the crowds, float32 [M, 4], format as ``boxes``. A crowd is a region of many objects that is
-            neither learned nor counted.
+            background in training, and ignored in the evaluation.
         crowd_labels: labels of the crowds, int64 [M].
         truth: the same N objects and then the M crowds for the metric, float64 [N + M, 5]: x, y, width, height as the
             annotations say, not clipped, and the area, in pixels.

@@ -55,7 +55,7 @@ JETPACK_6 = Platform(
 JETPACK_7 = Platform(
     "Jetson Orin and Thor, JetPack 7 (TensorRT 10.13 to 10.16, from 7.2.2 on also 11.4.1)",
     (*_JETSON, f"{CUDA_PATHS} && pip install 'retina-edge[jetson]'", f"{_BUILD} && {_DETECT}"),
-    PLUGIN,
+    f"{PLUGIN}, and with TensorRT 10.14",
     "nothing yet",
 )
 TENSORRT = Platform(
@@ -66,7 +66,11 @@ TENSORRT = Platform(
 )
 RTX = Platform(
     f"desktop GPU of {RTX_GPUS}, TensorRT-RTX",
-    (_DESKTOP, f"{CUDA_PATHS} && pip install 'retina-edge[tensorrt-rtx]' pycuda", f"{_BUILD} && {_DETECT}"),
+    (
+        _DESKTOP,
+        f"{CUDA_PATHS} && pip install 'retina-edge[tensorrt-rtx]' pycuda cuda-bindings",
+        f"{_BUILD} && {_DETECT}",
+    ),
     KERNELS,
     "building engines without a GPU; not running them, and 1.7.1 refuses an H200",
 )

@@ -20,11 +20,15 @@ def test_a_result_file_has_command_machine_versions_and_conditions(
 ) -> None:
     taken = iter([{LOAD: 0.1}, {LOAD: 0.9}])
     monkeypatch.setattr(record, "conditions", lambda: next(taken))
-    monkeypatch.setattr(sys, "argv", ["x", "--work", "/tmp/here", "--rounds", "3", "--work=/tmp"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["x", "--work", "/tmp/here", "--rounds", "3", "--work=/tmp", "--treecrowns", "/tmp/t", "--data", "tree crowns"],
+    )
     path = save("scaling", [{"ms": 1.0}], suffix="_gpu", before=begin())
     assert path == results / "scaling_gpu.json"
     content = json.loads(path.read_text(encoding="utf-8"))
-    assert content["command"] == "python -m benchmarks.scaling --rounds 3"
+    assert content["command"] == "python -m benchmarks.scaling --rounds 3 --treecrowns DIR --data 'tree crowns'"
     assert content["conditions"] == {"before": {LOAD: 0.1}, "after": {LOAD: 0.9}}
     assert content["figures"] == [{"ms": 1.0}]
     assert content["machine"]["cores"] == os.cpu_count()
