@@ -65,7 +65,7 @@ def build_parser() -> VerbParser:
         action="store_false",
         dest="check",
         help="write the engine without running it. Without this option, an engine that this machine can run is "
-        "compared with ONNX Runtime and timed, and is not written if it finds other things",
+        "compared with ONNX Runtime and timed, and is not written if its detections differ",
     )
     add(
         "--compare-fp16",
