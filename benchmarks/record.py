@@ -27,7 +27,7 @@ MAX_LOAD = 0.5
 DIGITS = 5
 # Options that do not change a figure, and options with a path of this machine, beside what a command shows for it.
 PRIVATE = ("--work", "--modelopt")
-FOLDERS = {"--treecrowns": "DIR", "--deepforest": "FILE"}
+PATHS = {"--treecrowns": "DIR", "--deepforest": "FILE"}
 
 
 @dataclass(frozen=True)
@@ -139,14 +139,14 @@ def save(name: str, figures: Any, *, suffix: str = "", before: Mapping[str, Any]
 
 
 def _arguments(given: Sequence[str]) -> list[str]:
-    """Remove the options in ``PRIVATE``, and the paths of those in ``FOLDERS``."""
+    """Remove the options in ``PRIVATE``, and the values of those in ``PATHS``."""
     kept, given = [], list(given)
     while given:
         option, equals, value = given.pop(0).partition("=")
-        if option in (*PRIVATE, *FOLDERS) and not equals:
+        if option in (*PRIVATE, *PATHS) and not equals:
             given = given[1:]
-        if option in FOLDERS:
-            kept += [option, FOLDERS[option]]
+        if option in PATHS:
+            kept += [option, PATHS[option]]
         elif option not in PRIVATE:
             kept.append(without_folders(f"{option}{equals}{value}"))
     return kept

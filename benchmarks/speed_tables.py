@@ -26,7 +26,7 @@ def end_to_end_gpu(record: Record) -> str:
     # Earlier files have no partners.
     has_partners = any("partners" in row for row in rows)
     header = (
-        "sure boxes of FP32 with a partner, mean displacement"
+        "boxes of FP32 that score at least 0.1 and have a partner, mean displacement"
         if has_partners
         else "share of detections that agree with FP32"
     )

@@ -52,8 +52,8 @@ def build_parser() -> StreamParser:
     add(
         "--token",
         metavar="TOKEN",
-        help="access token that every request but /healthz needs, at least 8 characters (default: none on this "
-        "machine only, else generated and printed)",
+        help="access token that every request needs, except for /healthz and the login page; at least 8 characters "
+        "(default: none on this machine only, else generated and printed)",
     )
     add(
         "--deadline",

@@ -12,8 +12,9 @@ import torch
 from retina_edge.model.checkpoint import load_checkpoint
 
 SMALL = (
-    "--backbone resnet18 --backbone-weights none --backbone-levels 3 --fpn-channels 32 --head-depth 1 --input 96x128 "
-    "--crop 96x128 --anchors 32 64 128 --epoch-samples 4 --batch 2 --workers 0 --amp off --device cpu"
+    "--backbone resnet18 --backbone-weights none --backbone-levels 3 --fpn-channels 32 --head-depth 1 "
+    "--head-norm group --input 96x128 --crop 96x128 --anchors 32 64 128 --epoch-samples 4 "
+    "--batch 2 --workers 0 --amp off --device cpu"
 ).split()
 # What a test replaces to interrupt a run after a step.
 ON_STEP = "retina_edge.training.training_progress.TrainingProgress.on_step"

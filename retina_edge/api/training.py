@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from retina_edge.training.memory_errors import memory_errors
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.observer import TrainingObserver
 from retina_edge.training.recipes import AUTO
-from retina_edge.training.run_files import check_resumable, claim_run_files, kept_message, last_path, report_path
+from retina_edge.training.run_files import check_resumable, claim_run_files, last_path, report_path
 from retina_edge.training.train_options import TrainOptions
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def train(
     half_weights: bool = False,
     device: str = "auto",
     on_message: OnMessage = lambda _line: None,
+    on_start: Callable[[], None] = lambda: None,
     observer: TrainingObserver | None = None,
 ) -> TrainingResult:
     """Train a RetinaNet and write its best checkpoint.
@@ -80,7 +81,8 @@ def train(
             those of ``QAT_OPTIONS``.
         model: options of the new model, or some of them by name. Not with ``qat``.
         augment: augmentation of the training images, or some of its options by name.
-        init: path of a checkpoint to fine-tune. Its architecture is kept if no other one is given. Not with ``qat``.
+        init: path of a checkpoint to fine-tune. Its architecture is kept if no other one is given. Not with ``qat`` or
+            ``resume``.
         qat: path of a trained checkpoint to fine-tune with the rounding of INT8 (quantization-aware training).
         teacher: path of a checkpoint, or a deployable ONNX, whose outputs the model also learns. Not with ``qat``.
         recipe: options that are not given: ``auto`` to choose them, or one of ``RECIPES``. Not used with ``qat``.
@@ -90,6 +92,7 @@ def train(
         half_weights: store the best weights in float16.
         device: ``auto``, ``cpu`` or ``cuda``.
         on_message: called with each line of text for the user.
+        on_start: called before the first step, after everything has been checked; in the main process only.
         observer: observer of steps and epochs, for instance a ``TrainingProgress``; used in the main process only.
 
     Raises:
@@ -135,10 +138,13 @@ def train(
                 say(_way_on(trainer, output))
             about = "about " if trainer.options.minutes else ""
             say(f"resuming {trainer.last_path.name} after step {trainer.step} of {about}{trainer.total_steps}")
-        claimed = claim_run_files(output, resume=resume) if group.is_main else nullcontext(None)
-        with claimed as kept, active:
-            if kept:
-                say(kept_message(kept))
+        with ExitStack() as stack:
+            lines = stack.enter_context(claim_run_files(output, resume=resume)) if group.is_main else []
+            stack.enter_context(active)
+            for line in lines:
+                say(line)
+            if group.is_main:
+                on_start()
             trainer.run()
             if trainer.out_of_patience:
                 say(f"ended early: the last {_evaluations(trainer.best.without_gain)} brought no gain of AP")

@@ -114,9 +114,12 @@ class TrainingPlan:
         model_options, made = plan_model(model, facts, boxes)
         augment, of_augmentation = plan_augmentation(given_augment, facts, model_options.input_size)
         options, of_steps = plan_steps(given.options, facts)
+        augment = augment.for_input(model_options.input_size)
+        if options.batch == 1 and augment.size:
+            model_options.check_groups(augment.size)
         return cls(
             model_options,
-            augment.for_input(model_options.input_size),
+            augment,
             options,
             facts,
             weights,

@@ -6,7 +6,7 @@ import math
 import shutil
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from retina_edge.training.observer import TrainingObserver
 from retina_edge.training.run_files import (
     check_resumable,
     claim_run_files,
-    kept_message,
+    earlier_seed_paths,
     last_path,
     seed_paths,
     set_aside,
@@ -92,7 +92,8 @@ def train_seeds(
     """Train with several seeds, one run after the other, and copy the best checkpoint to ``output``.
 
     The runs write ``NAME.seed0.pt``, ``NAME.seed1.pt`` and so on, with the files of ``train`` beside each. The seeds
-    begin with that of the options. Each run has all of its time, if the options give one.
+    begin with that of the options. Each run has all of its time, if the options give one. When the first run starts,
+    the files of all earlier runs with a seed are set aside, as ``NAME.seed1.previous.pt`` and so on.
 
     Args:
         data: as for ``train``; all runs have the same data.
@@ -117,7 +118,8 @@ def train_seeds(
     check_integer("seed", first, 0, MOST["seed"] - seeds + 1)
     paths = seed_paths(output, first, seeds)
     inputs = [("checkpoint", init), ("checkpoint", qat), ("teacher", teacher), *data.inputs()]
-    for path in (output, *paths.values()):  # those of the last run, too, before the first one takes its time
+    # Those of the last run, too, before the first one takes its time, and those that are set aside.
+    for path in {output, *paths.values(), *(() if resume else earlier_seed_paths(output))}:
         check_outputs(path, inputs)
     begun = {seed for seed, path in paths.items() if resume and last_path(path).is_file()}
     if resume and not begun:
@@ -127,11 +129,19 @@ def train_seeds(
     from retina_edge.training.processes import process_group
 
     runs: dict[int, TrainingResult] = {}
-    with process_group(select_device(device)) as group, _claimed(output, resume=resume, main=group.is_main):
-        if group.is_main and not resume:
-            for path in paths.values():  # those of all seeds, so that resuming takes none of an earlier command
-                if kept := set_aside(path):
-                    on_message(kept_message(kept))
+    with process_group(select_device(device)) as group, ExitStack() as stack:
+
+        def start() -> None:
+            """Claim the name of the copy. A new start sets all earlier runs aside, so that resuming takes none."""
+            lines = stack.enter_context(_claimed(output, resume=resume))
+            for path in earlier_seed_paths(output) if not resume else ():
+                if path != paths[first]:
+                    lines += set_aside(path)
+            for line in lines:
+                on_message(line)
+
+        if resume and group.is_main:
+            start()
         group.wait()  # until all processes have seen which runs have begun
         for number, (seed, path) in enumerate(paths.items(), 1):
             if group.is_main:
@@ -147,6 +157,7 @@ def train_seeds(
                 resume=going_on,
                 device=device,
                 on_message=on_message,
+                on_start=start if number == 1 and not resume else lambda: None,
                 observer=make_observer(),
                 **others,
             )
@@ -164,16 +175,13 @@ def train_seeds(
 
 
 @contextmanager
-def _claimed(output: Path, *, resume: bool, main: bool) -> Iterator[None]:
-    """Claim the name of the copy in the main process, as a run does that writes it itself."""
-    if not main:
-        yield
-        return
+def _claimed(output: Path, *, resume: bool) -> Iterator[list[str]]:
+    """Claim the name of the copy, as a run does that writes it itself; see ``claim_run_files``."""
     log, claimed = output.with_suffix(".csv"), False
     try:
-        with claim_run_files(output, resume=resume):
+        with claim_run_files(output, resume=resume) as lines:
             claimed = True
-            yield
+            yield lines
     finally:
         if claimed and log.is_file() and not log.stat().st_size:
             log.unlink()  # it only held the lock

@@ -26,8 +26,8 @@ class AugmentOptions:
         scale: smallest and largest value of the random factor, which is uniform between them: (0.1, 2.0) is the
             large-scale jitter of Ghiasi et al. (arXiv 2012.07177, section 3). Objects that a factor below a half
             shrinks to less than 2 pixels are dropped.
-        orientation: ``none``, ``horizontal`` (flips), or ``dihedral`` (all eight rotations and flips, for images from
-            above, in which no direction is up).
+        orientation: ``none``, ``horizontal`` (flips), or ``dihedral`` (all eight rotations and flips of a square crop,
+            four of others), for images from above, in which no direction is up.
         photometric: ``none``, ``usual`` (brightness, contrast, saturation and hue, a little), or ``strong`` (more of
             them, and what other cameras, light and weather change; see ``StrongPhotometric``). ``True`` and ``False``
             stand for ``usual`` and ``none``, as in earlier files.

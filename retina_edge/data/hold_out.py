@@ -39,5 +39,6 @@ def hold_out(data: DetectionDataset) -> tuple[DetectionDataset, DetectionDataset
         tuple(image for index, image in enumerate(data.images) if (index in chosen) == held_out)
         for held_out in (False, True)
     ]
-    train, val = (dataclasses.replace(data, images=images) for images in parts)
-    return train, val
+    # Images that were left out count in the part to learn from, so that a run which is resumed after some were damaged
+    # has as many in all.
+    return dataclasses.replace(data, images=parts[0]), dataclasses.replace(data, images=parts[1], left_out=0)

@@ -142,6 +142,7 @@ class LearningWatch:
 
     Args:
         total_steps: number of steps of the run.
+        resumed: True if the first losses of the run are unknown, so that only the AP tells.
 
     Examples:
         >>> watch = LearningWatch(total_steps=1000)
@@ -150,8 +151,8 @@ class LearningWatch:
         'after 500 steps the loss is still 1.130'
     """
 
-    def __init__(self, total_steps: int) -> None:
-        self._total, self._first, self._told, self._found = total_steps, math.nan, False, False
+    def __init__(self, total_steps: int, *, resumed: bool = False) -> None:
+        self._total, self._resumed, self._first, self._told, self._found = total_steps, resumed, math.nan, False, False
 
     def check(self, *, step: int, loss: float, ap50: float | None) -> str | None:
         """Return a sentence for the user if the run learns nothing, at most once; else None.
@@ -166,7 +167,7 @@ class LearningWatch:
         self._found |= ap50 is not None and not nothing_found
         if self._told or step < FAIR_STEPS or step < FAIR_SHARE * self._total:
             return None
-        still = loss > MOVED * first and (nothing_found or not self._found)
+        still = loss > MOVED * first and not self._resumed and (nothing_found or not self._found)
         if not still and not nothing_found:
             return None
         self._told = True

@@ -64,13 +64,22 @@ class ModelOptions:
             self.config(num_classes=1)  # raises for a wrong option before any data is read
         except ValueError as error:
             raise ContractError(str(error)) from error
-        coarsest = 4 << self.backbone_levels  # two levels above the last stage
-        if self.head_norm == "group" and self.fpn_channels == GROUPS and max(self.input_size) <= coarsest:
+
+    def check_groups(self, size: tuple[int, int]) -> None:
+        """Check that group normalization has more than one value in a group, for a single image.
+
+        Args:
+            size: (height, width) of the image, pixels.
+
+        Raises:
+            ContractError: if a group has one value.
+        """
+        coarsest = 4 << self.backbone_levels  # stride of the coarsest level, two levels above the last stage
+        if self.head_norm == "group" and self.fpn_channels == GROUPS and max(size) <= coarsest:
             raise ContractError(
                 f"head_norm: expected more than {GROUPS} channels for group normalization if the coarsest level has "
-                f"one pixel, got {self.fpn_channels} channels and an input of {self.input_size[0]}x"
-                f"{self.input_size[1]}, where each group has one value; use another head_norm, more channels or a "
-                "larger input"
+                f"one pixel, got {self.fpn_channels} channels and {size[0]}x{size[1]} pixels, where each group has one "
+                "value; use another head_norm, more channels or a larger input"
             )
 
     def config(self, *, num_classes: int) -> ModelConfig:

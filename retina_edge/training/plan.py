@@ -19,6 +19,7 @@ import numpy.typing as npt
 from retina_edge.data.anchor_fit import DEFAULT_RATIOS, MATCH_IOU, suggest_anchors, without_idle_ratios
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.summary import DataSummary
+from retina_edge.model.config import GROUPS
 from retina_edge.training.model_options import ModelOptions
 from retina_edge.training.train_options import TrainOptions
 
@@ -198,8 +199,11 @@ def plan_model(
     if chooser.values.get("anchor_sizes"):
         levels, reason = len(chooser.values["anchor_sizes"]), "one level for each of the given anchors"
     levels = chooser.choose("backbone_levels", levels, "--backbone-levels", reason)
-    chooser.choose("fpn_channels", 64 if small else 256, "--fpn-channels", why)
+    channels = chooser.choose("fpn_channels", 64 if small else 256, "--fpn-channels", why)
     chooser.choose("head_depth", 2 if small else 4, "--head-depth", why)
+    if channels == GROUPS:
+        reason = f"group normalization would normalize each of the {GROUPS} channels alone"
+        chooser.choose("head_norm", "batch", "--head-norm", reason)
     chooser.choose("head_norm", "group", "--head-norm", "heads learn faster with it, in batches of any size")
     chooser.choose("box_loss", "giou", "--box-loss", "boxes fit better than with L1")
     if chooser.values.get("anchor_sizes") is None:
@@ -214,7 +218,9 @@ def plan_model(
         chooser.choose("anchor_sizes", fit.anchor_sizes, "--anchors", matched, text=text)
         text = " ".join(f"{value:g}" for value in fit.aspect_ratios)
         chooser.choose("aspect_ratios", fit.aspect_ratios, "--aspect-ratios", "they fit the objects", text=text)
-    return ModelOptions(**chooser.values), chooser.choices
+    options = ModelOptions(**chooser.values)
+    options.check_groups(size)  # an evaluation may take one image at a time
+    return options, chooser.choices
 
 
 def plan_augmentation(given: Given, facts: Facts, input_size: tuple[int, int]) -> tuple[AugmentOptions, list[Choice]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -62,6 +63,18 @@ def seed_paths(output: Path, first: int, count: int) -> dict[int, Path]:
     return {seed: output.with_name(f"{output.stem}.seed{seed}{output.suffix}") for seed in range(first, first + count)}
 
 
+def earlier_seed_paths(output: Path) -> list[Path]:
+    """Return the paths of the best checkpoints of all earlier runs with a seed that have a checkpoint or a state.
+
+    Args:
+        output: path of the copy of the best of them.
+    """
+    name = re.compile(rf"({re.escape(output.stem)}\.seed\d+)(\.last)?{re.escape(output.suffix)}")
+    files = output.parent.iterdir() if output.parent.is_dir() else ()
+    found = {match[1] for path in files if (match := name.fullmatch(path.name))}
+    return [output.with_name(f"{stem}{output.suffix}") for stem in sorted(found)]
+
+
 def kept_path(output: Path) -> Path:
     """Return the path that the best checkpoint of the run before is kept under.
 
@@ -108,7 +121,7 @@ def check_log(output: Path) -> None:
 
 
 @contextmanager
-def claim_run_files(output: Path, *, resume: bool) -> Iterator[Path | None]:
+def claim_run_files(output: Path, *, resume: bool) -> Iterator[list[str]]:
     """Keep other runs from writing the same files, and keep or remove the files of an earlier run.
 
     They are kept if the run has a checkpoint, or a state that replaces no kept checkpoint.
@@ -118,56 +131,54 @@ def claim_run_files(output: Path, *, resume: bool) -> Iterator[Path | None]:
         resume: True if the earlier run goes on.
 
     Returns:
-        A context manager that yields the path under which the earlier checkpoint is kept; None if there was none.
+        A context manager that yields what has happened to files of an earlier run, as lines for the user.
 
     Raises:
         SinkError: on entering, if another run writes these files.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     log = output.with_suffix(".csv")
+    lines: list[str] = []
     with ExitStack() as stack:
         _lock(stack, log)
-        kept = None
         if not resume and _worth_keeping(output):
             kept = kept_path(output)
             for source, target in zip(run_files(output), run_files(kept), strict=True):
                 _move(source, target)
             _lock(stack, log)
+            name = f"{kept.with_suffix('')}.*"
+            lines.append(f"the files of the last run are kept as {name}; earlier ones of this name are replaced")
         elif not resume:
+            if last_path(output).exists():
+                lines.append(
+                    f"{last_path(output)} is removed: that run was stopped before its first evaluation, and the files "
+                    f"of an earlier one are kept as {kept_path(output).with_suffix('')}.*"
+                )
             for path in run_files(output):
-                if path != log:  # it holds the lock, and the log of the new run replaces it
+                if path != log:
                     _remove(path)
-        yield kept
+            os.truncate(log, 0)  # it holds the lock
+        yield lines
 
 
-def set_aside(output: Path) -> Path | None:
+def set_aside(output: Path) -> list[str]:
     """Keep or remove the files of an earlier run, as the start of a new one does.
 
     Args:
         output: path of the best checkpoint.
 
     Returns:
-        The path under which the earlier checkpoint is kept; None if there was none.
+        What has happened, as lines for the user.
 
     Raises:
         SinkError: if another run writes these files.
     """
     if not any(path.exists() for path in run_files(output)):
-        return None
-    with claim_run_files(output, resume=False) as kept:
+        return []
+    with claim_run_files(output, resume=False) as lines:
         pass
     output.with_suffix(".csv").unlink()  # it only held the lock
-    return kept
-
-
-def kept_message(kept: Path) -> str:
-    """Return the text for the user about an earlier run whose files are kept.
-
-    Examples:
-        >>> kept_message(Path("model.previous.pt"))
-        'the files of the last run are kept as model.previous.*; earlier ones of this name are replaced'
-    """
-    return f"the files of the last run are kept as {kept.with_suffix('')}.*; earlier ones of this name are replaced"
+    return lines
 
 
 def _worth_keeping(output: Path) -> bool:

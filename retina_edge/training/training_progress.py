@@ -43,9 +43,11 @@ class TrainingProgress(TrainingObserver):
         self._first: float | None = self._last  # start of the run; None once the first estimate is printed
         self._watch: LearningWatch | None = None
         self._metrics: dict[str, float] = {}
+        self._resumed = False
 
     def on_step(self, report: StepReport) -> None:
         now = self._clock()
+        self._resumed |= not self._counted and report.step > 1
         self._measure(report, now - self._last)
         self._last = now
         left, steps = report.seconds_left, f"step {report.step}"  # the number of steps of a timed run is not known
@@ -89,7 +91,7 @@ class TrainingProgress(TrainingObserver):
             parts.append(f"AP {report.raw.metrics['AP']:.3f} without averaging the weights")
         total = f"/{report.epochs}" if report.epochs else ""
         self._print(f"epoch {report.epoch}{total}  {'  '.join(parts)}")
-        self._watch = self._watch or LearningWatch(report.total_steps)
+        self._watch = self._watch or LearningWatch(report.total_steps, resumed=self._resumed)
         ap50 = report.evaluation.metrics["AP50"] if report.evaluation else None
         if warning := self._watch.check(step=report.step, loss=sum(report.losses.values()), ap50=ap50):
             self._print(f"warning: {warning}")

@@ -63,11 +63,12 @@ _MAX_STEPS = 10**15
 
 def save(trainer: Trainer) -> None:
     """Write ``model.last.pt``, the checkpoint to resume from."""
+    budget = trainer.budget
     state = {
         "step": trainer.step,
-        "spent": trainer.budget.spent if trainer.budget else 0.0,
-        "evaluating": trainer.budget.evaluating,
-        "reserved": trainer.budget.last_evaluation,
+        "spent": budget.spent if budget else 0.0,
+        "evaluating": budget.evaluating if budget else 0.0,
+        "reserved": budget.last_evaluation if budget else 0.0,
         "out of time": trainer.out_of_time,
         "unfinished": trainer.unfinished,
         "settings": _settings(trainer),

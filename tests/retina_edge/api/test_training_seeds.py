@@ -6,8 +6,6 @@ import dataclasses
 import math
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.core.errors import ContractError, SinkError, TrainingError
+from engines.core.errors import ContractError, DataError, SinkError, TrainingError
 from retina_edge import api
 from retina_edge.api.training_seeds import SeedsResult, train_seeds
 from retina_edge.assets import CHECKPOINT
@@ -29,7 +27,7 @@ from retina_edge.training.run_files import claim_run_files
 from retina_edge.training.train_options import TrainOptions
 from tests.interruption import interrupt_at
 from tests.retina_edge.training.test_trainer import assert_equal
-from tests.training_command import ON_STEP, SMALL, training_data
+from tests.training_command import ON_STEP, SMALL, train_in_two_processes, training_data
 
 pytestmark = pytest.mark.start_first
 
@@ -81,6 +79,7 @@ class Runs:
 
     def __call__(self, _data: object, output: Path, options: dict[str, Any], **others: Any) -> api.TrainingResult:
         ap = self.aps[len(self.calls)]
+        others["on_start"]()
         self.calls.append((output.name, {**options, **others}))
         complete = {**vars(TrainOptions()), **options, **self.changes.get(options["seed"], {})}
         recipe = {"model": {}, "augment": {}, "options": complete, "choices": []}
@@ -125,26 +124,40 @@ def test_resuming_goes_on_with_begun_runs_and_starts_the_others(
 
 
 def test_resuming_takes_no_run_of_an_earlier_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, said = tmp_path / "m.pt", list[str]()
     Runs(monkeypatch, 0.1, 0.2, 0.3)
-    train_seeds(tmp_path, tmp_path / "m.pt", seeds=3)
+    train_seeds(tmp_path, output, seeds=3)
     earlier = (tmp_path / "m.seed1.pt").read_bytes()
-    runs = Runs(monkeypatch)  # the first run is interrupted before it writes anything
-    with pytest.raises(IndexError):
-        train_seeds(tmp_path, tmp_path / "m.pt", {"batch": 3}, seeds=3)
-    assert not [path for path in tmp_path.glob("m.seed*") if "previous" not in path.name]
-    assert (tmp_path / "m.seed1.previous.pt").read_bytes() == earlier
-    with pytest.raises(TrainingError, match="expected a checkpoint to resume, found no file"):
-        train_seeds(tmp_path, tmp_path / "m.pt", {"batch": 3}, seeds=3, resume=True)
-    assert not runs.calls
+    (tmp_path / "m.seed2.previous.pt").write_text("good")
+    (tmp_path / "m.seed2.pt").unlink()  # a state without a checkpoint, which is not kept beside a kept checkpoint
 
-    # A state without a checkpoint, which is not kept beside a kept checkpoint, is not resumed either.
-    (tmp_path / "m.seed2.last.pt").write_bytes(earlier)
-    runs = Runs(monkeypatch, 0.3)
-    with pytest.raises(IndexError):
-        train_seeds(tmp_path, tmp_path / "m.pt", {"batch": 3}, seeds=3)
+    def interrupted(_data: object, _output: Path, _options: object, **others: Any) -> None:
+        others["on_start"]()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("retina_edge.api.training_seeds.train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_seeds(tmp_path, output, {"batch": 3}, seeds=2, on_message=said.append)
+    left = [path.name for path in tmp_path.glob("m.seed*") if "previous" not in path.name]
+    assert {name.partition(".last")[0].removesuffix(".pt") for name in left} == {"m.seed0"}  # a real run moves its own
+    assert (tmp_path / "m.seed1.previous.pt").read_bytes() == earlier
+    assert (tmp_path / "m.seed2.previous.pt").read_text() == "good"
+    assert [line for line in said if "m.seed2.last.pt is removed" in line]
     runs = Runs(monkeypatch, 0.1, 0.2, 0.3)
-    train_seeds(tmp_path, tmp_path / "m.pt", {"batch": 3}, seeds=3, resume=True)
+    train_seeds(tmp_path, output, {"batch": 3}, seeds=3, resume=True)
     assert [call["resume"] for _, call in runs.calls] == [True, False, False]
+
+
+def test_a_command_that_is_refused_changes_no_file(tmp_path: Path) -> None:
+    for name in ("m.pt", "m.previous.pt", "m.seed0.pt", "m.seed0.last.pt", "m.seed1.last.pt", "m.seed1.previous.pt"):
+        (tmp_path / name).write_text(name)
+    with pytest.raises(DataError):
+        train_seeds(tmp_path / "none.json", tmp_path / "m.pt", seeds=2)
+    with pytest.raises(ContractError, match="expected either minutes or epochs"):
+        train_seeds(tmp_path, tmp_path / "m.pt", {"minutes": 5, "epochs": 3}, seeds=2)
+    files = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert files == {name: name for name in files}
+    assert len(files) == 6
 
 
 @pytest.mark.parametrize("seeds", [1, 0, 1001])
@@ -236,7 +249,6 @@ def test_init_is_for_new_runs_only(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.slow
 def test_two_processes_train_several_seeds(tiny_coco: Path, treecrowns: Path, tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     run = command(
         tiny_coco,
         treecrowns,
@@ -252,14 +264,9 @@ def test_two_processes_train_several_seeds(tiny_coco: Path, treecrowns: Path, tm
         "--patience",
         "1",
     )
-    done = subprocess.run([*torchrun, "-m", "retina_edge.train", *run], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("spread: ") == 1
-    assert done.stderr.count("ended early: the last 1 evaluation brought no gain of AP") == 2
+    printed = train_in_two_processes(run)
+    assert printed.count("spread: ") == 1
+    assert printed.count("ended early: the last 1 evaluation brought no gain of AP") == 2
     assert (tmp_path / "m.pt").is_file()
     assert (tmp_path / "m.seed1.report.html").is_file()
-    again = subprocess.run(
-        [*torchrun, "-m", "retina_edge.train", *run, "--resume"], capture_output=True, text=True, timeout=300
-    )
-    assert again.returncode == 0, again.stderr
-    assert again.stderr.count("this run has ended") == 2
+    assert train_in_two_processes([*run, "--resume"]).count("this run has ended") == 2

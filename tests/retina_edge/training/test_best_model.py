@@ -143,6 +143,7 @@ def test_the_verb_says_that_a_run_ended_early_and_how_it_goes_on(
     """A model that finds nothing gains nothing after its first evaluation."""
     small = (
         "--backbone resnet18 --backbone-weights none --backbone-levels 3 --fpn-channels 32 --head-depth 1 "
+        "--head-norm group "
         "--input 96x128 --crop 96x128 --anchors 32 64 128 --epochs 9 --epoch-samples 2 --batch 2 --workers 0 --lr 1e-9"
     )
     command = [str(tiny_coco), "--images", str(treecrowns / "images"), "--val", str(tiny_coco), *small.split()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,13 @@ def test_a_state_of_an_earlier_version_can_be_resumed(data: DetectionDataset, tm
     settings["photometric"] = True
     torch.save(content, trainer.last_path)
     trainer.resume()
+    fewer = dataclasses.replace(data, images=data.images[:-1])
+    trainer.val_data = fewer
+    trainer.save_last()
+    with pytest.raises(TrainingError, match=rf"validation images: expected {len(fewer)}, got {len(data)}"):
+        make_trainer(data, tmp_path / "model.pt").resume()
+    trainer.val_data = data
+    trainer.save_last()
     for augment, message in (
         (AugmentOptions(SIZE, SIZE, photometric="none"), "photometric: expected 'usual', got 'none'"),
         (AugmentOptions(SIZE, SIZE, mosaic=0.5), r"mosaic: expected 0\.0, got 0\.5"),

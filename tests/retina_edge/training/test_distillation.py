@@ -18,6 +18,7 @@ from torch import Tensor
 from engines.core.contract import DetectorContract
 from engines.core.errors import ContractError, ModelFileError, TrainingError
 from export.preprocess import Preprocess
+from retina_edge import api
 from retina_edge.api.given_options import GivenOptions
 from retina_edge.data.augment_options import AugmentOptions
 from retina_edge.data.dataset import DetectionDataset
@@ -335,6 +336,25 @@ def test_a_teacher_that_does_not_fit_is_refused(
     assert "\n" not in str(refused.value)
 
 
+def test_the_bound_of_the_gradients_holds_for_the_adaptation_too(
+    data: DetectionDataset, tmp_path: Path, big: Path
+) -> None:
+    trainer = distilling(data, tmp_path / "m.pt", big, clip_norm=1e-3)
+    trainer.train_step(*next(iter(trainer.loader)))
+    assert trainer.distillation is not None
+    gradients = [parameter.grad for parameter in (*trainer.model.parameters(), *trainer.distillation.parameters())]
+    norms = [gradient.norm() for gradient in gradients if gradient is not None]
+    assert len(norms) > 20
+    assert float(torch.stack(norms).norm()) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_weight_without_a_teacher_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="distill_weight: expected a teacher with it, got none"):
+        api.train(tmp_path, tmp_path / "m.pt", {"distill_weight": 2.0})
+    with pytest.raises(ContractError, match="init: not allowed with resume, which continues with its own weights"):
+        api.train(tmp_path, tmp_path / "m.pt", init=tmp_path / "a.pt", resume=True)
+
+
 def test_a_teacher_introduces_itself(big: Path, big_onnx: Path) -> None:
     contract, augment = contract_of(RetinaNet(TINY), SIZE), AugmentOptions(SIZE, SIZE)
 
@@ -365,7 +385,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         assert "\n" not in str(refused.value)
 
 
-RUN = "--backbone resnet18 --fpn-channels 32 --head-depth 1 --backbone-weights none --batch 2 --workers 0 --device cpu"
+RUN = (
+    "--backbone resnet18 --fpn-channels 32 --head-depth 1 --head-norm group --backbone-weights none --batch 2 "
+    "--workers 0 --device cpu"
+)
 
 
 def command(tiny_coco: Path, treecrowns: Path, output: Path, *more: str) -> list[str]:

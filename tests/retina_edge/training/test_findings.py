@@ -110,6 +110,10 @@ def test_a_model_that_finds_something_is_not_called_unmoved_in_an_epoch_without_
     watch = LearningWatch(total_steps=1000)
     assert watch.check(step=900, loss=0.300, ap50=0.62) is None
     assert watch.check(step=950, loss=0.298, ap50=None) is None
+    resumed = LearningWatch(total_steps=1000, resumed=True)
+    assert resumed.check(step=900, loss=0.300, ap50=None) is None
+    assert resumed.check(step=950, loss=0.298, ap50=None) is None
+    assert resumed.check(step=990, loss=0.298, ap50=0.0) is not None
     unmeasured = LearningWatch(total_steps=1000)
     assert unmeasured.check(step=900, loss=0.300, ap50=None) is None
     assert unmeasured.check(step=950, loss=0.298, ap50=None) is not None

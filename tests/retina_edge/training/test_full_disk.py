@@ -11,7 +11,10 @@ from retina_edge.train import main
 from retina_edge.training.training_progress import TrainingProgress
 from tests.small_disk import small_disk
 
-TINY = "--backbone resnet18 --backbone-weights none --fpn-channels 32 --head-depth 1 --input 96x128 --crop 96x128"
+TINY = (
+    "--backbone resnet18 --backbone-weights none --fpn-channels 32 --head-depth 1 --head-norm group --input 96x128 "
+    "--crop 96x128"
+)
 RUN = "--epochs 6 --epoch-samples 2 --batch 2 --workers 0 --backbone-levels 3 --device cpu"
 
 

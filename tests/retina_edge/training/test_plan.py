@@ -82,9 +82,16 @@ def test_given_options_are_kept_and_not_reported() -> None:
 
 
 def test_group_normalization_needs_more_than_one_value_in_a_group() -> None:
-    given = {"fpn_channels": 32, "input_size": (128, 128), "backbone_levels": 5}
-    with pytest.raises(ContractError, match=r"^head_norm: expected more than 32 channels .* input of 128x128"):
+    given = {"fpn_channels": 32, "input_size": (128, 128), "backbone_levels": 5, "head_norm": "group"}
+    with pytest.raises(ContractError, match=r"^head_norm: expected more than 32 channels .* channels and 128x128"):
         plan_model(given, facts(), lambda _size: boxes(30))
+    del given["head_norm"]
+    model, choices = plan_model(given, facts(), lambda _size: boxes(30))
+    assert model.head_norm == "batch"
+    assert [choice.reason for choice in choices if choice.option == "--head-norm"] == [
+        "group normalization would normalize each of the 32 channels alone"
+    ]
+    given["head_norm"] = "group"
     for change in ({"fpn_channels": 64}, {"input_size": (128, 160)}, {"backbone_levels": 4}, {"head_norm": "batch"}):
         model, _ = plan_model({**given, **change}, facts(), lambda _size: boxes(30))
         RetinaNet(model.config(num_classes=1)).pyramid(model.input_size)  # runs on one image

@@ -8,7 +8,14 @@ import pytest
 
 from engines.core.errors import SinkError
 from retina_edge import api
-from retina_edge.training.run_files import SUFFIXES, check_log, claim_run_files, run_files, set_aside
+from retina_edge.training.run_files import (
+    SUFFIXES,
+    check_log,
+    claim_run_files,
+    earlier_seed_paths,
+    run_files,
+    set_aside,
+)
 from retina_edge.training.training_log import COLUMNS
 
 
@@ -29,8 +36,10 @@ def content(output: Path) -> list[str]:
 def test_the_files_of_the_last_run_are_kept(tmp_path: Path) -> None:
     output, kept = tmp_path / "model.pt", tmp_path / "model.previous.pt"
     for number in range(3):
-        with claim_run_files(output, resume=False) as earlier:
-            assert earlier == (kept if number else None)
+        with claim_run_files(output, resume=False) as lines:
+            name = f"{tmp_path}/model.previous.*"
+            line = f"the files of the last run are kept as {name}; earlier ones of this name are replaced"
+            assert lines == ([line] if number else [])
             assert not output.exists()
             write_run(output, f"run{number}")
     assert content(output) == ["run2"] * len(SUFFIXES)
@@ -41,8 +50,8 @@ def test_the_files_of_the_last_run_are_kept(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_moves_nothing(tmp_path: Path) -> None:
     output = tmp_path / "model.pt"
     write_run(output, "run")
-    with claim_run_files(output, resume=True) as earlier:
-        assert earlier is None
+    with claim_run_files(output, resume=True) as lines:
+        assert not lines
         assert content(output) == ["run"] * len(SUFFIXES)
 
 
@@ -50,8 +59,8 @@ def test_a_run_without_a_checkpoint_does_not_replace_the_kept_one(tmp_path: Path
     output, kept = tmp_path / "model.pt", tmp_path / "model.previous.pt"
     write_run(kept, "good")
     output.with_suffix(".last.pt").write_text("stopped after a step")
-    with claim_run_files(output, resume=False) as earlier:
-        assert earlier is None
+    with claim_run_files(output, resume=False) as lines:
+        assert "model.last.pt is removed: that run was stopped before its first evaluation" in lines[0]
     assert content(kept) == ["good"] * len(SUFFIXES)
 
 
@@ -60,24 +69,24 @@ def test_files_that_are_not_kept_do_not_mix_with_the_new_run(tmp_path: Path) -> 
     write_run(kept, "good")
     write_run(output, "stopped")
     output.unlink()
-    with claim_run_files(output, resume=False) as earlier:
-        assert earlier is None
+    with claim_run_files(output, resume=False):
+        assert not (tmp_path / "model.csv").stat().st_size
         assert [path.name for path in run_files(output) if path.exists()] == ["model.csv"]  # holds the lock
     write_run(output, "stopped")
     output.unlink()
-    assert set_aside(output) is None
+    assert "model.last.pt is removed" in set_aside(output)[0]
     assert not [path for path in run_files(output) if path.exists()]
     write_run(output, "done")
-    assert set_aside(output) == kept
+    assert "are kept as" in set_aside(output)[0]
     assert content(kept) == ["done"] * len(SUFFIXES)
-    assert set_aside(output) is None
+    assert not set_aside(output)
 
 
 def test_a_state_without_a_checkpoint_is_kept_if_no_checkpoint_is(tmp_path: Path) -> None:
     output, kept = tmp_path / "model.pt", tmp_path / "model.previous.pt"
     output.with_suffix(".last.pt").write_text("hours of training")
-    with claim_run_files(output, resume=False) as earlier:
-        assert earlier == kept
+    with claim_run_files(output, resume=False) as lines:
+        assert "are kept as" in lines[0]
     assert kept.with_suffix(".last.pt").read_text() == "hours of training"
     assert not output.with_suffix(".last.pt").exists()
 
@@ -124,3 +133,11 @@ def test_a_table_of_the_user_is_not_overwritten_by_the_log(tmp_path: Path) -> No
 def test_the_log_of_an_earlier_run_may_be_replaced(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.csv").write_text(text)
     check_log(tmp_path / "model.pt")
+
+
+def test_all_earlier_runs_with_a_seed_are_found(tmp_path: Path) -> None:
+    names = ("m.seed0.pt", "m.seed0.last.pt", "m.seed12.last.pt", "m.seed3.previous.pt", "m.seed4.csv", "n.seed5.pt")
+    for name in (*names, "m.seed.pt", "m.pt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in earlier_seed_paths(tmp_path / "m.pt")] == ["m.seed0.pt", "m.seed12.pt"]
+    assert not earlier_seed_paths(tmp_path / "none" / "m.pt")
