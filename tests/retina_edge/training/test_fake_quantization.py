@@ -33,6 +33,7 @@ from retina_edge.training.fake_quantization import (
     QuantizedConv2d,
     add_fake_quantization,
 )
+from retina_edge.training.trainer import Trainer
 from tests.interruption import interrupt_at
 from tests.models import TINY, contract_of, lively
 from tests.training_command import ON_STEP, assert_same_training, train_in_two_processes, training_data
@@ -234,6 +235,20 @@ def test_qat_names_the_checkpoint_whose_losses_are_unknown(
         f"{source}: damaged recipe: assigner: expected one of iou, atss, free-anchor, got later"
         in capsys.readouterr().err
     )
+
+
+def test_the_time_of_qat_includes_the_measurement_of_the_ranges(
+    tiny_coco: Path, treecrowns: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spent: list[float] = []
+
+    def stopped(trainer: Trainer) -> None:
+        spent.append(trainer.budget.spent)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "run", stopped)
+    assert main(arguments(tiny_coco, treecrowns, checkpoint, tmp_path / "qat.pt", "--minutes", "5")) == 130
+    assert 0.01 < spent[0] < 60
 
 
 def test_qat_refuses_model_options_and_other_classes(
