@@ -15,6 +15,7 @@ from engines.core.atomic_file import atomic_file
 from engines.core.letterbox import BgrImage
 from retina_edge.evaluation.coco_metrics import METRICS
 from retina_edge.evaluation.comparison import Comparison, ImageDifference
+from retina_edge.imaging.image_file import encode_image
 from retina_edge.system.html_page import html_page
 
 # Width of the panel of each model, and of the gap between the panels, pixels.
@@ -61,7 +62,7 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
     images = [draw_change(change, comparison) for change in changes]
     page, picture = report_files(folder)
     with atomic_file(picture) as file:
-        file.write(_encoded(stack_images(images), ".png"))
+        file.write(encode_image(stack_images(images), ".png"))
     with atomic_file(page) as file:
         file.write(_page(comparison, changes, images).encode())
     return page
@@ -120,13 +121,6 @@ def _captioned(image: BgrImage, text: str) -> BgrImage:
     return np.concatenate([strip, image], axis=0)
 
 
-def _encoded(image: BgrImage, kind: str) -> bytes:
-    done, content = cv2.imencode(kind, image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if kind == ".jpg" else [])
-    if not done:
-        raise ValueError(f"image: expected a size that {kind} supports, got {image.shape}")
-    return content.tobytes()
-
-
 def _page(comparison: Comparison, changes: Sequence[ImageDifference], images: Sequence[BgrImage]) -> str:
     first, second = comparison.first, comparison.second
     rows = [(name, first.evaluation.metrics[name], second.evaluation.metrics[name]) for name in METRICS] + [
@@ -138,12 +132,13 @@ def _page(comparison: Comparison, changes: Sequence[ImageDifference], images: Se
         f"<td>{_number(after - before, '+')}</td></tr>"
         for name, before, after in rows
     )
+    jpegs = [encode_image(image, ".jpg", jpeg_quality=JPEG_QUALITY) for image in images]
     figures = "\n".join(
         f'<figure><img alt="{escape(change.image.path.name)}" '
-        f'src="data:image/jpeg;base64,{base64.b64encode(_encoded(image, ".jpg")).decode()}">'
+        f'src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
         f"<figcaption>{escape(change.image.path.name)}: {len(change.pairs)} found by both, {len(change.lost)} lost, "
         f"{len(change.new)} new</figcaption></figure>"
-        for change, image in zip(changes, images, strict=True)
+        for change, jpeg in zip(changes, jpegs, strict=True)
     )
     columns = (f"{first.evaluation.images} images", first.name, second.name, "difference")
     header = f"<tr>{''.join(f'<th>{escape(column)}</th>' for column in columns)}</tr>"

@@ -14,6 +14,7 @@ from retina_edge.data.dataset import DetectionDataset, LabeledImage
 from retina_edge.detections import Detections
 from retina_edge.evaluation.confusion import ImageOutcome, match_image
 from retina_edge.imaging.drawing import BLACK, Color, draw_label, label_size
+from retina_edge.imaging.scaling import limited
 
 # Colors (BGR) from the palette of Okabe and Ito, and the width of lines, pixels.
 FOUND_COLOR: Color = (233, 180, 86)  # sky blue
@@ -58,10 +59,7 @@ def draw_errors(
     """
     frame = image.read(bit_depth)
     scale = min(1.0, side / max(frame.shape[:2]))
-    if scale < 1:
-        size = (max(1, round(scale * frame.shape[1])), max(1, round(scale * frame.shape[0])))
-        frame = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
-    picture = frame.copy()
+    picture = limited(frame, side).copy()
     outcome = match_image(detections, image, dataset, score)
     found = outcome.found(image, dataset)
     missed = ~np.isin(np.arange(len(image.boxes)), outcome.taken)

@@ -12,10 +12,10 @@ from dataclasses import replace
 from types import TracebackType
 
 import cv2
-import numpy as np
 
 from engines.core.errors import SinkError
 from engines.core.letterbox import BgrImage
+from retina_edge.imaging.scaling import scaled
 from retina_edge.pipeline.result import Result
 from retina_edge.sinks.clip_files import clip_name, remove_left
 from retina_edge.sinks.clip_options import ClipOptions, bytes_per_stream
@@ -215,7 +215,7 @@ def _kept(result: Result, most_pixels: float) -> ClipFrame:
     image = result.frame.image
     # OpenCV scales by 1/2 or 1/3 at a sixth of the cost of other factors.
     scale = 1 / math.ceil(max(image.shape[:2]) / CLIP_SIDE)
-    small = image if scale == 1 else _scaled(image, scale)
+    small = image if scale == 1 else scaled(image, scale)
     picture: BgrImage | bytes
     if small.shape[0] * small.shape[1] <= most_pixels:
         picture = small.copy() if small is image else small
@@ -229,11 +229,6 @@ def _kept(result: Result, most_pixels: float) -> ClipFrame:
     detections = result.detections.with_boxes(result.detections.boxes * scale)
     tallies = tuple(_scaled_tally(tally, scale) for tally in result.tallies)
     return ClipFrame(_time(result), picture, detections, result.tracks, tallies)
-
-
-def _scaled(image: BgrImage, scale: float) -> BgrImage:
-    size = [max(1, round(length * scale)) for length in (image.shape[1], image.shape[0])]
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 def _scaled_tally(tally: Tally, scale: float) -> Tally:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from retina_edge.imaging.scaling import limited
 from retina_edge.pipeline.result import Result
 from retina_edge.pipeline.stream import Stream
 
@@ -52,10 +53,7 @@ def jpeg(image: npt.NDArray[np.uint8], side: int, quality: int = JPEG_QUALITY) -
     Raises:
         ValueError: if the image cannot be encoded.
     """
-    scale = side / max(image.shape[:2])
-    if scale < 1:
-        size = [max(1, round(length * scale)) for length in (image.shape[1], image.shape[0])]
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    image = limited(image, side)
     ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
         raise ValueError(f"image: expected a size that JPEG supports, got {image.shape}")
