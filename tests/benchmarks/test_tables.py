@@ -124,7 +124,7 @@ def folder(tmp_path: Path) -> Path:
         ({"agreement": 0.91}, "share of detections that agree with FP32", "0.910"),
         (
             {"agreement": 0.91, "partners": 0.985, "displacement": 0.213},
-            "sure boxes of FP32 with a partner, mean displacement",
+            "boxes of FP32 that score at least 0.1 and have a partner, mean displacement",
             "98.5%, 0.21 px",
         ),
     ],
