@@ -29,13 +29,14 @@ from benchmarks.shapes import SIDE, write_shapes
 
 SEEDS = (0, 1, 2)
 SHAPES, TREES = "shapes", "tree crowns"
+# Options of each data set. The shapes are upright.
 NETWORK = {
-    SHAPES: f"--input {SIDE}x{SIDE} --anchors auto",
-    TREES: "--input 416x416 --anchors 16 32 64 128",
+    SHAPES: f"--input {SIDE}x{SIDE} --anchors auto --orientation horizontal",
+    TREES: "--input 416x416 --anchors 16 32 64 128 --orientation dihedral",
 }
 COMMON = (
     "--backbone resnet18 --backbone-weights none --backbone-levels 4 --fpn-channels 64 --head-depth 2 --box-loss giou "
-    "--crop 128x128 --orientation dihedral --batch 8 --optimizer adamw --lr 1e-3 --weight-decay 0.05 --warmup 50 "
+    "--crop 128x128 --batch 8 --optimizer adamw --lr 1e-3 --weight-decay 0.05 --warmup 50 "
     "--schedule cosine --ema 0.98 --workers 1 --device cpu"
 )
 BASE, DISTILLATION = "base", "distillation"
