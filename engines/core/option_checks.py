@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 
 from engines.core.errors import ContractError
+from engines.core.json_form import short
 
 # The class of the error that a check raises.
 ErrorClass = Callable[[str], Exception]
@@ -98,7 +99,7 @@ def check_pair(name: str, value: object, meaning: str) -> None:
         engines.core.errors.ContractError: size: expected two numbers, height and width, got 640
     """
     if not isinstance(value, tuple | list) or len(value) != 2 or not all(isinstance(item, Real) for item in value):
-        raise ContractError(f"{name}: expected two numbers, {meaning}, got {value!r}")
+        raise ContractError(f"{name}: expected two numbers, {meaning}, got {short(value)}")
 
 
 def check_size(name: str, value: object) -> None:

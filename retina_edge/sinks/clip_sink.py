@@ -60,6 +60,7 @@ class ClipSink(Sink):
     Examples:
         >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
         >>> from retina_edge.detections import Detections
         >>> from retina_edge.sources.frames import Frame
         >>> frame = Frame(np.zeros((48, 64, 3), np.uint8), index=0, timestamp=0.0, name="yard.mp4")

@@ -278,7 +278,7 @@ def test_an_int8_export_is_calibrated_for_its_layout(
     assert verb.main(command) == 0
     printed = capsys.readouterr()
     _, compared, advice, verified = printed.out.splitlines()
-    assert re.fullmatch(r"int8 against fp32: \d+ detections, fp32 has \d+; .* \(6.5 to 24 dB are usual; .*\)", compared)
+    assert re.fullmatch(r"int8 against fp32: \d+ detections, fp32 has \d+; .* \(22 to 38 dB are usual; .*\)", compared)
     assert f"retina-edge evaluate {output} VAL.json --images DIR --against {checkpoint}" in advice
     assert verified.startswith("verified on ")
     assert (

@@ -245,3 +245,8 @@ def test_multiples_of_32_are_accepted_as_input_size(size: tuple[int, int]) -> No
 def test_another_input_size_is_refused_with_the_nearest_one(size: tuple[int, int], nearest: str) -> None:
     with pytest.raises(ContractError, match=nearest):
         check_input_size(size)
+
+
+def test_the_error_of_a_size_of_many_numbers_is_short() -> None:
+    with pytest.raises(ContractError, match=r"expected two numbers, height and width, got \(0, 1, 2, 3, 4, 5, \.\.\.\)$"):
+        check_input_size(tuple(range(3000)))  # type: ignore[arg-type]
