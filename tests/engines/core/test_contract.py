@@ -248,5 +248,5 @@ def test_another_input_size_is_refused_with_the_nearest_one(size: tuple[int, int
 
 
 def test_the_error_of_a_size_of_many_numbers_is_short() -> None:
-    with pytest.raises(ContractError, match=r"expected two numbers, height and width, got \(0, 1, 2, 3, 4, 5, \.\.\.\)$"):
+    with pytest.raises(ContractError, match=r"two numbers, height and width, got \(0, 1, 2, 3, 4, 5, \.\.\.\)$"):
         check_input_size(tuple(range(3000)))  # type: ignore[arg-type]
