@@ -1,4 +1,4 @@
-"""Update of the tables and pictures of README and documentation from ``benchmarks/results``, and of the platforms.
+"""Update of README and documentation: tables and pictures from ``benchmarks/results``, and the list of platforms.
 
 python -m benchmarks.documentation
 """

@@ -17,7 +17,7 @@ from benchmarks.forest_frame import forest_frame
 
 CLASSES = ("disc", "square", "triangle")
 SIDE = 160
-# Sizes of a shape, pixels: from about one stride of the finest level to 0.4 of the image.
+# Sizes of a shape, pixels: from one and a half strides of the finest level to 0.4 of the image.
 SMALLEST, LARGEST = 12, 64
 # Share of the forest that shows through a shape, so that no shape has a single color.
 THROUGH = 0.25

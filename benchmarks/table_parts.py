@@ -1,4 +1,4 @@
-"""What the tables of the documentation have in common."""
+"""Helpers for the tables of the documentation: cells, Markdown, and the line under a table."""
 
 from __future__ import annotations
 

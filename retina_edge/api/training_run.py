@@ -139,9 +139,9 @@ class TrainingRun:
             self.say(f"starting from {plan.start(init)}")
         about = "about " if plan.options.minutes else ""
         self.say(f"{about}{trainer.total_steps} steps, {trainer.sampler.batches} in an epoch")
-        hours = trainer.total_steps * speed.step / 3600 if speed else None
-        fit = fit_pyramid(plan.boxes, contract.levels)
         if not resume:  # a resumed run has been told, and no longer knows which weights it started from
+            hours = trainer.total_steps * speed.step / 3600 if speed else None
+            fit = fit_pyramid(plan.boxes, contract.levels)
             planned = plan.facts, plan.options, plan.augment, plan.model
             for finding in findings(*planned, fit, hours=hours, evaluation=evaluation):
                 self.say(f"warning: {finding}")

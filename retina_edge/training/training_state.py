@@ -146,11 +146,12 @@ def restore(trainer: Trainer) -> None:
 
 def _check_settings(trainer: Trainer, saved: Mapping[str, Any]) -> None:
     """Raise TrainingError unless the settings are those of the run that saved them."""
-    saved = {**LATER_SETTINGS, **saved, "photometric": photometric_level(saved.get("photometric"))}
-    saved.setdefault(_VALIDATION, _settings(trainer)[_VALIDATION])  # older files lack it
+    own = _settings(trainer)
+    later = {**LATER_SETTINGS, _VALIDATION: own[_VALIDATION]}
+    saved = {**later, **saved, "photometric": photometric_level(saved.get("photometric"))}
     differences = [
         f"{name}: expected {short(saved.get(name))}, got {short(value)}"
-        for name, value in _settings(trainer).items()
+        for name, value in own.items()
         if name not in MAY_CHANGE_ON_RESUME and saved.get(name) != value
     ]
     if differences:
